@@ -1,0 +1,25 @@
+"""Errors a user can act on. Each carries the exit code the command line ends with."""
+
+
+class MaskcError(Exception):
+    """Base of all errors that maskc raises on purpose; the message is one or two plain sentences."""
+
+    exit_code = 2
+
+
+class InputError(MaskcError):
+    """The model, the masks or the arguments cannot be used (exit code 2)."""
+
+    exit_code = 2
+
+
+class NotEquivalentError(MaskcError):
+    """The compiled model is not the same function, or saves less than was asked (exit code 1)."""
+
+    exit_code = 1
+
+
+class UnavailableError(MaskcError):
+    """Something that is not installed or not usable here is needed (exit code 3)."""
+
+    exit_code = 3

@@ -1,0 +1,5 @@
+"""What the passes raise when a graph cannot be compiled."""
+
+
+class GraphError(Exception):
+    """The graph is not valid: one sentence that names the node or tensor and says what is wrong."""

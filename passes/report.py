@@ -1,0 +1,66 @@
+"""What a compilation found and did, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """Cost of one node for one example. `flops` and `macs` are counts of operations."""
+
+    name: str
+    op: str
+    flops: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a graph for one example: unknown (symbolic) dimensions count as 1.
+
+    `params` is the number of elements in the floating-point (or quantised) weights the graph holds.
+    """
+
+    flops: int
+    macs: int
+    params: int
+    nodes: tuple[NodeCost, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class MaskedAxis:
+    """One axis of a tensor where channels are masked (constant whatever the input).
+
+    `masked` and `removed` are counts of channels out of `total`.
+    """
+
+    tensor: str
+    axis: int
+    total: int
+    masked: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """Masked channels that are still computed, and the operator that holds them."""
+
+    tensor: str
+    axis: int
+    channels: tuple[int, ...]
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `passes.shrink` did: costs before and after, masked axes, what stayed and why."""
+
+    before: Cost
+    after: Cost
+    masked: tuple[MaskedAxis, ...]
+    held: tuple[Held, ...]
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
