@@ -1,0 +1,75 @@
+# Every target runs from .venv, which is made on first use from the versions in constraints.txt.
+# Needed: make, and Python 3.11, 3.12 or 3.13. Choose one with `make PYTHON=/path/to/python ...`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+PYTHON ?= python3
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# The build backend comes from constraints.txt as well, so an install builds nothing that is not pinned.
+INSTALL = $(PIP) install --quiet -c constraints.txt setuptools && \
+          $(PIP) install --quiet --no-build-isolation -c constraints.txt -e
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-fast test-slow lint format types clean
+
+help:
+	@echo "make demo       train, prune, compile and verify a small network on real data"
+	@echo "make test       the tests"
+	@echo "make test-fast  the tests that need no TensorFlow"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff check and format check"
+	@echo "make format     rewrite the sources as ruff wants them"
+	@echo "make types      mypy --strict on maskc and passes"
+	@echo "make clean      remove .venv, caches and build results"
+
+demo: $(VENV)/.demo
+	@$(BIN)/maskc demo
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not slow" -n $(JOBS)
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m "not slow and not tensorflow" -n $(JOBS)
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow -n $(JOBS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy --strict -p maskc -p passes
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ensurepip is asked for because some systems ship a Python that cannot make a virtual environment with pip.
+$(VENV)/.created:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python; do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	        >/dev/null 2>&1; then \
+	        echo "Making $(VENV) with $$("$$python" --version)"; \
+	        "$$python" -m venv --clear $(VENV) && touch $@; exit; \
+	    fi; \
+	done; \
+	echo "maskc needs Python 3.11, 3.12 or 3.13 with the venv module, and none was found." \
+	     "Install one, or name it: make PYTHON=/path/to/python." >&2; exit 1
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing maskc and TensorFlow into $(VENV)"
+	@$(INSTALL) '.[demo]'
+	@touch $@
+
+# The development install holds all that the demo needs.
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing maskc and what its tests need into $(VENV)"
+	@$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.demo
