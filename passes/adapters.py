@@ -1,0 +1,138 @@
+"""Bring a tensor from the slices it stores to those a consumer must see. Only data is moved; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.names import Names
+from passes.tensors import Array, Dim, Mask, shape_of
+
+
+class Adapters:
+    """Builds adapters and remembers them, so that consumers with the same wish share one."""
+
+    def __init__(self, names: Names, opset: int, inputs: list[gs.Tensor], emit: Callable[[gs.Node], None]) -> None:
+        self._names = names
+        self._opset = opset
+        self._emit = emit
+        self._made: dict[tuple[object, ...], gs.Tensor] = {}
+        self._sizes: dict[tuple[str, str], gs.Tensor] = {}
+        self._sources = {
+            dim: (tensor, axis)
+            for tensor in inputs
+            for axis, dim in enumerate(shape_of(tensor) or ())
+            if isinstance(dim, str)
+        }
+
+    def fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array) -> gs.Tensor:
+        """`tensor`, which stores `have` along `axis`, as one that stores `want`; missing slices hold `fill`."""
+        key = (tensor.name, axis, have.tobytes(), want.tobytes())
+        if key not in self._made:
+            self._made[key] = self._fit(tensor, rank, axis, have, want, fill)
+        return self._made[key]
+
+    def _fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array) -> gs.Tensor:
+        place = np.cumsum(have) - 1  # where each stored slice lies
+        missing = want & ~have
+        if not missing.any():
+            return self._gather(tensor, axis, place[want])
+        values = np.unique(fill[missing])
+        if len(values) == 1:
+            simple = self._pad_at_ends(have, want)
+            if simple is not None:
+                return self._pad(tensor, rank, axis, simple, values[0])
+            wider = self._pad(tensor, rank, axis, (0, 1), values[0])
+        else:
+            wider = self._append(tensor, rank, axis, values)
+        stored = int(have.sum())
+        index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
+        return self._gather(wider, axis, index[want])
+
+    @staticmethod
+    def _pad_at_ends(have: Mask, want: Mask) -> tuple[int, int] | None:
+        """Amounts before and after, if all that is missing lies there."""
+        if (have & ~want).any():
+            return None
+        order = have[want]
+        present = np.flatnonzero(order)
+        before, after = int(present[0]), int(order.size - present[-1] - 1)
+        return (before, after) if before + after + present.size == order.size else None
+
+    def create(
+        self,
+        tensor: gs.Tensor,
+        shape: tuple[Dim, ...],
+        axis: int,
+        wanted: Mapping[int, Mask],
+        fill: Array,
+        broadcast: bool,
+    ) -> gs.Tensor:
+        """A tensor that is constant along `axis`, made of nothing. `broadcast`: the other axes may have size 1."""
+        key = (tensor.name, axis, broadcast, *(w.tobytes() for w in wanted.values()))
+        if key in self._made:
+            return self._made[key]
+        vector = fill[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        constant = gs.Constant(self._names.fresh(f"{tensor.name}_constant"), np.ascontiguousarray(vector))
+        sizes = [int(wanted[a].sum()) if a in wanted else dim for a, dim in enumerate(shape)]
+        if broadcast or all(s == d for s, d in zip(sizes, vector.shape, strict=True)):
+            self._made[key] = constant
+        else:
+            self._made[key] = self._node("Expand", [constant, self._shape(sizes)], f"{tensor.name}_expanded", tensor)
+        return self._made[key]
+
+    def _shape(self, sizes: list[Dim]) -> gs.Tensor:
+        """A tensor of these sizes; symbols are read off the graph inputs that have them."""
+        if all(isinstance(s, int) for s in sizes):
+            return self._ints("sizes", [int(s) for s in sizes])  # type: ignore[arg-type]
+        parts = [self._ints("size", [s]) if isinstance(s, int) else self._symbol(str(s)) for s in sizes]
+        return self._node("Concat", parts, "sizes", None, axis=0)
+
+    def _symbol(self, name: str) -> gs.Tensor:
+        tensor, axis = self._sources[name]
+        shape = ("shape", str(tensor.name))
+        if shape not in self._sizes:
+            self._sizes[shape] = self._node("Shape", [tensor], f"{tensor.name}_shape", None)
+        size = ("size", name)
+        if size not in self._sizes:
+            inputs = [self._sizes[shape], self._ints("axis", [axis])]
+            self._sizes[size] = self._node("Gather", inputs, f"{tensor.name}_size", None, axis=0)
+        return self._sizes[size]
+
+    # -- single nodes ----------------------------------------------------------------------------------------------
+
+    def _node(self, op: str, inputs: list[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object) -> gs.Tensor:
+        output = gs.Variable(self._names.fresh(hint), np.int64 if like is None else like.dtype)
+        self._emit(gs.Node(op, self._names.fresh(f"{hint}_{op.lower()}"), attrs, inputs=inputs, outputs=[output]))
+        return output
+
+    def _ints(self, hint: str, values: list[int] | Array) -> gs.Constant:
+        return gs.Constant(self._names.fresh(hint), np.asarray(values, np.int64))
+
+    def _gather(self, tensor: gs.Tensor, axis: int, index: Array) -> gs.Tensor:
+        return self._node("Gather", [tensor, self._ints("channels", index)], f"{tensor.name}_fit", tensor, axis=axis)
+
+    def _pad(self, tensor: gs.Tensor, rank: int, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
+        pads = np.zeros((2, rank), np.int64)
+        pads[:, axis] = amounts
+        hint = f"{tensor.name}_padded"
+        if self._opset < 11:
+            return self._node("Pad", [tensor], hint, tensor, pads=pads.reshape(-1).tolist(), value=float(value))
+        constant = gs.Constant(self._names.fresh("fill"), np.asarray(value, tensor.dtype))
+        return self._node("Pad", [tensor, self._ints("pads", pads.reshape(-1)), constant], hint, tensor)
+
+    def _append(self, tensor: gs.Tensor, rank: int, axis: int, values: Array) -> gs.Tensor:
+        """`tensor` with one slice more for each value, of the other sizes that it has at run time."""
+        hint = tensor.name
+        bounds = [self._ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
+        if self._opset < 10:
+            first = self._node("Slice", [tensor], f"{hint}_first", tensor, starts=[0], ends=[1], axes=[axis])
+        else:
+            first = self._node("Slice", [tensor, *bounds], f"{hint}_first", tensor)
+        shape = self._node("Shape", [first], f"{hint}_shape", None)
+        vector = values.reshape([-1 if a == axis else 1 for a in range(rank)])
+        constant = gs.Constant(self._names.fresh("fill"), np.ascontiguousarray(vector))
+        expanded = self._node("Expand", [constant, shape], f"{hint}_fill", tensor)
+        return self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)

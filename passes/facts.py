@@ -1,0 +1,161 @@
+"""What is constant (forward) and what is read (backward), per slice of every axis of every tensor.
+
+Both are found by one sweep over the nodes with the operators' own rules; nothing here knows an operator by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops import rules
+from passes.ops.base import Known
+from passes.subgraphs import captured
+from passes.tensors import Array, Mask, is_constant, size_of
+
+AxisKnown = dict[int, Known]
+AxisMask = dict[int, Mask]
+
+
+@dataclass
+class Facts:
+    """Facts about the tensors of one graph, by tensor name.
+
+    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known. `read[name]` says
+    which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
+    """
+
+    opset: int
+    constant: dict[str, AxisKnown] = field(default_factory=dict)
+    read: dict[str, AxisMask] = field(default_factory=dict)
+    _uniform: dict[str, Array | None] = field(default_factory=dict)
+    _nonzero: dict[tuple[str, tuple[int, ...]], Mask] = field(default_factory=dict)
+
+    def size(self, tensor: gs.Tensor, axis: int) -> int | None:
+        """Number of slices along the axis, None if it is not static."""
+        return size_of(tensor, axis)
+
+    def known(self, tensor: gs.Tensor, axis: int) -> Known | None:
+        """Constant slices along the axis, None if there are none (or none are known)."""
+        if not is_constant(tensor):
+            return self.constant.get(tensor.name, {}).get(axis)
+        axes = self.constant.setdefault(tensor.name, {})
+        if axis not in axes:
+            axes[axis] = _uniform_slices(self.value(tensor), axis)
+        return axes[axis]
+
+    def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that are known to be zero."""
+        known = self.known(tensor, axis)
+        if known is None:
+            return np.zeros(size_of(tensor, axis) or 0, bool)
+        return known.mask & (known.value == 0)
+
+    def value(self, tensor: gs.Tensor) -> Array:
+        """The elements of an initializer."""
+        return np.asarray(tensor.values)
+
+    def uniform(self, tensor: gs.Tensor) -> Array | None:
+        """The one value (shape []) that all elements of an initializer have, None if they differ."""
+        if not is_constant(tensor):
+            return None
+        if tensor.name not in self._uniform:
+            values = self.value(tensor).reshape(-1)
+            same = values.size > 0 and bool((values == values[0]).all())
+            self._uniform[tensor.name] = values[0] if same else None
+        return self._uniform[tensor.name]
+
+    def nonzero(self, tensor: gs.Tensor, axes: tuple[int, ...]) -> Mask:
+        """For an initializer: whether anything is not zero at each index along `axes` (two of them, in that order)."""
+        key = tensor.name, axes
+        if key not in self._nonzero:
+            values = self.value(tensor)
+            rest = tuple(a for a in range(values.ndim) if a not in axes)
+            found = (values != 0).any(axis=rest) if rest else values != 0
+            self._nonzero[key] = found if axes == tuple(sorted(axes)) else found.T
+        return self._nonzero[key]
+
+    def live(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that are read and not constant."""
+        size = size_of(tensor, axis) or 0
+        if not self.is_live(tensor):
+            return np.zeros(size, bool)
+        live = self.read[tensor.name].get(axis, np.ones(size, bool))
+        known = self.constant.get(tensor.name, {}).get(axis)
+        return live if known is None else live & ~known.mask
+
+    def is_live(self, tensor: gs.Tensor) -> bool:
+        """Whether anything of the tensor is read and not constant."""
+        if tensor.name not in self.read:
+            return False
+        known = self.constant.get(tensor.name, {})
+        if any(bool(k.mask.all()) for k in known.values()):
+            return False
+        for axis, mask in self.read[tensor.name].items():
+            live = mask & ~known[axis].mask if axis in known else mask
+            if not live.any():
+                return False
+        return True
+
+    def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
+        """Add slices to what is read; an axis that is not mentioned is read whole."""
+        before = self.read.get(tensor.name)
+        if before is None:
+            self.read[tensor.name] = {a: m for a, m in axes.items() if not m.all()}
+            return
+        self.read[tensor.name] = {
+            axis: both for axis in before.keys() & axes.keys() if not (both := before[axis] | axes[axis]).all()
+        }
+
+
+def analyse(graph: gs.Graph) -> Facts:
+    """Facts of a graph whose nodes are in topological order and whose shapes are inferred."""
+    facts = Facts(opset=graph.opset)
+    _forward(graph, facts)
+    _backward(graph, facts)
+    return facts
+
+
+def _forward(graph: gs.Graph, facts: Facts) -> None:
+    for node in graph.nodes:
+        for output, axis, known in rules(node).constants(node, facts):
+            tensor = node.outputs[output]
+            # a value that is not finite is left to the run time: nothing may be derived from it
+            usable = known.mask & _finite(known.value)
+            if usable.any():
+                facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
+
+
+def _backward(graph: gs.Graph, facts: Facts) -> None:
+    for tensor in graph.outputs:
+        facts.mark_read(tensor, {})
+    for node in reversed(graph.nodes):
+        for tensor in captured(node):
+            facts.mark_read(tensor, {})
+        if not any(facts.is_live(t) for t in node.outputs):
+            continue
+        per_input: dict[int, AxisMask] = {}
+        for index, axis, mask in rules(node).reads(node, facts):
+            per_input.setdefault(index, {})[axis] = mask
+        for index, tensor in enumerate(node.inputs):
+            if not tensor.is_empty() and not is_constant(tensor):
+                facts.mark_read(tensor, per_input.get(index, {}))
+
+
+def _uniform_slices(values: Array, axis: int) -> Known:
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    if rows.shape[1] == 0:
+        return Known(np.zeros(rows.shape[0], bool), np.zeros(rows.shape[0], values.dtype))
+    first = rows[:, 0]
+    return Known((rows == first[:, None]).all(axis=1), first)
+
+
+def _finite(value: Array) -> Mask:
+    if value.dtype.kind in "iub":
+        return np.ones(value.shape, bool)
+    try:
+        return np.isfinite(value)
+    except TypeError:  # strings, objects
+        return np.zeros(value.shape, bool)

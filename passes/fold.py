@@ -1,0 +1,140 @@
+"""Compute what does not depend on the input, and take away nodes that do nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.evaluate import evaluate
+from passes.subgraphs import captured, subgraphs
+from passes.tensors import is_constant, present
+
+_LARGE = 4096  # elements: a result larger than this and than all of its operands together is left to the run time
+
+
+def fold_constants(graph: gs.Graph) -> None:
+    """Replace every node whose operands are all initializers by its result.
+
+    Afterwards no Constant node is left. A result that would make the file larger, or that the reference
+    implementation cannot compute, stays a node.
+    """
+    outputs = {id(t) for t in graph.outputs}
+    kept = []
+    for node in graph.nodes:
+        results = None if any(id(t) in outputs for t in node.outputs) else _constant_results(node, graph.opset)
+        if results is None:
+            kept.append(node)
+            continue
+        for tensor, values in zip(list(node.outputs), results, strict=False):
+            _replace(tensor, gs.Constant(tensor.name, values))
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = kept
+
+
+def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+    if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
+        return None
+    if node.op == "Constant":
+        return _constant_value(node)
+    operands = dict(present(list(node.inputs)))
+    if not operands or not all(is_constant(t) for t in operands.values()) or not _deterministic(node, opset):
+        return None
+    if any(isinstance(t.dtype, int) for t in operands.values()):
+        return None
+    if _result_size(node, operands) > max(_LARGE, sum(int(np.prod(t.shape)) for t in operands.values())):
+        return None
+    values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
+    results = evaluate(node, opset, values)
+    if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
+        return None
+    total = sum(int(np.prod(t.shape)) for t in operands.values())
+    return results if sum(r.size for r in results) <= max(_LARGE, total) else None
+
+
+def _constant_value(node: gs.Node) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+    if "value" in node.attrs:
+        tensor = node.attrs["value"]
+        return None if isinstance(tensor.dtype, int) else [np.asarray(tensor.values)]
+    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+        if name in node.attrs:
+            return [np.asarray(node.attrs[name], dtype)]
+    return None
+
+
+def _result_size(node: gs.Node, operands: dict[int, gs.Tensor]) -> int:
+    """Elements of the result where its shape is known beforehand, else 0."""
+    sizes = []
+    for tensor in node.outputs:
+        if tensor.shape is not None and all(isinstance(d, int) for d in tensor.shape):
+            sizes.append(int(np.prod(tensor.shape)))
+    return sum(sizes)
+
+
+def _deterministic(node: gs.Node, opset: int) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.op, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic) and node.op not in (
+        "Dropout",
+        "Bernoulli",
+    )
+
+
+def drop_identities(graph: gs.Graph) -> None:
+    """Take away Identity and inference-time Dropout: consumers read the input itself."""
+    outputs = {id(t) for t in graph.outputs}
+    inside = {t.name for n in graph.nodes for t in captured(n)}
+    for node in list(graph.nodes):
+        if node.op not in ("Identity", "Dropout") or node.domain not in (None, "", "ai.onnx"):
+            continue
+        if len([t for t in node.outputs if not t.is_empty() and (t.outputs or id(t) in outputs)]) > 1:
+            continue
+        if node.op == "Dropout" and (node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2):
+            continue
+        source, target = node.inputs[0], node.outputs[0]
+        if target.name in inside or id(target) in outputs:
+            continue
+        _replace(target, source)
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = [n for n in graph.nodes if n.outputs]
+
+
+def drop_unused(graph: gs.Graph) -> None:
+    """Take away nodes that no output depends on."""
+    needed = {id(t) for t in graph.outputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(id(t) in needed for t in node.outputs):
+            kept.append(node)
+            needed |= {id(t) for t in node.inputs} | {id(t) for t in captured(node)}
+        else:
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = kept[::-1]
+
+
+def share_constants(graph: gs.Graph) -> None:
+    """Let small initializers with the same type, shape and bytes be one."""
+    seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+    for node in graph.nodes:
+        for index, tensor in enumerate(list(node.inputs)):
+            if not is_constant(tensor) or isinstance(tensor.dtype, int) or int(np.prod(tensor.shape)) > _LARGE:
+                continue
+            values = np.asarray(tensor.values)
+            if values.dtype == object:
+                continue
+            first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
+            if first is not tensor:
+                node.inputs[index] = first
+
+
+def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every consumer of `old`, subgraphs included, read `new`."""
+    for consumer in list(old.outputs):
+        consumer.inputs = [new if t is old else t for t in consumer.inputs]
+
+

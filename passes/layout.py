@@ -1,0 +1,295 @@
+"""What each tensor stores: its exact live set, and more only where that is cheaper than putting constants back.
+
+One sweep from the outputs to the inputs. Every consumer says what it must see of a tensor; of the sets that hold all
+slices that are not constant, the cheapest is stored, and what a consumer must see beyond it (constants, always) is put
+back at its door by an adapter.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.facts import Facts
+from passes.ops import rules
+from passes.ops.base import Demand, Sets
+from passes.subgraphs import captured
+from passes.tensors import Dim, Index, Mask, describe, is_constant, present, shape_of, size_of, volume
+
+# An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
+# as long as 32 multiply-adds of a convolution or matrix product.
+FLOPS_PER_MOVED_ELEMENT = 64.0
+
+Key = tuple[str, int]  # tensor name, axis
+
+
+@dataclass
+class Layout:
+    """Stored sets by `(tensor, axis)` and seen sets by `(node index, input, axis)`; what is absent is whole.
+
+    `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
+    stay. `reason[key]` gives for each slice the index in `reasons` of what holds it although it is constant, or -1.
+    """
+
+    stored: dict[Key, Mask] = field(default_factory=dict)
+    seen: dict[tuple[int, int, int], Mask] = field(default_factory=dict)
+    computed: set[int] = field(default_factory=set)
+    reason: dict[Key, Index] = field(default_factory=dict)
+    reasons: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A demand, and who makes it. `node` -1 is the caller of the graph."""
+
+    demand: Demand
+    node: int
+    input: int
+    why: Index
+
+
+def plan(graph: gs.Graph, facts: Facts, flops_per_moved_element: float = FLOPS_PER_MOVED_ELEMENT) -> Layout:
+    """Choose the stored sets of a graph whose facts are known."""
+    return _Planner(graph, facts, flops_per_moved_element).run()
+
+
+class _Planner:
+    def __init__(self, graph: gs.Graph, facts: Facts, price: float) -> None:
+        self.graph = graph
+        self.facts = facts
+        self.price = price
+        self.layout = Layout()
+        self.claims: dict[Key, list[_Claim]] = defaultdict(list)
+        self.whole: set[str] = set()  # names that something reads without rules for some axis
+        self.wanted: set[str] = set()
+        self.pinned = {t.name for n in graph.nodes for t in captured(n)}
+        self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
+        self.units: dict[Key, float] = {}
+        self.symbols = {
+            d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)
+        }
+
+    def run(self) -> Layout:
+        for tensor in self.graph.outputs:
+            why = self._reason("the caller", "output", f"is the graph output `{tensor.name}`")
+            self._claim_whole(tensor, -1, 0, why)
+        for index in range(len(self.graph.nodes) - 1, -1, -1):
+            self._visit(index, self.graph.nodes[index])
+        for tensor in self.graph.inputs:
+            for axis in range(len(shape_of(tensor) or ())):
+                if self.claims.get((tensor.name, axis)):
+                    self._settle(tensor, axis, None)
+        return self.layout
+
+    def _reason(self, node: str, op: str, text: str) -> int:
+        self.layout.reasons.append((node, op, text))
+        return len(self.layout.reasons) - 1
+
+    def _claim_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
+        self.wanted.add(tensor.name)
+        for axis in range(len(shape_of(tensor) or ())):
+            size = size_of(tensor, axis)
+            if size:
+                self._claim(tensor, axis, Demand(np.ones(size, bool)), node, index, np.full(size, why))
+
+    def _claim(self, tensor: gs.Tensor, axis: int, demand: Demand, node: int, index: int, why: Index) -> None:
+        self.claims[tensor.name, axis].append(_Claim(demand, node, index, why))
+
+    # -- one node ------------------------------------------------------------------------------------------------
+
+    def _visit(self, index: int, node: gs.Node) -> None:
+        for tensor in captured(node):
+            self._claim_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
+        outputs = [t for t in node.outputs if not t.is_empty()]
+        if not any(t.name in self.wanted for t in outputs):
+            return
+        op = rules(node)
+        asked: Sets = {}
+        for o, tensor in enumerate(node.outputs):
+            for axis in range(len(shape_of(tensor) or ())):
+                size = size_of(tensor, axis)
+                if size:
+                    asked[o, axis] = self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
+        for o, tensor in enumerate(node.outputs):
+            self._make_consistent(tensor, o, asked)
+        if all(self._absent(o, t, asked) for o, t in enumerate(node.outputs) if t.name in self.wanted):
+            for o, tensor in enumerate(node.outputs):
+                self._store(tensor, {a: m for (i, a), m in asked.items() if i == o})
+            return
+        narrowed = {key: mask for key, mask in asked.items() if not mask.all()}
+        produced = op.produces(node, self.facts, narrowed)
+        for o, tensor in enumerate(node.outputs):
+            self._store(tensor, {a: m for (i, a), m in produced.items() if i == o and not m.all()})
+        self.layout.computed.add(index)
+        stored = {key: mask for key, mask in produced.items() if not mask.all()}
+        demands = op.sees(node, self.facts, stored)
+        unknown = self._reason(describe(node), node.op, "has no rule that would let channels go" if not op.understood else "needs the whole axis")
+        for i, tensor in present(node.inputs):
+            self.wanted.add(tensor.name)
+            for axis in range(len(shape_of(tensor) or ())):
+                size = size_of(tensor, axis)
+                if not size:
+                    continue
+                demand = demands.get((i, axis))
+                if demand is None:
+                    if not is_constant(tensor):
+                        self._claim(tensor, axis, Demand(np.ones(size, bool)), index, i, np.full(size, unknown))
+                    continue
+                if is_constant(tensor):
+                    if not demand.need.all():
+                        self.layout.seen[index, i, axis] = demand.need
+                    continue
+                self._claim(tensor, axis, demand, index, i, self._why(node, demand, size))
+
+    def _why(self, node: gs.Node, demand: Demand, size: int) -> Index:
+        own = np.full(size, self._reason(describe(node), node.op, demand.reason))
+        if demand.echo is None:
+            return own
+        passed = self.layout.reason.get((node.outputs[demand.echo[0]].name, demand.echo[1]))
+        return own if passed is None or passed.size != size else np.where(passed >= 0, passed, own)
+
+    def _store(self, tensor: gs.Tensor, sets: dict[int, Mask]) -> None:
+        for axis in range(len(shape_of(tensor) or ())):
+            mask = sets.get(axis)
+            if mask is not None and not mask.all():
+                self.layout.stored[tensor.name, axis] = mask
+            self._settle(tensor, axis, mask)
+
+    def _absent(self, output: int, tensor: gs.Tensor, asked: Sets) -> bool:
+        sets = [mask for (o, _), mask in asked.items() if o == output]
+        return any(not mask.any() for mask in sets)
+
+    def _make_consistent(self, tensor: gs.Tensor, output: int, asked: Sets) -> None:
+        """A tensor that stores nothing along one axis stores nothing; if it cannot vanish it keeps one slice."""
+        empty = [axis for (o, axis), mask in asked.items() if o == output and not mask.any()]
+        if not empty or tensor.name not in self.wanted:
+            return
+        if tensor.name in self.pinned or not any(self._can_vanish(tensor, axis) for axis in empty):
+            for axis in empty:
+                needs = [c.demand.need for c in self.claims[tensor.name, axis]]
+                need = np.logical_or.reduce(needs) if needs else np.zeros(asked[output, axis].size, bool)
+                asked[output, axis][int(need.argmax())] = True
+
+    def _can_vanish(self, tensor: gs.Tensor, axis: int) -> bool:
+        """Whether the tensor can be made from constants alone: its other sizes are known or those of graph inputs."""
+        shape: tuple[Dim, ...] = shape_of(tensor) or ()
+        return all(isinstance(d, int) or d in self.symbols for a, d in enumerate(shape) if a != axis)
+
+    # -- one axis ------------------------------------------------------------------------------------------------
+
+    def _choose(self, tensor: gs.Tensor, axis: int, node: gs.Node) -> Mask:
+        """The cheapest set that holds every slice which some consumer needs and which is not constant."""
+        claims = self.claims[tensor.name, axis]
+        size = size_of(tensor, axis) or 0
+        if tensor.name in self.pinned or not claims:
+            return np.ones(size, bool)
+        known = self.facts.known(tensor, axis)
+        constant = np.zeros(size, bool) if known is None else known.mask
+        must = np.logical_or.reduce([c.demand.need for c in claims]) & ~constant
+        if must.all():
+            return must
+        candidates = [must]
+        union = must
+        for claim in claims:
+            union = union | claim.demand.need
+            candidates.append(must | claim.demand.need)
+        candidates += [union, *self._sources(node, tensor, axis, must, size)]
+        unit = self._unit(tensor, axis)
+        per_slice = volume(tensor) / size
+        best, best_cost = must, float("inf")
+        for candidate in candidates:
+            cost = candidate.sum() * unit + sum(self._door(candidate, c.demand, per_slice) for c in claims)
+            cost += self._inlets(node, tensor, axis, candidate)
+            if cost < best_cost and (candidate.any() or not best.any()):
+                best, best_cost = candidate, cost
+        if not must.any() and self._can_vanish(tensor, axis):
+            return must
+        return best.copy()
+
+    def _door(self, stored: Mask, demand: Demand, per_slice: float) -> float:
+        """Cost of one consumer's view of what is stored: an adapter, or reading what it does not need."""
+        move = self.price * float(demand.need.sum()) * per_slice
+        if not demand.flexible:
+            return 0.0 if bool((stored == demand.need).all()) else move
+        if (demand.need & ~stored).any() or not stored.any():
+            return move
+        return min(move, demand.flops * float((stored & ~demand.need).sum()))
+
+    def _inlets(self, node: gs.Node, tensor: gs.Tensor, axis: int, stored: Mask) -> float:
+        """Cost of narrowing what the producer reads, where its inputs hold more for others anyway."""
+        total = 0.0
+        output = _position(node, tensor)
+        for i, a in rules(node).carries(node, self.facts, output, axis):
+            source = node.inputs[i]
+            if is_constant(source) or size_of(source, a) != stored.size:
+                continue
+            if (self.facts.live(source, a) & ~stored).any():
+                total += self.price * float(stored.sum()) * volume(source) / stored.size
+        return total
+
+    def _sources(self, node: gs.Node, tensor: gs.Tensor, axis: int, must: Mask, size: int) -> list[Mask]:
+        """What the producer's inputs hold anyway."""
+        output = _position(node, tensor)
+        return [
+            must | self.facts.live(node.inputs[i], a)
+            for i, a in rules(node).carries(node, self.facts, output, axis)
+            if not is_constant(node.inputs[i]) and size_of(node.inputs[i], a) == size
+        ]
+
+    def _unit(self, tensor: gs.Tensor, axis: int) -> float:
+        """FLOPs of computing one more slice, with what that needs upstream."""
+        key = tensor.name, axis
+        if key not in self.units:
+            self.units[key] = 0.0
+            node = self.producer.get(tensor.name)
+            size = size_of(tensor, axis)
+            if node is not None and size:
+                total = rules(node).cost(node)[0] / size * self._density(node)
+                for i, a in rules(node).carries(node, self.facts, _position(node, tensor), axis):
+                    if not is_constant(node.inputs[i]):
+                        total += self._unit(node.inputs[i], a)
+                self.units[key] = total
+        return self.units[key]
+
+    def _density(self, node: gs.Node) -> float:
+        """Share of the first input that is live along its emptiest axis: a contraction sums over no more."""
+        tensor = node.inputs[0] if node.inputs else None
+        if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
+            return 1.0
+        shares = [
+            float(self.facts.live(tensor, a).mean()) for a in range(len(shape_of(tensor) or ())) if size_of(tensor, a)
+        ]
+        return min(shares, default=1.0)
+
+    def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask | None) -> None:
+        """Fix what each consumer sees, now that it is known what is stored, and say what holds constants."""
+        claims = self.claims.get((tensor.name, axis), [])
+        size = size_of(tensor, axis)
+        if not claims or not size:
+            return
+        held = np.ones(size, bool) if stored is None else stored
+        per_slice = volume(tensor) / size
+        why = np.full(size, -1)
+        for claim in claims:
+            demand = claim.demand
+            need = demand.need
+            if demand.flexible and held.any() and not (need & ~held).any():
+                extra = demand.flops * float((held & ~need).sum())
+                if not need.any() or extra <= self.price * float(need.sum()) * per_slice:
+                    need = held
+            elif not need.any() and not demand.optional:
+                need = need.copy()  # an axis of size zero is never left
+                need[int(held.argmax())] = True
+            why = np.where((why < 0) & claim.demand.need, claim.why, why)
+            if claim.node >= 0 and not need.all():
+                self.layout.seen[claim.node, claim.input, axis] = need
+        self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
+
+
+def _position(node: gs.Node, tensor: gs.Tensor) -> int:
+    return next(i for i, t in enumerate(node.outputs) if t is tensor)
+
+

@@ -1,0 +1,15 @@
+"""The rules of each operator, one file per family, found through one table."""
+
+from passes.ops import (  # noqa: F401  (importing a family registers it)
+    contraction,
+    convolution,
+    elementwise,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
+from passes.ops.base import Demand, Known, Link, Linked, Op, register, rules
+
+__all__ = ["Demand", "Known", "Link", "Linked", "Op", "register", "rules"]

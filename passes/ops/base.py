@@ -1,0 +1,244 @@
+"""What the passes ask of an operator, and the answers of an operator that nobody understands.
+
+A *slice* of a tensor is what one index along one axis holds: a channel is a slice along the channel axis. Every rule
+speaks of slices as vectors along one `(tensor, axis)`; the passes know no operator by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.tensors import Array, Index, Mask, is_float, volume
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+
+@dataclass(frozen=True)
+class Known:
+    """Slices along one axis that hold one constant throughout, whatever the input.
+
+    `mask[i]` says whether slice i does; `value[i]`, in the tensor's dtype, is then its value.
+    """
+
+    mask: Mask
+    value: Array
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a consumer must find along one axis of an operand.
+
+    `need` marks the slices. An exact demand wants these and no others, in order; a `flexible` one takes any set that
+    holds them (its weights are sliced to what is there). `optional`: an empty set is fine, the operand is left out.
+    `reason` is for people; `echo` names the output axis whose stored set is simply passed on, so that the explanation
+    is the one given there. `flops` is the cost of reading one slice that is not needed.
+    """
+
+    need: Mask
+    flexible: bool = False
+    optional: bool = False
+    reason: str = ""
+    echo: tuple[int, int] | None = None
+    flops: float = 0.0
+
+
+Constants = Iterator[tuple[int, int, Known]]  # output, axis, what is known
+Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
+Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
+Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
+
+
+class Op:
+    """An operator without rules: reads everything, sees everything, nothing of its outputs is known.
+
+    Subclasses override what they understand. All rules are functions of their arguments: an instance has no state.
+    """
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Forward: which slices of the outputs are constant, given what is known of the inputs."""
+        return iter(())
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        """Backward: which slices of the inputs the live slices of the outputs depend on."""
+        return iter(())
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        """The sets that the outputs will store, each holding at least what is asked for."""
+        return {}
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        """What must be found at the inputs, when the outputs store these sets."""
+        return {}
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        """Adjust attributes, weights and shape operands to the sets that are stored and seen."""
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """FLOPs and MACs for one example. The operator nobody knows counts one FLOP per output element."""
+        return sum(volume(t) for t in node.outputs if is_float(t)), 0
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
+        return []
+
+    def broadcasts(self, node: gs.Node, index: int) -> bool:
+        """Whether input `index` may be given with size 1 in place of repeated slices."""
+        return False
+
+    @property
+    def understood(self) -> bool:
+        """False for the operator without rules."""
+        return type(self) is not Op
+
+
+@dataclass(frozen=True)
+class Link:
+    """Slice j of an output comes from slice `source[j]` of an input (-1: from elsewhere); None: the same index.
+
+    When one input axis becomes several output axes (`split`) it is the other way round: slice i of the input goes to
+    slice `source[i]` of the output.
+    """
+
+    input: int
+    input_axis: int
+    output: int
+    output_axis: int
+    source: Index | None = None
+    split: bool = False
+
+
+class Linked(Op):
+    """Operators whose output slices each come from given input slices: most of those that are not contractions.
+
+    A subclass states its links; what is read, produced and seen follows. An axis without a link is whole.
+    """
+
+    reason = "needs the same channels at its inputs as it writes"
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        """The links of this node, for axes of static size only."""
+        raise NotImplementedError
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        """What is known of the output when these linked input slices are known; by default the same values."""
+        return known
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        found: dict[tuple[int, int], Known] = {}
+        for link in self.links(node, facts):
+            known = facts.known(node.inputs[link.input], link.input_axis)
+            if known is None:
+                continue
+            if link.split:
+                known = _gathered(link, known, facts.size(node.outputs[link.output], link.output_axis) or 0)
+            elif link.source is not None:
+                inside = link.source >= 0
+                known = Known(inside & known.mask[link.source], known.value[link.source])
+            moved = self.constant(node, facts, link, known)
+            if moved is None or not moved.mask.any():
+                continue
+            key = link.output, link.output_axis
+            before = found.get(key)
+            found[key] = moved if before is None else merge(before, moved)
+        for (output, axis), known in found.items():
+            yield output, axis, known
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        live = {
+            (link.output, link.output_axis): facts.live(node.outputs[link.output], link.output_axis)
+            for link in self.links(node, facts)
+        }
+        for (index, axis), need in self._project(node, facts, live).items():
+            yield index, axis, need
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        linked = {(link.output, link.output_axis) for link in self.links(node, facts)}
+        return {key: mask for key, mask in asked.items() if key in linked}
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        links = self.links(node, facts)
+        sets = {key: stored[key] for link in links if (key := (link.output, link.output_axis)) in stored}
+        echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
+        return {
+            key: Demand(need, reason=self.reason, echo=echo.get(key))
+            for key, need in self._project(node, facts, sets).items()
+        }
+
+    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask]:
+        """Slices of the inputs that these slices of the outputs come from.
+
+        Axes of one output that share an input axis (a Reshape that splits) narrow it together; different outputs each
+        add to it.
+        """
+        per_output: dict[tuple[int, int], dict[int, Mask]] = {}
+        for link in self.links(node, facts):
+            size = facts.size(node.inputs[link.input], link.input_axis)
+            wanted = sets.get((link.output, link.output_axis))
+            if size is None:
+                continue
+            if wanted is None:
+                n = facts.size(node.outputs[link.output], link.output_axis)
+                wanted = np.ones(n or 0, bool)
+            need = self.backward(link, wanted, size)
+            outputs = per_output.setdefault((link.input, link.input_axis), {})
+            outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
+        return {key: np.logical_or.reduce(list(needs.values())) for key, needs in per_output.items()}
+
+    def backward(self, link: Link, wanted: Mask, size: int) -> Mask:
+        """Input slices that the wanted output slices come from."""
+        if link.source is None:
+            return wanted
+        if link.split:
+            return wanted[link.source]
+        need = np.zeros(size, bool)
+        chosen = link.source[wanted]
+        need[chosen[chosen >= 0]] = True
+        return need
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        return [(k.input, k.input_axis) for k in self.links(node, facts) if (k.output, k.output_axis) == (output, axis)]
+
+
+def merge(a: Known, b: Known) -> Known:
+    """What either says."""
+    return Known(a.mask | b.mask, np.where(a.mask, a.value, b.value))
+
+
+def _gathered(link: Link, known: Known, size: int) -> Known:
+    """Along one output axis of a split: slices all of whose elements are known and equal."""
+    assert link.source is not None
+    mask = np.ones(size, bool)
+    np.logical_and.at(mask, link.source, known.mask)
+    first = np.zeros(size, known.value.dtype)
+    first[link.source[::-1]] = known.value[::-1]
+    np.logical_and.at(mask, link.source, known.value == first[link.source])
+    return Known(mask, first)
+
+
+_RULES: dict[tuple[str, str], Op] = {}
+_UNKNOWN = Op()
+OpClass = TypeVar("OpClass", bound=type[Op])
+
+
+def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
+    """Class decorator: these operators of `domain` follow the rules of the class."""
+
+    def add(cls: OpClass) -> OpClass:
+        for name in names:
+            _RULES[domain, name] = cls()
+        return cls
+
+    return add
+
+
+def rules(node: gs.Node) -> Op:
+    """The rules of a node's operator; those of the operator nobody knows if there are none."""
+    domain = node.domain or ""
+    return _RULES.get(("" if domain == "ai.onnx" else domain, node.op), _UNKNOWN)

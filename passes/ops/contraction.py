@@ -1,0 +1,289 @@
+"""Matrix products: sums over a shared axis, which take whatever their inputs store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+Wanted = Callable[[gs.Tensor, int], Mask]  # slices along an axis of the output
+
+
+@dataclass(frozen=True)
+class Side:
+    """One factor of a product, seen from the side that is not it.
+
+    `free` is its axis that the output keeps (as `out`), `inner` the one that is summed over.
+    """
+
+    index: int
+    free: int
+    inner: int
+    out: int
+
+
+class MatrixProduct(Op):
+    """Output = left · right (+ addend), batched over the leading axes."""
+
+    def sides(self, node: gs.Node) -> tuple[Side, Side] | None:
+        """Left and right factor, None if a factor is a vector or its rank is not known, or nothing is computed."""
+        if all(is_constant(t) for t in node.inputs[:2]):
+            return None
+        ranks = [len(shape_of(t) or ()) for t in node.inputs[:2]]
+        out = len(shape_of(node.outputs[0]) or ())
+        if min(ranks) < 2 or out < 2:
+            return None
+        left_t, right_t = bool(node.attrs.get("transA", 0)), bool(node.attrs.get("transB", 0))
+        a, b = ranks
+        left = Side(0, a - 1 if left_t else a - 2, a - 2 if left_t else a - 1, out - 2)
+        right = Side(1, b - 2 if right_t else b - 1, b - 1 if right_t else b - 2, out - 1)
+        return left, right
+
+    def addend(self, node: gs.Node) -> gs.Tensor | None:
+        """The third operand of Gemm."""
+        return operand(node, 2)
+
+    def _facing(self, node: gs.Node) -> Iterator[tuple[Side, Side]]:
+        """Both factors, each with the other one."""
+        sides = self.sides(node)
+        if sides is not None:
+            yield sides
+            yield sides[1], sides[0]
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        found: dict[int, Known] = {}
+        for data, weight in self._facing(node):
+            known = self._known_along(node, facts, data, weight)
+            if known is not None:
+                found[weight.out] = known
+        for axis, *aligned in self._batch(node, facts):
+            dead = [facts.zero(node.inputs[i], a) for i, a in enumerate(aligned) if a is not None]
+            if self.addend(node) is None and dead and np.logical_or.reduce(dead).any():
+                mask = np.logical_or.reduce(dead)
+                found[axis] = Known(mask, np.zeros(mask.shape, node.outputs[0].dtype or np.float32))
+        for axis, known in found.items():
+            if known.mask.any():
+                yield 0, axis, known
+
+    def _known_along(self, node: gs.Node, facts: Facts, data: Side, weight: Side) -> Known | None:
+        """Constant slices along the free axis of `weight`."""
+        x, w = node.inputs[data.index], node.inputs[weight.index]
+        size, inner = facts.size(w, weight.free), facts.size(w, weight.inner)
+        if size is None or facts.size(node.outputs[0], weight.out) != size:
+            return None
+        total = np.zeros(size)
+        if is_constant(w) and inner is not None and facts.size(x, data.inner) == inner:
+            known = facts.known(x, data.inner)
+            unknown = np.ones(inner, bool) if known is None else ~known.mask
+            nonzero = facts.nonzero(w, (weight.inner, weight.free))
+            mask = ~nonzero[unknown].any(axis=0)
+            if known is not None and mask.any():
+                shift = known.mask & (known.value != 0)
+                if len(shape_of(w) or ()) > 2:  # the weights differ along the batch: only zeros are uniform
+                    mask &= ~nonzero[shift].any(axis=0)
+                else:
+                    total = self.alpha(node) * self._shift(facts, w, weight, np.where(shift, known.value, 0))
+        else:
+            mask = facts.zero(w, weight.free)
+            if inner is not None and facts.size(x, data.inner) == inner:
+                if (facts.zero(x, data.inner) | facts.zero(w, weight.inner)).all():
+                    mask = np.ones(size, bool)
+        return self._plus_addend(node, facts, weight.out, mask, total)
+
+    def _plus_addend(self, node: gs.Node, facts: Facts, axis: int, mask: Mask, total: Array) -> Known | None:
+        dtype = node.outputs[0].dtype or np.float32
+        c = self.addend(node)
+        if c is None:
+            return Known(mask, total.astype(dtype))
+        aligned = axis - (len(node.outputs[0].shape) - len(c.shape or ()))
+        if aligned >= 0 and facts.size(c, aligned) == mask.size:
+            known = facts.known(c, aligned)
+        else:
+            value = facts.uniform(c)
+            known = None if value is None else Known(np.ones(mask.shape, bool), np.full(mask.shape, value))
+        if known is None:
+            return None
+        return Known(mask & known.mask, (total + self.beta(node) * known.value).astype(dtype))
+
+    @staticmethod
+    def _shift(facts: Facts, w: gs.Tensor, weight: Side, values: Array) -> Array:
+        """Sum over the inner axis of `values` times the weights: float64 [free]."""
+        used = np.flatnonzero(values)
+        rows = np.take(facts.value(w), used, axis=weight.inner).astype(np.float64)
+        return np.tensordot(values[used].astype(np.float64), rows, axes=(0, weight.inner))
+
+    # -- backward ------------------------------------------------------------------------------------------------
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        for data, weight in self._facing(node):
+            yield from self._needs(node, facts, data, weight, facts.live)
+        for axis, *aligned in self._batch(node, facts):
+            for index, a in enumerate(aligned):
+                if a is not None:
+                    yield index, a, facts.live(node.outputs[0], axis)
+
+    def _needs(self, node: gs.Node, facts: Facts, data: Side, weight: Side, wanted: Wanted) -> Reads:
+        """Slices of the data factor that the wanted output slices depend on, along its free and its inner axis."""
+        x, w = node.inputs[data.index], node.inputs[weight.index]
+        y = node.outputs[0]
+        if facts.size(x, data.free) is not None and facts.size(x, data.free) == facts.size(y, data.out):
+            yield data.index, data.free, wanted(y, data.out)
+        inner = facts.size(x, data.inner)
+        if inner is None or facts.size(w, weight.inner) != inner:
+            return
+        if is_constant(w):
+            nonzero = facts.nonzero(w, (weight.inner, weight.free))
+            yield data.index, data.inner, nonzero[:, wanted(y, weight.out)].any(axis=1)
+        else:
+            yield data.index, data.inner, ~(facts.zero(w, weight.inner) | facts.zero(x, data.inner))
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        if self.sides(node) is None:
+            return {}
+        axes = {axis for axis, *_ in self._batch(node, facts)}
+        axes |= {s.out for s in self.sides(node) or () if self._cuttable(node, facts, s)}
+        return {key: mask for key, mask in asked.items() if key[1] in axes}
+
+    def _cuttable(self, node: gs.Node, facts: Facts, side: Side) -> bool:
+        size = facts.size(node.inputs[side.index], side.free)
+        return size is not None and size == facts.size(node.outputs[0], side.out)
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands: Demands = {}
+        y = node.outputs[0]
+
+        def wanted(tensor: gs.Tensor, axis: int) -> Mask:
+            return stored.get((0, axis), np.ones(facts.size(tensor, axis) or 0, bool))
+
+        for data, weight in self._facing(node):
+            x, w = node.inputs[data.index], node.inputs[weight.index]
+            if is_constant(x):
+                continue
+            for index, axis, need in self._needs(node, facts, data, weight, wanted):
+                if axis == data.free:
+                    demands[index, axis] = Demand(need, reason="keeps one row for each row it writes")
+                    continue
+                if not is_constant(w):
+                    demands[index, axis] = Demand(need, reason="sums over channels of two computed operands")
+                    continue
+                known = facts.known(x, axis)
+                if known is not None:
+                    fixed = known.mask & ~(self._batched(w) & (known.value != 0))
+                    need = need & ~fixed
+                flops = 2.0 * volume(y)
+                demands[index, axis] = Demand(need, flexible=True, flops=flops, reason="reads it with weights that differ along the batch")
+        for axis, *aligned in self._batch(node, facts):
+            for index, a in enumerate(aligned):
+                if a is not None and not is_constant(node.inputs[index]):
+                    demands[index, a] = Demand(wanted(y, axis), reason="keeps the batch axes of its operands")
+        c = self.addend(node)
+        if c is not None:
+            for axis in range(2):
+                aligned_axis = axis - (2 - len(c.shape or ()))
+                if aligned_axis >= 0 and facts.size(c, aligned_axis) == facts.size(y, axis) and (0, axis) in stored:
+                    demands[2, aligned_axis] = Demand(stored[0, axis], reason="adds it channel by channel", echo=(0, axis))
+        return demands
+
+    @staticmethod
+    def _batched(w: gs.Tensor) -> bool:
+        return len(shape_of(w) or ()) > 2
+
+    def _batch(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, int | None, int | None]]:
+        """Static batch axes of the output with the axes of either factor that run along them."""
+        out = len(shape_of(node.outputs[0]) or ())
+        if self.sides(node) is None:
+            return
+        for axis in range(out - 2):
+            size = facts.size(node.outputs[0], axis)
+            if size is None:
+                continue
+            aligned: list[int | None] = []
+            for tensor in node.inputs[:2]:
+                a = axis - (out - len(tensor.shape))
+                aligned.append(a if a >= 0 and facts.size(tensor, a) == size else None)
+            computed = [facts.size(t, axis - (out - len(t.shape))) for t in node.inputs[:2] if axis >= out - len(t.shape)]
+            if None not in computed:
+                yield axis, aligned[0], aligned[1]
+
+    # -- rewriting -----------------------------------------------------------------------------------------------
+
+    def alpha(self, node: gs.Node) -> float:
+        """Factor of the product (Gemm)."""
+        return float(node.attrs.get("alpha", 1.0))
+
+    def beta(self, node: gs.Node) -> float:
+        """Factor of the addend (Gemm)."""
+        return float(node.attrs.get("beta", 1.0))
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        facts, before = rewriter.facts, rewriter.before
+        shift: dict[int, Array] = {}
+        batch = list(self._batch(before, facts))
+        for data, weight in self._facing(before):
+            x, w = before.inputs[data.index], before.inputs[weight.index]
+            if not is_constant(w):
+                continue
+            seen, out = rewriter.seen(node, data.index, data.inner), rewriter.stored(before.outputs[0], weight.out)
+            cuts = {a: rewriter.stored(before.outputs[0], axis) for axis, *al in batch if (a := al[weight.index]) is not None}
+            rewriter.set_input(node, weight.index, rewriter.slice(w, {**cuts, weight.inner: seen, weight.free: out}))
+            known = facts.known(x, data.inner)
+            if seen is None or known is None:
+                continue
+            dropped = np.where(known.mask & ~seen, known.value, 0)
+            total = self.alpha(before) * self._shift(facts, w, weight, dropped) if dropped.any() else np.zeros(1)
+            if total.any():
+                shift[weight.out] = total if out is None else total[out]
+        for axis, total in shift.items():
+            self._add(node, rewriter, axis, total)
+
+    def _add(self, node: gs.Node, rewriter: Rewriter, axis: int, total: Array) -> None:
+        """Add a vector along `axis` of the output: into a constant addend, else by an Add behind it."""
+        rank = len(rewriter.shape(rewriter.before.outputs[0]))
+        dtype = rewriter.before.outputs[0].dtype or np.float32
+        vector = total.reshape([-1] + [1] * (rank - 1 - axis)) if axis < rank - 1 else total
+        c = self.addend(node)
+        if c is not None and is_constant(c):
+            added = self.beta(node) * np.asarray(c.values, np.float64) + vector
+            node.attrs["beta"] = 1.0
+            rewriter.set_input(node, 2, rewriter.constant("bias", added.astype(dtype)))
+        else:
+            rewriter.add_behind(node, vector.astype(dtype))
+
+    # -- cost ----------------------------------------------------------------------------------------------------
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """`m n (2k - 1)`, and one more per output element for the addend."""
+        out = volume(node.outputs[0])
+        sides = self.sides(node)
+        shape = shape_of(node.inputs[0])
+        dim = shape[sides[0].inner if sides else -1] if shape else 1
+        k = dim if isinstance(dim, int) else 1
+        return out * (2 * k - 1) + (out if self.addend(node) is not None else 0), out * k
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        return [(s.index, s.free) for s in self.sides(node) or () if s.out == axis and not is_constant(node.inputs[s.index])]
+
+
+@register("MatMul")
+class MatMul(MatrixProduct):
+    """numpy.matmul; vectors are left whole."""
+
+    def addend(self, node: gs.Node) -> gs.Tensor | None:
+        return None
+
+
+@register("Gemm")
+class Gemm(MatrixProduct):
+    """alpha · op(A) · op(B) + beta · C on matrices."""

@@ -1,0 +1,313 @@
+"""Convolutions: contractions over channels at each position, in groups, with borders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+
+def group_size(node: gs.Node) -> int:
+    """Number of groups of the convolution."""
+    return int(node.attrs.get("group", 1))
+
+
+def level(counts: Mask, groups: int) -> Mask:
+    """Give every group that has any slice as many as the fullest one, by adding the first that are missing.
+
+    counts: bool [channels], channels divisible by groups. Returns bool [channels].
+    """
+    rows = counts.reshape(groups, -1)
+    most = int(rows.sum(axis=1).max(initial=0))
+    order = np.argsort(~rows, axis=1, kind="stable")  # wanted slices first, then the others in order
+    chosen = np.zeros_like(rows)
+    np.put_along_axis(chosen, order[:, :most], True, axis=1)
+    return (chosen & rows.any(axis=1, keepdims=True)).reshape(-1)
+
+
+class Convolution(Op):
+    """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
+
+    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
+        """Whether the weights are an initializer and the channel counts are static."""
+        raise NotImplementedError
+
+    def weights(self, node: gs.Node, facts: Facts) -> Array:
+        """The weights as [out, in / group, *kernel]."""
+        raise NotImplementedError
+
+    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
+        """Whether output channel m depends on channel j of its group: bool [out, in / group]."""
+        raise NotImplementedError
+
+    def absorbs(self, node: gs.Node) -> bool:
+        """Whether a constant channel adds the same to every position of the output."""
+        raise NotImplementedError
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        if not self.understood_shapes(node, facts):
+            return
+        nonzero = self.nonzero(node, facts)
+        groups = group_size(node)
+        known = facts.known(node.inputs[0], 1)
+        channels = facts.size(node.inputs[0], 1) or 0
+        unknown = np.ones(channels, bool) if known is None else ~known.mask
+        mask = ~self._touched(nonzero, unknown, groups)
+        total = np.zeros(mask.shape)
+        if known is not None and mask.any():
+            shift = known.mask & (known.value != 0)
+            if self.absorbs(node):
+                total = self._shift(node, facts, np.where(shift, known.value, 0))
+            else:  # the border of the output sees less of the constant
+                mask &= ~self._touched(nonzero, shift, groups)
+        bias = operand(node, 2)
+        if bias is not None:
+            constant = facts.known(bias, 0)
+            if constant is None:
+                return
+            mask, total = mask & constant.mask, total + constant.value
+        if mask.any():
+            yield 0, 1, Known(mask, total.astype(node.outputs[0].dtype or np.float32))
+
+    @staticmethod
+    def _touched(nonzero: Mask, channels: Mask, groups: int) -> Mask:
+        """Output channels that depend on any of these input channels."""
+        if groups == 1:
+            return np.asarray(nonzero[:, channels].any(axis=1))
+        out = nonzero.shape[0]
+        per_group = channels.reshape(groups, -1)
+        return np.asarray((nonzero & np.repeat(per_group, out // groups, axis=0)).any(axis=1))
+
+    def _shift(self, node: gs.Node, facts: Facts, values: Array) -> Array:
+        """What constant input channels add to each output channel away from borders: float64 [out]."""
+        weights = self.weights(node, facts)
+        kernel = tuple(range(2, weights.ndim))
+        if group_size(node) == 1:
+            used = np.flatnonzero(values)
+            rows = weights[:, used].astype(np.float64).sum(axis=kernel)
+            return np.asarray(rows @ values[used].astype(np.float64))
+        summed = weights.astype(np.float64).sum(axis=kernel)
+        out = weights.shape[0]
+        per_out = np.repeat(values.reshape(group_size(node), -1), out // group_size(node), axis=0)
+        return np.asarray((summed * per_out).sum(axis=1))
+
+    # -- backward ------------------------------------------------------------------------------------------------
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        if not self.understood_shapes(node, facts):
+            return
+        live = facts.live(node.outputs[0], 1)
+        yield 0, 1, self._read_by(node, facts, live)
+        yield 2, 0, live
+
+    def _read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
+        """Input channels that these output channels depend on."""
+        nonzero = self.nonzero(node, facts)
+        groups = group_size(node)
+        if groups == 1:
+            return np.asarray(nonzero[outputs].any(axis=0))
+        return np.asarray((nonzero & outputs[:, None]).reshape(groups, -1, nonzero.shape[1]).any(axis=1).reshape(-1))
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        if (0, 1) not in asked or not self.understood_shapes(node, facts):
+            return {}
+        return {(0, 1): level(asked[0, 1], group_size(node))}
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        if not self.understood_shapes(node, facts):
+            return {}
+        bias = operand(node, 2)
+        demands: Demands = {}
+        outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
+        if bias is not None and (0, 1) in stored:
+            demands[2, 0] = Demand(outputs)
+        read = self._read_by(node, facts, outputs)
+        known = facts.known(node.inputs[0], 1)
+        need = read
+        if known is not None:
+            shift = read & known.mask & (known.value != 0)
+            need = read & ~known.mask
+            if shift.any() and not self.absorbs(node):
+                need = need | self._carried(node, known, shift)
+        groups = group_size(node)
+        if groups == 1:
+            flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
+            demands[0, 1] = Demand(need, flexible=True, flops=flops, reason="needs a constant channel at its padded border")
+        else:
+            kept = outputs.reshape(groups, -1).any(axis=1)
+            rows = need.reshape(groups, -1).copy()
+            rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
+            rows[~kept] = False
+            demands[0, 1] = Demand(
+                level(rows.reshape(-1), groups), reason="takes equal numbers of channels in every group, and constants with borders"
+            )
+        return demands
+
+    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+        """Constant channels that must be there because a border sees less of them."""
+        return shift
+
+    def _kernel(self, node: gs.Node) -> tuple[int, ...]:
+        return tuple(node.inputs[1].shape[2:])
+
+    # -- rewriting -----------------------------------------------------------------------------------------------
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        facts, before = rewriter.facts, rewriter.before
+        if not self.understood_shapes(before, facts):
+            return
+        seen, out = rewriter.seen(node, 0, 1), rewriter.stored(node.outputs[0], 1)
+        if seen is None and out is None:
+            return
+        weights = self.weights(before, facts)
+        groups = group_size(before)
+        outputs = np.ones(weights.shape[0], bool) if out is None else out
+        inputs = np.ones(weights.shape[1] * groups, bool) if seen is None else seen
+        known = facts.known(before.inputs[0], 1)
+        dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & ~inputs, known.value, 0)
+        if dropped.any():
+            if self.absorbs(before):
+                self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
+            elif groups == 1:
+                assert known is not None
+                weights = self._fold_into_carrier(weights, dropped, inputs, known)
+        cut = weights[np.ix_(outputs, inputs)] if groups == 1 else self._cut_groups(weights, outputs, inputs, groups)
+        if groups > 1:
+            node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
+        rewriter.set_input(node, 1, rewriter.constant("weight", self.stored_order(cut, node)))
+
+    def stored_order(self, weights: Array, node: gs.Node) -> Array:
+        """The weights [out, in / group, *kernel] in the order that the operator stores them in."""
+        return weights
+
+    @staticmethod
+    def _cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Array:
+        """Rows of kept groups with, in each, the columns that its group kept."""
+        per_group = inputs.reshape(groups, -1)
+        columns = np.argsort(~per_group, axis=1, kind="stable")[:, : int(per_group.sum(axis=1).max())]
+        rows = np.flatnonzero(outputs)
+        group_of = rows // (weights.shape[0] // groups)
+        return np.asarray(weights[rows[:, None], columns[group_of]])
+
+    @staticmethod
+    def _fold_into_carrier(weights: Array, dropped: Array, inputs: Mask, known: Known) -> Array:
+        """Let one constant channel that stays stand for those that go, borders included."""
+        candidates = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)
+        carrier = int(candidates.argmax())
+        used = np.flatnonzero(dropped)
+        ratio = dropped[used].astype(np.float64) / float(known.value[carrier])
+        folded = np.tensordot(weights[:, used].astype(np.float64), ratio, axes=(1, 0))
+        weights = weights.copy()
+        weights[:, carrier] = (weights[:, carrier] + folded).astype(weights.dtype)
+        return weights
+
+    def _add_bias(self, node: gs.Node, rewriter: Rewriter, shift: Array, dtype: np.dtype[np.generic]) -> None:
+        bias = operand(node, 2)
+        if not shift.any():
+            return
+        if bias is not None and is_constant(bias):
+            shift = shift + np.asarray(bias.values, np.float64)
+        elif bias is not None:
+            rank = len(rewriter.shape(rewriter.before.outputs[0]))
+            rewriter.add_behind(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
+            return
+        rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
+
+    # -- cost ----------------------------------------------------------------------------------------------------
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        depthwise = group_size(node) > 1 and axis == 1
+        return [(0, 1)] if depthwise else []
+
+
+@register("Conv")
+class Conv(Convolution):
+    """Weights [out, in / group, *kernel]; FLOPs: output elements · (2 · kernel · in / group - 1), + 1 with a bias."""
+
+    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
+        x, w = node.inputs[0], node.inputs[1]
+        channels = facts.size(x, 1)
+        return (
+            is_constant(w)
+            and len(shape_of(w) or ()) > 2
+            and channels == w.shape[1] * group_size(node)
+            and facts.size(node.outputs[0], 1) == w.shape[0]
+        )
+
+    def weights(self, node: gs.Node, facts: Facts) -> Array:
+        return facts.value(node.inputs[1])
+
+    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
+        return facts.nonzero(node.inputs[1], (0, 1))
+
+    def absorbs(self, node: gs.Node) -> bool:
+        auto = node.attrs.get("auto_pad", "NOTSET")
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            return all(k == 1 for k in self._kernel(node))
+        return auto == "VALID" or not any(node.attrs.get("pads", []))
+
+    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+        if group_size(node) > 1:
+            return shift
+        strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
+        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
+        return strongest
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        out = volume(node.outputs[0])
+        depth = 1
+        for dim in shape_of(node.inputs[1])[1:] if shape_of(node.inputs[1]) else ():  # type: ignore[index]
+            depth *= dim if isinstance(dim, int) else 1
+        return out * (2 * depth - 1) + (out if operand(node, 2) is not None else 0), out * depth
+
+
+@register("ConvTranspose")
+class ConvTranspose(Convolution):
+    """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
+
+    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
+        x, w = node.inputs[0], node.inputs[1]
+        return (
+            is_constant(w)
+            and group_size(node) == 1
+            and len(shape_of(w) or ()) > 2
+            and facts.size(x, 1) == w.shape[0]
+            and facts.size(node.outputs[0], 1) == w.shape[1]
+        )
+
+    def weights(self, node: gs.Node, facts: Facts) -> Array:
+        return np.swapaxes(facts.value(node.inputs[1]), 0, 1)
+
+    def stored_order(self, weights: Array, node: gs.Node) -> Array:
+        return np.ascontiguousarray(np.swapaxes(weights, 0, 1))
+
+    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
+        return facts.nonzero(node.inputs[1], (1, 0))
+
+    def absorbs(self, node: gs.Node) -> bool:
+        return False
+
+    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+        strongest = np.zeros(shift.shape, bool)
+        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
+        return strongest
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """Every input element meets out / group · kernel weights; the bias adds one per output element."""
+        shape = shape_of(node.inputs[1]) or ()
+        depth = 1
+        for dim in shape[1:]:
+            depth *= dim if isinstance(dim, int) else 1
+        macs = volume(node.inputs[0]) * depth
+        out = volume(node.outputs[0])
+        return max(2 * macs - out, 0) + (out if operand(node, 2) is not None else 0), macs

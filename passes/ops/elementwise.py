@@ -1,0 +1,192 @@
+"""Operators that compute each output element from the operands' elements at the same (broadcast) place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.evaluate import evaluate
+from passes.ops.base import Constants, Known, Link, Linked, register
+from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+
+
+class Elementwise(Linked):
+    """Numpy broadcasting of any number of operands, axes aligned at the last.
+
+    A slice of the output is constant when the slices of all operands are, or when one operand decides alone.
+    """
+
+    reason = "adds or combines channels one by one, and another operand is live there"
+    flops_per_element = 1
+
+    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+        """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
+        operand, output = shape_of(node.inputs[index]), shape_of(node.outputs[0])
+        if operand is None or output is None:
+            return None
+        aligned = axis - (len(output) - len(operand))
+        return aligned if aligned >= 0 else None
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        found = []
+        for axis in range(len(shape_of(node.outputs[0]) or ())):
+            size = facts.size(node.outputs[0], axis)
+            if size is None:
+                continue
+            for index, tensor in present(node.inputs):
+                aligned = self.align(node, facts, index, axis)
+                if aligned is not None and facts.size(tensor, aligned) == size:
+                    found.append(Link(index, aligned, 0, axis))
+        return found
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        links = self.links(node, facts)
+        for axis in {link.output_axis for link in links}:
+            known = self._along(node, facts, axis, {k.input: k.input_axis for k in links if k.output_axis == axis})
+            if known is not None:
+                yield 0, axis, known
+
+    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> Known | None:
+        size = facts.size(node.outputs[0], axis)
+        assert size is not None
+        operands: list[Known | None] = [None] * len(node.inputs)
+        some = False
+        for index, tensor in present(node.inputs):
+            if index in aligned:
+                known = facts.known(tensor, aligned[index])
+                some = some or known is not None
+            else:
+                value = facts.uniform(tensor)
+                known = None if value is None else Known(np.ones(size, bool), np.full(size, value))
+            operands[index] = known or Known(np.zeros(size, bool), np.zeros(size))
+        if not some:
+            return None
+        all_known = np.logical_and.reduce([k.mask for k in operands if k is not None])
+        decided = self.decided(node, facts, operands) & ~all_known
+        if not (all_known.any() or decided.any()):
+            return None
+        values = self._values(node, facts, operands, all_known)
+        if values is None:
+            return Known(decided, np.zeros(size, next(k for k in operands if k is not None).value.dtype))
+        return Known(all_known | decided, values)
+
+    def _values(self, node: gs.Node, facts: Facts, operands: list[Known | None], mask: Mask) -> Array | None:
+        """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""
+        if not mask.any():
+            return None
+        computed = self.fold(node, facts, [None if k is None else k.value[mask] for k in operands])
+        if computed is None or computed.shape != (int(mask.sum()),):
+            return None
+        values = np.zeros(mask.shape, computed.dtype)
+        values[mask] = computed
+        return values
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        """The operator on vectors of constants."""
+        results = evaluate(node, facts.opset, operands)
+        return None if results is None else results[0]
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
+        """Slices that are zero because of one operand alone, whatever finite values the others have."""
+        return np.zeros(next(k for k in operands if k is not None).mask.shape, bool)
+
+    def broadcasts(self, node: gs.Node, index: int) -> bool:
+        return True
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
+
+
+register(
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish".split(),
+    *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
+    *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
+    *"Add Sub Pow Mod Min Max Sum Mean Clip Where Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
+)(Elementwise)
+
+
+@register("Mul", "And")
+class Product(Elementwise):
+    """A zero (or false) factor decides alone."""
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
+        return np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None])
+
+
+@register("Div")
+class Quotient(Elementwise):
+    """A zero numerator decides alone when the denominator is a constant without zeros."""
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
+        numerator, denominator = operands
+        assert numerator is not None and denominator is not None
+        safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
+        return numerator.mask & (numerator.value == 0) & safe
+
+
+@register("Cast", "Identity")
+class Copy(Elementwise):
+    """Moves data, computes nothing."""
+
+    flops_per_element = 0
+
+    def broadcasts(self, node: gs.Node, index: int) -> bool:
+        return False
+
+
+class PerChannel(Elementwise):
+    """The operands after the first are vectors along one axis of the first."""
+
+    def channel_axis(self, node: gs.Node) -> int:
+        """The axis of the first operand along which the vectors run."""
+        return 1
+
+    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+        if index == 0:
+            return axis
+        rank = len(shape_of(node.inputs[0]) or ())
+        vector = len(shape_of(node.inputs[index]) or ()) == 1
+        return 0 if vector and axis == self.channel_axis(node) % max(rank, 1) else None
+
+    def broadcasts(self, node: gs.Node, index: int) -> bool:
+        return False
+
+
+@register("BatchNormalization")
+class BatchNormalization(PerChannel):
+    """Inference form: (x - mean) / sqrt(variance + epsilon) * scale + bias, along axis 1.
+
+    Source: ONNX operator specification, BatchNormalization.
+    """
+
+    flops_per_element = 2
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        x, scale, bias, mean, variance = (np.asarray(v, np.float64) for v in operands[:5])
+        dtype = node.inputs[0].dtype
+        result = (x - mean) / np.sqrt(variance + node.attrs.get("epsilon", 1e-5)) * scale + bias
+        return result.astype(dtype if dtype is not None else np.float32)
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        if len(node.outputs) > 1 or node.attrs.get("training_mode", 0):
+            return []
+        return super().links(node, facts)
+
+
+@register("QuantizeLinear", "DequantizeLinear")
+class Quantization(PerChannel):
+    """Scale and zero point are scalars or vectors along `axis`; blocked quantisation is not understood."""
+
+    def channel_axis(self, node: gs.Node) -> int:
+        return int(node.attrs.get("axis", 1))
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        blocked = node.attrs.get("block_size", 0) or len(shape_of(node.inputs[1]) or ()) > 1
+        return [] if blocked else super().links(node, facts)

@@ -1,0 +1,360 @@
+"""Operators that move data and compute nothing: each output slice is an input slice, or a constant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
+from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+
+class Movement(Linked):
+    """No arithmetic, no FLOPs."""
+
+    reason = "moves the channels as they are"
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return 0, 0
+
+
+def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
+    """Links of input 0 to output 0 for `(input axis, output axis)` pairs of equal static size."""
+    return [
+        Link(0, a, 0, b)
+        for a, b in pairs
+        if facts.size(node.inputs[0], a) is not None and facts.size(node.inputs[0], a) == facts.size(node.outputs[0], b)
+    ]
+
+
+@register("Transpose")
+class Transpose(Movement):
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.inputs[0])
+        if shape is None:
+            return []
+        perm = node.attrs.get("perm") or list(range(len(shape)))[::-1]
+        return same_axis(node, facts, [(a, b) for b, a in enumerate(perm)])
+
+
+@register("Squeeze", "Unsqueeze")
+class Squeeze(Movement):
+    """Axes of size 1 come or go; the others keep their order."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
+        if before is None or after is None:
+            return []
+        longer = max(len(before), len(after))
+        if axes is None:  # Squeeze without axes drops every axis of size 1
+            dropped = {i for i, dim in enumerate(before) if dim == 1}
+        else:
+            dropped = {a % longer for a in axes}
+        kept = [a for a in range(longer) if a not in dropped]
+        squeeze = len(before) == longer
+        pairs = [(a, i) if squeeze else (i, a) for i, a in enumerate(kept)]
+        return same_axis(node, facts, [p for p in pairs if p[0] < len(before) and p[1] < len(after)])
+
+
+@register("Concat")
+class Concat(Movement):
+    """Operands side by side along `axis`; one that stores nothing there is left out."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.outputs[0])
+        if shape is None:
+            return []
+        axis = node.attrs["axis"] % len(shape)
+        found = [
+            Link(index, a, 0, a)
+            for index, tensor in enumerate(node.inputs)
+            for a in range(len(shape))
+            if a != axis and facts.size(tensor, a) is not None and facts.size(tensor, a) == facts.size(node.outputs[0], a)
+        ]
+        sizes = [facts.size(t, axis) for t in node.inputs]
+        total = facts.size(node.outputs[0], axis)
+        if total is None or any(s is None for s in sizes):
+            return found
+        start = 0
+        for index, size in enumerate(sizes):
+            assert size is not None
+            source = np.full(total, -1, np.int64)
+            source[start : start + size] = np.arange(size)
+            found.append(Link(index, axis, 0, axis, source))
+            start += size
+        return found
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        # along any other axis, one operand alone does not say what the whole slice holds
+        return known if link.source is not None else None
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().sees(node, facts, stored)
+        axis = node.attrs["axis"] % len(node.outputs[0].shape)
+        return {
+            key: Demand(d.need, optional=key[1] == axis, reason=d.reason, echo=d.echo) for key, d in demands.items()
+        }
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        axis = node.attrs["axis"] % len(rewriter.shape(rewriter.before.outputs[0]))
+        seen = [rewriter.seen(node, i, axis) for i in range(len(node.inputs))]
+        kept = [t for t, s in zip(list(node.inputs), seen, strict=True) if s is None or s.any()]
+        rewriter.set_inputs(node, kept)
+
+
+@register("Split")
+class Split(Movement):
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.inputs[0])
+        if shape is None:
+            return []
+        axis = node.attrs.get("axis", 0) % len(shape)
+        found = []
+        start = 0
+        for index, tensor in enumerate(node.outputs):
+            for a in range(len(shape)):
+                if a != axis and facts.size(tensor, a) is not None and facts.size(tensor, a) == facts.size(node.inputs[0], a):
+                    found.append(Link(0, a, index, a))
+            size = facts.size(tensor, axis)
+            if size is None or facts.size(node.inputs[0], axis) is None:
+                return []
+            found.append(Link(0, axis, index, axis, np.arange(start, start + size)))
+            start += size
+        return found
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        axis = node.attrs.get("axis", 0) % len(rewriter.shape(rewriter.before.inputs[0]))
+        counts = [rewriter.stored_count(t, axis) for t in node.outputs]
+        if any(c is None for c in counts) or all(rewriter.is_whole(t, axis) for t in node.outputs):
+            return
+        kept = [(t, int(c)) for t, c in zip(list(node.outputs), counts, strict=True) if c]
+        rewriter.set_outputs(node, [t for t, _ in kept])
+        sizes = [c for _, c in kept]
+        node.attrs.pop("num_outputs", None)
+        if rewriter.opset < 13:
+            node.attrs["split"] = sizes
+        else:
+            rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("split", np.asarray(sizes, np.int64))])
+
+
+@register("Slice")
+class Slice(Movement):
+    """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
+
+    def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return None
+        if "starts" in node.attrs:
+            starts, ends, axes, steps = node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"), None
+        else:
+            starts, ends = int_list(operand(node, 1)), int_list(operand(node, 2))
+            axes, steps = int_list(operand(node, 3)), int_list(operand(node, 4))
+            if (axes is None and operand(node, 3) is not None) or (steps is None and operand(node, 4) is not None):
+                return None
+        if starts is None or ends is None:
+            return None
+        axes = list(range(len(starts))) if axes is None else [a % rank for a in axes]
+        steps = [1] * len(starts) if steps is None else steps
+        return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        ranges = self._ranges(node)
+        if ranges is None:
+            return []
+        rank = len(shape_of(node.inputs[0]) or ())
+        found = same_axis(node, facts, [(a, a) for a in range(rank) if a not in ranges])
+        for axis, (start, end, step) in ranges.items():
+            size = facts.size(node.inputs[0], axis)
+            if size is None:
+                continue
+            if step < 0:
+                continue
+            source = np.arange(size)[max(start, -size) : end : step]
+            if source.size and source.size == facts.size(node.outputs[0], axis):
+                found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        changed = {a for a in range(rank) if rewriter.seen(node, 0, a) is not None}
+        ranges = self._ranges(rewriter.before)
+        if not changed or ranges is None:
+            return
+        # what is seen along these axes is already what the slice would leave
+        kept = {a: r for a, r in ranges.items() if a not in changed}
+        if not kept:
+            rewriter.replace_by_input(node)
+            return
+        if "starts" in node.attrs:
+            node.attrs.update(starts=[r[0] for r in kept.values()], ends=[r[1] for r in kept.values()], axes=list(kept))
+            return
+        bounds = np.asarray(list(kept.values()), np.int64).reshape(-1, 3).T
+        operands = zip(("starts", "ends", "axes", "steps"), (bounds[0], bounds[1], np.asarray(list(kept)), bounds[2]), strict=True)
+        rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
+
+
+@register("Gather")
+class Gather(Movement):
+    """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
+
+    def _axis(self, node: gs.Node) -> int | None:
+        shape = shape_of(node.inputs[0])
+        return None if shape is None else int(node.attrs.get("axis", 0)) % len(shape)
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        axis = self._axis(node)
+        indices = shape_of(node.inputs[1])
+        if axis is None or indices is None:
+            return []
+        rank = len(shape_of(node.inputs[0]) or ())
+        shift = len(indices) - 1
+        found = same_axis(node, facts, [(a, a if a < axis else a + shift) for a in range(rank) if a != axis])
+        source = self._source(node, facts, axis)
+        if source is not None and source.ndim == 1:
+            found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def _source(self, node: gs.Node, facts: Facts, axis: int) -> Index | None:
+        size = facts.size(node.inputs[0], axis)
+        if size is None or not is_constant(node.inputs[1]):
+            return None
+        indices = facts.value(node.inputs[1]).astype(np.int64)
+        if indices.ndim > 1 or ((indices < -size) | (indices >= size)).any():
+            return None
+        return np.where(indices < 0, indices + size, indices)
+
+    def reads(self, node: gs.Node, facts: Facts):  # type: ignore[no-untyped-def]
+        yield from super().reads(node, facts)
+        scalar = self._scalar(node, facts)
+        if scalar is not None:
+            yield 0, scalar[0], scalar[1]
+
+    def _scalar(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
+        """For one index that takes its axis away: the axis and the one slice that is read."""
+        axis = self._axis(node)
+        source = None if axis is None else self._source(node, facts, axis)
+        if axis is None or source is None or source.ndim != 0:
+            return None
+        need = np.zeros(facts.size(node.inputs[0], axis) or 0, bool)
+        need[int(source)] = True
+        return axis, need
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().sees(node, facts, stored)
+        axis = self._axis(node)
+        if axis is None:
+            return demands
+        scalar = self._scalar(node, facts)
+        if scalar is not None:
+            demands[0, axis] = Demand(scalar[1], flexible=True)
+        elif (0, axis) in demands:  # new indices find the slices wherever they are
+            demands[0, axis] = Demand(demands[0, axis].need, flexible=True)
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        axis = int(node.attrs.get("axis", 0)) % len(rewriter.shape(rewriter.before.inputs[0]))
+        if not is_constant(node.inputs[1]):
+            return
+        seen = rewriter.seen(node, 0, axis)
+        indices = np.asarray(node.inputs[1].values).astype(np.int64)
+        asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
+        if seen is None and asked is None:
+            return
+        size = seen.size if seen is not None else int(rewriter.shape(rewriter.before.inputs[0])[axis])
+        place = np.cumsum(seen) - 1 if seen is not None else np.arange(size)
+        chosen = indices if asked is None else indices[asked]
+        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", place[chosen])])
+
+
+@register("Pad")
+class Pad(Movement):
+    """Constant amounts; padding an axis with a constant adds constant slices to it."""
+
+    reason = "pads the channels as they are"
+
+    def _pads(self, node: gs.Node) -> list[tuple[int, int]] | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return None
+        pads = node.attrs.get("pads") if "pads" in node.attrs else int_list(operand(node, 1))
+        if pads is None or operand(node, 3) is not None and int_list(operand(node, 3)) is None:
+            return None
+        axes = [a % rank for a in int_list(operand(node, 3)) or range(rank)]
+        amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
+        return [amounts.get(a, (0, 0)) for a in range(rank)]
+
+    def _value(self, node: gs.Node, facts: Facts) -> float | None:
+        """The constant that is padded with, None for other modes or if it is computed."""
+        if node.attrs.get("mode", "constant") != "constant":
+            return None
+        tensor = operand(node, 2)
+        if tensor is None:
+            return float(node.attrs.get("value", 0.0))
+        value = facts.uniform(tensor)
+        return None if value is None else float(value)
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        pads = self._pads(node)
+        if pads is None:
+            return []
+        found = same_axis(node, facts, [(a, a) for a, p in enumerate(pads) if p == (0, 0)])
+        for axis, (before, after) in enumerate(pads):
+            size = facts.size(node.inputs[0], axis)
+            if size is None or (before, after) == (0, 0) or min(before, after) < 0 or self._value(node, facts) is None:
+                continue
+            source = np.concatenate([np.full(before, -1), np.arange(size), np.full(after, -1)]).astype(np.int64)
+            found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        pads = self._pads(node) or []
+        elsewhere = any(p != (0, 0) for a, p in enumerate(pads) if a != link.input_axis)
+        constant_mode = node.attrs.get("mode", "constant") == "constant"
+        if elsewhere and constant_mode:  # a border of another value makes the slice uneven
+            value = self._value(node, facts)
+            same = np.zeros(known.mask.shape, bool) if value is None else known.value == value
+            known = Known(known.mask & same, known.value)
+        return known
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        found = {(output, axis): known for output, axis, known in super().constants(node, facts)}
+        value = self._value(node, facts)
+        for link in self.links(node, facts):
+            if link.source is None or value is None:
+                continue
+            dtype = node.inputs[0].dtype
+            border = Known(link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32))
+            before = found.get((0, link.output_axis))
+            if before is not None:
+                border = Known(border.mask | before.mask, np.where(border.mask, border.value, before.value))
+            found[0, link.output_axis] = border
+        for (output, axis), known in found.items():
+            yield output, axis, known
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        pads = self._pads(rewriter.before)
+        if pads is None:
+            return
+        amounts = []
+        for axis, (before, after) in enumerate(pads):
+            stored = rewriter.stored(rewriter.before.outputs[0], axis)
+            if stored is not None and (before, after) != (0, 0):
+                before, after = int(stored[:before].sum()), int(stored[len(stored) - after :].sum())
+            amounts.append((before, after))
+        if amounts == pads:
+            return
+        flat = [p[0] for p in amounts] + [p[1] for p in amounts]
+        if "pads" in node.attrs:
+            node.attrs["pads"] = flat
+            return
+        inputs = list(node.inputs)[:3]
+        inputs[1] = rewriter.constant("pads", np.asarray(flat, np.int64))
+        rewriter.set_inputs(node, inputs)

@@ -1,0 +1,178 @@
+"""Shapes of all tensors, with symbols kept through reshapes where that can be proved."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.errors import GraphError
+from passes.tensors import Dim
+
+_SMALL = 1024  # elements: shape operands are smaller, weights are larger
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without its large weights, with a shape for every tensor that inference can give one.
+
+    Every input dimension without a size gets a name, so that equal sizes can be recognised further on. Raises
+    GraphError when shapes contradict each other.
+    """
+    light = _without_weights(model)
+    for number, value in enumerate(light.graph.input):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and not dim.dim_param:
+                dim.dim_param = f"input{number}_axis{axis}"
+    for _ in range(8):  # each round carries symbols past one more layer of reshapes
+        light = _infer(light)
+        if not _name_reshaped(light.graph):
+            break
+    return light
+
+
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=False)
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {error}") from error
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    light = onnx.ModelProto()
+    light.ir_version = max(model.ir_version, 4)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    initializers = {t.name for t in model.graph.initializer}
+    graph.input.extend(v for v in model.graph.input if v.name not in initializers)
+    graph.output.extend(model.graph.output)
+    # sizes that an exporter wrote under a name of its own for each tensor say less than those inferred again
+    for tensor in model.graph.initializer:
+        count = 1
+        for dim in tensor.dims:
+            count *= dim
+        if count <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    for sparse in model.graph.sparse_initializer:
+        graph.sparse_initializer.append(sparse)
+    return light
+
+
+def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
+    """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    return [
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim
+    ]
+
+
+def _name_reshaped(graph: onnx.GraphProto) -> bool:
+    """Name or size the one unknown dimension of a Reshape that its input determines; whether any was found."""
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    initializers = {t.name: list(t.dims) for t in graph.initializer}
+    found = False
+    for node in graph.node:
+        if node.op_type not in ("Reshape", "Flatten") or not node.output or node.output[0] not in values:
+            continue
+        source, target = values.get(node.input[0]), values[node.output[0]]
+        before = dims_of(source) if source is not None else initializers.get(node.input[0])
+        after = dims_of(target)
+        if not before or not after or after.count(None) != 1:
+            continue
+        dim = _missing(before, [d for d in after if d is not None])
+        if dim is not None:
+            proto = target.type.tensor_type.shape.dim[after.index(None)]
+            if isinstance(dim, int):
+                proto.dim_value = dim
+            else:
+                proto.dim_param = dim
+            found = True
+    return found
+
+
+def _missing(before: list[Dim], after: list[Dim]) -> Dim:
+    """The factor by which the product of `before` exceeds that of `after`, None if it is not one size or symbol."""
+    if None in before:
+        return None
+    left = [d for d in before if isinstance(d, str)]
+    for dim in after:
+        if isinstance(dim, str):
+            if dim not in left:
+                return None
+            left.remove(dim)
+    numerator, denominator = _product(before), _product(after)
+    if len(left) == 1 and numerator == denominator:
+        return left[0]
+    if not left and denominator and numerator % denominator == 0:
+        return numerator // denominator
+    return None
+
+
+def _product(dims: list[Dim]) -> int:
+    product = 1
+    for dim in dims:
+        product *= dim if isinstance(dim, int) else 1
+    return product
+
+
+def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
+    """Write the inferred shapes and element types onto the tensors of the graph."""
+    inferred_types = {v.name: v for v in [*light.graph.value_info, *light.graph.output, *light.graph.input]}
+    for name, tensor in graph.tensors().items():
+        value = inferred_types.get(name)
+        if value is None or isinstance(tensor, gs.Constant) or not value.type.HasField("tensor_type"):
+            if not isinstance(tensor, gs.Constant):
+                tensor.shape = None
+            continue
+        tensor.shape = dims_of(value)
+        element = value.type.tensor_type.elem_type
+        try:
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(element) if element else tensor.dtype
+        except KeyError:
+            tensor.dtype = int(element)
+
+
+def matched_groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]]:
+    """Axes of a reshape, in order, in the smallest groups whose products are equal on both sides.
+
+    Symbols only match themselves; where the products cannot be told, the rest is left out.
+    """
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) and j < len(after):
+        left, right = [i], [j]
+        i, j = i + 1, j + 1
+        while not _equal(before, left, after, right):
+            a, b = _sizes(before, left), _sizes(after, right)
+            if a is None or b is None:
+                return groups
+            if a[1] == b[1] == [] or a[1] == b[1]:
+                grow_left = a[0] < b[0]
+            else:  # a symbol is still missing on one side
+                grow_left = len(a[1]) < len(b[1]) or (len(a[1]) == len(b[1]) and a[0] <= b[0])
+            if grow_left and i < len(before):
+                left.append(i)
+                i += 1
+            elif not grow_left and j < len(after):
+                right.append(j)
+                j += 1
+            else:
+                return groups
+        groups.append((left, right))
+    return groups
+
+
+def _sizes(shape: tuple[Dim, ...], axes: list[int]) -> tuple[int, list[str]] | None:
+    dims = [shape[a] for a in axes]
+    if None in dims:
+        return None
+    return _product(dims), sorted(d for d in dims if isinstance(d, str))
+
+
+def _equal(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> bool:
+    a = _sizes(before, left)
+    return a is not None and a == _sizes(after, right)

@@ -1,0 +1,84 @@
+"""Small questions about onnx-graphsurgeon tensors, asked everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Index = NDArray[np.int64]
+Dim = int | str | None
+
+
+def is_constant(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is an initializer."""
+    return isinstance(tensor, gs.Constant)
+
+
+def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
+    """Dimensions of the tensor: an int, a symbol, or None where nothing is known; None if the rank is not known."""
+    shape = tensor.shape
+    return None if shape is None else tuple(shape)
+
+
+def size_of(tensor: gs.Tensor, axis: int) -> int | None:
+    """Number of slices along `axis` (may be negative), None where it is not static."""
+    shape = tensor.shape
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    if isinstance(tensor.dtype, int):  # an element type that numpy does not have: left as it is
+        return None
+    dim = shape[axis]
+    return int(dim) if isinstance(dim, (int, np.integer)) else None
+
+
+def volume(tensor: gs.Tensor) -> int:
+    """Number of elements for one example: dimensions that are not static count as 1."""
+    product = 1
+    for dim in tensor.shape or ():
+        if isinstance(dim, (int, np.integer)):
+            product *= int(dim)
+    return product
+
+
+def is_float(tensor: gs.Tensor) -> bool:
+    """Whether the elements are floating-point numbers (of any width), as far as the type is known."""
+    dtype = tensor.dtype
+    if dtype is None:
+        return True
+    if isinstance(dtype, (int, np.integer)):  # an ONNX type that numpy does not have: bfloat16, float8
+        return True
+    return np.dtype(dtype).kind not in "iubSUO"
+
+
+def present(tensors: list[gs.Tensor]) -> Iterator[tuple[int, gs.Tensor]]:
+    """The operands that are given (an omitted optional operand has an empty name), with their positions."""
+    for index, tensor in enumerate(tensors):
+        if not tensor.is_empty():
+            yield index, tensor
+
+
+def operand(node: gs.Node, index: int) -> gs.Tensor | None:
+    """Input `index` of the node, None where it is omitted."""
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    return node.inputs[index]
+
+
+def describe(node: gs.Node) -> str:
+    """How messages speak of a node: by its name or, unnamed, by its operator and first output."""
+    if node.name:
+        return str(node.name)
+    return f"{node.op} -> {node.outputs[0].name}" if node.outputs else str(node.op)
+
+
+def int_list(tensor: gs.Tensor | None) -> list[int] | None:
+    """Values of a constant integer operand, None if it is absent or computed at run time."""
+    if tensor is None or not is_constant(tensor):
+        return None
+    return [int(v) for v in np.asarray(tensor.values).reshape(-1)]
