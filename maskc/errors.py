@@ -23,3 +23,7 @@ class UnavailableError(MaskcError):
     """Something that is not installed or not usable here is needed (exit code 3)."""
 
     exit_code = 3
+
+
+class RunError(InputError):
+    """A runtime cannot load a model, or cannot run it on the inputs it was given (exit code 2)."""

@@ -1,0 +1,49 @@
+"""Compiles networks trained with channel masks into smaller dense ONNX models that compute the same function.
+
+    import maskc
+
+    result = maskc.compile("model_dir")               # a SavedModel, a .keras file, an .onnx file or a
+    ModelProto result.save("model.onnx") assert maskc.verify("model_dir", "model.onnx").passed
+    print(maskc.flops("model.onnx").flops)
+
+Importing the package is cheap: numpy, onnx and ONNX Runtime are loaded by the first call that needs them, and
+TensorFlow only for a model that TensorFlow wrote.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
+
+if TYPE_CHECKING:
+    from maskc.compiler import compile, flops
+    from maskc.equivalence import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "MaskcError",
+    "NotEquivalentError",
+    "UnavailableError",
+    "__version__",
+    "compile",
+    "flops",
+    "verify",
+]
+
+_HOMES = {"compile": "maskc.compiler", "flops": "maskc.compiler", "verify": "maskc.equivalence"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""`python -m maskc` is the `maskc` command."""
+
+from maskc.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The `maskc` command: parsing and printing, nothing else.
+
+The heavy imports are inside the commands, so that `maskc --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from maskc.errors import MaskcError
+
+EXIT_CODES = (
+    "Exit codes: 0 good; 1 the check failed (not equivalent, or less reduction than asked); "
+    "2 unusable input or arguments; 3 something needed is not installed or not usable here."
+)
+
+
+class Provider(StrEnum):
+    """Where ONNX Runtime runs the models."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    auto = "auto"
+
+
+class _Command(TyperGroup):
+    """The command group, ending with a plain sentence and the contract's exit code whatever happens."""
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
+        """Run a command line; exits the process."""
+        words = list(sys.argv[1:] if args is None else args)
+        options["standalone_mode"] = False
+        try:
+            result = super().main(words, *positional, **options)
+            code = result if isinstance(result, int) else 0
+        except typer.TyperException as error:
+            code = _fail(_usage(error), 2, error, words)
+        except typer.Abort:
+            code = 130
+        except MaskcError as error:
+            code = _fail(str(error), error.exit_code, error, words)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
+            code = _fail(
+                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
+                2,
+                error,
+                words,
+            )
+        sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "maskc"
+    return f"{message.rstrip('.')}. See `{command} --help`."
+
+
+def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> int:
+    """Tell what is wrong on stderr, and on stdout as well where JSON is expected there."""
+    if "--debug" in words:
+        traceback.print_exception(error)
+    print(f"Error: {message}", file=sys.stderr)
+    if "--json" in words:
+        _print_json({"error": message, "exit_code": code})
+    return code
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+app = typer.Typer(
+    name="maskc",
+    cls=_Command,
+    help=(
+        "Compiles networks trained with channel masks into smaller dense ONNX models that compute the same "
+        "function, and checks that they do."
+    ),
+    epilog=EXIT_CODES,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help=(
+            "More masks: an .npz or .safetensors file of 1-D arrays of 0 and 1. Keys are `tensor` or "
+            "`tensor@axis` "
+            "for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and the last one "
+            "otherwise."
+        ),
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _maskc(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Debug = False,
+) -> None:
+    if version:
+        from maskc import __version__
+
+        print(f"maskc {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command(epilog=EXIT_CODES)
+def compile(
+    model: Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.onnx",
+            help="Where to write. By default beside the input, under its name with .compiled.onnx.",
+            show_default=False,
+        ),
+    ] = None,
+    masks: Masks = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
+    ] = True,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write the whole report to a file.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model with masked channels into a smaller one that computes the same function.
+
+    Masks are found by their zeros, wherever they are: as multiplications,
+    folded into weights, or as filters that training drove to zero. The result
+    is compared with the input in ONNX Runtime (and with TensorFlow, if the
+    input is a TensorFlow model), and nothing is written if they differ.
+
+    Example: maskc compile model_dir -o small.onnx
+    """
+    from maskc.compiler import compile_file, default_output
+
+    target = output or default_output(model)
+    result = compile_file(model, target, masks, verify=verify, report=report)
+    if as_json:
+        _print_json(result.to_json())
+        return
+    from maskc.report.terminal import console, show_compilation
+
+    show_compilation(result, console())
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="The model to be equal to: an .onnx file, a .keras file or a SavedModel directory.",
+            show_default=False,
+        ),
+    ],
+    compiled: Annotated[
+        Path,
+        typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False),
+    ],
+    masks: Masks = None,
+    provider: Annotated[
+        Provider,
+        typer.Option(help="Where to run: the CPU, CUDA (and nothing else), or CUDA where it can be used."),
+    ] = Provider.cpu,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="Real data to compare on as well, by input name.", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 10,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help=(
+                "Error allowed, relative to the largest value of the output. By default 1e-5 for float32, "
+                "1e-12 for "
+                "float64 and 1e-3 with half precision; ten times that against TensorFlow."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    atol: Annotated[float, typer.Option(metavar="F", help="Error allowed in any case.")] = 0.0,
+    min_reduction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Fail when FLOPs before divided by FLOPs after is less than this.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a compiled model computes the same function as its reference.
+
+    Both are run in ONNX Runtime on the same random inputs, of several kinds
+    and batch sizes, and all outputs are compared. Where the reference is a
+    TensorFlow model, TensorFlow's own outputs are compared too. An error above
+    the tolerance passes only if rounding the reference's own weights moves its
+    output about as far; that is said.
+
+    Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
+    """
+    from maskc.equivalence import verify as run
+
+    result = run(
+        reference,
+        compiled,
+        masks=masks,
+        provider=provider.value,
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        rtol=rtol,
+        atol=atol,
+        min_reduction=min_reduction,
+    )
+    if as_json:
+        from maskc.report.compilation import verification_json
+
+        _print_json({"reference": str(reference), "compiled": str(compiled)} | verification_json(result))
+    else:
+        from maskc.report.terminal import console, show_verification
+
+        show_verification(result, console())
+    if not result.passed:
+        if as_json:
+            print(f"Error: {' '.join(result.reasons[:2])}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(epilog=EXIT_CODES)
+def flops(model: Model, masks: Masks = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
+
+    Counts are for one example; sizes that are not known count as 1. With
+    --masks, the count is that of the model compiled with these masks.
+
+    Example: maskc flops model.onnx
+    """
+    from maskc.compiler import flops as run
+
+    cost = run(model, masks)
+    if as_json:
+        from maskc.report.compilation import plain
+
+        _print_json({"model": str(model)} | plain(cost))
+        return
+    from maskc.report.terminal import console, show_cost
+
+    show_cost(cost, console())
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to put the models.")
+    ] = Path("demo"),
+    debug: Debug = False,
+) -> None:
+    """Train, prune, compile and verify a small network on real data, and print what it gained.
+
+    Needs maskc[demo]. Takes a few minutes on two cores.
+    """
+    from maskc.demo import run
+
+    run(directory)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

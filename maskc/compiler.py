@@ -1,0 +1,209 @@
+"""From a masked model to a smaller file: read, put masks in, run the passes, check, verify, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+from onnx import ModelProto
+
+import passes
+from maskc import __version__, frontend, storage
+from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
+from maskc.frontend import Source
+from maskc.frontend.masks import apply_masks, read_masks
+from maskc.frontend.onnx_file import check, in_brief
+from maskc.report.compilation import CompileReport
+from maskc.report.figures import Figures, count
+from passes.errors import GraphError
+from passes.report import Cost
+
+# Random samples that a verified compilation runs; `maskc verify` takes more.
+VERIFY_SAMPLES = 5
+
+Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model and the report on how it was made."""
+
+    model: ModelProto = field(repr=False)
+    report: CompileReport
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as an ONNX file, whole or not at all. Raises `InputError` when that fails."""
+        storage.write_model(self.model, Path(path))
+
+
+def compile(
+    model: str | os.PathLike[str] | ModelProto,
+    masks: Masks | None = None,
+    *,
+    verify: bool = False,
+    provider: str = "cpu",
+    samples: int = VERIFY_SAMPLES,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+) -> Compiled:
+    """Compile a model trained with channel masks into a smaller dense one that computes the same function.
+
+    `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
+    is left untouched. `masks` are more masks for tensors of the ONNX graph: an `.npz` or `.safetensors`
+    file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. With `verify`, both models
+    are run on `samples` random inputs (from `seed`, on `provider`, with the tolerances of `maskc.verify`).
+
+    Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
+    `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
+    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a note that says
+    so.
+    """
+    source = frontend.read(model)
+    target = source.model
+    if masks is not None:
+        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
+    try:
+        shrunk = passes.shrink(target)
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error
+    _check(shrunk.model)
+    # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
+    before = shrunk.report.before if masks is None else count(source)
+    report = CompileReport(
+        maskc=__version__,
+        model=None if source.path is None else str(source.path),
+        before=Figures.from_cost(before, source.bytes),
+        after=Figures.from_cost(shrunk.report.after, shrunk.model.ByteSize()),
+        masked=shrunk.report.masked,
+        held=shrunk.report.held,
+        seconds=dict(shrunk.report.seconds),
+        notes=(*source.notes, *shrunk.report.notes),
+    )
+    if verify:
+        report = _verified(
+            report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol
+        )
+    return Compiled(shrunk.model, report)
+
+
+def compile_file(
+    model: Path, output: Path, masks: Path | None = None, *, verify: bool = True, report: Path | None = None
+) -> CompileReport:
+    """`compile` from path to path. When anything fails, the verification included, nothing is written.
+
+    `report` is a JSON file to write the report to. Raises as `compile` does.
+    """
+    _check_output(model, output)
+    if report is not None:
+        _check_output(model, report)
+        if report.resolve() == output.resolve():
+            raise InputError("The report and the compiled model cannot be the same file.")
+    compiled = compile(model, masks, verify=verify)
+    size = storage.write_model(compiled.model, output)
+    after = dataclasses.replace(compiled.report.after, bytes=size)
+    result = dataclasses.replace(compiled.report, after=after, output=str(output))
+    if report is not None:
+        try:
+            storage.write_bytes(report, (json.dumps(result.to_json(), indent=2) + "\n").encode())
+        except OSError as error:
+            raise InputError(
+                f"The report {report} cannot be written: {error.strerror or error}. The model was written."
+            ) from error
+    return result
+
+
+def default_output(model: Path) -> Path:
+    """Where `maskc compile` writes: the input's name with `.compiled.onnx`, beside it."""
+    resolved = model if model.name not in ("", "..") else model.resolve()
+    name = resolved.stem if resolved.suffix in (".onnx", ".keras") else resolved.name
+    return resolved.with_name(f"{name}.compiled.onnx")
+
+
+def flops(model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None) -> Cost:
+    """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
+
+    FLOPs and MACs are for one example; sizes that are not known count as 1. With `masks`, the count is that
+    of the model compiled with them. Raises as `compile` does.
+    """
+    source = frontend.read(model)
+    if masks is None:
+        return count(source)
+    target = apply_masks(source.model, masks if isinstance(masks, Mapping) else read_masks(masks))
+    try:
+        return passes.shrink(target).report.after
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error
+
+
+def _check(compiled: ModelProto) -> None:
+    """Nothing leaves the compiler that the ONNX checker would reject."""
+    try:
+        if storage.embeds(compiled):
+            check(compiled)
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "model.onnx"
+            storage.write_model(compiled, path)
+            check(path)
+    except MaskcError:
+        raise
+    except Exception as error:
+        raise NotEquivalentError(
+            f"The compiled model is not valid ONNX: {in_brief(error)}. Nothing was written; this is a fault "
+            "of maskc."
+        ) from error
+
+
+def _verified(
+    report: CompileReport,
+    source: Source,
+    target: ModelProto,
+    compiled: ModelProto,
+    masked: bool,
+    provider: str,
+    samples: int,
+    seed: int,
+    rtol: float | None,
+    atol: float,
+) -> CompileReport:
+    from maskc.equivalence import compare
+
+    try:
+        result = compare(
+            target,
+            compiled,
+            figures=(report.before, report.after),
+            original=source if source.tensorflow is not None else None,
+            masked=masked,
+            provider=provider,
+            samples=samples,
+            seed=seed,
+            rtol=rtol,
+            atol=atol,
+        )
+    except UnavailableError as error:
+        if provider != "cpu":
+            raise
+        return dataclasses.replace(report, notes=(*report.notes, f"Not verified: {error}"))
+    result.raise_if_failed()
+    return dataclasses.replace(report, verification=result)
+
+
+def _check_output(model: Path, output: Path) -> None:
+    """Refuse, before any work is done, an output that could not be written or would destroy the input."""
+    if output.is_dir():
+        raise InputError(f"The output {output} is a directory. Give the name of a file.")
+    if not output.parent.is_dir():
+        raise InputError(f"The directory {output.parent} does not exist. Create it first.")
+    if not output.exists():
+        return
+    source = frontend.locate(model)
+    if output.samefile(source) or (source.is_dir() and output.resolve().is_relative_to(source.resolve())):
+        raise InputError(f"The output {output} is the input itself. Give another name with -o.")

@@ -1,0 +1,112 @@
+"""Models in: ONNX files, SavedModel directories, `.keras` files and models in memory, all as ONNX graphs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from maskc.errors import InputError
+from maskc.frontend import onnx_file
+
+if TYPE_CHECKING:
+    from maskc.frontend.tensorflow import TensorFlowModel
+
+__all__ = ["Source", "load", "read"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it was read.
+
+    `model` is valid ONNX without local functions and with all weights in memory. `path` and `files` say
+    where it was stored (None and empty for a model in memory); `notes` are for the user; `tensorflow` is the
+    original of a model that was converted, to compare with.
+    """
+
+    model: ModelProto = field(repr=False)
+    path: Path | None = None
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    tensorflow: TensorFlowModel | None = field(default=None, repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, of all files; of a model in memory, the size of its ONNX file."""
+        if self.files:
+            return sum(file.stat().st_size for file in self.files)
+        return int(self.model.ByteSize())
+
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return "the model" if self.path is None else str(self.path)
+
+
+def load(path: str | os.PathLike[str]) -> ModelProto:
+    """Read a model as ONNX: an `.onnx` file, a SavedModel directory or a `.keras` file.
+
+    Raises `InputError` when there is no usable model and `UnavailableError` when reading it needs TensorFlow
+    and that is not installed.
+    """
+    return read(path).model
+
+
+def read(model: str | os.PathLike[str] | ModelProto) -> Source:
+    """Read a model together with what else is known about it; a `ModelProto` is checked and left untouched.
+
+    Raises as `load` does.
+    """
+    if isinstance(model, ModelProto):
+        checked, notes = onnx_file.prepare(model)
+        return Source(checked, notes=notes)
+    path = Path(model)
+    file = locate(path)
+    if file.is_dir():
+        from maskc.frontend import saved_model
+
+        original = saved_model.read(file)
+        return Source(original.to_onnx(), path, _files_below(file), tensorflow=original)
+    if file.suffix == ".keras":
+        from maskc.frontend import keras
+
+        original = keras.read(file)
+        return Source(original.to_onnx(), path, (file,), tensorflow=original)
+    proto, files, notes = onnx_file.read(file)
+    return Source(proto, path, files, notes)
+
+
+def locate(path: Path) -> Path:
+    """The SavedModel directory or model file that a path means.
+
+    A directory that is not a SavedModel means the only `.onnx` or `.keras` file in it. Raises `InputError`
+    when there is none, or more than one.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist. Give an .onnx file, a .keras file or a SavedModel directory."
+        )
+    if not path.is_dir():
+        return path
+    if (path / "saved_model.pb").is_file():
+        return path
+    if (path / "saved_model.pbtxt").is_file():
+        raise InputError(f"{path} is a SavedModel in text form. Save it again in binary form.")
+    models = sorted(file for file in path.iterdir() if file.suffix in (".onnx", ".keras") and file.is_file())
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        found = "is empty" if not any(path.iterdir()) else "holds no model"
+        raise InputError(
+            f"The directory {path} {found}. Give a SavedModel directory (with saved_model.pb) or an .onnx "
+            "or .keras file."
+        )
+    names = ", ".join(file.name for file in models[:5])
+    raise InputError(f"The directory {path} holds several models ({names}). Name the one to read.")
+
+
+def _files_below(directory: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in directory.rglob("*") if file.is_file()))

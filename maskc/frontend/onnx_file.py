@@ -1,0 +1,199 @@
+"""Reading `.onnx` files and checking models, with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+from onnx.inliner import inline_local_functions
+
+from maskc.errors import InputError
+from maskc.graphs import all_tensors, custom_operators
+
+# Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
+    """Read and check an ONNX file, with its external data, and inline its local functions.
+
+    Returns the model, the files it was read from, and notes for the user.
+    Raises `InputError` for a file that is not a valid ONNX model, or external data that is missing or outside
+    the model's directory; nothing outside that directory is opened.
+    """
+    model = _parse(path)
+    files = _external_files(model, path)
+    model, notes = _checked(model, path)
+    model = _inlined(model, str(path))
+    _load_external(model, path)
+    return model, (path, *files), notes
+
+
+def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
+    """Check a model in memory and inline its local functions; the argument is left untouched.
+
+    Raises `InputError` when the checker rejects it or its weights are in files.
+    """
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
+        raise InputError(
+            "The model's weights are in external files that were not loaded; pass the path instead."
+        )
+    checked, notes = _checked(model, None)
+    return _inlined(checked, "The model"), notes
+
+
+def check(model: ModelProto | Path) -> None:
+    """Run the ONNX checker with full shape inference; a model too large for a message is given by its path.
+
+    Raises the checker's own exceptions.
+    """
+    onnx.checker.check_model(str(model) if isinstance(model, Path) else model, full_check=True)
+
+
+def in_brief(error: BaseException) -> str:
+    """The first sentence of an error from another library, on one line and without its full stop."""
+    text = str(error).strip()
+    inferred = re.search(r"\(op_type:([^,]*), node name: ([^)]*)\): (.*)", text)
+    if inferred:
+        op, name, reason = inferred.groups()
+        text = f"node '{name}' ({op}): {reason}"
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        gist = " ".join(line for line in lines if not line.startswith("==>"))
+        node = re.search(r"Bad node spec for node\. Name: (.*?) ?OpType: (\S*)", text)
+        text = gist + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
+    text = re.sub(r"\[\w+Error\] ?", "", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
+    return (text[:297] + "...") if len(text) > 300 else text
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError(f"{path} is empty.")
+        if size > PROTOBUF_LIMIT:
+            raise InputError(
+                f"{path} is larger than the 2 GB that an ONNX file may have. "
+                "Save the model with its weights as external data."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise InputError(f"{path} is not an ONNX file, or it is damaged.") from error
+    if not model.HasField("graph") or not model.ir_version:
+        raise InputError(f"{path} is not an ONNX file: it holds no graph.")
+    return model
+
+
+def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
+    """The external data files, each proved to lie in the model's directory before anything opens it."""
+    directory = path.parent.resolve()
+    files: dict[Path, None] = {}
+    for tensor in all_tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        file = directory / location
+        if _leaves(directory, location):
+            raise InputError(
+                f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "
+                "directory. "
+                "Only files beside the model are read; move it there."
+            )
+        if not location or not file.is_file():
+            raise InputError(
+                f"{path}: the data of tensor '{tensor.name}' is missing: there is no file '{file}'. "
+                "Keep the external data files beside the model."
+            )
+        files[file] = None
+    return tuple(files)
+
+
+def _leaves(directory: Path, location: str) -> bool:
+    # Windows rules are applied everywhere, so that a model is refused or read alike on all systems.
+    parts = PureWindowsPath(location)
+    if PurePosixPath(location).is_absolute() or parts.drive or parts.root or ".." in parts.parts:
+        return True
+    try:
+        return not (directory / location).resolve().is_relative_to(directory)  # a symbolic link may lead out
+    except (OSError, RuntimeError, ValueError):
+        return True
+
+
+def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
+    what = "The model" if path is None else str(path)
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        # The checker lets a newer opset pass and reads its operators by older rules.
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise InputError(
+                f"{what} uses opset {opset.version}, and the installed onnx {onnx.__version__} knows up to "
+                f"{newest}. "
+                "Upgrade onnx, or export the model with an older opset."
+            )
+    notes: tuple[str, ...] = ()
+    try:
+        # Shapes inside a file are checked by path: with external data the message would lack the weights.
+        check(model if path is None else path)
+    except Exception as error:
+        model, notes = _without_annotations(model, path, error, what)
+    custom = custom_operators(model)
+    if custom:
+        notes += (f"Custom operators are left as they are, their inputs whole: {', '.join(custom)}.",)
+    return model, notes
+
+
+def _without_annotations(
+    model: ModelProto, path: Path | None, error: Exception, what: str
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """The model without its shape annotations, if those were all that the checker objected to.
+
+    Editors that change a graph often leave old annotations of inner tensors behind. They mean nothing to what
+    the model computes, and every runtime ignores them.
+    """
+    refusal = InputError(f"{what} is not a valid ONNX model: {in_brief(error)}.")
+    if not isinstance(error, onnx.shape_inference.InferenceError) or not model.graph.value_info:
+        raise refusal from error
+    stripped = ModelProto()
+    stripped.CopyFrom(model)
+    del stripped.graph.value_info[:]
+    try:
+        if path is not None:
+            _load_external(stripped, path)
+        check(stripped)
+    except Exception:
+        raise refusal from error
+    note = f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}."
+    return stripped, (note,)
+
+
+def _inlined(model: ModelProto, what: str) -> ModelProto:
+    if not model.functions:
+        return model
+    try:
+        inlined: ModelProto = inline_local_functions(model, convert_version=True)
+        return inlined
+    except Exception as error:
+        raise InputError(f"{what}: its local functions cannot be inlined: {in_brief(error)}.") from error
+
+
+def _load_external(model: ModelProto, path: Path) -> None:
+    for tensor in all_tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))
+        except Exception as error:
+            raise InputError(
+                f"{path}: the data of tensor '{tensor.name}' cannot be read: {in_brief(error)}."
+            ) from error

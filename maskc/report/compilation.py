@@ -1,0 +1,88 @@
+"""The report of one compilation, and results as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maskc.report.figures import Figures
+from passes.report import Held, MaskedAxis
+
+if TYPE_CHECKING:
+    from maskc.equivalence import Verification
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What a compilation found and did.
+
+    `before` are the figures of the model as it stands and `after` those of the compiled one. `masked` lists
+    the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
+    the operator that holds it and why. `seconds` is the time of each pass. `verification` is None when none
+    was made.
+    """
+
+    maskc: str
+    model: str | None
+    before: Figures
+    after: Figures
+    masked: tuple[MaskedAxis, ...]
+    held: tuple[Held, ...]
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+    output: str | None = None
+    verification: Verification | None = None
+
+    @property
+    def flops_reduction(self) -> float:
+        """FLOPs before over FLOPs after."""
+        return self.before.reduction_to(self.after)
+
+    @property
+    def channels_masked(self) -> int:
+        """Masked channels, counted once per tensor axis."""
+        return sum(axis.masked for axis in self.masked)
+
+    @property
+    def channels_removed(self) -> int:
+        """Masked channels that the compiled model does not compute."""
+        return sum(axis.removed for axis in self.masked)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as values that `json` can write."""
+        data: dict[str, Any] = plain(self)
+        data["reduction"] = ratio(self.flops_reduction)
+        data["channels"] = {
+            "masked": self.channels_masked,
+            "removed": self.channels_removed,
+            "held": sum(len(held.channels) for held in self.held),
+        }
+        data["verification"] = None if self.verification is None else verification_json(self.verification)
+        return data
+
+
+def verification_json(result: Verification) -> dict[str, Any]:
+    """A verification as values that `json` can write."""
+    data: dict[str, Any] = plain(result)
+    data["reduction"] = ratio(result.reduction)
+    return data
+
+
+def ratio(value: float) -> float | None:
+    """A factor, or None for an infinite one, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numbers as JSON knows them; numbers that are not finite become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return ratio(value)
+    return value

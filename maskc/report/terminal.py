@@ -1,0 +1,171 @@
+"""Results as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from maskc.equivalence import OutputError, Verification
+    from maskc.report.compilation import CompileReport
+    from maskc.report.figures import Figures
+    from passes.report import Cost, Held
+
+# Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
+# is.
+_PIPE_WIDTH = 120
+
+
+def console() -> Console:
+    """A console for stdout that does not shorten what it prints into a pipe."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, _PIPE_WIDTH))
+
+
+def show_compilation(report: CompileReport, out: Console) -> None:
+    """What went and what stayed, in the order in which it matters."""
+    out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
+    out.print(_figures(report.before, report.after))
+    held = sum(len(item.channels) for item in report.held)
+    if report.masked or held:
+        out.print(
+            f"Masked channels: {report.channels_masked:,}, of which {report.channels_removed:,} are removed"
+            + (f" and {held:,} stay:" if held else "."),
+        )
+    else:
+        out.print("No channel is masked.")
+    for line in held_lines(report.held):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+    _show_notes(report.notes, out)
+    if report.verification is not None:
+        out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+        _show_notes(report.verification.notes, out)
+
+
+def show_verification(result: Verification, out: Console) -> None:
+    """The figures of both files and the error of every output."""
+    out.print(_figures(result.before, result.after))
+    if result.outputs:
+        out.print(_errors(result.outputs))
+    _show_notes(result.notes, out)
+    for reason in result.reasons:
+        out.print(reason, style="red", markup=False, soft_wrap=True)
+    out.print(_verdict(result), markup=False, soft_wrap=True, style="green" if result.passed else "red")
+
+
+def show_cost(cost: Cost, out: Console) -> None:
+    """Totals, and which kinds of operators they come from."""
+    kinds: dict[str, list[int]] = {}
+    for node in cost.nodes:
+        counts = kinds.setdefault(node.op, [0, 0, 0])
+        counts[0] += 1
+        counts[1] += node.flops
+        counts[2] += node.macs
+    table = Table(box=None, pad_edge=False)
+    for title in ("Operator", "Nodes", "FLOPs", "MACs"):
+        table.add_column(title, justify="left" if title == "Operator" else "right")
+    for op, (nodes, flops, macs) in sorted(kinds.items(), key=lambda item: (-item[1][1], item[0])):
+        if flops:
+            table.add_row(op, f"{nodes:,}", f"{flops:,}", f"{macs:,}")
+    table.add_row("Total", f"{len(cost.nodes):,}", f"{cost.flops:,}", f"{cost.macs:,}", style="bold")
+    out.print(table)
+    out.print(f"Parameters: {cost.params:,}")
+
+
+def held_lines(held: Sequence[Held]) -> Iterable[str]:
+    """One line per tensor and reason, naming the channels and the operator that holds them."""
+    for item in held:
+        node = f"{item.op} '{item.node}'" if item.node else item.op
+        count = len(item.channels)
+        yield (
+            f"'{item.tensor}' axis {item.axis}, {count} channel{'s' * (count > 1)} "
+            f"({ranges(item.channels)}), "
+            f"held by {node}: {item.reason}"
+        )
+
+
+def ranges(channels: Sequence[int]) -> str:
+    """Channel numbers in brief: 0-3, 7, 9-10."""
+    parts: list[str] = []
+    start = previous = None
+    for channel in [*sorted(channels), None]:
+        if start is not None and channel is not None and channel == previous + 1:  # type: ignore[operator]
+            previous = channel
+            continue
+        if start is not None:
+            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
+        start = previous = channel
+    return ", ".join(parts)
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def _figures(before: Figures, after: Figures) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for title in ("before", "after", "reduction"):
+        table.add_column(title, justify="right")
+    for name, left, right in (
+        ("FLOPs", before.flops, after.flops),
+        ("MACs", before.macs, after.macs),
+        ("Parameters", before.params, after.params),
+    ):
+        table.add_row(name, f"{left:,}", f"{right:,}", _factor(left, right))
+    table.add_row("File size", size(before.bytes), size(after.bytes), _factor(before.bytes, after.bytes))
+    return table
+
+
+def _factor(before: int, after: int) -> str:
+    if after == 0:
+        return "-" if before == 0 else "all"
+    return f"{before / after:.2f}×"
+
+
+def _errors(outputs: Sequence[OutputError]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Output", overflow="fold")
+    table.add_column("against")
+    for title in ("type", "max abs error", "relative to scale", "allowed", ""):
+        table.add_column(title, justify="right")
+    for output in outputs:
+        allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
+        if output.noise is not None:
+            allowed += " or noise"
+        table.add_row(
+            Text(output.name),
+            output.against,
+            output.dtype,
+            f"{output.max_abs:.2e}",
+            f"{output.max_rel:.2e}" if math.isfinite(output.max_rel) else "-",
+            allowed,
+            Text("ok", style="green") if output.passed else Text("differs", style="red"),
+        )
+    return table
+
+
+def _verdict(result: Verification) -> str:
+    where = f"in ONNX Runtime on {'CUDA' if result.provider == 'cuda' else 'the CPU'}"
+    how = f"{result.samples} samples, seed {result.seed}, {where}"
+    if result.passed:
+        return f"Verified: the same function on {how}."
+    if result.equivalent:
+        return f"Failed: the same function on {how}, but too little reduction."
+    return f"Failed: not the same function ({how})."
+
+
+def _show_notes(notes: Iterable[str], out: Console) -> None:
+    for note in notes:
+        out.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
