@@ -29,7 +29,7 @@ def explain(graph: gs.Graph, facts: Facts, layout: Layout) -> tuple[tuple[Masked
                 born = known.mask & ~_inherited(node, facts, tensor, axis, known.mask)
                 if not born.any():
                     continue
-                stays = born & layout.stored.get((tensor.name, axis), np.ones(born.size, bool))
+                stays = born & layout.stays(tensor.name, axis, born.size)
                 masked.append(MaskedAxis(tensor.name, axis, born.size, int(born.sum()), int((born & ~stays).sum())))
                 held += _holders(layout, tensor, axis, stays)
     return tuple(masked), tuple(held)

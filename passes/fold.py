@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
+from passes.ops import rules
 from passes.subgraphs import captured, subgraphs
 from passes.tensors import is_constant, present
 
@@ -34,7 +35,7 @@ def fold_constants(graph: gs.Graph) -> None:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # type: ignore[type-arg]
-    if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
+    if subgraphs(node) or node.domain not in (None, "", "ai.onnx") or not rules(node).foldable:
         return None
     if node.op == "Constant":
         return _constant_value(node)

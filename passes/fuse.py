@@ -33,11 +33,13 @@ def fuse(graph: gs.Graph) -> None:
     pinned = {t.name for n in graph.nodes for t in captured(n)}
     for node in list(graph.nodes):
         affine = _affine(node)
-        if affine is None or id(affine.data) in outputs or affine.data.name in pinned:
+        if affine is None:
             continue
         if _does_nothing(node, affine):
             if id(node.outputs[0]) not in outputs and node.outputs[0].name not in pinned:
                 _bypass(node, affine.data)
+            continue
+        if id(affine.data) in outputs or affine.data.name in pinned:
             continue
         if len(affine.data.outputs) != 1 or len(affine.data.inputs) != 1:
             continue

@@ -31,7 +31,7 @@ class Layout:
     """Stored sets by `(tensor, axis)` and seen sets by `(node index, input, axis)`; what is absent is whole.
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
-    stay. `reason[key]` gives for each slice the index in `reasons` of what holds it although it is constant, or -1.
+    stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons` of what holds it although it is constant, or -1.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
@@ -39,6 +39,13 @@ class Layout:
     computed: set[int] = field(default_factory=set)
     reason: dict[Key, Index] = field(default_factory=dict)
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
+
+    def stays(self, tensor: str, axis: int, size: int) -> Mask:
+        """Slices along the axis that are still computed: bool [size]."""
+        if tensor in self.absent:
+            return np.zeros(size, bool)
+        return self.stored.get((tensor, axis), np.ones(size, bool))
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class _Planner:
             self._claim_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
         outputs = [t for t in node.outputs if not t.is_empty()]
         if not any(t.name in self.wanted for t in outputs):
+            self.layout.absent |= {t.name for t in outputs}
             return
         op = rules(node)
         asked: Sets = {}
@@ -115,7 +123,9 @@ class _Planner:
                     asked[o, axis] = self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
         for o, tensor in enumerate(node.outputs):
             self._make_consistent(tensor, o, asked)
-        if all(self._absent(o, t, asked) for o, t in enumerate(node.outputs) if t.name in self.wanted):
+        absent = {t.name for o, t in enumerate(node.outputs) if self._absent(o, asked)}
+        self.layout.absent |= absent
+        if all(t.name in absent for t in outputs if t.name in self.wanted):
             for o, tensor in enumerate(node.outputs):
                 self._store(tensor, {a: m for (i, a), m in asked.items() if i == o})
             return
@@ -158,9 +168,9 @@ class _Planner:
                 self.layout.stored[tensor.name, axis] = mask
             self._settle(tensor, axis, mask)
 
-    def _absent(self, output: int, tensor: gs.Tensor, asked: Sets) -> bool:
-        sets = [mask for (o, _), mask in asked.items() if o == output]
-        return any(not mask.any() for mask in sets)
+    @staticmethod
+    def _absent(output: int, asked: Sets) -> bool:
+        return any(not mask.any() for (o, _), mask in asked.items() if o == output)
 
     def _make_consistent(self, tensor: gs.Tensor, output: int, asked: Sets) -> None:
         """A tensor that stores nothing along one axis stores nothing; if it cannot vanish it keeps one slice."""
@@ -286,6 +296,10 @@ class _Planner:
             why = np.where((why < 0) & claim.demand.need, claim.why, why)
             if claim.node >= 0 and not need.all():
                 self.layout.seen[claim.node, claim.input, axis] = need
+        if (held & (why < 0)).any() and tensor.inputs:
+            node = tensor.inputs[0]
+            own = self._reason(describe(node), node.op, "writes it along with the channels that are needed, which costs less")
+            why = np.where(why < 0, own, why)
         self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
 
 

@@ -92,6 +92,9 @@ class Op:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False
 
+    #: whether the node may be replaced by its result when its operands are constant
+    foldable = True
+
     @property
     def understood(self) -> bool:
         """False for the operator without rules."""

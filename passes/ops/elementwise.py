@@ -182,7 +182,12 @@ class BatchNormalization(PerChannel):
 
 @register("QuantizeLinear", "DequantizeLinear")
 class Quantization(PerChannel):
-    """Scale and zero point are scalars or vectors along `axis`; blocked quantisation is not understood."""
+    """Scale and zero point are scalars or vectors along `axis`; blocked quantisation is not understood.
+
+    Constants behind it stay as they are: 8-bit weights are smaller, and kernels for them round differently.
+    """
+
+    foldable = False
 
     def channel_axis(self, node: gs.Node) -> int:
         return int(node.attrs.get("axis", 1))

@@ -69,7 +69,7 @@ class Concat(Movement):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.outputs[0])
-        if shape is None:
+        if not shape:
             return []
         axis = node.attrs["axis"] % len(shape)
         found = [
@@ -97,13 +97,15 @@ class Concat(Movement):
 
     def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().sees(node, facts, stored)
+        if not demands:
+            return {}
         axis = node.attrs["axis"] % len(node.outputs[0].shape)
         return {
             key: Demand(d.need, optional=key[1] == axis, reason=d.reason, echo=d.echo) for key, d in demands.items()
         }
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        axis = node.attrs["axis"] % len(rewriter.shape(rewriter.before.outputs[0]))
+        axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
         seen = [rewriter.seen(node, i, axis) for i in range(len(node.inputs))]
         kept = [t for t, s in zip(list(node.inputs), seen, strict=True) if s is None or s.any()]
         rewriter.set_inputs(node, kept)
@@ -113,7 +115,7 @@ class Concat(Movement):
 class Split(Movement):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
-        if shape is None:
+        if not shape:
             return []
         axis = node.attrs.get("axis", 0) % len(shape)
         found = []
@@ -130,9 +132,9 @@ class Split(Movement):
         return found
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        axis = node.attrs.get("axis", 0) % len(rewriter.shape(rewriter.before.inputs[0]))
-        counts = [rewriter.stored_count(t, axis) for t in node.outputs]
-        if any(c is None for c in counts) or all(rewriter.is_whole(t, axis) for t in node.outputs):
+        axis = node.attrs.get("axis", 0) % max(len(rewriter.shape(rewriter.before.inputs[0])), 1)
+        counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
+        if len(counts) < len(node.outputs) or any(c is None for c in counts) or all(rewriter.is_whole(t, axis) for t in node.outputs):
             return
         kept = [(t, int(c)) for t, c in zip(list(node.outputs), counts, strict=True) if c]
         rewriter.set_outputs(node, [t for t, _ in kept])
@@ -207,7 +209,7 @@ class Gather(Movement):
 
     def _axis(self, node: gs.Node) -> int | None:
         shape = shape_of(node.inputs[0])
-        return None if shape is None else int(node.attrs.get("axis", 0)) % len(shape)
+        return int(node.attrs.get("axis", 0)) % len(shape) if shape else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         axis = self._axis(node)
@@ -254,15 +256,16 @@ class Gather(Movement):
             return demands
         scalar = self._scalar(node, facts)
         if scalar is not None:
-            demands[0, axis] = Demand(scalar[1], flexible=True)
+            demands[0, axis] = Demand(scalar[1], flexible=True, reason="picks it")
         elif (0, axis) in demands:  # new indices find the slices wherever they are
-            demands[0, axis] = Demand(demands[0, axis].need, flexible=True)
+            demands[0, axis] = Demand(demands[0, axis].need, flexible=True, reason="picks it")
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        axis = int(node.attrs.get("axis", 0)) % len(rewriter.shape(rewriter.before.inputs[0]))
-        if not is_constant(node.inputs[1]):
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        if not is_constant(node.inputs[1]) or not rank:
             return
+        axis = int(node.attrs.get("axis", 0)) % rank
         seen = rewriter.seen(node, 0, axis)
         indices = np.asarray(node.inputs[1].values).astype(np.int64)
         asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None

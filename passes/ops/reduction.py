@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def reduced_axes(node: gs.Node) -> set[int] | None:
     """Axes that a Reduce operator takes away, None if they are computed at run time."""
     rank = len(shape_of(node.inputs[0]) or ())
+    if not rank:
+        return None
     axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
     if axes is None and operand(node, 1) is not None:
         return None
