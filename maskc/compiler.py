@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,32 +65,7 @@ def compile(
     verification fails. A model that ONNX Runtime cannot run is not verified; the report has a note that says
     so.
     """
-    source = frontend.read(model)
-    target = source.model
-    if masks is not None:
-        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
-    try:
-        shrunk = passes.shrink(target)
-    except GraphError as error:
-        raise InputError(f"{source.name}: {error}") from error
-    _check(shrunk.model)
-    # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
-    before = shrunk.report.before if masks is None else count(source)
-    report = CompileReport(
-        maskc=__version__,
-        model=None if source.path is None else str(source.path),
-        before=Figures.from_cost(before, source.bytes),
-        after=Figures.from_cost(shrunk.report.after, shrunk.model.ByteSize()),
-        masked=shrunk.report.masked,
-        held=shrunk.report.held,
-        seconds=dict(shrunk.report.seconds),
-        notes=(*source.notes, *shrunk.report.notes),
-    )
-    if verify:
-        report = _verified(
-            report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol
-        )
-    return Compiled(shrunk.model, report)
+    return _compile(frontend.read(model), masks, verify, provider, samples, seed, rtol, atol)
 
 
 def compile_file(
@@ -100,12 +75,15 @@ def compile_file(
 
     `report` is a JSON file to write the report to. Raises as `compile` does.
     """
-    _check_output(model, output)
-    if report is not None:
-        _check_output(model, report)
-        if report.resolve() == output.resolve():
-            raise InputError("The report and the compiled model cannot be the same file.")
-    compiled = compile(model, masks, verify=verify)
+    targets = (output,) if report is None else (output, report)
+    for target in targets:
+        _check_target(target)
+    if report is not None and report.resolve() == output.resolve():
+        raise InputError("The report and the compiled model cannot be the same file.")
+    source = frontend.read(model)
+    for target in targets:
+        _check_not_read(target, (*source.files, *((masks,) if masks is not None else ())))
+    compiled = _compile(source, masks, verify)
     size = storage.write_model(compiled.model, output)
     after = dataclasses.replace(compiled.report.after, bytes=size)
     result = dataclasses.replace(compiled.report, after=after, output=str(output))
@@ -140,6 +118,43 @@ def flops(model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None
         return passes.shrink(target).report.after
     except GraphError as error:
         raise InputError(f"{source.name}: {error}") from error
+
+
+def _compile(
+    source: Source,
+    masks: Masks | None,
+    verify: bool,
+    provider: str = "cpu",
+    samples: int = VERIFY_SAMPLES,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+) -> Compiled:
+    target = source.model
+    if masks is not None:
+        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
+    try:
+        shrunk = passes.shrink(target)
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error
+    _check(shrunk.model)
+    # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
+    before = shrunk.report.before if masks is None else count(source)
+    report = CompileReport(
+        maskc=__version__,
+        model=None if source.path is None else str(source.path),
+        before=Figures.from_cost(before, source.bytes),
+        after=Figures.from_cost(shrunk.report.after, shrunk.model.ByteSize()),
+        masked=shrunk.report.masked,
+        held=shrunk.report.held,
+        seconds=dict(shrunk.report.seconds),
+        notes=(*source.notes, *shrunk.report.notes),
+    )
+    if verify:
+        report = _verified(
+            report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol
+        )
+    return Compiled(shrunk.model, report)
 
 
 def _check(compiled: ModelProto) -> None:
@@ -196,14 +211,15 @@ def _verified(
     return dataclasses.replace(report, verification=result)
 
 
-def _check_output(model: Path, output: Path) -> None:
-    """Refuse, before any work is done, an output that could not be written or would destroy the input."""
-    if output.is_dir():
-        raise InputError(f"The output {output} is a directory. Give the name of a file.")
-    if not output.parent.is_dir():
-        raise InputError(f"The directory {output.parent} does not exist. Create it first.")
-    if not output.exists():
-        return
-    source = frontend.locate(model)
-    if output.samefile(source) or (source.is_dir() and output.resolve().is_relative_to(source.resolve())):
-        raise InputError(f"The output {output} is the input itself. Give another name with -o.")
+def _check_target(target: Path) -> None:
+    """Refuse, before any work is done, an output that could not be written."""
+    if target.is_dir():
+        raise InputError(f"The output {target} is a directory. Give the name of a file.")
+    if not target.parent.is_dir():
+        raise InputError(f"The directory {target.parent} does not exist. Create it first.")
+
+
+def _check_not_read(target: Path, files: Sequence[Path]) -> None:
+    """Refuse an output that would take the place of something the model was made from."""
+    if target.exists() and any(file.exists() and target.samefile(file) for file in files):
+        raise InputError(f"The output {target} is the input itself. Give another name.")

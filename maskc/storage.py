@@ -45,13 +45,19 @@ def write_model(model: ModelProto, path: Path, limit: int = EMBEDDED_LIMIT) -> i
     earlier model of this name used are removed at the end. Raises `InputError` when writing fails.
     """
     try:
+        earlier = _data_files(path)
         if embeds(model, limit):
             data, weights = serialized(model), None
         else:
             model, weights = _write_weights(model, path)
             data = serialized(model)
-        write_bytes(path, data)
-        for stale in _data_files(path):
+        try:
+            write_bytes(path, data)
+        except BaseException:
+            if weights is not None and weights not in earlier:
+                weights.unlink()
+            raise
+        for stale in earlier:
             if stale != weights:
                 stale.unlink()
     except OSError as error:

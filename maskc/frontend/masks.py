@@ -119,7 +119,8 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
             f"Mask '{key}': tensor '{wanted}' is inside an If, Loop or Scan, where masks cannot be put. "
             "Mask a tensor of the main graph."
         )
-    near = difflib.get_close_matches(wanted, types, n=3, cutoff=0.6)
+    holding = [name for name in types if wanted.lower() in name.lower()]
+    near = holding[:3] or difflib.get_close_matches(wanted, types, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
 

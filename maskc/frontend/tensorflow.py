@@ -25,6 +25,9 @@ from maskc.graphs import all_graphs, all_nodes
 # The newest opset that tf2onnx 1.17 covers throughout and that has LayerNormalization.
 OPSET = 17
 
+# Errors only; it is read when TensorFlow is loaded.
+_LOG_LEVEL = "2"
+
 
 @dataclass(frozen=True)
 class TensorFlowModel:
@@ -81,7 +84,7 @@ def import_tensorflow() -> Any:
     """TensorFlow, imported without its chatter; `UnavailableError` when it or tf2onnx is not installed."""
     first = "tensorflow" not in sys.modules
     if first:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
     try:
         with _quiet_stderr():
             import tensorflow
@@ -114,10 +117,13 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keep native code from writing to stderr; what it wrote appears after all when the block raises.
+    """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.
 
-    TensorFlow's libraries log to the file descriptor before any log level can be set.
+    TensorFlow's libraries log to the file descriptor, in part before any log level can be set.
     """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in (None, _LOG_LEVEL):
+        yield
+        return
     try:
         sys.stderr.flush()
         saved = os.dup(2)
@@ -128,12 +134,6 @@ def _quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            os.dup2(saved, 2)
-            held.seek(0)
-            with contextlib.suppress(OSError):
-                os.write(2, held.read())
-            raise
         finally:
             os.dup2(saved, 2)
             os.close(saved)
@@ -158,7 +158,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     # bytes.
     utils.INTERNAL_NAME = 1
     try:
-        with quiet(), tf.device("/CPU:0"):
+        with quiet(), _quiet_stderr(), tf.device("/CPU:0"):
             frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
             with tf.Graph().as_default() as graph:
                 tf.import_graph_def(frozen, name="")

@@ -158,6 +158,8 @@ def _errors(outputs: Sequence[OutputError]) -> Table:
 
 def _verdict(result: Verification) -> str:
     where = f"in ONNX Runtime on {'CUDA' if result.provider == 'cuda' else 'the CPU'}"
+    if any(output.against == "TensorFlow" for output in result.outputs):
+        where += " and in TensorFlow"
     how = f"{result.samples} samples, seed {result.seed}, {where}"
     if result.passed:
         return f"Verified: the same function on {how}."

@@ -1,0 +1,128 @@
+"""Tiny ONNX models, each with something to find in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def weight(name: str, *shape: int, seed: int = 0, dtype: Any = np.float32) -> TensorProto:
+    values = np.random.default_rng([seed, *name.encode()]).normal(size=shape).astype(dtype)
+    return numpy_helper.from_array(values, name)
+
+
+def constant(name: str, values: Any, dtype: Any = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(values, dtype), name)
+
+
+def value(name: str, shape: Sequence[int | str | None], elem_type: int = FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, elem_type, shape)
+
+
+def model(
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[TensorProto] = (),
+    *,
+    opset: int = 17,
+    ir_version: int = 8,
+    domains: Sequence[str] = (),
+    functions: Sequence[onnx.FunctionProto] = (),
+    value_info: Sequence[onnx.ValueInfoProto] = (),
+) -> ModelProto:
+    graph = helper.make_graph(
+        list(nodes), "graph", list(inputs), list(outputs), list(initializers), value_info=list(value_info)
+    )
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
+    """A node from names separated by blanks."""
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+def mlp(masked: bool = True, hidden: int = 16) -> ModelProto:
+    """x[n,8] → MatMul, Add, Relu, mask over every second channel, MatMul → y[n,4]."""
+    mask = np.tile([1.0, 0.0], hidden // 2)
+    nodes = [
+        node("MatMul", "x w1", "a", name="first"),
+        node("Add", "a b1", "b"),
+        node("Relu", "b", "c"),
+        node("Mul", "c mask", "d") if masked else node("Identity", "c", "d"),
+        node("MatMul", "d w2", "y", name="second"),
+    ]
+    weights = [weight("w1", 8, hidden), weight("b1", hidden), weight("w2", hidden, 4)]
+    return model(
+        nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights + [constant("mask", mask)] * masked
+    )
+
+
+def cnn() -> ModelProto:
+    """x[n,3,8,8] → Conv, BatchNormalization, Relu → pooled → y[n,4], with no masks in the graph."""
+    nodes = [
+        node("Conv", "x k", "conv", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", "conv scale shift mean var", "normal"),
+        node("Relu", "normal", "act"),
+        node("GlobalAveragePool", "act", "pooled"),
+        node("Flatten", "pooled", "flat"),
+        node("MatMul", "flat w", "y"),
+    ]
+    weights = [
+        weight("k", 6, 3, 3, 3),
+        weight("scale", 6),
+        weight("shift", 6),
+        weight("mean", 6),
+        constant("var", np.linspace(0.5, 2, 6)),
+        weight("w", 6, 4),
+    ]
+    return model(nodes, [value("x", ["n", 3, 8, 8])], [value("y", ["n", 4])], weights)
+
+
+def custom() -> ModelProto:
+    """The MLP with an operator in the middle that only its owner knows."""
+    built = mlp()
+    for item in built.graph.node:
+        if item.op_type == "Relu":
+            item.op_type, item.domain = "Fancy", "com.example"
+    built.opset_import.append(helper.make_opsetid("com.example", 1))
+    return built
+
+
+def save(built: ModelProto, path: Path) -> Path:
+    path.write_bytes(built.SerializeToString())
+    return path
+
+
+def save_external(built: ModelProto, path: Path, location: str | None = None) -> Path:
+    """Save with all weights in `<name>.weights`; `location` is what the model then says they are in."""
+    built = onnx.ModelProto.FromString(built.SerializeToString())
+    onnx.save_model(
+        built, path, save_as_external_data=True, location=f"{path.name}.weights", size_threshold=0
+    )
+    if location is not None:
+        light = onnx.load(path, load_external_data=False)
+        for tensor in light.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = location
+        path.write_bytes(light.SerializeToString())
+    return path
+
+
+def run(built: ModelProto | Path, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Outputs by name, from ONNX Runtime used directly."""
+    import onnxruntime
+
+    data = str(built) if isinstance(built, Path) else built.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))

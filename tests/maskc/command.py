@@ -1,0 +1,47 @@
+"""Running the command line in a test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from maskc.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def maskc(*arguments: Any) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def process(*arguments: Any, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, or a piece of Python, as a process of its own."""
+    command = [sys.executable, *(["-c", code] if code is not None else ["-m", "maskc"])]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        check=False,
+        timeout=300,
+    )
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """Assert that it ended with this exit code and one or two plain sentences that hold the words."""
+    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    assert 1 <= len(re.findall(r"[.!?](?=\s|$)", lines[0])) <= 2, lines[0]
+    assert lines[0].endswith((".", "?")), lines[0]
+    for word in words:
+        assert word in lines[0], lines[0]

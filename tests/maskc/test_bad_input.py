@@ -1,0 +1,381 @@
+"""Every kind of bad input: the exit code, a plain sentence, and no file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from maskc import frontend
+from maskc.errors import InputError
+from tests.maskc import build
+from tests.maskc.command import maskc, process, refused
+
+
+def compile_refused(source: Path, *words: str, masks: Path | None = None) -> None:
+    """Assert that compile, flops and verify all refuse the input, and that nothing was written."""
+    there = sorted(source.parent.rglob("*"))
+    extra = () if masks is None else ("--masks", masks)
+    refused(maskc("compile", source, *extra), 2, *words)
+    refused(maskc("flops", source, *extra), 2, *words)
+    refused(maskc("verify", source, source, *extra), 2, *words)
+    assert sorted(source.parent.rglob("*")) == there
+
+
+# Files and directories.
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    compile_refused(tmp_path / "nothing", "nothing does not exist")
+    compile_refused(tmp_path / "nothing.onnx", "does not exist")
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    compile_refused(tmp_path / "empty", "is empty")
+
+
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("nothing")
+    compile_refused(tmp_path / "other", "holds no model")
+
+
+def test_a_directory_with_several_models(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for name in ("a.onnx", "b.onnx"):
+        build.save(build.mlp(), tmp_path / "many" / name)
+    compile_refused(tmp_path / "many", "several models", "a.onnx, b.onnx")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    source.touch()
+    compile_refused(source, "is empty")
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is not a model\n", bytes(range(256)), b"\x08\x08"], ids=["text", "bytes", "stub"]
+)
+def test_a_file_that_is_not_onnx(tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_bytes(content)
+    compile_refused(source, "not an ONNX file")
+
+
+def test_half_an_onnx_file(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    source.write_bytes(source.read_bytes()[:700])
+    compile_refused(source, "m.onnx")
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    source.chmod(0)
+    compile_refused(source, "cannot be read")
+
+
+# Graphs that the checker rejects.
+
+
+def undefined_input() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[1].input[1] = "nowhere"
+    return built
+
+
+def unknown_operator() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[2].op_type = "Erfc"
+    return built
+
+
+def contradiction() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.initializer[2].CopyFrom(build.weight("w2", 12, 4))
+    return built
+
+
+def cycle() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[0].input[0] = "c"
+    return built
+
+
+def duplicate() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[2].output[0] = "a"
+    return built
+
+
+def no_domain() -> onnx.ModelProto:
+    built = build.custom()
+    del built.opset_import[1]
+    return built
+
+
+def wrong_output() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.output[0].CopyFrom(build.value("y", ["n", 5]))
+    return built
+
+
+def short_data() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.initializer[0].raw_data = built.graph.initializer[0].raw_data[:-4]
+    return built
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (undefined_input, ("nowhere",)),
+        (unknown_operator, ("Erfc",)),
+        (contradiction, ("second", "Incompatible dimensions")),
+        (cycle, ("first",)),
+        (duplicate, ("a",)),
+        (no_domain, ("com.example",)),
+        (wrong_output, ("second", "(4) vs (5)")),
+        (short_data, ("w1",)),
+    ],
+)
+def test_a_graph_that_the_checker_rejects(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], words: tuple[str, ...]
+) -> None:
+    source = build.save(make(), tmp_path / "m.onnx")
+    compile_refused(source, "not a valid ONNX model", *words)
+    with pytest.raises(InputError):
+        frontend.read(make())
+
+
+def test_an_opset_from_the_future(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.opset_import[0].version = 999
+    compile_refused(build.save(built, tmp_path / "m.onnx"), "opset 999", "Upgrade onnx")
+
+
+def test_shape_notes_that_contradict_the_graph_are_ignored(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.graph.value_info.append(build.value("c", ["n", 17]))
+    source = build.save(built, tmp_path / "m.onnx")
+    result = maskc("compile", source, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert any("contradict" in note for note in json.loads(result.stdout)["notes"])
+
+
+# External data.
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../secret",
+        "inner/../../secret",
+        "/etc/hostname",
+        "C:\\secret",
+        "..\\secret",
+        "\\\\host\\share",
+        "~/../../x",
+    ],
+)
+def test_external_data_outside_the_directory(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(b"\0" * 4096)
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    source = build.save_external(build.mlp(), tmp_path / "model" / "m.onnx", location)
+    compile_refused(source, "outside the model's directory", repr(location).strip("'").replace("\\\\", "\\"))
+
+
+def test_external_data_behind_a_link_that_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    source = build.save_external(build.mlp(), tmp_path / "model" / "m.onnx")
+    weights = tmp_path / "model" / "m.onnx.weights"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    compile_refused(source, "outside the model's directory")
+
+
+def test_external_data_of_an_attribute_outside_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    built = build.mlp()
+    tensor = TensorProto(
+        name="stolen", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL
+    )
+    tensor.external_data.add(key="location", value="../secret")
+    node = helper.make_node("Constant", [], ["unused"])
+    node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+    built.graph.node.insert(0, node)
+    compile_refused(build.save(built, tmp_path / "model" / "m.onnx"), "stolen", "outside")
+
+
+def test_nothing_outside_the_directory_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 4096)
+    os.utime(secret, (1, 1))
+    source = build.save_external(build.mlp(), tmp_path / "model" / "m.onnx", "../secret")
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "onnx.external_data_helper.load_external_data_for_tensor", lambda *args: opened.append(args)
+    )
+    monkeypatch.setattr("onnx.checker.check_model", lambda *args, **options: opened.append(args))
+    with pytest.raises(InputError):
+        frontend.read(source)
+    assert opened == []
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    (tmp_path / "m.onnx.weights").unlink()
+    compile_refused(source, "is missing", "m.onnx.weights")
+
+
+def test_external_data_that_is_too_short(tmp_path: Path) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    weights = tmp_path / "m.onnx.weights"
+    weights.write_bytes(weights.read_bytes()[:100])
+    compile_refused(source, "m.onnx")
+
+
+def test_a_model_in_memory_with_its_weights_elsewhere(tmp_path: Path) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="pass the path"):
+        frontend.read(onnx.load(source, load_external_data=False))
+
+
+# Masks.
+
+
+@pytest.mark.parametrize(
+    ("key", "mask", "words"),
+    [
+        ("nowhere", np.ones(16), ("no tensor 'nowhere'",)),
+        ("w3", np.ones(4), ("no tensor 'w3'", "Did you mean")),
+        ("c", np.ones(15), ("15 entries", "16 channels")),
+        ("c@0", np.ones((2, 3)), ("2 dimensions",)),
+        ("c", np.full(16, 0.5), ("0.5", "0 and 1")),
+        ("c", np.full(16, 2), ("2", "0 and 1")),
+        ("c", -np.ones(16), ("-1", "0 and 1")),
+        ("c", np.r_[np.ones(15), np.nan], ("NaN", "0 and 1")),
+        ("c", np.r_[np.ones(15), np.inf], ("inf", "0 and 1")),
+        ("c", np.array(["1"] * 16), ("0 and 1",)),
+        ("c", np.ones(16, np.complex64), ("0 and 1",)),
+        ("c", np.float32(1), ("0 dimensions",)),
+        ("c@2", np.ones(16), ("2 dimensions", "axis 2")),
+        ("c@-3", np.ones(16), ("axis -3",)),
+        ("c@one", np.ones(16), ("'one' is not an axis",)),
+        ("a@b@1", np.ones(16), ("no tensor 'a@b'",)),
+    ],
+)
+def test_a_mask_that_does_not_fit(tmp_path: Path, key: str, mask: np.ndarray, words: tuple[str, ...]) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "masks.npz", **{key: mask})
+    compile_refused(source, f"Mask '{key}", *words, masks=tmp_path / "masks.npz")
+
+
+def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    compile_refused(source, "does not exist", masks=tmp_path / "masks.npz")
+    (tmp_path / "masks.txt").write_text("1 0 1")
+    compile_refused(source, "must be an .npz or a .safetensors file", masks=tmp_path / "masks.txt")
+    for name in ("bad.npz", "bad.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        compile_refused(source, "cannot be read", masks=tmp_path / name)
+    np.savez(tmp_path / "none.npz")
+    compile_refused(source, "holds no masks", masks=tmp_path / "none.npz")
+    np.savez(tmp_path / "objects.npz", c=np.array([1, "a", None], object))
+    compile_refused(source, "cannot be read", masks=tmp_path / "objects.npz")
+
+
+def test_a_mask_that_removes_everything_compiles_exactly(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "masks.npz", c=np.zeros(16))
+    result = maskc("compile", source, "--masks", tmp_path / "masks.npz", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["after"]["flops"] == 0 and told["reduction"] is None
+    for batch in (1, 4):
+        out = build.run(Path(told["output"]), x=np.ones((batch, 8), np.float32))
+        np.testing.assert_array_equal(out["y"], np.zeros((batch, 4)))
+
+
+# Custom operators.
+
+
+def test_custom_operators_compile_with_a_warning_and_cannot_be_verified(tmp_path: Path) -> None:
+    source = build.save(build.custom(), tmp_path / "m.onnx")
+    result = maskc("compile", source)
+    assert result.exit_code == 0, result.stderr
+    assert "com.example.Fancy" in result.stdout and "Not verified" in result.stdout
+    compiled = tmp_path / "m.compiled.onnx"
+    assert any(node.domain == "com.example" for node in onnx.load(compiled).graph.node)
+    refused(maskc("verify", source, compiled), 3, "com.example.Fancy")
+
+
+# Arguments, and what was not foreseen.
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bogus"],
+        ["compile"],
+        ["compile", "a", "b"],
+        ["compile", "a", "--bogus"],
+        ["verify", "a"],
+        ["verify", "a", "b", "--rtol", "much"],
+        ["verify", "a", "b", "--provider", "tpu"],
+        ["flops"],
+        ["--bogus"],
+    ],
+)
+def test_unusable_arguments(arguments: list[str]) -> None:
+    refused(maskc(*arguments), 2, "--help")
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = maskc()
+    assert result.exit_code == 2
+    assert "compile" in result.stdout and "Exit codes" in result.stdout
+
+
+def test_errors_are_json_too_where_json_is_asked_for(tmp_path: Path) -> None:
+    result = maskc("compile", tmp_path / "nothing", "--json")
+    refused(result, 2, "does not exist")
+    assert json.loads(result.stdout)["exit_code"] == 2
+    assert "does not exist" in json.loads(result.stdout)["error"]
+
+
+def test_what_was_not_foreseen_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+
+    def broken(model: onnx.ModelProto) -> None:
+        raise KeyError("a fault\nof ours")
+
+    monkeypatch.setattr("passes.shrink", broken)
+    refused(maskc("compile", source), 2, "unexpectedly", "KeyError", "--debug")
+    for arguments in (("compile", source, "--debug"), ("--debug", "compile", source)):
+        result = maskc(*arguments)
+        assert result.exit_code == 2
+        assert "Traceback" in result.stderr and "in broken" in result.stderr
+
+
+def test_debug_shows_where_an_error_is_from(tmp_path: Path) -> None:
+    result = process("compile", tmp_path / "nothing", "--debug")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr and result.stderr.strip().splitlines()[-1].startswith("Error: ")
+
+
+def test_a_process_ends_the_same_way(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_text("not a model")
+    result = process("compile", source)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
