@@ -1,0 +1,130 @@
+"""The package as a whole: what importing it costs, what it exports, how fast and how quiet the command is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import maskc as api
+from maskc import cli
+from tests.maskc import build
+from tests.maskc.command import maskc, process
+
+_COMMANDS = ("compile", "verify", "flops", "demo")
+
+
+def loaded(code: str, *modules: str) -> dict[str, bool]:
+    """Which modules a fresh process has loaded after running some code."""
+    ending = f"\nimport sys, json; print(json.dumps({{name: name in sys.modules for name in {modules!r}}}))"
+    done = process(code=code + ending)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_importing_is_cheap() -> None:
+    heavy = ("numpy", "onnx", "onnxruntime", "tensorflow", "keras", "passes")
+    assert not any(loaded("import maskc, maskc.cli", *heavy).values())
+
+
+def test_compiling_an_onnx_file_does_not_import_tensorflow(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    code = f"""
+from maskc.cli import app
+try:
+    app(["compile", {str(source)!r}])
+except SystemExit as end:
+    assert not end.code
+"""
+    assert loaded(code, "tensorflow", "keras", "tf2onnx", "onnxruntime") == {
+        "tensorflow": False,
+        "keras": False,
+        "tf2onnx": False,
+        "onnxruntime": True,
+    }
+    assert (tmp_path / "m.compiled.onnx").is_file()
+
+
+def test_the_other_commands_do_not_import_it_either(tmp_path: Path) -> None:
+    source = str(build.save(build.mlp(), tmp_path / "m.onnx"))
+    code = f"""
+import maskc
+assert maskc.verify({source!r}, {source!r}).passed
+maskc.flops({source!r})
+maskc.compile({source!r}, verify=True)
+"""
+    assert not any(loaded(code, "tensorflow", "keras", "tf2onnx").values())
+
+
+def test_exports() -> None:
+    for name in api.__all__:
+        assert getattr(api, name) is not None
+    assert set(api.__all__) <= set(dir(api))
+    for error in (api.InputError, api.NotEquivalentError, api.UnavailableError):
+        assert issubclass(error, api.MaskcError)
+    with pytest.raises(AttributeError):
+        api.nothing  # noqa: B018
+
+
+def test_version() -> None:
+    assert maskc("--version").stdout == f"maskc {api.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in _COMMANDS)])
+def test_help_tells_the_exit_codes(command: tuple[str, ...]) -> None:
+    for flag in ("--help", "-h"):
+        result = maskc(*command, flag)
+        assert result.exit_code == 0
+        words = " ".join(result.stdout.split())
+        assert "Exit codes: 0 good; 1 the check failed" in words
+    if not command:
+        assert all(name in words for name in _COMMANDS)
+
+
+def test_help_names_every_option_of_the_contract() -> None:
+    for command, options in {
+        "compile": ("-o", "--masks", "--no-verify", "--report", "--json", "--debug"),
+        "verify": (
+            *("--provider", "--inputs", "--samples", "--seed", "--rtol", "--atol"),
+            *("--min-reduction", "--json", "--debug"),
+        ),
+        "flops": ("--masks", "--json", "--debug"),
+    }.items():
+        text = maskc(command, "--help").stdout
+        assert all(option in text for option in options)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
+    # A module set to None is one that is not installed.
+    code = f"""
+import sys
+sys.modules["tensorflow"] = None
+from maskc.cli import app
+app(["compile", {str(tmp_path / "saved")!r}])
+"""
+    done = process(code=code)
+    assert done.returncode == 3, done.stderr
+    assert "maskc[tensorflow]" in done.stderr and done.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_flops(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    result = maskc("flops", source, "--json")
+    told = json.loads(result.stdout)
+    assert (told["flops"], told["macs"], told["params"]) == (412, 192, 224)
+    assert sum(node["flops"] for node in told["nodes"]) == 412
+    text = maskc("flops", source).stdout
+    assert "MatMul" in text and "412" in text and "224" in text
+
+
+def test_main_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["maskc", "--version"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("maskc ")
