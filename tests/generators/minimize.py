@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -13,32 +15,30 @@ from tests.generators.double import graphs
 Fails = Callable[[ModelProto], bool]
 
 
-def minimize(model: ModelProto, fails: Fails, *, rounds: int = 6) -> ModelProto:
+def minimize(model: ModelProto, fails: Fails, *, seconds: float = 60) -> ModelProto:
     """The smallest model found, by cutting ends, bypassing nodes and simplifying constants, that `fails`.
 
-    `fails` is called on valid models only and must be true of `model` itself.
+    `fails` is called on valid models only and must be true of `model` itself. The search ends when nothing
+    can be taken away any more, or after `seconds`.
     """
-    model = _tidy(_constants_outside(model)) if fails(_tidy(_constants_outside(model))) else model
-    for _ in range(rounds):
-        before = model.SerializeToString(deterministic=True)
-        for shorten in (
-            _fewer_outputs,
-            _earlier_outputs,
-            _later_inputs,
-            _without_node,
-            _fixed_sizes,
-            _plain_constants,
-        ):
-            again = True
-            while again:
-                again = False
-                for candidate in shorten(model):
+    end = time.monotonic() + seconds
+    outside = _tidy(_constants_outside(model))
+    model = outside if fails(outside) else model
+    size = model.ByteSize() + 1
+    while model.ByteSize() < size and time.monotonic() < end:
+        size = model.ByteSize()
+        for shorten in _WAYS:
+            tried, more = 0, True
+            while more and time.monotonic() < end:
+                more = False
+                for candidate in islice(shorten(model), tried, None):
                     candidate = _tidy(candidate)
-                    if _valid(candidate) and fails(candidate):
-                        model, again = candidate, True
+                    if time.monotonic() > end:
                         break
-        if model.SerializeToString(deterministic=True) == before:
-            break
+                    if candidate != model and _valid(candidate) and fails(candidate):
+                        model, more = candidate, True
+                        break
+                    tried += 1
     return model
 
 
@@ -165,16 +165,17 @@ def _without_node(model: ModelProto) -> Iterator[ModelProto]:
 
 
 def _fixed_sizes(model: ModelProto) -> Iterator[ModelProto]:
-    """Symbolic dimensions as numbers."""
-    names = {d.dim_param for i in model.graph.input for d in i.type.tensor_type.shape.dim if not d.dim_value}
-    for name in sorted(names):
+    """Symbolic dimensions as numbers, one name at a time; then those that have no name."""
+    dims = [d for i in model.graph.input for d in i.type.tensor_type.shape.dim if not d.HasField("dim_value")]
+    for name in sorted({d.dim_param for d in dims}):
         candidate = _copy(model)
-        for info in (*candidate.graph.input, *candidate.graph.output):
+        for info in candidate.graph.input:
             for dim in info.type.tensor_type.shape.dim:
-                if dim.dim_param and dim.dim_param == name:
+                if not dim.HasField("dim_value") and dim.dim_param == name:
                     dim.dim_value = {"N": 1, "H": 6, "W": 5, "T": 7}.get(name, 2)
-                elif not dim.dim_value and info in candidate.graph.output:
-                    dim.ClearField("dim_param")
+        for info in candidate.graph.output:
+            for dim in info.type.tensor_type.shape.dim:
+                dim.ClearField("dim_param")
         yield candidate
 
 
@@ -190,3 +191,6 @@ def _plain_constants(model: ModelProto) -> Iterator[ModelProto]:
                 plain = numpy_helper.from_array(simple.astype(array.dtype), tensor.name)
                 candidate.graph.initializer[k].CopyFrom(plain)
                 yield candidate
+
+
+_WAYS = (_earlier_outputs, _fewer_outputs, _later_inputs, _without_node, _fixed_sizes, _plain_constants)

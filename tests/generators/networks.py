@@ -793,7 +793,10 @@ def resize(b: Builder, v: Value) -> Value | None:
     shape = [*v.shape[:2], *[derived(d, "*2", size(d) * 2) for d in v.shape[2:]]]
     scales = b.const(np.array([1, 1, 2, 2], np.float32), np.float32, "scales")
     mode = b.pick(("nearest", "linear"))
-    b.sharp = b.sharp and b.opset != 10  # the reference evaluator does not know the form of opset 10
+    if b.opset < 11:  # the reference evaluator has only half of these forms
+        if b.dtype == TensorProto.DOUBLE:
+            return None
+        b.sharp = False
     if b.opset < 10:
         return b.op("Upsample", [v, scales], shape, 1, mode=mode)
     if b.opset < 11:

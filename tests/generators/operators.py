@@ -93,6 +93,16 @@ class LRN(OpRun):
         return ((x / (bias + alpha / size * total) ** beta).astype(x.dtype),)
 
 
+class Mean(OpRun):
+    """The mean of tensors that broadcast against each other."""
+
+    def _run(self, *tensors):
+        total = tensors[0]
+        for tensor in tensors[1:]:
+            total = total + tensor
+        return ((total / len(tensors)).astype(tensors[0].dtype),)
+
+
 class Pad(OpRun):
     """Padding whose amounts may be negative; as an attribute before opset 11."""
 
@@ -202,5 +212,6 @@ OPERATORS: tuple[Callable[..., Any], ...] = (
     LRN,
     LpPool,
     MaxPool,
+    Mean,
     Pad,
 )

@@ -1,0 +1,214 @@
+"""The ONNX project's node tests, each operator placed between two linear layers with masked channels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+NEWEST_OPSET = 26  # what ONNX Runtime 1.31 reads
+LARGEST = 20_000  # elements of a tensor, so that all cases together stay fast
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a case is wrapped.
+
+    Where the masked layer lies (on the `last` axis or on the second, `channel`), whether a shift behind it
+    makes the masked channels nonzero, whether other inputs are constants, whether a linear layer follows.
+    """
+
+    axis: str
+    shift: bool
+    constant: bool
+    linear: bool
+
+
+FORMS = (
+    Form("last", shift=False, constant=True, linear=True),
+    Form("channel", shift=True, constant=True, linear=False),
+    Form("channel", shift=False, constant=False, linear=True),
+    Form("last", shift=True, constant=False, linear=False),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrapped case, ready to compile and run."""
+
+    name: str
+    model: ModelProto
+    feeds: dict[str, Any]
+
+
+@cache
+def _all_cases() -> dict[str, list[Any]]:
+    from onnx.backend.test.case.node import collect_testcases
+
+    found: dict[str, list[Any]] = {}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for case in collect_testcases(None):  # type: ignore[arg-type]
+            key = case.name.split("_expanded")[0] if "_expanded" in case.name else ""
+            op = case.model.graph.node[0].op_type if not key else "expanded"
+            found.setdefault(op, []).append(case)
+    return found
+
+
+def operators() -> list[str]:
+    """Every operator of the standard, in alphabetical order."""
+    return sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == ""})
+
+
+def cases(op: str, forms: tuple[Form, ...] = FORMS) -> Iterator[Case]:
+    """The wrapped cases of an operator (or `expanded`: of the functions' bodies), one per form that fits."""
+    for number, case in enumerate(_all_cases().get(op, [])):
+        for form in forms:
+            wrapped = _wrap(case, form, number)
+            if wrapped is not None:
+                yield wrapped
+
+
+def _wrap(case: Any, form: Form, seed: int) -> Case | None:
+    rng = np.random.default_rng(seed)
+    model = ModelProto()
+    model.CopyFrom(case.model)
+    graph = model.graph
+    inputs, outputs = case.data_sets[0]
+    feeds = dict(zip([i.name for i in graph.input], inputs, strict=False))
+    masked = next((i for i in graph.input if _can_mask(i, feeds.get(i.name), form)), None)
+    if masked is None:
+        return None
+    if any(np.size(x) > LARGEST for x in (*inputs, *outputs) if isinstance(x, np.ndarray)):
+        return None
+    x = np.asarray(feeds[masked.name])
+    source = f"{masked.name}/source"
+    nodes = _layer(graph, source, masked.name, x, form, rng)
+    feeds[source] = feeds.pop(masked.name)
+    # The layer writes the tensor that the operator reads under its own name.
+    entry = onnx.ValueInfoProto()
+    entry.CopyFrom(masked)
+    entry.name = source
+    position = [i.name for i in graph.input].index(masked.name)
+    graph.input[position].CopyFrom(entry)
+    if form.constant:
+        for info in list(graph.input):
+            value = feeds.get(info.name)
+            if info.name != source and info.type.HasField("tensor_type") and isinstance(value, np.ndarray):
+                if value.dtype.kind in "OUS":
+                    continue
+                graph.initializer.append(_tensor(value, info))
+                graph.input.remove(info)
+                del feeds[info.name]
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *body])
+    if form.linear:
+        _follow(graph, dict(zip([o.name for o in graph.output], outputs, strict=False)), rng)
+    if not _set_versions(model):
+        return None
+    text = "-".join([case.name, form.axis, *(n for n in ("shift", "constant", "linear") if getattr(form, n))])
+    return Case(text, model, feeds)
+
+
+def _can_mask(info: onnx.ValueInfoProto, value: Any, form: Form) -> bool:
+    if not info.type.HasField("tensor_type") or not isinstance(value, np.ndarray):
+        return False
+    if info.type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+        return False
+    if form.axis == "channel":
+        return 3 <= value.ndim <= 5 and value.shape[1] > 1 and value.size > 0
+    return value.ndim >= 1 and value.size > 0
+
+
+def _tensor(value: Array, info: onnx.ValueInfoProto) -> TensorProto:
+    tensor = numpy_helper.from_array(value, info.name)
+    if tensor.data_type != info.type.tensor_type.elem_type:  # a type that numpy itself does not have
+        tensor = helper.make_tensor(
+            info.name, info.type.tensor_type.elem_type, value.shape, value.tobytes(), raw=True
+        )
+    return tensor
+
+
+def _layer(
+    graph: onnx.GraphProto, source: str, target: str, x: Array, form: Form, rng: np.random.Generator
+) -> list[onnx.NodeProto]:
+    """A mixing of channels that keeps signs and sizes, a mask, and perhaps a shift."""
+    axis = x.ndim - 1 if form.axis == "last" else 1
+    c = x.shape[axis]
+    mix = 0.7 * np.eye(c) + 0.3 / c
+    keep = rng.random(c) < 0.5
+    keep[rng.integers(c)] = True
+    if c > 1:
+        keep[(int(np.argmax(keep)) + 1) % c] = False
+    shape = [c] + [1] * (x.ndim - 1 - axis)
+    weights = {
+        f"{target}/mix": mix if axis == x.ndim - 1 else mix.T.reshape([c, c] + [1] * (x.ndim - 2)),
+        f"{target}/mask": keep.reshape(shape).astype(float),
+        f"{target}/shift": rng.uniform(0.1, 0.5, size=c).reshape(shape),
+    }
+    if not form.shift:
+        del weights[f"{target}/shift"]
+    for name, value in weights.items():
+        graph.initializer.append(numpy_helper.from_array(value.astype(x.dtype), name))
+    last = f"{target}/masked" if form.shift else target
+    nodes = [
+        helper.make_node(
+            "MatMul" if axis == x.ndim - 1 else "Conv", [source, f"{target}/mix"], [f"{target}/raw"]
+        ),
+        helper.make_node("Mul", [f"{target}/raw", f"{target}/mask"], [last]),
+    ]
+    if form.shift:
+        nodes.append(helper.make_node("Add", [last, f"{target}/shift"], [target]))
+    return nodes
+
+
+def _follow(graph: onnx.GraphProto, values: dict[str, Any], rng: np.random.Generator) -> None:
+    """A linear layer, some of whose rows are zero, behind each output that one can follow."""
+    for info in list(graph.output):
+        value = values.get(info.name)
+        kind = info.type.tensor_type.elem_type
+        if not isinstance(value, np.ndarray) or value.ndim < 1 or value.size == 0:
+            continue
+        if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            continue
+        n = value.shape[-1]
+        w = rng.normal(size=(n, 2)) / np.sqrt(n)
+        w[rng.random(n) < 0.3] = 0
+        graph.initializer.append(numpy_helper.from_array(w.astype(value.dtype), f"{info.name}/w"))
+        graph.node.append(helper.make_node("MatMul", [info.name, f"{info.name}/w"], [f"{info.name}/y"]))
+        made = helper.make_tensor_value_info(f"{info.name}/y", kind, [None] * (value.ndim - 1) + [2])
+        graph.output[[o.name for o in graph.output].index(info.name)].CopyFrom(made)
+
+
+def _set_versions(model: ModelProto) -> bool:
+    """Brings the model to versions that ONNX Runtime reads, if its operators mean the same there."""
+    model.ir_version = min(model.ir_version, 11)
+    for opset in model.opset_import:
+        if opset.domain not in ("", "ai.onnx"):
+            continue
+        target = min(max(opset.version, 13), NEWEST_OPSET)
+        for node in model.graph.node:
+            if node.domain in ("", "ai.onnx") and _since(node.op_type, target) != _since(
+                node.op_type, opset.version
+            ):
+                return False
+        opset.version = target
+    return True
+
+
+def _since(op: str, version: int) -> int | None:
+    if op in ("MatMul", "Mul", "Add", "Conv"):
+        return 0  # the same for the layers around in all versions
+    try:
+        return onnx.defs.get_schema(op, version, "").since_version
+    except onnx.defs.SchemaError:
+        return None
