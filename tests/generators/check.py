@@ -216,7 +216,7 @@ def assert_same_function(
     The error of an output is measured against the output's own scale, the largest magnitude over all runs.
     `rtol` defaults to 1e-5 in single, 2e-2 in half and 1e-10 in double precision. Where the error is larger,
     the limit is raised to ten times the distance that the reference itself moves when its constants and
-    inputs are rounded differently. Returns the error of each output in units of its scale.
+    inputs are rounded differently, or nothing is rounded. Returns the error of each output in units of its scale.
 
     Raises:
         CannotRunError: the reference does not run, so nothing was compared.

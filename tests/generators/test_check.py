@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -171,8 +170,12 @@ def test_a_faithful_copy_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 def test_damage_is_noticed(damage: Callable[[ModelProto], None], monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, compiler(damage))
-    with pytest.raises((AssertionError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)):
+    noticed = False
+    try:
         checks.check(small())
+    except Exception:  # a failed assertion, or whatever the checker or a runtime says of the model
+        noticed = True
+    assert noticed
 
 
 def test_a_changed_argument_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
