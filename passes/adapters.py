@@ -40,7 +40,8 @@ class Adapters:
         if not missing.any():
             return self._gather(tensor, axis, place[want])
         values = np.unique(fill[missing])
-        if len(values) == 1:
+        # before opset 11 the value is an attribute, and no more than a float32
+        if len(values) == 1 and (self._opset >= 11 or float(np.float32(values[0])) == float(values[0])):
             simple = self._pad_at_ends(have, want)
             if simple is not None:
                 return self._pad(tensor, rank, axis, simple, values[0])

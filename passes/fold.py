@@ -87,7 +87,10 @@ def _deterministic(node: gs.Node, opset: int) -> bool:
 def drop_identities(graph: gs.Graph) -> None:
     """Take away Identity and inference-time Dropout: consumers read the input itself."""
     outputs = {id(t) for t in graph.outputs}
-    inside = {t.name for n in graph.nodes for t in captured(n)}
+    # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
+    inside = {t.name for n in graph.nodes for g in subgraphs(n) for t in g.outputs} | {
+        t.name for n in graph.nodes for g in subgraphs(n) for m in g.nodes for t in captured(m)
+    }
     for node in list(graph.nodes):
         if node.op not in ("Identity", "Dropout") or node.domain not in (None, "", "ai.onnx"):
             continue
@@ -96,7 +99,18 @@ def drop_identities(graph: gs.Graph) -> None:
         if node.op == "Dropout" and (node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2):
             continue
         source, target = node.inputs[0], node.outputs[0]
-        if target.name in inside or id(target) in outputs:
+        if id(target) in outputs:
+            # the name must stay: the producer writes it, if nothing else needs the name it writes now
+            if not source.inputs or id(source) in outputs or source.name in inside:
+                node.op, node.attrs, node.inputs = "Identity", {}, [source]
+                continue
+            producer = source.inputs[0]
+            node.inputs.clear()
+            node.outputs.clear()
+            producer.outputs = [target if t is source else t for t in producer.outputs]
+            _replace(source, target)
+            continue
+        if target.name in inside:
             continue
         _replace(target, source)
         node.inputs.clear()

@@ -28,25 +28,18 @@ def fuse(graph: gs.Graph) -> None:
     Afterwards no BatchNormalization, Mul or Add with a per-channel constant follows a Conv, ConvTranspose, Gemm or
     MatMul of constant weights whose result nothing else reads.
     """
-    names = Names(graph)
-    outputs = {id(t) for t in graph.outputs}
-    pinned = {t.name for n in graph.nodes for t in captured(n)}
+    fuser = _Fuser(graph)
     for node in list(graph.nodes):
         affine = _affine(node)
+        data = _left_as_it_is(node)
+        if data is not None:
+            node.op, node.attrs, node.inputs = "Identity", {}, [data]
+            continue
         if affine is None:
             continue
-        if _does_nothing(node, affine):
-            if id(node.outputs[0]) not in outputs and node.outputs[0].name not in pinned:
-                _bypass(node, affine.data)
-            continue
-        if id(affine.data) in outputs or affine.data.name in pinned:
-            continue
-        if len(affine.data.outputs) != 1 or len(affine.data.inputs) != 1:
+        if not fuser.fold(affine):
             continue
         producer = affine.data.inputs[0]
-        fold = _FOLDS.get(producer.op) if producer.domain in (None, "", "ai.onnx") else None
-        if fold is None or not fold(producer, affine, names):
-            continue
         output = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
@@ -54,18 +47,25 @@ def fuse(graph: gs.Graph) -> None:
     graph.nodes = [n for n in graph.nodes if n.outputs]
 
 
-def _bypass(node: gs.Node, source: gs.Tensor) -> None:
-    for consumer in list(node.outputs[0].outputs):
-        consumer.inputs = [source if t is node.outputs[0] else t for t in consumer.inputs]
-    node.inputs.clear()
-    node.outputs.clear()
+_NEUTRAL = {"Mul": 1, "Div": 1, "Add": 0, "Sub": 0}
 
 
-def _does_nothing(node: gs.Node, affine: Affine) -> bool:
-    same_shape = shape_of(affine.data) == shape_of(node.outputs[0]) and shape_of(affine.data) is not None
-    return same_shape and None not in (shape_of(affine.data) or ()) and bool(
-        (affine.scale == 1).all() and (affine.shift == 0).all()
-    )
+def _left_as_it_is(node: gs.Node) -> gs.Tensor | None:
+    """The operand that the node passes on unchanged: multiplied by ones, or with zeros added."""
+    if node.op not in _NEUTRAL or node.domain not in (None, "", "ai.onnx") or len(node.inputs) != 2:
+        return None
+    first, second = node.inputs
+    shape = shape_of(node.outputs[0])
+    for data, constant in ((first, second), (second, first)):
+        if not is_constant(constant) or is_constant(data) or isinstance(constant.dtype, int):
+            continue
+        if node.op in ("Sub", "Div") and constant is first:
+            continue
+        if shape is not None and None not in shape and shape == shape_of(data):
+            values = np.asarray(constant.values)
+            if values.dtype.kind in "fiuV" and bool((values == _NEUTRAL[node.op]).all()):
+                return data
+    return None
 
 
 def _affine(node: gs.Node) -> Affine | None:
@@ -106,11 +106,6 @@ def _batch_normalization(node: gs.Node) -> Affine | None:
     return Affine(node.inputs[0], factor, bias - mean * factor)
 
 
-def channel_axis(rank: int) -> int:
-    """Where contractions keep their output channels: axis 1 of images and sequences of them, the last of matrices."""
-    return 1 if rank >= 3 else rank - 1
-
-
 def _per_channel(data: gs.Tensor, constant: gs.Constant, output: gs.Tensor) -> Array | None:
     """The constant as float64 [channels] (or [] if it is one value), None if it is shaped otherwise."""
     if data.inputs and data.inputs[0].op in ("MatMul", "Gemm"):
@@ -132,83 +127,89 @@ def _per_channel(data: gs.Tensor, constant: gs.Constant, output: gs.Tensor) -> A
     return np.asarray(constant.values, np.float64).reshape(-1)
 
 
-def _fold_convolution(node: gs.Node, affine: Affine, names: Names) -> bool:
-    out_axis = 0
-    return _fold(node, affine, names, out_axis, int(node.inputs[1].shape[0]))
+class _Fuser:
+    """Puts an affine map into the contraction that computes its operand."""
 
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names = Names(graph)
+        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
 
-def _fold_transposed(node: gs.Node, affine: Affine, names: Names) -> bool:
-    if int(node.attrs.get("group", 1)) != 1:
-        return False
-    return _fold(node, affine, names, 1, int(node.inputs[1].shape[1]))
+    def fold(self, affine: Affine) -> bool:
+        """Whether the map could be put into the node before it, which nothing else may read."""
+        data = affine.data
+        if data.name in self._shared or len(data.outputs) != 1 or len(data.inputs) != 1:
+            return False
+        node = data.inputs[0]
+        if node.domain not in (None, "", "ai.onnx"):
+            return False
+        if node.op == "Add":
+            return self._into_add(node, affine)
+        place = _PLACES.get(node.op)
+        axis = None if place is None else place(node, affine)
+        return axis is not None and self._into_weights(node, affine, axis)
 
+    def _into_add(self, node: gs.Node, affine: Affine) -> bool:
+        """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it."""
+        before = _affine(node)
+        if before is None or before.shift.size < max(affine.scale.size, affine.shift.size):
+            return False
+        if (affine.scale != 1).any() and not self.fold(Affine(before.data, affine.scale, np.zeros(()))):
+            return False
+        index = 0 if is_constant(node.inputs[0]) else 1
+        old = node.inputs[index]
+        values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
+        node.inputs[index] = gs.Constant(self._names.fresh(old.name), values.astype(np.asarray(old.values).dtype))
+        return True
 
-def _fold_gemm(node: gs.Node, affine: Affine, names: Names) -> bool:
-    if node.attrs.get("beta", 1.0) != 1.0 or not is_constant(node.inputs[1]):
-        return False
-    axis = 0 if node.attrs.get("transB", 0) else 1
-    return _fold(node, affine, names, axis, int(node.inputs[1].shape[axis]))
-
-
-def _fold_matmul(node: gs.Node, affine: Affine, names: Names) -> bool:
-    if affine.shift.any() or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 2:
-        return False  # a MatMul has no place for a shift
-    return _fold(node, affine, names, 1, int(node.inputs[1].shape[1]))
-
-
-def _fold(node: gs.Node, affine: Affine, names: Names, axis: int, channels: int) -> bool:
-    weight, bias = node.inputs[1], operand(node, 2)
-    if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
-        return False
-    if any(v.ndim == 1 and v.size != channels for v in (affine.scale, affine.shift)):
-        return False
-    old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64)
-    shifted = np.broadcast_to(affine.scale, channels) * old + affine.shift
-    dtype = np.asarray(weight.values).dtype
-    if (affine.scale != 1).any():
+    def _into_weights(self, node: gs.Node, affine: Affine, axis: int) -> bool:
+        weight, bias = node.inputs[1], operand(node, 2)
+        channels = int(weight.shape[axis])
+        if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
+            return False
+        if any(v.ndim == 1 and v.size != channels for v in (affine.scale, affine.shift)):
+            return False
+        dtype = np.asarray(weight.values).dtype
         shape = [channels if a == axis else 1 for a in range(len(weight.shape))]
-        scale = np.broadcast_to(affine.scale, channels).reshape(shape)
-        scaled = (np.asarray(weight.values, np.float64) * scale).astype(dtype)
-        if not np.isfinite(scaled).all():
+        scaled = np.asarray(weight.values, np.float64) * np.broadcast_to(affine.scale, channels).reshape(shape)
+        old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
+        shifted = np.broadcast_to(affine.scale, channels) * old + affine.shift
+        scaled, shifted = scaled.astype(dtype), shifted.astype(dtype)
+        if not (np.isfinite(scaled).all() and np.isfinite(shifted).all()):
             return False
-        node.inputs[1] = gs.Constant(names.fresh(weight.name), scaled)
-    if bias is not None or affine.shift.any():
-        if not np.isfinite(shifted.astype(dtype)).all():
-            return False
-        constant = gs.Constant(names.fresh("bias" if bias is None else bias.name), shifted.astype(dtype))
-        if bias is None:
+        if (affine.scale != 1).any():
+            node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)
+        if bias is not None or affine.shift.any():
+            constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
             node.inputs = [*list(node.inputs)[:2], constant]
-        else:
-            node.inputs[2] = constant
-    return True
+        return True
 
 
-def _fold_add(node: gs.Node, affine: Affine, names: Names) -> bool:
-    """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it."""
-    before = _affine(node)
-    if before is None:
-        return False
-    index = 0 if is_constant(node.inputs[0]) else 1
-    old = node.inputs[index]
-    if before.shift.size != max(before.shift.size, affine.scale.size, affine.shift.size):
-        return False  # the constant would have to grow
-    if (affine.scale != 1).any():
-        data = before.data
-        producer = data.inputs[0] if len(data.inputs) == 1 and len(data.outputs) == 1 else None
-        fold = None if producer is None else _FOLDS.get(producer.op)
-        if producer is None or fold is None or producer.op == "Add" or node.op != "Add":
-            return False
-        if not fold(producer, Affine(data, affine.scale, np.zeros(())), names):
-            return False
-    values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
-    node.inputs[index] = gs.Constant(names.fresh(old.name), values.astype(np.asarray(old.values).dtype))
-    return True
+def _convolution(node: gs.Node, affine: Affine) -> int | None:
+    return 0
 
 
-_FOLDS: dict[str, Callable[[gs.Node, Affine, Names], bool]] = {
-    "Add": _fold_add,
-    "Conv": _fold_convolution,
-    "ConvTranspose": _fold_transposed,
-    "Gemm": _fold_gemm,
-    "MatMul": _fold_matmul,
+def _transposed(node: gs.Node, affine: Affine) -> int | None:
+    return 1 if int(node.attrs.get("group", 1)) == 1 else None
+
+
+def _gemm(node: gs.Node, affine: Affine) -> int | None:
+    bias = operand(node, 2)
+    axis = 0 if node.attrs.get("transB", 0) else 1
+    wide = bias is None or (is_constant(bias) and int(np.prod(bias.shape)) == node.inputs[1].shape[axis])
+    if node.attrs.get("beta", 1.0) != 1.0 or node.attrs.get("alpha", 1.0) != 1.0 or not wide:
+        return None
+    return axis
+
+
+def _matmul(node: gs.Node, affine: Affine) -> int | None:
+    """A MatMul has no place for a shift."""
+    return 1 if not affine.shift.any() and len(node.inputs[1].shape or ()) == 2 else None
+
+
+#: the axis of the weights that runs along the output channels, None if the map cannot be put there
+_PLACES: dict[str, Callable[[gs.Node, Affine], int | None]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
 }

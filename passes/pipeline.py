@@ -71,6 +71,7 @@ def cleaned(graph: gs.Graph) -> None:
     fold.drop_identities(graph)
     fold.fold_constants(graph)
     fuse.fuse(graph)
+    fold.drop_identities(graph)
     fold.drop_unused(graph)
     fold.share_constants(graph)
 

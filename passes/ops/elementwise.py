@@ -171,7 +171,7 @@ class BatchNormalization(PerChannel):
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         x, scale, bias, mean, variance = (np.asarray(v, np.float64) for v in operands[:5])
         dtype = node.inputs[0].dtype
-        result = (x - mean) / np.sqrt(variance + node.attrs.get("epsilon", 1e-5)) * scale + bias
+        result = (x - mean) / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5))) * scale + bias
         return result.astype(dtype if dtype is not None else np.float32)
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
