@@ -1,0 +1,125 @@
+"""The whole way on real data: train with masks, prune, compile, verify, measure.
+
+Importing this package is cheap; TensorFlow and scikit-learn are imported by `run`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from maskc.demo.measure import TIMED_BATCH, Figures, measure
+from maskc.errors import NotEquivalentError
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The figures of one run.
+
+    `trained` is the network before pruning, `masked` the pruned network as TensorFlow exports it, `compiled`
+    what maskc makes of that; each was measured on an ONNX file. `optimizer_flops` are the FLOPs that the
+    optimizer reported at its last pruning step. `model` is the SavedModel of the pruned network,
+    `compiled_model` the file compiled from it.
+    """
+
+    trained: Figures
+    masked: Figures
+    compiled: Figures
+    optimizer_flops: int
+    seconds: float
+    model: Path
+    compiled_model: Path
+
+
+def run(directory: str | Path, seed: int = 0, console: Console | None = None) -> Demo:
+    """Trains, prunes, compiles, verifies and times a small residual network on handwritten digits.
+
+    Args:
+        directory: where the models go; made if it is missing, and files of an earlier run are replaced.
+        seed: of the weights, the batches, and the split into training and held-out data.
+        console: where to print; the terminal by default.
+
+    Raises:
+        NotEquivalentError: if the compiled model is not the same function as TensorFlow's, or has other FLOPs
+            than the optimizer reported.
+        UnavailableError: if TensorFlow, tf2onnx or scikit-learn is not installed.
+    """
+    began = time.perf_counter()
+    console = console or Console()
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print("Starting TensorFlow")
+    from maskc.frontend.tensorflow import import_tensorflow
+
+    import_tensorflow()
+    from maskc import compile, storage, verify
+    from maskc.demo.data import load_digits
+    from maskc.demo.network import prune, train
+    from maskc.frontend.keras import to_onnx
+
+    files = {name: directory / f"{name}.onnx" for name in ("trained", "masked", "compiled")}
+    exported = directory / "model"
+    digits = load_digits(seed)
+    with _progress(console) as progress:
+        model = train(digits, seed, progress)
+        storage.write_model(to_onnx(model), files["trained"])
+        optimizer = prune(model, digits, progress)
+    model.export(exported, verbose=False)
+    storage.write_model(to_onnx(model), files["masked"])
+
+    console.print("Compiling, verifying and timing")
+    compile(exported).save(files["compiled"])
+    verify(exported, files["compiled"], seed=seed).raise_if_failed()
+    figures = measure(files, *digits.held_out)
+    if optimizer.flops != figures["compiled"].flops:
+        raise NotEquivalentError(
+            f"The compiled file has {figures['compiled'].flops:,} FLOPs, and the optimizer reported "
+            f"{optimizer.flops:,} at its last pruning step."
+        )
+    demo = Demo(
+        **figures,
+        optimizer_flops=optimizer.flops,
+        seconds=time.perf_counter() - began,
+        model=exported,
+        compiled_model=files["compiled"],
+    )
+    console.print(_table(demo))
+    console.print(
+        "The compiled model computes what TensorFlow computes, with exactly the "
+        f"{demo.optimizer_flops:,} FLOPs that the optimizer reported when it stopped pruning.\n"
+        f"It is in {demo.compiled_model}; the whole demo took {demo.seconds:.0f} s."
+    )
+    return demo
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _table(demo: Demo) -> Table:
+    table = Table(title="Handwritten digits, before and after")
+    for heading in ("", "trained", "pruned", "compiled", "change"):
+        table.add_column(heading, justify="right" if heading else "left")
+    columns = (demo.trained, demo.masked, demo.compiled)
+    change = 100 * (demo.compiled.accuracy - demo.trained.accuracy)
+    table.add_row("accuracy, held out", *(f"{c.accuracy:.2%}" for c in columns), f"{change:+.2f} points")
+    for label, field, form in (
+        ("FLOPs per image", "flops", ",.0f"),
+        ("parameters", "params", ",.0f"),
+        ("file size, bytes", "bytes", ",.0f"),
+        (f"latency of {TIMED_BATCH}, ms", "latency", ".2f"),
+    ):
+        values = [float(getattr(column, field)) for column in columns]
+        table.add_row(label, *(format(value, form) for value in values), f"÷ {values[0] / values[2]:.1f}")
+    return table

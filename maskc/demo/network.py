@@ -1,0 +1,97 @@
+"""A small residual network with masks: how it is built, trained and pruned. Imports TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+from rich.progress import Progress
+
+from maskc.demo.data import Digits
+from maskc.train import MaskLayer, PruningOptimizer
+
+BATCH = 32
+TRAINING_EPOCHS = 20
+PRUNING_EPOCHS = 30
+TUNING_EPOCHS = 12
+FLOPS_TARGET = 0.18
+
+
+def build() -> Any:
+    """A residual network for images of shape `(8, 8, 1)` with ten classes, a mask after each activation."""
+    inputs = keras.Input((8, 8, 1))
+    x = _masked(layers.BatchNormalization()(_conv(32)(inputs)))
+    x = _block(x, 32)
+    x = _block(x, 64, strides=2)
+    x = _block(x, 64)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10)(x), name="digits")
+
+
+def train(digits: Digits, seed: int, progress: Progress) -> Any:
+    """Returns the network, trained with all its channels."""
+    keras.utils.set_random_seed(seed)
+    model = build()
+    _fit(model, _adam(2e-3, TRAINING_EPOCHS, digits), digits, TRAINING_EPOCHS, progress, "Training")
+    return model
+
+
+def prune(model: Any, digits: Digits, progress: Progress) -> PruningOptimizer:
+    """Prunes the network to `FLOPS_TARGET` and trains what is left; returns the optimizer that pruned."""
+    optimizer = PruningOptimizer(
+        keras.optimizers.SGD(5e-3, momentum=0.9), prune_every=4, burn_in=40, flops_target=FLOPS_TARGET
+    )
+    _fit(model, optimizer, digits, PRUNING_EPOCHS, progress, "Pruning")
+    # Any other optimizer leaves the masks as they are.
+    _fit(model, _adam(1e-3, TUNING_EPOCHS, digits), digits, TUNING_EPOCHS, progress, "Fine-tuning")
+    return optimizer
+
+
+def _block(x: Any, channels: int, strides: int = 1) -> Any:
+    y = _masked(layers.BatchNormalization()(_conv(channels, strides=strides)(x)))
+    y = layers.BatchNormalization()(_conv(channels)(y))
+    if strides > 1:
+        x = layers.BatchNormalization()(_conv(channels, size=1, strides=strides)(x))
+    return _masked(layers.Add()([x, y]))
+
+
+def _conv(channels: int, size: int = 3, strides: int = 1) -> Any:
+    return layers.Conv2D(channels, size, strides=strides, padding="same", use_bias=False)
+
+
+def _masked(x: Any) -> Any:
+    return MaskLayer()(layers.ReLU()(x))
+
+
+def _adam(rate: float, epochs: int, digits: Digits) -> Any:
+    steps = epochs * -(-len(digits.train[0]) // BATCH)
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+
+
+def _fit(model: Any, optimizer: Any, digits: Digits, epochs: int, progress: Progress, title: str) -> None:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    bar = _Bar(progress, title, epochs)
+    model.fit(*digits.train, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[bar])
+
+
+class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
+    """Shows where training is: a bar, and beside it the accuracy so far or the FLOPs that are left."""
+
+    def __init__(self, progress: Progress, title: str, epochs: int) -> None:
+        super().__init__()
+        self.progress = progress
+        self.epochs = epochs
+        self.task = progress.add_task(title, total=None, note="")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.progress.update(self.task, total=self.epochs * self.params["steps"])
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, PruningOptimizer):
+            note = f"{optimizer.flops:,} FLOPs"
+        else:
+            note = f"accuracy {logs['accuracy']:.1%}"
+        self.progress.update(self.task, advance=1, note=note)

@@ -1,0 +1,28 @@
+"""Training with channel masks in TensorFlow and Keras: masks, Fisher signals, cost and the pruning optimizer.
+
+Needs the extra `maskc[tensorflow]`. Importing this package is what imports TensorFlow; `import maskc` does
+not.
+"""
+
+from maskc.errors import UnavailableError
+
+try:
+    import keras as _keras
+    import tensorflow as _tensorflow  # noqa: F401
+except ImportError as error:
+    raise UnavailableError(
+        "maskc.train needs TensorFlow, which is not installed: pip install 'maskc[tensorflow]'."
+    ) from error
+
+if _keras.backend.backend() != "tensorflow":
+    raise UnavailableError(
+        f"maskc.train needs Keras to run on TensorFlow, but its backend here is {_keras.backend.backend()}: "
+        "set KERAS_BACKEND=tensorflow."
+    )
+
+from maskc.train.cost import ComputationalCost, computational_cost
+from maskc.train.mask import MaskLayer
+from maskc.train.optimizer import PruningOptimizer
+from maskc.train.pruner import Pruned
+
+__all__ = ["ComputationalCost", "MaskLayer", "Pruned", "PruningOptimizer", "computational_cost"]

@@ -1,0 +1,87 @@
+"""FLOPs of a Keras model as a function of its masks, counted by the compiler itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import passes
+from maskc.errors import InputError
+from maskc.train.convert import masked_graph
+from maskc.train.mask import MaskLayer, mask_layers
+
+Values = Sequence[NDArray[np.floating]]
+
+
+class ComputationalCost:
+    """FLOPs per example that the compiled model has, for any values of the masks.
+
+    It is the compiler's count (`maskc flops` of the compiled file), not an estimate beside it: the model is
+    converted to ONNX once, with the masks as inputs, and counted by `passes`. What the count depends on is
+    where zeros are, so weights that happen to be exactly zero now (fresh biases) stand as nonzero. A trained
+    model can only cost more than this where folding a constant needs a weight of its own, and less where
+    training made more zeros.
+
+    Attributes:
+        names: one name for each mask: its layer's, or its path where two layers share a name.
+        layers: the mask layers, in the same order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not model.built:
+            raise InputError(
+                f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting "
+                "its FLOPs."
+            )
+        self.layers: list[MaskLayer] = mask_layers(model)
+        self.names: list[str] = _names(self.layers)
+        self._graph, self._inputs = masked_graph(model, self.layers)
+
+    def flops(self) -> int:
+        """Returns the FLOPs per example at the present values of the masks."""
+        return self.at(self.masks())[0]
+
+    def gradient(self) -> dict[str, NDArray[np.int64]]:
+        """Returns the derivative of the FLOPs by each mask entry, at the present values of the masks.
+
+        That is, by name of the mask, an array of shape `(channels,)` with the FLOPs that zeroing each entry
+        as well would save; 0 for entries that are zero already.
+        """
+        return dict(zip(self.names, self.at(self.masks())[1], strict=True))
+
+    def at(self, masks: Values) -> tuple[int, list[NDArray[np.int64]]]:
+        """Returns the FLOPs and their derivatives, as above, at the given values of `layers`' masks."""
+        values = {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
+        flops, savings = passes.flops_by_mask(self._graph, values)
+        return flops, [savings[name] for name in self._inputs]
+
+    def masks(self) -> list[NDArray[np.float32]]:
+        """Returns the present values of the masks, each of shape `(channels,)`."""
+        return [np.asarray(layer.mask.numpy(), np.float32) for layer in self.layers]
+
+
+def computational_cost(model: Any) -> ComputationalCost:
+    """Returns the cost of a built Keras model as a function of its masks.
+
+    Example:
+        >>> cost = computational_cost(model)
+        >>> cost.flops()
+        >>> cost.gradient()["mask_layer"]  # FLOPs that pruning each channel would save
+
+    Raises:
+        InputError: if the model is not built, or cannot be converted to ONNX.
+    """
+    return ComputationalCost(model)
+
+
+def _names(layers: Sequence[MaskLayer]) -> list[str]:
+    shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
+    names = [layer.path if layer.name in shared else layer.name for layer in layers]
+    # Copies of one nested model may share paths as well.
+    return [
+        f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]

@@ -1,0 +1,290 @@
+"""A Keras optimizer that prunes while it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maskc.errors import InputError
+from maskc.train.discovery import find_model
+from maskc.train.mask import MaskLayer, layer_of, mask_layers
+from maskc.train.pruner import History, Pruned, Pruner
+from maskc.train.reduction import loss_reduction
+from maskc.train.settings import FlopsWeight, Reduction, Settings
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Fisher pruning around any Keras optimizer (Theis et al. 2018, arXiv 1801.05787).
+
+    Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the Fisher
+    signal of each mask entry follows its batches as an exponential moving average, and every `prune_every`
+    updates the entry that is worth least is set to zero, until the compiled model would have no more than
+    `flops_target` FLOPs. Nothing else changes a mask, and an entry that is zero stays zero.
+
+    Args:
+        optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
+            schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
+            never touch the masks.
+        prune_every: updates between two pruned entries.
+        burn_in: updates before pruning starts.
+        decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
+        flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
+            masks. With 0 it stops when every mask is down to `min_channels`.
+        flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves; a number w,
+            the one with the smallest `signal - w · FLOPs`.
+        min_channels: the fewest channels that a mask keeps.
+        loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
+            signal does not depend on which. "auto" looks at the loss that the model was compiled with.
+        model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
+
+    In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
+    precision with float16, Keras puts its `LossScaleOptimizer` around this optimizer by itself; in a custom
+    loop, do the same.
+
+    Example:
+        >>> import keras
+        >>> from maskc.train import PruningOptimizer
+        >>> sgd = keras.optimizers.SGD(1e-3, momentum=0.9)
+        >>> optimizer = PruningOptimizer(sgd, prune_every=10, burn_in=100, flops_target=0.2)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> model.fit(x, y)
+        >>> optimizer.flops
+
+    Raises:
+        InputError: if an argument is out of range; later, before the first update, if the model has no
+            masks, the target cannot be reached, the model or its loss's reduction cannot be found, or a mask
+            layer is called more than once in a forward pass.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        prune_every: int = 100,
+        burn_in: int = 0,
+        decay: float = 0.96,
+        flops_target: float = 0,
+        flops_weight: FlopsWeight = "auto",
+        *,
+        min_channels: int = 1,
+        loss_reduction: Reduction | Literal["auto"] = "auto",
+        model: Any = None,
+        name: str = "pruning_optimizer",
+    ) -> None:
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = keras.optimizers.get(optimizer)
+        if isinstance(self.inner_optimizer, (PruningOptimizer, keras.optimizers.LossScaleOptimizer)):
+            raise InputError(
+                f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
+                "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
+            )
+        self.settings = Settings(
+            prune_every, burn_in, decay, flops_target, flops_weight, min_channels, loss_reduction
+        )
+        self._model = None if model is None else weakref.ref(model)
+        self._pruner: Pruner | None = None
+        self._history = History()
+        for layer in [] if model is None else mask_layers(model):
+            layer.deliver_to(self)
+
+    # What pruning did
+
+    @property
+    def flops(self) -> int | None:
+        """FLOPs per example of the compiled model after the last pruning step; None before the first update.
+
+        Once the target is reached this is the count of a compilation with the weights of that moment.
+        """
+        if not self.built:
+            return None
+        return int(self._flops.numpy()) or None
+
+    @property
+    def history(self) -> tuple[Pruned, ...]:
+        """The entries pruned so far, in order."""
+        names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
+        return tuple(
+            Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows
+        )
+
+    # One update
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the state of this optimizer and of the wrapped one, for a model's trainable variables.
+
+        Raises:
+            InputError: if no mask layer's signal is among them.
+        """
+        if self.built:
+            return
+        if not any(layer_of(variable) for variable in variables):
+            raise InputError(
+                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
+                "model and leave it trainable."
+            )
+        self.inner_optimizer.build(_without_signals(variables))
+        # Built in the middle of tracing, a variable would have no value before the traced step has run.
+        with tf.init_scope():
+            self._flops = self.add_variable(shape=(), dtype="int64", name="flops")
+        super().build(variables)
+        for layer in self._layers():
+            layer.deliver_to(self)
+
+    def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
+        """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
+        gradients = list(grads)
+        if trainable_variables is None:
+            if not self.built:
+                raise InputError("Call build(model.trainable_variables), or give apply the variables.")
+            trainable_variables = self._trainable_variables
+        variables = list(trainable_variables)
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(variables)
+        self._check_variables_are_known(variables)
+        pruner = self._prepare()
+
+        decay = self.settings.decay
+        plain = [pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is None]
+        if any(gradient is not None for gradient, _ in plain):
+            self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if gradient is not None and layer_of(variable) is not None:
+                root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
+                variable.assign(decay * variable + (1 - decay) * tf.square(root))
+        self._iterations.assign_add(1)
+
+        since = self._iterations - self.settings.burn_in
+        due = tf.logical_and(since > 0, since % self.settings.prune_every == 0)
+        above = self._flops > pruner.target
+        tf.cond(tf.logical_and(due, above), lambda: self._prune(pruner), lambda: tf.constant(False))
+
+    def _prune(self, pruner: Pruner) -> Any:
+        """Sets one entry to zero, in the training step's graph; the decision itself is taken on the host."""
+        layers = self._layers()
+        masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
+        signals = [tf.convert_to_tensor(layer.signal) for layer in layers]
+        step = tf.convert_to_tensor(self._iterations)
+        with tf.device("CPU:0"):
+            flops, *pruned = tf.numpy_function(
+                pruner.decide, [step, *masks, *signals], [tf.int64, *(mask.dtype for mask in masks)]
+            )
+        for layer, mask in zip(layers, pruned, strict=True):
+            layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
+
+        def recount() -> Any:
+            # The conversion reads the weights where they live, so this step's updates must all be done.
+            weights = [tf.convert_to_tensor(weight) for weight in pruner.model().weights]
+            with tf.control_dependencies(weights), tf.device("CPU:0"):
+                return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
+
+        flops = tf.ensure_shape(flops, ())
+        self._flops.assign(tf.cond(flops <= pruner.target, recount, lambda: flops))
+        return tf.constant(True)
+
+    def _prepare(self) -> Pruner:
+        """Finds the model and counts its FLOPs, before the first update."""
+        if self._pruner is None:
+            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+                raise InputError(
+                    "PruningOptimizer trains on one replica only; leave out the distribution strategy."
+                )
+            layers = self._layers()
+            model = find_model(layers, None if self._model is None else self._model())
+            seen = [layer.observation() for layer in layers]
+            if any(observation.reduction is None for observation in seen if observation):
+                raise InputError(
+                    "PruningOptimizer cannot tell whether the loss averages the examples of a batch or adds "
+                    'them up: pass loss_reduction="mean" or "sum".'
+                )
+            # This may run while a training step is being traced, and must not become part of it.
+            with tf.init_scope():
+                pruner = Pruner(model, layers, self.settings, self._history)
+                if not int(self._flops.numpy()):
+                    self._flops.assign(pruner.flops)
+            self._pruner = pruner
+        return self._pruner
+
+    def _layers(self) -> list[MaskLayer]:
+        return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
+
+    # What mask layers, Keras and its loss scaling ask for
+
+    def reduction_for(self, model: Any) -> Reduction | None:
+        """Returns how the loss is reduced over the batch, or None if that is not known."""
+        given = self.settings.loss_reduction
+        return loss_reduction(model) if given == "auto" else given
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of this optimizer and of the wrapped one."""
+        return [*self._variables, *self.inner_optimizer.variables]
+
+    @property
+    def learning_rate(self) -> Any:
+        """The wrapped optimizer's learning rate; may be set."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """The wrapped optimizer's constant loss scale; may be set."""
+        inner = self.__dict__.get("inner_optimizer")
+        return None if inner is None else inner.loss_scale_factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value: float | None) -> None:
+        inner = self.__dict__.get("inner_optimizer")
+        if inner is not None:  # Keras's own constructor sets it before there is a wrapped optimizer
+            inner.loss_scale_factor = value
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Lets the wrapped optimizer replace the weights by their averages, if it keeps any."""
+        self.inner_optimizer.finalize_variable_values(_without_signals(var_list))
+
+    # Saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, without `model`: a loaded model is found again."""
+        return {
+            "name": self.name,
+            "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            **dataclasses.asdict(self.settings),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> PruningOptimizer:
+        """Makes an optimizer from `get_config`'s dictionary."""
+        inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "optimizer": inner})
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = variable.numpy()
+        store["history"] = np.asarray(self._history.rows, np.int64).reshape(-1, 4)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restores what `save_own_variables` saved."""
+        if len(store.keys()) != len(self._variables) + 1:
+            warnings.warn(f"The saved state of {self.name!r} does not fit it and is left out.", stacklevel=2)
+            return
+        for index, variable in enumerate(self._variables):
+            variable.assign(store[str(index)])
+        self._history.rows = [tuple(row) for row in np.asarray(store["history"]).tolist()]
+
+
+def _without_signals(variables: Iterable[Any]) -> list[Any]:
+    return [variable for variable in variables if layer_of(variable) is None]

@@ -1,0 +1,77 @@
+"""The demo: all of it once, and a short cut through it with hardly any training."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+from rich.console import Console
+
+import maskc
+import maskc.demo
+from maskc.demo.measure import measure
+
+
+def test_importing_the_demo_is_cheap() -> None:
+    code = (
+        "import sys, maskc.demo; sys.exit(any(m in sys.modules for m in ('tensorflow', 'sklearn', 'keras')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_measures_what_the_file_does(tmp_path: Path) -> None:
+    """A model that says 0 for half of the images and 1 for the others."""
+    weight = numpy_helper.from_array(np.array([[1, 0], [0, 1]], np.float32), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [weight],
+    )
+    path = tmp_path / "model.onnx"
+    save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    images = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    figures = measure({"only": path}, images, np.array([0, 1, 1, 1]))["only"]
+    assert figures.accuracy == 0.75
+    assert (figures.flops, figures.params) == (6, 4)
+    assert figures.bytes == path.stat().st_size
+    assert figures.latency > 0
+
+
+@pytest.mark.tensorflow
+def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
+    from maskc.demo import network
+
+    for name, value in {
+        "TRAINING_EPOCHS": 1,
+        "PRUNING_EPOCHS": 2,
+        "TUNING_EPOCHS": 1,
+        "FLOPS_TARGET": 0.96,
+    }.items():
+        monkeypatch.setattr(network, name, value)
+    screen = io.StringIO()
+    demo = maskc.demo.run(tmp_path / "new" / "folder", console=Console(file=screen, width=100))
+    assert demo.optimizer_flops == demo.compiled.flops == maskc.flops(demo.compiled_model).flops
+    assert demo.compiled.flops <= 0.96 * demo.trained.flops
+    assert demo.compiled.accuracy == demo.masked.accuracy
+    assert maskc.verify(demo.model, demo.compiled_model).passed
+    for shown in ("accuracy", "FLOPs", "parameters", "size", "latency", f"{demo.compiled.flops:,}"):
+        assert shown in screen.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_whole_demo(tmp_path: Path) -> None:
+    demo = maskc.demo.run(tmp_path, console=Console(file=io.StringIO()))
+    assert demo.trained.accuracy > 0.97
+    assert demo.compiled.accuracy >= demo.trained.accuracy - 0.01
+    assert 5 * demo.compiled.flops <= demo.trained.flops
+    assert demo.compiled.params < demo.trained.params / 5
+    assert demo.compiled.latency < demo.trained.latency

@@ -1,0 +1,67 @@
+"""Small Keras models with masks, for the tests of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from maskc.train import MaskLayer
+
+
+def plain(dtype: str | None = None) -> Any:
+    """Conv, depthwise conv and dense layers in a chain, a mask after each activation."""
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(5, 3, padding="same", activation="relu", dtype=dtype)(inputs)
+    x = MaskLayer(name="first", dtype=dtype)(x)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", dtype=dtype)(x)
+    x = MaskLayer(name="second", dtype=dtype)(x)
+    x = layers.GlobalAveragePooling2D(dtype=dtype)(x)
+    x = layers.Dense(6, activation="relu", dtype=dtype)(x)
+    x = MaskLayer(name="third", dtype=dtype)(x)
+    return keras.Model(inputs, layers.Dense(3, dtype="float32")(x), name="plain")
+
+
+def residual() -> Any:
+    """Two masks that meet in a sum: a channel of the sum's inputs goes only if both are zero."""
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    x = layers.BatchNormalization()(x)
+    x = skip = MaskLayer(name="stem")(layers.ReLU()(x))
+    x = layers.Conv2D(5, 3, padding="same", activation="relu")(x)
+    x = MaskLayer(name="inner")(x)
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    x = layers.Add()([MaskLayer(name="branch")(x), skip])
+    x = MaskLayer(name="after")(layers.ReLU()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3)(x), name="residual")
+
+
+def depthwise() -> Any:
+    """An inverted bottleneck: expand, depthwise convolution, project."""
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(6, 1, activation="relu")(inputs)
+    x = MaskLayer(name="expand")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+    x = MaskLayer(name="depthwise")(x)
+    x = layers.Conv2D(4, 1)(x)
+    x = MaskLayer(name="project")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3)(x), name="depthwise")
+
+
+def mlp(width: int = 6) -> Any:
+    """Two hidden layers, a mask after each."""
+    inputs = keras.Input((4,))
+    x = MaskLayer(name="first")(layers.Dense(width, activation="relu")(inputs))
+    x = MaskLayer(name="second")(layers.Dense(width, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(3)(x), name="mlp")
+
+
+def data(model: Any, count: int = 16, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs that fit the model, and class labels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, *model.input_shape[1:])).astype(np.float32)
+    return x, rng.integers(0, classes, count)

@@ -1,0 +1,112 @@
+"""FLOPs as a function of the masks, against counting again with each entry pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import maskc
+import passes
+from maskc.frontend.keras import to_onnx
+from maskc.train import MaskLayer, computational_cost
+from tests.train.networks import depthwise, mlp, plain, residual
+
+pytestmark = pytest.mark.tensorflow
+
+
+def masks(model: Any) -> dict[str, Any]:
+    return {layer.name: layer.mask for layer in model.layers if isinstance(layer, MaskLayer)}
+
+
+def trained(model: Any) -> Any:
+    """Gives every weight but masks a value that no training would leave at zero."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if not isinstance(layer, MaskLayer):
+            layer.set_weights([rng.uniform(0.1, 1.0, value.shape) for value in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("build", [mlp, plain, residual, depthwise])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: float) -> None:
+    model = build()
+    rng = np.random.default_rng(5)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= share)
+    cost = computational_cost(model)
+    flops, gradient = cost.flops(), cost.gradient()
+    assert gradient.keys() == masks(model).keys()
+    for name, mask in masks(model).items():
+        values = mask.numpy()
+        for channel in range(len(values)):
+            mask.assign(np.where(np.arange(len(values)) == channel, 0, values))
+            assert gradient[name][channel] == flops - cost.flops()
+        mask.assign(values)
+    assert sum(int(saving.sum()) for saving in gradient.values()) > 0
+
+
+@pytest.mark.parametrize("build", [mlp, plain, residual, depthwise])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_flops_are_the_compiled_models(build: Any, share: float) -> None:
+    model = trained(build())
+    rng = np.random.default_rng(6)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= share)
+    assert computational_cost(model).flops() == passes.shrink(to_onnx(model)).report.after.flops
+
+
+def test_flops_of_dense_layers_by_hand() -> None:
+    model = mlp(width=6)
+    masks(model)["first"].assign([1, 1, 1, 0, 0, 0])
+    masks(model)["second"].assign([1, 1, 0, 0, 0, 0])
+
+    def dense(inputs: int, outputs: int) -> int:
+        return outputs * (2 * inputs - 1) + outputs
+
+    relu = 3 + 2
+    assert computational_cost(model).flops() == dense(4, 3) + dense(3, 2) + dense(2, 3) + relu
+
+
+def test_untrained_zeros_do_not_count_as_constants() -> None:
+    """A fresh bias is zero and a fresh gamma one, but the network is not free of cost for it."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5)(inputs)
+    x = keras.layers.BatchNormalization(gamma_initializer="zeros")(x)
+    x = MaskLayer(name="only")(keras.layers.ReLU()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    assert np.all(computational_cost(model).gradient()["only"] > 0)
+
+
+def test_layers_that_share_a_name() -> None:
+    def block(name: str) -> Any:
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, MaskLayer(name="mask")(keras.layers.Dense(4)(inputs)), name=name)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(block("b")(block("a")(inputs))))
+    gradient = computational_cost(model).gradient()
+    assert len(gradient) == 2
+    assert all(saving.shape == (4,) for saving in gradient.values())
+
+
+def test_several_inputs_and_a_dictionary() -> None:
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((3,), name="b", dtype="int32")}
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(10, 2)(inputs["b"]))
+    x = keras.layers.Concatenate()([keras.layers.Dense(4)(inputs["a"]), embedded])
+    model = keras.Model(inputs, {"out": keras.layers.Dense(2)(MaskLayer(name="only")(x))})
+    cost = computational_cost(model)
+    before = cost.flops()
+    masks(model)["only"].assign([0, 0, 1, 1] + [1] * 6)
+    assert cost.flops() < before
+
+
+def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
+    model = trained(plain())
+    masks(model)["first"].assign([1, 0, 1, 0, 1])
+    model.export(tmp_path / "model", verbose=False)
+    result = maskc.compile(tmp_path / "model")
+    assert maskc.flops(result.model).flops == computational_cost(model).flops()

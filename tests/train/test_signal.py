@@ -1,0 +1,227 @@
+"""The Fisher signal against gradients taken one example at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, losses
+
+from maskc.train import MaskLayer, PruningOptimizer
+
+pytestmark = pytest.mark.tensorflow
+
+FAR = 10**9
+
+
+class Network:
+    """Three stages with masks between them; `masked` takes the masks as arguments, for the reference."""
+
+    def __init__(self, shape: tuple[int, ...], stages: list[Any]) -> None:
+        self.stages = stages
+        x = inputs = keras.Input(shape)
+        for stage in stages[:-1]:
+            x = MaskLayer()(stage(x))
+        self.model = keras.Model(inputs, stages[-1](x))
+        self.masks = [layer for layer in self.model.layers if isinstance(layer, MaskLayer)]
+
+    def masked(self, x: Any, masks: list[Any]) -> Any:
+        for stage, mask in zip(self.stages[:-1], masks, strict=True):
+            x = stage(x) * mask
+        return self.stages[-1](x)
+
+
+def dense() -> Network:
+    return Network(
+        (5,), [layers.Dense(7, activation="tanh"), layers.Dense(4, activation="tanh"), layers.Dense(3)]
+    )
+
+
+def conv() -> Network:
+    head = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    return Network(
+        (6, 5, 2),
+        [
+            layers.Conv2D(4, 3, activation="tanh"),
+            layers.Conv2D(5, 2, padding="same", activation="tanh"),
+            head,
+        ],
+    )
+
+
+def sequence() -> Network:
+    """A prediction for each step of a sequence."""
+    return Network(
+        (6, 4), [layers.GRU(5, return_sequences=True), layers.Conv1D(3, 2, padding="same"), layers.Dense(3)]
+    )
+
+
+def brute_force(network: Network, x: np.ndarray, y: np.ndarray, loss: Any) -> list[np.ndarray]:
+    """The mean over examples of the squared gradient, with one tape for each example."""
+    values = [tf.constant(layer.mask.numpy()) for layer in network.masks]
+    totals = [np.zeros(value.shape) for value in values]
+    for n in range(len(x)):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            example = loss(y[n : n + 1], network.masked(tf.constant(x[n : n + 1]), values))
+        for total, gradient in zip(totals, tape.gradient(example, values), strict=True):
+            total += gradient.numpy().astype(np.float64) ** 2
+    return [total / len(x) for total in totals]
+
+
+def problem(build: Any, batch: int) -> tuple[Network, np.ndarray, np.ndarray]:
+    keras.utils.set_random_seed(1)
+    network = build()
+    rng = np.random.default_rng(batch)
+    x = rng.normal(size=(batch, *network.model.input_shape[1:])).astype(np.float32)
+    y = rng.integers(0, 3, (batch, *network.model.output_shape[1:-1]))
+    for layer in network.masks:
+        layer.mask.assign(np.arange(layer.mask.shape[0]) % 3 != 1)
+    return network, x, y
+
+
+def pruning(**arguments: Any) -> PruningOptimizer:
+    """An optimizer that changes nothing but the signals, which it sets to the last batch's statistic."""
+    return PruningOptimizer(keras.optimizers.SGD(0.0), prune_every=FAR, decay=0.0, **arguments)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize("build", [dense, conv, sequence])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_fit_gathers_the_signal(build: Any, reduction: str, batch: int) -> None:
+    network, x, y = problem(build, batch)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    expected = brute_force(network, x, y, loss)
+    network.model.compile(pruning(), loss)
+    network.model.fit(x, y, batch_size=batch, verbose=0)
+    for layer, signal in zip(network.masks, expected, strict=True):
+        np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5, atol=1e-5 * signal.max())
+
+
+def test_signal_does_not_depend_on_batch_size_or_reduction() -> None:
+    signals = []
+    for reduction in ("mean", "sum"):
+        for copies in (1, 5):
+            network, x, y = problem(dense, 4)
+            loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+            network.model.compile(pruning(), loss)
+            network.model.fit(np.tile(x, (copies, 1)), np.tile(y, copies), batch_size=4 * copies, verbose=0)
+            signals.append(network.masks[0].signal.numpy())
+    for signal in signals[1:]:
+        np.testing.assert_allclose(signal, signals[0], rtol=1e-5)
+
+
+def test_signal_is_a_moving_average_over_batches() -> None:
+    network, x, y = problem(dense, 12)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    batches = [slice(0, 5), slice(5, 10), slice(10, 12)]
+    expected = np.zeros(7)
+    for batch in batches:
+        expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], loss)[0]
+    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75), loss)
+    network.model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
+    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected, rtol=1e-5)
+
+
+def test_several_outputs_and_loss_weights() -> None:
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    hidden, mask = layers.Dense(5, activation="tanh"), MaskLayer()
+    heads = layers.Dense(3, name="a"), layers.Dense(1, name="b")
+    x = mask(hidden(inputs))
+    model = keras.Model(inputs, [head(x) for head in heads])
+    rng = np.random.default_rng(0)
+    x, a, b = rng.normal(size=(6, 4)), rng.integers(0, 3, 6), rng.normal(size=(6, 1))
+    kinds = [losses.SparseCategoricalCrossentropy(from_logits=True), losses.MeanSquaredError()]
+    total = np.zeros(5)
+    for n in range(6):
+        ones = tf.ones(5)
+        with tf.GradientTape() as tape:
+            tape.watch(ones)
+            masked = hidden(x[n : n + 1]) * ones
+            example = kinds[0](a[n : n + 1], heads[0](masked)) + 0.5 * kinds[1](
+                b[n : n + 1], heads[1](masked)
+            )
+        total += tape.gradient(example, ones).numpy() ** 2
+    model.compile(pruning(), kinds, loss_weights=[1.0, 0.5])
+    model.fit(x, [a, b], batch_size=6, verbose=0)
+    np.testing.assert_allclose(mask.signal.numpy(), total / 6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_custom_loop(graph: bool, reduction: Any) -> None:
+    network, x, y = problem(conv, 6)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    expected = brute_force(network, x, y, loss)
+    optimizer = pruning(model=network.model, loss_reduction=reduction)
+
+    def step() -> None:
+        variables = network.model.trainable_variables
+        with tf.GradientTape() as tape:
+            value = loss(y, network.model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+
+    (tf.function(step) if graph else step)()
+    for layer, signal in zip(network.masks, expected, strict=True):
+        np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5, atol=1e-5 * signal.max())
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_steps_per_execution(steps_per_execution: int) -> None:
+    network, x, y = problem(dense, 6)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = brute_force(network, x[4:], y[4:], loss)
+    network.model.compile(pruning(), loss, steps_per_execution=steps_per_execution)
+    network.model.fit(x, y, batch_size=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(network.masks[1].signal.numpy(), expected[1], rtol=1e-5)
+
+
+def test_run_eagerly() -> None:
+    network, x, y = problem(dense, 6)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = brute_force(network, x, y, loss)
+    network.model.compile(pruning(), loss, run_eagerly=True)
+    network.model.fit(x, y, batch_size=6, verbose=0)
+    np.testing.assert_allclose(network.masks[1].signal.numpy(), expected[1], rtol=1e-5)
+
+
+def test_constant_loss_scale_leaves_the_signal_alone() -> None:
+    network, x, y = problem(dense, 6)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = brute_force(network, x, y, loss)
+    inner = keras.optimizers.SGD(0.0, loss_scale_factor=1024.0)
+    network.model.compile(PruningOptimizer(inner, decay=0.0), loss)
+    network.model.fit(x, y, batch_size=6, verbose=0)
+    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
+
+
+def test_dynamic_loss_scale_leaves_the_signal_alone() -> None:
+    network, x, y = problem(dense, 6)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = brute_force(network, x, y, loss)
+    scaled = keras.optimizers.LossScaleOptimizer(pruning(), initial_scale=2.0**15)
+    network.model.compile(scaled, loss)
+    network.model.fit(x, y, batch_size=6, verbose=0)
+    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
+
+
+def test_mixed_precision_agrees_with_single_precision() -> None:
+    signals = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            network, x, y = problem(conv, 8)
+            network.model.compile(pruning(), losses.SparseCategoricalCrossentropy(from_logits=True))
+            network.model.fit(x, y, batch_size=8, verbose=0)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert network.masks[0].compute_dtype == policy.removeprefix("mixed_")
+        assert network.masks[0].signal.dtype == "float32"
+        signals[policy] = network.masks[0].signal.numpy()
+    assert isinstance(network.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    largest = signals["float32"].max()
+    np.testing.assert_allclose(signals["mixed_float16"], signals["float32"], rtol=0.02, atol=0.01 * largest)
