@@ -154,24 +154,33 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
-    # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the same
-    # bytes.
-    utils.INTERNAL_NAME = 1
+
+    def converted(careful: bool) -> ModelProto:
+        # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
+        # same bytes.
+        utils.INTERNAL_NAME = 1
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(frozen, name="")
+            unoptimized = process_tf_graph(
+                graph,
+                opset=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                initialized_tables=tables,
+                tensors_to_rename=renamed,
+            )
+        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful)
+        model: ModelProto = optimized.make_model(source.name)
+        return model
+
     try:
         with quiet(), _quiet_stderr(), tf.device("/CPU:0"):
             frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
-            with tf.Graph().as_default() as graph:
-                tf.import_graph_def(frozen, name="")
-                converted = process_tf_graph(
-                    graph,
-                    opset=OPSET,
-                    input_names=inputs,
-                    output_names=outputs,
-                    initialized_tables=tables,
-                    tensors_to_rename=renamed,
-                )
-            optimized = optimizer.optimize_graph(converted, catch_errors=True)
-            model: ModelProto = optimized.make_model(source.name)
+            try:
+                model = converted(careful=False)
+            except Exception:
+                # An optimizer that fails is skipped only at the price of copying all weights before each one.
+                model = converted(careful=True)
     except Exception as error:
         raise InputError(f"{source.name} cannot be converted to ONNX: {in_brief(error)}.") from error
     model.graph.name = "model"
