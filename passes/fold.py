@@ -35,10 +35,12 @@ def fold_constants(graph: gs.Graph) -> None:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # type: ignore[type-arg]
-    if subgraphs(node) or node.domain not in (None, "", "ai.onnx") or not rules(node).foldable:
+    if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
         return None
     if node.op == "Constant":
         return _constant_value(node)
+    if not rules(node).foldable:
+        return None
     operands = dict(present(list(node.inputs)))
     if not operands or not all(is_constant(t) for t in operands.values()) or not _deterministic(node, opset):
         return None

@@ -102,7 +102,7 @@ class Rewriter:
 
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
-        return gs.Constant(self._names.fresh(hint), np.ascontiguousarray(values))
+        return gs.Constant(self._names.fresh(hint), np.array(values, order="C"))
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
@@ -223,7 +223,10 @@ class Rewriter:
         wanted = {a: w if (n := needs.get(a)) is None else n for a, w in whole.items()}
         if self._vanished(tensor):
             axis = next(a for a in whole if (m := self.stored(tensor, a)) is not None and not m.any())
-            return self._adapters.create(tensor, shape, axis, wanted, self._fill(tensor, axis), broadcast)
+            made = self._adapters.create(tensor, shape, axis, wanted, self._fill(tensor, axis), broadcast)
+            if not is_constant(made):
+                made.shape = [int(wanted[a].sum()) if a in wanted else d for a, d in enumerate(shape)]
+            return made
         current, sizes = tensor, self._stored_shape(tensor) or []
         for axis, want in wanted.items():
             have = self.stored(tensor, axis)

@@ -92,8 +92,8 @@ class Op:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False
 
-    #: whether the node may be replaced by its result when its operands are constant
-    foldable = True
+    #: whether the node is replaced by its result when its operands are constant
+    foldable = False
 
     @property
     def understood(self) -> bool:

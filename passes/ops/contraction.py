@@ -154,6 +154,11 @@ class MatrixProduct(Op):
             return {}
         axes = {axis for axis, *_ in self._batch(node, facts)}
         axes |= {s.out for s in self.sides(node) or () if self._cuttable(node, facts, s)}
+        c = self.addend(node)
+        if c is not None:  # an addend of unknown size there cannot be cut with the product
+            rank = len(shape_of(c) or ()) if shape_of(c) is not None else -1
+            sizes = {a: facts.size(c, a - 2 + rank) if a - 2 + rank >= 0 else 1 for a in axes}
+            axes = {a for a, s in sizes.items() if rank >= 0 and s in (1, facts.size(node.outputs[0], a))}
         return {key: mask for key, mask in asked.items() if key[1] in axes}
 
     def _cuttable(self, node: gs.Node, facts: Facts, side: Side) -> bool:

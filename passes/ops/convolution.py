@@ -174,7 +174,8 @@ class Convolution(Op):
         outputs = np.ones(weights.shape[0], bool) if out is None else out
         inputs = np.ones(weights.shape[1] * groups, bool) if seen is None else seen
         known = facts.known(before.inputs[0], 1)
-        dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & ~inputs, known.value, 0)
+        gone = self._read_by(before, facts, outputs) & ~inputs
+        dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
         if dropped.any():
             if self.absorbs(before):
                 self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)

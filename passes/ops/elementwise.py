@@ -22,6 +22,7 @@ class Elementwise(Linked):
     A slice of the output is constant when the slices of all operands are, or when one operand decides alone.
     """
 
+    foldable = True
     reason = "adds or combines channels one by one, and another operand is live there"
     flops_per_element = 1
 
@@ -35,14 +36,15 @@ class Elementwise(Linked):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         found = []
+        if any(shape_of(tensor) is None for _, tensor in present(node.inputs)):
+            return []
         for axis in range(len(shape_of(node.outputs[0]) or ())):
             size = facts.size(node.outputs[0], axis)
-            if size is None:
-                continue
-            for index, tensor in present(node.inputs):
-                aligned = self.align(node, facts, index, axis)
-                if aligned is not None and facts.size(tensor, aligned) == size:
-                    found.append(Link(index, aligned, 0, axis))
+            along = {i: a for i, _ in present(node.inputs) if (a := self.align(node, facts, i, axis)) is not None}
+            sizes = {i: facts.size(node.inputs[i], a) for i, a in along.items()}
+            if size is None or any(s not in (1, size) for s in sizes.values()):
+                continue  # an operand of unknown size there cannot be cut with the others
+            found += [Link(i, a, 0, axis) for i, a in along.items() if sizes[i] == size]
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
@@ -166,6 +168,7 @@ class BatchNormalization(PerChannel):
     Source: ONNX operator specification, BatchNormalization.
     """
 
+    foldable = False
     flops_per_element = 2
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Movement(Linked):
     """No arithmetic, no FLOPs."""
 
+    foldable = True
     reason = "moves the channels as they are"
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
@@ -72,12 +73,11 @@ class Concat(Movement):
         if not shape:
             return []
         axis = node.attrs["axis"] % len(shape)
-        found = [
-            Link(index, a, 0, a)
-            for index, tensor in enumerate(node.inputs)
-            for a in range(len(shape))
-            if a != axis and facts.size(tensor, a) is not None and facts.size(tensor, a) == facts.size(node.outputs[0], a)
-        ]
+        found = []
+        for a in range(len(shape)):
+            size = facts.size(node.outputs[0], a)
+            if a != axis and size is not None and all(facts.size(t, a) == size for t in node.inputs):
+                found += [Link(index, a, 0, a) for index in range(len(node.inputs))]
         sizes = [facts.size(t, axis) for t in node.inputs]
         total = facts.size(node.outputs[0], axis)
         if total is None or any(s is None for s in sizes):

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.ops.base import Known, Link, Linked, register
 from passes.ops.movement import same_axis
-from passes.tensors import shape_of, volume
+from passes.tensors import volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -74,10 +74,10 @@ class InstanceNormalization(Linked):
     reason = "normalises each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        links = same_axis(node, facts, [(0, 0), (1, 1)])
         size = facts.size(node.outputs[0], 1)
-        vectors = [Link(i, 0, 0, 1) for i in (1, 2) if len(shape_of(node.inputs[i]) or ()) == 1]
-        return links + [k for k in vectors if size is not None and facts.size(node.inputs[k.input], 0) == size]
+        if size is None or any(facts.size(node.inputs[i], a) != size for i, a in ((0, 1), (1, 0), (2, 0))):
+            return []
+        return [*same_axis(node, facts, [(0, 0), (1, 1)]), Link(1, 0, 0, 1), Link(2, 0, 0, 1)]
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         bias = facts.known(node.inputs[2], 0)

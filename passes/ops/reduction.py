@@ -31,6 +31,7 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
 class Reduce(Linked):
     """Each slice of an axis that stays is reduced by itself."""
 
+    foldable = True
     reason = "reduces each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

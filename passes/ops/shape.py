@@ -96,6 +96,8 @@ class Tile(Movement):
 class Shape(Op):
     """Reads no values; the sizes it gives are those before anything was removed."""
 
+    foldable = True
+
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         for axis in range(len(shape_of(node.inputs[0]) or ())):
             size = facts.size(node.inputs[0], axis)
@@ -112,6 +114,16 @@ class Shape(Op):
         if any(changed):
             original = np.asarray([d if c else 0 for d, c in zip(shape[start:end], changed, strict=True)], np.int64)
             rewriter.override(node, np.asarray(changed), original)
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return 0, 0
+
+
+@register("ConstantOfShape", "Range", "Size", "NonZero", "OneHot", "EyeLike", "Trilu")
+class Generated(Op):
+    """Made from sizes alone: computed beforehand when those are constant."""
+
+    foldable = True
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
