@@ -6,7 +6,7 @@ function agree to about 1e-14 of their scale, so a limit of 1e-10 separates roun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -174,14 +174,14 @@ class Evaluator:
             return self._run.run(None, dict(feeds))  # type: ignore[return-value]
 
 
-def widen(feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """The feeds with every floating-point array as a double."""
-    return {
-        name: array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
-        for name, array in feeds.items()
-    }
+def widen(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """The feeds with every floating-point array, also inside lists, as a double."""
 
+    def wide(x: Any) -> Any:
+        if isinstance(x, list):
+            return [wide(item) for item in x]
+        if isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16"):
+            return x.astype(np.float64)
+        return x
 
-def names(items: Sequence[onnx.ValueInfoProto]) -> list[str]:
-    """The names of graph inputs or outputs, in order."""
-    return [item.name for item in items]
+    return {name: wide(x) for name, x in feeds.items()}

@@ -15,7 +15,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 Array = np.ndarray[Any, Any]
 
 NEWEST_OPSET = 26  # what ONNX Runtime 1.31 reads
-LARGEST = 20_000  # elements of a tensor, so that all cases together stay fast
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_WHOLE = frozenset(
+    {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL}
+)
+LARGEST, WIDEST = 20_000, 200  # elements and channels of a tensor, so that all cases together stay fast
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,19 @@ def operators() -> list[str]:
     return sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == ""})
 
 
-def cases(op: str, forms: tuple[Form, ...] = FORMS) -> Iterator[Case]:
-    """The wrapped cases of an operator (or `expanded`: of the functions' bodies), one per form that fits."""
+def cases(op: str, *, every: bool) -> Iterator[Case]:
+    """The wrapped cases of an operator (or `expanded`: of the bodies of functions).
+
+    Each case in `every` form that fits it, or in one of them, another one from case to case.
+    """
     for number, case in enumerate(_all_cases().get(op, [])):
-        for form in forms:
+        order = [FORMS[(number + k) % len(FORMS)] for k in range(len(FORMS))]
+        for form in order:
             wrapped = _wrap(case, form, number)
             if wrapped is not None:
                 yield wrapped
+                if not every:
+                    break
 
 
 def _wrap(case: Any, form: Form, seed: int) -> Case | None:
@@ -83,10 +93,15 @@ def _wrap(case: Any, form: Form, seed: int) -> Case | None:
     model.CopyFrom(case.model)
     graph = model.graph
     inputs, outputs = case.data_sets[0]
-    feeds = dict(zip([i.name for i in graph.input], inputs, strict=False))
-    masked = next((i for i in graph.input if _can_mask(i, feeds.get(i.name), form)), None)
-    if masked is None:
+    if any(isinstance(x, TensorProto) for x in inputs):
+        return None  # of a type that numpy does not have
+    arrays = [np.asarray(x) if isinstance(x, np.generic) else x for x in inputs]
+    feeds = dict(zip([i.name for i in graph.input], arrays, strict=False))
+    able = [i for i in graph.input if _can_mask(i, feeds.get(i.name), form)]
+    able.sort(key=lambda i: i.type.tensor_type.elem_type in _WHOLE)  # floats first, otherwise in order
+    if not able:
         return None
+    masked = able[0]
     if any(np.size(x) > LARGEST for x in (*inputs, *outputs) if isinstance(x, np.ndarray)):
         return None
     x = np.asarray(feeds[masked.name])
@@ -97,6 +112,9 @@ def _wrap(case: Any, form: Form, seed: int) -> Case | None:
     entry = onnx.ValueInfoProto()
     entry.CopyFrom(masked)
     entry.name = source
+    if x.dtype.kind != "f":
+        entry.type.tensor_type.elem_type = TensorProto.FLOAT
+        feeds[source] = x.astype(np.float32)
     position = [i.name for i in graph.input].index(masked.name)
     graph.input[position].CopyFrom(entry)
     if form.constant:
@@ -122,11 +140,13 @@ def _wrap(case: Any, form: Form, seed: int) -> Case | None:
 def _can_mask(info: onnx.ValueInfoProto, value: Any, form: Form) -> bool:
     if not info.type.HasField("tensor_type") or not isinstance(value, np.ndarray):
         return False
-    if info.type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+    if info.type.tensor_type.elem_type not in _FLOATS | _WHOLE:
+        return False
+    if value.size == 0:
         return False
     if form.axis == "channel":
-        return 3 <= value.ndim <= 5 and value.shape[1] > 1 and value.size > 0
-    return value.ndim >= 1 and value.size > 0
+        return 3 <= value.ndim <= 5 and 1 < value.shape[1] <= WIDEST
+    return value.ndim >= 1 and value.shape[-1] <= WIDEST
 
 
 def _tensor(value: Array, info: onnx.ValueInfoProto) -> TensorProto:
@@ -144,6 +164,9 @@ def _layer(
     """A mixing of channels that keeps signs and sizes, a mask, and perhaps a shift."""
     axis = x.ndim - 1 if form.axis == "last" else 1
     c = x.shape[axis]
+    whole = None if x.dtype.kind == "f" else helper.np_dtype_to_tensor_dtype(x.dtype)
+    dtype = x.dtype if whole is None else np.dtype(np.float32)
+    result, target = target, target if whole is None else f"{target}/float"
     mix = 0.7 * np.eye(c) + 0.3 / c
     keep = rng.random(c) < 0.5
     keep[rng.integers(c)] = True
@@ -158,7 +181,7 @@ def _layer(
     if not form.shift:
         del weights[f"{target}/shift"]
     for name, value in weights.items():
-        graph.initializer.append(numpy_helper.from_array(value.astype(x.dtype), name))
+        graph.initializer.append(numpy_helper.from_array(value.astype(dtype), name))
     last = f"{target}/masked" if form.shift else target
     nodes = [
         helper.make_node(
@@ -168,6 +191,9 @@ def _layer(
     ]
     if form.shift:
         nodes.append(helper.make_node("Add", [last, f"{target}/shift"], [target]))
+    if whole is not None:
+        nodes.append(helper.make_node("Round", [target], [f"{target}/round"]))
+        nodes.append(helper.make_node("Cast", [f"{target}/round"], [result], to=whole))
     return nodes
 
 
@@ -178,7 +204,7 @@ def _follow(graph: onnx.GraphProto, values: dict[str, Any], rng: np.random.Gener
         kind = info.type.tensor_type.elem_type
         if not isinstance(value, np.ndarray) or value.ndim < 1 or value.size == 0:
             continue
-        if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+        if kind not in _FLOATS:
             continue
         n = value.shape[-1]
         w = rng.normal(size=(n, 2)) / np.sqrt(n)
@@ -190,25 +216,13 @@ def _follow(graph: onnx.GraphProto, values: dict[str, Any], rng: np.random.Gener
 
 
 def _set_versions(model: ModelProto) -> bool:
-    """Brings the model to versions that ONNX Runtime reads, if its operators mean the same there."""
-    model.ir_version = min(model.ir_version, 11)
+    """Brings the model to versions that ONNX Runtime reads; whether it is valid there."""
+    model.ir_version = min(max(model.ir_version, 8), 11)
     for opset in model.opset_import:
-        if opset.domain not in ("", "ai.onnx"):
-            continue
-        target = min(max(opset.version, 13), NEWEST_OPSET)
-        for node in model.graph.node:
-            if node.domain in ("", "ai.onnx") and _since(node.op_type, target) != _since(
-                node.op_type, opset.version
-            ):
-                return False
-        opset.version = target
-    return True
-
-
-def _since(op: str, version: int) -> int | None:
-    if op in ("MatMul", "Mul", "Add", "Conv"):
-        return 0  # the same for the layers around in all versions
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = min(max(opset.version, 11), NEWEST_OPSET)
     try:
-        return onnx.defs.get_schema(op, version, "").since_version
-    except onnx.defs.SchemaError:
-        return None
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
