@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from passes.ops import rules
 from passes.report import Cost, NodeCost
-from passes.shapes import annotate, inferred
+from passes.shaped import shaped
 from passes.tensors import describe, is_constant, is_float
 
 
@@ -21,9 +21,7 @@ def count(model: onnx.ModelProto) -> Cost:
 
     Raises GraphError when the shapes contradict each other.
     """
-    graph = gs.import_onnx(model)
-    annotate(graph, inferred(model))
-    return of_graph(graph)
+    return of_graph(shaped(model))
 
 
 def of_graph(graph: gs.Graph) -> Cost:

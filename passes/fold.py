@@ -14,24 +14,27 @@ from passes.tensors import is_constant, present
 _LARGE = 4096  # elements: a result larger than this and than all of its operands together is left to the run time
 
 
-def fold_constants(graph: gs.Graph) -> None:
-    """Replace every node whose operands are all initializers by its result.
+def fold_constants(graph: gs.Graph) -> bool:
+    """Replace every node whose operands are all initializers by its result; whether any was computed.
 
     Afterwards no Constant node is left. A result that would make the file larger, or that the reference
     implementation cannot compute, stays a node.
     """
     outputs = {id(t) for t in graph.outputs}
     kept = []
+    computed = False
     for node in graph.nodes:
         results = None if any(id(t) in outputs for t in node.outputs) else _constant_results(node, graph.opset)
         if results is None:
             kept.append(node)
             continue
+        computed = computed or node.op != "Constant"
         for tensor, values in zip(list(node.outputs), results, strict=False):
             _replace(tensor, gs.Constant(tensor.name, values))
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes = kept
+    return computed
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # type: ignore[type-arg]

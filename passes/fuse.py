@@ -10,16 +10,20 @@ import onnx_graphsurgeon as gs
 
 from passes.names import Names
 from passes.subgraphs import captured
-from passes.tensors import Array, is_constant, operand, shape_of
+from passes.tensors import Array, Dim, is_constant, operand, shape_of
 
 
 @dataclass(frozen=True)
 class Affine:
-    """x -> scale · x + shift along axis 1 (or the last, for matrices) of the output: float64 [channels] or []."""
+    """x -> scale · x + shift: float64 [n] along the axis that is `axis` from the end (1: the last), or [] for all.
+
+    `axis` is None when both are the same for all elements.
+    """
 
     data: gs.Tensor
     scale: Array
     shift: Array
+    axis: int | None
 
 
 def fuse(graph: gs.Graph) -> None:
@@ -55,17 +59,23 @@ def _left_as_it_is(node: gs.Node) -> gs.Tensor | None:
     if node.op not in _NEUTRAL or node.domain not in (None, "", "ai.onnx") or len(node.inputs) != 2:
         return None
     first, second = node.inputs
-    shape = shape_of(node.outputs[0])
     for data, constant in ((first, second), (second, first)):
         if not is_constant(constant) or is_constant(data) or isinstance(constant.dtype, int):
             continue
         if node.op in ("Sub", "Div") and constant is first:
             continue
-        if shape is not None and None not in shape and shape == shape_of(data):
+        if _keeps_shape(shape_of(data), constant.shape):
             values = np.asarray(constant.values)
             if values.dtype.kind in "fiuV" and bool((values == _NEUTRAL[node.op]).all()):
                 return data
     return None
+
+
+def _keeps_shape(data: tuple[Dim, ...] | None, constant: list[int]) -> bool:
+    """Whether broadcasting against the constant leaves the shape of the data as it is."""
+    if data is None or len(constant) > len(data):
+        return False
+    return all(c in (1, d) for c, d in zip(reversed(constant), reversed(data), strict=False))
 
 
 def _affine(node: gs.Node) -> Affine | None:
@@ -82,19 +92,20 @@ def _affine(node: gs.Node) -> Affine | None:
     data, constant = (second, first) if is_constant(first) else (first, second)
     if is_constant(first) and node.op in ("Sub", "Div"):
         return None
-    values = _per_channel(data, constant, node.outputs[0])
-    if values is None:
+    found = _along_one_axis(constant, node.outputs[0])
+    if found is None:
         return None
+    values, axis = found
     one, zero = np.ones(()), np.zeros(())
     match node.op:
         case "Mul":
-            return Affine(data, values, zero)
+            return Affine(data, values, zero, axis)
         case "Div":
-            return Affine(data, 1 / values, zero) if (values != 0).all() else None
+            return Affine(data, 1 / values, zero, axis) if (values != 0).all() else None
         case "Add":
-            return Affine(data, one, values)
+            return Affine(data, one, values, axis)
         case _:
-            return Affine(data, one, -values)
+            return Affine(data, one, -values, axis)
 
 
 def _batch_normalization(node: gs.Node) -> Affine | None:
@@ -103,28 +114,22 @@ def _batch_normalization(node: gs.Node) -> Affine | None:
         return None
     scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in operands if t is not None)
     factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    return Affine(node.inputs[0], factor, bias - mean * factor)
+    rank = len(shape_of(node.inputs[0]) or ())
+    return Affine(node.inputs[0], factor, bias - mean * factor, rank - 1) if rank > 1 else None
 
 
-def _per_channel(data: gs.Tensor, constant: gs.Constant, output: gs.Tensor) -> Array | None:
-    """The constant as float64 [channels] (or [] if it is one value), None if it is shaped otherwise."""
-    if data.inputs and data.inputs[0].op in ("MatMul", "Gemm"):
-        axis_from_end = 1
-    else:
-        axis_from_end = (len(shape_of(output) or ()) - 1) if shape_of(output) else 0
-    shape = constant.shape
+def _along_one_axis(constant: gs.Constant, output: gs.Tensor) -> tuple[Array, int | None] | None:
+    """The constant as float64 [n] with its axis from the end, or [] and None; None if it varies along several axes."""
+    shape = list(constant.shape)
     if isinstance(constant.dtype, int) or np.dtype(constant.dtype).kind not in "fV":
         return None
-    if int(np.prod(shape)) == 1:
-        if len(shape) > len(shape_of(output) or shape):
-            return None
-        return np.asarray(constant.values, np.float64).reshape(())
-    if axis_from_end < 1 or len(shape) < axis_from_end:
+    if len(shape) > len(shape_of(output) or shape):
         return None
-    axis = len(shape) - axis_from_end
-    if any(d != 1 for a, d in enumerate(shape) if a != axis):
-        return None
-    return np.asarray(constant.values, np.float64).reshape(-1)
+    values = np.asarray(constant.values, np.float64)
+    wide = [a for a, d in enumerate(shape) if d != 1]
+    if not wide:
+        return values.reshape(()), None
+    return (values.reshape(-1), len(shape) - wide[0]) if len(wide) == 1 else None
 
 
 class _Fuser:
@@ -151,10 +156,11 @@ class _Fuser:
     def _into_add(self, node: gs.Node, affine: Affine) -> bool:
         """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it."""
         before = _affine(node)
-        if before is None or before.shift.size < max(affine.scale.size, affine.shift.size):
+        if before is None or (affine.axis is not None and affine.axis != before.axis):
             return False
-        if (affine.scale != 1).any() and not self.fold(Affine(before.data, affine.scale, np.zeros(()))):
-            return False
+        if (affine.scale != 1).any():
+            if not self.fold(Affine(before.data, affine.scale, np.zeros(()), affine.axis)):
+                return False
         index = 0 if is_constant(node.inputs[0]) else 1
         old = node.inputs[index]
         values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
@@ -166,7 +172,8 @@ class _Fuser:
         channels = int(weight.shape[axis])
         if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
             return False
-        if any(v.ndim == 1 and v.size != channels for v in (affine.scale, affine.shift)):
+        behind = len(weight.shape) - 1 if node.op in ("Conv", "ConvTranspose") else 1
+        if affine.axis not in (None, behind) or any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
             return False
         dtype = np.asarray(weight.values).dtype
         shape = [channels if a == axis else 1 for a in range(len(weight.shape))]

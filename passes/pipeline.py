@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes import cost, explain, facts, fold, fuse, layout, rewrite
 from passes.errors import GraphError
 from passes.report import Report
-from passes.shapes import annotate, inferred
+from passes.shaped import shaped
 from passes.tensors import Array
 
 
@@ -56,10 +56,7 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
 def prepared(model: onnx.ModelProto) -> gs.Graph:
     """The graph of a model with constants folded, identities gone and shapes on every tensor."""
     _check_order(model.graph)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = gs.import_onnx(copy)
-    annotate(graph, inferred(model))
+    graph = shaped(model)
     fold.drop_identities(graph)
     fold.fold_constants(graph)
     fold.drop_unused(graph)

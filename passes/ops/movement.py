@@ -317,6 +317,15 @@ class Pad(Movement):
             found.append(Link(0, axis, 0, axis, source))
         return found
 
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().produces(node, facts, asked)
+        for link in self.links(node, facts):
+            key = 0, link.output_axis
+            if link.source is not None and key in result and not (result[key] & (link.source >= 0)).any():
+                # there is always something to pad
+                result[key] = result[key] | (np.arange(link.source.size) == int((link.source >= 0).argmax()))
+        return result
+
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         pads = self._pads(node) or []
         elsewhere = any(p != (0, 0) for a, p in enumerate(pads) if a != link.input_axis)

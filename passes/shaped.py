@@ -1,0 +1,26 @@
+"""The graph of a model with a shape on every tensor that can be given one."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.fold import fold_constants
+from passes.shapes import annotate, inferred
+
+
+def shaped(model: onnx.ModelProto) -> gs.Graph:
+    """A graph of its own, constants folded; `model` is left as it is.
+
+    Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
+    GraphError when shapes contradict each other.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = gs.import_onnx(copy)
+    annotate(graph, inferred(model))
+    if fold_constants(graph):
+        exported = gs.export_onnx(graph, do_type_check=False)
+        del exported.graph.value_info[:]
+        annotate(graph, inferred(exported))
+    return graph
