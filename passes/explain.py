@@ -21,6 +21,8 @@ def explain(graph: gs.Graph, facts: Facts, layout: Layout) -> tuple[tuple[Masked
     """
     masked, held = [], []
     for node in graph.nodes:
+        if rules(node).moves:
+            continue
         for tensor in node.outputs:
             for axis in range(len(shape_of(tensor) or ())):
                 known = facts.known(tensor, axis) if tensor.name in facts.constant else None

@@ -26,22 +26,24 @@ class Affine:
     axis: int | None
 
 
+def drop_neutral(graph: gs.Graph) -> None:
+    """Turn multiplications by one and additions of zero into Identity nodes."""
+    for node in graph.nodes:
+        data = _left_as_it_is(node)
+        if data is not None:
+            node.op, node.attrs, node.inputs = "Identity", {}, [data]
+
+
 def fuse(graph: gs.Graph) -> None:
-    """Fold per-channel scales and shifts into the contraction before them, until nothing changes.
+    """Fold scales and shifts into the contraction before them.
 
     Afterwards no BatchNormalization, Mul or Add with a per-channel constant follows a Conv, ConvTranspose, Gemm or
-    MatMul of constant weights whose result nothing else reads.
+    MatMul of constant weights whose result nothing else reads (a shift behind a MatMul stays an Add).
     """
     fuser = _Fuser(graph)
     for node in list(graph.nodes):
         affine = _affine(node)
-        data = _left_as_it_is(node)
-        if data is not None:
-            node.op, node.attrs, node.inputs = "Identity", {}, [data]
-            continue
-        if affine is None:
-            continue
-        if not fuser.fold(affine):
+        if affine is None or not fuser.fold(affine):
             continue
         producer = affine.data.inputs[0]
         output = node.outputs[0]

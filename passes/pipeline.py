@@ -65,10 +65,10 @@ def prepared(model: onnx.ModelProto) -> gs.Graph:
 
 def cleaned(graph: gs.Graph) -> None:
     """Leave nothing of the masks behind: fold, fuse, drop, share."""
-    fold.drop_identities(graph)
     fold.fold_constants(graph)
-    fuse.fuse(graph)
+    fuse.drop_neutral(graph)
     fold.drop_identities(graph)
+    fuse.fuse(graph)
     fold.drop_unused(graph)
     fold.share_constants(graph)
 

@@ -92,6 +92,8 @@ class Op:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False
 
+    #: whether the operator only moves data: a constant that it adds is padding, not a mask
+    moves = False
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
 

@@ -19,6 +19,7 @@ class Movement(Linked):
     """No arithmetic, no FLOPs."""
 
     foldable = True
+    moves = True
     reason = "moves the channels as they are"
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
