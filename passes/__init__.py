@@ -1,10 +1,12 @@
 """Graph passes that turn a channel-masked ONNX model into the smaller dense model it is.
 
-Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model; `bind` turns graph inputs (masks, say)
-into initializers.
+Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model and `flops_by_mask` its derivative;
+`bind` turns graph inputs (masks, say) into initializers.
 """
 
+from passes.bind import bind
 from passes.cost import count
-from passes.pipeline import Shrunk, bind, shrink
+from passes.pipeline import Shrunk, shrink
+from passes.sensitivity import flops_by_mask
 
-__all__ = ["Shrunk", "bind", "count", "shrink"]
+__all__ = ["Shrunk", "bind", "count", "flops_by_mask", "shrink"]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, explain, facts, fold, fuse, layout, rewrite
-from passes.errors import GraphError
+from passes import cost, explain, facts, layout, rewrite
+from passes.clean import clean, prepared
 from passes.report import Report
-from passes.shaped import shaped
-from passes.tensors import Array
 
 
 @dataclass(frozen=True)
@@ -45,64 +42,34 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
     with _timed(seconds, "rewrite"):
         rewrite.apply(graph, found, plan)
     with _timed(seconds, "clean"):
-        cleaned(graph)
+        clean(graph)
         compiled = _exported(graph, model)
         _tidy(compiled)
     with _timed(seconds, "cost"):
         after = cost.count(compiled)
-    return Shrunk(compiled, Report(before, after, masked, held, seconds))
+    notes = _notes(model)
+    if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
+        compiled = _only_cleaned(model)
+        after = cost.count(compiled)
+        masked = tuple(replace(m, removed=0) for m in masked)
+        notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
+    return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))
 
 
-def prepared(model: onnx.ModelProto) -> gs.Graph:
-    """The graph of a model with constants folded, identities gone and shapes on every tensor."""
-    _check_order(model.graph)
-    graph = shaped(model)
-    fold.drop_identities(graph)
-    fold.fold_constants(graph)
-    fold.drop_unused(graph)
-    return graph
+def _only_cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = prepared(model)
+    clean(graph)
+    compiled = _exported(graph, model)
+    _tidy(compiled)
+    return compiled
 
 
-def cleaned(graph: gs.Graph) -> None:
-    """Leave nothing of the masks behind: fold, fuse, drop, share."""
-    fold.fold_constants(graph)
-    fuse.drop_neutral(graph)
-    fold.drop_identities(graph)
-    fuse.fuse(graph)
-    fold.drop_unused(graph)
-    fold.share_constants(graph)
-
-
-def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
-    """A copy of the model in which these graph inputs are initializers with these values.
-
-    Raises KeyError if a name is not that of a graph input.
-    """
-    bound = onnx.ModelProto()
-    bound.CopyFrom(model)
-    inputs = {v.name: v for v in bound.graph.input}
-    for name, value in values.items():
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type)
-        bound.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, dtype), name))
-        bound.graph.input.remove(inputs[name])
-    return bound
-
-
-def _check_order(graph: onnx.GraphProto) -> None:
-    ready = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    ready |= {t.values.name for t in graph.sparse_initializer} | {""}
-    for node in graph.node:
-        label = node.name or f"{node.op_type} -> {', '.join(node.output)}"
-        for name in node.input:
-            if name not in ready:
-                raise GraphError(f"Node `{label}` reads `{name}`, which nothing before it writes.")
-        for name in node.output:
-            if name and name in ready:
-                raise GraphError(f"Node `{label}` writes `{name}`, which already has a value.")
-            ready.add(name)
-    for value in graph.output:
-        if value.name not in ready:
-            raise GraphError(f"Nothing writes the graph output `{value.name}`.")
+def _notes(model: onnx.ModelProto) -> list[str]:
+    names = {t.name for t in model.graph.initializer}
+    fixed = [v.name for v in model.graph.input if v.name in names]
+    if fixed and model.ir_version >= 4:
+        return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."]
+    return []
 
 
 def _exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:

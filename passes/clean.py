@@ -1,0 +1,47 @@
+"""What is done to a graph before the analysis, and after the rewriting."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes import fold, fuse
+from passes.errors import GraphError
+from passes.shaped import shaped
+
+
+def prepared(model: onnx.ModelProto) -> gs.Graph:
+    """The graph of a model with constants folded, identities gone and shapes on every tensor."""
+    _check_order(model.graph)
+    graph = shaped(model)
+    fold.drop_identities(graph)
+    fold.fold_constants(graph)
+    fold.drop_unused(graph)
+    return graph
+
+
+def clean(graph: gs.Graph) -> None:
+    """Leave nothing of the masks behind: fold, fuse, drop, share."""
+    fold.fold_constants(graph)
+    fuse.drop_neutral(graph)
+    fold.drop_identities(graph)
+    fuse.fuse(graph)
+    fold.drop_unused(graph)
+    fold.share_constants(graph)
+
+
+def _check_order(graph: onnx.GraphProto) -> None:
+    ready = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    ready |= {t.values.name for t in graph.sparse_initializer} | {""}
+    for node in graph.node:
+        label = node.name or f"{node.op_type} -> {', '.join(node.output)}"
+        for name in node.input:
+            if name not in ready:
+                raise GraphError(f"Node `{label}` reads `{name}`, which nothing before it writes.")
+        for name in node.output:
+            if name and name in ready:
+                raise GraphError(f"Node `{label}` writes `{name}`, which already has a value.")
+            ready.add(name)
+    for value in graph.output:
+        if value.name not in ready:
+            raise GraphError(f"Nothing writes the graph output `{value.name}`.")

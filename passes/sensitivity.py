@@ -1,0 +1,128 @@
+"""FLOPs of a masked graph, and how many each mask entry is worth: the cost model that training prunes by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes import cost, facts, layout, rewrite
+from passes.bind import bind
+from passes.clean import clean, prepared
+from passes.facts import Facts
+from passes.layout import Layout
+from passes.ops import Linked, rules
+from passes.tensors import Array, Index, is_constant, shape_of, size_of
+
+Labels = dict[tuple[str, int], Index]
+
+
+def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
+    """FLOPs of the compiled graph at these masks, and what zeroing each further entry would save.
+
+    masks: by the name of the graph input that it is bound to, 0/1 [channels]. The savings are exact differences,
+    float64 [channels] by mask name, 0 for entries that are zero already. Entries of a mask that nothing in the graph
+    tells apart share one evaluation, so the cost grows with the number of layers and not with that of channels.
+
+    Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
+    """
+    graph = prepared(bind(model, masks))
+    found = facts.analyse(graph)
+    plan = layout.plan(graph, found)
+    labels = _labels(graph, found, plan)
+    total = _flops(graph, found, plan)
+    savings: dict[str, Array] = {}
+    for name, mask in masks.items():
+        saved = np.zeros(len(mask))
+        entries = np.asarray(mask) != 0
+        label = labels.get((name, 0), np.arange(len(mask)))
+        for value in np.unique(label[entries]):
+            alike = entries & (label == value)
+            trial = np.array(mask)
+            trial[int(alike.argmax())] = 0
+            saved[alike] = total - compiled_flops(bind(model, {**masks, name: trial}))
+        savings[name] = saved
+    return total, savings
+
+
+def compiled_flops(model: onnx.ModelProto) -> int:
+    """FLOPs of the compiled graph, without writing it."""
+    graph = prepared(model)
+    found = facts.analyse(graph)
+    return _flops(graph, found, layout.plan(graph, found))
+
+
+def _flops(graph: gs.Graph, found: Facts, plan: Layout) -> int:
+    rewrite.apply(graph, found, plan)
+    clean(graph)
+    return cost.of_graph(graph).flops
+
+
+def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
+    """A number for each slice, the same for slices of one axis that play the same part in the graph.
+
+    Starts from what is known and stored of each slice, then gathers along links in both directions what is connected
+    to it, as in colour refinement.
+    """
+    labels: Labels = {}
+    links = []
+    tensors = {t.name: t for n in graph.nodes for t in [*n.inputs, *n.outputs] if not t.is_empty()}
+    for place, (name, tensor) in enumerate(tensors.items()):
+        for axis in range(len(shape_of(tensor) or ())):
+            size = size_of(tensor, axis)
+            if size:
+                labels[name, axis] = _start(found, plan, tensor, axis, size) * 1000003 + place * 31 + axis
+    for node in graph.nodes:
+        op = rules(node)
+        if isinstance(op, Linked):
+            for k in op.links(node, found):
+                links.append(((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k))
+            continue
+        for o, output in enumerate(node.outputs):
+            for axis in range(len(shape_of(output) or ())):
+                for i, a in op.carries(node, found, o, axis):
+                    if size_of(node.inputs[i], a) == size_of(output, axis):
+                        links.append(((node.inputs[i].name, a), (output.name, axis), None))
+    for _ in range(2):
+        for source, target, link in [*links, *reversed(links)]:
+            if source not in labels or target not in labels:
+                continue
+            a, b = labels[source], labels[target]
+            order = None if link is None else link.source
+            if order is None:
+                if a.size == b.size:
+                    mixed = _mix(a, b)
+                    labels[source], labels[target] = _mix(a, mixed), _mix(b, mixed)
+                continue
+            inside = order >= 0
+            if link is not None and link.split:
+                gathered = np.zeros_like(b)
+                np.add.at(gathered, order, _mix(a, a))
+                labels[target], labels[source] = _mix(b, gathered), _mix(a, b[order])
+            else:
+                gathered = np.zeros_like(a)
+                np.add.at(gathered, order[inside], _mix(b, b)[inside])
+                labels[target] = np.where(inside, _mix(b, a[order]), b)
+                labels[source] = _mix(a, gathered)
+    return labels
+
+
+def _start(found: Facts, plan: Layout, tensor: gs.Tensor, axis: int, size: int) -> Index:
+    state = np.zeros(size, np.int64)
+    if is_constant(tensor):
+        if len(tensor.shape) == 1 and size == tensor.shape[0]:
+            value = found.value(tensor)
+            return (value == 0).astype(np.int64) if value.dtype.kind in "fiub" else state
+        return state
+    known = found.known(tensor, axis)
+    if known is not None:
+        state = state + known.mask + 2 * (known.mask & (known.value == 0))
+    return state + 4 * plan.stays(tensor.name, axis, size) + 8 * found.live(tensor, axis)
+
+
+def _mix(a: Index, b: Index) -> Index:
+    """A hash of both, element by element (wrapping 64-bit arithmetic)."""
+    with np.errstate(over="ignore"):
+        return (a * np.int64(6364136223846793005) ^ (b + np.int64(1442695040888963407))) * np.int64(2862933555777941757)
