@@ -70,6 +70,7 @@ def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> in
     """Tell what is wrong on stderr, and on stdout as well where JSON is expected there."""
     if "--debug" in words:
         traceback.print_exception(error)
+    message = " ".join(message.split())
     print(f"Error: {message}", file=sys.stderr)
     if "--json" in words:
         _print_json({"error": message, "exit_code": code})
@@ -170,6 +171,8 @@ def compile(
 
     target = output or default_output(model)
     result = compile_file(model, target, masks, verify=verify, report=report)
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
     if as_json:
         _print_json(result.to_json())
         return
@@ -263,7 +266,7 @@ def verify(
         show_verification(result, console())
     if not result.passed:
         if as_json:
-            print(f"Error: {' '.join(result.reasons[:2])}", file=sys.stderr)
+            print(f"Error: {result.reasons[0]}", file=sys.stderr)
         raise typer.Exit(1)
 
 

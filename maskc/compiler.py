@@ -62,7 +62,7 @@ def compile(
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
-    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a note that says
+    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that says
     so.
     """
     return _compile(frontend.read(model), masks, verify, provider, samples, seed, rtol, atol)
@@ -83,7 +83,10 @@ def compile_file(
     source = frontend.read(model)
     for target in targets:
         _check_not_read(target, (*source.files, *((masks,) if masks is not None else ())))
-    compiled = _compile(source, masks, verify)
+    try:
+        compiled = _compile(source, masks, verify)
+    except NotEquivalentError as error:
+        raise NotEquivalentError(f"{error} Nothing was written.") from error
     size = storage.write_model(compiled.model, output)
     after = dataclasses.replace(compiled.report.after, bytes=size)
     result = dataclasses.replace(compiled.report, after=after, output=str(output))
@@ -148,7 +151,8 @@ def _compile(
         masked=shrunk.report.masked,
         held=shrunk.report.held,
         seconds=dict(shrunk.report.seconds),
-        notes=(*source.notes, *shrunk.report.notes),
+        notes=shrunk.report.notes,
+        warnings=source.notes,
     )
     if verify:
         report = _verified(
@@ -171,8 +175,7 @@ def _check(compiled: ModelProto) -> None:
         raise
     except Exception as error:
         raise NotEquivalentError(
-            f"The compiled model is not valid ONNX: {in_brief(error)}. Nothing was written; this is a fault "
-            "of maskc."
+            f"The compiled model is not valid ONNX, which is a fault of maskc: {in_brief(error)}."
         ) from error
 
 
@@ -206,7 +209,7 @@ def _verified(
     except UnavailableError as error:
         if provider != "cpu":
             raise
-        return dataclasses.replace(report, notes=(*report.notes, f"Not verified: {error}"))
+        return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
     result.raise_if_failed()
     return dataclasses.replace(report, verification=result)
 

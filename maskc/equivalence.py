@@ -111,9 +111,9 @@ class Verification:
         return self.before.reduction_to(self.after)
 
     def raise_if_failed(self) -> None:
-        """Raise `NotEquivalentError`, saying what failed, unless the check passed."""
+        """Raise `NotEquivalentError`, saying what failed first, unless the check passed."""
         if not self.passed:
-            raise NotEquivalentError(" ".join(self.reasons[:2]))
+            raise NotEquivalentError(self.reasons[0])
 
 
 def verify(
@@ -604,8 +604,12 @@ def _compare_all(
                 )
             )
             if tally.reason is not None:
+                # The compiled model was compared with the conversion first; if it agreed, that is where it
+                # went.
+                blame = "; tf2onnx converted the model wrongly" if pair.factor != 1.0 and not failures else ""
                 failures.append(
-                    f"Output '{name}' is not what {pair.against} computes from the reference: {tally.reason}."
+                    f"Output '{name}' is not what {pair.against} computes from the reference: "
+                    f"{tally.reason}{blame}."
                 )
     return errors, failures
 

@@ -20,8 +20,8 @@ class CompileReport:
 
     `before` are the figures of the model as it stands and `after` those of the compiled one. `masked` lists
     the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
-    the operator that holds it and why. `seconds` is the time of each pass. `verification` is None when none
-    was made.
+    the operator that holds it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
+    and `warnings` say what to look at in the input. `verification` is None when none was made.
     """
 
     maskc: str
@@ -32,6 +32,7 @@ class CompileReport:
     held: tuple[Held, ...]
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     output: str | None = None
     verification: Verification | None = None
 

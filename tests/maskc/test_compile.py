@@ -168,7 +168,7 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_verification_writes_nothing(mlp: Path) -> None:
     report = mlp.parent / "report.json"
     result = maskc("compile", mlp, "--report", report)
-    refused(result, 1, "'y'", "allowed")
+    refused(result, 1, "'y'", "allowed", "Nothing was written")
     assert files(mlp.parent) == ["mlp.onnx"]
 
 

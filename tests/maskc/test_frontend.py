@@ -177,7 +177,7 @@ def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
 
     monkeypatch.setattr(tensorflow, "_convert", wrong)
     result = maskc("compile", stored["keras"], "-o", tmp_path / "c.onnx")
-    refused(result, 1, "TensorFlow")
+    refused(result, 1, "TensorFlow", "tf2onnx converted the model wrongly")
     assert not (tmp_path / "c.onnx").exists()
 
 
