@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,8 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
         if fast is not None and all(x is not None and x.dtype.kind == "f" for x in operands):
             return [np.asarray(fast(*operands))]
         if node.op == "Clip" and opset >= 11 and operands[0] is not None:
-            return [np.clip(operands[0], *[*operands[1:], None, None][:2])]
+            low, high = [*operands[1:], None, None][:2]
+            return [np.clip(operands[0], low, high)]
         try:
             return _reference(node, opset, operands)
         except Exception:  # an operator, type or attribute that the reference does not implement
@@ -48,7 +50,7 @@ def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> l
 
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(operands)]
     outputs = [f"y{i}" for i in range(len(node.outputs))]
-    attrs = {k: _attribute(v) for k, v in node.attrs.items()}
+    attrs: dict[str, Any] = {k: _attribute(v) for k, v in node.attrs.items()}
     proto = helper.make_node(node.op, names, outputs, domain=node.domain or "", **attrs)
     feeds = {n: x for n, x in zip(names, operands, strict=True) if x is not None}
     graph = helper.make_graph(

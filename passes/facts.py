@@ -51,7 +51,7 @@ class Facts:
         known = self.known(tensor, axis)
         if known is None:
             return np.zeros(size_of(tensor, axis) or 0, bool)
-        return known.mask & (known.value == 0)
+        return np.asarray(known.mask & (known.value == 0))
 
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""
@@ -145,9 +145,10 @@ def _backward(graph: gs.Graph, facts: Facts) -> None:
 
 
 def _uniform_slices(values: Array, axis: int) -> Known:
+    if values.size == 0:
+        size = values.shape[axis]
+        return Known(np.zeros(size, bool), np.zeros(size, values.dtype))
     rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    if rows.shape[1] == 0:
-        return Known(np.zeros(rows.shape[0], bool), np.zeros(rows.shape[0], values.dtype))
     first = rows[:, 0]
     return Known((rows == first[:, None]).all(axis=1), first)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
 from passes.ops import rules
 from passes.subgraphs import captured, subgraphs
-from passes.tensors import is_constant, present
+from passes.tensors import Array, is_constant, present
 
 _LARGE = 4096  # elements: a result larger than this and than all of its operands together is left to the run time
 
@@ -37,7 +36,7 @@ def fold_constants(graph: gs.Graph) -> bool:
     return computed
 
 
-def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
     if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
         return None
     if node.op == "Constant":
@@ -45,11 +44,11 @@ def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # 
     if not rules(node).foldable:
         return None
     operands = dict(present(list(node.inputs)))
-    if not operands or not all(is_constant(t) for t in operands.values()) or not _deterministic(node, opset):
+    if not operands or not all(is_constant(t) for t in operands.values()):
         return None
     if any(isinstance(t.dtype, int) for t in operands.values()):
         return None
-    if _result_size(node, operands) > max(_LARGE, sum(int(np.prod(t.shape)) for t in operands.values())):
+    if _result_size(node) > max(_LARGE, sum(int(np.prod(t.shape)) for t in operands.values())):
         return None
     values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
     results = evaluate(node, opset, values)
@@ -59,34 +58,25 @@ def _constant_results(node: gs.Node, opset: int) -> list[np.ndarray] | None:  # 
     return results if sum(r.size for r in results) <= max(_LARGE, total) else None
 
 
-def _constant_value(node: gs.Node) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+def _constant_value(node: gs.Node) -> list[Array] | None:
     if "value" in node.attrs:
         tensor = node.attrs["value"]
         return None if isinstance(tensor.dtype, int) else [np.asarray(tensor.values)]
-    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         if name in node.attrs:
             return [np.asarray(node.attrs[name], dtype)]
     return None
 
 
-def _result_size(node: gs.Node, operands: dict[int, gs.Tensor]) -> int:
+def _result_size(node: gs.Node) -> int:
     """Elements of the result where its shape is known beforehand, else 0."""
-    sizes = []
-    for tensor in node.outputs:
-        if tensor.shape is not None and all(isinstance(d, int) for d in tensor.shape):
-            sizes.append(int(np.prod(tensor.shape)))
-    return sum(sizes)
-
-
-def _deterministic(node: gs.Node, opset: int) -> bool:
-    try:
-        schema = onnx.defs.get_schema(node.op, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic) and node.op not in (
-        "Dropout",
-        "Bernoulli",
-    )
+    shapes = [t.shape for t in node.outputs if t.shape is not None]
+    return sum(int(np.prod(s)) for s in shapes if all(isinstance(d, int) for d in s))
 
 
 def drop_identities(graph: gs.Graph) -> None:
@@ -156,5 +146,3 @@ def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
     """Let every consumer of `old`, subgraphs included, read `new`."""
     for consumer in list(old.outputs):
         consumer.inputs = [new if t is old else t for t in consumer.inputs]
-
-

@@ -112,7 +112,11 @@ def _affine(node: gs.Node) -> Affine | None:
 
 def _batch_normalization(node: gs.Node) -> Affine | None:
     operands = [operand(node, i) for i in range(1, 5)]
-    if len(node.outputs) != 1 or node.attrs.get("training_mode", 0) or not all(t is not None and is_constant(t) for t in operands):
+    if (
+        len(node.outputs) != 1
+        or node.attrs.get("training_mode", 0)
+        or not all(t is not None and is_constant(t) for t in operands)
+    ):
         return None
     scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in operands if t is not None)
     factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
@@ -160,9 +164,9 @@ class _Fuser:
         before = _affine(node)
         if before is None or (affine.axis is not None and affine.axis != before.axis):
             return False
-        if (affine.scale != 1).any():
-            if not self.fold(Affine(before.data, affine.scale, np.zeros(()), affine.axis)):
-                return False
+        scaling = Affine(before.data, affine.scale, np.zeros(()), affine.axis)
+        if (affine.scale != 1).any() and not self.fold(scaling):
+            return False
         index = 0 if is_constant(node.inputs[0]) else 1
         old = node.inputs[index]
         values = (before.shift * affine.scale + affine.shift).reshape(old.shape)

@@ -31,7 +31,8 @@ class Layout:
     """Stored sets by `(tensor, axis)` and seen sets by `(node index, input, axis)`; what is absent is whole.
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
-    stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons` of what holds it although it is constant, or -1.
+    stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons`
+    (node, operator, words) of what holds it although it is constant, or -1.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
@@ -75,9 +76,7 @@ class _Planner:
         self.pinned = {t.name for n in graph.nodes for t in captured(n)}
         self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
         self.units: dict[Key, float] = {}
-        self.symbols = {
-            d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)
-        }
+        self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def run(self) -> Layout:
         for tensor in self.graph.outputs:
@@ -120,7 +119,9 @@ class _Planner:
             for axis in range(len(shape_of(tensor) or ())):
                 size = size_of(tensor, axis)
                 if size:
-                    asked[o, axis] = self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
+                    asked[o, axis] = (
+                        self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
+                    )
         for o, tensor in enumerate(node.outputs):
             self._make_consistent(tensor, o, asked)
         absent = {t.name for o, t in enumerate(node.outputs) if self._absent(o, asked)}
@@ -136,7 +137,11 @@ class _Planner:
         self.layout.computed.add(index)
         stored = {key: mask for key, mask in produced.items() if not mask.all()}
         demands = op.sees(node, self.facts, stored)
-        unknown = self._reason(describe(node), node.op, "has no rule that would let channels go" if not op.understood else "needs the whole axis")
+        unknown = self._reason(
+            describe(node),
+            node.op,
+            "has no rule that would let channels go" if not op.understood else "needs the whole axis",
+        )
         for i, tensor in present(node.inputs):
             self.wanted.add(tensor.name)
             for axis in range(len(shape_of(tensor) or ())):
@@ -198,7 +203,7 @@ class _Planner:
             return np.ones(size, bool)
         known = self.facts.known(tensor, axis)
         constant = np.zeros(size, bool) if known is None else known.mask
-        must = np.logical_or.reduce([c.demand.need for c in claims]) & ~constant
+        must = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
         if must.all():
             return must
         candidates = [must]
@@ -298,12 +303,12 @@ class _Planner:
                 self.layout.seen[claim.node, claim.input, axis] = need
         if (held & (why < 0)).any() and tensor.inputs:
             node = tensor.inputs[0]
-            own = self._reason(describe(node), node.op, "writes it along with the channels that are needed, which costs less")
+            own = self._reason(
+                describe(node), node.op, "writes it along with the channels that are needed, which costs less"
+            )
             why = np.where(why < 0, own, why)
         self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
 
 
 def _position(node: gs.Node, tensor: gs.Tensor) -> int:
     return next(i for i, t in enumerate(node.outputs) if t is tensor)
-
-

@@ -37,7 +37,7 @@ class Rewriter:
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before: gs.Node = SimpleNamespace()
         self._behind: list[gs.Node] = []
-        self._adapters = Adapters(self._names, self.opset, [t for t in graph.inputs], self._nodes.append)
+        self._adapters = Adapters(self._names, self.opset, list(graph.inputs), self._nodes.append)
 
     def run(self) -> None:
         """Rewrite node by node, in order, then the graph outputs."""

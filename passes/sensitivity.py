@@ -13,7 +13,7 @@ from passes.bind import bind
 from passes.clean import clean, prepared
 from passes.facts import Facts
 from passes.layout import Layout
-from passes.ops import Linked, rules
+from passes.ops import Link, Linked, rules
 from passes.tensors import Array, Index, is_constant, shape_of, size_of
 
 Labels = dict[tuple[str, int], Index]
@@ -67,7 +67,7 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
     to it, as in colour refinement.
     """
     labels: Labels = {}
-    links = []
+    links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
     tensors = {t.name: t for n in graph.nodes for t in [*n.inputs, *n.outputs] if not t.is_empty()}
     for place, (name, tensor) in enumerate(tensors.items()):
         for axis in range(len(shape_of(tensor) or ())):
@@ -77,8 +77,10 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
     for node in graph.nodes:
         op = rules(node)
         if isinstance(op, Linked):
-            for k in op.links(node, found):
-                links.append(((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k))
+            links += [
+                ((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k)
+                for k in op.links(node, found)
+            ]
             continue
         for o, output in enumerate(node.outputs):
             for axis in range(len(shape_of(output) or ())):
@@ -89,24 +91,26 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
         for source, target, link in [*links, *reversed(links)]:
             if source not in labels or target not in labels:
                 continue
-            a, b = labels[source], labels[target]
-            order = None if link is None else link.source
-            if order is None:
-                if a.size == b.size:
-                    mixed = _mix(a, b)
-                    labels[source], labels[target] = _mix(a, mixed), _mix(b, mixed)
-                continue
-            inside = order >= 0
-            if link is not None and link.split:
-                gathered = np.zeros_like(b)
-                np.add.at(gathered, order, _mix(a, a))
-                labels[target], labels[source] = _mix(b, gathered), _mix(a, b[order])
-            else:
-                gathered = np.zeros_like(a)
-                np.add.at(gathered, order[inside], _mix(b, b)[inside])
-                labels[target] = np.where(inside, _mix(b, a[order]), b)
-                labels[source] = _mix(a, gathered)
+            labels[source], labels[target] = _joined(labels[source], labels[target], link)
     return labels
+
+
+def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:
+    """Labels of a linked input and output axis, each with the other's gathered in."""
+    order = None if link is None else link.source
+    if link is None or order is None:
+        if a.size != b.size:
+            return a, b
+        both = _mix(a, b)
+        return _mix(a, both), _mix(b, both)
+    if link.split:
+        gathered = np.zeros_like(b)
+        np.add.at(gathered, order, _mix(a, a))
+        return _mix(a, b[order]), _mix(b, gathered)
+    inside = order >= 0
+    gathered = np.zeros_like(a)
+    np.add.at(gathered, order[inside], _mix(b, b)[inside])
+    return _mix(a, gathered), np.where(inside, _mix(b, a[order]), b)
 
 
 def _start(found: Facts, plan: Layout, tensor: gs.Tensor, axis: int, size: int) -> Index:
@@ -119,7 +123,7 @@ def _start(found: Facts, plan: Layout, tensor: gs.Tensor, axis: int, size: int) 
     known = found.known(tensor, axis)
     if known is not None:
         state = state + known.mask + 2 * (known.mask & (known.value == 0))
-    return state + 4 * plan.stays(tensor.name, axis, size) + 8 * found.live(tensor, axis)
+    return np.asarray(state + 4 * plan.stays(tensor.name, axis, size) + 8 * found.live(tensor, axis))
 
 
 def _mix(a: Index, b: Index) -> Index:

@@ -65,9 +65,7 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
-    return [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim
-    ]
+    return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim]
 
 
 def _name_reshaped(graph: onnx.GraphProto) -> bool:

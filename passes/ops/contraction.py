@@ -88,7 +88,7 @@ class MatrixProduct(Op):
             known = facts.known(x, data.inner)
             unknown = np.ones(inner, bool) if known is None else ~known.mask
             nonzero = facts.nonzero(w, (weight.inner, weight.free))
-            mask = ~nonzero[unknown].any(axis=0)
+            mask = np.asarray(~nonzero[unknown].any(axis=0))
             if known is not None and mask.any():
                 shift = known.mask & (known.value != 0)
                 if len(shape_of(w) or ()) > 2:  # the weights differ along the batch: only zeros are uniform
@@ -97,9 +97,9 @@ class MatrixProduct(Op):
                     total = self.alpha(node) * self._shift(facts, w, weight, np.where(shift, known.value, 0))
         else:
             mask = facts.zero(w, weight.free)
-            if inner is not None and facts.size(x, data.inner) == inner:
-                if (facts.zero(x, data.inner) | facts.zero(w, weight.inner)).all():
-                    mask = np.ones(size, bool)
+            same = inner is not None and facts.size(x, data.inner) == inner
+            if same and (facts.zero(x, data.inner) | facts.zero(w, weight.inner)).all():
+                mask = np.ones(size, bool)
         return self._plus_addend(node, facts, weight.out, mask, total)
 
     def _plus_addend(self, node: gs.Node, facts: Facts, axis: int, mask: Mask, total: Array) -> Known | None:
@@ -145,7 +145,7 @@ class MatrixProduct(Op):
             return
         if is_constant(w):
             nonzero = facts.nonzero(w, (weight.inner, weight.free))
-            yield data.index, data.inner, nonzero[:, wanted(y, weight.out)].any(axis=1)
+            yield data.index, data.inner, np.asarray(nonzero[:, wanted(y, weight.out)].any(axis=1))
         else:
             yield data.index, data.inner, ~(facts.zero(w, weight.inner) | facts.zero(x, data.inner))
 
@@ -188,7 +188,12 @@ class MatrixProduct(Op):
                     fixed = known.mask & ~(self._batched(w) & (known.value != 0))
                     need = need & ~fixed
                 flops = 2.0 * volume(y)
-                demands[index, axis] = Demand(need, flexible=True, flops=flops, reason="reads it with weights that differ along the batch")
+                demands[index, axis] = Demand(
+                    need,
+                    flexible=True,
+                    flops=flops,
+                    reason="reads it with weights that differ along the batch",
+                )
         for axis, *aligned in self._batch(node, facts):
             for index, a in enumerate(aligned):
                 if a is not None and not is_constant(node.inputs[index]):
@@ -198,7 +203,9 @@ class MatrixProduct(Op):
             for axis in range(2):
                 aligned_axis = axis - (2 - len(c.shape or ()))
                 if aligned_axis >= 0 and facts.size(c, aligned_axis) == facts.size(y, axis) and (0, axis) in stored:
-                    demands[2, aligned_axis] = Demand(stored[0, axis], reason="adds it channel by channel", echo=(0, axis))
+                    demands[2, aligned_axis] = Demand(
+                        stored[0, axis], reason="adds it channel by channel", echo=(0, axis)
+                    )
         return demands
 
     @staticmethod
@@ -218,7 +225,9 @@ class MatrixProduct(Op):
             for tensor in node.inputs[:2]:
                 a = axis - (out - len(tensor.shape))
                 aligned.append(a if a >= 0 and facts.size(tensor, a) == size else None)
-            computed = [facts.size(t, axis - (out - len(t.shape))) for t in node.inputs[:2] if axis >= out - len(t.shape)]
+            computed = [
+                facts.size(t, axis - (out - len(t.shape))) for t in node.inputs[:2] if axis >= out - len(t.shape)
+            ]
             if None not in computed:
                 yield axis, aligned[0], aligned[1]
 
@@ -240,8 +249,15 @@ class MatrixProduct(Op):
             x, w = before.inputs[data.index], before.inputs[weight.index]
             if not is_constant(w):
                 continue
-            seen, out = rewriter.seen(node, data.index, data.inner), rewriter.stored(before.outputs[0], weight.out)
-            cuts = {a: rewriter.stored(before.outputs[0], axis) for axis, *al in batch if (a := al[weight.index]) is not None}
+            seen, out = (
+                rewriter.seen(node, data.index, data.inner),
+                rewriter.stored(before.outputs[0], weight.out),
+            )
+            cuts = {
+                a: rewriter.stored(before.outputs[0], axis)
+                for axis, *al in batch
+                if (a := al[weight.index]) is not None
+            }
             rewriter.set_input(node, weight.index, rewriter.slice(w, {**cuts, weight.inner: seen, weight.free: out}))
             known = facts.known(x, data.inner)
             if seen is None or known is None:
@@ -278,7 +294,9 @@ class MatrixProduct(Op):
         return out * (2 * k - 1) + (out if self.addend(node) is not None else 0), out * k
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
-        return [(s.index, s.free) for s in self.sides(node) or () if s.out == axis and not is_constant(node.inputs[s.index])]
+        return [
+            (s.index, s.free) for s in self.sides(node) or () if s.out == axis and not is_constant(node.inputs[s.index])
+        ]
 
 
 @register("MatMul")

@@ -142,14 +142,17 @@ class Convolution(Op):
         groups = group_size(node)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
-            demands[0, 1] = Demand(need, flexible=True, flops=flops, reason="needs a constant channel at its padded border")
+            demands[0, 1] = Demand(
+                need, flexible=True, flops=flops, reason="needs a constant channel at its padded border"
+            )
         else:
             kept = outputs.reshape(groups, -1).any(axis=1)
             rows = need.reshape(groups, -1).copy()
             rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
             rows[~kept] = False
             demands[0, 1] = Demand(
-                level(rows.reshape(-1), groups), reason="takes equal numbers of channels in every group, and constants with borders"
+                level(rows.reshape(-1), groups),
+                reason="takes equal numbers of channels in every group, and constants with borders",
             )
         return demands
 

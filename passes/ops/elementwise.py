@@ -119,7 +119,7 @@ class Product(Elementwise):
     """A zero (or false) factor decides alone."""
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        return np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None])
+        return np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None]))
 
 
 @register("Div")
@@ -130,7 +130,7 @@ class Quotient(Elementwise):
         numerator, denominator = operands
         assert numerator is not None and denominator is not None
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
-        return numerator.mask & (numerator.value == 0) & safe
+        return np.asarray(numerator.mask & (numerator.value == 0) & safe)
 
 
 @register("Cast", "Identity")
@@ -175,7 +175,7 @@ class BatchNormalization(PerChannel):
         x, scale, bias, mean, variance = (np.asarray(v, np.float64) for v in operands[:5])
         dtype = node.inputs[0].dtype
         result = (x - mean) / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5))) * scale + bias
-        return result.astype(dtype if dtype is not None else np.float32)
+        return np.asarray(result.astype(dtype if dtype is not None else np.float32))
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         if len(node.outputs) > 1 or node.attrs.get("training_mode", 0):

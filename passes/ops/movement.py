@@ -37,6 +37,8 @@ def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list
 
 @register("Transpose")
 class Transpose(Movement):
+    """Axes in another order."""
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if shape is None:
@@ -114,6 +116,8 @@ class Concat(Movement):
 
 @register("Split")
 class Split(Movement):
+    """Parts along `axis`, each cut to what it stores; a part that stores nothing is left out."""
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if not shape:
@@ -122,9 +126,9 @@ class Split(Movement):
         found = []
         start = 0
         for index, tensor in enumerate(node.outputs):
-            for a in range(len(shape)):
-                if a != axis and facts.size(tensor, a) is not None and facts.size(tensor, a) == facts.size(node.inputs[0], a):
-                    found.append(Link(0, a, index, a))
+            others = [a for a in range(len(shape)) if a != axis and facts.size(tensor, a) is not None]
+            same = [a for a in others if facts.size(tensor, a) == facts.size(node.inputs[0], a)]
+            found += [Link(0, a, index, a) for a in same]
             size = facts.size(tensor, axis)
             if size is None or facts.size(node.inputs[0], axis) is None:
                 return []
@@ -135,7 +139,11 @@ class Split(Movement):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = node.attrs.get("axis", 0) % max(len(rewriter.shape(rewriter.before.inputs[0])), 1)
         counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
-        if len(counts) < len(node.outputs) or any(c is None for c in counts) or all(rewriter.is_whole(t, axis) for t in node.outputs):
+        if (
+            len(counts) < len(node.outputs)
+            or any(c is None for c in counts)
+            or all(rewriter.is_whole(t, axis) for t in node.outputs)
+        ):
             return
         kept = [(t, int(c)) for t, c in zip(list(node.outputs), counts, strict=True) if c]
         rewriter.set_outputs(node, [t for t, _ in kept])
@@ -200,7 +208,11 @@ class Slice(Movement):
             node.attrs.update(starts=[r[0] for r in kept.values()], ends=[r[1] for r in kept.values()], axes=list(kept))
             return
         bounds = np.asarray(list(kept.values()), np.int64).reshape(-1, 3).T
-        operands = zip(("starts", "ends", "axes", "steps"), (bounds[0], bounds[1], np.asarray(list(kept)), bounds[2]), strict=True)
+        operands = zip(
+            ("starts", "ends", "axes", "steps"),
+            (bounds[0], bounds[1], np.asarray(list(kept)), bounds[2]),
+            strict=True,
+        )
         rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
 
 
@@ -272,10 +284,9 @@ class Gather(Movement):
         asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
         if seen is None and asked is None:
             return
-        size = seen.size if seen is not None else int(rewriter.shape(rewriter.before.inputs[0])[axis])
-        place = np.cumsum(seen) - 1 if seen is not None else np.arange(size)
         chosen = indices if asked is None else indices[asked]
-        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", place[chosen])])
+        place = chosen if seen is None else (np.cumsum(seen) - 1)[chosen]
+        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", place)])
 
 
 @register("Pad")
@@ -289,7 +300,7 @@ class Pad(Movement):
         if not rank:
             return None
         pads = node.attrs.get("pads") if "pads" in node.attrs else int_list(operand(node, 1))
-        if pads is None or operand(node, 3) is not None and int_list(operand(node, 3)) is None:
+        if pads is None or (operand(node, 3) is not None and int_list(operand(node, 3)) is None):
             return None
         axes = [a % rank for a in int_list(operand(node, 3)) or range(rank)]
         amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
@@ -344,7 +355,9 @@ class Pad(Movement):
             if link.source is None or value is None:
                 continue
             dtype = node.inputs[0].dtype
-            border = Known(link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32))
+            border = Known(
+                link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32)
+            )
             before = found.get((0, link.output_axis))
             if before is not None:
                 border = Known(border.mask | before.mask, np.where(border.mask, border.value, before.value))

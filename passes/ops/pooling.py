@@ -38,7 +38,10 @@ class AveragePool(Pool):
     """A constant channel stays constant unless padding is counted."""
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
-        pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in (
+            "NOTSET",
+            "VALID",
+        )
         even = not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
         return known if even else Known(known.mask & (known.value == 0), known.value)
 

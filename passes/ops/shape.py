@@ -140,7 +140,9 @@ class Resize(Linked):
         sizes_at_run_time = operand(node, 3) is not None and int_list(operand(node, 3)) is None
         if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize" or sizes_at_run_time:
             return []
-        scales = node.attrs.get("scales") or _floats(operand(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1))
+        scales = node.attrs.get("scales") or _floats(
+            operand(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
+        )
         kept = range(rank) if not scales or "axes" in node.attrs else [a for a in range(rank) if scales[a] == 1]
         return same_axis(node, facts, [(a, a) for a in kept])
 
