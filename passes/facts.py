@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops import rules
+from passes.ops import Link, Linked, rules
 from passes.ops.base import Known
 from passes.subgraphs import captured
 from passes.tensors import Array, Mask, is_constant, size_of
@@ -30,12 +30,25 @@ class Facts:
     opset: int
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
+    _links: dict[int, list[Link]] = field(default_factory=dict)
+    _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
     _nonzero: dict[tuple[str, tuple[int, ...]], Mask] = field(default_factory=dict)
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
-        return size_of(tensor, axis)
+        sizes = self._sizes.get(tensor.name)
+        if sizes is None:
+            sizes = tuple(size_of(tensor, a) for a in range(len(tensor.shape or ())))
+            self._sizes[tensor.name] = sizes
+        return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
+
+    def links(self, node: gs.Node) -> list[Link]:
+        """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
+        if id(node) not in self._links:
+            op = rules(node)
+            self._links[id(node)] = op.links(node, self) if isinstance(op, Linked) else []
+        return self._links[id(node)]
 
     def known(self, tensor: gs.Tensor, axis: int) -> Known | None:
         """Constant slices along the axis, None if there are none (or none are known)."""
@@ -79,7 +92,7 @@ class Facts:
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
-        size = size_of(tensor, axis) or 0
+        size = self.size(tensor, axis) or 0
         if not self.is_live(tensor):
             return np.zeros(size, bool)
         live = self.read[tensor.name].get(axis, np.ones(size, bool))

@@ -183,7 +183,8 @@ class _Fuser:
             return False
         dtype = np.asarray(weight.values).dtype
         shape = [channels if a == axis else 1 for a in range(len(weight.shape))]
-        scaled = np.asarray(weight.values, np.float64) * np.broadcast_to(affine.scale, channels).reshape(shape)
+        scale = np.broadcast_to(affine.scale, channels).reshape(shape)
+        scaled = np.asarray(weight.values * scale if (affine.scale != 1).any() else weight.values)
         old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
         shifted = np.broadcast_to(affine.scale, channels) * old + affine.shift
         scaled, shifted = scaled.astype(dtype), shifted.astype(dtype)

@@ -17,7 +17,7 @@ from passes.facts import Facts
 from passes.ops import rules
 from passes.ops.base import Demand, Sets
 from passes.subgraphs import captured
-from passes.tensors import Dim, Index, Mask, describe, is_constant, present, shape_of, size_of, volume
+from passes.tensors import Dim, Index, Mask, describe, is_constant, present, shape_of, volume
 
 # An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
 # as long as 32 multiply-adds of a convolution or matrix product.
@@ -97,7 +97,7 @@ class _Planner:
     def _claim_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
         self.wanted.add(tensor.name)
         for axis in range(len(shape_of(tensor) or ())):
-            size = size_of(tensor, axis)
+            size = self.facts.size(tensor, axis)
             if size:
                 self._claim(tensor, axis, Demand(np.ones(size, bool)), node, index, np.full(size, why))
 
@@ -117,7 +117,7 @@ class _Planner:
         asked: Sets = {}
         for o, tensor in enumerate(node.outputs):
             for axis in range(len(shape_of(tensor) or ())):
-                size = size_of(tensor, axis)
+                size = self.facts.size(tensor, axis)
                 if size:
                     asked[o, axis] = (
                         self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
@@ -145,7 +145,7 @@ class _Planner:
         for i, tensor in present(node.inputs):
             self.wanted.add(tensor.name)
             for axis in range(len(shape_of(tensor) or ())):
-                size = size_of(tensor, axis)
+                size = self.facts.size(tensor, axis)
                 if not size:
                     continue
                 demand = demands.get((i, axis))
@@ -198,7 +198,7 @@ class _Planner:
     def _choose(self, tensor: gs.Tensor, axis: int, node: gs.Node) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
         claims = self.claims[tensor.name, axis]
-        size = size_of(tensor, axis) or 0
+        size = self.facts.size(tensor, axis) or 0
         if tensor.name in self.pinned or not claims:
             return np.ones(size, bool)
         known = self.facts.known(tensor, axis)
@@ -239,7 +239,7 @@ class _Planner:
         output = _position(node, tensor)
         for i, a in rules(node).carries(node, self.facts, output, axis):
             source = node.inputs[i]
-            if is_constant(source) or size_of(source, a) != stored.size:
+            if is_constant(source) or self.facts.size(source, a) != stored.size:
                 continue
             if (self.facts.live(source, a) & ~stored).any():
                 total += self.price * float(stored.sum()) * volume(source) / stored.size
@@ -251,7 +251,7 @@ class _Planner:
         return [
             must | self.facts.live(node.inputs[i], a)
             for i, a in rules(node).carries(node, self.facts, output, axis)
-            if not is_constant(node.inputs[i]) and size_of(node.inputs[i], a) == size
+            if not is_constant(node.inputs[i]) and self.facts.size(node.inputs[i], a) == size
         ]
 
     def _unit(self, tensor: gs.Tensor, axis: int) -> float:
@@ -260,7 +260,7 @@ class _Planner:
         if key not in self.units:
             self.units[key] = 0.0
             node = self.producer.get(tensor.name)
-            size = size_of(tensor, axis)
+            size = self.facts.size(tensor, axis)
             if node is not None and size:
                 total = rules(node).cost(node)[0] / size * self._density(node)
                 for i, a in rules(node).carries(node, self.facts, _position(node, tensor), axis):
@@ -275,14 +275,14 @@ class _Planner:
         if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
             return 1.0
         shares = [
-            float(self.facts.live(tensor, a).mean()) for a in range(len(shape_of(tensor) or ())) if size_of(tensor, a)
+            float(self.facts.live(tensor, a).mean()) for a in range(len(shape_of(tensor) or ())) if self.facts.size(tensor, a)
         ]
         return min(shares, default=1.0)
 
     def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask | None) -> None:
         """Fix what each consumer sees, now that it is known what is stored, and say what holds constants."""
         claims = self.claims.get((tensor.name, axis), [])
-        size = size_of(tensor, axis)
+        size = self.facts.size(tensor, axis)
         if not claims or not size:
             return
         held = np.ones(size, bool) if stored is None else stored

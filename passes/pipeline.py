@@ -44,7 +44,6 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
     with _timed(seconds, "clean"):
         clean(graph)
         compiled = _exported(graph, model)
-        _tidy(compiled)
     with _timed(seconds, "cost"):
         after = cost.count(compiled)
     notes = _notes(model)
@@ -59,9 +58,7 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
 def _only_cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = prepared(model)
     clean(graph)
-    compiled = _exported(graph, model)
-    _tidy(compiled)
-    return compiled
+    return _exported(graph, model)
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:
@@ -74,26 +71,32 @@ def _notes(model: onnx.ModelProto) -> list[str]:
 
 def _exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model with all that the source says about itself."""
-    exported = gs.export_onnx(graph, do_type_check=False)
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
-    model.graph.Clear()
-    model.graph.CopyFrom(exported.graph)
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    for field in model.DESCRIPTOR.fields:
+        if field.name == "graph":
+            continue
+        model.ClearField(field.name)
+    for field, value in source.ListFields():
+        if field.name == "graph":
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
     model.graph.name = source.graph.name
     model.graph.doc_string = source.graph.doc_string
-    # interfaces as they were: shapes and types in the source's own words
-    del model.graph.input[:]
+    # interfaces as they were, in the source's own words; inner shapes are inferred again by whoever wants them
     initializers = {t.name for t in source.graph.initializer}
-    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
-    del model.graph.output[:]
-    model.graph.output.extend(source.graph.output)
-    model.ir_version = max(source.ir_version, 4) if initializers else source.ir_version
+    for field, values in (
+        (model.graph.input, [v for v in source.graph.input if v.name not in initializers]),
+        (model.graph.output, source.graph.output),
+        (model.graph.value_info, []),
+    ):
+        del field[:]
+        field.extend(values)
+    if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
+        model.ir_version = 4
     return model
-
-
-def _tidy(model: onnx.ModelProto) -> None:
-    """Inner shapes are inferred again by whoever wants them; those of the source are no longer true."""
-    del model.graph.value_info[:]
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Rewriter:
 
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
-        return gs.Constant(self._names.fresh(hint), np.array(values, order="C"))
+        return gs.Constant(self._names.fresh(hint), np.asarray(values, order="C"))
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""

@@ -79,7 +79,7 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
         if isinstance(op, Linked):
             links += [
                 ((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k)
-                for k in op.links(node, found)
+                for k in found.links(node)
             ]
             continue
         for o, output in enumerate(node.outputs):

@@ -10,14 +10,12 @@ from passes.shapes import annotate, inferred
 
 
 def shaped(model: onnx.ModelProto) -> gs.Graph:
-    """A graph of its own, constants folded; `model` is left as it is.
+    """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = gs.import_onnx(copy)
+    graph = gs.import_onnx(model)
     annotate(graph, inferred(model))
     if fold_constants(graph):
         exported = gs.export_onnx(graph, do_type_check=False)

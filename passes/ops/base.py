@@ -128,7 +128,7 @@ class Linked(Op):
     reason = "needs the same channels at its inputs as it writes"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        """The links of this node, for axes of static size only."""
+        """The links of this node, for axes of static size only. Ask `facts.links`, which remembers them."""
         raise NotImplementedError
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
@@ -137,7 +137,7 @@ class Linked(Op):
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         found: dict[tuple[int, int], Known] = {}
-        for link in self.links(node, facts):
+        for link in facts.links(node):
             known = facts.known(node.inputs[link.input], link.input_axis)
             if known is None:
                 continue
@@ -158,17 +158,17 @@ class Linked(Op):
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         live = {
             (link.output, link.output_axis): facts.live(node.outputs[link.output], link.output_axis)
-            for link in self.links(node, facts)
+            for link in facts.links(node)
         }
         for (index, axis), need in self._project(node, facts, live).items():
             yield index, axis, need
 
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        linked = {(link.output, link.output_axis) for link in self.links(node, facts)}
+        linked = {(link.output, link.output_axis) for link in facts.links(node)}
         return {key: mask for key, mask in asked.items() if key in linked}
 
     def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        links = self.links(node, facts)
+        links = facts.links(node)
         sets = {key: stored[key] for link in links if (key := (link.output, link.output_axis)) in stored}
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
@@ -183,7 +183,7 @@ class Linked(Op):
         add to it.
         """
         per_output: dict[tuple[int, int], dict[int, Mask]] = {}
-        for link in self.links(node, facts):
+        for link in facts.links(node):
             size = facts.size(node.inputs[link.input], link.input_axis)
             wanted = sets.get((link.output, link.output_axis))
             if size is None:
@@ -208,7 +208,7 @@ class Linked(Op):
         return need
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
-        return [(k.input, k.input_axis) for k in self.links(node, facts) if (k.output, k.output_axis) == (output, axis)]
+        return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]
 
 
 def merge(a: Known, b: Known) -> Known:

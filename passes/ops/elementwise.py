@@ -48,7 +48,7 @@ class Elementwise(Linked):
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        links = self.links(node, facts)
+        links = facts.links(node)
         for axis in {link.output_axis for link in links}:
             known = self._along(node, facts, axis, {k.input: k.input_axis for k in links if k.output_axis == axis})
             if known is not None:

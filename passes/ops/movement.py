@@ -331,7 +331,7 @@ class Pad(Movement):
 
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         result = super().produces(node, facts, asked)
-        for link in self.links(node, facts):
+        for link in facts.links(node):
             key = 0, link.output_axis
             if link.source is not None and key in result and not (result[key] & (link.source >= 0)).any():
                 # there is always something to pad
@@ -351,7 +351,7 @@ class Pad(Movement):
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         found = {(output, axis): known for output, axis, known in super().constants(node, facts)}
         value = self._value(node, facts)
-        for link in self.links(node, facts):
+        for link in facts.links(node):
             if link.source is None or value is None:
                 continue
             dtype = node.inputs[0].dtype

@@ -45,7 +45,7 @@ class Reshape(Movement):
         """A merged axis stores a full product: every combination of the slices that its parts need."""
         result = super().produces(node, facts, asked)
         parts = self._project(node, facts, asked)
-        for link in self.links(node, facts):
+        for link in facts.links(node):
             key = 0, link.output_axis
             if key in result and link.source is not None and not link.split:
                 held = parts[0, link.input_axis][link.source]
