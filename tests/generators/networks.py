@@ -801,10 +801,11 @@ def resize(b: Builder, v: Value) -> Value | None:
         return b.op("Upsample", [v, scales], shape, 1, mode=mode)
     if b.opset < 11:
         return b.op("Resize", [v, scales], shape, 1, mode=mode)
+    empty = b.const(np.zeros(0, np.float32), np.float32, "roi") if b.opset < 13 else ""
     if v.static and isinstance(v.shape[0], int) and b.flip(0.4):
         sizes = b.ints([size(d) for d in shape])
-        return b.op("Resize", [v, "", "", sizes], shape, 1, mode=mode)
-    empty = b.const(np.zeros(0, np.float32), np.float32, "roi") if b.opset < 13 else ""
+        unused = b.const(np.zeros(0, np.float32), np.float32, "scales") if b.opset < 13 else ""
+        return b.op("Resize", [v, empty, unused, sizes], shape, 1, mode=mode)
     center = b.pick(("asymmetric", "half_pixel", "align_corners")) if mode == "linear" else "asymmetric"
     return b.op(
         "Resize",
