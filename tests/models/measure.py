@@ -1,0 +1,170 @@
+"""Masks put into any graph, and the least work that is possible with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from tests.generators.check import Feeds, Runner
+
+Array = np.ndarray[Any, Any]
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def constants(model: ModelProto) -> dict[str, Array]:
+    """The values of initializers and Constant nodes."""
+    found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def _layers(model: ModelProto) -> dict[str, tuple[int, int]]:
+    """Output of each layer with a constant weight: the axis of its channels, and how many they are."""
+    known = {name: value.shape for name, value in constants(model).items()}
+    quantised = {
+        n.output[0]: known[n.input[0]]
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in known
+    }
+    known |= quantised
+    found: dict[str, tuple[int, int]] = {}
+    for node in model.graph.node:
+        shape = known.get(node.input[1]) if len(node.input) > 1 else None
+        if shape is None:
+            continue
+        attributes = {a.name: a.i for a in node.attribute}
+        if node.op_type == "Conv":
+            found[node.output[0]] = (1, shape[0])
+        elif node.op_type == "ConvTranspose":
+            found[node.output[0]] = (1, shape[1] * attributes.get("group", 1))
+        elif node.op_type == "MatMul" and len(shape) == 2:
+            found[node.output[0]] = (-1, shape[1])
+        elif node.op_type == "Gemm":
+            found[node.output[0]] = (-1, shape[0] if attributes.get("transB") else shape[1])
+    return found
+
+
+def mask_layers(
+    model: ModelProto, *, keep: float = 0.5, seed: int = 0
+) -> tuple[ModelProto, dict[str, Array]]:
+    """A random mask of its own behind every convolution and product whose output is not the graph's.
+
+    Returns the masked model, and for the output of each masked layer the channels that its mask keeps.
+    """
+    rng = np.random.default_rng(seed)
+    masked = _copy(model)
+    shapes = {
+        i.name: len(i.type.tensor_type.shape.dim)
+        for i in onnx.shape_inference.infer_shapes(model).graph.value_info
+        if i.type.tensor_type.HasField("shape")
+    }
+    outputs = {o.name for o in model.graph.output}
+    layers = _layers(model)
+    drawn: dict[str, Array] = {}
+    renamed: dict[str, str] = {}
+    nodes = []
+    for node in model.graph.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for k, name in enumerate(copy.input):
+            copy.input[k] = renamed.get(name, name)
+        nodes.append(copy)
+        for name in node.output:
+            axis, channels = layers.get(name, (0, 0))
+            if not channels or name in outputs or channels < 2 or name not in shapes:
+                continue
+            mask = rng.random(channels) < keep
+            mask[rng.integers(channels)] = True
+            drawn[name] = mask
+            rank = shapes[name]
+            value = mask.astype(np.float32).reshape([-1] + [1] * (rank - 1 - axis % rank))
+            masked.graph.initializer.append(numpy_helper.from_array(value, f"{name}/mask"))
+            nodes.append(onnx.helper.make_node("Mul", [name, f"{name}/mask"], [f"{name}/masked"]))
+            renamed[name] = f"{name}/masked"
+    del masked.graph.node[:]
+    masked.graph.node.extend(nodes)
+    del masked.graph.value_info[:]
+    return masked, drawn
+
+
+def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: tuple[Feeds, Feeds]) -> int:
+    """The multiply-adds of one example that no compiler can avoid which looks one hop around.
+
+    Over all convolutions and products: the inputs that are live (not the same in both runs) times the outputs
+    that are kept, times what each such pair costs. `kept` gives the kept channels of the masked layers; of
+    other layers all are. `feeds` are two random inputs with a batch of one.
+    """
+    known = constants(model)
+    layers = _layers(model)
+    wanted = [n for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]
+    names = sorted({t for n in wanted for t in (*n.input[:2], *n.output) if t and t not in known})
+    wide = _copy(model)
+    del wide.graph.output[:]
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    run = Runner(wide, optimize=False)
+    first, second = (dict(zip(names, run(f), strict=True)) for f in feeds)
+    total = 0
+    for node in wanted:
+        total += _node_macs(node, known, layers, kept, first, second)
+    return total
+
+
+def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    """The model with these symbolic dimensions as numbers."""
+    fixed = _copy(model)
+    for info in (*fixed.graph.input, *fixed.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+def _live(a: Array, b: Array, axis: int) -> Array:
+    """Which slices along the axis differ between two runs."""
+    rest = tuple(i for i in range(a.ndim) if i != axis % a.ndim)
+    return (a != b).any(axis=rest)
+
+
+def _node_macs(
+    node: onnx.NodeProto,
+    known: Mapping[str, Array],
+    layers: Mapping[str, tuple[int, int]],
+    kept: Mapping[str, Array],
+    first: Mapping[str, Array],
+    second: Mapping[str, Array],
+) -> int:
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    x, weight = node.input[0], node.input[1]
+    y = first[node.output[0]]
+    if node.op_type in ("Conv", "ConvTranspose") and weight in known:
+        w = known[weight]
+        group = attributes.get("group", 1)
+        live = _live(first[x], second[x], 1).reshape(group, -1).sum(axis=1)
+        out = (
+            kept.get(node.output[0], np.ones(layers[node.output[0]][1], bool)).reshape(group, -1).sum(axis=1)
+        )
+        positions = y[0, 0].size if node.op_type == "Conv" else first[x][0, 0].size
+        return int((live * out).sum()) * int(np.prod(w.shape[2:])) * positions
+    if weight in known or x in known:
+        operand = x if weight in known else weight
+        turned = attributes.get("transA", 0)
+        inner = -1 if weight in known else -2
+        live_in = int(_live(first[operand], second[operand], -2 if turned else inner).sum())
+        columns = y.shape[-1] if weight in known else y.shape[-2]
+        out_count = int(kept[node.output[0]].sum()) if node.output[0] in kept else columns
+        return live_in * out_count * (y.size // max(columns, 1))
+    a, b = first[x], first[weight]  # two activations: their shared axis, all of it that is live in both
+    both = _live(a, second[x], -1) & _live(b, second[weight], -2 if b.ndim > 1 else 0)
+    return int(both.sum()) * y.size
