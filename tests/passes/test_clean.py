@@ -1,0 +1,87 @@
+"""What is folded, and that nothing of the masks is left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.passes.text import compiled, mask, model, operators, random, weight
+
+BATCH_NORMALISATION = {
+    "s": np.linspace(0.5, 1.5, 4),
+    "b": np.linspace(-1, 1, 4),
+    "mu": np.linspace(0.1, 0.4, 4),
+    "var": np.linspace(0.5, 2, 4),
+}
+
+
+def test_mask_and_batch_normalisation_become_part_of_the_convolution() -> None:
+    result = compiled(
+        model(
+            "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+            "c = Conv<pads=[1,1,1,1]>(x, w)\n bn = BatchNormalization(c, s, b, mu, var)\n r = Relu(bn)\n"
+            "m = Mul(r, k)\n y = Conv(m, v)",
+            w=random(4, 3, 3, 3),
+            v=random(2, 4, 1, 1),
+            k=mask(1, 0, 1, 1),
+            **BATCH_NORMALISATION,
+        )
+    )
+    assert operators(result) == ["Conv", "Relu", "Conv"]
+
+
+def test_scale_and_shift_behind_a_matrix_product_become_one_addition() -> None:
+    result = compiled(
+        model(
+            "(float[N,3] x) => (float[N,4] y)",
+            "h = MatMul(x, w)\n a = Add(h, bias)\n bn = BatchNormalization(a, s, b, mu, var)\n y = Relu(bn)",
+            w=random(3, 4),
+            bias=random(4),
+            **BATCH_NORMALISATION,
+        )
+    )
+    assert operators(result) == ["MatMul", "Add", "Relu"]
+
+
+def test_nothing_is_folded_into_what_someone_else_reads() -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] c)",
+        "c = Conv(x, w)\n s1 = Mul(c, scale)\n y = Add(s1, scale)",
+        w=random(4, 3, 1, 1),
+        scale=random(1, 4, 1, 1, seed=3),
+    )
+    assert operators(compiled(source)) == ["Conv", "Mul", "Add"]
+
+
+def test_a_scale_along_rows_is_not_taken_for_one_along_columns() -> None:
+    source = model(
+        "(float[4,3] x) => (float[4,4] y)",
+        "h = MatMul(x, w)\n y = Mul(h, rows)",
+        w=random(3, 4),
+        rows=random(4, 1, seed=5),
+    )
+    assert operators(compiled(source)) == ["MatMul", "Mul"]
+
+
+def test_shared_weights_are_cut_for_each_of_their_readers() -> None:
+    result = compiled(
+        model(
+            "(float[N,4] x) => (float[N,4] y, float[N,4] z)",
+            "a = MatMul(x, w)\n am = Mul(a, k)\n y = MatMul(am, w)\n b = MatMul(x, w)\n z = Relu(b)",
+            w=random(4, 4),
+            k=mask(1, 0, 0, 1, rank=2),
+        )
+    )
+    shapes = sorted(weight(result, "MatMul", which=i).shape for i in range(3))
+    assert shapes == [(2, 4), (4, 2), (4, 4)]
+
+
+def test_int8_weights_behind_dequantisation_stay_int8() -> None:
+    source = model(
+        "(float[N,4] x) => (float[N,3] y)",
+        "w = DequantizeLinear(q, scale, zero)\n m = Mul(x, k)\n y = MatMul(m, w)",
+        q=np.arange(12, dtype=np.int8).reshape(4, 3),
+        scale=np.array(0.1),
+        zero=np.array(0, np.int8),
+        k=mask(1, 1, 0, 1, rank=2),
+    )
+    assert "DequantizeLinear" in operators(compiled(source))

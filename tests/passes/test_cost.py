@@ -1,0 +1,81 @@
+"""The cost model, against counts made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import bind, count, flops_by_mask, shrink
+from tests.passes.text import mask, model, random
+
+
+def test_matrix_product_convolution_and_elementwise_operators() -> None:
+    cost = count(
+        model(
+            "(float[N,3,8,8] x) => (float[N,5] y)",
+            "c = Conv<pads=[1,1,1,1]>(x, w, b)\n r = Relu(c)\n g = GlobalAveragePool(r)\n f = Flatten(g)\n"
+            "h = MatMul(f, v)\n y = Add(h, bias)",
+            w=random(4, 3, 3, 3),
+            b=random(4),
+            v=random(4, 5),
+            bias=random(5),
+        )
+    )
+    convolution = 4 * 64 * (2 * 27 - 1) + 4 * 64
+    assert cost.flops == convolution + 4 * 64 + 4 * 64 + 5 * (2 * 4 - 1) + 5
+    assert cost.macs == 4 * 64 * 27 + 20
+    assert cost.params == 4 * 27 + 4 + 20 + 5
+    assert [n.op for n in cost.nodes] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul", "Add"]
+
+
+def test_groups_divide_the_work() -> None:
+    cost = count(
+        model("(float[1,4,8,8] x) => (float[1,8,6,6] y)", "y = Conv<group=4>(x, w)", w=random(8, 1, 3, 3))
+    )
+    assert cost.macs == 8 * 36 * 9
+
+
+def test_data_movement_is_free() -> None:
+    cost = count(model("(float[N,4,8] x) => (float[N,8,4] y)", "y = Transpose<perm=[0,2,1]>(x)"))
+    assert cost.flops == cost.macs == 0
+
+
+def masked_network() -> onnx.ModelProto:
+    """A residual block with a depthwise convolution; its masks are the graph inputs m1, m2 and m3."""
+    return model(
+        "(float[N,3,8,8] x, float[6] m1, float[6] m2, float[5] m3) => (float[N,2] y)",
+        "a = Conv<pads=[1,1,1,1]>(x, wa)\n ar = Relu(a)\n m1r = Reshape(m1, s)\n am = Mul(ar, m1r)\n"
+        "d = Conv<pads=[1,1,1,1], group=6>(am, wd)\n dr = Relu(d)\n m2r = Reshape(m2, s)\n dm = Mul(dr, m2r)\n"
+        "sum = Add(am, dm)\n c = Conv(sum, wc)\n cr = Relu(c)\n m3r = Reshape(m3, s)\n cm = Mul(cr, m3r)\n"
+        "g = GlobalAveragePool(cm)\n f = Flatten(g)\n y = MatMul(f, v)",
+        wa=random(6, 3, 3, 3),
+        wd=random(6, 1, 3, 3),
+        wc=random(5, 6, 1, 1),
+        v=random(5, 2),
+        s=np.array([1, -1, 1, 1]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
+    source = masked_network()
+    rng = np.random.default_rng(seed)
+    masks = {n: (rng.random(k) < 0.75).astype(np.float32) for n, k in (("m1", 6), ("m2", 6), ("m3", 5))}
+    total, savings = flops_by_mask(source, masks)
+    assert total == shrink(bind(source, masks)).report.after.flops
+    for name, values in masks.items():
+        for entry in range(values.size):
+            less = values.copy()
+            less[entry] = 0
+            after = shrink(bind(source, {**masks, name: less})).report.after.flops
+            assert savings[name][entry] == total - after, (name, entry)
+
+
+def test_bind_leaves_the_model_and_names_what_is_missing() -> None:
+    source = masked_network()
+    before = source.SerializeToString()
+    with pytest.raises(KeyError):
+        bind(source, {"nothing": mask(1, rank=2)})
+    bind(source, {"m1": np.ones(6)})
+    assert source.SerializeToString() == before

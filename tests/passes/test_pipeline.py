@@ -1,0 +1,99 @@
+"""Promises of the whole, on graphs that are odd rather than large."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import shrink
+from passes.errors import GraphError
+from tests.passes.text import compiled, mask, model, operators, random
+
+
+def small() -> onnx.ModelProto:
+    return model(
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "c = Conv<pads=[1,1,1,1]>(x, w)\n r = Relu(c)\n m = Mul(r, k)\n y = Conv(m, v)",
+        w=random(4, 3, 3, 3),
+        v=random(2, 4, 1, 1),
+        k=mask(1, 0, 1, 1),
+    )
+
+
+def test_same_input_same_bytes() -> None:
+    first, second = (shrink(small()).model.SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_what_the_model_says_of_itself_stays() -> None:
+    source = small()
+    source.producer_name, source.doc_string, source.model_version = "someone", "words", 7
+    source.metadata_props.add(key="labels", value="a,b")
+    source.graph.doc_string = "more words"
+    result = shrink(source).model
+    assert result.producer_name == "someone" and result.doc_string == "words" and result.model_version == 7
+    assert result.metadata_props[0].value == "a,b" and result.graph.doc_string == "more words"
+    assert result.ir_version == source.ir_version
+    assert list(result.graph.input) == list(source.graph.input)
+    assert list(result.graph.output) == list(source.graph.output)
+
+
+def test_nodes_out_of_order_are_named() -> None:
+    source = small()
+    first = source.graph.node[0]
+    source.graph.node.append(first)
+    del source.graph.node[0]
+    with pytest.raises(GraphError, match="reads `c`"):
+        shrink(source)
+
+
+def test_two_writers_of_one_name_are_named() -> None:
+    source = small()
+    source.graph.node[1].output[0] = "c"
+    with pytest.raises(GraphError, match="already has a value"):
+        shrink(source)
+
+
+def test_a_subgraph_that_reads_an_outer_tensor_finds_it_whole() -> None:
+    then = onnx.parser.parse_graph("then () => (float[N,4] a) { a = Mul(h, two) }")
+    other = onnx.parser.parse_graph("other () => (float[N,4] b) { b = Relu(h) }")
+    source = model(
+        "(float[N,3] x, bool[1] c) => (float[N,2] y)",
+        "p = MatMul(x, w)\n h = Mul(p, k)\n i = Identity(h)\n y = MatMul(i, v)",
+        w=random(3, 4),
+        v=random(4, 2),
+        k=mask(1, 0, 1, 1, rank=2),
+        two=np.array(2.0),
+    )
+    node = source.graph.node[2]
+    node.op_type = "If"
+    node.input[0] = "c"
+    node.attribute.append(onnx.helper.make_attribute("then_branch", then))
+    node.attribute.append(onnx.helper.make_attribute("else_branch", other))
+    result = compiled(source)
+    assert "If" in operators(result)
+
+
+def test_operators_of_an_unknown_domain_are_left_alone_and_seen_whole() -> None:
+    source = model(
+        "(float[N,3] x) => (float[N,2] y)",
+        "p = MatMul(x, w)\n h = Mul(p, k)\n o = Relu(h)\n y = MatMul(o, v)",
+        w=random(3, 4),
+        v=random(4, 2),
+        k=mask(1, 0, 1, 1, rank=2),
+    )
+    source.graph.node[2].op_type, source.graph.node[2].domain = "Swirl", "com.example"
+    source.opset_import.add(domain="com.example", version=1)
+    result = shrink(source)
+    swirl = next(n for n in result.model.graph.node if n.op_type == "Swirl")
+    assert swirl.domain == "com.example"
+    for held in result.report.held:
+        assert held.op == "Swirl"
+    onnx.checker.check_model(result.model)
+
+
+def test_masked_channels_are_counted_where_they_are_masked() -> None:
+    report = compiled(small()).report
+    assert [(m.tensor, m.total, m.masked, m.removed) for m in report.masked] == [("m", 4, 1, 1)]
+    assert report.held == ()

@@ -1,0 +1,56 @@
+"""Small models written in ONNX's textual syntax, with their weights beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from passes import Shrunk, shrink
+from tests.generators.check import assert_same_function, assert_well_formed
+
+Array = NDArray[Any]
+
+
+def model(signature: str, body: str, opset: int = 17, **weights: Array) -> onnx.ModelProto:
+    """`signature`: "(float[N,4] x) => (float[N,3] y)"; `body`: the nodes; weights by name."""
+    parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {signature} {{ {body} }}')
+    for name, values in weights.items():
+        array = np.asarray(values)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        parsed.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.checker.check_model(parsed, full_check=True)
+    return parsed
+
+
+def compiled(source: onnx.ModelProto) -> Shrunk:
+    """The compiled model, after the checks that hold for every one."""
+    shrunk = shrink(source)
+    assert_same_function(source, shrunk.model)
+    assert_well_formed(source, shrunk.model)
+    return shrunk
+
+
+def operators(result: Shrunk) -> list[str]:
+    """Operators of the compiled model, in order."""
+    return [node.op_type for node in result.model.graph.node]
+
+
+def weight(result: Shrunk, op: str, index: int = 1, which: int = 0) -> Array:
+    """An initializer that the `which`-th node of this operator reads as input `index`."""
+    node = [n for n in result.model.graph.node if n.op_type == op][which]
+    tensors = {t.name: t for t in result.model.graph.initializer}
+    return onnx.numpy_helper.to_array(tensors[node.input[index]])
+
+
+def random(*shape: int, seed: int = 0) -> Array:
+    """Normal float32 numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def mask(*bits: int, rank: int = 4) -> Array:
+    """A 0/1 mask for axis 1 of a tensor of this rank (for the last axis if it is a matrix)."""
+    values = np.asarray(bits, np.float32)
+    return values.reshape([1, -1, *[1] * (rank - 2)]) if rank > 2 else values
