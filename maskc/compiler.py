@@ -19,6 +19,7 @@ from maskc.errors import InputError, MaskcError, NotEquivalentError, Unavailable
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.frontend.onnx_file import check, in_brief
+from maskc.graphs import model_bytes
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
 from passes.errors import GraphError
@@ -62,8 +63,8 @@ def compile(
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
-    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that says
-    so.
+    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that
+    says so.
     """
     return _compile(frontend.read(model), masks, verify, provider, samples, seed, rtol, atol)
 
@@ -147,7 +148,7 @@ def _compile(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
         before=Figures.from_cost(before, source.bytes),
-        after=Figures.from_cost(shrunk.report.after, shrunk.model.ByteSize()),
+        after=Figures.from_cost(shrunk.report.after, model_bytes(shrunk.model)),
         masked=shrunk.report.masked,
         held=shrunk.report.held,
         seconds=dict(shrunk.report.seconds),

@@ -11,6 +11,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 # Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.
 _SHAPE_DATA = 1024
 
+# Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
+_MESSAGE_LIMIT = 2**31 - 64 * 2**20
+
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 HALF_TYPES = frozenset(
@@ -94,6 +97,12 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor's data as it is held in memory (0 while it is in an external file)."""
     return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()
+
+
+def model_bytes(model: ModelProto) -> int:
+    """Bytes of the model's file; of one too large for a single file, those of its weights."""
+    weights = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
+    return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
 
 
 def type_of(value: ValueInfoProto) -> TensorType:

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
+from maskc.graphs import model_bytes
 
 if TYPE_CHECKING:
     from maskc.frontend.tensorflow import TensorFlowModel
@@ -38,7 +39,7 @@ class Source:
         """Size on disk, of all files; of a model in memory, the size of its ONNX file."""
         if self.files:
             return sum(file.stat().st_size for file in self.files)
-        return int(self.model.ByteSize())
+        return model_bytes(self.model)
 
     @property
     def name(self) -> str:
