@@ -163,8 +163,12 @@ class _Planner:
         own = np.full(size, self._reason(describe(node), node.op, demand.reason))
         if demand.echo is None:
             return own
-        passed = self.layout.reason.get((node.outputs[demand.echo[0]].name, demand.echo[1]))
-        return own if passed is None or passed.size != size else np.where(passed >= 0, passed, own)
+        output, axis = node.outputs[demand.echo[0]], demand.echo[1]
+        passed, known = self.layout.reason.get((output.name, axis)), self.facts.known(output, axis)
+        if passed is None or known is None or passed.size != size:
+            return own
+        # what is constant behind this operator too is held further on; the rest is held here
+        return np.where(known.mask & (passed >= 0), passed, own)
 
     def _store(self, tensor: gs.Tensor, sets: dict[int, Mask]) -> None:
         for axis in range(len(shape_of(tensor) or ())):
