@@ -70,6 +70,14 @@ class Value:
         return self.axis == 1 and self.rank in (3, 4, 5)
 
 
+# Names that anybody may give to a tensor, and that a compiler may take for its own.
+_STEMS = (
+    "axes axis bias channels fill indices pads scale shape shift size sizes weight "
+    "x_constant x_expanded x_fit x_padded x_shape"
+).split()
+_COMMON = tuple(f"{stem}{suffix}" for stem in _STEMS for suffix in ("", "_1", "_2"))
+
+
 @dataclass
 class Network:
     """A generated model with what is needed to run it.
@@ -102,8 +110,10 @@ class Builder:
         self.pool: list[Value] = []
         self.sharp = True
         self.named = self.flip(0.85)
-        self.paths = self.flip(0.3)
+        self.style = self.pick(("plain", "plain", "path", "common"))  # of tensor names
+        self.wide = self.flip(0.15)
         self.inline = self.pick((0.0, 0.0, 0.15, 1.0))  # the share of constants that are Constant nodes
+        self._common = list(_COMMON)
         self._shared: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
@@ -120,6 +130,10 @@ class Builder:
     def some(self, low: int, high: int) -> int:
         """A number from low to high, both included."""
         return self.rng.randint(low, high)
+
+    def width(self, low: int, high: int) -> int:
+        """A number of channels."""
+        return self.some(low, high) * (6 if self.wide and self.flip(0.6) else 1)
 
     def shuffled(self, items: Iterable[T]) -> list[T]:
         """The items in another order."""
@@ -156,11 +170,11 @@ class Builder:
     def fresh(self, stem: str) -> str:
         """A tensor name that nothing else has."""
         self._count += 1
-        return (
-            f"/net/{stem.lower()}_{self._count}/{stem}_output_0"
-            if self.paths
-            else f"{stem.lower()}{self._count}"
-        )
+        if self.style == "path":
+            return f"/net/{stem.lower()}_{self._count}/{stem}_output_0"
+        if self.style == "common" and self._common and self.flip(0.7):
+            return self._common.pop(self.rng.randrange(len(self._common)))
+        return f"{stem.lower()}{self._count}"
 
     def const(self, value: Any, dtype: Any = None, stem: str = "w") -> str:
         """The name of a constant: an initializer, or the output of a Constant node, sometimes shared."""
@@ -231,11 +245,43 @@ class Builder:
         return self.const(vector.reshape(shape), vector.dtype)
 
     def mask(self, v: Value, kind: str | None = None) -> Value:
-        """v times a 0/1 vector over its channels."""
-        keep = self.keep(v.channels, kind).astype(self.numpy_type)
-        name = self.per_channel(v, keep)
+        """v times a 0/1 vector over its channels, or over another static axis now and then."""
+        axis = v.axis
+        others = [i for i in range(1, v.rank) if i != v.axis and isinstance(v.shape[i], int)]
+        if others and self.flip(0.08):
+            axis = self.pick(others)
+        keep = self.keep(size(v.shape[axis]), kind)
+        name = self._mask_name(Value(v.name, v.shape, axis), keep)
         pair: list[str | Value] = [v, name]
         return self.op("Mul", pair if self.flip(0.7) else pair[::-1], v.shape, v.axis)
+
+    def _mask_name(self, v: Value, keep: Array) -> str:
+        """The mask as a constant, or computed from scores as a trainer leaves it."""
+        if self.opset < 9 or self.flip(0.85) or self.dtype == TensorProto.FLOAT16:
+            return self.per_channel(v, keep.astype(self.numpy_type))
+        scores = np.where(keep, 1.0, -1.0) * self.positive(len(keep))
+        flags = self.raw("Greater", [self.per_channel(v, scores.astype(self.numpy_type)), self.scalar(0.0)])[
+            0
+        ]
+        return self.raw("Cast", [flags], to=self.dtype)[0]
+
+    def weight(self, array: Array) -> str:
+        """The name of a weight: a constant, or a short chain on constants that gives it."""
+        form = self.some(0, 30)
+        if form == 0:
+            return self.raw("Identity", [self.const(array, array.dtype)])[0]
+        if form == 1 and array.ndim > 1:
+            order = self.shuffled(range(array.ndim))
+            back = [order.index(i) for i in range(array.ndim)]
+            return self.raw("Transpose", [self.const(array.transpose(order).copy(), array.dtype)], perm=back)[
+                0
+            ]
+        if form == 2:
+            return self.raw("Reshape", [self.const(array.ravel(), array.dtype), self.ints(array.shape)])[0]
+        if form == 3:  # filters masked by a product in the graph
+            keep = self.keep(array.shape[0]).astype(array.dtype).reshape([-1] + [1] * (array.ndim - 1))
+            return self.raw("Mul", [self.const(array, array.dtype), self.const(keep, keep.dtype)])[0]
+        return self.const(array, array.dtype)
 
     # -- operators whose form depends on the opset ------------------------------------------------------
 

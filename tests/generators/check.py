@@ -14,13 +14,14 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from passes import count, shrink
+from passes import count, layout, shrink
 from passes.report import Report
 from tests.generators.builder import Network
 from tests.generators.double import Evaluator, graphs, has_double, to_double, widen
@@ -473,6 +474,17 @@ def assert_explained(report: Report) -> None:
         assert named >= stayed, (
             f"{axis.tensor}@{axis.axis}: {stayed} masked channels stayed, {named} are explained"
         )
+
+
+@contextlib.contextmanager
+def adapters_cost(price: float | None) -> Iterator[None]:
+    """Within, moving an element counts as so many FLOPs: few make adapters the rule, many rule them out."""
+    if price is None:
+        yield
+        return
+    original = layout.plan
+    with patch.object(layout, "plan", lambda graph, facts: original(graph, facts, price)):
+        yield
 
 
 # -- everything -------------------------------------------------------------------------------------

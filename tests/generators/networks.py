@@ -81,7 +81,7 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
         kernel.append(k), begin.append(p), end.append(q), strides.append(s), dilations.append(dil)
         shape.append(dim)
     group = 1
-    m = out or (c if same else b.some(1, 8))
+    m = out or (c if same else b.width(1, 8))
     form = b.some(0, 9)
     if form <= 2 and out is None:  # depthwise, perhaps with a multiplier
         group, m = c, c * (1 if same else b.pick((1, 1, 1, 2)))
@@ -95,7 +95,7 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
         outputs=0,
         inputs=1 if c // group > 1 else None,
     )
-    operands: list[str | Value] = [v, b.const(w, w.dtype)]
+    operands: list[str | Value] = [v, b.weight(w)]
     if b.flip(0.6):
         operands.append(bias(b, m))
     pads = [*begin, *end] if auto == "NOTSET" else None
@@ -153,9 +153,9 @@ def matmul(b: Builder, v: Value, *, out: int | None = None) -> Value | None:
     last = v.shape[-1]
     if v.rank < 2 or not isinstance(last, int):
         return None
-    m = out or b.some(1, 9)
+    m = out or b.width(1, 9)
     w = weight(b, [last, m], last, outputs=1, inputs=0)
-    name = b.const(w, w.dtype)
+    name = b.weight(w)
     if b.flip(0.1):  # the exporter's way of writing a transposed layer
         name = b.raw("Transpose", [b.const(w.T.copy(), w.dtype)], perm=[1, 0])[0]
     y = b.op("MatMul", [v, name], [*v.shape[:-1], m], v.rank - 1)
@@ -187,13 +187,13 @@ def gemm(b: Builder, v: Value) -> Value | None:
     """Gemm in each of its forms: transposed or not, scaled or not, with every shape of C."""
     if v.rank != 2:
         return None
-    k, m = v.channels, b.some(1, 9)
+    k, m = v.channels, b.width(1, 9)
     if v.axis != 1:
         return None
     trans_a, trans_b = b.flip(0.2), b.flip(0.5)
     w = weight(b, [k, m], k, outputs=1, inputs=0)
     x = b.transpose(v, [1, 0]) if trans_a else v
-    operands: list[str | Value] = [x, b.const(w.T.copy() if trans_b else w, w.dtype)]
+    operands: list[str | Value] = [x, b.weight(w.T.copy() if trans_b else w)]
     form = b.some(0, 5) if b.opset >= 11 else 1
     if form == 1:
         operands.append(bias(b, m))
@@ -1238,6 +1238,56 @@ def quantised(b: Builder, v: Value) -> Value | None:
     return b.op("MatMul", [v, name], [*v.shape[:-1], m], v.rank - 1)
 
 
+def several_outputs(b: Builder, v: Value) -> Value | None:
+    """An operator of several outputs, of which some are read and others are not."""
+    form = b.some(0, 4)
+    if form == 0 and b.opset >= 10 and b.dtype != TensorProto.FLOAT16:
+        k = b.some(1, v.channels)
+        count = b.ints([k])
+        names = b.raw("TopK", [v, count], 2, axis=v.axis)
+        return Value(names[0], tuple(k if i == v.axis else d for i, d in enumerate(v.shape)), v.axis)
+    if form == 1 and v.is_image and v.rank == 4 and all(size(d) >= 2 for d in v.shape[2:]) and b.opset >= 8:
+        shape = [*v.shape[:2], *[derived(d, "p2", size(d) - 1) for d in v.shape[2:]]]
+        return Value(b.raw("MaxPool", [v], 2, kernel_shape=[2, 2])[0], tuple(shape), 1)
+    if form == 2 and b.opset >= 12:
+        return Value(b.raw("Dropout", [v], 2)[0], v.shape, v.axis)
+    if form == 3 and b.opset >= 17 and v.axis == v.rank - 1 and v.channels > 1:
+        scale = b.const(b.positive(v.channels), b.numpy_type)
+        b.sharp = False  # its statistics are in single precision whatever the data is
+        names = b.raw("LayerNormalization", [v, scale], 3, axis=-1, epsilon=1e-3)
+        return (
+            b.like("Sub", Value(names[0], v.shape, v.axis), names[1])
+            if b.flip(0.5)
+            else Value(names[0], v.shape, v.axis)
+        )
+    if v.channels > 1:
+        cut = b.some(1, v.channels - 1)
+        return b.pick(b.split(v, v.axis, [cut, v.channels - cut]))
+    return None
+
+
+def append_constant(b: Builder, v: Value) -> Value | None:
+    """Constant channels or positions beside the tensor's own, such as a class token."""
+    axes = [i for i in range(1, v.rank) if isinstance(v.shape[i], int) and size(v.shape[i]) <= 8]
+    if not axes or not v.static:
+        return None
+    axis, extra = b.pick(axes), b.some(1, 2)
+    dims = [1, *[extra if i == axis else size(d) for i, d in enumerate(v.shape) if i]]
+    token = b.const(b.normal(*dims), b.numpy_type)
+    if v.shape[0] != 1:
+        target = b.raw("Concat", [b.computed_shape(v, [v.shape[0]]), b.ints(dims[1:])], axis=0)[0]
+        token = b.raw("Expand", [token, target])[0]
+    shape = tuple(size(d) + extra if i == axis else d for i, d in enumerate(v.shape))
+    return b.op("Concat", b.shuffled([v, token]), shape, v.axis, axis=axis)
+
+
+def crossing(b: Builder, v: Value) -> Value | None:
+    """A product of a tensor with itself or with another of the same shape, summed over the channels."""
+    others = [u for u in b.pool if u.shape == v.shape]
+    y = b.like("Mul", v, b.pick(others) if others else v)
+    return b.reduce("ReduceSum", y, [v.axis], True) if b.flip(0.5) else y
+
+
 def custom(b: Builder, v: Value) -> Value | None:
     """An operator of ONNX Runtime's own domain, which the standard does not know."""
     if b.dtype != TensorProto.FLOAT:
@@ -1307,6 +1357,9 @@ _STEPS: dict[Step, int] = {
     branching: 2,
     loop: 2,
     scan: 1,
+    several_outputs: 4,
+    append_constant: 3,
+    crossing: 2,
     function: 1,
     quantised: 2,
     custom: 1,
@@ -1331,6 +1384,8 @@ _IMAGES: dict[Step, int] = {
     instance_norm: 2,
     group_norm: 2,
     join: 4,
+    several_outputs: 2,
+    append_constant: 2,
     gather: 2,
     slices: 2,
     channels_last: 2,
@@ -1371,7 +1426,7 @@ def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], di
     )
     c = b.some(1, 6)
     ranges: dict[str, tuple[int, int]] = {}
-    if kind == "image":
+    if kind in ("image", "bytes"):
         flexible = b.flip(0.25)
         dims: list[Dim] = [Sym("H", 6), Sym("W", 5)] if flexible else [b.some(4, 8), b.some(4, 8)]
         v = Value("x", (batch, c, *dims), 1)
@@ -1392,6 +1447,13 @@ def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], di
         table = weight(b, [vocabulary, c], 1, outputs=1, inputs=None)
         y = b.op("Gather", [b.const(table, table.dtype), "x"], v.shape, 2, axis=0)
         return y, [info], ranges
+    if kind == "bytes":
+        info = b.value_info(v)
+        info.type.tensor_type.elem_type = TensorProto.UINT8
+        ranges["x"] = (0, 256)
+        y = b.like("Cast", v, to=b.dtype)
+        scaled = b.like("Div", y, b.scalar(255.0))
+        return b.like("Sub", scaled, b.per_channel(v, b.normal(v.channels))), [info], ranges
     return v, [b.value_info(v)], ranges
 
 
@@ -1402,6 +1464,8 @@ def random_network(rng: Random, *, depth: tuple[int, int] = (3, 14)) -> Network:
     batch: Dim = Sym("N", 1) if b.flip(0.8) else b.some(1, 2)
     v, inputs, ranges = _start(b, batch)
     b.pool.append(v)
+    if b.flip(0.04):  # an input that nothing reads
+        inputs.append(helper.make_tensor_value_info("unread", TensorProto.INT64, ["N", 2]))
     if b.flip(0.2):
         v = b.mask(v)
     if b.flip(0.15):  # a second input, which later steps may add or multiply

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.generators.check import check, describe
+from tests.generators.check import adapters_cost, check, describe
 from tests.generators.networks import network, random_network
+from tests.generators.soak import PRICES
 
 BLOCK = 25
 
@@ -25,7 +26,8 @@ def test_seeded_networks(first: int) -> None:
     for seed in range(first, first + BLOCK):
         net = network(seed)
         try:
-            check(net)
+            with adapters_cost(PRICES[seed % len(PRICES)]):
+                check(net)
         except Exception as error:
             error.add_note(f"network({seed})\n{describe(net.model)}")
             raise
