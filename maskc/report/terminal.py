@@ -80,13 +80,15 @@ def show_cost(cost: Cost, out: Console) -> None:
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
     """One line per tensor and reason, naming the channels and the operator that holds them."""
     for item in held:
-        node = f"{item.op} '{item.node}'" if item.node else item.op
         count = len(item.channels)
-        yield (
-            f"'{item.tensor}' axis {item.axis}, {count} channel{'s' * (count > 1)} "
-            f"({ranges(item.channels)}), "
-            f"held by {node}: {item.reason}"
-        )
+        if item.op == "output":
+            holder = f"it {item.reason}"
+        elif item.op:
+            holder = f"held by {item.op} '{item.node}', which {item.reason}"
+        else:
+            holder = item.reason
+        channels = f"{count} channel{'s' * (count > 1)} ({ranges(item.channels)})"
+        yield f"'{item.tensor}' axis {item.axis}, {channels}: {holder}"
 
 
 def ranges(channels: Sequence[int]) -> str:

@@ -14,6 +14,8 @@ from maskc.report.compilation import CompileReport, plain
 from maskc.report.figures import Figures
 from passes.report import Held, MaskedAxis
 
+HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "is the graph output `y`")
+
 
 @pytest.fixture
 def report() -> CompileReport:
@@ -23,7 +25,7 @@ def report() -> CompileReport:
         before=Figures(1000, 500, 20, 4_321),
         after=Figures(0, 0, 0, 999),
         masked=(MaskedAxis("t", 1, 8, 4, 1),),
-        held=(Held("t", 1, (0, 1, 2, 5), "sum [1]", "Add", "the other branch writes them"),),
+        held=(Held("t", 1, (0, 1, 2, 5), "sum [1]", "Add", "reads another branch"), HELD_BY_CALLER),
         seconds={"facts": 0.25},
         notes=("A note.",),
         output="b.onnx",
@@ -38,8 +40,9 @@ def text(report: CompileReport) -> str:
 
 def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) -> None:
     shown = text(report)
-    assert "Masked channels: 4, of which 1 are removed and 4 stay:" in shown
-    assert "'t' axis 1, 4 channels (0-2, 5), held by Add 'sum [1]': the other branch writes them" in shown
+    assert "Masked channels: 4, of which 1 are removed and 5 stay:" in shown
+    assert "'t' axis 1, 4 channels (0-2, 5): held by Add 'sum [1]', which reads another branch" in shown
+    assert "'y' axis 1, 1 channel (3): it is the graph output `y`" in shown
 
 
 def test_names_are_not_read_as_markup(report: CompileReport) -> None:
@@ -51,7 +54,7 @@ def test_everything_gone_is_no_division_by_zero(report: CompileReport) -> None:
     told = report.to_json()
     assert told["reduction"] is None
     json.dumps(told, allow_nan=False)
-    assert told["channels"] == {"masked": 4, "removed": 1, "held": 4}
+    assert told["channels"] == {"masked": 4, "removed": 1, "held": 5}
 
 
 @pytest.mark.parametrize(
