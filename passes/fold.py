@@ -8,16 +8,16 @@ import onnx_graphsurgeon as gs
 from passes.evaluate import evaluate
 from passes.ops import rules
 from passes.subgraphs import captured, subgraphs
-from passes.tensors import Array, is_constant, present
+from passes.tensors import SMALL, Array, is_constant, present
 
-_LARGE = 4096  # elements: a result larger than this and than all of its operands together is left to the run time
+_COMPARED = 4096  # elements: larger initializers are not looked at for being the same
 
 
 def fold_constants(graph: gs.Graph) -> bool:
     """Replace every node whose operands are all initializers by its result; whether any was computed.
 
-    Afterwards no Constant node is left. A result that would make the file larger, or that the reference
-    implementation cannot compute, stays a node.
+    Afterwards no Constant node is left. A result that is larger than all of its operands together, and not small,
+    stays a node: the file must not grow. So does one that the reference implementation cannot compute.
     """
     outputs = {id(t) for t in graph.outputs}
     kept = []
@@ -48,14 +48,17 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
         return None
     if any(isinstance(t.dtype, int) for t in operands.values()):
         return None
-    if _result_size(node) > max(_LARGE, sum(int(np.prod(t.shape)) for t in operands.values())):
+    size = _result_size(node)
+    if size > max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values())):
         return None
+    if size > SMALL and any(len(t.outputs) > 1 for t in operands.values()):
+        return None  # the operand stays for its other readers, and the result would come on top of it
     values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
     results = evaluate(node, opset, values)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
         return None
     total = sum(int(np.prod(t.shape)) for t in operands.values())
-    return results if sum(r.size for r in results) <= max(_LARGE, total) else None
+    return results if sum(r.size for r in results) <= max(SMALL, total) else None
 
 
 def _constant_value(node: gs.Node) -> list[Array] | None:
@@ -132,7 +135,7 @@ def share_constants(graph: gs.Graph) -> None:
     seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
     for node in graph.nodes:
         for index, tensor in enumerate(list(node.inputs)):
-            if not is_constant(tensor) or isinstance(tensor.dtype, int) or int(np.prod(tensor.shape)) > _LARGE:
+            if not is_constant(tensor) or isinstance(tensor.dtype, int) or int(np.prod(tensor.shape)) > _COMPARED:
                 continue
             values = np.asarray(tensor.values)
             if values.dtype == object:

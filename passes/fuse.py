@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.names import Names
 from passes.subgraphs import captured
-from passes.tensors import Array, Dim, is_constant, operand, shape_of
+from passes.tensors import SMALL, Array, Dim, is_constant, operand, shape_of
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,8 @@ class _Fuser:
     def _into_weights(self, node: gs.Node, affine: Affine, axis: int) -> bool:
         weight, bias = node.inputs[1], operand(node, 2)
         channels = int(weight.shape[axis])
+        if len(weight.outputs) > 1 and int(np.prod(weight.shape)) > SMALL:
+            return False  # others read it as it is, and it would be stored twice
         if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
             return False
         behind = len(weight.shape) - 1 if node.op in ("Conv", "ConvTranspose") else 1

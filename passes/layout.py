@@ -279,7 +279,9 @@ class _Planner:
         if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
             return 1.0
         shares = [
-            float(self.facts.live(tensor, a).mean()) for a in range(len(shape_of(tensor) or ())) if self.facts.size(tensor, a)
+            float(self.facts.live(tensor, a).mean())
+            for a in range(len(shape_of(tensor) or ()))
+            if self.facts.size(tensor, a)
         ]
         return min(shares, default=1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from passes.facts import Facts
 from passes.layout import Layout
 from passes.names import Names
 from passes.ops import rules
-from passes.tensors import Array, Dim, Mask, is_constant, present, shape_of, size_of
+from passes.tensors import SMALL, Array, Dim, Mask, is_constant, present, shape_of, size_of
 
 
 def apply(graph: gs.Graph, facts: Facts, layout: Layout) -> None:
@@ -32,6 +33,7 @@ class Rewriter:
         self._names = Names(graph)
         self._shapes: dict[str, tuple[Dim, ...]] = {}
         self._slices: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
+        self._origins: dict[str, gs.Constant] = {}
         self._nodes: list[gs.Node] = []
         self._index = -1
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
@@ -61,6 +63,7 @@ class Rewriter:
             rules(node).lower(node, self)
             self._nodes += [node, *self._behind]
         self._finish_outputs()
+        self._share_origins()
         dropped = [n for i, n in enumerate(nodes) if i not in self.layout.computed]
         for node in dropped:
             node.inputs.clear()
@@ -115,7 +118,33 @@ class Rewriter:
             for axis, mask in cuts.items():
                 values = np.compress(mask, values, axis=axis)
             self._slices[key] = self.constant(tensor.name, values)
+            self._origins[tensor.name] = tensor
         return self._slices[key]
+
+    def _share_origins(self) -> None:
+        """Where several cuts of one initializer are larger than it, keep it and let each be gathered from it.
+
+        ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
+        """
+        sizes: dict[str, int] = defaultdict(int)
+        for (name, _), cut in self._slices.items():
+            sizes[name] += int(np.prod(cut.shape)) if cut.outputs else 0
+        gathers: list[gs.Node] = []
+        for (name, cuts), cut in self._slices.items():
+            if sizes[name] <= max(int(np.prod(self._origins[name].shape)), SMALL):
+                continue
+            current: gs.Tensor = self._origins[name]
+            for axis, packed in cuts:
+                index = self.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
+                output = gs.Variable(self._names.fresh(f"{name}_cut"), cut.dtype)
+                node = gs.Node("Gather", self._names.fresh(f"{name}_gather"), {"axis": axis})
+                node.inputs, node.outputs = [current, index], [output]
+                gathers.append(node)
+                current = output
+            current.shape = list(cut.shape)
+            for consumer in list(cut.outputs):
+                consumer.inputs = [current if t is cut else t for t in consumer.inputs]
+        self._nodes = gathers + self._nodes
 
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Replace (or append) one input."""

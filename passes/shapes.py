@@ -18,6 +18,10 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     GraphError when shapes contradict each other.
     """
     light = _without_weights(model)
+    for value in [*light.graph.input, *light.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:  # how some exporters write a size that is not known
+                dim.ClearField("dim_value")
     for number, value in enumerate(light.graph.input):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:

@@ -14,6 +14,9 @@ Mask = NDArray[np.bool_]
 Index = NDArray[np.int64]
 Dim = int | str | None
 
+#: elements: a constant up to this size may be stored twice without a thought
+SMALL = 64
+
 
 def is_constant(tensor: gs.Tensor) -> bool:
     """Whether the tensor is an initializer."""

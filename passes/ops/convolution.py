@@ -48,6 +48,9 @@ class Convolution(Op):
         """Whether output channel m depends on channel j of its group: bool [out, in / group]."""
         raise NotImplementedError
 
+    #: axes of the weights on disk that run along the output and the input channels
+    channel_axes = (0, 1)
+
     def absorbs(self, node: gs.Node) -> bool:
         """Whether a constant channel adds the same to every position of the output."""
         raise NotImplementedError
@@ -179,18 +182,21 @@ class Convolution(Op):
         known = facts.known(before.inputs[0], 1)
         gone = self._read_by(before, facts, outputs) & ~inputs
         dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
-        if dropped.any():
-            if self.absorbs(before):
-                self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
-            elif groups == 1:
-                assert known is not None
-                weights = self._fold_into_carrier(weights, dropped, inputs, known)
-        cut = weights[np.ix_(outputs, inputs)] if groups == 1 else self._cut_groups(weights, outputs, inputs, groups)
+        carried = bool(dropped.any()) and not self.absorbs(before)
+        if dropped.any() and not carried:
+            self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
         if groups > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
-        rewriter.set_input(node, 1, rewriter.constant("weight", self.stored_order(cut, node)))
+            cut = rewriter.constant(before.inputs[1].name, self._cut_groups(weights, outputs, inputs, groups))
+        elif carried:
+            assert known is not None
+            folded = self._fold_into_carrier(weights, dropped, inputs, known)[np.ix_(outputs, inputs)]
+            cut = rewriter.constant(before.inputs[1].name, self.stored_order(folded))
+        else:
+            cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (out, seen), strict=True)))
+        rewriter.set_input(node, 1, cut)
 
-    def stored_order(self, weights: Array, node: gs.Node) -> Array:
+    def stored_order(self, weights: Array) -> Array:
         """The weights [out, in / group, *kernel] in the order that the operator stores them in."""
         return weights
 
@@ -279,6 +285,8 @@ class Conv(Convolution):
 class ConvTranspose(Convolution):
     """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
 
+    channel_axes = (1, 0)
+
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         x, w = node.inputs[0], node.inputs[1]
         return (
@@ -292,7 +300,7 @@ class ConvTranspose(Convolution):
     def weights(self, node: gs.Node, facts: Facts) -> Array:
         return np.swapaxes(facts.value(node.inputs[1]), 0, 1)
 
-    def stored_order(self, weights: Array, node: gs.Node) -> Array:
+    def stored_order(self, weights: Array) -> Array:
         return np.ascontiguousarray(np.swapaxes(weights, 0, 1))
 
     def nonzero(self, node: gs.Node, facts: Facts) -> Mask:

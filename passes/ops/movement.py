@@ -136,6 +136,17 @@ class Split(Movement):
             start += size
         return found
 
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        """Along the other axes all parts store the same, as they come from one input."""
+        result = super().produces(node, facts, asked)
+        axis = node.attrs.get("axis", 0) % len(node.inputs[0].shape or (0,))
+        for other in {a for _, a in result if a != axis}:
+            sets = [result.pop((o, other), None) for o in range(len(node.outputs))]
+            if all(s is not None for s in sets):
+                union = np.logical_or.reduce(sets)
+                result.update({(o, other): union for o in range(len(node.outputs))})
+        return result
+
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = node.attrs.get("axis", 0) % max(len(rewriter.shape(rewriter.before.inputs[0])), 1)
         counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
