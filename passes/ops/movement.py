@@ -141,10 +141,11 @@ class Split(Movement):
         result = super().produces(node, facts, asked)
         axis = node.attrs.get("axis", 0) % len(node.inputs[0].shape or (0,))
         for other in {a for _, a in result if a != axis}:
-            sets = [result.pop((o, other), None) for o in range(len(node.outputs))]
-            if all(s is not None for s in sets):
-                union = np.logical_or.reduce(sets)
-                result.update({(o, other): union for o in range(len(node.outputs))})
+            keys = [(o, other) for o in range(len(node.outputs))]
+            sets = [result.pop(key) for key in keys if key in result]
+            if len(sets) == len(keys):
+                union = np.asarray(np.logical_or.reduce(sets))
+                result.update(dict.fromkeys(keys, union))
         return result
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
