@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -40,7 +41,11 @@ class _Command(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
         try:
-            result = super().main(words, *positional, **options)
+            with warnings.catch_warnings():
+                # They are from libraries, about themselves; what a user should know is told in plain words.
+                if "--debug" not in words:
+                    warnings.simplefilter("ignore")
+                result = super().main(words, *positional, **options)
             code = result if isinstance(result, int) else 0
         except typer.TyperException as error:
             code = _fail(_usage(error), 2, error, words)
