@@ -15,7 +15,7 @@ BATCH = 32
 TRAINING_EPOCHS = 20
 PRUNING_EPOCHS = 30
 TUNING_EPOCHS = 12
-FLOPS_TARGET = 0.18
+FLOPS_TARGET = 0.15
 
 
 def build() -> Any:
@@ -77,7 +77,7 @@ def _fit(model: Any, optimizer: Any, digits: Digits, epochs: int, progress: Prog
 
 
 class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
-    """Shows where training is: a bar, and beside it the accuracy so far or the FLOPs that are left."""
+    """Shows how far training is, with the accuracy or the FLOPs left beside it; ends pruning in time."""
 
     def __init__(self, progress: Progress, title: str, epochs: int) -> None:
         super().__init__()
@@ -87,6 +87,13 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.progress.update(self.task, total=self.epochs * self.params["steps"])
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if isinstance(self.model.optimizer, PruningOptimizer) and self.model.optimizer.reached:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.progress.update(self.task, completed=self.epochs * self.params["steps"])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         optimizer = self.model.optimizer

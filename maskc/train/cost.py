@@ -57,7 +57,7 @@ class ComputationalCost:
         """Returns the FLOPs and their derivatives, as above, at the given values of `layers`' masks."""
         values = {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
         flops, savings = passes.flops_by_mask(self._graph, values)
-        return flops, [savings[name] for name in self._inputs]
+        return flops, [np.asarray(savings[name], np.int64) for name in self._inputs]
 
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""

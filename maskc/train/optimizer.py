@@ -107,6 +107,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return int(self._flops.numpy()) or None
 
     @property
+    def reached(self) -> bool:
+        """Whether the target is reached, so that no more entries will be pruned."""
+        return self._pruner is not None and (self.flops or 0) <= self._pruner.target
+
+    @property
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
         names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
