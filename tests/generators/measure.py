@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,12 +98,13 @@ def mask_layers(
     return masked, drawn
 
 
-def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: tuple[Feeds, Feeds]) -> int:
+def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: Sequence[Feeds]) -> int:
     """The multiply-adds of one example that no compiler can avoid which looks one hop around.
 
-    Over all convolutions and products: the inputs that are live (not the same in both runs) times the outputs
+    Over all convolutions and products: the inputs that are live (not the same in all runs) times the outputs
     that are kept, times what each such pair costs. `kept` gives the kept channels of the masked layers; of
-    other layers all are. `feeds` are two random inputs with a batch of one.
+    other layers all are. `feeds` are random inputs with a batch of one, several where little is computed from
+    each: a unit that is zero for all of them counts as constant.
     """
     known = constants(model)
     layers = _layers(model)
@@ -113,11 +114,8 @@ def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: tuple[Feeds,
     del wide.graph.output[:]
     wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     run = Runner(wide, optimize=False)
-    first, second = (dict(zip(names, run(f), strict=True)) for f in feeds)
-    total = 0
-    for node in wanted:
-        total += _node_macs(node, known, layers, kept, first, second)
-    return total
+    runs = [dict(zip(names, run(f), strict=True)) for f in feeds]
+    return sum(_node_macs(node, known, layers, kept, runs) for node in wanted)
 
 
 def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
@@ -131,10 +129,11 @@ def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
     return fixed
 
 
-def _live(a: Array, b: Array, axis: int) -> Array:
-    """Which slices along the axis differ between two runs."""
-    rest = tuple(i for i in range(a.ndim) if i != axis % a.ndim)
-    return (a != b).any(axis=rest)
+def _live(runs: Sequence[Mapping[str, Array]], name: str, axis: int) -> Array:
+    """Which slices of the tensor along the axis differ between runs."""
+    first = runs[0][name]
+    rest = tuple(i for i in range(first.ndim) if i != axis % first.ndim)
+    return np.logical_or.reduce([(first != run[name]).any(axis=rest) for run in runs[1:]])
 
 
 def _node_macs(
@@ -142,29 +141,28 @@ def _node_macs(
     known: Mapping[str, Array],
     layers: Mapping[str, tuple[int, int]],
     kept: Mapping[str, Array],
-    first: Mapping[str, Array],
-    second: Mapping[str, Array],
+    runs: Sequence[Mapping[str, Array]],
 ) -> int:
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     x, weight = node.input[0], node.input[1]
-    y = first[node.output[0]]
+    y = runs[0][node.output[0]]
     if node.op_type in ("Conv", "ConvTranspose") and weight in known:
         w = known[weight]
         group = attributes.get("group", 1)
-        live = _live(first[x], second[x], 1).reshape(group, -1).sum(axis=1)
+        live = _live(runs, x, 1).reshape(group, -1).sum(axis=1)
         out = (
             kept.get(node.output[0], np.ones(layers[node.output[0]][1], bool)).reshape(group, -1).sum(axis=1)
         )
-        positions = y[0, 0].size if node.op_type == "Conv" else first[x][0, 0].size
+        positions = y[0, 0].size if node.op_type == "Conv" else runs[0][x][0, 0].size
         return int((live * out).sum()) * int(np.prod(w.shape[2:])) * positions
     if weight in known or x in known:
         operand = x if weight in known else weight
         turned = attributes.get("transA", 0)
         inner = -1 if weight in known else -2
-        live_in = int(_live(first[operand], second[operand], -2 if turned else inner).sum())
+        live_in = int(_live(runs, operand, -2 if turned else inner).sum())
         columns = y.shape[-1] if weight in known else y.shape[-2]
         out_count = int(kept[node.output[0]].sum()) if node.output[0] in kept else columns
         return live_in * out_count * (y.size // max(columns, 1))
-    a, b = first[x], first[weight]  # two activations: their shared axis, all of it that is live in both
-    both = _live(a, second[x], -1) & _live(b, second[weight], -2 if b.ndim > 1 else 0)
+    # Two activations: of the axis that they share, what is live in both.
+    both = _live(runs, x, -1) & _live(runs, weight, -2 if runs[0][weight].ndim > 1 else 0)
     return int(both.sum()) * y.size

@@ -1,0 +1,99 @@
+"""Networks of the architectures that people deploy, with masks as a trainer or a pruner places them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from passes import count, shrink
+from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
+from tests.generators.builder import Network
+from tests.generators.check import check, random_feeds
+from tests.generators.measure import least_macs, mask_layers, with_sizes
+
+SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
+SIZES = {"N": 1, "H": 8, "W": 8, "T": 6}
+
+# With consistent masks these still compute some masked channels, for the reasons that the report gives.
+HOLDERS = {
+    "resnext": {"Conv"},  # its groups must stay equal
+    "mobilenet": {"Add"},  # a residual sum with a branch that has no mask
+    "shufflenet": {"Split", "Concat"},
+    "shufflenet_dynamic": {"Reshape"},
+    "vit": {"Reshape"},
+    "bert": {"Reshape"},
+    "gpt": {"Reshape"},
+    "swin": {"Reshape"},
+    "yolo": {"Concat", "Add", "Split"},
+    "dlrm": {"MatMul", "Concat"},
+    "lstm": {"LSTM"},
+    "gru": {"GRU"},
+    "branching": {"If"},
+    "looping": {"Loop"},
+    "foreign": {"FastGelu"},
+    "quantised": {"Conv", "QuantizeLinear"},
+}
+
+parametrized = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.__name__)
+Architecture = Callable[[Net], None]
+
+
+def network(net: Net) -> Network:
+    return Network(net.model(), net.ranges, SYMBOLS)
+
+
+@parametrized
+def test_consistent_masks(architecture: Architecture) -> None:
+    """Masks shared by coupled channels: all masked channels go, but for those that a known operator holds."""
+    shrunk = check(network(build(architecture, Masks())))
+    holders = {held.op for held in shrunk.report.held}
+    assert holders <= HOLDERS.get(architecture.__name__, set()), shrunk.report.held
+    assert shrunk.report.after.macs < shrunk.report.before.macs or holders
+
+
+@parametrized
+def test_independent_masks(architecture: Architecture) -> None:
+    check(network(build(architecture, Masks(consistent=False, seed=1))))
+
+
+@parametrized
+def test_without_masks(architecture: Architecture) -> None:
+    """Masks of ones leave no trace and cost nothing."""
+    net = build(architecture, Masks(keep=1.0))
+    shrunk = check(network(net), exact=False)
+    assert shrunk.report.after.params <= shrunk.report.before.params
+    assert not any(
+        node.op_type == "Mul" and name.endswith("/mask")
+        for node in shrunk.model.graph.node
+        for name in node.input
+    )
+
+
+@parametrized
+def test_closed_layers(architecture: Architecture) -> None:
+    """One mask after the other removes every channel of its layer."""
+    groups = list(build(architecture, Masks()).masks.drawn)
+    for group in groups[:3]:
+        check(network(build(architecture, Masks(closed=frozenset({group})))), exact=False, twice=False)
+
+
+@parametrized
+def test_masks_behind_every_layer(architecture: Architecture) -> None:
+    """Independent masks directly behind convolutions and products, where biases make constants of them."""
+    net = build(architecture, Masks(keep=1.0))
+    masked, kept = mask_layers(with_sizes(net.model(), SIZES), seed=1)
+    assert kept
+    check(Network(masked, net.ranges))
+
+
+def test_the_least_work_is_counted() -> None:
+    """For a plain perceptron the least work is what is left: masked columns and rows are gone."""
+    net = build(ARCHITECTURES[0], Masks(keep=1.0))
+    masked, kept = mask_layers(with_sizes(net.model(), {"N": 1}), seed=3)
+    feeds = [random_feeds(masked, seed) for seed in range(20)]
+    least = least_macs(masked, kept, feeds)
+    widths = [12, *[int(k.sum()) for k in kept.values()]]
+    assert least == pytest.approx(sum(a * b for a, b in pairwise(widths)), rel=0.05)  # a unit may rest
+    assert count(masked).macs >= count(shrink(masked).model).macs >= least
