@@ -1,0 +1,237 @@
+"""Keras networks whose masks are inputs of the converted graph, so that one conversion serves every mask."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from passes import bind
+
+Array = np.ndarray[Any, Any]
+
+_ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
+_LAYERS = ("Conv2D", "DepthwiseConv2D", "Dense")
+_FRESH = ("Concatenate", "Reshape", "Flatten")  # layers whose output has channels of its own
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A place where a mask multiplies channels.
+
+    `group` is the same for gates whose channels are coupled, by sums or depthwise convolutions; `kind` says
+    whether the gate follows an activation or, before any normalisation, a layer with weights.
+    """
+
+    name: str
+    channels: int
+    group: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A network in ONNX whose inputs are the image and one vector per gate."""
+
+    model: ModelProto
+    gates: tuple[Gate, ...]
+
+    def masked(self, kind: str, *, consistent: bool, keep: float = 0.5, seed: int = 0) -> ModelProto:
+        """The graph with random masks at the gates of one kind; the other gates are open."""
+        rng = np.random.default_rng(seed)
+        drawn: dict[str, Array] = {}
+        values: dict[str, Array] = {}
+        for gate in self.gates:
+            if gate.kind != kind:
+                values[gate.name] = np.ones(gate.channels)
+                continue
+            key = gate.group if consistent else gate.name
+            if key not in drawn:
+                mask = rng.random(gate.channels) < keep
+                mask[rng.integers(gate.channels)] = True
+                drawn[key] = mask
+            values[gate.name] = drawn[key].astype(float)
+        return bind(self.model, values)
+
+
+def randomise(model: Any, seed: int = 0) -> None:
+    """Biases and BatchNormalization statistics as after training: not zeros and ones."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
+        if name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.6, 1.4, shape))
+        elif name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.normal(size=shape) * 0.2)
+
+
+def _groups(model: Any) -> dict[str, str]:
+    """For each layer the group of its output's channels: layers share one if their channels are coupled."""
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind in _FRESH or (kind in _LAYERS and kind != "DepthwiseConv2D"):
+            continue
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                source = tensor._keras_history.operation.name
+                parent[find(source)] = find(layer.name)
+    return {layer.name: find(layer.name) for layer in model.layers}
+
+
+def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]], Any]]:
+    """The network with a gate behind every activation and every layer with weights, but the last.
+
+    The third result is a context manager in which the gates multiply by the given tensors instead of by their
+    own weights. Layers are shared with `model`; activations inside layers become layers of their own.
+    """
+    import contextlib
+
+    import keras
+
+    slots: dict[str, Any] = {}
+
+    @keras.saving.register_keras_serializable("maskc_tests")
+    class Scale(keras.layers.Layer):  # type: ignore[misc]
+        """Multiplies the channels by a vector."""
+
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(
+                name="scale", shape=(shape[-1],), initializer="ones", trainable=False
+            )
+
+        def call(self, x: Any) -> Any:
+            return x * slots.get(self.name, self.scale)
+
+    groups = _groups(model)
+    gates: list[Gate] = []
+    last = model.layers[-1].name
+
+    def gate(y: Any, layer: Any, kind: str) -> Any:
+        if len(y.shape) < 2 or y.shape[-1] is None or y.shape[-1] < 2:
+            return y
+        name = f"gate_{len(gates)}"
+        gates.append(Gate(name, int(y.shape[-1]), groups[layer.name], kind))
+        return Scale(name=name)(y)
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        kind = type(layer).__name__
+        if layer.name == last or kind not in (*_ACTIVATIONS, *_LAYERS):
+            return layer(*arguments, **options)
+        if kind in _ACTIVATIONS:
+            return gate(layer(*arguments, **options), layer, "activation")
+        own, layer.activation = layer.activation, keras.activations.linear
+        y = gate(layer(*arguments, **options), layer, "layer")
+        if own is keras.activations.linear:
+            return y
+        return gate(keras.layers.Activation(own)(y), layer, "activation")
+
+    copy = keras.models.clone_model(model, call_function=call, clone_function=lambda layer: layer)
+
+    @contextlib.contextmanager
+    def filled(values: dict[str, Any]) -> Any:
+        slots.update(values)
+        try:
+            yield
+        finally:
+            slots.clear()
+
+    return copy, tuple(gates), filled
+
+
+def _converted(model: Any, opset: int) -> Gated:
+    import tensorflow as tf
+    import tf2onnx
+
+    copy, gates, filled = gated(model)
+    image = tf.TensorSpec(copy.inputs[0].shape, tf.float32, name="image")
+    vectors = [tf.TensorSpec((gate.channels,), tf.float32, name=gate.name) for gate in gates]
+
+    def call(x: Any, *masks: Any) -> Any:
+        with filled(dict(zip([gate.name for gate in gates], masks, strict=True))):
+            return copy(x, training=False)
+
+    function = tf.function(call, input_signature=[image, *vectors], jit_compile=False)
+    graph, _ = tf2onnx.convert.from_function(function, input_signature=[image, *vectors], opset=opset)
+    graph.ir_version = 8
+    return Gated(graph, gates)
+
+
+def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
+    """The network with consistent masks as constants, in Keras and as the exporter writes it.
+
+    The exporter multiplies masks into the weights beside them where it can.
+    """
+    from maskc.frontend.keras import to_onnx
+
+    copy, gates, _ = gated(model)
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, Array] = {}
+    for gate in gates:
+        if gate.kind == kind:
+            if gate.group not in drawn:
+                drawn[gate.group] = rng.random(gate.channels) < 0.5
+                drawn[gate.group][0] = True
+            copy.get_layer(gate.name).scale.assign(drawn[gate.group].astype(np.float32))
+    return copy, to_onnx(copy)
+
+
+def load(name: str, cache: Path, *, opset: int = 17, **options: Any) -> Gated:
+    """A network of `keras.applications`, or of this module: converted once, then read from `cache`."""
+    import tensorflow as tf
+    import tf2onnx
+
+    source = Path(__file__).read_bytes()
+    key = hashlib.sha256(source + repr((name, opset, options, tf.__version__, tf2onnx.__version__)).encode())
+    path = cache / f"{name}-{key.hexdigest()[:16]}.onnx"
+    if not path.exists():
+        import keras
+
+        keras.utils.set_random_seed(0)
+        build = _OWN.get(name) or functools.partial(getattr(keras.applications, name), weights=None)
+        model = build(**options)
+        randomise(model)
+        made = _converted(model, opset)
+        partial = path.with_suffix(".partial")
+        onnx.helper.set_model_props(made.model, {"gates": json.dumps([vars(gate) for gate in made.gates])})
+        onnx.save(made.model, partial)
+        partial.rename(path)
+    model = onnx.load(path)
+    gates = json.loads(model.metadata_props[0].value)
+    del model.metadata_props[:]
+    return Gated(model, tuple(Gate(**gate) for gate in gates))
+
+
+def small() -> Any:
+    """A residual network with a depthwise convolution, for tests that must be quick."""
+    import keras
+    from keras import layers
+
+    x = entry = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Conv2D(16, 1, activation="relu")(x))
+    y = layers.Activation("relu")(layers.BatchNormalization()(y))
+    y = layers.BatchNormalization()(layers.Conv2D(8, 1)(y))
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.MaxPooling2D()(x)
+    x = layers.Activation("hard_swish")(layers.Conv2D(12, 3, strides=2, padding="same")(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(entry, layers.Dense(5)(layers.Dense(10, activation="relu")(x)))
+
+
+_OWN: dict[str, Callable[..., Any]] = {"small": small}
