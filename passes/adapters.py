@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.names import Names
-from passes.tensors import Array, Dim, Mask, shape_of
+from passes.patterns import Pattern
+from passes.tensors import Array, Dim, Index, Mask, shape_of
 
 
 class Adapters:
@@ -27,18 +28,24 @@ class Adapters:
             if isinstance(dim, str)
         }
 
-    def fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array) -> gs.Tensor:
+    def fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | Pattern) -> gs.Tensor:
         """`tensor`, which stores `have` along `axis`, as one that stores `want`; missing slices hold `fill`."""
         key = (tensor.name, axis, have.tobytes(), want.tobytes())
         if key not in self._made:
             self._made[key] = self._fit(tensor, rank, axis, have, want, fill)
         return self._made[key]
 
-    def _fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array) -> gs.Tensor:
+    def _fit(self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | Pattern) -> gs.Tensor:
         place = np.cumsum(have) - 1  # where each stored slice lies
         missing = want & ~have
         if not missing.any():
             return self._gather(tensor, axis, place[want])
+        stored = int(have.sum())
+        if isinstance(fill, Pattern) and (fill.uneven & missing).any():
+            wider = self._append(tensor, axis, self.expand(fill.value[missing][None], fill.index))
+            index = np.where(have, place, stored + np.cumsum(missing) - 1)
+            return self._gather(wider, axis, index[want])
+        fill = _even(fill)
         values = np.unique(fill[missing])
         # before opset 11 the value is an attribute, and no more than a float32
         if len(values) == 1 and (self._opset >= 11 or float(np.float32(values[0])) == float(values[0])):
@@ -47,8 +54,8 @@ class Adapters:
                 return self._pad(tensor, rank, axis, simple, values[0])
             wider = self._pad(tensor, rank, axis, (0, 1), values[0])
         else:
-            wider = self._append(tensor, rank, axis, values)
-        stored = int(have.sum())
+            vector = values.reshape([-1 if a == axis else 1 for a in range(rank)])
+            wider = self._append(tensor, axis, self._constant("fill", vector))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
 
@@ -68,17 +75,21 @@ class Adapters:
         shape: tuple[Dim, ...],
         axis: int,
         wanted: Mapping[int, Mask],
-        fill: Array,
+        fill: Array | Pattern,
         broadcast: bool,
     ) -> gs.Tensor:
         """A tensor that is constant along `axis`, made of nothing. `broadcast`: the other axes may have size 1."""
         key = (tensor.name, axis, broadcast, *(w.tobytes() for w in wanted.values()))
         if key in self._made:
             return self._made[key]
-        vector = fill[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        constant = gs.Constant(self._names.fresh(f"{tensor.name}_constant"), np.ascontiguousarray(vector))
         sizes = [int(wanted[a].sum()) if a in wanted else dim for a, dim in enumerate(shape)]
-        if broadcast or all(s == d for s, d in zip(sizes, vector.shape, strict=True)):
+        if isinstance(fill, Pattern) and (fill.uneven & wanted[axis]).any():
+            index = tuple(i[wanted[a + 2]] for a, i in enumerate(fill.index))
+            constant, uneven = self.expand(fill.value[wanted[axis]][None], index), True
+        else:
+            vector = _even(fill)[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            constant, uneven = self._constant(f"{tensor.name}_constant", vector), False
+        if broadcast or (not uneven and sizes == list(constant.shape)):
             self._made[key] = constant
         else:
             self._made[key] = self._node("Expand", [constant, self._shape(sizes)], f"{tensor.name}_expanded", tensor)
@@ -102,6 +113,19 @@ class Adapters:
             self._sizes[size] = self._node("Gather", inputs, f"{tensor.name}_size", None, axis=0)
         return self._sizes[size]
 
+    def expand(self, value: Array, index: tuple[Index, ...]) -> gs.Tensor:
+        """Maps [1, channels, *spatial] (or size 1 where they do not vary) from their distinct rows and columns.
+
+        ONNX Runtime does this once, when it loads the model; the file holds the distinct ones only.
+        """
+        current: gs.Tensor = self._constant("maps", value)
+        for axis, places in enumerate(index):
+            if value.shape[axis + 2] > 1 and not np.array_equal(places, np.arange(value.shape[axis + 2])):
+                hint = "rows" if axis == 0 else "columns"
+                operands = [current, self._ints(hint, places)]
+                current = self._node("Gather", operands, f"maps_{hint}", current, axis=axis + 2)
+        return current
+
     # -- single nodes ----------------------------------------------------------------------------------------------
 
     def _node(self, op: str, inputs: list[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object) -> gs.Tensor:
@@ -124,8 +148,11 @@ class Adapters:
         constant = gs.Constant(self._names.fresh("fill"), np.asarray(value, tensor.dtype))
         return self._node("Pad", [tensor, self._ints("pads", pads.reshape(-1)), constant], hint, tensor)
 
-    def _append(self, tensor: gs.Tensor, rank: int, axis: int, values: Array) -> gs.Tensor:
-        """`tensor` with one slice more for each value, of the other sizes that it has at run time."""
+    def _constant(self, hint: str, values: Array) -> gs.Constant:
+        return gs.Constant(self._names.fresh(hint), np.ascontiguousarray(values))
+
+    def _append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor) -> gs.Tensor:
+        """`tensor` with the slices of a constant behind its own, of the other sizes that it has at run time."""
         hint = tensor.name
         bounds = [self._ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
         if self._opset < 10:
@@ -133,7 +160,10 @@ class Adapters:
         else:
             first = self._node("Slice", [tensor, *bounds], f"{hint}_first", tensor)
         shape = self._node("Shape", [first], f"{hint}_shape", None)
-        vector = values.reshape([-1 if a == axis else 1 for a in range(rank)])
-        constant = gs.Constant(self._names.fresh("fill"), np.ascontiguousarray(vector))
         expanded = self._node("Expand", [constant, shape], f"{hint}_fill", tensor)
         return self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)
+
+
+def _even(fill: Array | Pattern) -> Array:
+    """One constant per slice."""
+    return fill.value.reshape(len(fill.mask), -1)[:, 0] if isinstance(fill, Pattern) else fill

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops import Link, Linked, rules
-from passes.ops.base import Known
+from passes.ops.base import Known, merge
+from passes.patterns import Pattern, combined, uniform
 from passes.subgraphs import captured
 from passes.tensors import Array, Mask, is_constant, size_of
 
@@ -23,11 +24,13 @@ AxisMask = dict[int, Mask]
 class Facts:
     """Facts about the tensors of one graph, by tensor name.
 
-    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known. `read[name]` says
+    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known. `pattern[name]` holds
+    channels that are known maps though not uniform. `read[name]` says
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
     """
 
     opset: int
+    pattern: dict[str, Pattern] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
@@ -58,6 +61,26 @@ class Facts:
         if axis not in axes:
             axes[axis] = _uniform_slices(self.value(tensor), axis)
         return axes[axis]
+
+    def maps(self, tensor: gs.Tensor) -> Pattern | None:
+        """All that is known of the channels (axis 1), uniform or not, as maps of static spatial sizes."""
+        sizes = [self.size(tensor, a) for a in range(2, len(tensor.shape or ()))]
+        spatial = [s for s in sizes if s]
+        if not sizes or len(spatial) < len(sizes) or is_constant(tensor):
+            return None
+        known, uneven = self.known(tensor, 1), self.pattern.get(tensor.name)
+        if known is None:
+            return uneven
+        even = uniform(known.mask, known.value, spatial)
+        return even if uneven is None else combined(known.mask, even, uneven)
+
+    def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """Slices that do not depend on the input, uniform or (channels) not; None if there are none."""
+        known = self.constant.get(tensor.name, {}).get(axis)
+        uneven = self.pattern.get(tensor.name) if axis == 1 else None
+        if known is None or uneven is None:
+            return known.mask if known is not None else None if uneven is None else uneven.mask
+        return known.mask | uneven.mask
 
     def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are known to be zero."""
@@ -96,19 +119,21 @@ class Facts:
         if not self.is_live(tensor):
             return np.zeros(size, bool)
         live = self.read[tensor.name].get(axis, np.ones(size, bool))
-        known = self.constant.get(tensor.name, {}).get(axis)
-        return live if known is None else live & ~known.mask
+        constant = self.constants(tensor, axis)
+        return live if constant is None else live & ~constant
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
         if tensor.name not in self.read:
             return False
-        known = self.constant.get(tensor.name, {})
-        if any(bool(k.mask.all()) for k in known.values()):
-            return False
-        for axis, mask in self.read[tensor.name].items():
-            live = mask & ~known[axis].mask if axis in known else mask
-            if not live.any():
+        read = self.read[tensor.name]
+        for axis in {*read, *self.constant.get(tensor.name, {}), 1}:
+            constant = self.constants(tensor, axis)
+            mask = read.get(axis)
+            if constant is None:
+                if mask is not None and not mask.any():
+                    return False
+            elif constant.all() if mask is None else not (mask & ~constant).any():
                 return False
         return True
 
@@ -139,6 +164,23 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             usable = known.mask & _finite(known.value)
             if usable.any():
                 facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
+        for output, pattern in rules(node).maps(node, facts):
+            _keep(facts, node.outputs[output], pattern)
+
+
+def _keep(facts: Facts, tensor: gs.Tensor, pattern: Pattern) -> None:
+    """Remember maps: what is uniform among them as constants, the rest as they are."""
+    finite = _finite(pattern.value).reshape(len(pattern.mask), -1).all(axis=1)
+    axes = facts.constant.get(tensor.name, {})
+    before = axes[1].mask if 1 in axes else np.zeros(len(pattern.mask), bool)
+    new = pattern.mask & finite & ~before
+    uneven = new & pattern.uneven
+    if uneven.any():
+        facts.pattern[tensor.name] = Pattern(uneven, pattern.value, pattern.index)
+    even = new & ~uneven
+    if even.any():
+        first = Known(even, pattern.value.reshape(len(even), -1)[:, 0])
+        facts.constant.setdefault(tensor.name, {})[1] = merge(axes[1], first) if 1 in axes else first
 
 
 def _backward(graph: gs.Graph, facts: Facts) -> None:

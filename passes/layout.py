@@ -205,8 +205,8 @@ class _Planner:
         size = self.facts.size(tensor, axis) or 0
         if tensor.name in self.pinned or not claims:
             return np.ones(size, bool)
-        known = self.facts.known(tensor, axis)
-        constant = np.zeros(size, bool) if known is None else known.mask
+        constant = self.facts.constants(tensor, axis)
+        constant = np.zeros(size, bool) if constant is None else constant
         must = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
         if must.all():
             return must

@@ -14,7 +14,8 @@ from passes.facts import Facts
 from passes.layout import Layout
 from passes.names import Names
 from passes.ops import rules
-from passes.tensors import SMALL, Array, Dim, Mask, is_constant, present, shape_of, size_of
+from passes.patterns import Pattern
+from passes.tensors import SMALL, Array, Dim, Index, Mask, is_constant, present, shape_of, size_of
 
 
 def apply(graph: gs.Graph, facts: Facts, layout: Layout) -> None:
@@ -166,10 +167,15 @@ class Rewriter:
         node.op, node.attrs = "Identity", {}
         node.inputs = [node.inputs[0]]
 
-    def add_behind(self, node: gs.Node, values: Array) -> None:
+    def expanded(self, value: Array, index: tuple[Index, ...]) -> gs.Tensor:
+        """Maps [1, channels, *spatial] from their distinct rows and columns (value [channels, rows...])."""
+        return self._adapters.expand(value[None], index)
+
+    def add_behind(self, node: gs.Node, values: Array | gs.Tensor) -> None:
         """Add a constant (broadcast against the output) to output 0 of the node."""
         before = self._interpose(node)
-        added = gs.Node("Add", self._names.fresh(f"{before.name}_add"), inputs=[before, self.constant("shift", values)])
+        constant = values if isinstance(values, gs.Tensor) else self.constant("shift", values)
+        added = gs.Node("Add", self._names.fresh(f"{before.name}_add"), inputs=[before, constant])
         added.outputs = [self._own_output]
         self._behind.append(added)
 
@@ -261,13 +267,22 @@ class Rewriter:
             have = self.stored(tensor, axis)
             have = whole[axis] if have is None else have
             if (have != want).any():
-                current = self._adapters.fit(current, len(shape), axis, have, want, self._fill(tensor, axis))
+                fill = self._fill(tensor, axis)
+                if isinstance(fill, Pattern):  # the other axes hold what the tensor stores of them
+                    cuts = [self.stored(tensor, a + 2) for a in range(len(fill.index))]
+                    index = tuple(i if c is None else i[c] for i, c in zip(fill.index, cuts, strict=True))
+                    fill = Pattern(fill.mask, fill.value, index)
+                current = self._adapters.fit(current, len(shape), axis, have, want, fill)
                 sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
                 current.shape = sizes
         return current
 
-    def _fill(self, tensor: gs.Tensor, axis: int) -> Array:
-        """The constants along the axis; zero where nothing is known, which nobody reads."""
+    def _fill(self, tensor: gs.Tensor, axis: int) -> Array | Pattern:
+        """The constants along the axis, as maps where they are uneven; 0 where nothing is known, which nobody reads."""
+        maps = self.facts.maps(tensor) if axis == 1 and tensor.name in self.facts.pattern else None
+        if maps is not None:
+            shaped = maps.mask.reshape(-1, *[1] * len(maps.index))
+            return Pattern(maps.mask, np.where(shaped, maps.value, 0).astype(tensor.dtype or np.float32), maps.index)
         known = self.facts.known(tensor, axis)
         dtype = tensor.dtype or np.float32
         if known is None:

@@ -17,6 +17,7 @@ from passes.tensors import Array, Index, Mask, is_float, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
+    from passes.patterns import Pattern
     from passes.rewrite import Rewriter
 
 
@@ -63,6 +64,10 @@ class Op:
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
+        return iter(())
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        """Forward: channels of the outputs that are known maps, given what is known of the inputs."""
         return iter(())
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.patterns import Pattern, Window, spatial_windows, windows
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
     from passes.rewrite import Rewriter
+
+# Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it.
+FLOPS_PER_ADDED_ELEMENT = 64.0
 
 
 def group_size(node: gs.Node) -> int:
@@ -104,6 +109,49 @@ class Convolution(Op):
         per_out = np.repeat(values.reshape(group_size(node), -1), out // group_size(node), axis=0)
         return np.asarray((summed * per_out).sum(axis=1))
 
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        known = facts.maps(node.inputs[0]) if self.understood_shapes(node, facts) else None
+        over = None if known is None else self.windows(node, facts)
+        bias = operand(node, 2)
+        constant = None if bias is None else facts.known(bias, 0)
+        if known is None or over is None or (bias is not None and constant is None):
+            return
+        mask = ~self._touched(self.nonzero(node, facts), ~known.mask, group_size(node))
+        if constant is not None:
+            mask &= constant.mask
+        if not mask.any():
+            return
+        result = self.convolved(node, facts, known, mask)
+        value = result.value
+        if constant is not None:
+            value = value + constant.value.reshape(-1, *[1] * len(result.index))
+        yield 0, Pattern(mask, value.astype(node.outputs[0].dtype or np.float32), result.index)
+
+    def windows(self, node: gs.Node, facts: Facts) -> list[Window] | None:
+        """The windows over spatial axes of static size, None if they are not understood."""
+        return None
+
+    def convolved(self, node: gs.Node, facts: Facts, known: Pattern, outputs: Mask) -> Pattern:
+        """What known input channels add to these output channels, without the bias; 0 in the others. float64."""
+        over = self.windows(node, facts)
+        assert over is not None
+        shaped = known.mask.reshape(-1, *[1] * len(over))
+        clean = Pattern(known.mask, np.where(shaped, known.value, 0).astype(np.float64), known.index)
+        index, seen = windows(clean, over, 0.0)  # [in, tuples..., kernel...]
+        weights = self.weights(node, facts)[outputs].astype(np.float64)
+        groups, tuples = group_size(node), seen.shape[1 : 1 + len(over)]
+        seen = np.moveaxis(seen.reshape(len(known.mask), int(np.prod(tuples)), -1), 1, 2)  # [in, kernel, tuples]
+        value = np.zeros((outputs.size, int(np.prod(tuples))))
+        if groups == 1:
+            used = known.mask
+            value[outputs] = np.tensordot(weights[:, used].reshape(len(weights), used.sum(), -1), seen[used], axes=2)
+        else:
+            group_of = np.flatnonzero(outputs) // (outputs.size // groups)
+            per_group = seen.reshape(groups, -1, *seen.shape[1:])  # [groups, in / group, kernel, tuples]
+            flat = weights.reshape(len(weights), per_group.shape[1], -1)
+            value[outputs] = np.einsum("mik,mikt->mt", flat, per_group[group_of])
+        return Pattern(outputs, value.reshape(outputs.size, *tuples), index)
+
     # -- backward ------------------------------------------------------------------------------------------------
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
@@ -136,13 +184,17 @@ class Convolution(Op):
             demands[2, 0] = Demand(outputs)
         read = self._read_by(node, facts, outputs)
         known = facts.known(node.inputs[0], 1)
+        uneven = facts.pattern.get(node.inputs[0].name)
+        groups = group_size(node)
         need = read
         if known is not None:
-            shift = read & known.mask & (known.value != 0)
             need = read & ~known.mask
+        if uneven is not None and groups == 1 and self._adds_map(node, facts, read & uneven.mask):
+            need = need & ~uneven.mask
+        elif known is not None:
+            shift = read & known.mask & (known.value != 0)
             if shift.any() and not self.absorbs(node):
                 need = need | self._carried(node, known, shift)
-        groups = group_size(node)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
             demands[0, 1] = Demand(
@@ -163,6 +215,15 @@ class Convolution(Op):
         """Constant channels that must be there because a border sees less of them."""
         return shift
 
+    def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask) -> bool:
+        """Whether one added map is cheaper than reading these channels, of which each costs as much as its weights.
+
+        Reading them costs at least that much again where they are made.
+        """
+        if not uneven.any() or self.windows(node, facts) is None:
+            return False
+        return 2 * 2.0 * int(np.prod(self._kernel(node))) * int(uneven.sum()) >= FLOPS_PER_ADDED_ELEMENT
+
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
         return tuple(node.inputs[1].shape[2:])
 
@@ -182,8 +243,15 @@ class Convolution(Op):
         known = facts.known(before.inputs[0], 1)
         gone = self._read_by(before, facts, outputs) & ~inputs
         dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
+        uneven = facts.pattern.get(before.inputs[0].name)
         carried = bool(dropped.any()) and not self.absorbs(before)
-        if dropped.any() and not carried:
+        if groups == 1 and uneven is not None and (uneven.mask & gone).any():
+            carried = False
+            maps = facts.maps(before.inputs[0])
+            assert maps is not None
+            left = Pattern(maps.mask & gone, maps.value, maps.index)
+            self._add_map(node, rewriter, self.convolved(before, facts, left, outputs), weights.dtype)
+        elif dropped.any() and not carried:
             self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
         if groups > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
@@ -220,6 +288,11 @@ class Convolution(Op):
         weights = weights.copy()
         weights[:, carrier] = (weights[:, carrier] + folded).astype(weights.dtype)
         return weights
+
+    def _add_map(self, node: gs.Node, rewriter: Rewriter, added: Pattern, dtype: np.dtype[np.generic]) -> None:
+        """Add known maps to the output: their distinct rows and columns, expanded when the model is loaded."""
+        kept = added.value[added.mask].astype(dtype)
+        rewriter.add_behind(node, rewriter.expanded(kept, added.index))
 
     def _add_bias(self, node: gs.Node, rewriter: Rewriter, shift: Array, dtype: np.dtype[np.generic]) -> None:
         bias = operand(node, 2)
@@ -259,6 +332,16 @@ class Conv(Convolution):
 
     def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
         return facts.nonzero(node.inputs[1], (0, 1))
+
+    def windows(self, node: gs.Node, facts: Facts) -> list[Window] | None:
+        x, y = node.inputs[0], node.outputs[0]
+        rank = len(shape_of(node.inputs[1]) or ())
+        sizes = [facts.size(x, a) for a in range(2, rank)]
+        outs = [facts.size(y, a) for a in range(2, rank)]
+        ins, to = [s for s in sizes if s], [s for s in outs if s]
+        if len(ins) < len(sizes) or len(to) < len(outs):
+            return None
+        return spatial_windows(ins, to, self._kernel(node), node.attrs)
 
     def absorbs(self, node: gs.Node) -> bool:
         auto = node.attrs.get("auto_pad", "NOTSET")

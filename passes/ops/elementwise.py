@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
 from passes.ops.base import Constants, Known, Link, Linked, register
+from passes.patterns import Pattern, refined, uniform
 from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
 
 if TYPE_CHECKING:
@@ -77,6 +78,51 @@ class Elementwise(Linked):
         if values is None:
             return Known(decided, np.zeros(size, next(k for k in operands if k is not None).value.dtype))
         return Known(all_known | decided, values)
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        along = {k.input: k.input_axis for k in facts.links(node) if k.output_axis == 1}
+        if not any(node.inputs[i].name in facts.pattern for i in along):
+            return
+        rank = len(shape_of(node.outputs[0]) or ())
+        spatial = [facts.size(node.outputs[0], a) for a in range(2, rank)]
+        sizes = [s for s in spatial if s]
+        if len(sizes) < len(spatial):
+            return
+        operands: dict[int, Pattern] = {}
+        for index, _ in present(node.inputs):
+            operand = self._operand_map(node, facts, index, along, sizes)
+            if operand is None:
+                return
+            operands[index] = operand
+        mask = np.asarray(np.logical_and.reduce([p.mask for p in operands.values()]))
+        if not mask.any():
+            return
+        places, values = refined(list(operands.values()))
+        shape = np.broadcast_shapes(*(v.shape for v in values))
+        flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
+        vectors = dict(zip(operands, flat, strict=True))
+        computed = self.fold(node, facts, [vectors.get(i) for i in range(len(node.inputs))])
+        if computed is None or computed.size != flat[0].size:
+            return
+        value = np.zeros(shape, computed.dtype)
+        value[mask] = computed.reshape(-1, *shape[1:])
+        yield 0, Pattern(mask, value, places)
+
+    def _operand_map(
+        self, node: gs.Node, facts: Facts, index: int, along: dict[int, int], sizes: list[int]
+    ) -> Pattern | None:
+        """What is known of one operand, as maps of the output's sizes; None if nothing is."""
+        tensor = node.inputs[index]
+        channels = facts.size(node.outputs[0], 1) or 0
+        if index not in along:
+            value = facts.uniform(tensor)
+            return None if value is None else uniform(np.ones(channels, bool), np.full(channels, value), sizes)
+        if facts.pattern.get(tensor.name) is None:
+            known = facts.known(tensor, along[index])
+            return None if known is None else uniform(known.mask, known.value, sizes)
+        # a map must have the output's own sizes, or it would be repeated
+        same = along[index] == 1 and [facts.size(tensor, a + 2) for a in range(len(sizes))] == sizes
+        return facts.maps(tensor) if same else None
 
     def _values(self, node: gs.Node, facts: Facts, operands: list[Known | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
+from passes.patterns import Pattern, combined
 from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
 
 if TYPE_CHECKING:
@@ -24,6 +26,41 @@ class Movement(Linked):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        """Channels and positions are picked from the maps of the inputs."""
+        if not any(t.name in facts.pattern for t in node.inputs):
+            return
+        links = facts.links(node)
+        for output, tensor in enumerate(node.outputs):
+            parts = [k for k in links if k.output == output and k.output_axis == 1]
+            picked = [p for k in parts if (p := self._picked(node, facts, links, k)) is not None]
+            if not picked or len({p.value.ndim for p in picked}) > 1 or tensor.is_empty():
+                continue
+            total = picked[0]
+            for part in picked[1:]:
+                total = combined(part.mask, part, total)
+            yield output, total
+
+    @staticmethod
+    def _picked(node: gs.Node, facts: Facts, links: list[Link], part: Link) -> Pattern | None:
+        """The maps of one input, channels and positions as one link and its companions take them."""
+        known = facts.maps(node.inputs[part.input])
+        rank = len(shape_of(node.outputs[part.output]) or ())
+        if known is None or part.input_axis != 1 or part.split or rank != len(known.index) + 2:
+            return None
+        index = []
+        for axis in range(2, rank):
+            along = [k for k in links if (k.input, k.output, k.output_axis) == (part.input, part.output, axis)]
+            if len(along) != 1 or along[0].input_axis != axis or along[0].split:
+                return None
+            source = along[0].source
+            if source is not None and (source < 0).any():
+                return None
+            index.append(known.index[axis - 2] if source is None else known.index[axis - 2][source])
+        if part.source is None:
+            return Pattern(known.mask, known.value, tuple(index))
+        return Pattern(known.mask[part.source] & (part.source >= 0), known.value[part.source], tuple(index))
 
 
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
@@ -376,6 +413,21 @@ class Pad(Movement):
             found[0, link.output_axis] = border
         for (output, axis), known in found.items():
             yield output, axis, known
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        pads, known = self._pads(node), facts.maps(node.inputs[0])
+        mode = node.attrs.get("mode", "constant")
+        value = self._value(node, facts)
+        if pads is None or known is None or any(p != (0, 0) for p in pads[:2]) or min(min(p) for p in pads) < 0:
+            return
+        if mode in ("reflect", "edge"):
+            index = tuple(np.pad(i, p, mode=mode) for i, p in zip(known.index, pads[2:], strict=True))
+            yield 0, Pattern(known.mask, known.value, index)
+        elif mode == "constant" and value is not None:
+            border = np.pad(known.value, [(0, 0)] + [(0, 1)] * len(known.index), constant_values=value)
+            rows = known.value.shape[1:]
+            index = tuple(np.pad(i, p, constant_values=r) for i, p, r in zip(known.index, pads[2:], rows, strict=True))
+            yield 0, Pattern(known.mask, border, index)
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         pads = self._pads(rewriter.before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from passes.ops.base import Known, Link, Linked, register
 from passes.ops.movement import same_axis
-from passes.tensors import volume
+from passes.patterns import Pattern, Window, averaged, spatial_windows, uniform, windows
+from passes.tensors import shape_of, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -23,6 +25,22 @@ class Pool(Linked):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, [(0, 0), (1, 1)]) if len(node.outputs) == 1 else []
 
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        known = facts.maps(node.inputs[0])
+        outs = [facts.size(node.outputs[0], a) for a in range(2, len(shape_of(node.outputs[0]) or ()))]
+        static = [s for s in outs if s]
+        if known is None or len(static) < len(outs) or len(node.outputs) > 1 or node.attrs.get("ceil_mode", 0):
+            return
+        sizes = [i.size for i in known.index]
+        over = spatial_windows(sizes, static, node.attrs.get("kernel_shape", sizes), node.attrs)
+        pooled = self.pooled(node, known, over)
+        if pooled is not None:
+            yield 0, pooled
+
+    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
+        """The maps that pooling makes of these."""
+        return None
+
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """One FLOP per element of each window."""
         return volume(node.outputs[0]) * int(np.prod(node.attrs.get("kernel_shape", [1]))), 0
@@ -32,10 +50,26 @@ class Pool(Linked):
 class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
+    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
+        if known.value.dtype.kind != "f":
+            return None
+        index, seen = windows(known, over, float("-inf"))
+        return Pattern(known.mask, seen.max(axis=tuple(range(-len(over), 0))), index)
+
 
 @register("AveragePool")
 class AveragePool(Pool):
     """A constant channel stays constant unless padding is counted."""
+
+    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
+        inner = tuple(range(-len(over), 0))
+        index, seen = windows(known, over, 0.0)
+        if node.attrs.get("count_include_pad", 0):
+            return Pattern(known.mask, seen.mean(axis=inner, dtype=np.float64).astype(known.value.dtype), index)
+        ones = Pattern(known.mask, np.ones_like(known.value), known.index)
+        count = windows(ones, over, 0.0)[1].sum(axis=inner, dtype=np.float64)
+        total = seen.sum(axis=inner, dtype=np.float64)
+        return Pattern(known.mask, (total / count).astype(known.value.dtype), index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in (
@@ -57,6 +91,18 @@ class LpPool(Pool):
 @register("GlobalAveragePool", "GlobalMaxPool")
 class GlobalPool(Pool):
     """The mean or maximum of a constant is the constant."""
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        if node.inputs[0].name not in facts.pattern:
+            return
+        known = facts.maps(node.inputs[0])
+        if known is None:
+            return
+        if node.op == "GlobalAveragePool":
+            yield 0, averaged(known)
+        else:
+            highest = known.value.reshape(len(known.mask), -1).max(axis=1)
+            yield 0, uniform(known.mask, highest, [1] * len(known.index))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return volume(node.inputs[0]), 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Known, Link, Linked, register
 from passes.ops.movement import same_axis
+from passes.patterns import Pattern, averaged, uniform
 from passes.tensors import int_list, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -58,6 +60,14 @@ class Reduce(Linked):
 @register("ReduceMean", "ReduceMax", "ReduceMin")
 class ReduceAverage(Reduce):
     """The mean or an extremum of a constant is the constant."""
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
+        spatial = set(range(2, len(shape_of(node.inputs[0]) or ())))
+        if known is not None and node.op == "ReduceMean" and reduced_axes(node) == spatial:
+            mean = averaged(known)
+            sizes = [1] * (len(shape_of(node.outputs[0]) or ()) - 2)
+            yield 0, uniform(mean.mask, mean.value.reshape(len(mean.mask)), sizes)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known
