@@ -100,7 +100,7 @@ def drop_identities(graph: gs.Graph) -> None:
         if id(target) in outputs:
             # the name must stay: the producer writes it, if nothing else needs the name it writes now
             if not source.inputs or id(source) in outputs or source.name in inside:
-                node.op, node.attrs, node.inputs = "Identity", {}, [source]
+                node.op, node.attrs, node.inputs, node.outputs = "Identity", {}, [source], [target]
                 continue
             producer = source.inputs[0]
             node.inputs.clear()
