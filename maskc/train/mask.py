@@ -51,9 +51,10 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             that is how the ordinary backward pass of `fit` delivers the statistic to the optimizer. Under
             any optimizer but `PruningOptimizer` its gradient is zero.
 
-    Signals are gathered in calls with `training=True`. Losses that mix examples (contrastive losses, say)
-    have no per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is
-    squared is the derivative of the whole batch's loss by one example's mask.
+    Signals are gathered in calls with `training=True`. The first axis must run over the examples, so this
+    layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
+    per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is squared is
+    the derivative of the whole batch's loss by one example's mask.
 
     Example:
         >>> import keras

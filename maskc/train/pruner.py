@@ -132,15 +132,22 @@ class Pruner:
         return model
 
     def _check_reachable(self, masks: Sequence[NDArray[Any]], savings: Sequence[NDArray[Any]]) -> None:
-        """Compares the target with what is left when every mask keeps only its cheapest channels."""
+        """Compares the target with what is left when every mask is down to its fewest channels.
+
+        Which ones are left matters where masks meet, in a sum say: the cheapest of each are tried, and the
+        first of each, which are the same channels in all of them.
+        """
         if not self.target:
             return
-        least = [mask.copy() for mask in masks]
-        for position in self._where:
-            live = np.flatnonzero(masks[position])
-            cheap = live[np.argsort(savings[position][live], kind="stable")]
-            least[position][cheap[self._min_channels :]] = 0
-        floor, _ = self._cost.at(least)
+        floors = []
+        for worth in (savings, [np.zeros_like(mask) for mask in masks]):
+            least = [mask.copy() for mask in masks]
+            for position in self._where:
+                live = np.flatnonzero(masks[position])
+                cheapest_first = live[np.argsort(worth[position][live], kind="stable")]
+                least[position][cheapest_first[self._min_channels :]] = 0
+            floors.append(self._cost.at(least)[0])
+        floor = min(floors)
         if floor > self.target:
             raise InputError(
                 f"flops_target cannot be reached: with {self._min_channels} channel(s) left in every mask "
