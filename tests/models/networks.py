@@ -63,14 +63,29 @@ class Gated:
 
 
 def randomise(model: Any, seed: int = 0) -> None:
-    """Biases and BatchNormalization statistics as after training: not zeros and ones."""
+    """Biases and BatchNormalization as after training: shifts of every size, statistics of some data."""
     rng = np.random.default_rng(seed)
+    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
     for variable in model.weights:
         name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
-        if name in ("gamma", "moving_variance"):
+        if name == "kernel":
+            variable.assign(variable * 2**0.5)  # unit gain through ReLU
+        elif name == "gamma":
             variable.assign(rng.uniform(0.6, 1.4, shape))
-        elif name in ("beta", "bias", "moving_mean"):
-            variable.assign(rng.normal(size=shape) * 0.2)
+        elif name in ("beta", "bias"):
+            variable.assign(rng.normal(size=shape) * 0.3)
+    if not norms:
+        return
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(rng.normal(size=(8, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+        variance = np.asarray(layer.moving_variance)
+        shift = rng.normal(size=variance.shape) * 0.3 * np.sqrt(variance)
+        layer.moving_mean.assign(layer.moving_mean + shift)
+        layer.moving_variance.assign(variance * rng.uniform(0.7, 1.4, variance.shape))
 
 
 def _groups(model: Any) -> dict[str, str]:
