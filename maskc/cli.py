@@ -218,9 +218,8 @@ def verify(
         typer.Option(
             metavar="F",
             help=(
-                "Error allowed, relative to the largest value of the output. By default 1e-5 for float32, "
-                "1e-12 for "
-                "float64 and 1e-3 with half precision; ten times that against TensorFlow."
+                "Error allowed, relative to the largest value of the output. By default 1e-5, or 1e-12 if all "
+                "is float64 and 1e-3 if any is half precision; ten times that against TensorFlow."
             ),
             show_default=False,
         ),

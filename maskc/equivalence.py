@@ -1,8 +1,8 @@
 """Are two models the same function? Both are run on the same inputs, and all outputs are compared.
 
 An output passes when, on every sample, `|error| <= atol + rtol * scale`, with scale the largest absolute
-value that the reference's output has on that sample. `rtol` is chosen by the output's type unless it is
-given: 1e-5 for float32, 1e-12 for float64, 1e-3 for half precision or when the graph holds any. Integers,
+value that the reference's output has on that sample. `rtol`, unless it is given, is that of the coarsest
+floating-point type in the graph: 1e-12 for float64, 1e-5 for float32, 1e-3 for half precision. Integers,
 booleans and text must be equal.
 
 Two exact compilations of one function still round differently, and a network that is saturated, quantised,
@@ -18,46 +18,34 @@ float32).
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from maskc import frontend, sampling
 from maskc.errors import InputError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend.masks import apply_masks, read_masks
-from maskc.graphs import HALF_TYPES, all_nodes, all_tensors, holds_half_precision, type_of
+from maskc.graphs import float_types, type_of
+from maskc.noise import NOISE_FACTOR, Noise, Outputs, Sample, distance
 from maskc.report.figures import Figures
 from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime
 from maskc.sampling import Inputs
 
-RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12, np.dtype(np.float16): 1e-3}
+# By floating-point type; everything else that is a float has half precision or less.
+RTOL: dict[int, float] = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5}
 RTOL_HALF = 1e-3
 TENSORFLOW_FACTOR = 10.0
 
-NOISE_FACTOR = 4.0
-# How many copies of the reference with rounded weights there are, and how often each is run on rounded inputs
-# before a movement counts as never seen.
-_NOISE_SESSIONS = 3
-_NOISE_ROUNDS = 10
-# Weights are moved by at most this many units in the last place: one for being stored, one for being
-# combined.
-_NOISE_ULPS = 2.0
-
-# Operators whose float operands are sizes, not weights: moved by a rounding they change the output's shape.
-_SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
-
 DEFAULT_SAMPLES = 10
 
-Run = Callable[[Inputs], dict[str, NDArray[Any]]]
+Run = Callable[[Inputs], Outputs]
 
 
 @dataclass(frozen=True)
@@ -201,26 +189,21 @@ def compare(
             data = list(_data(ports, inputs, expected, samples, seed))
             notes += _size_notes(data)
             count = len(data)
-            noise = _Noise(reference, expected, chosen, seed)
-            errors, failures = _compare_all(
-                reference,
-                expected,
-                actual,
-                data,
-                noise,
-                _tensorflow(original, masked, chosen),
+            judge = _Judge(
+                Noise(reference, compiled, expected, chosen, seed),
+                max((RTOL.get(type_, RTOL_HALF) for type_ in float_types(reference)), default=0.0),
                 rtol,
                 atol,
             )
+            errors, failures = _judge(_pairs(actual, original, masked, chosen), judge, data)
             reasons += failures
             if chosen == "cuda":
                 notes.append(_placed_on_cuda(reference, compiled, data[0].inputs))
     equivalent = not reasons
     if any(error.noise is not None and error.passed for error in errors):
         notes.append(
-            f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what a rounding "
-            "of the "
-            "reference's own weights does to it."
+            f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
+            "reference's weights, or ONNX Runtime's own optimizations, do to it."
         )
     reduction = before.reduction_to(after)
     if min_reduction is not None and reduction < min_reduction:
@@ -256,13 +239,6 @@ def read_inputs(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Sample:
-    label: str
-    inputs: Inputs
-    expected: dict[str, NDArray[Any]]
-
-
 def _validate(count: int, rtol: float | None, atol: float, min_reduction: float | None) -> None:
     if count < 0:
         raise InputError("The number of samples must not be negative.")
@@ -293,8 +269,7 @@ def _interface_differences(reference: ModelProto, compiled: ModelProto) -> list[
             if type_.elem_type != other.elem_type:
                 found.append(
                     f"The type of {what} '{name}' differs: {_type_name(type_.elem_type)} in the reference "
-                    "and "
-                    f"{_type_name(other.elem_type)} in the compiled model."
+                    f"and {_type_name(other.elem_type)} in the compiled model."
                 )
             elif what == "input" and type_.shape is not None and other.shape is not None:
                 fixed = [dim if isinstance(dim, int) else None for dim in type_.shape]
@@ -317,12 +292,12 @@ def _data(
     expected: Session,
     count: int,
     seed: int,
-) -> Iterator[_Sample]:
+) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it."""
     if given is not None:
         real = _fitted(ports, given)
         try:
-            yield _Sample("real data", real, expected.run(real))
+            yield Sample("real data", real, expected.run(real))
         except RunError as error:
             raise InputError(f"The reference cannot be run on the given inputs: {error}") from error
     if count == 0:
@@ -334,7 +309,7 @@ def _data(
     planned = sampling.plan(ports, expected.run, seed)
     for label, inputs in sampling.generate(ports, planned, count, seed):
         try:
-            yield _Sample(label, inputs, expected.run(inputs))
+            yield Sample(label, inputs, expected.run(inputs))
         except RunError as error:
             raise InputError(
                 f"The reference fails on random data ({label}): {error} Give real data with --inputs."
@@ -378,147 +353,9 @@ def _numpy_type(elem_type: int) -> np.dtype[Any] | None:
     return helper.tensor_dtype_to_np_dtype(elem_type)
 
 
-def _size_notes(data: Sequence[_Sample]) -> list[str]:
+def _size_notes(data: Sequence[Sample]) -> list[str]:
     leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
     return ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
-
-
-class _Noise:
-    """How far the reference's outputs move on a sample when nothing but rounding changes.
-
-    Where rounding decides between two values, as in a quantised network, a movement is rare and large, so
-    the reference is run again and again until one is seen that explains the error, or it is clear that none
-    will be. The sessions are made when they are first needed, which for most models is never.
-    """
-
-    def __init__(self, model: ModelProto, session: Session, provider: Provider, seed: int) -> None:
-        self._model = model
-        self._provider = provider
-        self._rng = np.random.default_rng(seed)
-        self._plain = session
-        self._rounded: list[Session] = []
-        self._measured: dict[int, tuple[dict[str, float], Iterator[dict[str, NDArray[Any]]]]] = {}
-
-    def explains(self, error: float, name: str, sample: _Sample) -> tuple[bool, float]:
-        """Whether rounding moves an output about as far as the error, and the farthest it was seen to.
-
-        For outputs that are not floats, both are numbers of elements that change.
-        """
-        if id(sample) not in self._measured:
-            self._measured[id(sample)] = (dict.fromkeys(sample.expected, 0.0), self._runs(sample.inputs))
-        noise, runs = self._measured[id(sample)]
-        while error > NOISE_FACTOR * noise.get(name, 0.0):
-            moved = next(runs, None)
-            if moved is None:
-                return False, noise.get(name, 0.0)
-            for output, expected in sample.expected.items():
-                found = _distance(expected, moved[output]) if output in moved else None
-                if found is not None:
-                    noise[output] = max(noise[output], found.max_abs)
-        return True, noise[name]
-
-    def _runs(self, inputs: Inputs) -> Iterator[dict[str, NDArray[Any]]]:
-        """Outputs of the reference under different roundings."""
-        sessions: Iterator[Session] = itertools.chain(
-            # The same session again shows what is random in the model itself.
-            (self._plain, Session(self._model, self._provider, optimized=False)),
-            self._sessions(),
-        )
-        for session in sessions:
-            with contextlib.suppress(RunError):
-                yield session.run(inputs)
-        for _ in range(_NOISE_ROUNDS):
-            for session in self._sessions():
-                with contextlib.suppress(RunError):
-                    yield session.run({name: _rounded(array, self._rng) for name, array in inputs.items()})
-
-    def _sessions(self) -> Iterator[Session]:
-        for i in range(_NOISE_SESSIONS):
-            if i == len(self._rounded):
-                self._rounded.append(Session(_perturbed(self._model, self._rng), self._provider))
-            yield self._rounded[i]
-
-
-def _rounded(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """The array with its floating-point values moved by random rounding errors.
-
-    Whole numbers stay as they are: they are masks, indices and thresholds, which are exact, and an index
-    that is moved past the next whole number picks another row instead of showing a rounding.
-    """
-    if array.dtype.kind != "f" and array.dtype not in _ML_FLOATS:
-        return array
-    step = _NOISE_ULPS * _eps(array.dtype)
-    values = array.astype(np.float64)
-    with np.errstate(all="ignore"):
-        moved = values * (1 + step * rng.uniform(-1, 1, array.shape))
-        whole = (np.rint(values) == values) & (np.abs(values) < 2**16)
-        return np.where(whole, array, moved.astype(array.dtype))
-
-
-def _perturbed(model: ModelProto, rng: np.random.Generator) -> ModelProto:
-    """A copy in which the floating-point weights are moved by random rounding errors."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    sizes = {
-        name for node in all_nodes(copy) if node.op_type in _SIZED_BY_FLOATS for name in node.input if name
-    }
-    attributes = {
-        id(attribute.t)
-        for node in all_nodes(copy)
-        if node.op_type == "Constant" and sizes.intersection(node.output)
-        for attribute in node.attribute
-        if attribute.HasField("t")
-    }
-    for tensor in all_tensors(copy):
-        if tensor.name in sizes or id(tensor) in attributes:
-            continue
-        if (
-            tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE)
-            and tensor.data_type not in HALF_TYPES
-        ):
-            continue
-        values = _rounded(numpy_helper.to_array(tensor), rng)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return copy
-
-
-def _eps(dtype: np.dtype[Any]) -> float:
-    """The relative distance between neighbouring numbers, also for the types that numpy does not have."""
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True)
-class _Distance:
-    max_abs: float
-    scale: float
-    exact: bool
-
-
-def _distance(expected: NDArray[Any], actual: NDArray[Any]) -> _Distance | None:
-    """The error of an array, or None when shape, type, NaNs or infinities differ.
-
-    For types that must be equal, `max_abs` is the number of elements that differ and `scale` their total.
-    """
-    if expected.shape != actual.shape or expected.dtype != actual.dtype:
-        return None
-    if expected.dtype.kind not in "fc" and expected.dtype not in _ML_FLOATS:
-        return _Distance(float(np.count_nonzero(expected != actual)), float(expected.size), True)
-    complex_ = expected.dtype.kind == "c"
-    wide = np.complex128 if complex_ else np.float64
-    left, right = expected.astype(wide), actual.astype(wide)
-    finite = np.isfinite(left)
-    if (np.isnan(left) != np.isnan(right)).any() or (finite != np.isfinite(right)).any():
-        return None
-    infinite = np.isinf(left)
-    if infinite.any() and (left[infinite] != right[infinite]).any():
-        return None
-    left, right = left[finite], right[finite]
-    if not left.size:
-        return _Distance(0.0, 0.0, False)
-    return _Distance(float(np.abs(left - right).max()), float(np.abs(left).max()), False)
-
-
-_ML_FLOATS = frozenset(np.dtype(type_) for type_ in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn))
 
 
 @dataclass
@@ -536,136 +373,149 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two sides to compare: what is expected of a sample, and the model that must agree."""
+    """Two sides to compare: what is expected of a sample, and the model that must agree.
+
+    `factor` widens the tolerance; `actual_name` is what a sentence calls the model.
+    """
 
     against: str
-    expected: Callable[[_Sample], dict[str, NDArray[Any]]]
+    expected: Callable[[Sample], Outputs]
     actual: Run
-    factor: float
-    fault: str
+    actual_name: str
+    factor: float = 1.0
 
 
-def _compare_all(
-    reference: ModelProto,
-    expected: Session,
-    actual: Session,
-    data: Sequence[_Sample],
-    noise: _Noise,
-    original: tuple[Run, Run | None] | None,
-    rtol: float | None,
-    atol: float,
-) -> tuple[list[OutputError], list[str]]:
-    """Errors per output, against ONNX Runtime and TensorFlow where it is asked, and sentences on failures."""
-    half = holds_half_precision(reference)
-    pairs = [_Pair("ONNX Runtime", lambda sample: sample.expected, actual.run, 1.0, "the compiled model")]
-    if original is not None:
-        tensorflow, converted = original
-        pairs.append(
-            _Pair(
-                "TensorFlow",
-                lambda sample: tensorflow(sample.inputs),
-                converted or actual.run,
-                TENSORFLOW_FACTOR,
-                "the ONNX model that tf2onnx converted",
-            )
-        )
-    errors: list[OutputError] = []
-    failures: list[str] = []
-    for pair in pairs:
-        tallies: dict[str, _Tally] = {name: _Tally() for name in data[0].expected}
+@dataclass(frozen=True)
+class _Judge:
+    """Decides on errors, by the tolerances given and the noise of the reference.
+
+    `coarsest` is the tolerance of the coarsest type in the graph: a double that was computed from singles is
+    no more accurate than they are.
+    """
+
+    noise: Noise
+    coarsest: float
+    rtol: float | None
+    atol: float
+
+    def errors(self, pair: _Pair, data: Sequence[Sample]) -> tuple[list[OutputError], str | None]:
+        """Errors per output over all samples, and a sentence if the model cannot be run on some of them."""
+        tallies = {name: _Tally() for name in data[0].expected}
+        failure = None
         for sample in data:
             try:
                 got = pair.actual(sample.inputs)
             except RunError as error:
-                failures.append(
-                    f"With {sample.label}, {pair.fault} cannot be run where the reference can: {error}"
+                failure = (
+                    f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}"
                 )
                 break
             for name, wanted in pair.expected(sample).items():
                 tally = tallies.setdefault(name, _Tally())
-                if name not in got:
+                if name in got:
+                    self._add(tally, name, wanted, got[name], sample, pair.factor)
+                else:
                     tally.reason = "it is missing"
-                    continue
-                _add(tally, wanted, got[name], sample, noise, name, half, rtol, atol, pair.factor)
-        for name, tally in tallies.items():
-            errors.append(
-                OutputError(
-                    name,
-                    pair.against,
-                    tally.dtype,
-                    tally.max_abs,
-                    tally.max_rel,
-                    tally.scale,
-                    tally.rtol,
-                    atol,
-                    tally.noise,
-                    tally.reason is None,
-                    tally.reason,
-                )
+        found = [
+            OutputError(
+                name=name,
+                against=pair.against,
+                dtype=tally.dtype,
+                max_abs=tally.max_abs,
+                max_rel=tally.max_rel,
+                scale=tally.scale,
+                rtol=tally.rtol,
+                atol=self.atol,
+                noise=tally.noise,
+                passed=tally.reason is None,
+                reason=tally.reason,
             )
-            if tally.reason is not None:
-                # The compiled model was compared with the conversion first; if it agreed, that is where it
-                # went.
-                blame = "; tf2onnx converted the model wrongly" if pair.factor != 1.0 and not failures else ""
-                failures.append(
-                    f"Output '{name}' is not what {pair.against} computes from the reference: "
-                    f"{tally.reason}{blame}."
-                )
+            for name, tally in tallies.items()
+        ]
+        return found, failure
+
+    def _add(
+        self,
+        tally: _Tally,
+        name: str,
+        wanted: NDArray[Any],
+        got: NDArray[Any],
+        sample: Sample,
+        factor: float,
+    ) -> None:
+        """Take one sample of one output into account."""
+        tally.dtype = str(wanted.dtype)
+        error = distance(wanted, got)
+        if error is None:
+            tally.reason = tally.reason or f"with {sample.label}, {_how_unlike(wanted, got)}"
+            return
+        tolerance = 0.0
+        if not error.exact:
+            tally.rtol = (
+                self.rtol if self.rtol is not None else max(_rtol(wanted.dtype), self.coarsest) * factor
+            )
+            tolerance = self.atol + tally.rtol * error.scale
+        tally.max_abs = max(tally.max_abs, error.max_abs)
+        tally.scale = max(tally.scale, error.scale)
+        if error.max_abs:
+            tally.max_rel = max(tally.max_rel, error.max_abs / error.scale if error.scale else math.inf)
+        if error.max_abs <= tolerance or tally.reason is not None:
+            return
+        explained, moved = self.noise.explains(error, tolerance, name, sample)
+        tally.noise = max(tally.noise or 0.0, moved)
+        if explained:
+            return
+        if error.exact:
+            tally.reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
+        else:
+            tally.reason = (
+                f"with {sample.label}, the error is {error.max_abs:.3g} where {tolerance:.3g} is allowed "
+                f"(largest value {error.scale:.3g})"
+            )
+
+
+def _pairs(
+    actual: Session, original: frontend.Source | None, masked: bool, provider: Provider
+) -> list[_Pair]:
+    """What is compared with what: the compiled model with the reference, and with its original."""
+    pairs = [_Pair("ONNX Runtime", lambda sample: sample.expected, actual.run, "the compiled model")]
+    if original is not None and original.tensorflow is not None:
+        run = original.tensorflow.run
+        converted = Session(original.model, provider).run if masked else actual.run
+        name = "the ONNX model that tf2onnx converted" if masked else "the compiled model"
+        pairs.append(
+            _Pair("TensorFlow", lambda sample: run(sample.inputs), converted, name, TENSORFLOW_FACTOR)
+        )
+    return pairs
+
+
+def _judge(
+    pairs: Sequence[_Pair], judge: _Judge, data: Sequence[Sample]
+) -> tuple[list[OutputError], list[str]]:
+    """All errors, and a sentence for everything that failed."""
+    errors: list[OutputError] = []
+    failures: list[str] = []
+    for pair in pairs:
+        # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
+        blame = (
+            "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
+        )
+        found, failure = judge.errors(pair, data)
+        errors += found
+        failures += [failure] if failure else []
+        failures += [
+            f"Output '{error.name}' is not what {pair.against} computes from the reference: "
+            f"{error.reason}{blame}."
+            for error in found
+            if not error.passed
+        ]
     return errors, failures
 
 
-def _add(
-    tally: _Tally,
-    wanted: NDArray[Any],
-    got: NDArray[Any],
-    sample: _Sample,
-    noise: _Noise,
-    name: str,
-    half: bool,
-    rtol: float | None,
-    atol: float,
-    factor: float,
-) -> None:
-    """Take one sample of one output into account."""
-    tally.dtype = str(wanted.dtype)
-    distance = _distance(wanted, got)
-    if distance is None:
-        tally.reason = tally.reason or f"with {sample.label}, {_how_unlike(wanted, got)}"
-        return
-    if distance.exact:
-        tolerance = 0.0
-    else:
-        relative = rtol if rtol is not None else _rtol(wanted.dtype, half) * factor
-        tally.rtol = relative
-        tolerance = atol + relative * distance.scale
-    tally.max_abs = max(tally.max_abs, distance.max_abs)
-    tally.scale = max(tally.scale, distance.scale)
-    if distance.max_abs:
-        share = distance.max_abs / distance.scale if distance.scale else float("inf")
-        tally.max_rel = max(tally.max_rel, share)
-    if distance.max_abs <= tolerance:
-        return
-    if tally.reason is not None:
-        return
-    explained, moved = noise.explains(distance.max_abs, name, sample)
-    tally.noise = max(tally.noise or 0.0, moved)
-    if explained:
-        return
-    if distance.exact:
-        tally.reason = f"with {sample.label}, {distance.max_abs:.0f} of {wanted.size} elements differ"
-    else:
-        tally.reason = (
-            f"with {sample.label}, the error is {distance.max_abs:.3g} where {tolerance:.3g} is allowed "
-            f"(largest value {distance.scale:.3g})"
-        )
-
-
-def _rtol(dtype: np.dtype[Any], half: bool) -> float:
-    if half or dtype in _ML_FLOATS:
-        return RTOL_HALF
-    if dtype.kind == "c":
-        return RTOL[np.dtype(np.float64 if dtype.itemsize == 16 else np.float32)]
-    return RTOL.get(dtype, RTOL_HALF)
+def _rtol(dtype: np.dtype[Any]) -> float:
+    """The tolerance for an output of this type."""
+    bits = 8 * dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    return {64: RTOL[TensorProto.DOUBLE], 32: RTOL[TensorProto.FLOAT]}.get(bits, RTOL_HALF)
 
 
 def _how_unlike(wanted: NDArray[Any], got: NDArray[Any]) -> str:
@@ -674,15 +524,6 @@ def _how_unlike(wanted: NDArray[Any], got: NDArray[Any]) -> str:
     if wanted.dtype != got.dtype:
         return f"its type is {got.dtype} where {wanted.dtype} is expected"
     return "its NaNs or infinities are in other places"
-
-
-def _tensorflow(
-    original: frontend.Source | None, masked: bool, provider: Provider
-) -> tuple[Run, Run | None] | None:
-    """TensorFlow's own function, and what to compare with it if that is not the compiled model."""
-    if original is None or original.tensorflow is None:
-        return None
-    return original.tensorflow.run, Session(original.model, provider).run if masked else None
 
 
 def _placed_on_cuda(reference: ModelProto, compiled: ModelProto, inputs: Inputs) -> str:

@@ -177,16 +177,16 @@ def custom_operators(model: ModelProto) -> list[str]:
     )
 
 
-def holds_half_precision(model: ModelProto) -> bool:
-    """Whether anything in the model is computed or stored with 16 bits or fewer of floating point."""
-    if any(tensor.data_type in HALF_TYPES for tensor in all_tensors(model)):
-        return True
+def float_types(model: ModelProto) -> frozenset[int]:
+    """The floating-point types that anything in the model is stored or computed in, as far as it says."""
     values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    if any(type_of(value).elem_type in HALF_TYPES for value in values):
-        return True
-    return any(
-        attribute.name == "to" and attribute.i in HALF_TYPES
+    found = {tensor.data_type for tensor in all_tensors(model)}
+    found.update(type_of(value).elem_type for value in values)
+    found.update(
+        attribute.i
         for node in all_nodes(model)
         if node.op_type == "Cast"
         for attribute in node.attribute
+        if attribute.name == "to"
     )
+    return frozenset(found & (HALF_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}))

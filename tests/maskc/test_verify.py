@@ -387,6 +387,18 @@ def test_double_precision_is_judged_as_such() -> None:
     assert not api.verify(model, changed(model, "w", lambda w: w * (1 + 1e-9))).passed
 
 
+def test_doubles_that_are_computed_from_singles_are_judged_as_singles() -> None:
+    nodes = [
+        node("Cast", "x", "single", to=TensorProto.FLOAT),
+        node("MatMul", "single w", "product"),
+        node("Cast", "product", "y", to=TensorProto.DOUBLE),
+    ]
+    ends = [value("x", ["n", 8], TensorProto.DOUBLE)], [value("y", ["n", 5], TensorProto.DOUBLE)]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
+    assert api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-6))).passed
+    assert not api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-4))).passed
+
+
 def test_several_outputs_are_all_compared() -> None:
     model = build.mlp()
     model.graph.output.append(build.value("d", ["n", 16]))
