@@ -112,9 +112,8 @@ Masks = Annotated[
         metavar="FILE",
         help=(
             "More masks: an .npz or .safetensors file of 1-D arrays of 0 and 1. Keys are `tensor` or "
-            "`tensor@axis` "
-            "for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and the last one "
-            "otherwise."
+            "`tensor@axis` for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and the "
+            "last one otherwise."
         ),
         show_default=False,
     ),
@@ -218,8 +217,8 @@ def verify(
         typer.Option(
             metavar="F",
             help=(
-                "Error allowed, relative to the largest value of the output. By default 1e-5, or 1e-12 if all "
-                "is float64 and 1e-3 if any is half precision; ten times that against TensorFlow."
+                "Error allowed, relative to the largest value of the output. By default 1e-5, or 1e-12 if "
+                "all is float64 and 1e-3 if any is half precision; ten times that against TensorFlow."
             ),
             show_default=False,
         ),
