@@ -139,10 +139,21 @@ def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
 
 
 def matched_groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]]:
-    """Axes of a reshape, in order, in the smallest groups whose products are equal on both sides.
+    """Axes of a reshape, in the smallest groups whose products are equal on both sides.
 
-    Symbols only match themselves; where the products cannot be told, the rest is left out.
+    Symbols only match themselves. Groups are matched from the front and, where that comes to an end, from the back;
+    what the sizes do not tell in between is left out.
     """
+    front = _matched(before, after)
+    i, j = (sum(len(g[side]) for g in front) for side in (0, 1))
+    back = _matched(before[i:][::-1], after[j:][::-1])
+    mirrored = [
+        (sorted(len(before) - 1 - a for a in left), sorted(len(after) - 1 - b for b in right)) for left, right in back
+    ]
+    return front + mirrored[::-1]
+
+
+def _matched(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]]:
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) and j < len(after):
@@ -152,7 +163,7 @@ def matched_groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tupl
             a, b = _sizes(before, left), _sizes(after, right)
             if a is None or b is None:
                 return groups
-            if a[1] == b[1] == [] or a[1] == b[1]:
+            if a[1] == b[1]:
                 grow_left = a[0] < b[0]
             else:  # a symbol is still missing on one side
                 grow_left = len(a[1]) < len(b[1]) or (len(a[1]) == len(b[1]) and a[0] <= b[0])

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.ops.base import Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
-from passes.tensors import Dim, Index, int_list, operand, shape_of
+from passes.tensors import Dim, int_list, operand, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -35,10 +35,8 @@ class Reshape(Movement):
         for left, right in matched_groups(before, after):
             if len(left) == 1 and len(right) == 1:
                 found += same_axis(node, facts, [(left[0], right[0])])
-            elif len(right) == 1 and left:
-                found += [Link(0, a, 0, right[0], s) for a, s in _coordinates(before, left)]
-            elif len(left) == 1 and right:
-                found += [Link(0, left[0], 0, b, s, split=True) for b, s in _coordinates(after, right)]
+            else:
+                found += _regrouped(before, left, after, right)
         return found
 
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
@@ -57,13 +55,56 @@ class Reshape(Movement):
             rewriter.set_shape_operand(node, 1, allow_copy=not node.attrs.get("allowzero", 0))
 
 
-def _coordinates(shape: tuple[Dim, ...], axes: list[int]) -> list[tuple[int, Index]]:
-    """For axes merged in row-major order: each axis with its index at every merged position; [] if not static."""
-    sizes = [d for a in axes if isinstance(d := shape[a], int)]
-    if len(sizes) < len(axes):
+def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> list[Link]:
+    """Links between axes of equal product, by the factors that they share.
+
+    Both sides are cut into the same factors, in row-major order. An input axis all of whose factors lie in one output
+    axis is merged into it; an output axis all of whose factors lie in one input axis is split off it. Others have no
+    link, nor has anything where the factors do not fit or a size is not static.
+    """
+    sizes = [[d for a in axes if isinstance(d := shape[a], int)] for shape, axes in ((before, left), (after, right))]
+    if len(sizes[0]) < len(left) or len(sizes[1]) < len(right):
         return []
-    grid = np.indices(sizes).reshape(len(sizes), -1)
-    return [(a, grid[i]) for i, a in enumerate(axes)]
+    factors = _common_factors(*sizes)
+    if factors is None:
+        return []
+    grid = np.indices([f for f, _, _ in factors]).reshape(len(factors), -1)
+    flat = {
+        (side, axis): np.ravel_multi_index([grid[k] for k in own], [factors[k][0] for k in own])
+        for side, axes in ((1, left), (2, right))
+        for axis in range(len(axes))
+        if (own := [k for k, f in enumerate(factors) if f[side] == axis])
+    }
+    links = []
+    for i, j in sorted({(f[1], f[2]) for f in factors}):
+        inputs, outputs = flat[1, i], flat[2, j]
+        within = all(f[2] == j for f in factors if f[1] == i), all(f[1] == i for f in factors if f[2] == j)
+        if within[0]:
+            source = np.zeros(sizes[1][j], np.int64)
+            source[outputs] = inputs
+            links.append(Link(0, left[i], 0, right[j], None if within[1] else source))
+        elif within[1]:
+            source = np.zeros(sizes[0][i], np.int64)
+            source[inputs] = outputs
+            links.append(Link(0, left[i], 0, right[j], source, split=True))
+    return links
+
+
+def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, int]] | None:
+    """Factors (size, left axis, right axis) in order, of which both lists of sizes are products; None without any."""
+    factors = []
+    a, b = list(left), list(right)
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if a[i] == 1 or b[j] == 1:
+            i, j = i + (a[i] == 1), j + (b[j] == 1)
+            continue
+        if a[i] % b[j] and b[j] % a[i]:
+            return None
+        size = min(a[i], b[j])
+        factors.append((size, i, j))
+        a[i], b[j] = a[i] // size, b[j] // size
+    return factors or None
 
 
 @register("Expand")
