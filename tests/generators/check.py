@@ -71,8 +71,7 @@ def random_feeds(
     for info in required_inputs(model):
         kind = info.type.tensor_type
         shape = [
-            d.dim_value if d.HasField("dim_value") else (sizes or {}).get(d.dim_param, 2)
-            for d in kind.shape.dim
+            d.dim_value if d.dim_value > 0 else (sizes or {}).get(d.dim_param, 2) for d in kind.shape.dim
         ]
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         if dtype.kind == "b":
@@ -91,7 +90,7 @@ def all_sizes(model: ModelProto, symbols: Mapping[str, Sequence[int]]) -> list[d
         d.dim_param
         for info in required_inputs(model)
         for d in info.type.tensor_type.shape.dim
-        if not d.HasField("dim_value")
+        if d.dim_value <= 0
     }
     used = {name: list(symbols.get(name, (1, 3))) for name in sorted(present)}
     longest = max((len(values) for values in used.values()), default=1)

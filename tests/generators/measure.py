@@ -123,7 +123,7 @@ def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
     fixed = _copy(model)
     for info in (*fixed.graph.input, *fixed.graph.output):
         for dim in info.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
+            if dim.dim_value <= 0 and dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del fixed.graph.value_info[:]
     return fixed
