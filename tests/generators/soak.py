@@ -117,16 +117,20 @@ def main() -> int:
     blocks = [range(s, min(s + 50, last)) for s in range(arguments.seed, last, 50)]
     failures: list[Failure] = []
     done = 0
+
+    def take(result: tuple[int, list[Failure]]) -> int:
+        for failure in result[1]:
+            print(f"seed {failure.seed}: {failure.kind}", flush=True)
+        failures.extend(result[1])
+        return result[0]
+
     if arguments.jobs > 1:
         with ProcessPoolExecutor(arguments.jobs) as workers:
-            for count, found in workers.map(_run, blocks):
-                done += count
-                failures += found
+            for result in workers.map(_run, blocks):
+                done += take(result)
     else:
         for block in blocks:
-            count, found = _run(block)
-            done += count
-            failures += found
+            done += take(_run(block))
     kinds = Counter(f.kind for f in failures)
     for kind, times in kinds.most_common():
         of_kind = [f for f in failures if f.kind == kind]
