@@ -23,7 +23,13 @@ def fold_constants(graph: gs.Graph) -> bool:
     kept = []
     computed = False
     for node in graph.nodes:
-        results = None if any(id(t) in outputs for t in node.outputs) else _constant_results(node, graph.opset)
+        copies = node.op == "Identity" and id(node.outputs[0]) in outputs
+        results = None if copies else _constant_results(node, graph.opset)
+        if results is not None and any(id(t) in outputs for t in node.outputs):
+            if len(results) == 1:  # the name of a graph output needs a node that writes it
+                value = gs.Constant(f"{node.outputs[0].name}_value", results[0])
+                node.op, node.attrs, node.inputs = "Identity", {}, [value]
+            results = None
         if results is None:
             kept.append(node)
             continue

@@ -71,7 +71,7 @@ class _Planner:
         self.price = price
         self.layout = Layout()
         self.claims: dict[Key, list[_Claim]] = defaultdict(list)
-        self.whole: set[str] = set()  # names that something reads without rules for some axis
+        self.full: set[Key] = set()  # some consumer needs all slices, and none is constant
         self.wanted: set[str] = set()
         self.pinned = {t.name for n in graph.nodes for t in captured(n)}
         self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
@@ -99,10 +99,16 @@ class _Planner:
         for axis in range(len(shape_of(tensor) or ())):
             size = self.facts.size(tensor, axis)
             if size:
-                self._claim(tensor, axis, Demand(np.ones(size, bool)), node, index, np.full(size, why))
+                self._claim_axis(tensor, axis, node, index, why)
 
-    def _claim(self, tensor: gs.Tensor, axis: int, demand: Demand, node: int, index: int, why: Index) -> None:
-        self.claims[tensor.name, axis].append(_Claim(demand, node, index, why))
+    def _claim_axis(self, tensor: gs.Tensor, axis: int, node: int, index: int, why: int) -> None:
+        """Claim all slices along the axis."""
+        if self.facts.constants(tensor, axis) is None:  # there is nothing to choose: all are stored
+            self.full.add((tensor.name, axis))
+            return
+        size = self.facts.size(tensor, axis) or 0
+        claim = _Claim(Demand(np.ones(size, bool)), node, index, np.full(size, why))
+        self.claims[tensor.name, axis].append(claim)
 
     # -- one node ------------------------------------------------------------------------------------------------
 
@@ -118,10 +124,10 @@ class _Planner:
         for o, tensor in enumerate(node.outputs):
             for axis in range(len(shape_of(tensor) or ())):
                 size = self.facts.size(tensor, axis)
-                if size:
-                    asked[o, axis] = (
-                        self._choose(tensor, axis, node) if tensor.name in self.wanted else np.zeros(size, bool)
-                    )
+                if not size or (tensor.name, axis) in self.full:
+                    continue
+                wanted = tensor.name in self.wanted
+                asked[o, axis] = self._choose(tensor, axis, node) if wanted else np.zeros(size, bool)
         for o, tensor in enumerate(node.outputs):
             self._make_consistent(tensor, o, asked)
         absent = {t.name for o, t in enumerate(node.outputs) if self._absent(o, asked)}
@@ -151,13 +157,17 @@ class _Planner:
                 demand = demands.get((i, axis))
                 if demand is None:
                     if not is_constant(tensor):
-                        self._claim(tensor, axis, Demand(np.ones(size, bool)), index, i, np.full(size, unknown))
+                        self._claim_axis(tensor, axis, index, i, unknown)
                     continue
                 if is_constant(tensor):
                     if not demand.need.all():
                         self.layout.seen[index, i, axis] = demand.need
                     continue
-                self._claim(tensor, axis, demand, index, i, self._why(node, demand, size))
+                if demand.need.all() and self.facts.constants(tensor, axis) is None:
+                    self.full.add((tensor.name, axis))
+                    continue
+                claim = _Claim(demand, index, i, self._why(node, demand, size))
+                self.claims[tensor.name, axis].append(claim)
 
     def _why(self, node: gs.Node, demand: Demand, size: int) -> Index:
         own = np.full(size, self._reason(describe(node), node.op, demand.reason))
