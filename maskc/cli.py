@@ -112,8 +112,8 @@ Masks = Annotated[
         metavar="FILE",
         help=(
             "More masks: an .npz or .safetensors file of 1-D arrays of 0 and 1. Keys are `tensor` or "
-            "`tensor@axis` for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and the "
-            "last one otherwise."
+            "`tensor@axis` for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and "
+            "the last one otherwise."
         ),
         show_default=False,
     ),

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 import passes
 from maskc import __version__, frontend, storage
-from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
+from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.frontend.onnx_file import check, in_brief
@@ -207,7 +207,7 @@ def _verified(
             rtol=rtol,
             atol=atol,
         )
-    except UnavailableError as error:
+    except (NotComparableError, UnavailableError) as error:
         if provider != "cpu":
             raise
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc import frontend, sampling
-from maskc.errors import InputError, NotEquivalentError, RunError, UnavailableError
+from maskc.errors import InputError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.graphs import float_types, type_of
 from maskc.noise import NOISE_FACTOR, Noise, Outputs, Sample, distance
@@ -178,7 +178,7 @@ def compare(
         try:
             expected = Session(reference, chosen)
         except RunError as error:
-            raise InputError(f"The reference cannot be run: {error}") from error
+            raise NotComparableError(f"The reference cannot be run: {error}") from error
         try:
             actual = Session(compiled, chosen)
         except RunError as error:
@@ -311,7 +311,7 @@ def _data(
         try:
             yield Sample(label, inputs, expected.run(inputs))
         except RunError as error:
-            raise InputError(
+            raise NotComparableError(
                 f"The reference fails on random data ({label}): {error} Give real data with --inputs."
             ) from error
 

@@ -27,3 +27,7 @@ class UnavailableError(MaskcError):
 
 class RunError(InputError):
     """A runtime cannot load a model, or cannot run it on the inputs it was given (exit code 2)."""
+
+
+class NotComparableError(InputError):
+    """The reference runs on no input that could be made for it, so nothing can be compared (exit code 2)."""

@@ -59,7 +59,14 @@ class Session:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._profiles.name) / "profile")
         model, self._inputs = _in_numpy_types(model)
-        self._session = _create(ort, model, options, providers)
+        try:
+            self._session = _create(ort, model, options, providers)
+        except RunError:
+            # Some of ONNX Runtime's fusions fail on graphs that it runs well as they are written.
+            if not optimized:
+                raise
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            self._session = _create(ort, model, options, providers)
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise UnavailableError(f"CUDA cannot be used: {_missing_for_cuda(ort)}. Use --provider cpu.")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from maskc.errors import InputError, RunError, UnavailableError
+from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.graphs import HALF_TYPES, TensorType, all_nodes, tensor_types, type_of
 
 Inputs = dict[str, NDArray[Any]]
@@ -100,7 +100,7 @@ def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> 
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to three
     values.
 
-    Raises `InputError` when none is found.
+    Raises `NotComparableError` when none is found.
     """
     symbols = list(dict.fromkeys(symbol for port in inputs for symbol in port.symbols()))
     leading = {
@@ -131,7 +131,7 @@ def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> 
     start = first()
     if start is None:
         assert failure is not None
-        raise InputError(
+        raise NotComparableError(
             f"No random input was found that the reference accepts ({str(failure).rstrip('.')}). "
             "Give real data with --inputs."
         )

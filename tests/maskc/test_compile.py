@@ -234,6 +234,19 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
     assert files(mlp.parent) == ["mlp.onnx"]
 
 
+def test_a_model_that_no_random_input_fits_compiles_with_a_warning(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.graph.node[-1].output[0] = "flat"
+    built.graph.initializer.append(build.constant("shape", [7, 44], np.int64))
+    built.graph.node.append(build.node("Reshape", "flat shape", "y"))
+    built.graph.output[0].CopyFrom(build.value("y", [7, 44]))
+    source = build.save(built, tmp_path / "m.onnx")
+    result = maskc("compile", source)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("Warning: Not verified: ") and "--inputs" in result.stderr
+    assert (tmp_path / "m.compiled.onnx").is_file()
+
+
 # Python.
 
 
