@@ -50,14 +50,12 @@ def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, mask: 
 
 
 def _holders(layout: Layout, tensor: gs.Tensor, axis: int, stays: Mask) -> list[Held]:
-    why = layout.reason.get((tensor.name, axis))
-    if why is None or not stays.any():
-        return []
+    why = layout.reason.get((tensor.name, axis), np.full(stays.size, -1))
     groups: dict[int, list[int]] = defaultdict(list)
     for channel in np.flatnonzero(stays):
         groups[int(why[channel])].append(int(channel))
     found = []
     for number, channels in groups.items():
-        node, op, reason = layout.reasons[number] if number >= 0 else ("", "", "nothing cheaper was found")
+        node, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
         found.append(Held(tensor.name, axis, tuple(channels), node, op, reason))
     return found

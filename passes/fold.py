@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
+from passes.names import Names
 from passes.ops import rules
 from passes.subgraphs import captured, subgraphs
 from passes.tensors import SMALL, Array, is_constant, present
@@ -27,7 +28,7 @@ def fold_constants(graph: gs.Graph) -> bool:
         results = None if copies else _constant_results(node, graph.opset)
         if results is not None and any(id(t) in outputs for t in node.outputs):
             if len(results) == 1:  # the name of a graph output needs a node that writes it
-                value = gs.Constant(f"{node.outputs[0].name}_value", results[0])
+                value = gs.Constant(Names(graph).fresh(f"{node.outputs[0].name}_value"), results[0])
                 node.op, node.attrs, node.inputs = "Identity", {}, [value]
             results = None
         if results is None:
@@ -49,6 +50,9 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
         return _constant_value(node)
     if not rules(node).foldable:
         return None
+    known = rules(node).from_shapes(node)
+    if known is not None:
+        return [known]
     operands = dict(present(list(node.inputs)))
     if not operands or not all(is_constant(t) for t in operands.values()):
         return None

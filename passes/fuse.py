@@ -62,7 +62,7 @@ def _left_as_it_is(node: gs.Node) -> gs.Tensor | None:
         return None
     first, second = node.inputs
     for data, constant in ((first, second), (second, first)):
-        if not is_constant(constant) or is_constant(data) or isinstance(constant.dtype, int):
+        if not is_constant(constant) or isinstance(constant.dtype, int):
             continue
         if node.op in ("Sub", "Div") and constant is first:
             continue

@@ -32,7 +32,7 @@ class Layout:
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
     stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons`
-    (node, operator, words) of what holds it although it is constant, or -1.
+    (node, operator, words) of what holds it although it is constant, or -1: `otherwise`.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
@@ -41,6 +41,7 @@ class Layout:
     reason: dict[Key, Index] = field(default_factory=dict)
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)
+    otherwise: tuple[str, str, str] = ("the whole graph", "all", "would cost more to narrow than it saves")
 
     def stays(self, tensor: str, axis: int, size: int) -> Mask:
         """Slices along the axis that are still computed: bool [size]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -48,17 +48,13 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
         after = cost.count(compiled)
     notes = _notes(model)
     if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
-        compiled = _only_cleaned(model)
+        graph = prepared(model)
+        masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout())
+        clean(graph)
+        compiled = _exported(graph, model)
         after = cost.count(compiled)
-        masked = tuple(replace(m, removed=0) for m in masked)
         notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
     return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))
-
-
-def _only_cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    graph = prepared(model)
-    clean(graph)
-    return _exported(graph, model)
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:

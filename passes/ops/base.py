@@ -93,6 +93,10 @@ class Op:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
 
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        """The output, where the inputs' static sizes alone say what it is."""
+        return None
+
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False

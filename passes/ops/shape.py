@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.ops.base import Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
-from passes.tensors import Dim, int_list, operand, shape_of
+from passes.tensors import Array, Dim, int_list, is_constant, operand, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -138,6 +138,14 @@ class Shape(Op):
     """Reads no values; the sizes it gives are those before anything was removed."""
 
     foldable = True
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        shape = shape_of(node.inputs[0])
+        if shape is None or is_constant(node.inputs[0]):
+            return None
+        wanted = shape[int(node.attrs.get("start", 0)) : node.attrs.get("end", len(shape))]
+        sizes = [d for d in wanted if isinstance(d, int)]
+        return np.asarray(sizes, np.int64) if len(sizes) == len(wanted) else None
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         for axis in range(len(shape_of(node.inputs[0]) or ())):
