@@ -1410,13 +1410,65 @@ _SEQUENCES: dict[Step, int] = {
     join: 3,
     softmax: 2,
 }
+# Nothing but moves between layers: what a rule says of sets of channels has to be right.
+_MOVES: dict[Step, int] = {
+    transpose: 12,
+    split_channels: 12,
+    merge_axes: 12,
+    merge_spatial: 4,
+    flatten: 3,
+    rows: 4,
+    slices: 10,
+    gather: 10,
+    split_and_join: 8,
+    several_outputs: 3,
+    append_constant: 5,
+    stack_positions: 4,
+    pad: 8,
+    tile: 5,
+    expand: 5,
+    squeeze_unsqueeze: 5,
+    space_and_depth: 4,
+    shuffle: 4,
+    scatter: 3,
+    Builder.mask: 16,
+    matmul: 8,
+    matmul_left: 4,
+    conv: 4,
+    activation: 6,
+    constant_operand: 8,
+    reduction: 2,
+    join: 6,
+}
+# Constants that padding makes uneven, and whatever reads them.
+_BORDERS: dict[Step, int] = {
+    conv: 40,
+    conv_transpose: 5,
+    batch_norm: 20,
+    Builder.mask: 25,
+    pool: 14,
+    pad: 12,
+    activation: 20,
+    constant_operand: 8,
+    residual: 8,
+    squeeze_excite: 3,
+    dense_block: 4,
+    resize: 4,
+    global_pool: 1,
+    reduction: 2,
+    join: 5,
+    split_and_join: 3,
+    slices: 4,
+}
 
 
 def _spread(steps: dict[Step, int]) -> tuple[Step, ...]:
     return tuple(step for step, times in steps.items() for _ in range(times))
 
 
-_WEIGHTED, _FOR_IMAGES, _FOR_SEQUENCES = _spread(_STEPS), _spread(_IMAGES), _spread(_SEQUENCES)
+_ALL, _FOR_IMAGES, _FOR_SEQUENCES, _ONLY_MOVES, _ONLY_BORDERS = map(
+    _spread, (_STEPS, _IMAGES, _SEQUENCES, _MOVES, _BORDERS)
+)
 
 
 def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], dict[str, tuple[int, int]]]:
@@ -1472,9 +1524,12 @@ def random_network(rng: Random, *, depth: tuple[int, int] = (3, 14)) -> Network:
         other = Value("x2", v.shape, v.axis)
         inputs.append(b.value_info(other))
         b.pool.append(other)
-    steps = _WEIGHTED
-    if b.flip(0.45) and v.rank > 2:
-        steps = _FOR_IMAGES if v.is_image else _FOR_SEQUENCES
+    if v.rank == 2:
+        steps = b.pick((_ALL, _ALL, _ONLY_MOVES))
+    elif v.is_image:
+        steps = b.pick((_ALL, _ALL, _FOR_IMAGES, _FOR_IMAGES, _ONLY_MOVES, _ONLY_BORDERS))
+    else:
+        steps = b.pick((_ALL, _ALL, _FOR_SEQUENCES, _FOR_SEQUENCES, _ONLY_MOVES))
     for _ in range(b.some(*depth)):
         step = b.pick(steps)
         y = step(b, v)
