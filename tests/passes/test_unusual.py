@@ -1,0 +1,190 @@
+"""Graphs that are valid but seldom: odd outputs, odd dimensions, odd places for masks and initializers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from tests.generators.builder import Network
+from tests.generators.check import check
+
+RNG = np.random.default_rng(0)
+KEEP = [1, 0, 1, 0, 0, 1, 1, 0]
+
+
+def constant(name: str, value: object, dtype: type = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def info(name: str, shape: list[int | str | None], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: object) -> NodeProto:
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+WEIGHTS = {
+    "w1": RNG.normal(size=(6, 8)),
+    "b1": RNG.normal(size=8),
+    "keep": np.array(KEEP),
+    "w2": RNG.normal(size=(8, 3)),
+}
+LAYERS = (
+    node("MatMul", "x w1", "a"),
+    node("Add", "a b1", "b"),
+    node("Relu", "b", "c"),
+    node("Mul", "c keep", "d"),
+    node("MatMul", "d w2", "y"),
+)
+
+
+def perceptron(
+    *more: NodeProto,
+    outputs: tuple[ValueInfoProto, ...] = (),
+    inputs: tuple[ValueInfoProto, ...] = (),
+    weights: dict[str, object] | None = None,
+    layers: tuple[NodeProto, ...] = LAYERS,
+    batch: int | str | None = "N",
+    opset: int = 17,
+) -> ModelProto:
+    """x [N, 6] → MatMul, Add, Relu, mask, MatMul → y [N, 3], and what else is asked for."""
+    values = {**WEIGHTS, **(weights or {})}
+    given = {i.name for i in inputs}
+    graph = helper.make_graph(
+        [*layers, *more],
+        "perceptron",
+        [*([] if "x" in given else [info("x", [batch, 6])]), *inputs],
+        [info("y", [batch, 3]), *outputs],
+        [
+            constant(n, v) if not isinstance(v, TensorProto) else v
+            for n, v in values.items()
+            if n not in given
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def removed(model: ModelProto, **symbols: tuple[int, ...]) -> int:
+    """Checks the compiled model; how many masked channels went."""
+    return sum(axis.removed for axis in check(Network(model, {}, dict(symbols))).report.masked)
+
+
+def test_empty_batch() -> None:
+    assert removed(perceptron(), N=(0, 1, 4))
+
+
+@pytest.mark.parametrize("batch", [-1, None, 1], ids=["minus-one", "unnamed", "fixed"])
+def test_batch_dimension(batch: int | None) -> None:
+    assert removed(perceptron(batch=batch))
+
+
+def test_inputs_as_outputs() -> None:
+    assert removed(perceptron(outputs=(info("x", ["N", 6]),)))
+
+
+def test_initializer_as_output() -> None:
+    assert removed(perceptron(outputs=(info("keep", [8]),)))
+
+
+def test_masked_tensor_as_output() -> None:
+    check(perceptron(outputs=(info("d", ["N", 8]),)))
+
+
+def test_unmasked_tensor_as_output() -> None:
+    check(perceptron(outputs=(info("c", ["N", 8]),)))
+
+
+def test_two_constant_outputs() -> None:
+    zeros = {"zeros": np.zeros(6)}
+    more = (node("Mul", "x zeros", "p"), node("Mul", "zeros x", "q"))
+    check(perceptron(*more, outputs=(info("p", ["N", 6]), info("q", ["N", 6])), weights=zeros))
+
+
+def test_mask_that_a_caller_gives() -> None:
+    assert not removed(perceptron(inputs=(info("keep", [8]),)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.float64])
+def test_mask_of_another_type(dtype: type) -> None:
+    layers = (node("Cast", "keep_as_given", "keep", to=TensorProto.FLOAT), *LAYERS)
+    model = perceptron(layers=layers, weights={"keep_as_given": constant("keep_as_given", KEEP, dtype)})
+    kept = [t for t in model.graph.initializer if t.name != "keep"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    assert removed(model)
+
+
+def test_mask_that_is_also_a_bias() -> None:
+    layers = (LAYERS[0], node("Add", "a keep", "b"), *LAYERS[2:])
+    assert removed(perceptron(layers=layers, weights={"b1": np.zeros(8)}))
+
+
+def test_mask_used_twice() -> None:
+    more = (node("Mul", "d keep", "e"), node("MatMul", "e w2", "z"))
+    assert removed(perceptron(*more, outputs=(info("z", ["N", 3]),)))
+
+
+def test_total_over_everything() -> None:
+    model = perceptron(node("ReduceSum", "d", "total", keepdims=0), outputs=(info("total", []),))
+    check(Network(model, {}, {"N": (1, 4)}))
+
+
+def test_scalar_mask_of_zero() -> None:
+    check(Network(perceptron(weights={"keep": np.array(0.0)}), {}, {"N": (1, 3)}))
+
+
+def test_vector_input() -> None:
+    model = perceptron()
+    model.graph.input[0].CopyFrom(info("x", [6]))
+    model.graph.output[0].CopyFrom(info("y", [3]))
+    check(model)
+
+
+def test_graph_without_inputs() -> None:
+    model = perceptron(weights={"x": RNG.normal(size=(2, 6))})
+    del model.graph.input[:]
+    model.graph.output[0].CopyFrom(info("y", [2, 3]))
+    check(model)
+
+
+def test_strings_and_sequences_beside_the_network() -> None:
+    pair = helper.make_value_info(
+        "pair", helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 8]))
+    )
+    words = info("words", ["N"], TensorProto.STRING)
+    same = info("same", ["N"], TensorProto.STRING)
+    more = (node("SequenceConstruct", "d c", "pair"), node("Identity", "words", "same"))
+    model = perceptron(*more, outputs=(pair, same), inputs=(words,))
+    check(Network(model), cases=[{"x": np.ones((2, 6), np.float32), "words": np.array(["a", "b"], object)}])
+
+
+def test_what_a_model_says_of_itself_stays() -> None:
+    model = perceptron()
+    helper.set_model_props(model, {"author": "somebody"})
+    model.doc_string, model.graph.doc_string, model.producer_name = "about", "about the graph", "a producer"
+    model.domain, model.model_version = "a.domain", 7
+    compiled = check(model).model
+    assert compiled.metadata_props == model.metadata_props
+    for name in ("doc_string", "producer_name", "domain", "model_version", "ir_version"):
+        assert getattr(compiled, name) == getattr(model, name), name
+    assert compiled.graph.doc_string == model.graph.doc_string
+    assert compiled.graph.name == model.graph.name
+
+
+def test_stale_shapes_of_removed_tensors() -> None:
+    model = perceptron()
+    model.graph.value_info.extend([info("a", ["N", 8]), info("d", ["N", 8])])
+    assert removed(model)
+    onnx.checker.check_model(check(model).model, full_check=True)
+
+
+def test_initializers_among_the_inputs() -> None:
+    """As IR version 3 demands of every initializer, and later versions allow."""
+    model = perceptron(opset=9)
+    model.graph.input.extend(info(t.name, list(t.dims)) for t in model.graph.initializer)
+    assert removed(model)
+    model.ir_version = 3
+    assert removed(model)
