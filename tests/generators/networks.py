@@ -1251,7 +1251,13 @@ def several_outputs(b: Builder, v: Value) -> Value | None:
         return Value(b.raw("MaxPool", [v], 2, kernel_shape=[2, 2])[0], tuple(shape), 1)
     if form == 2 and b.opset >= 12:
         return Value(b.raw("Dropout", [v], 2)[0], v.shape, v.axis)
-    if form == 3 and b.opset >= 17 and v.axis == v.rank - 1 and v.channels > 1:
+    if (
+        form == 3
+        and b.opset >= 17
+        and v.axis == v.rank - 1
+        and v.channels > 1
+        and b.dtype == TensorProto.FLOAT
+    ):
         scale = b.const(b.positive(v.channels), b.numpy_type)
         b.sharp = False  # its statistics are in single precision whatever the data is
         names = b.raw("LayerNormalization", [v, scale], 3, axis=-1, epsilon=1e-3)
