@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from passes import cost, explain, facts, layout, rewrite
 from passes.clean import clean, prepared
+from passes.export import exported
 from passes.report import Report
 
 
@@ -43,7 +43,7 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
         rewrite.apply(graph, found, plan)
     with _timed(seconds, "clean"):
         clean(graph)
-        compiled = _exported(graph, model)
+        compiled = exported(graph, model)
     with _timed(seconds, "cost"):
         after = cost.count(compiled)
     notes = _notes(model)
@@ -51,7 +51,7 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
         graph = prepared(model)
         masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout())
         clean(graph)
-        compiled = _exported(graph, model)
+        compiled = exported(graph, model)
         after = cost.count(compiled)
         notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
     return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))
@@ -63,36 +63,6 @@ def _notes(model: onnx.ModelProto) -> list[str]:
     if fixed and model.ir_version >= 4:
         return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."]
     return []
-
-
-def _exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as a model with all that the source says about itself."""
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    for field in model.DESCRIPTOR.fields:
-        if field.name == "graph":
-            continue
-        model.ClearField(field.name)
-    for field, value in source.ListFields():
-        if field.name == "graph":
-            continue
-        if field.is_repeated:
-            getattr(model, field.name).extend(value)
-        else:
-            setattr(model, field.name, value)
-    model.graph.name = source.graph.name
-    model.graph.doc_string = source.graph.doc_string
-    # interfaces as they were, in the source's own words; inner shapes are inferred again by whoever wants them
-    initializers = {t.name for t in source.graph.initializer}
-    for field, values in (
-        (model.graph.input, [v for v in source.graph.input if v.name not in initializers]),
-        (model.graph.output, source.graph.output),
-        (model.graph.value_info, []),
-    ):
-        del field[:]
-        field.extend(values)
-    if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
-        model.ir_version = 4
-    return model
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.export import outlined
 from passes.fold import fold_constants
-from passes.shapes import annotate, inferred
+from passes.shapes import INFERRED, annotate, inferred
 
 
 def shaped(model: onnx.ModelProto) -> gs.Graph:
@@ -18,7 +19,5 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     graph = gs.import_onnx(model)
     annotate(graph, inferred(model))
     if fold_constants(graph):
-        exported = gs.export_onnx(graph, do_type_check=False)
-        del exported.graph.value_info[:]
-        annotate(graph, inferred(exported))
+        annotate(graph, inferred(outlined(graph, model, INFERRED)))
     return graph

@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError
 from passes.tensors import Dim
 
-_SMALL = 1024  # elements: shape operands are smaller, weights are larger
+#: elements: values of larger initializers are not looked at, as no shape operand is as large
+INFERRED = 1024
 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -56,7 +57,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         count = 1
         for dim in tensor.dims:
             count *= dim
-        if count <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if count <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

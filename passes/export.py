@@ -1,0 +1,70 @@
+"""From a graph back to a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from passes.tensors import is_constant
+
+
+def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
+
+    Sizes of inner tensors are left out: whoever wants them infers them.
+    """
+    model = _described_as(source)
+    initializers = {t.name for t in source.graph.initializer}
+    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
+    model.graph.output.extend(source.graph.output)
+    for tensor in _constants(graph):
+        _append(model.graph, tensor)
+    model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
+    if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
+        model.ir_version = 4
+    return model
+
+
+def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
+    """The graph without its weights, for shape inference: initializers of more than `largest` elements are inputs."""
+    model = _described_as(source)
+    model.ir_version = max(model.ir_version, 4)
+    initializers = {t.name for t in source.graph.initializer}
+    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
+    model.graph.output.extend(source.graph.output)
+    for tensor in _constants(graph):
+        if int(np.prod(tensor.shape)) <= largest:
+            _append(model.graph, tensor)
+        else:
+            model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
+    model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
+    return model
+
+
+def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
+    """An empty model with every field of the source but its graph's contents."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name == "graph":
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    model.graph.name = source.graph.name
+    model.graph.doc_string = source.graph.doc_string
+    return model
+
+
+def _constants(graph: gs.Graph) -> list[gs.Constant]:
+    return [t for t in graph.tensors().values() if is_constant(t)]
+
+
+def _append(graph: onnx.GraphProto, tensor: gs.Constant) -> None:
+    # one by one: what is added in one go is serialised, and that ends at 2 GB
+    if isinstance(tensor._values, gs.ir.tensor.SparseValues):
+        graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+    else:
+        graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
