@@ -102,9 +102,7 @@ app = typer.Typer(
 
 Model = Annotated[
     Path,
-    typer.Argument(
-        metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False
-    ),
+    typer.Argument(metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
 ]
 Masks = Annotated[
     Path | None,
@@ -206,9 +204,7 @@ def verify(
     ] = Provider.cpu,
     inputs: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.npz", help="Real data to compare on as well, by input name.", show_default=False
-        ),
+        typer.Option(metavar="FILE.npz", help="Real data to compare on as well, by input name.", show_default=False),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 10,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,

@@ -156,9 +156,7 @@ def _compile(
         warnings=source.notes,
     )
     if verify:
-        report = _verified(
-            report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol
-        )
+        report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)
     return Compiled(shrunk.model, report)
 
 

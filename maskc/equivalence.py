@@ -234,9 +234,7 @@ def read_inputs(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except Exception as error:
-        raise InputError(
-            f"The input file {path} cannot be read; it must be an .npz file of arrays."
-        ) from error
+        raise InputError(f"The input file {path} cannot be read; it must be an .npz file of arrays.") from error
 
 
 def _validate(count: int, rtol: float | None, atol: float, min_reduction: float | None) -> None:
@@ -260,8 +258,7 @@ def _interface_differences(reference: ModelProto, compiled: ModelProto) -> list[
             before = {name: type_ for name, type_ in before.items() if name not in defaults or name in after}
         if list(before) != list(after):
             found.append(
-                f"The {what}s differ: the reference has {_listed(before)} and the compiled model has "
-                f"{_listed(after)}."
+                f"The {what}s differ: the reference has {_listed(before)} and the compiled model has {_listed(after)}."
             )
             continue
         for name, type_ in before.items():
@@ -302,9 +299,7 @@ def _data(
             raise InputError(f"The reference cannot be run on the given inputs: {error}") from error
     if count == 0:
         if given is None:
-            raise InputError(
-                "There is nothing to compare on: give a number of samples above 0, or real data."
-            )
+            raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
         return
     planned = sampling.plan(ports, expected.run, seed)
     for label, inputs in sampling.generate(ports, planned, count, seed):
@@ -321,14 +316,11 @@ def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]]) -
     wanted = {port.name: port for port in ports}
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise InputError(
-            f"The input data has no array '{missing[0]}'. The model's inputs are {_listed(wanted)}."
-        )
+        raise InputError(f"The input data has no array '{missing[0]}'. The model's inputs are {_listed(wanted)}.")
     unknown = [name for name in given if name not in wanted]
     if unknown:
         raise InputError(
-            f"The input data has an array '{unknown[0]}', which is no input. The model's inputs are "
-            f"{_listed(wanted)}."
+            f"The input data has an array '{unknown[0]}', which is no input. The model's inputs are {_listed(wanted)}."
         )
     result: Inputs = {}
     for name, port in wanted.items():
@@ -339,9 +331,7 @@ def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]]) -
         elif np.can_cast(array.dtype, dtype, "same_kind"):
             result[name] = array.astype(dtype)
         else:
-            raise InputError(
-                f"Input '{name}' must be of type {dtype}, and the data is of type {array.dtype}."
-            )
+            raise InputError(f"Input '{name}' must be of type {dtype}, and the data is of type {array.dtype}.")
     return result
 
 
@@ -406,9 +396,7 @@ class _Judge:
             try:
                 got = pair.actual(sample.inputs)
             except RunError as error:
-                failure = (
-                    f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}"
-                )
+                failure = f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}"
                 break
             for name, wanted in pair.expected(sample).items():
                 tally = tallies.setdefault(name, _Tally())
@@ -451,9 +439,7 @@ class _Judge:
             return
         tolerance = 0.0
         if not error.exact:
-            tally.rtol = (
-                self.rtol if self.rtol is not None else max(_rtol(wanted.dtype), self.coarsest) * factor
-            )
+            tally.rtol = self.rtol if self.rtol is not None else max(_rtol(wanted.dtype), self.coarsest) * factor
             tolerance = self.atol + tally.rtol * error.scale
         tally.max_abs = max(tally.max_abs, error.max_abs)
         tally.scale = max(tally.scale, error.scale)
@@ -474,38 +460,29 @@ class _Judge:
             )
 
 
-def _pairs(
-    actual: Session, original: frontend.Source | None, masked: bool, provider: Provider
-) -> list[_Pair]:
+def _pairs(actual: Session, original: frontend.Source | None, masked: bool, provider: Provider) -> list[_Pair]:
     """What is compared with what: the compiled model with the reference, and with its original."""
     pairs = [_Pair("ONNX Runtime", lambda sample: sample.expected, actual.run, "the compiled model")]
     if original is not None and original.tensorflow is not None:
         run = original.tensorflow.run
         converted = Session(original.model, provider).run if masked else actual.run
         name = "the ONNX model that tf2onnx converted" if masked else "the compiled model"
-        pairs.append(
-            _Pair("TensorFlow", lambda sample: run(sample.inputs), converted, name, TENSORFLOW_FACTOR)
-        )
+        pairs.append(_Pair("TensorFlow", lambda sample: run(sample.inputs), converted, name, TENSORFLOW_FACTOR))
     return pairs
 
 
-def _judge(
-    pairs: Sequence[_Pair], judge: _Judge, data: Sequence[Sample]
-) -> tuple[list[OutputError], list[str]]:
+def _judge(pairs: Sequence[_Pair], judge: _Judge, data: Sequence[Sample]) -> tuple[list[OutputError], list[str]]:
     """All errors, and a sentence for everything that failed."""
     errors: list[OutputError] = []
     failures: list[str] = []
     for pair in pairs:
         # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
-        blame = (
-            "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
-        )
+        blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
         found, failure = judge.errors(pair, data)
         errors += found
         failures += [failure] if failure else []
         failures += [
-            f"Output '{error.name}' is not what {pair.against} computes from the reference: "
-            f"{error.reason}{blame}."
+            f"Output '{error.name}' is not what {pair.against} computes from the reference: {error.reason}{blame}."
             for error in found
             if not error.passed
         ]
@@ -538,6 +515,4 @@ def _placed_on_cuda(reference: ModelProto, compiled: ModelProto, inputs: Inputs)
             "ONNX Runtime ran none of the reference's operators on CUDA, so nothing was verified there. "
             "Use --provider cpu."
         )
-    return (
-        f"Run on CUDA, with TF32 off: {counts[0]} nodes of the reference, {counts[1]} of the compiled model."
-    )
+    return f"Run on CUDA, with TF32 off: {counts[0]} nodes of the reference, {counts[1]} of the compiled model."

@@ -155,9 +155,7 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
             onnx.save_model(_copied(model), path, save_as_external_data=True, location="weights")
             return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
-            readable = re.search(
-                r"Unsupported model IR version.* max supported IR version: (\d+)", str(error)
-            )
+            readable = re.search(r"Unsupported model IR version.* max supported IR version: (\d+)", str(error))
             if not readable:
                 raise _load_error(model, error) from error
     # Versions of the file format differ in what they can express, and only a newer onnx writes the newest;
@@ -237,9 +235,7 @@ def _missing_for_cuda(ort: Any) -> str:
                 ctypes.CDLL(str(library), mode=getattr(ctypes, "RTLD_GLOBAL", 0))
             except OSError as error:
                 name = str(error).partition(":")[0]
-                what = (
-                    "the NVIDIA driver" if name.startswith(("libcuda.", "nvcuda")) else "install maskc[cuda]"
-                )
+                what = "the NVIDIA driver" if name.startswith(("libcuda.", "nvcuda")) else "install maskc[cuda]"
                 return f"the library {name} cannot be loaded ({what})"
     return "no usable NVIDIA GPU was found"
 

@@ -47,16 +47,13 @@ class Port:
     def symbols(self) -> tuple[str, ...]:
         """Names of the sizes that the caller chooses; a first one without a name is the batch."""
         assert self.type.shape is not None
-        return tuple(
-            self._symbol(axis) for axis, dim in enumerate(self.type.shape) if not isinstance(dim, int)
-        )
+        return tuple(self._symbol(axis) for axis, dim in enumerate(self.type.shape) if not isinstance(dim, int))
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape at the given sizes."""
         assert self.type.shape is not None
         return tuple(
-            dim if isinstance(dim, int) else sizes[self._symbol(axis)]
-            for axis, dim in enumerate(self.type.shape)
+            dim if isinstance(dim, int) else sizes[self._symbol(axis)] for axis, dim in enumerate(self.type.shape)
         )
 
     def _symbol(self, axis: int) -> str:
@@ -103,9 +100,7 @@ def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> 
     Raises `NotComparableError` when none is found.
     """
     symbols = list(dict.fromkeys(symbol for port in inputs for symbol in port.symbols()))
-    leading = {
-        port.symbols()[0] for port in inputs if port.type.shape and not isinstance(port.type.shape[0], int)
-    }
+    leading = {port.symbols()[0] for port in inputs if port.type.shape and not isinstance(port.type.shape[0], int)}
     batches = [symbol for symbol in symbols if symbol in leading]
     others = [symbol for symbol in symbols if symbol not in leading]
     failure: RunError | None = None
@@ -163,16 +158,12 @@ def generate(inputs: Sequence[Port], planned: Plan, samples: int, seed: int) -> 
         yield f"{kind}{f', {stated}' if stated else ''}", draw(inputs, sizes, kind, rng, planned.ceiling)
 
 
-def draw(
-    inputs: Sequence[Port], sizes: Mapping[str, int], kind: str, rng: np.random.Generator, ceiling: int
-) -> Inputs:
+def draw(inputs: Sequence[Port], sizes: Mapping[str, int], kind: str, rng: np.random.Generator, ceiling: int) -> Inputs:
     """One set of input arrays. Raises `UnavailableError` for a type that nothing can be drawn for."""
     return {port.name: _draw_one(port, port.shape(sizes), kind, rng, ceiling) for port in inputs}
 
 
-def _draw_one(
-    port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Generator, ceiling: int
-) -> NDArray[Any]:
+def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Generator, ceiling: int) -> NDArray[Any]:
     elem_type = port.type.elem_type
     # The lowest ceiling is for models that take nothing but index 0 at the sizes tried.
     entries = port.entries if ceiling > 1 or port.entries is None else 1
@@ -197,9 +188,7 @@ def _draw_one(
         if dtype.itemsize == 1:  # images and quantised data use the whole range
             info = np.iinfo(dtype)
             return _integers(info.min, info.max + 1, kind, rng, shape).astype(dtype)
-        return _integers(0, ceiling * (4 if kind == "large" and ceiling > 2 else 1), kind, rng, shape).astype(
-            dtype
-        )
+        return _integers(0, ceiling * (4 if kind == "large" and ceiling > 2 else 1), kind, rng, shape).astype(dtype)
     raise UnavailableError(
         f"No random data can be made for input '{port.name}' of type "
         f"{TensorProto.DataType.Name(elem_type).lower()}. "
@@ -215,9 +204,7 @@ def _floats(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> NDAr
     return np.asarray(rng.normal(0.0, _SCALES[kind], shape))
 
 
-def _integers(
-    low: int, high: int, kind: str, rng: np.random.Generator, shape: tuple[int, ...]
-) -> NDArray[np.int64]:
+def _integers(low: int, high: int, kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
     if kind == "zeros":
         return np.zeros(shape, np.int64)
     return np.asarray(rng.integers(low, max(high, low + 1), shape))
@@ -236,9 +223,7 @@ def _index_limits(model: ModelProto) -> dict[str, int]:
     """For each input that picks entries from a table: how many entries there are to pick from."""
     types = tensor_types(model)
     small = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if np.prod(tensor.dims) == 1
+        tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) == 1
     }
     origins: dict[str, frozenset[str]] = {
         value.name: frozenset({value.name}) for value in model.graph.input if value.name not in small

@@ -96,9 +96,7 @@ def _write_weights(model: ModelProto, path: Path) -> tuple[ModelProto, Path]:
     copy = ModelProto()
     copy.CopyFrom(model)
     large = [
-        tensor
-        for tensor in all_tensors(copy)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) >= _MIN_EXTERNAL
+        tensor for tensor in all_tensors(copy) if tensor.HasField("raw_data") and len(tensor.raw_data) >= _MIN_EXTERNAL
     ]
     digest = hashlib.sha256()
     for tensor in large:

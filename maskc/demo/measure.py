@@ -27,9 +27,7 @@ class Figures:
     latency: float
 
 
-def measure(
-    files: Mapping[str, Path], images: NDArray[np.float32], labels: NDArray[np.int64]
-) -> dict[str, Figures]:
+def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Figures]:
     """Measures each of the ONNX files on the same images, in ONNX Runtime on the CPU.
 
     The files take turns in being timed, so that whatever else the machine does meets all of them alike.

@@ -87,9 +87,7 @@ def locate(path: Path) -> Path:
     when there is none, or more than one.
     """
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist. Give an .onnx file, a .keras file or a SavedModel directory."
-        )
+        raise InputError(f"{path} does not exist. Give an .onnx file, a .keras file or a SavedModel directory.")
     if not path.is_dir():
         return path
     if (path / "saved_model.pb").is_file():

@@ -59,9 +59,7 @@ def from_model(model: Any, name: str = "The Keras model") -> TensorFlowModel:
         return _by_export(model, name)
     names = _unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
-    specs = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name=f"maskc_input_{i}") for i, tensor in enumerate(tensors)
-    ]
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=f"maskc_input_{i}") for i, tensor in enumerate(tensors)]
 
     def call(*arguments: Any) -> Any:
         packed = keras.tree.pack_sequence_as(structure, list(arguments))

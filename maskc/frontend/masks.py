@@ -52,9 +52,7 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"The mask file {path} cannot be read; it is damaged or of another format."
-        ) from error
+        raise InputError(f"The mask file {path} cannot be read; it is damaged or of another format.") from error
     if not masks:
         raise InputError(f"The mask file {path} holds no masks.")
     return masks
@@ -110,9 +108,7 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
         try:
             return tensor, int(axis)
         except ValueError:
-            raise InputError(
-                f"Mask '{key}': '{axis}' is not an axis. Write 'tensor@axis' with a number."
-            ) from None
+            raise InputError(f"Mask '{key}': '{axis}' is not an axis. Write 'tensor@axis' with a number.") from None
     wanted = tensor if separator and axis.lstrip("-").isdigit() else key
     if any(wanted in _defined(inner) for inner in all_graphs(graph) if inner is not graph):
         raise InputError(
@@ -133,9 +129,7 @@ def _defined(graph: GraphProto) -> set[str]:
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
     mask = np.asarray(values)
     if mask.ndim != 1:
-        raise InputError(
-            f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel."
-        )
+        raise InputError(f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel.")
     if mask.dtype.kind == "f" and np.isnan(mask).any():
         raise InputError(f"Mask '{key}' holds NaN; its values must be 0 and 1.")
     if mask.dtype.kind not in "biuf":
@@ -146,9 +140,7 @@ def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
     return mask.astype(np.bool_)
 
 
-def _mask_shape(
-    key: str, tensor: str, axis: int | None, mask: NDArray[Any], type_: TensorType
-) -> tuple[int, ...]:
+def _mask_shape(key: str, tensor: str, axis: int | None, mask: NDArray[Any], type_: TensorType) -> tuple[int, ...]:
     """The shape in which the mask broadcasts along its axis."""
     rank = type_.rank
     if rank is None:
@@ -163,9 +155,7 @@ def _mask_shape(
     if axis is None:
         axis = 1 if rank >= 3 else rank - 1
     if not -rank <= axis < rank:
-        raise InputError(
-            f"Mask '{key}': tensor '{tensor}' has {rank} dimensions, so there is no axis {axis}."
-        )
+        raise InputError(f"Mask '{key}': tensor '{tensor}' has {rank} dimensions, so there is no axis {axis}.")
     axis %= rank
     assert type_.shape is not None
     size = type_.shape[axis]
@@ -180,26 +170,18 @@ def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtyp
     """The dtype of a mask initializer, once it is certain that the operator takes it."""
     elem_type = type_.elem_type
     if elem_type == 0:
-        raise InputError(
-            f"Mask '{key}': the type of tensor '{tensor}' is not known, so it cannot be multiplied."
-        )
+        raise InputError(f"Mask '{key}': the type of tensor '{tensor}' is not known, so it cannot be multiplied.")
     if opset < 7:
         raise InputError(
-            f"Masks need opset 7 or newer and the model has opset {opset}. "
-            "Convert it with onnx.version_converter."
+            f"Masks need opset 7 or newer and the model has opset {opset}. Convert it with onnx.version_converter."
         )
-    fits = (
-        elem_type in _NUMBERS
-        or elem_type == TensorProto.BOOL
-        or (elem_type in _SMALL_INTEGERS and opset >= 14)
-    )
+    fits = elem_type in _NUMBERS or elem_type == TensorProto.BOOL or (elem_type in _SMALL_INTEGERS and opset >= 14)
     if elem_type == TensorProto.BFLOAT16 and opset < 13:
         fits = False
     if not fits:
         name = TensorProto.DataType.Name(elem_type).lower()
         raise InputError(
-            f"Mask '{key}': tensor '{tensor}' is of type {name}, which opset {opset} cannot multiply by a "
-            "mask."
+            f"Mask '{key}': tensor '{tensor}' is of type {name}, which opset {opset} cannot multiply by a mask."
         )
     return helper.tensor_dtype_to_np_dtype(elem_type)
 
@@ -218,17 +200,13 @@ def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> 
     tensor.MergeFrom(kept)
 
 
-def _insert(
-    graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], names: _Names, *, is_input: bool
-) -> None:
+def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], names: _Names, *, is_input: bool) -> None:
     """Chain the nodes behind the tensor, so that whoever read it reads the last one's output."""
     chain = list(nodes)
     if is_input:
         # The caller's name must stay on the input, so the readers change over.
         if any(value.name == tensor for value in graph.output):
-            raise InputError(
-                f"Mask on '{tensor}': it is both an input and an output of the model and must stay."
-            )
+            raise InputError(f"Mask on '{tensor}': it is both an input and an output of the model and must stay.")
         last = names.fresh(f"{tensor}/masked")
         _rename_readers(graph, tensor, last)
         first, place = tensor, 0

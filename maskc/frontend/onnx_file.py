@@ -39,9 +39,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     Raises `InputError` when the checker rejects it or its weights are in files.
     """
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
-        raise InputError(
-            "The model's weights are in external files that were not loaded; pass the path instead."
-        )
+        raise InputError("The model's weights are in external files that were not loaded; pass the path instead.")
     checked, notes = _checked(model, None)
     return _inlined(checked, "The model"), notes
 

@@ -29,17 +29,13 @@ def read(path: Path, name: str | None = None) -> TensorFlowModel:
     function = _signature(loaded, name)
     results = function.structured_outputs
     if not isinstance(results, dict):
-        raise InputError(
-            f"{name}: the outputs of its signature have no names. Export it with model.export()."
-        )
+        raise InputError(f"{name}: the outputs of its signature have no names. Export it with model.export().")
     # TensorFlow flattens a dictionary in the order of its keys, so placeholders and results are in that
     # order.
     inputs = tuple(sorted(function.structured_input_signature[1]))
     outputs = tuple(sorted(results))
     if len(inputs) != len(placeholders(function)):
-        raise InputError(
-            f"{name}: its signature does not name all of its inputs. Export it with model.export()."
-        )
+        raise InputError(f"{name}: its signature does not name all of its inputs. Export it with model.export().")
 
     def call(*arguments: Any) -> list[Any]:
         values = function(**dict(zip(inputs, arguments, strict=True)))

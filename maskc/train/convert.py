@@ -52,9 +52,7 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, l
         )
         return keras.tree.flatten(outputs)
 
-    specs = [
-        tf.TensorSpec(layer.mask.shape, tf.float32, name) for layer, name in zip(layers, masks, strict=True)
-    ]
+    specs = [tf.TensorSpec(layer.mask.shape, tf.float32, name) for layer, name in zip(layers, masks, strict=True)]
     name = f"The model {model.name!r}"
     try:
         function = tf.function(infer, input_signature=[*inputs, *specs], autograph=False, jit_compile=False)
@@ -82,9 +80,7 @@ def _inputs(model: Any) -> tuple[Any, list[Any]]:
     try:
         structure = get_input_signature(model)
     except ValueError as error:
-        raise InputError(
-            f"The inputs of the model {model.name!r} are not known: call it once on data."
-        ) from error
+        raise InputError(f"The inputs of the model {model.name!r} are not known: call it once on data.") from error
     specs = [
         tf.TensorSpec(spec.shape, spec.dtype, f"maskc_input_{index}")
         for index, spec in enumerate(keras.tree.flatten(structure))

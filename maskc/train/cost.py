@@ -34,8 +34,7 @@ class ComputationalCost:
     def __init__(self, model: Any) -> None:
         if not model.built:
             raise InputError(
-                f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting "
-                "its FLOPs."
+                f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting its FLOPs."
             )
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
@@ -82,6 +81,4 @@ def _names(layers: Sequence[MaskLayer]) -> list[str]:
     shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
     names = [layer.path if layer.name in shared else layer.name for layer in layers]
     # Copies of one nested model may share paths as well.
-    return [
-        f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
-    ]
+    return [f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]

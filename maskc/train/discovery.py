@@ -36,9 +36,7 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
         )
     model = given
     if model is None:
-        called = {
-            id(found): found for found in (observation.model() for _, observation in seen if observation)
-        }
+        called = {id(found): found for found in (observation.model() for _, observation in seen if observation)}
         model = next(iter(called.values())) if len(called) == 1 else None
     if not isinstance(model, keras.Model):
         raise InputError("PruningOptimizer cannot tell which model's FLOPs to count: pass model=.")

@@ -85,9 +85,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
                 f"number of channels, not {tuple(input_shape)}."
             )
         shape = (input_shape[-1],)
-        self.mask = self.add_weight(
-            shape=shape, initializer="ones", trainable=False, autocast=False, name="mask"
-        )
+        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, autocast=False, name="mask")
         self.signal = self.add_weight(
             shape=shape, initializer="zeros", trainable=True, autocast=False, dtype="float32", name="signal"
         )

@@ -85,9 +85,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
-        self.settings = Settings(
-            prune_every, burn_in, decay, flops_target, flops_weight, min_channels, loss_reduction
-        )
+        self.settings = Settings(prune_every, burn_in, decay, flops_target, flops_weight, min_channels, loss_reduction)
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history = History()
@@ -115,9 +113,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
         names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
-        return tuple(
-            Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows
-        )
+        return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows)
 
     # One update
 
@@ -198,9 +194,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Finds the model and counts its FLOPs, before the first update."""
         if self._pruner is None:
             if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                raise InputError(
-                    "PruningOptimizer trains on one replica only; leave out the distribution strategy."
-                )
+                raise InputError("PruningOptimizer trains on one replica only; leave out the distribution strategy.")
             layers = self._layers()
             model = find_model(layers, None if self._model is None else self._model())
             seen = [layer.observation() for layer in layers]
@@ -268,9 +262,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         }
 
     @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> PruningOptimizer:
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> PruningOptimizer:
         """Makes an optimizer from `get_config`'s dictionary."""
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})

@@ -39,8 +39,7 @@ class Settings:
             raise InputError(f"decay must be at least 0 and less than 1, not {self.decay!r}.")
         if not _is_number(self.flops_target) or self.flops_target < 0:
             raise InputError(
-                "flops_target must be a number of FLOPs, or a fraction of them up to 1, "
-                f"not {self.flops_target!r}."
+                f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
             )
         if self.flops_weight != "auto" and (not _is_number(self.flops_weight) or self.flops_weight < 0):
             raise InputError(

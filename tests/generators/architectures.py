@@ -59,9 +59,7 @@ class Net:
 
     # -- ends ------------------------------------------------------------------------------------------------
 
-    def input(
-        self, name: str, shape: Sequence[int | str], *, channels: int, dtype: int = TensorProto.FLOAT
-    ) -> str:
+    def input(self, name: str, shape: Sequence[int | str], *, channels: int, dtype: int = TensorProto.FLOAT) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         self.channels[name] = channels
         return name
@@ -221,9 +219,7 @@ class Net:
         self.channels[y] = heads * inner
         return self.dense(y, self.channels[x])
 
-    def transformer(
-        self, x: str, group: str, *, spelled: bool = False, causal: int = 0, before: bool = True
-    ) -> str:
+    def transformer(self, x: str, group: str, *, spelled: bool = False, causal: int = 0, before: bool = True) -> str:
         """One block: attention and a two-layer perceptron, each with a residual sum and a normalisation."""
         c = self.channels[x]
         inner = self.layer_norm(x, spelled=spelled) if before else x
@@ -428,10 +424,7 @@ def bert(net: Net) -> None:
     q = net.mask(net.dense(x, 8), "qk", axis=2, rank=3)
     k = net.mask(net.dense(x, 8), "qk", axis=2, rank=3)
     v = net.mask(net.dense(x, 8), "v", axis=2, rank=3)
-    q, k, v = (
-        net.add("Transpose", net.add("Reshape", y, net.ints(0, 0, 2, 4)), perm=[0, 2, 1, 3])
-        for y in (q, k, v)
-    )
+    q, k, v = (net.add("Transpose", net.add("Reshape", y, net.ints(0, 0, 2, 4)), perm=[0, 2, 1, 3]) for y in (q, k, v))
     scores = net.add("MatMul", q, net.add("Transpose", k, perm=[0, 1, 3, 2]))
     scores = net.add("Add", net.add("Div", scores, net.const(2.0)), allowed)
     y = net.add("MatMul", net.add("Softmax", scores, axis=-1), v)
@@ -452,9 +445,7 @@ def gpt(net: Net) -> None:
     x = net.add("Add", x, net.normal(5, 8))
     for k in range(2):
         x = net.transformer(x, f"{k}", causal=5, spelled=k == 0)
-    back = net.add(
-        "Transpose", table, perm=[1, 0]
-    )  # the table of the input read again as the output's weights
+    back = net.add("Transpose", table, perm=[1, 0])  # the table of the input read again as the output's weights
     net.output(net.add("MatMul", net.layer_norm(x), back), ["N", 5, 9])
 
 
@@ -465,18 +456,12 @@ def swin(net: Net) -> None:
         if k:  # shifted windows: a roll along both axes
             for axis in (1, 2):
                 tail = net.add("Slice", y, net.ints(1), net.ints(4), net.ints(axis))
-                y = net.add(
-                    "Concat", tail, net.add("Slice", y, net.ints(0), net.ints(1), net.ints(axis)), axis=axis
-                )
+                y = net.add("Concat", tail, net.add("Slice", y, net.ints(0), net.ints(1), net.ints(axis)), axis=axis)
         y = net.add("Reshape", y, net.ints(-1, 2, 2, 2, 2, 8))
-        y = net.add(
-            "Reshape", net.add("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, 4, 8), channels=8
-        )
+        y = net.add("Reshape", net.add("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, 4, 8), channels=8)
         y = net.attention(y, 2, 4, f"{k}")
         y = net.add("Reshape", y, net.ints(-1, 2, 2, 2, 2, 8))
-        y = net.add(
-            "Reshape", net.add("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, 4, 4, 8), channels=8
-        )
+        y = net.add("Reshape", net.add("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), net.ints(-1, 4, 4, 8), channels=8)
         x = net.add("Add", x, y)
         y = net.mask(net.gelu(net.dense(net.layer_norm(x), 16)), f"{k}/hidden", axis=3)
         x = net.add("Add", x, net.dense(y, 8))
@@ -496,9 +481,7 @@ def yolo(net: Net) -> None:
         left, right = net.many("Split", y, net.ints(half, half), channels=[half, half], axis=1)
         inner = unit(unit(right, half, 3, f"{group}/a"), half, 3, f"{group}/b")
         inner = net.add("Add", right, inner)
-        return unit(
-            net.add("Concat", left, right, inner, axis=1, channels=out + half), out, 1, f"{group}/out"
-        )
+        return unit(net.add("Concat", left, right, inner, axis=1, channels=out + half), out, 1, f"{group}/out")
 
     high = csp(unit(x, 8, 3, "stem", 2), 8, "high")
     low = csp(unit(high, 12, 3, "down", 2), 12, "low")
@@ -601,9 +584,7 @@ def gru(net: Net) -> None:
         net.normal(2, 15, 5, scale=0.3),
         net.normal(2, 30, scale=0.2),
     ]
-    y = net.many(
-        "GRU", x, *operands, channels=[5], hidden_size=5, direction="bidirectional", linear_before_reset=1
-    )[0]
+    y = net.many("GRU", x, *operands, channels=[5], hidden_size=5, direction="bidirectional", linear_before_reset=1)[0]
     y = net.add("Transpose", y, perm=[2, 0, 1, 3])
     y = net.mask(net.add("Reshape", y, net.ints(0, 0, 10), channels=10), "out", axis=2, rank=3)
     net.output(net.dense(y, 3), ["N", "T", 3])

@@ -198,15 +198,11 @@ class Builder:
 
     def scalar(self, value: float) -> str:
         """One number in the model's precision, as rank 0 or of shape [1]."""
-        return self.const(
-            np.array(value if self.flip(0.6) else [value], self.numpy_type), self.numpy_type, "c"
-        )
+        return self.const(np.array(value if self.flip(0.6) else [value], self.numpy_type), self.numpy_type, "c")
 
     # -- nodes ------------------------------------------------------------------------------------------
 
-    def _node(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
-    ) -> onnx.NodeProto:
+    def _node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
         self._count += 1
         name = f"{op}_{self._count}" if self.named and self.flip(0.95) else None
         kept = {k: v for k, v in attributes.items() if v is not None}
@@ -215,9 +211,7 @@ class Builder:
     def raw(self, op: str, inputs: Sequence[str | Value], outputs: int = 1, **attributes: Any) -> list[str]:
         """Adds a node; the names of its outputs. Attributes that are None are left out."""
         made = [self.fresh(op) for _ in range(outputs)]
-        self.nodes.append(
-            self._node(op, [i if isinstance(i, str) else i.name for i in inputs], made, **attributes)
-        )
+        self.nodes.append(self._node(op, [i if isinstance(i, str) else i.name for i in inputs], made, **attributes))
         return made
 
     def op(
@@ -260,9 +254,7 @@ class Builder:
         if self.opset < 9 or self.flip(0.85) or self.dtype == TensorProto.FLOAT16:
             return self.per_channel(v, keep.astype(self.numpy_type))
         scores = np.where(keep, 1.0, -1.0) * self.positive(len(keep))
-        flags = self.raw("Greater", [self.per_channel(v, scores.astype(self.numpy_type)), self.scalar(0.0)])[
-            0
-        ]
+        flags = self.raw("Greater", [self.per_channel(v, scores.astype(self.numpy_type)), self.scalar(0.0)])[0]
         return self.raw("Cast", [flags], to=self.dtype)[0]
 
     def weight(self, array: Array) -> str:
@@ -273,9 +265,7 @@ class Builder:
         if form == 1 and array.ndim > 1:
             order = self.shuffled(range(array.ndim))
             back = [order.index(i) for i in range(array.ndim)]
-            return self.raw("Transpose", [self.const(array.transpose(order).copy(), array.dtype)], perm=back)[
-                0
-            ]
+            return self.raw("Transpose", [self.const(array.transpose(order).copy(), array.dtype)], perm=back)[0]
         if form == 2:
             return self.raw("Reshape", [self.const(array.ravel(), array.dtype), self.ints(array.shape)])[0]
         if form == 3:  # filters masked by a product in the graph
@@ -347,10 +337,7 @@ class Builder:
     def clip(self, v: Value, low: float | None, high: float | None) -> Value:
         if self.opset < 11:
             return self.like("Clip", v, min=low, max=high)
-        bounds = [
-            "" if b is None else self.const(np.array(b, self.numpy_type), self.numpy_type)
-            for b in (low, high)
-        ]
+        bounds = ["" if b is None else self.const(np.array(b, self.numpy_type), self.numpy_type) for b in (low, high)]
         while bounds and not bounds[-1]:
             bounds.pop()
         return self.like("Clip", v, *bounds)
@@ -399,9 +386,7 @@ class Builder:
             index = v.shape.index(dim)
             form = self.some(0, 2)
             if form == 0 and self.opset >= 10:
-                pieces.append(
-                    self.raw("Slice", [whole, self.ints([index]), self.ints([index + 1]), self.ints([0])])[0]
-                )
+                pieces.append(self.raw("Slice", [whole, self.ints([index]), self.ints([index + 1]), self.ints([0])])[0])
             elif form == 1:
                 pieces.append(self.raw("Gather", [whole, self.ints([index])], axis=0)[0])
             else:
@@ -413,9 +398,7 @@ class Builder:
         return self.raw("Concat", pieces, axis=0)[0]
 
     def transpose(self, v: Value, order: Sequence[int]) -> Value:
-        return self.op(
-            "Transpose", [v], [v.shape[i] for i in order], list(order).index(v.axis), perm=list(order)
-        )
+        return self.op("Transpose", [v], [v.shape[i] for i in order], list(order).index(v.axis), perm=list(order))
 
     def concat(self, values: Sequence[Value], axis: int) -> Value:
         """Concatenation along a static axis."""
@@ -433,9 +416,7 @@ class Builder:
     def gather(self, v: Value, indices: Sequence[int], axis: int) -> Value:
         shape = (*v.shape[:axis], len(indices), *v.shape[axis + 1 :])
         dtype = self.pick((np.int64, np.int64, np.int32))
-        return self.op(
-            "Gather", [v, self.const(np.array(list(indices), dtype), dtype)], shape, v.axis, axis=axis
-        )
+        return self.op("Gather", [v, self.const(np.array(list(indices), dtype), dtype)], shape, v.axis, axis=axis)
 
     # -- the model --------------------------------------------------------------------------------------
 

@@ -70,9 +70,7 @@ def random_feeds(
     feeds: Feeds = {}
     for info in required_inputs(model):
         kind = info.type.tensor_type
-        shape = [
-            d.dim_value if d.dim_value > 0 else (sizes or {}).get(d.dim_param, 2) for d in kind.shape.dim
-        ]
+        shape = [d.dim_value if d.dim_value > 0 else (sizes or {}).get(d.dim_param, 2) for d in kind.shape.dim]
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         if dtype.kind == "b":
             feeds[info.name] = rng.random(shape) < 0.5
@@ -87,10 +85,7 @@ def random_feeds(
 def all_sizes(model: ModelProto, symbols: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
     """One choice of sizes per entry of the longest list in `symbols` for a dimension of the model."""
     present = {
-        d.dim_param
-        for info in required_inputs(model)
-        for d in info.type.tensor_type.shape.dim
-        if d.dim_value <= 0
+        d.dim_param for info in required_inputs(model) for d in info.type.tensor_type.shape.dim if d.dim_value <= 0
     }
     used = {name: list(symbols.get(name, (1, 3))) for name in sorted(present)}
     longest = max((len(values) for values in used.values()), default=1)
@@ -112,9 +107,7 @@ class Runner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._evaluator: Evaluator | None = None
         try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             if "NOT_IMPLEMENTED" not in str(error):
                 raise
@@ -269,11 +262,7 @@ def assert_same_function(
             continue
         scale = max(_scale(w) for w, _ in arrays)
         error = max(_deviation(w, g) for w, g in arrays)
-        limit = (
-            (rtol or _TOLERANCE.get(arrays[0][0].dtype, 0.0)) * scale
-            if arrays[0][0].dtype.kind == "f"
-            else 0.0
-        )
+        limit = (rtol or _TOLERANCE.get(arrays[0][0].dtype, 0.0)) * scale if arrays[0][0].dtype.kind == "f" else 0.0
         errors[info.name] = error / scale if scale else error
         if error <= limit:
             continue
@@ -282,10 +271,7 @@ def assert_same_function(
         limit = max(limit, 10 * floors[k])
         assert error <= limit, (
             f"output {info.name} differs by {error:.3g} at a scale of {scale:.3g} "
-            f"(the reference moves by {floors[k]:.3g})\n"
-            + describe(reference)
-            + "\nbecame\n"
-            + describe(compiled)
+            f"(the reference moves by {floors[k]:.3g})\n" + describe(reference) + "\nbecame\n" + describe(compiled)
         )
     return errors
 
@@ -369,8 +355,7 @@ def _same_type(wanted: onnx.ValueInfoProto, got: onnx.ValueInfoProto) -> bool:
     if a.elem_type != b.elem_type or len(a.shape.dim) != len(b.shape.dim):
         return False
     return all(
-        (not x.HasField("dim_value") or x.dim_value == y.dim_value)
-        and (not x.dim_param or x.dim_param == y.dim_param)
+        (not x.HasField("dim_value") or x.dim_value == y.dim_value) and (not x.dim_param or x.dim_param == y.dim_param)
         for x, y in zip(a.shape.dim, b.shape.dim, strict=True)
     )
 
@@ -394,8 +379,7 @@ def assert_well_formed(source: ModelProto, compiled: ModelProto) -> None:
         assert after.macs <= before.macs, f"MACs rose from {before.macs} to {after.macs}"
     spare = 1024 + compiled.ByteSize() - weight_bytes(compiled)
     assert compiled.ByteSize() <= source.ByteSize() + spare, (
-        f"the file grew from {source.ByteSize()} to {compiled.ByteSize()} bytes, "
-        f"{weight_bytes(compiled)} of weights"
+        f"the file grew from {source.ByteSize()} to {compiled.ByteSize()} bytes, {weight_bytes(compiled)} of weights"
     )
     assert_no_rubbish(source, compiled)
 
@@ -411,10 +395,7 @@ def _shapes(model: ModelProto) -> dict[str, list[int | str | None]]:
     """What is known of the shape of each tensor: numbers, names, or nothing."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {
-        i.name: [
-            d.dim_value if d.HasField("dim_value") else d.dim_param or None
-            for d in i.type.tensor_type.shape.dim
-        ]
+        i.name: [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in i.type.tensor_type.shape.dim]
         for i in (*graph.value_info, *graph.input, *graph.output)
         if i.type.HasField("tensor_type") and i.type.tensor_type.HasField("shape")
     }
@@ -437,9 +418,7 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
     for tensor in graph.initializer:
         assert tensor.name in read or tensor.name in inputs, f"initializer {tensor.name} is dead"
     for node in graph.node:
-        assert any(o in read for o in node.output if o), (
-            f"{node.op_type} {node.name} -> {list(node.output)} is dead"
-        )
+        assert any(o in read for o in node.output if o), f"{node.op_type} {node.name} -> {list(node.output)} is dead"
     names = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output if o]
     assert len(names) == len(set(names)), "a tensor is defined twice"
 
@@ -450,9 +429,7 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
         for name, shape in shapes.items():
             assert 0 not in shape or 0 in before.get(name, ()), f"{name} has shape {shape}"
 
-    constants = {
-        t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type != TensorProto.STRING
-    }
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type != TensorProto.STRING}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
@@ -478,9 +455,7 @@ def assert_explained(report: Report) -> None:
         stayed = axis.masked - axis.removed
         assert 0 <= axis.removed <= axis.masked <= axis.total, axis
         named = len(held[axis.tensor, axis.axis])
-        assert named >= stayed, (
-            f"{axis.tensor}@{axis.axis}: {stayed} masked channels stayed, {named} are explained"
-        )
+        assert named >= stayed, f"{axis.tensor}@{axis.axis}: {stayed} masked channels stayed, {named} are explained"
 
 
 @contextlib.contextmanager
@@ -547,9 +522,7 @@ def check(
         assert_explained(shrunk.report)
         for said, model_ in ((shrunk.report.before, model), (shrunk.report.after, shrunk.model)):
             counted = count(model_)
-            assert (said.flops, said.macs, said.params) == (counted.flops, counted.macs, counted.params), (
-                "wrong cost"
-            )
+            assert (said.flops, said.macs, said.params) == (counted.flops, counted.macs, counted.params), "wrong cost"
     except AssertionError as error:
         text = str(error)
         if "\nbecame\n" not in text:
@@ -582,8 +555,7 @@ def describe(model: ModelProto) -> str:
         return f"(shape inference fails: {error})\n" + "\n".join(_lines(model, {}))
     shapes = {
         i.name: "x".join(
-            str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?"
-            for d in i.type.tensor_type.shape.dim
+            str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in i.type.tensor_type.shape.dim
         )
         for i in (*model.graph.value_info, *model.graph.input, *model.graph.output)
     }
@@ -608,9 +580,7 @@ def _lines(model: ModelProto, shapes: Mapping[str, str]) -> Iterator[str]:
             elif isinstance(value, onnx.GraphProto):
                 value = (
                     "{"
-                    + " ; ".join(
-                        f"{n.op_type}({', '.join(n.input)})->{', '.join(n.output)}" for n in value.node
-                    )
+                    + " ; ".join(f"{n.op_type}({', '.join(n.input)})->{', '.join(n.output)}" for n in value.node)
                     + "}"
                 )
             attributes.append(f"{a.name}={value}")

@@ -93,9 +93,7 @@ def _widen_node(node: NodeProto) -> None:
             attribute.i = TensorProto.DOUBLE
         elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
             values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            attribute.CopyFrom(
-                helper.make_attribute("value", numpy_helper.from_array(np.array(values, np.float64)))
-            )
+            attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(np.array(values, np.float64))))
 
 
 def to_double(model: ModelProto) -> ModelProto:
@@ -122,9 +120,7 @@ def to_double(model: ModelProto) -> ModelProto:
                     if node.op_type == "Resize" and position == 1 and len(node.input) > 2:
                         continue  # the region of interest may be a double
                     name = f"{node.output[0]}/single{position}"
-                    nodes.append(
-                        helper.make_node("Cast", [node.input[position]], [name], to=TensorProto.FLOAT)
-                    )
+                    nodes.append(helper.make_node("Cast", [node.input[position]], [name], to=TensorProto.FLOAT))
                     node.input[position] = name
             nodes.append(node)
         del graph.node[:]

@@ -55,9 +55,7 @@ def _layers(model: ModelProto) -> dict[str, tuple[int, int]]:
     return found
 
 
-def mask_layers(
-    model: ModelProto, *, keep: float = 0.5, seed: int = 0
-) -> tuple[ModelProto, dict[str, Array]]:
+def mask_layers(model: ModelProto, *, keep: float = 0.5, seed: int = 0) -> tuple[ModelProto, dict[str, Array]]:
     """A random mask of its own behind every convolution and product whose output is not the graph's.
 
     Returns the masked model, and for the output of each masked layer the channels that its mask keeps.
@@ -150,9 +148,7 @@ def _node_macs(
         w = known[weight]
         group = attributes.get("group", 1)
         live = _live(runs, x, 1).reshape(group, -1).sum(axis=1)
-        out = (
-            kept.get(node.output[0], np.ones(layers[node.output[0]][1], bool)).reshape(group, -1).sum(axis=1)
-        )
+        out = kept.get(node.output[0], np.ones(layers[node.output[0]][1], bool)).reshape(group, -1).sum(axis=1)
         positions = y[0, 0].size if node.op_type == "Conv" else runs[0][x][0, 0].size
         return int((live * out).sum()) * int(np.prod(w.shape[2:])) * positions
     if weight in known or x in known:

@@ -365,9 +365,7 @@ def casts(b: Builder, v: Value) -> Value:
 def dropout(b: Builder, v: Value) -> Value:
     """Dropout as it stands in an inference graph."""
     if b.opset >= 12:
-        return b.like(
-            "Dropout", v, *([b.const(np.array(0.4, np.float32), np.float32)] if b.flip(0.5) else [])
-        )
+        return b.like("Dropout", v, *([b.const(np.array(0.4, np.float32), np.float32)] if b.flip(0.5) else []))
     return b.like("Dropout", v, ratio=0.4)
 
 
@@ -391,9 +389,7 @@ def constant_operand(b: Builder, v: Value) -> Value | None:
             vector = vector * b.keep(v.channels).astype(vector.dtype)
         operand = b.per_channel(v, vector)
     if op == "Pow":
-        return b.like(
-            "Pow", b.like("Abs", v), b.scalar(b.pick((2.0, 0.5, 1.0, 3.0))) if b.flip(0.6) else operand
-        )
+        return b.like("Pow", b.like("Abs", v), b.scalar(b.pick((2.0, 0.5, 1.0, 3.0))) if b.flip(0.6) else operand)
     if op == "Where":
         if b.opset < 9:
             return None
@@ -417,9 +413,7 @@ def outer_operand(b: Builder, v: Value) -> Value | None:
         return b.op(b.pick(("Add", "Mul")), [b.const(w, w.dtype), v], (rows, *v.shape), 2)
     grown = b.unsqueeze(v, [v.rank - 1])
     w = b.normal(rows, v.channels)
-    return b.op(
-        b.pick(("Add", "Mul")), [grown, b.const(w, w.dtype)], (*v.shape[:-1], rows, v.channels), v.rank
-    )
+    return b.op(b.pick(("Add", "Mul")), [grown, b.const(w, w.dtype)], (*v.shape[:-1], rows, v.channels), v.rank)
 
 
 def comparison(b: Builder, v: Value) -> Value | None:
@@ -458,9 +452,7 @@ def join(b: Builder, v: Value) -> Value | None:
 
 
 def _broadcasts(small: Sequence[Dim], large: Sequence[Dim]) -> bool:
-    return len(small) <= len(large) and all(
-        s in (1, d) for s, d in zip(reversed(small), reversed(large), strict=False)
-    )
+    return len(small) <= len(large) and all(s in (1, d) for s, d in zip(reversed(small), reversed(large), strict=False))
 
 
 # -- normalisation ----------------------------------------------------------------------------------
@@ -521,9 +513,7 @@ def rms_norm(b: Builder, v: Value) -> Value | None:
     if v.axis != v.rank - 1:
         return None
     if b.opset >= 23 and b.flip(0.5):
-        return b.like(
-            "RMSNormalization", v, b.const(b.positive(v.channels), b.numpy_type), axis=-1, epsilon=1e-3
-        )
+        return b.like("RMSNormalization", v, b.const(b.positive(v.channels), b.numpy_type), axis=-1, epsilon=1e-3)
     spread = b.reduce("ReduceMean", b.like("Mul", v, v), [v.axis], True)
     root = b.like("Sqrt", b.like("Add", spread, b.scalar(1e-2)))
     y = b.like("Mul", v, b.like("Reciprocal", root)) if b.flip(0.5) else b.like("Div", v, root)
@@ -563,9 +553,7 @@ def group_norm(b: Builder, v: Value) -> Value | None:
         )
     flat = b.reshape(v, [v.shape[0], groups, c // groups * size(v.shape[2]) * size(v.shape[3])], 1)
     ones, zeros = np.ones(groups, b.numpy_type), np.zeros(groups, b.numpy_type)
-    y = b.like(
-        "InstanceNormalization", flat, b.const(ones, ones.dtype), b.const(zeros, zeros.dtype), epsilon=1e-2
-    )
+    y = b.like("InstanceNormalization", flat, b.const(ones, ones.dtype), b.const(zeros, zeros.dtype), epsilon=1e-2)
     y = b.reshape(y, v.shape, 1)
     y = b.like("Mul", y, b.const(b.positive(c, 1, 1), b.numpy_type))
     return b.like("Add", y, b.const(b.normal(c, 1, 1), b.numpy_type))
@@ -999,9 +987,7 @@ def dense_block(b: Builder, v: Value) -> Value | None:
 
 def stack_positions(b: Builder, v: Value) -> Value | None:
     """Concatenation of two branches along an axis that is not the channels'."""
-    axes = [
-        i for i in range(1, v.rank) if i != v.axis and isinstance(v.shape[i], int) and size(v.shape[i]) <= 6
-    ]
+    axes = [i for i in range(1, v.rank) if i != v.axis and isinstance(v.shape[i], int) and size(v.shape[i]) <= 6]
     if not axes:
         return None
     axis = b.pick(axes)
@@ -1146,9 +1132,7 @@ def branching(b: Builder, v: Value) -> Value | None:
     bodies = []
     for name, op in zip(names, ("Relu", "Mul"), strict=True):
         inner = [helper.make_node(op, [v.name] if op == "Relu" else [v.name, vector], [name])]
-        bodies.append(
-            helper.make_graph(inner, name.strip("/"), [], [b.value_info(Value(name, v.shape, v.axis))])
-        )
+        bodies.append(helper.make_graph(inner, name.strip("/"), [], [b.value_info(Value(name, v.shape, v.axis))]))
     return b.op("If", [condition], v.shape, v.axis, then_branch=bodies[0], else_branch=bodies[1])
 
 
@@ -1251,13 +1235,7 @@ def several_outputs(b: Builder, v: Value) -> Value | None:
         return Value(b.raw("MaxPool", [v], 2, kernel_shape=[2, 2])[0], tuple(shape), 1)
     if form == 2 and b.opset >= 12:
         return Value(b.raw("Dropout", [v], 2)[0], v.shape, v.axis)
-    if (
-        form == 3
-        and b.opset >= 17
-        and v.axis == v.rank - 1
-        and v.channels > 1
-        and b.dtype == TensorProto.FLOAT
-    ):
+    if form == 3 and b.opset >= 17 and v.axis == v.rank - 1 and v.channels > 1 and b.dtype == TensorProto.FLOAT:
         scale = b.const(b.positive(v.channels), b.numpy_type)
         b.sharp = False  # its statistics are in single precision whatever the data is
         names = b.raw("LayerNormalization", [v, scale], 3, axis=-1, epsilon=1e-3)
@@ -1479,9 +1457,7 @@ _ALL, _FOR_IMAGES, _FOR_SEQUENCES, _ONLY_MOVES, _ONLY_BORDERS = map(
 
 def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], dict[str, tuple[int, int]]]:
     """The graph's first input: an image, a sequence, a table, or indices into an embedding."""
-    kind = b.pick(
-        ("image", "image", "image", "line", "volume", "sequence", "sequence", "table", "table", "words")
-    )
+    kind = b.pick(("image", "image", "image", "line", "volume", "sequence", "sequence", "table", "table", "words"))
     c = b.some(1, 6)
     ranges: dict[str, tuple[int, int]] = {}
     if kind in ("image", "bytes"):
@@ -1551,9 +1527,7 @@ def random_network(rng: Random, *, depth: tuple[int, int] = (3, 14)) -> Network:
     return _finish(b, v, inputs, ranges)
 
 
-def _finish(
-    b: Builder, v: Value, inputs: list[onnx.ValueInfoProto], ranges: dict[str, tuple[int, int]]
-) -> Network:
+def _finish(b: Builder, v: Value, inputs: list[onnx.ValueInfoProto], ranges: dict[str, tuple[int, int]]) -> Network:
     """The head, the outputs, and what exporters add: declared shapes, more inputs, dead ends."""
     if b.flip(0.4) and v.is_image:
         v = global_pool(b, v) or v
@@ -1576,9 +1550,7 @@ def _finish(
         infos.append(helper.make_tensor_value_info(whole, TensorProto.INT64, [measured.rank]))
     loose = b.flip(0.04)
     if loose:
-        inputs = inputs + [
-            helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in b.initializers[:2]
-        ]
+        inputs = inputs + [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in b.initializers[:2]]
     graph = helper.make_graph(b.nodes, "net", inputs, infos, b.initializers)
     imports = [helper.make_opsetid("", b.opset)]
     domains = {n.domain for n in b.nodes} - {""}

@@ -16,9 +16,7 @@ Array = np.ndarray[Any, Any]
 
 NEWEST_OPSET = 26  # what ONNX Runtime 1.31 reads
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
-_WHOLE = frozenset(
-    {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL}
-)
+_WHOLE = frozenset({TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL})
 LARGEST, WIDEST = 20_000, 200  # elements and channels of a tensor, so that all cases together stay fast
 
 
@@ -152,9 +150,7 @@ def _can_mask(info: onnx.ValueInfoProto, value: Any, form: Form) -> bool:
 def _tensor(value: Array, info: onnx.ValueInfoProto) -> TensorProto:
     tensor = numpy_helper.from_array(value, info.name)
     if tensor.data_type != info.type.tensor_type.elem_type:  # a type that numpy itself does not have
-        tensor = helper.make_tensor(
-            info.name, info.type.tensor_type.elem_type, value.shape, value.tobytes(), raw=True
-        )
+        tensor = helper.make_tensor(info.name, info.type.tensor_type.elem_type, value.shape, value.tobytes(), raw=True)
     return tensor
 
 
@@ -184,9 +180,7 @@ def _layer(
         graph.initializer.append(numpy_helper.from_array(value.astype(dtype), name))
     last = f"{target}/masked" if form.shift else target
     nodes = [
-        helper.make_node(
-            "MatMul" if axis == x.ndim - 1 else "Conv", [source, f"{target}/mix"], [f"{target}/raw"]
-        ),
+        helper.make_node("MatMul" if axis == x.ndim - 1 else "Conv", [source, f"{target}/mix"], [f"{target}/raw"]),
         helper.make_node("Mul", [f"{target}/raw", f"{target}/mask"], [last]),
     ]
     if form.shift:

@@ -37,16 +37,9 @@ class ConvTranspose(OpRun):
         group = group or 1
         begin = list((pads or [0] * 2 * size)[:size])
         end = list((pads or [0] * 2 * size)[size:])
-        full = [
-            strides[i] * (x.shape[2 + i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
-            for i in range(size)
-        ]
+        full = [strides[i] * (x.shape[2 + i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 for i in range(size)]
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            target = (
-                list(output_shape)[-size:]
-                if output_shape
-                else [x.shape[2 + i] * strides[i] for i in range(size)]
-            )
+            target = list(output_shape)[-size:] if output_shape else [x.shape[2 + i] * strides[i] for i in range(size)]
             for i in range(size):
                 total = max(full[i] - target[i], 0)
                 begin[i] = total // 2 if auto_pad != "SAME_LOWER" else total - total // 2
@@ -115,20 +108,12 @@ class Pad(OpRun):
         cut = tuple(slice(max(-b, 0), n - max(-e, 0)) for (b, e), n in zip(width, x.shape, strict=True))
         grow = [(max(b, 0), max(e, 0)) for b, e in width]
         if mode in (None, "constant"):
-            fill = (
-                value
-                if value is not None and constant is None
-                else 0
-                if constant is None
-                else constant.item()
-            )
+            fill = value if value is not None and constant is None else 0 if constant is None else constant.item()
             return (np.pad(x[cut], grow, constant_values=fill),)
         return (np.pad(x[cut], grow, mode=mode),)
 
 
-def _windows(
-    x: Array, kernel, strides, dilations, pads, auto_pad, ceil_mode, fill: float
-) -> tuple[Array, Array]:
+def _windows(x: Array, kernel, strides, dilations, pads, auto_pad, ceil_mode, fill: float) -> tuple[Array, Array]:
     """All windows, [N, C, *outputs, *kernel], and which of their elements lie inside the input or its pads.
 
     The second array is 2 inside the input, 1 in the declared padding and 0 beyond it (where rounding up

@@ -44,11 +44,7 @@ def kind_of(error: BaseException) -> str:
     first = str(error).split("\n")[0]
     words = [w for w in first.split() if not any(c.isdigit() or c in "/_[]{}'\"" for c in w)]
     last = traceback.extract_tb(error.__traceback__)[-1]
-    where = (
-        ""
-        if isinstance(error, AssertionError) and "tests" in last.filename
-        else f" at {last.name}:{last.lineno}"
-    )
+    where = "" if isinstance(error, AssertionError) and "tests" in last.filename else f" at {last.name}:{last.lineno}"
     return f"{type(error).__name__}: {' '.join(words)[:90]}{where}"
 
 
@@ -107,9 +103,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument(
-        "--minimize", action="store_true", help="make the first of each kind of failure smaller"
-    )
+    parser.add_argument("--minimize", action="store_true", help="make the first of each kind of failure smaller")
     parser.add_argument("--show", type=int, default=0, help="failures of each kind to print in full")
     arguments = parser.parse_args()
     start = time.perf_counter()

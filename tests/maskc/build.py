@@ -61,9 +61,7 @@ def mlp(masked: bool = True, hidden: int = 16) -> ModelProto:
         node("MatMul", "d w2", "y", name="second"),
     ]
     weights = [weight("w1", 8, hidden), weight("b1", hidden), weight("w2", hidden, 4)]
-    return model(
-        nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights + [constant("mask", mask)] * masked
-    )
+    return model(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights + [constant("mask", mask)] * masked)
 
 
 def cnn() -> ModelProto:
@@ -105,9 +103,7 @@ def save(built: ModelProto, path: Path) -> Path:
 def save_external(built: ModelProto, path: Path, location: str | None = None) -> Path:
     """Save with all weights in `<name>.weights`; `location` is what the model then says they are in."""
     built = onnx.ModelProto.FromString(built.SerializeToString())
-    onnx.save_model(
-        built, path, save_as_external_data=True, location=f"{path.name}.weights", size_threshold=0
-    )
+    onnx.save_model(built, path, save_as_external_data=True, location=f"{path.name}.weights", size_threshold=0)
     if location is not None:
         light = onnx.load(path, load_external_data=False)
         for tensor in light.graph.initializer:

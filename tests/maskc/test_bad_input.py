@@ -205,9 +205,7 @@ def test_external_data_behind_a_link_that_leads_out(tmp_path: Path) -> None:
 def test_external_data_of_an_attribute_outside_the_directory(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     built = build.mlp()
-    tensor = TensorProto(
-        name="stolen", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL
-    )
+    tensor = TensorProto(name="stolen", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret")
     node = helper.make_node("Constant", [], ["unused"])
     node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
@@ -222,9 +220,7 @@ def test_nothing_outside_the_directory_is_opened(tmp_path: Path, monkeypatch: py
     os.utime(secret, (1, 1))
     source = build.save_external(build.mlp(), tmp_path / "model" / "m.onnx", "../secret")
     opened: list[object] = []
-    monkeypatch.setattr(
-        "onnx.external_data_helper.load_external_data_for_tensor", lambda *args: opened.append(args)
-    )
+    monkeypatch.setattr("onnx.external_data_helper.load_external_data_for_tensor", lambda *args: opened.append(args))
     monkeypatch.setattr("onnx.checker.check_model", lambda *args, **options: opened.append(args))
     with pytest.raises(InputError):
         frontend.read(source)

@@ -186,9 +186,7 @@ def test_without_verification_the_difference_is_not_seen(mlp: Path) -> None:
     assert maskc("compile", mlp, "--no-verify").exit_code == 0
 
 
-def test_a_write_that_breaks_off_keeps_the_file_that_is_there(
-    mlp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_breaks_off_keeps_the_file_that_is_there(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = mlp.with_name("mlp.compiled.onnx")
     target.write_bytes(b"what was there")
 

@@ -19,9 +19,7 @@ from maskc.demo.measure import measure
 
 
 def test_importing_the_demo_is_cheap() -> None:
-    code = (
-        "import sys, maskc.demo; sys.exit(any(m in sys.modules for m in ('tensorflow', 'sklearn', 'keras')))"
-    )
+    code = "import sys, maskc.demo; sys.exit(any(m in sys.modules for m in ('tensorflow', 'sklearn', 'keras')))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

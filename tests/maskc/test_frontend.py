@@ -184,9 +184,7 @@ def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
 @pytest.mark.parametrize(
     ("layer", "operator"), [("gelu", "Erfc"), ("celu", "Expm1"), ("grouped", "StatefulPartitionedCall")]
 )
-def test_layers_that_have_no_onnx_form_are_named(
-    keras: Any, tmp_path: Path, layer: str, operator: str
-) -> None:
+def test_layers_that_have_no_onnx_form_are_named(keras: Any, tmp_path: Path, layer: str, operator: str) -> None:
     layers = keras.layers
     stack = {
         "gelu": lambda: [keras.Input((4,)), layers.Dense(3, activation="gelu", name="culprit")],

@@ -53,9 +53,7 @@ def test_the_default_axis(shape: tuple[int, ...], axis: int) -> None:
     x = np.ones(shape, np.float32)
     mask = np.arange(shape[axis]) % 2
     out = build.run(apply_masks(chain(shape), {"t": mask}), x=x)
-    np.testing.assert_array_equal(
-        out["t"], x * mask.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    )
+    np.testing.assert_array_equal(out["t"], x * mask.reshape([-1 if i == axis else 1 for i in range(len(shape))]))
 
 
 @pytest.mark.parametrize("name", ["block/out:0", "a@b", "a@1", "t@-1", "name with blanks", "@"])
@@ -112,8 +110,7 @@ def test_several_masks_on_one_tensor_multiply() -> None:
 def test_nested_graphs_read_the_masked_tensor() -> None:
     shape = ["n", 4]
     branches = [
-        helper.make_graph([node("Neg", name, "then")], "then", [], [value("then", shape)])
-        for name in ("t", "x")
+        helper.make_graph([node("Neg", name, "then")], "then", [], [value("then", shape)]) for name in ("t", "x")
     ]
     # The second branch hands an outer tensor on as it is.
     branches[1] = helper.make_graph([node("Identity", "x", "then")], "else", [], [value("then", shape)])
@@ -209,9 +206,7 @@ def test_an_input_that_is_an_output_must_stay() -> None:
 
 def test_symbolic_sizes_take_any_length() -> None:
     masked = apply_masks(chain(("n", "m", 5)), {"t": [1, 0, 1, 0]})
-    np.testing.assert_array_equal(
-        build.run(masked, x=X)["t"], np.maximum(X, 0) * np.array([1, 0, 1, 0])[:, None]
-    )
+    np.testing.assert_array_equal(build.run(masked, x=X)["t"], np.maximum(X, 0) * np.array([1, 0, 1, 0])[:, None])
 
 
 def test_suggests_names_that_are_near() -> None:

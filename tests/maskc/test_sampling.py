@@ -40,9 +40,7 @@ def test_a_batch_that_is_refused_is_left_out() -> None:
 
 
 def test_sizes_without_names_have_some_all_the_same() -> None:
-    model = build.model(
-        [node("Identity", "x", "y")], [value("x", [None, 3, None])], [value("y", [None, 3, None])]
-    )
+    model = build.model([node("Identity", "x", "y")], [value("x", [None, 3, None])], [value("y", [None, 3, None])])
     planned = sampling.plan(sampling.ports(model), lambda inputs: None, 0)
     assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
     assert len({sizes["x[2]"] for sizes in shapes(planned)}) == 3

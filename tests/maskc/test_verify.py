@@ -329,9 +329,7 @@ def test_embeddings_get_indices_in_range() -> None:
         assert api.verify(model, model).passed
         # Every row is looked up: a change to any one shows.
         for row in (0, 10):
-            wrong = changed(
-                model, "table", lambda t, row=row: t + (np.arange(11) == row)[:, None].astype("f")
-            )
+            wrong = changed(model, "table", lambda t, row=row: t + (np.arange(11) == row)[:, None].astype("f"))
             assert not api.verify(model, wrong).passed
 
 

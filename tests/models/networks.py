@@ -125,9 +125,7 @@ def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]],
         """Multiplies the channels by a vector."""
 
         def build(self, shape: Any) -> None:
-            self.scale = self.add_weight(
-                name="scale", shape=(shape[-1],), initializer="ones", trainable=False
-            )
+            self.scale = self.add_weight(name="scale", shape=(shape[-1],), initializer="ones", trainable=False)
 
         def call(self, x: Any) -> Any:
             return x * slots.get(self.name, self.scale)

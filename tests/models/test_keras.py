@@ -89,9 +89,7 @@ def test_application(name: str, kind: str, consistent: bool, cache: Path, record
     assert_explained(shrunk.report)
     report = shrunk.report
     record_property("macs", f"{report.before.macs} -> {report.after.macs}")
-    print(
-        f"{name} {kind}: {report.before.macs} -> {report.after.macs} MACs, error {max(errors.values()):.1e}"
-    )
+    print(f"{name} {kind}: {report.before.macs} -> {report.after.macs} MACs, error {max(errors.values()):.1e}")
     if consistent:
         assert not report.held
         assert all(axis.removed == axis.masked for axis in report.masked)

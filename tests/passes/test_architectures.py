@@ -65,9 +65,7 @@ def test_without_masks(architecture: Architecture) -> None:
     shrunk = check(network(net), exact=False)
     assert shrunk.report.after.params <= shrunk.report.before.params
     assert not any(
-        node.op_type == "Mul" and name.endswith("/mask")
-        for node in shrunk.model.graph.node
-        for name in node.input
+        node.op_type == "Mul" and name.endswith("/mask") for node in shrunk.model.graph.node for name in node.input
     )
 
 

@@ -30,9 +30,7 @@ def test_matrix_product_convolution_and_elementwise_operators() -> None:
 
 
 def test_groups_divide_the_work() -> None:
-    cost = count(
-        model("(float[1,4,8,8] x) => (float[1,8,6,6] y)", "y = Conv<group=4>(x, w)", w=random(8, 1, 3, 3))
-    )
+    cost = count(model("(float[1,4,8,8] x) => (float[1,8,6,6] y)", "y = Conv<group=4>(x, w)", w=random(8, 1, 3, 3)))
     assert cost.macs == 8 * 36 * 9
 
 

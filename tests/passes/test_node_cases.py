@@ -35,9 +35,7 @@ def runs(case: Case) -> bool:
     except Exception:
         return False
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, np.ndarray)]
-    if case.name.endswith("linear") and not all(
-        np.isfinite(a).all() for a, _ in pairs if a.dtype.kind == "f"
-    ):
+    if case.name.endswith("linear") and not all(np.isfinite(a).all() for a, _ in pairs if a.dtype.kind == "f"):
         return False
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
 

@@ -42,7 +42,8 @@ def test_known_maps_leave_the_depthwise_convolution_and_come_back_as_one_additio
     out = (16 - 1) // stride + 1
     result = compiled(
         depthwise(
-            f"(float[N,{CHANNELS},16,16] x) => (float[N,4,{out},{out}] y)", stride=stride  # type: ignore[arg-type]
+            f"(float[N,{CHANNELS},16,16] x) => (float[N,4,{out},{out}] y)",
+            stride=stride,  # type: ignore[arg-type]
         )
     )
     assert weight(result, "Conv", which=0).shape[0] == 8
@@ -66,7 +67,7 @@ def test_with_symbolic_sizes_the_constants_are_put_back() -> None:
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(d)\n r = Relu(p)",
         f"o = Pad(d, amounts, half)\n r = AveragePool<kernel_shape=[3,3]>(o)",
-        f"o = Pad<mode=\"reflect\">(d, amounts)\n r = AveragePool<kernel_shape=[3,3]>(o)",
+        f'o = Pad<mode="reflect">(d, amounts)\n r = AveragePool<kernel_shape=[3,3]>(o)',
         "g = GlobalAveragePool(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
         "g = ReduceMean<axes=[2,3]>(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
         "u, v = Split<axis=1>(d, halves)\n r = Concat<axis=1>(v, u)",
@@ -91,9 +92,7 @@ def test_maps_go_through(between: str) -> None:
 
 
 def test_a_map_that_meets_a_live_branch_is_put_back_at_its_door() -> None:
-    source = depthwise(
-        f"(float[N,{CHANNELS},8,8] x) => (float[N,4,8,8] y)", "t = Add(d, x)\n r = Relu(t)"
-    )
+    source = depthwise(f"(float[N,{CHANNELS},8,8] x) => (float[N,4,8,8] y)", "t = Add(d, x)\n r = Relu(t)")
     result = compiled(source)  # type: ignore[arg-type]
     assert "Add" in operators(result)
 

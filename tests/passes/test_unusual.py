@@ -58,11 +58,7 @@ def perceptron(
         "perceptron",
         [*([] if "x" in given else [info("x", [batch, 6])]), *inputs],
         [info("y", [batch, 3]), *outputs],
-        [
-            constant(n, v) if not isinstance(v, TensorProto) else v
-            for n, v in values.items()
-            if n not in given
-        ],
+        [constant(n, v) if not isinstance(v, TensorProto) else v for n, v in values.items() if n not in given],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

@@ -40,9 +40,7 @@ def test_multiplies_the_last_axis(shape: tuple[int, ...], training: bool | None)
     np.testing.assert_array_equal(layer(x, training=training), x * [1, 0, 1])
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"]
-)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"])
 def test_dtypes(dtype: str) -> None:
     layer = MaskLayer(dtype=dtype)
     assert layer(tf.ones((2, 3), layer.compute_dtype), training=True).dtype == layer.compute_dtype

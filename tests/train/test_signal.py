@@ -35,9 +35,7 @@ class Network:
 
 
 def dense() -> Network:
-    return Network(
-        (5,), [layers.Dense(7, activation="tanh"), layers.Dense(4, activation="tanh"), layers.Dense(3)]
-    )
+    return Network((5,), [layers.Dense(7, activation="tanh"), layers.Dense(4, activation="tanh"), layers.Dense(3)])
 
 
 def conv() -> Network:
@@ -141,9 +139,7 @@ def test_several_outputs_and_loss_weights() -> None:
         with tf.GradientTape() as tape:
             tape.watch(ones)
             masked = hidden(x[n : n + 1]) * ones
-            example = kinds[0](a[n : n + 1], heads[0](masked)) + 0.5 * kinds[1](
-                b[n : n + 1], heads[1](masked)
-            )
+            example = kinds[0](a[n : n + 1], heads[0](masked)) + 0.5 * kinds[1](b[n : n + 1], heads[1](masked))
         total += tape.gradient(example, ones).numpy() ** 2
     model.compile(pruning(), kinds, loss_weights=[1.0, 0.5])
     model.fit(x, [a, b], batch_size=6, verbose=0)
