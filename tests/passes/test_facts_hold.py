@@ -1,0 +1,74 @@
+"""What the analysis claims of tensors, against their values when random networks run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import ModelProto
+
+from passes import facts
+from passes.clean import prepared
+from tests.generators.builder import Network
+from tests.generators.check import all_sizes, describe, random_feeds
+from tests.generators.double import Evaluator, has_double, to_double
+from tests.generators.networks import network
+
+BLOCK = 30
+
+
+def values(model: ModelProto, names: list[str], net: Network) -> list[dict[str, Any]]:
+    """The named tensors for two random inputs."""
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.output[:]
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    run = Evaluator(wide)
+    sizes = all_sizes(model, net.symbols)[-1]
+    return [dict(zip(names, run(random_feeds(model, seed, sizes, net.ranges)), strict=True)) for seed in range(2)]
+
+
+def claims(graph: gs.Graph, found: facts.Facts, written: set[str]) -> dict[str, gs.Tensor]:
+    """The tensors of the source of which something is known."""
+    tensors = {t.name: t for n in graph.nodes for t in n.outputs if t.name in written}
+    return {name: t for name, t in tensors.items() if name in found.constant or name in found.pattern}
+
+
+def compare(found: facts.Facts, tensor: gs.Tensor, actual: np.ndarray[Any, Any]) -> None:
+    """Each known slice has the value that is claimed of it, everywhere."""
+    for axis, known in found.constant.get(tensor.name, {}).items():
+        slices = np.moveaxis(actual, axis, 0)[known.mask]
+        expected = np.broadcast_to(known.value, known.mask.shape)[known.mask]
+        expected = expected.reshape([-1] + [1] * (actual.ndim - 1))
+        np.testing.assert_allclose(slices, np.broadcast_to(expected, slices.shape), rtol=1e-9, atol=1e-12)
+    pattern = found.pattern.get(tensor.name)
+    if pattern is not None:
+        channels = np.moveaxis(actual, 1, 0)[pattern.mask]
+        expected = pattern.value[pattern.mask][:, None]
+        np.testing.assert_allclose(channels, np.broadcast_to(expected, channels.shape), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", range(1000, 1150, BLOCK))
+def test_known_slices_have_their_values(first: int) -> None:
+    compared = 0
+    for seed in range(first, first + BLOCK):
+        net = network(seed)
+        if not net.sharp or not has_double(net.model):
+            continue
+        model = to_double(net.model)
+        graph = prepared(model)
+        found = facts.analyse(graph)
+        outputs = {o for node in model.graph.node for o in node.output[:1]}
+        known = claims(graph, found, outputs)
+        for run in values(model, list(known), net) if known else []:
+            for name, tensor in known.items():
+                try:
+                    compare(found, tensor, np.asarray(run[name], np.float64))
+                except AssertionError as error:
+                    error.add_note(f"network({seed}), {name}\n{describe(model)}")
+                    raise
+                compared += 1
+    assert compared > BLOCK
