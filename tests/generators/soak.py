@@ -116,6 +116,8 @@ def main() -> int:
         for failure in result[1]:
             print(f"seed {failure.seed}: {failure.kind}", flush=True)
         failures.extend(result[1])
+        if (done + result[0]) // 1000 > done // 1000:
+            print(f"{done + result[0]} networks", flush=True)
         return result[0]
 
     if arguments.jobs > 1:

@@ -19,7 +19,7 @@ from passes import bind
 Array = np.ndarray[Any, Any]
 
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
-_LAYERS = ("Conv2D", "DepthwiseConv2D", "Dense")
+_LAYERS = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
 _FRESH = ("Concatenate", "Reshape", "Flatten")  # layers whose output has channels of its own
 
 

@@ -26,7 +26,7 @@ from passes import shrink
 from tests.models import networks
 
 IMAGE = {"input_shape": (64, 64, 3), "classes": 10, "classifier_activation": None}
-APPLICATIONS = ("VGG16", "ResNet50", "MobileNetV2")
+APPLICATIONS = ("VGG16", "ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 MODES = (("activation", True), ("activation", False), ("layer", False))
 
 modes = pytest.mark.parametrize(
