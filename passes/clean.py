@@ -23,7 +23,6 @@ def prepared(model: onnx.ModelProto) -> gs.Graph:
 def clean(graph: gs.Graph) -> None:
     """Leave nothing of the masks behind: fold, fuse, drop, share."""
     fold.fold_constants(graph)
-    fuse.drop_neutral(graph)
     fold.drop_identities(graph)
     fuse.fuse(graph)
     fold.drop_unused(graph)

@@ -36,9 +36,6 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
         warnings.simplefilter("ignore")
         if fast is not None and all(x is not None and x.dtype.kind == "f" for x in operands):
             return [np.asarray(fast(*operands))]
-        if node.op == "Clip" and opset >= 11 and operands[0] is not None:
-            low, high = [*operands[1:], None, None][:2]
-            return [np.clip(operands[0], low, high)]
         try:
             return _reference(node, opset, operands)
         except Exception:  # an operator, type or attribute that the reference does not implement

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.nonzero import Nonzero
 from passes.ops import Link, Linked, rules
 from passes.ops.base import Known, merge
 from passes.patterns import Pattern, combined, uniform
@@ -36,7 +37,7 @@ class Facts:
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
-    _nonzero: dict[tuple[str, tuple[int, ...]], Mask] = field(default_factory=dict)
+    _nonzero: dict[tuple[str, tuple[int, int]], Nonzero] = field(default_factory=dict)
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
@@ -103,14 +104,14 @@ class Facts:
             self._uniform[tensor.name] = values[0] if same else None
         return self._uniform[tensor.name]
 
-    def nonzero(self, tensor: gs.Tensor, axes: tuple[int, ...]) -> Mask:
-        """For an initializer: whether anything is not zero at each index along `axes` (two of them, in that order)."""
+    def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
+        """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
         key = tensor.name, axes
         if key not in self._nonzero:
             values = self.value(tensor)
             rest = tuple(a for a in range(values.ndim) if a not in axes)
             found = (values != 0).any(axis=rest) if rest else values != 0
-            self._nonzero[key] = found if axes == tuple(sorted(axes)) else found.T
+            self._nonzero[key] = Nonzero(found if axes[0] < axes[1] else found.T)
         return self._nonzero[key]
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:

@@ -24,17 +24,17 @@ def fold_constants(graph: gs.Graph) -> bool:
     kept = []
     computed = False
     for node in graph.nodes:
-        copies = node.op == "Identity" and id(node.outputs[0]) in outputs
-        results = None if copies else _constant_results(node, graph.opset)
+        results = _constant_results(node, graph.opset)
         if results is not None and any(id(t) in outputs for t in node.outputs):
-            if len(results) == 1:  # the name of a graph output needs a node that writes it
+            # the name of a graph output needs a node that writes it
+            if len(results) == 1 and rules(node).passes_on(node) is None:
                 value = gs.Constant(Names(graph).fresh(f"{node.outputs[0].name}_value"), results[0])
                 node.op, node.attrs, node.inputs = "Identity", {}, [value]
             results = None
         if results is None:
             kept.append(node)
             continue
-        computed = computed or node.op != "Constant"
+        computed = computed or bool(node.inputs)
         for tensor, values in zip(list(node.outputs), results, strict=False):
             _replace(tensor, gs.Constant(tensor.name, values))
         node.inputs.clear()
@@ -46,8 +46,6 @@ def fold_constants(graph: gs.Graph) -> bool:
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
     if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
         return None
-    if node.op == "Constant":
-        return _constant_value(node)
     if not rules(node).foldable:
         return None
     known = rules(node).from_shapes(node)
@@ -71,21 +69,6 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
     return results if sum(r.size for r in results) <= max(SMALL, total) else None
 
 
-def _constant_value(node: gs.Node) -> list[Array] | None:
-    if "value" in node.attrs:
-        tensor = node.attrs["value"]
-        return None if isinstance(tensor.dtype, int) else [np.asarray(tensor.values)]
-    for name, dtype in (
-        ("value_float", np.float32),
-        ("value_floats", np.float32),
-        ("value_int", np.int64),
-        ("value_ints", np.int64),
-    ):
-        if name in node.attrs:
-            return [np.asarray(node.attrs[name], dtype)]
-    return None
-
-
 def _result_size(node: gs.Node) -> int:
     """Elements of the result where its shape is known beforehand, else 0."""
     shapes = [t.shape for t in node.outputs if t.shape is not None]
@@ -93,20 +76,17 @@ def _result_size(node: gs.Node) -> int:
 
 
 def drop_identities(graph: gs.Graph) -> None:
-    """Take away Identity and inference-time Dropout: consumers read the input itself."""
+    """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero."""
     outputs = {id(t) for t in graph.outputs}
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
     inside = {t.name for n in graph.nodes for g in subgraphs(n) for t in g.outputs} | {
         t.name for n in graph.nodes for g in subgraphs(n) for m in g.nodes for t in captured(m)
     }
     for node in list(graph.nodes):
-        if node.op not in ("Identity", "Dropout") or node.domain not in (None, "", "ai.onnx"):
+        source = rules(node).passes_on(node)
+        if source is None or any(id(t) in outputs for t in node.outputs[1:]):
             continue
-        if len([t for t in node.outputs if not t.is_empty() and (t.outputs or id(t) in outputs)]) > 1:
-            continue
-        if node.op == "Dropout" and (node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2):
-            continue
-        source, target = node.inputs[0], node.outputs[0]
+        target = node.outputs[0]
         if id(target) in outputs:
             # the name must stay: the producer writes it, if nothing else needs the name it writes now
             if not source.inputs or id(source) in outputs or source.name in inside:

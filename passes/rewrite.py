@@ -117,7 +117,7 @@ class Rewriter:
         if key not in self._slices:
             values = np.asarray(tensor.values)
             for axis, mask in cuts.items():
-                values = np.compress(mask, values, axis=axis)
+                values = np.take(values, np.flatnonzero(mask), axis=axis)
             self._slices[key] = self.constant(tensor.name, values)
             self._origins[tensor.name] = tensor
         return self._slices[key]
@@ -194,8 +194,8 @@ class Rewriter:
         node.outputs[0] = before
         return before
 
-    def set_shape_operand(self, node: gs.Node, index: int, *, allow_copy: bool) -> None:
-        """Give the operand that names the output's sizes the stored ones; `allow_copy`: 0 means "as in the input"."""
+    def set_shape_operand(self, node: gs.Node, index: int, *, one_is_inferred: bool) -> None:
+        """Give the operand that names the output's sizes the stored ones; `one_is_inferred`: -1 stands for any size."""
         output = node.outputs[0]
         shape = self.shape(output)
         if all(self.is_whole(output, a) for a in range(len(shape))):
@@ -203,7 +203,7 @@ class Rewriter:
         counts = [self.stored_count(output, a) for a in range(len(shape))]
         operand = node.inputs[index]
         unknown = [a for a, c in enumerate(counts) if c is None]
-        if len(unknown) <= 1 and node.op == "Reshape":
+        if one_is_inferred and len(unknown) <= 1:
             target = np.asarray([-1 if c is None else c for c in counts], np.int64)
             self.set_input(node, index, self.constant("shape", target))
             return

@@ -16,7 +16,9 @@ import onnx_graphsurgeon as gs
 from passes.tensors import Array, Index, Mask, is_float, volume
 
 if TYPE_CHECKING:
+    from passes.affine import Affine
     from passes.facts import Facts
+    from passes.fuse import Fuser
     from passes.patterns import Pattern
     from passes.rewrite import Rewriter
 
@@ -94,8 +96,20 @@ class Op:
         return []
 
     def from_shapes(self, node: gs.Node) -> Array | None:
-        """The output, where the inputs' static sizes alone say what it is."""
+        """The output, where attributes and the inputs' static sizes alone say what it is."""
         return None
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        """The input that is output 0 as it is, None if the node changes something."""
+        return None
+
+    def affine(self, node: gs.Node) -> Affine | None:
+        """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
+        return None
+
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """Put an affine map of the output into the node's own constants; whether that was possible."""
+        return False
 
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         """Whether input `index` may be given with size 1 in place of repeated slices."""

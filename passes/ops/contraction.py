@@ -13,7 +13,9 @@ from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, 
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
+    from passes.affine import Affine
     from passes.facts import Facts
+    from passes.fuse import Fuser
     from passes.rewrite import Rewriter
 
 Wanted = Callable[[gs.Tensor, int], Mask]  # slices along an axis of the output
@@ -88,11 +90,11 @@ class MatrixProduct(Op):
             known = facts.known(x, data.inner)
             unknown = np.ones(inner, bool) if known is None else ~known.mask
             nonzero = facts.nonzero(w, (weight.inner, weight.free))
-            mask = np.asarray(~nonzero[unknown].any(axis=0))
+            mask = ~nonzero.columns(unknown)
             if known is not None and mask.any():
                 shift = known.mask & (known.value != 0)
                 if len(shape_of(w) or ()) > 2:  # the weights differ along the batch: only zeros are uniform
-                    mask &= ~nonzero[shift].any(axis=0)
+                    mask &= ~nonzero.columns(shift)
                 else:
                     total = self.alpha(node) * self._shift(facts, w, weight, np.where(shift, known.value, 0))
         else:
@@ -145,7 +147,7 @@ class MatrixProduct(Op):
             return
         if is_constant(w):
             nonzero = facts.nonzero(w, (weight.inner, weight.free))
-            yield data.index, data.inner, np.asarray(nonzero[:, wanted(y, weight.out)].any(axis=1))
+            yield data.index, data.inner, nonzero.rows(wanted(y, weight.out))
         else:
             yield data.index, data.inner, ~(facts.zero(w, weight.inner) | facts.zero(x, data.inner))
 
@@ -306,7 +308,19 @@ class MatMul(MatrixProduct):
     def addend(self, node: gs.Node) -> gs.Tensor | None:
         return None
 
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """A scale of the columns; a shift has no place here."""
+        matrix = len(shape_of(node.inputs[1]) or ()) == 2
+        return matrix and not affine.shift.any() and fuser.into_weights(node, affine, 1, 1)
+
 
 @register("Gemm")
 class Gemm(MatrixProduct):
     """alpha · op(A) · op(B) + beta · C on matrices."""
+
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        bias, axis = self.addend(node), 0 if node.attrs.get("transB", 0) else 1
+        columns = shape_of(node.inputs[1])
+        wide = bias is None or (columns is not None and int(np.prod(bias.shape)) == columns[axis])
+        plain = self.alpha(node) == self.beta(node) == 1.0
+        return plain and wide and fuser.into_weights(node, affine, axis, 1)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.nonzero import Nonzero
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.patterns import Pattern, Window, spatial_windows, windows
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
+    from passes.affine import Affine
     from passes.facts import Facts
+    from passes.fuse import Fuser
     from passes.rewrite import Rewriter
 
 # Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it.
@@ -49,9 +52,9 @@ class Convolution(Op):
         """The weights as [out, in / group, *kernel]."""
         raise NotImplementedError
 
-    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
-        """Whether output channel m depends on channel j of its group: bool [out, in / group]."""
-        raise NotImplementedError
+    def nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
+        """Whether output channel m depends on channel j of its group: [out, in / group]."""
+        return facts.nonzero(node.inputs[1], self.channel_axes)
 
     #: axes of the weights on disk that run along the output and the input channels
     channel_axes = (0, 1)
@@ -88,13 +91,13 @@ class Convolution(Op):
             yield 0, 1, Known(mask, total.astype(node.outputs[0].dtype or np.float32))
 
     @staticmethod
-    def _touched(nonzero: Mask, channels: Mask, groups: int) -> Mask:
+    def _touched(nonzero: Nonzero, channels: Mask, groups: int) -> Mask:
         """Output channels that depend on any of these input channels."""
         if groups == 1:
-            return np.asarray(nonzero[:, channels].any(axis=1))
-        out = nonzero.shape[0]
+            return nonzero.rows(channels)
+        out = len(nonzero.matrix)
         per_group = channels.reshape(groups, -1)
-        return np.asarray((nonzero & np.repeat(per_group, out // groups, axis=0)).any(axis=1))
+        return np.asarray((nonzero.matrix & np.repeat(per_group, out // groups, axis=0)).any(axis=1))
 
     def _shift(self, node: gs.Node, facts: Facts, values: Array) -> Array:
         """What constant input channels add to each output channel away from borders: float64 [out]."""
@@ -166,8 +169,9 @@ class Convolution(Op):
         nonzero = self.nonzero(node, facts)
         groups = group_size(node)
         if groups == 1:
-            return np.asarray(nonzero[outputs].any(axis=0))
-        return np.asarray((nonzero & outputs[:, None]).reshape(groups, -1, nonzero.shape[1]).any(axis=1).reshape(-1))
+            return nonzero.columns(outputs)
+        used = nonzero.matrix & outputs[:, None]
+        return np.asarray(used.reshape(groups, -1, used.shape[1]).any(axis=1).reshape(-1))
 
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         if (0, 1) not in asked or not self.understood_shapes(node, facts):
@@ -306,6 +310,9 @@ class Convolution(Op):
             return
         rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
 
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
+
     # -- cost ----------------------------------------------------------------------------------------------------
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
@@ -329,9 +336,6 @@ class Conv(Convolution):
 
     def weights(self, node: gs.Node, facts: Facts) -> Array:
         return facts.value(node.inputs[1])
-
-    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
-        return facts.nonzero(node.inputs[1], (0, 1))
 
     def windows(self, node: gs.Node, facts: Facts) -> list[Window] | None:
         x, y = node.inputs[0], node.outputs[0]
@@ -370,6 +374,9 @@ class ConvTranspose(Convolution):
 
     channel_axes = (1, 0)
 
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return group_size(node) == 1 and super().takes(node, affine, fuser)
+
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         x, w = node.inputs[0], node.inputs[1]
         return (
@@ -385,9 +392,6 @@ class ConvTranspose(Convolution):
 
     def stored_order(self, weights: Array) -> Array:
         return np.ascontiguousarray(np.swapaxes(weights, 0, 1))
-
-    def nonzero(self, node: gs.Node, facts: Facts) -> Mask:
-        return facts.nonzero(node.inputs[1], (1, 0))
 
     def absorbs(self, node: gs.Node) -> bool:
         return False

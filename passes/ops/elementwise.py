@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.evaluate import evaluate
 from passes.ops.base import Constants, Known, Link, Linked, register
 from passes.patterns import Pattern, refined, uniform
@@ -15,6 +16,7 @@ from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
+    from passes.fuse import Fuser
 
 
 class Elementwise(Linked):
@@ -155,22 +157,87 @@ register(
     *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
-    *"Add Sub Pow Mod Min Max Sum Mean Clip Where Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Pow Mod Min Max Sum Mean Where Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
 
 
-@register("Mul", "And")
-class Product(Elementwise):
-    """A zero (or false) factor decides alone."""
+class Arithmetic(Elementwise):
+    """One of the four operations; with `neutral` as its constant operand it changes nothing."""
+
+    neutral = 0.0
+    commutes = True
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        first, second = node.inputs
+        for data, constant in ((first, second), (second, first))[: 2 if self.commutes else 1]:
+            if is_filled_with(constant, self.neutral) and keeps_shape(shape_of(data), constant.shape):
+                return data
+        return None
+
+    def affine(self, node: gs.Node) -> Affine | None:
+        operands = with_constant(node)
+        if operands is None or (not self.commutes and is_constant(node.inputs[0])):
+            return None
+        found = along_one_axis(operands[1], node.outputs[0])
+        return None if found is None else self.with_values(operands[0], *found)
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        """The operation with this constant."""
+        raise NotImplementedError
+
+
+@register("Add")
+class Sum(Arithmetic):
+    """Shifts; a map behind it can become part of the shift."""
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, np.ones(()), values, axis)
+
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return fuser.into_addend(node, affine)
+
+
+@register("Sub")
+class Difference(Arithmetic):
+    """Shifts the other way."""
+
+    commutes = False
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, np.ones(()), -values, axis)
+
+
+@register("Mul")
+class Product(Arithmetic):
+    """A zero factor decides alone."""
+
+    neutral = 1.0
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, values, np.zeros(()), axis)
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        return np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None]))
+        return _any_zero(operands)
+
+
+@register("And")
+class Conjunction(Elementwise):
+    """A false operand decides alone."""
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
+        return _any_zero(operands)
 
 
 @register("Div")
-class Quotient(Elementwise):
+class Quotient(Arithmetic):
     """A zero numerator decides alone when the denominator is a constant without zeros."""
+
+    neutral = 1.0
+    commutes = False
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
         numerator, denominator = operands
@@ -179,7 +246,22 @@ class Quotient(Elementwise):
         return np.asarray(numerator.mask & (numerator.value == 0) & safe)
 
 
-@register("Cast", "Identity")
+def _any_zero(operands: list[Known | None]) -> Mask:
+    return np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None]))
+
+
+@register("Clip")
+class Clip(Elementwise):
+    """Between two bounds, which are operands from opset 11 on."""
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        if "min" in node.attrs or "max" in node.attrs or operands[0] is None:
+            return super().fold(node, facts, operands)
+        low, high = [*operands[1:], None, None][:2]
+        return np.asarray(np.clip(operands[0], low, high))
+
+
+@register("Cast")
 class Copy(Elementwise):
     """Moves data, computes nothing."""
 
@@ -187,6 +269,29 @@ class Copy(Elementwise):
 
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return False
+
+
+@register("Identity")
+class Identity(Copy):
+    """Changes nothing."""
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        return node.inputs[0]
+
+
+@register("Dropout")
+class Dropout(Copy):
+    """Changes nothing at inference."""
+
+    foldable = False
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        return super().links(node, facts) if self.passes_on(node) is not None else []
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        training = node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2
+        mask_is_read = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
+        return None if training or mask_is_read else node.inputs[0]
 
 
 class PerChannel(Elementwise):
@@ -224,9 +329,20 @@ class BatchNormalization(PerChannel):
         return np.asarray(result.astype(dtype if dtype is not None else np.float32))
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        if len(node.outputs) > 1 or node.attrs.get("training_mode", 0):
-            return []
-        return super().links(node, facts)
+        return [] if self._trains(node) else super().links(node, facts)
+
+    @staticmethod
+    def _trains(node: gs.Node) -> bool:
+        return len(node.outputs) > 1 or bool(node.attrs.get("training_mode", 0))
+
+    def affine(self, node: gs.Node) -> Affine | None:
+        operands = [t for t in node.inputs[1:5] if is_constant(t)]
+        rank = len(shape_of(node.inputs[0]) or ())
+        if self._trains(node) or len(operands) < 4 or rank < 2:
+            return None
+        scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in operands)
+        factor = scale / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5)))
+        return Affine(node.inputs[0], factor, bias - mean * factor, rank - 1)
 
 
 @register("QuantizeLinear", "DequantizeLinear")

@@ -52,7 +52,7 @@ class Reshape(Movement):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         if node.op == "Reshape":
-            rewriter.set_shape_operand(node, 1, allow_copy=not node.attrs.get("allowzero", 0))
+            rewriter.set_shape_operand(node, 1, one_is_inferred=True)
 
 
 def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> list[Link]:
@@ -119,7 +119,7 @@ class Expand(Movement):
         return same_axis(node, facts, [(a, a + shift) for a in range(len(before))])
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        rewriter.set_shape_operand(node, 1, allow_copy=False)
+        rewriter.set_shape_operand(node, 1, one_is_inferred=False)
 
 
 @register("Tile")
@@ -176,6 +176,21 @@ class Generated(Op):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
+
+
+@register("Constant")
+class Constant(Generated):
+    """A value among the attributes."""
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        if "value" in node.attrs:
+            tensor = node.attrs["value"]
+            return None if isinstance(tensor.dtype, int) else np.asarray(tensor.values)
+        for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
+            for key in (name, f"{name}s"):
+                if key in node.attrs:
+                    return np.asarray(node.attrs[key], dtype)
+        return None
 
 
 @register("Resize", "Upsample")
