@@ -1,0 +1,102 @@
+"""Compile time, and latency of compiled models against the masked ones, in one run: python benchmarks/compiled.py."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from rich.console import Console
+from rich.table import Table
+
+import passes
+from tests.generators import architectures
+from tests.generators.check import random_feeds
+
+HERE = Path(__file__).parent
+NETWORKS = ("vgg", "resnet", "mobilenet", "unet", "bert", "dlrm")
+
+
+Ranges = dict[str, tuple[int, int]]
+
+
+def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
+    """The fixtures, and small hand-made networks with half of their channels masked."""
+    for path in sorted((HERE.parent / "fixtures").glob("*.onnx")):
+        yield path.stem, onnx.load(path), {}
+    for name in NETWORKS:
+        network = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
+        yield name, network.model(), network.ranges
+
+
+def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float]:
+    compiled = passes.shrink(model)
+    compile_seconds = [seconds(lambda: passes.shrink(model)) for _ in range(5)]
+    dims = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]
+    sizes = {d.dim_param: 1 if i == 0 else 32 for i, d in enumerate(dims) if d.dim_param}
+    feeds = random_feeds(model, 0, sizes, ranges)
+    before, after = session(model, threads), session(compiled.model, threads)
+    for _ in range(10):
+        before.run(None, feeds)
+        after.run(None, feeds)
+    ratios = [
+        seconds(lambda: before.run(None, feeds)) / seconds(lambda: after.run(None, feeds)) for _ in range(repeats)
+    ]
+    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    return {
+        "flops_ratio": compiled.report.before.flops / max(compiled.report.after.flops, 1),
+        "speedup_median": float(middle),
+        "speedup_quartiles": [float(low), float(high)],
+        "passes_seconds_median": float(np.median(compile_seconds)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    results = {name: measure(model, ranges, arguments.repeats, arguments.threads) for name, model, ranges in models()}
+    table = Table("model", "FLOPs ÷", "latency ÷ (quartiles)", "passes, ms")
+    for name, r in results.items():
+        low, high = r["speedup_quartiles"]
+        table.add_row(
+            name,
+            f"{r['flops_ratio']:.2f}",
+            f"{r['speedup_median']:.2f} ({low:.2f} to {high:.2f})",
+            f"{1000 * r['passes_seconds_median']:.0f}",
+        )
+    Console().print(table)
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": arguments.threads},
+        "versions": {name: version(name) for name in ("onnx", "onnxruntime-gpu", "numpy")},
+        "results": results,
+    }
+    (HERE / "results" / "compiled.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
