@@ -7,7 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.tensors import is_constant
+from passes.tensors import is_sparse
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -35,7 +35,7 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
     for tensor in _constants(graph):
-        if int(np.prod(tensor.shape)) <= largest:
+        if is_sparse(tensor) or int(np.prod(tensor.shape)) <= largest:
             _append(model.graph, tensor)
         else:
             model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
@@ -59,12 +59,12 @@ def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _constants(graph: gs.Graph) -> list[gs.Constant]:
-    return [t for t in graph.tensors().values() if is_constant(t)]
+    return [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
 
 
 def _append(graph: onnx.GraphProto, tensor: gs.Constant) -> None:
     # one by one: what is added in one go is serialised, and that ends at 2 GB
-    if isinstance(tensor._values, gs.ir.tensor.SparseValues):
+    if is_sparse(tensor):
         graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
     else:
         graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))

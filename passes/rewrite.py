@@ -95,7 +95,8 @@ class Rewriter:
         stored = self.stored(tensor, axis)
         if stored is not None:
             return int(stored.sum())
-        dim = self.shape(tensor)[axis]
+        shape = self.shape(tensor)
+        dim = shape[axis] if axis < len(shape) else None
         return dim if isinstance(dim, int) else None
 
     def seen(self, node: gs.Node, index: int, axis: int) -> Mask | None:

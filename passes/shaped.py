@@ -18,6 +18,8 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     """
     graph = gs.import_onnx(model)
     annotate(graph, inferred(model))
-    if fold_constants(graph):
+    for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
+        if not fold_constants(graph):
+            break
         annotate(graph, inferred(outlined(graph, model, INFERRED)))
     return graph

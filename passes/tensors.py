@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -19,8 +20,13 @@ SMALL = 64
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
-    """Whether the tensor is an initializer."""
-    return isinstance(tensor, gs.Constant)
+    """Whether the tensor is an initializer (a sparse one is left as it is, like something computed)."""
+    return isinstance(tensor, gs.Constant) and not is_sparse(tensor)
+
+
+def is_sparse(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is a sparse initializer."""
+    return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
 
 
 def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
@@ -34,7 +40,7 @@ def size_of(tensor: gs.Tensor, axis: int) -> int | None:
     shape = tensor.shape
     if shape is None or not -len(shape) <= axis < len(shape):
         return None
-    if isinstance(tensor.dtype, int):  # an element type that numpy does not have: left as it is
+    if isinstance(tensor.dtype, int) or is_sparse(tensor):  # an element type that numpy does not have: left as it is
         return None
     dim = shape[axis]
     return int(dim) if isinstance(dim, (int, np.integer)) else None

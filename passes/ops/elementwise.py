@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.evaluate import evaluate
-from passes.ops.base import Constants, Known, Link, Linked, register
+from passes.ops.base import Constants, Known, Link, Linked, merge, register
 from passes.patterns import Pattern, refined, uniform
 from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
 
@@ -69,17 +69,17 @@ class Elementwise(Linked):
             else:
                 value = facts.uniform(tensor)
                 known = None if value is None else Known(np.ones(size, bool), np.full(size, value))
+                some = some or known is not None
             operands[index] = known or Known(np.zeros(size, bool), np.zeros(size))
         if not some:
             return None
         all_known = np.logical_and.reduce([k.mask for k in operands if k is not None])
-        decided = self.decided(node, facts, operands) & ~all_known
-        if not (all_known.any() or decided.any()):
-            return None
+        decided = self.decided(node, facts, operands)
         values = self._values(node, facts, operands, all_known)
-        if values is None:
-            return Known(decided, np.zeros(size, next(k for k in operands if k is not None).value.dtype))
-        return Known(all_known | decided, values)
+        computed = None if values is None else Known(all_known, values)
+        if decided is None or not decided.mask.any():
+            return computed
+        return decided if computed is None else merge(computed, decided)
 
     def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
         along = {k.input: k.input_axis for k in facts.links(node) if k.output_axis == 1}
@@ -142,9 +142,9 @@ class Elementwise(Linked):
         results = evaluate(node, facts.opset, operands)
         return None if results is None else results[0]
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        """Slices that are zero because of one operand alone, whatever finite values the others have."""
-        return np.zeros(next(k for k in operands if k is not None).mask.shape, bool)
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+        """Slices that are constant because of some operands alone, whatever finite values the others have."""
+        return None
 
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return True
@@ -157,7 +157,7 @@ register(
     *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
-    *"Pow Mod Min Max Sum Mean Where Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Pow Mod Min Max Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
 
@@ -217,16 +217,16 @@ class Product(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, values, np.zeros(()), axis)
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        return _any_zero(operands)
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+        return _zero_by_one(operands)
 
 
 @register("And")
 class Conjunction(Elementwise):
     """A false operand decides alone."""
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        return _any_zero(operands)
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+        return _zero_by_one(operands)
 
 
 @register("Div")
@@ -239,15 +239,31 @@ class Quotient(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Mask:
-        numerator, denominator = operands
-        assert numerator is not None and denominator is not None
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
-        return np.asarray(numerator.mask & (numerator.value == 0) & safe)
+        return _zero_by_one(operands[:1]) if safe else None
 
 
-def _any_zero(operands: list[Known | None]) -> Mask:
-    return np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in operands if k is not None]))
+def _zero_by_one(operands: list[Known | None]) -> Known:
+    """Zero where any operand is."""
+    given = [k for k in operands if k is not None]
+    mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
+    dtype = next((k.value.dtype for k in given if k.mask.any()), given[0].value.dtype)
+    return Known(mask, np.zeros(mask.shape, dtype))
+
+
+@register("Where")
+class Where(Elementwise):
+    """A known condition decides which of the two others counts."""
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+        condition, chosen, other = operands
+        if condition is None or chosen is None or other is None:
+            return None
+        truth = condition.value.astype(bool)
+        mask = condition.mask & np.where(truth, chosen.mask, other.mask)
+        dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
+        return Known(mask, np.where(truth, chosen.value, other.value).astype(dtype))
 
 
 @register("Clip")
@@ -330,6 +346,14 @@ class BatchNormalization(PerChannel):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return [] if self._trains(node) else super().links(node, facts)
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+        """A scale of zero leaves the bias."""
+        scale, bias, mean, variance = operands[1:5]
+        if scale is None or bias is None or mean is None or variance is None:
+            return None
+        sound = mean.mask & variance.mask & (variance.value >= 0)
+        return Known(scale.mask & (scale.value == 0) & bias.mask & sound, bias.value)
 
     @staticmethod
     def _trains(node: gs.Node) -> bool:

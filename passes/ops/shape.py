@@ -39,6 +39,10 @@ class Reshape(Movement):
                 found += _regrouped(before, left, after, right)
         return found
 
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        """Only axes that are kept: part of a merged axis frees no slice of what it was merged from."""
+        return [(0, k.input_axis) for k in facts.links(node) if k.output_axis == axis and k.source is None]
+
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """A merged axis stores a full product: every combination of the slices that its parts need."""
         result = super().produces(node, facts, asked)
