@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.affine import Affine
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
 from passes.patterns import Pattern, combined
 from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
+    from passes.fuse import Fuser
     from passes.rewrite import Rewriter
 
 
@@ -80,8 +82,19 @@ class Transpose(Movement):
         shape = shape_of(node.inputs[0])
         if shape is None:
             return []
-        perm = node.attrs.get("perm") or list(range(len(shape)))[::-1]
-        return same_axis(node, facts, [(a, b) for b, a in enumerate(perm)])
+        return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
+
+    @staticmethod
+    def _perm(node: gs.Node, rank: int) -> list[int]:
+        return list(node.attrs.get("perm") or range(rank)[::-1])
+
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """What can be put into the node before it, along the axis as it is there."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return False
+        axis = None if affine.axis is None else rank - self._perm(node, rank)[rank - affine.axis]
+        return fuser.fold(Affine(node.inputs[0], affine.scale, affine.shift, axis))
 
 
 @register("Squeeze", "Unsqueeze")

@@ -42,6 +42,17 @@ def test_scale_and_shift_behind_a_matrix_product_become_one_addition() -> None:
     assert operators(result) == ["MatMul", "Add", "Relu"]
 
 
+def test_a_scale_is_folded_through_a_transpose() -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,8,8,4] y)",
+        "c = Conv(x, w)\n t = Transpose<perm=[0,2,3,1]>(c)\n m = Mul(t, s)\n y = Add(m, b)",
+        w=random(4, 3, 1, 1),
+        s=BATCH_NORMALISATION["s"],
+        b=BATCH_NORMALISATION["b"],
+    )
+    assert operators(compiled(source)) == ["Conv", "Transpose"]
+
+
 def test_nothing_is_folded_into_what_someone_else_reads() -> None:
     source = model(
         "(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] c)",
