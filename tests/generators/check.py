@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -360,8 +361,11 @@ def _same_type(wanted: onnx.ValueInfoProto, got: onnx.ValueInfoProto) -> bool:
     )
 
 
-def assert_well_formed(source: ModelProto, compiled: ModelProto) -> None:
-    """The compiled model is valid, has the source's signature, costs no more and carries no rubbish."""
+def assert_well_formed(source: ModelProto, compiled: ModelProto, sizes: Mapping[str, int] | None = None) -> None:
+    """The compiled model is valid, has the source's signature, costs no more and carries no rubbish.
+
+    Costs are compared with the symbolic dimensions as `sizes` says, so that none counts as 1 in one graph only.
+    """
     onnx.checker.check_model(compiled, full_check=True)
     graph = compiled.graph
     wanted, got = required_inputs(source), required_inputs(compiled)
@@ -373,10 +377,7 @@ def assert_well_formed(source: ModelProto, compiled: ModelProto) -> None:
     }.get(""), "the opset changed"
     # Version 3 demands that initializers are inputs; what can no longer be set is no input of the result.
     assert compiled.ir_version <= max(source.ir_version, 4), "the IR version rose"
-    if _knows_its_shapes(source):
-        before, after = count(source), count(compiled)
-        assert after.flops <= before.flops, f"FLOPs rose from {before.flops} to {after.flops}"
-        assert after.macs <= before.macs, f"MACs rose from {before.macs} to {after.macs}"
+    _assert_cheaper(with_sizes(source, sizes or {}), with_sizes(compiled, sizes or {}))
     spare = 1024 + compiled.ByteSize() - weight_bytes(compiled)
     assert compiled.ByteSize() <= source.ByteSize() + spare, (
         f"the file grew from {source.ByteSize()} to {compiled.ByteSize()} bytes, {weight_bytes(compiled)} of weights"
@@ -384,16 +385,39 @@ def assert_well_formed(source: ModelProto, compiled: ModelProto) -> None:
     assert_no_rubbish(source, compiled)
 
 
+def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    """The model with these symbolic dimensions as numbers."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    for info in (*fixed.graph.input, *fixed.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_value <= 0 and dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+def _assert_cheaper(source: ModelProto, compiled: ModelProto) -> None:
+    if _knows_its_shapes(source):
+        before, after = count(source), count(compiled)
+        assert after.flops <= before.flops, f"FLOPs rose from {before.flops} to {after.flops}"
+        assert after.macs <= before.macs, f"MACs rose from {before.macs} to {after.macs}"
+
+
 def _knows_its_shapes(model: ModelProto) -> bool:
-    """Whether shape inference reaches every tensor: behind a Loop it does not, and dimensions count as 1."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = {i.name for i in (*inferred.value_info, *inferred.output) if i.type.tensor_type.HasField("shape")}
-    return all(o in known for n in inferred.node for o in n.output if o)
+    """Whether shape inference finds every size: behind a Loop it does not, and what is not known counts as 1."""
+    shapes = _shapes(model, data_prop=True)
+    return all(
+        name in shapes and all(isinstance(dim, int) for dim in shapes[name])
+        for node in model.graph.node
+        for name in node.output
+        if name
+    )
 
 
-def _shapes(model: ModelProto) -> dict[str, list[int | str | None]]:
+def _shapes(model: ModelProto, *, data_prop: bool = False) -> dict[str, list[int | str | None]]:
     """What is known of the shape of each tensor: numbers, names, or nothing."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=data_prop).graph
     shapes = {
         i.name: [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in i.type.tensor_type.shape.dim]
         for i in (*graph.value_info, *graph.input, *graph.output)
@@ -445,6 +469,45 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
             assert kept or shared, f"Identity {node.name} is left"
 
 
+# Operators on constants that stay: they make more of them, the same in no two runs, or weights of fewer bits.
+_MAY_STAY = {
+    "ConstantOfShape",
+    "DequantizeLinear",
+    "Expand",
+    "Identity",
+    "Loop",
+    "If",
+    "RandomNormal",
+    "RandomUniform",
+    "Range",
+    "Tile",
+}
+
+
+def _elements(shape: Sequence[int | str | None] | None) -> int | None:
+    """How many elements a tensor of this shape has, if that is known."""
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return math.prod(int(d) for d in shape)  # type: ignore[arg-type]
+
+
+def assert_folded(model: ModelProto) -> None:
+    """No node computes the same from constants in every run, but those that make more of what is stored."""
+    graph = model.graph
+    shapes = _shapes(model)
+    sizes = {t.name: math.prod(t.dims) for t in graph.initializer}
+    for name in {i.name for i in graph.input}:
+        sizes.pop(name, None)
+    for node in graph.node:
+        given = [name for name in node.input if name]
+        if given and node.op_type not in _MAY_STAY and all(name in sizes for name in given):
+            size = _elements(shapes.get(node.output[0]))
+            stored = sum(sizes[name] for name in given)
+            if sum(name in other.input for other in graph.node for name in given) > len(given):
+                continue  # a weight that is also read as it is: two of them would make the file larger
+            assert size is None or size > stored, f"{node.op_type} {node.name} computes a constant"
+
+
 def assert_explained(report: Report) -> None:
     """Each masked channel is removed, or is held by a node that the report names."""
     held: dict[tuple[str, int], set[int]] = defaultdict(set)
@@ -479,11 +542,12 @@ def check(
     seed: int = 0,
     twice: bool = True,
     exact: bool = True,
+    folded: bool = False,
     cases: Sequence[Feeds] | None = None,
 ) -> Shrunk:
     """Compiles the model and asserts all that is promised of the result.
 
-    `cases` are the inputs to compare on; random ones if there are none.
+    With `folded`, also that nothing computes a constant. `cases` are the inputs to compare on; random ones if there are none.
     """
     if isinstance(network, ModelProto):
         network = Network(network)
@@ -515,7 +579,9 @@ def check(
             )
         if not ran:
             raise CannotRunError("nothing here runs the model")
-        assert_well_formed(model, shrunk.model)
+        assert_well_formed(model, shrunk.model, all_sizes(model, network.symbols)[0])
+        if folded:
+            assert_folded(shrunk.model)
         if twice:
             again = shrink(model).model.SerializeToString(deterministic=True)
             assert again == shrunk.model.SerializeToString(deterministic=True), "compiled twice, two results"

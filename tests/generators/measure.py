@@ -116,17 +116,6 @@ def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: Sequence[Fee
     return sum(_node_macs(node, known, layers, kept, runs) for node in wanted)
 
 
-def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
-    """The model with these symbolic dimensions as numbers."""
-    fixed = _copy(model)
-    for info in (*fixed.graph.input, *fixed.graph.output):
-        for dim in info.type.tensor_type.shape.dim:
-            if dim.dim_value <= 0 and dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-    del fixed.graph.value_info[:]
-    return fixed
-
-
 def _live(runs: Sequence[Mapping[str, Array]], name: str, axis: int) -> Array:
     """Which slices of the tensor along the axis differ between runs."""
     first = runs[0][name]

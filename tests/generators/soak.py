@@ -63,7 +63,7 @@ def attempt(net: Network, limit: int = 60, price: float | None = None) -> BaseEx
     signal.alarm(limit)
     try:
         with adapters_cost(price):
-            check(net)
+            check(net, folded=True)
     except Exception as error:
         return error
     finally:

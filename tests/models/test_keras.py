@@ -17,8 +17,8 @@ from tests.generators.check import (
     assert_well_formed,
     check,
     random_feeds,
+    with_sizes,
 )
-from tests.generators.measure import with_sizes
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 

@@ -20,8 +20,9 @@ from tests.generators.check import (
     assert_well_formed,
     random_feeds,
     required_inputs,
+    with_sizes,
 )
-from tests.generators.measure import least_macs, mask_layers, with_sizes
+from tests.generators.measure import least_macs, mask_layers
 
 
 @dataclass(frozen=True)

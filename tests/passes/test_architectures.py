@@ -10,8 +10,8 @@ import pytest
 from passes import count, shrink
 from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
 from tests.generators.builder import Network
-from tests.generators.check import check, random_feeds
-from tests.generators.measure import least_macs, mask_layers, with_sizes
+from tests.generators.check import check, random_feeds, with_sizes
+from tests.generators.measure import least_macs, mask_layers
 
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 SIZES = {"N": 1, "H": 8, "W": 8, "T": 6}

@@ -47,7 +47,7 @@ def compare(found: facts.Facts, tensor: gs.Tensor, actual: np.ndarray[Any, Any])
     pattern = found.pattern.get(tensor.name)
     if pattern is not None:
         channels = np.moveaxis(actual, 1, 0)[pattern.mask]
-        expected = pattern.value[pattern.mask][:, None]
+        expected = pattern.expanded()[pattern.mask][:, None]
         np.testing.assert_allclose(channels, np.broadcast_to(expected, channels.shape), rtol=1e-9, atol=1e-12)
 
 
