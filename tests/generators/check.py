@@ -547,7 +547,8 @@ def check(
 ) -> Shrunk:
     """Compiles the model and asserts all that is promised of the result.
 
-    With `folded`, also that nothing computes a constant. `cases` are the inputs to compare on; random ones if there are none.
+    With `folded`, also that nothing computes a constant. `cases` are the inputs to compare
+    on; random ones if there are none.
     """
     if isinstance(network, ModelProto):
         network = Network(network)

@@ -1,0 +1,251 @@
+"""The smallest forms of graphs that were once compiled wrongly, each named for what went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from tests.generators.builder import Network
+from tests.generators.check import adapters_cost, check
+
+PRICES = (None, 0.01, 4.0, 1e9)  # of moving an element: as measured, hardly anything, a little, prohibitive
+
+
+def graph(text: str, opset: int = 17, **constants: Any) -> ModelProto:
+    """A model from its text; constants are arrays, or shapes to be filled with random numbers."""
+    model: ModelProto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> main {text}')
+    rng = np.random.default_rng(0)
+    for name, value in constants.items():
+        array = rng.normal(size=value).astype(np.float32) if isinstance(value, tuple) else np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def at_every_price(model: ModelProto, **symbols: tuple[int, ...]) -> None:
+    for price in PRICES:
+        with adapters_cost(price):
+            check(Network(model, {}, symbols))
+
+
+def test_mask_of_ones_and_nothing_else() -> None:
+    """Nothing to remove is no reason to leave the mask."""
+    text = "(float[2,5] x) => (float[2,5] y) { y = Mul(x, ones) }"
+    shrunk = check(graph(text, ones=np.ones(5)))
+    assert [node.op_type for node in shrunk.model.graph.node] == ["Identity"]
+
+
+def test_carrier_with_the_constant_zero() -> None:
+    """The constant channel that stands for others at a padded border must not be a zero."""
+    text = """(float[1,6,H,W] x) => (float[1,6,H,W] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1)
+        b = Add(ones, a)
+        c = Mul(b, keep)
+        y = Conv <kernel_shape = [3,1], pads = [1,0,1,0]> (c, w2)
+    }"""
+    rng = np.random.default_rng(0)
+    w1, w2 = rng.normal(size=(6, 6, 3, 3)), rng.normal(size=(6, 6, 3, 1))
+    w1[1:], w2[:, :4] = 0, 0
+    keep = np.array([0, 0, 1, 0, 1, 1]).reshape(6, 1, 1)
+    at_every_price(graph(text, w1=w1, w2=w2, ones=np.ones((6, 1, 1)), keep=keep.astype(float)), H=(6, 7), W=(5, 8))
+
+
+def test_carrier_among_zero_and_other_constants() -> None:
+    text = """(float[1,6,H,W] x) => (float[1,6,H,W] y) {
+        a = Mul(x, keep)
+        b = Min(a, bound)
+        y = Conv <pads = [1,0,1,0]> (b, w)
+    }"""
+    keep = np.array([1, 0, 1, 1, 0, 1.0]).reshape(6, 1, 1)
+    bound = np.array([1, -1, 0.5, -0.5, 1.5, 1]).reshape(1, 6, 1, 1)
+    at_every_price(graph(text, w=np.zeros((6, 6, 3, 1)), keep=keep, bound=bound), H=(6, 7), W=(5, 8))
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_constants_through_batch_norm_of_old_opsets(opset: int) -> None:
+    """The reference evaluator computes the statistics of the batch there."""
+    text = """(float[1,3,9] x, float[1,2,9] z) => (float[1,2,9] y) {
+        a = Mul(x, none)
+        b = Conv(a, w1, b1)
+        c = Conv <kernel_shape = [3], pads = [1,1]> (b, w2)
+        d = BatchNormalization(c, scale, shift, mean, var)
+        y = Sub(d, z)
+    }"""
+    model = graph(
+        text,
+        opset,
+        none=np.zeros((3, 1)),
+        w1=(3, 3, 1),
+        b1=(3,),
+        w2=(2, 3, 3),
+        scale=(2,),
+        shift=(2,),
+        mean=(2,),
+        var=np.array([0.7, 1.3]),
+    )
+    at_every_price(model)
+
+
+def test_scale_of_rows_is_not_one_of_columns() -> None:
+    """As many rows as columns: the vector lies on the rows."""
+    text = """(float[1,4,4] x) => (float[1,4,4] y) {
+        a = MatMul(x, w)
+        b = Add(a, shift)
+        y = Mul(b, rows)
+    }"""
+    at_every_price(graph(text, w=(4, 4), shift=(4,), rows=(1, 4, 1)))
+
+
+def test_shift_of_rows_behind_a_bias() -> None:
+    text = """(float[1,2,5,6] x) => (float[1,2,6] y) {
+        a = MatMul(x, w)
+        b = Add(a, shift)
+        c = Sub(b, rows)
+        y = Gather <axis = 2> (c, index)
+    }"""
+    at_every_price(graph(text, w=(6, 6), shift=(6,), rows=(1, 2, 5, 1), index=np.array(0)))
+
+
+def test_gather_of_one_slice_drops_the_axis() -> None:
+    """Also when the axis was narrowed before."""
+    text = """(float[1,6,20] x) => (float[1,6] y) {
+        a = Add(x, shift)
+        y = Gather <axis = 2> (a, index)
+    }"""
+    at_every_price(graph(text, shift=(6, 1), index=np.array(15)))
+
+
+def test_mask_over_an_unknown_axis() -> None:
+    """The axis may have one element: then the mask is a broadcast."""
+    text = """(float[n,c,2,3] x) => (float[m,1,2,3] y) {
+        a = Mul(x, ones)
+        b = Mul(a, keep)
+        y = Conv <auto_pad = "SAME_LOWER", kernel_shape = [3,3]> (b, w, shift)
+    }"""
+    model = graph(
+        text, 13, ones=np.ones((3, 1, 1)), keep=np.array([0, 0, 1.0]).reshape(1, 3, 1, 1), w=(1, 3, 3, 3), shift=(1,)
+    )
+    at_every_price(model, n=(2, 2), c=(3, 1))
+
+
+def test_pieces_of_a_split_share_their_other_axes() -> None:
+    """One piece is masked along an axis that the other piece needs whole."""
+    text = """(float[1,3,9] x, float[1,3,1] z) => (float[1,3,9] y) {
+        a = Mul(x, z)
+        p, q = Split <axis = 1> (a, parts)
+        r = Mul(keep, q)
+        y = Concat <axis = 1> (p, r)
+    }"""
+    keep = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1.0])
+    at_every_price(graph(text, 18, parts=np.array([1, 2]), keep=keep))
+
+
+def test_dropout_with_a_second_output() -> None:
+    text = """(float[N,5] x) => (float[N,2] y) {
+        a, unread = Dropout(x)
+        b = Mul(a, keep)
+        y = MatMul(b, w)
+    }"""
+    at_every_price(graph(text, keep=np.array([1, 0, 1, 0, 1.0]), w=(5, 2)), N=(1, 3))
+
+
+def test_sum_with_a_scalar_and_a_vector() -> None:
+    """Two additions made one, one of them of a number without axes."""
+    text = """(float[1,4,7] x, float[2,4,3] w) => (float[1,2,4] y) {
+        a = Conv <auto_pad = "SAME_UPPER", kernel_shape = [3], strides = [2]> (x, w)
+        b = Transpose <perm = [0,2,1]> (a)
+        c = Add(b, one)
+        d = Add(c, more)
+        e = Transpose <perm = [0,2,1]> (d)
+        y = Mul(keep, e)
+    }"""
+    keep = np.array([1, 0.0]).reshape(1, 2, 1)
+    at_every_price(graph(text, 21, one=np.array(1.0), more=np.ones((1, 1, 2)), keep=keep))
+
+
+def test_reshape_of_unknown_rank_to_computed_sizes() -> None:
+    """Shape inference does not follow the target, though its length is known."""
+    text = """(float[1,3,4,4] x) => (float[1,3] y) {
+        a = Mul(x, keep)
+        s = Shape(a)
+        first = Slice(s, zero, one, zero)
+        n = Gather <axis = 0> (s, axis)
+        m = Unsqueeze(n, zero)
+        target = Concat <axis = 0> (first, one, m, sixteen)
+        b = Reshape(a, target)
+        c = Transpose <perm = [0,2,1,3]> (b)
+        d = ReduceMean <axes = [2,3], keepdims = 0> (c)
+        e = Reshape(d, flat)
+        y = MatMul(e, w)
+    }"""
+    numbers = {"zero": [0], "one": [1], "sixteen": [16], "flat": [1, -1]}
+    constants = {name: np.array(value, np.int64) for name, value in numbers.items()}
+    keep = np.array([1, 0, 1.0]).reshape(3, 1, 1)
+    at_every_price(graph(text, keep=keep, axis=np.array(1), w=(3, 3), **constants))
+
+
+def test_split_of_an_empty_constant() -> None:
+    text = """(float[3] x) => (float[0] y, float[3] z) {
+        y = Identity(empty)
+        z = Mul(x, keep)
+    }"""
+    check(graph(text, empty=np.zeros(0, np.float32), keep=np.array([1, 0, 1.0])))
+
+
+def test_gemm_that_adds_an_activation() -> None:
+    """Its third operand has a symbolic size."""
+    text = """(float[N,6] x, float[N,1] a, float[N,3] z) => (float[N,6] y) {
+        b = Mul(z, keep)
+        c = Slice(b, one, two, one)
+        d = Gemm <alpha = 0.5, beta = 0.25> (a, w, x)
+        y = Mul(d, c)
+    }"""
+    one, two = np.array([1]), np.array([2])
+    at_every_price(graph(text, 21, keep=np.array([1, 0, 1.0]).reshape(1, 3), one=one, two=two, w=(1, 6)), N=(1, 3))
+
+
+def test_padding_by_nothing() -> None:
+    """The value that would have been padded is nowhere in the result, so it is not its maximum either."""
+    text = """(float[2,2,6,5] x) => (float[2,6,1,1] y) {
+        a = Mul(x, left)
+        b = BatchNormalization(a, scale, shift, mean, var)
+        c = Mul(b, right)
+        d = Conv <kernel_shape = [2,2], pads = [0,0,0,1]> (c, w1, b1)
+        e = Conv <strides = [1,2]> (d, w2, b2)
+        f = Pad <mode = "constant"> (e, none, value)
+        y = GlobalMaxPool(f)
+    }"""
+    left, right = (np.array(v, float).reshape(2, 1, 1) for v in ([1, 0], [0, 1]))
+    model = graph(
+        text,
+        12,
+        left=left,
+        right=right,
+        scale=(2,),
+        shift=(2,),
+        mean=(2,),
+        var=np.ones(2),
+        w1=(8, 2, 2, 2),
+        b1=(8,),
+        w2=(6, 8, 1, 1),
+        b2=(6,),
+        none=np.zeros(8, np.int64),
+        value=np.array(9.5),
+    )
+    at_every_price(model)
+
+
+def test_mask_behind_a_reshape_of_what_stays() -> None:
+    """Where the producer cannot shrink, adapters around a mask are dearer than the mask."""
+    text = """(float[1,1,7,5] x) => (float[1,180] y) {
+        a = Conv <kernel_shape = [3,1], dilations = [2,1]> (x, w, shift)
+        b = Reshape(a, flat)
+        y = Mul(keep, b)
+    }"""
+    keep = (np.random.default_rng(0).random((1, 180)) < 0.5).astype(float)
+    shrunk = check(graph(text, 13, w=(12, 1, 3, 1), shift=(12,), flat=np.array([0, 180]), keep=keep))
+    assert len(shrunk.model.graph.node) == 3
