@@ -171,6 +171,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
 
 def _keep(facts: Facts, tensor: gs.Tensor, pattern: Pattern) -> None:
     """Remember maps: what is uniform among them as constants, the rest as they are."""
+    pattern = pattern.compact()
     finite = _finite(pattern.value).reshape(len(pattern.mask), -1).all(axis=1)
     axes = facts.constant.get(tensor.name, {})
     before = axes[1].mask if 1 in axes else np.zeros(len(pattern.mask), bool)

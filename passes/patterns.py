@@ -33,6 +33,15 @@ class Pattern:
         rows = self.value.reshape(len(self.mask), -1)
         return np.asarray(self.mask & (rows != rows[:, :1]).any(axis=1))
 
+    def compact(self) -> Pattern:
+        """The same maps without rows and columns that occur nowhere."""
+        value, index = self.value, []
+        for axis, places in enumerate(self.index):
+            used, numbers = np.unique(places, return_inverse=True)
+            value = np.take(value, used, axis=axis + 1)
+            index.append(numbers.reshape(-1).astype(np.int64))
+        return Pattern(self.mask, value, tuple(index))
+
     def expanded(self) -> Array:
         """All elements: [channels, *spatial]."""
         full = self.value

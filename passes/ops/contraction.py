@@ -37,6 +37,8 @@ class Side:
 class MatrixProduct(Op):
     """Output = left · right (+ addend), batched over the leading axes."""
 
+    foldable = True
+
     def sides(self, node: gs.Node) -> tuple[Side, Side] | None:
         """Left and right factor, None if a factor is a vector or its rank is not known, or nothing is computed."""
         if all(is_constant(t) for t in node.inputs[:2]):

@@ -77,6 +77,7 @@ class ReduceAverage(Reduce):
 class Softmax(Linked):
     """Whole along its axis (before opset 13, along all axes from it on)."""
 
+    foldable = True
     reason = "normalises along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

@@ -107,3 +107,14 @@ def test_a_branch_that_is_a_known_map_altogether_disappears() -> None:
     )
     result = compiled(source)
     assert "Conv" not in operators(result)
+
+
+def test_rows_that_occur_nowhere_do_not_count() -> None:
+    """A Pad of no amount left the value it pads with among the rows, and the maximum was taken over it."""
+    source = depthwise(
+        f"(float[N,{CHANNELS},12,12] x) => (float[N,4,1,1] y)",
+        "p = Pad(d, amounts, high)\n r = GlobalMaxPool(p)",
+        amounts=np.zeros(8, np.int64),
+        high=np.array(1e3),
+    )
+    compiled(source)  # type: ignore[arg-type]
