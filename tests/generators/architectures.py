@@ -570,8 +570,8 @@ def lstm(net: Net) -> None:
         net.normal(1, 20, 5, scale=0.3),
         net.normal(1, 40, scale=0.2),
     ]
-    y = net.many("LSTM", x, *operands, channels=[5, 5, 5], hidden_size=5)
-    y = net.mask(net.add("Squeeze", y[1], net.ints(0)), "out", axis=1, rank=2)
+    last = net.many("LSTM", x, *operands, channels=[5, 5, 5], hidden_size=5)[1]
+    y = net.mask(net.add("Squeeze", last, net.ints(0)), "out", axis=1, rank=2)
     net.output(net.dense(y, 3), ["N", 3])
 
 

@@ -120,7 +120,7 @@ def _live(runs: Sequence[Mapping[str, Array]], name: str, axis: int) -> Array:
     """Which slices of the tensor along the axis differ between runs."""
     first = runs[0][name]
     rest = tuple(i for i in range(first.ndim) if i != axis % first.ndim)
-    return np.logical_or.reduce([(first != run[name]).any(axis=rest) for run in runs[1:]])
+    return np.asarray(np.logical_or.reduce([(first != run[name]).any(axis=rest) for run in runs[1:]]))
 
 
 def _node_macs(
@@ -139,7 +139,7 @@ def _node_macs(
         live = _live(runs, x, 1).reshape(group, -1).sum(axis=1)
         out = kept.get(node.output[0], np.ones(layers[node.output[0]][1], bool)).reshape(group, -1).sum(axis=1)
         positions = y[0, 0].size if node.op_type == "Conv" else runs[0][x][0, 0].size
-        return int((live * out).sum()) * int(np.prod(w.shape[2:])) * positions
+        return int((live * out).sum()) * int(np.prod(w.shape[2:])) * int(positions)
     if weight in known or x in known:
         operand = x if weight in known else weight
         turned = attributes.get("transA", 0)
@@ -147,7 +147,7 @@ def _node_macs(
         live_in = int(_live(runs, operand, -2 if turned else inner).sum())
         columns = y.shape[-1] if weight in known else y.shape[-2]
         out_count = int(kept[node.output[0]].sum()) if node.output[0] in kept else columns
-        return live_in * out_count * (y.size // max(columns, 1))
+        return int(live_in * out_count * (y.size // max(columns, 1)))
     # Two activations: of the axis that they share, what is live in both.
     both = _live(runs, x, -1) & _live(runs, weight, -2 if runs[0][weight].ndim > 1 else 0)
-    return int(both.sum()) * y.size
+    return int(both.sum()) * int(y.size)

@@ -55,7 +55,11 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
     if not v.is_image:
         return None
     c = v.channels
-    kernel, begin, end, strides, dilations = [], [], [], [], []
+    kernel: list[int] = []
+    begin: list[int] = []
+    end: list[int] = []
+    strides: list[int] = []
+    dilations: list[int] = []
     shape: list[Dim] = []
     auto = "NOTSET" if same else b.pick(("NOTSET",) * 6 + ("SAME_UPPER", "SAME_LOWER", "VALID"))
     square = b.pick((1, 1, 3, 3, 3, 2, 5))
@@ -78,7 +82,8 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
             if n < 1:
                 return None
             dim = d if s == 1 and p + q == reach else derived(d, f"c{k},{p + q},{s},{dil}", n)
-        kernel.append(k), begin.append(p), end.append(q), strides.append(s), dilations.append(dil)
+        for numbers, number in zip((kernel, begin, end, strides, dilations), (k, p, q, s, dil), strict=True):
+            numbers.append(number)
         shape.append(dim)
     group = 1
     m = out or (c if same else b.width(1, 8))
@@ -120,7 +125,11 @@ def conv_transpose(b: Builder, v: Value) -> Value | None:
     c = v.channels
     group = b.pick([g for g in range(1, c + 1) if c % g == 0]) if b.flip(0.3) else 1
     per = b.some(1, 4)
-    kernel, pads_begin, pads_end, strides, extra = [], [], [], [], []
+    kernel: list[int] = []
+    pads_begin: list[int] = []
+    pads_end: list[int] = []
+    strides: list[int] = []
+    extra: list[int] = []
     shape: list[Dim] = []
     for d in v.shape[2:]:
         k, s = b.pick((1, 2, 3)), b.pick((1, 1, 2))
@@ -129,7 +138,8 @@ def conv_transpose(b: Builder, v: Value) -> Value | None:
         n = s * (size(d) - 1) + e + k - p - q
         if n < 1 or n > 14:
             return None
-        kernel.append(k), strides.append(s), pads_begin.append(p), pads_end.append(q), extra.append(e)
+        for numbers, number in zip((kernel, strides, pads_begin, pads_end, extra), (k, s, p, q, e), strict=True):
+            numbers.append(number)
         shape.append(derived(d, f"t{k},{p + q},{s},{e}", n))
     w = weight(b, [c, per, *kernel], c // group * math.prod(kernel), outputs=1, inputs=0)
     operands: list[str | Value] = [v, b.const(w, w.dtype)]
@@ -396,7 +406,7 @@ def constant_operand(b: Builder, v: Value) -> Value | None:
         flags = b.keep(v.channels)
         shape = [v.channels] + [1] * (v.rank - v.axis - 1)
         condition = b.const(flags.reshape(shape), bool)
-        return b.op("Where", [condition, *b.shuffled([v, operand])], v.shape, v.axis)
+        return b.op("Where", [condition, *b.shuffled((v.name, operand))], v.shape, v.axis)
     if op == "Div":
         return b.like("Div", v, operand)
     pair: list[str | Value] = [v, operand]
@@ -682,8 +692,9 @@ def channels_last(b: Builder, v: Value) -> Value | None:
     if v.axis != 1 or v.rank < 3:
         return None
     y = b.transpose(v, [0, *range(2, v.rank), 1])
+    layers: tuple[Step, ...] = (matmul, activation, constant_operand, Builder.mask, layer_norm)
     for _ in range(b.some(1, 3)):
-        y = b.pick((matmul, activation, constant_operand, Builder.mask, layer_norm))(b, y) or y
+        y = b.pick(layers)(b, y) or y
     return b.transpose(y, [0, y.rank - 1, *range(1, y.rank - 1)]) if b.flip(0.8) else y
 
 
@@ -742,8 +753,9 @@ def rows(b: Builder, v: Value) -> Value | None:
         1,
     )
     assert y is not None
+    layers: tuple[Step, ...] = (gemm, matmul, activation, constant_operand, Builder.mask)
     for _ in range(b.some(1, 3)):
-        y = b.pick((gemm, matmul, activation, constant_operand, Builder.mask))(b, y) or y
+        y = b.pick(layers)(b, y) or y
     if y.rank != 2 or b.flip(0.2):
         return y
     return b.op("Reshape", [y, b.ints([-1, v.shape[1], y.channels])], [v.shape[0], v.shape[1], y.channels], 2)
@@ -879,7 +891,8 @@ def split_and_join(b: Builder, v: Value) -> Value | None:
     equal = v.channels % 2 == 0 and b.flip(0.4)
     sizes = [v.channels // 2] * 2 if equal else [cut, v.channels - cut]
     pieces = b.split(v, v.axis, sizes)
-    pieces = [b.pick((activation, Builder.mask, lambda _, x: x))(b, p) for p in pieces]
+    treatments: tuple[Step, ...] = (activation, Builder.mask, lambda _, x: x)
+    pieces = [b.pick(treatments)(b, p) or p for p in pieces]
     if equal and b.flip(0.4):
         gate = b.like("Sigmoid", pieces[0])
         return b.like("Mul", pieces[1], gate)
@@ -1560,7 +1573,7 @@ def _finish(b: Builder, v: Value, inputs: list[onnx.ValueInfoProto], ranges: dic
     )
     if b.flip(0.25):
         model = onnx.shape_inference.infer_shapes(model)
-    symbols = {"N": (1, 3), "H": (6, 9), "W": (5, 8), "T": (_least_time(inputs), 9)}
+    symbols: dict[str, tuple[int, ...]] = {"N": (1, 3), "H": (6, 9), "W": (5, 8), "T": (_least_time(inputs), 9)}
     return Network(model, ranges, symbols, b.sharp)
 
 

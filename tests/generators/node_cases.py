@@ -58,8 +58,9 @@ def _all_cases() -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for case in collect_testcases(None):  # type: ignore[arg-type]
+        for case in collect_testcases(None):
             key = case.name.split("_expanded")[0] if "_expanded" in case.name else ""
+            assert case.model is not None
             op = case.model.graph.node[0].op_type if not key else "expanded"
             found.setdefault(op, []).append(case)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 # mypy: disable-error-code="no-untyped-def,misc"
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -189,7 +188,7 @@ class LpPool(OpRun):
         return (((np.abs(w) ** p).sum(axis=tuple(range(x.ndim, w.ndim))) ** (1 / p)).astype(x.dtype),)
 
 
-OPERATORS: tuple[Callable[..., Any], ...] = (
+OPERATORS: tuple[type[OpRun], ...] = (
     AveragePool,
     BatchNormalization,
     ConvTranspose,

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from passes.report import Cost, Held, MaskedAxis, Report
 from tests.generators import check as checks
-from tests.generators.double import Evaluator, to_double, widen
+from tests.generators.double import Evaluator, has_double, to_double, widen
 from tests.generators.networks import network
 
 RNG = np.random.default_rng(0)
@@ -222,7 +222,7 @@ def test_the_evaluator_agrees_with_onnx_runtime() -> None:
             expected = checks.Runner(net.model)(feeds)
         except checks.CannotRunError:
             continue
-        if not checks.has_double(net.model):
+        if not has_double(net.model):
             continue
         actual = Evaluator(to_double(net.model))(widen(feeds))
         for wanted, got in zip(expected, actual, strict=True):
