@@ -249,3 +249,24 @@ def test_mask_behind_a_reshape_of_what_stays() -> None:
     keep = (np.random.default_rng(0).random((1, 180)) < 0.5).astype(float)
     shrunk = check(graph(text, 13, w=(12, 1, 3, 1), shift=(12,), flat=np.array([0, 180]), keep=keep))
     assert len(shrunk.model.graph.node) == 3
+
+
+def test_thousands_of_operators_in_a_row() -> None:
+    """Deeper than Python's own stack."""
+    lines = [f"t{k + 1} = Neg(t{k})" for k in range(3000)]
+    text = "(float[N,6] x) => (float[N,3] y) { a = MatMul(x, v)\n t0 = Mul(a, keep)\n %s\n y = MatMul(t3000, w) }"
+    keep = np.array([1, 0, 1, 0, 1.0])
+    shrunk = check(graph(text % "\n".join(lines), v=(6, 5), keep=keep, w=(5, 3)), exact=False, twice=False)
+    assert shrunk.report.after.macs == 6 * 3 + 3 * 3
+
+
+def test_second_output_of_dropout_as_output_of_the_graph() -> None:
+    """One output is narrowed, the other one is seen by the caller."""
+    text = """(float[3,4,5] x) => (float[3,4,2] y, bool[3,4,5] kept) {
+        a = Mul(x, keep)
+        b, kept = Dropout(a)
+        y = MatMul(b, w)
+    }"""
+    w = np.random.default_rng(0).normal(size=(5, 2))
+    w[[1, 3]] = 0
+    at_every_price(graph(text, keep=np.array([1, 0, 1, 1.0]).reshape(4, 1), w=w))
