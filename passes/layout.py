@@ -8,7 +8,7 @@ back at its door by an adapter.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -221,17 +221,15 @@ class _Planner:
         must = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
         if must.all():
             return must
-        candidates = [must]
-        union = must
-        for claim in claims:
-            union = union | claim.demand.need
-            candidates.append(must | claim.demand.need)
-        candidates += [union, *self._sources(node, tensor, axis, must, size)]
+        demands = _distinct([c.demand for c in claims])
+        union = must | np.logical_or.reduce([d.need for d in demands])
+        candidates = [must, *(must | d.need for d in demands), union]
+        candidates += self._sources(node, tensor, axis, must, size)
         unit = self._unit(tensor, axis)
         per_slice = volume(tensor) / size
         best, best_cost = must, float("inf")
         for candidate in candidates:
-            cost = candidate.sum() * unit + sum(self._door(candidate, c.demand, per_slice) for c in claims)
+            cost = candidate.sum() * unit + sum(self._door(candidate, d, per_slice) for d in demands)
             cost += self._inlets(node, tensor, axis, candidate)
             if cost < best_cost and (candidate.any() or not best.any()):
                 best, best_cost = candidate, cost
@@ -271,18 +269,23 @@ class _Planner:
 
     def _unit(self, tensor: gs.Tensor, axis: int) -> float:
         """FLOPs of computing one more slice, with what that needs upstream."""
-        key = tensor.name, axis
-        if key not in self.units:
-            self.units[key] = 0.0
-            node = self.producer.get(tensor.name)
-            size = self.facts.size(tensor, axis)
+        waiting = [(tensor, axis)]
+        while waiting:  # a chain may be longer than Python likes to call itself
+            current, a = waiting[-1]
+            node, size = self.producer.get(current.name), self.facts.size(current, a)
+            upstream: list[tuple[gs.Tensor, int]] = []
             if node is not None and size:
-                total = rules(node).cost(node)[0] / size * self._density(node)
-                for i, a in rules(node).carries(node, self.facts, _position(node, tensor), axis):
-                    if not is_constant(node.inputs[i]):
-                        total += self._unit(node.inputs[i], a)
-                self.units[key] = total
-        return self.units[key]
+                carried = rules(node).carries(node, self.facts, _position(node, current), a)
+                upstream = [(node.inputs[i], b) for i, b in carried if not is_constant(node.inputs[i])]
+            missing = [(t, b) for t, b in upstream if (t.name, b) not in self.units]
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            own = rules(node).cost(node)[0] / size * self._density(node) if node is not None and size else 0.0
+            # branches that meet again share what is before them: the dearest one stands for all
+            self.units[current.name, a] = own + max((self.units[t.name, b] for t, b in upstream), default=0.0)
+        return self.units[tensor.name, axis]
 
     def _density(self, node: gs.Node) -> float:
         """Share of the first input that is live along its emptiest axis: a contraction sums over no more."""
@@ -325,6 +328,16 @@ class _Planner:
             )
             why = np.where(why < 0, own, why)
         self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
+
+
+def _distinct(demands: list[Demand]) -> list[Demand]:
+    """Equal demands as one: they share an adapter, and each pays for what it reads without need."""
+    found: dict[tuple[bytes, bool], Demand] = {}
+    for demand in demands:
+        key = demand.need.tobytes(), demand.flexible
+        flops = found[key].flops if key in found else 0.0
+        found[key] = replace(demand, flops=flops + demand.flops)
+    return list(found.values())
 
 
 def _position(node: gs.Node, tensor: gs.Tensor) -> int:

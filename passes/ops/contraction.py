@@ -323,6 +323,7 @@ class Gemm(MatrixProduct):
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         bias, axis = self.addend(node), 0 if node.attrs.get("transB", 0) else 1
         columns = shape_of(node.inputs[1])
-        wide = bias is None or (columns is not None and int(np.prod(bias.shape)) == columns[axis])
+        constant = bias is None or is_constant(bias)
+        wide = bias is None or (constant and columns is not None and int(np.prod(bias.shape)) == columns[axis])
         plain = self.alpha(node) == self.beta(node) == 1.0
         return plain and wide and fuser.into_weights(node, affine, axis, 1)

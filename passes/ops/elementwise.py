@@ -302,7 +302,8 @@ class Dropout(Copy):
     foldable = False
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        return super().links(node, facts) if self.passes_on(node) is not None else []
+        # a second output that is still there is read by someone, and whole
+        return super().links(node, facts) if len(node.outputs) == 1 and self.passes_on(node) is not None else []
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         training = node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2
