@@ -207,7 +207,12 @@ class Split(Movement):
             or all(rewriter.is_whole(t, axis) for t in node.outputs)
         ):
             return
-        kept = [(t, int(c)) for t, c in zip(list(node.outputs), counts, strict=True) if c]
+        # a part that was empty from the start is still read
+        kept = [
+            (t, int(c))
+            for t, c in zip(list(node.outputs), counts, strict=True)
+            if c is not None and (c or rewriter.is_whole(t, axis))
+        ]
         rewriter.set_outputs(node, [t for t, _ in kept])
         sizes = [c for _, c in kept]
         node.attrs.pop("num_outputs", None)
