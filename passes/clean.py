@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -10,11 +12,14 @@ from passes.errors import GraphError
 from passes.shaped import shaped
 
 
-def prepared(model: onnx.ModelProto) -> gs.Graph:
-    """The graph of a model with constants folded, identities gone and shapes on every tensor."""
+def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
+    """The graph of a model with constants folded, identities gone and shapes on every tensor.
+
+    Nodes that read an initializer named in `keep` stay even if they change nothing.
+    """
     _check_order(model.graph)
     graph = shaped(model)
-    fold.drop_identities(graph)
+    fold.drop_identities(graph, keep)
     fold.fold_constants(graph)
     fold.drop_unused(graph)
     return graph

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -82,8 +84,11 @@ def _result_size(node: gs.Node) -> int:
     return sum(int(np.prod(s)) for s in shapes if all(isinstance(d, int) for d in s))
 
 
-def drop_identities(graph: gs.Graph) -> None:
-    """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero."""
+def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
+    """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero.
+
+    Nodes that read an initializer named in `keep` stay.
+    """
     outputs = {id(t) for t in graph.outputs}
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
     inside = {t.name for n in graph.nodes for g in subgraphs(n) for t in g.outputs} | {
@@ -92,6 +97,8 @@ def drop_identities(graph: gs.Graph) -> None:
     for node in list(graph.nodes):
         source = rules(node).passes_on(node)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):
+            continue
+        if any(t.name in keep for t in node.inputs):
             continue
         target = node.outputs[0]
         if id(target) in outputs:

@@ -28,7 +28,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    graph = prepared(bind(model, masks))
+    graph = prepared(bind(model, masks), keep=masks)  # a mask of ones is looked at as well
     found = facts.analyse(graph)
     plan = layout.plan(graph, found)
     labels = _labels(graph, found, plan)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from passes import bind, count, flops_by_mask, shrink
+from passes import bind, count, flops_by_mask, sensitivity, shrink
 from tests.passes.text import mask, model, random
 
 
@@ -68,6 +68,22 @@ def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
             less[entry] = 0
             after = shrink(bind(source, {**masks, name: less})).report.after.flops
             assert savings[name][entry] == total - after, (name, entry)
+
+
+def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all masks open nothing tells entries apart, and a mask of ones must not be lost on the way."""
+    source = model(
+        "(float[N,32] x, float[64] m1, float[64] m2) => (float[N,2] y)",
+        "a = MatMul(x, wa)\n am = Mul(a, m1)\n b = MatMul(am, wb)\n bm = Mul(b, m2)\n y = MatMul(bm, wc)",
+        wa=random(32, 64),
+        wb=random(64, 64, seed=1),
+        wc=random(64, 2, seed=2),
+    )
+    calls = []
+    original = sensitivity.compiled_flops
+    monkeypatch.setattr(sensitivity, "compiled_flops", lambda m: calls.append(m) or original(m))
+    flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
+    assert len(calls) == 2
 
 
 def test_bind_leaves_the_model_and_names_what_is_missing() -> None:
