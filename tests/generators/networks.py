@@ -1134,7 +1134,7 @@ def recurrent(b: Builder, v: Value) -> Value | None:
 
 def branching(b: Builder, v: Value) -> Value | None:
     """An If whose branches read tensors of the graph around it."""
-    if b.opset < 11:
+    if b.opset < 11 or b.dtype == TensorProto.FLOAT16:  # ONNX Runtime 1.31 crashes on such a subgraph
         return None
     total = b.reduce("ReduceSum", v, list(range(v.rank)), False)
     condition = b.raw("Greater", [total, b.const(np.array(0.37, b.numpy_type), b.numpy_type)])[0]
@@ -1151,7 +1151,7 @@ def branching(b: Builder, v: Value) -> Value | None:
 
 def loop(b: Builder, v: Value) -> Value | None:
     """A Loop that carries the tensor and reads weights of the graph around it."""
-    if b.opset < 11:
+    if b.opset < 11 or b.dtype == TensorProto.FLOAT16:  # ONNX Runtime 1.31 crashes on such a subgraph
         return None
     vector = b.per_channel(v, b.positive(v.channels), plain=True)
     tag = b.fresh("body")
@@ -1181,7 +1181,7 @@ def loop(b: Builder, v: Value) -> Value | None:
 
 def scan(b: Builder, v: Value) -> Value | None:
     """A Scan over the positions of a sequence: a running state, one output per step."""
-    if v.rank != 3 or v.axis != 2 or b.opset < 11:
+    if v.rank != 3 or v.axis != 2 or b.opset < 11 or b.dtype == TensorProto.FLOAT16:
         return None
     x = b.transpose(v, [1, 0, 2])
     tag = b.fresh("scan")
