@@ -154,6 +154,8 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from tf2onnx import optimizer, tf_loader, utils
     from tf2onnx.tfonnx import process_tf_graph
 
+    from maskc.frontend import functions, operators
+
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
@@ -169,6 +171,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 opset=OPSET,
                 input_names=inputs,
                 output_names=outputs,
+                custom_op_handlers=operators.handlers(),
                 initialized_tables=tables,
                 tensors_to_rename=renamed,
             )
@@ -179,6 +182,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     try:
         with quiet(), _quiet_stderr(), tf.device("/CPU:0"):
             frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
+            frozen = functions.inlined(frozen, inputs, outputs)
             try:
                 model = converted(careful=False)
             except Exception:

@@ -1,0 +1,58 @@
+"""Conversions that tf2onnx lacks or gets wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    from maskc.frontend.tensorflow import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return keras
+
+
+def converted(model: Any, **tolerance: float) -> dict[str, int]:
+    """Convert a model of one input, compare it with TensorFlow, and count the operators of the graph."""
+    from collections import Counter
+
+    from maskc.frontend.keras import to_onnx
+    from tests.maskc import build
+
+    graph = to_onnx(model)
+    for batch in (1, 3):
+        shape = [batch if axis == 0 else size or 7 for axis, size in enumerate(model.inputs[0].shape)]
+        x = np.random.default_rng(batch).normal(size=shape).astype(np.float32)
+        expected = np.asarray(model(x, training=False))
+        (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    return Counter(node.op_type for node in graph.graph.node)
+
+
+def test_gelu_has_the_form_that_onnx_runtime_fuses(keras: Any) -> None:
+    counts = converted(keras.Sequential([keras.Input((4,)), keras.layers.Activation("gelu")]))
+    assert counts == {"Mul": 3, "Erf": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_groups_of_a_convolution(keras: Any, rank: int, layout: str, padding: str) -> None:
+    if rank != 2 and layout == "channels_first":
+        pytest.skip("TensorFlow has no such convolution on a CPU")
+    layer = getattr(keras.layers, f"Conv{rank}D")
+    shape = (6,) * rank
+    shape = (*shape, 4) if layout == "channels_last" else (4, *shape)
+    model = keras.Sequential(
+        [keras.Input(shape), layer(8, 3, groups=2, padding=padding, data_format=layout, bias_initializer="uniform")]
+    )
+    assert converted(model)["Conv"] == 1
