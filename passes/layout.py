@@ -50,6 +50,14 @@ class Layout:
         return self.stored.get((tensor, axis), np.ones(size, bool))
 
 
+@dataclass
+class Least:
+    """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole."""
+
+    stored: dict[Key, Mask] = field(default_factory=dict)
+    intact: set[int] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class _Claim:
     """A demand, and who makes it. `node` -1 is the caller of the graph."""
@@ -60,16 +68,22 @@ class _Claim:
     why: Index
 
 
-def plan(graph: gs.Graph, facts: Facts, flops_per_moved_element: float = FLOPS_PER_MOVED_ELEMENT) -> Layout:
-    """Choose the stored sets of a graph whose facts are known."""
-    return _Planner(graph, facts, flops_per_moved_element).run()
+def plan(
+    graph: gs.Graph,
+    facts: Facts,
+    flops_per_moved_element: float = FLOPS_PER_MOVED_ELEMENT,
+    least: Least | None = None,
+) -> Layout:
+    """Choose the stored sets of a graph whose facts are known; `least` is stored in any case."""
+    return _Planner(graph, facts, flops_per_moved_element, least or Least()).run()
 
 
 class _Planner:
-    def __init__(self, graph: gs.Graph, facts: Facts, price: float) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, price: float, least: Least) -> None:
         self.graph = graph
         self.facts = facts
         self.price = price
+        self.least = least
         self.layout = Layout()
         self.claims: dict[Key, list[_Claim]] = defaultdict(list)
         self.full: set[Key] = set()  # some consumer needs all slices, and none is constant
@@ -137,13 +151,14 @@ class _Planner:
             for o, tensor in enumerate(node.outputs):
                 self._store(tensor, {a: m for (i, a), m in asked.items() if i == o})
             return
-        narrowed = {key: mask for key, mask in asked.items() if not mask.all()}
+        intact = index in self.least.intact
+        narrowed = {} if intact else {key: mask for key, mask in asked.items() if not mask.all()}
         produced = op.produces(node, self.facts, narrowed)
         for o, tensor in enumerate(node.outputs):
             self._store(tensor, {a: m for (i, a), m in produced.items() if i == o and not m.all()})
         self.layout.computed.add(index)
         stored = {key: mask for key, mask in produced.items() if not mask.all()}
-        demands = op.sees(node, self.facts, stored)
+        demands = {} if intact else op.sees(node, self.facts, stored)
         unknown = self._reason(
             describe(node),
             node.op,
@@ -219,6 +234,7 @@ class _Planner:
         constant = self.facts.constants(tensor, axis)
         constant = np.zeros(size, bool) if constant is None else constant
         must = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
+        must = must | self.least.stored.get((tensor.name, axis), np.zeros(size, bool))
         if must.all():
             return must
         demands = _distinct([c.demand for c in claims])

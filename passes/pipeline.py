@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from passes import cost, explain, facts, layout, rewrite
+from passes import cost, explain, facts, layout, policy, rewrite
 from passes.clean import clean, prepared
 from passes.export import exported
+from passes.policy import Policy
 from passes.report import Report
 
 
@@ -23,8 +24,11 @@ class Shrunk:
     report: Report
 
 
-def shrink(model: onnx.ModelProto) -> Shrunk:
+def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
+
+    adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
+    says what the words mean.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
@@ -36,7 +40,7 @@ def shrink(model: onnx.ModelProto) -> Shrunk:
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
     with _timed(seconds, "layout"):
-        plan = layout.plan(graph, found)
+        plan = policy.plan(graph, found, adapters)
     with _timed(seconds, "explain"):
         masked, held = explain.explain(graph, found, plan)
     with _timed(seconds, "rewrite"):

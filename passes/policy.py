@@ -1,0 +1,132 @@
+"""How freely constants are put back at doors: where it is cheaper, wherever it saves a FLOP, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes import layout
+from passes.facts import Facts
+from passes.layout import Layout, Least
+from passes.ops import Link, rules
+from passes.tensors import Mask, is_constant, present, shape_of
+
+Policy = Literal["auto", "always", "never"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+
+# FLOPs per moved element that no saving outweighs; finite, so that nothing moved costs nothing.
+_DEAR = 1e30
+
+
+def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
+    """What each tensor stores.
+
+    `auto` puts constants back where that costs less than computing them, by the cost rule of `layout`; `always` takes
+    adapters to cost nothing, so that the fewest FLOPs are left; `never` writes none: the producers compute what their
+    consumers must see. A tensor that is constant altogether is a constant operand in any case. Raises ValueError for
+    another word.
+    """
+    if adapters == "auto":
+        return layout.plan(graph, facts)
+    if adapters == "always":
+        return layout.plan(graph, facts, 0.0)
+    if adapters != "never":
+        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {adapters!r}.")
+    least = Least()
+    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
+        chosen = layout.plan(graph, facts, _DEAR, least)
+        if not _Widening(graph, facts, chosen, least).run():
+            return chosen
+
+
+class _Widening:
+    """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts, chosen: Layout, least: Least) -> None:
+        self.graph = graph
+        self.facts = facts
+        self.chosen = chosen
+        self.least = least
+        self.held = dict(chosen.stored)
+        self.grew = False
+
+    def run(self) -> bool:
+        """Add to `least` what takes the place of each adapter of the plan; whether that was anything."""
+        for index, node in enumerate(self.graph.nodes):
+            if index in self.chosen.computed:
+                for i, tensor in present(node.inputs):
+                    if not is_constant(tensor) and tensor.name not in self.chosen.absent:
+                        self._visit(index, node, i, tensor)
+        for tensor in self.graph.outputs:
+            for axis in range(len(shape_of(tensor) or ())):
+                if (tensor.name, axis) in self.held and tensor.name not in self.chosen.absent:
+                    self._store(tensor, axis, self._all(tensor, axis))
+        return self.grew
+
+    def _visit(self, index: int, node: gs.Node, i: int, tensor: gs.Tensor) -> None:
+        for axis in range(len(shape_of(tensor) or ())):
+            if not self.facts.size(tensor, axis):
+                continue
+            there = self._held(tensor, axis)
+            seen = self.chosen.seen.get((index, i, axis), self._all(tensor, axis))
+            if not seen.any():
+                continue  # an operand that is left out
+            if (seen & ~there).any():
+                self._store(tensor, axis, seen)
+            if (there & ~seen).any():
+                reached = list(_reached(node, self.facts, i, axis, there))
+                if all(self._held(t, a)[mask].all() for t, a, mask in reached):
+                    self._leave(index, node)  # it stores all that it could read of this, and does not read it
+                for output, a, mask in reached:
+                    self._store(output, a, mask)
+
+    def _all(self, tensor: gs.Tensor, axis: int) -> Mask:
+        return np.ones(self.facts.size(tensor, axis) or 0, bool)
+
+    def _held(self, tensor: gs.Tensor, axis: int) -> Mask:
+        return self.held.get((tensor.name, axis), self._all(tensor, axis))
+
+    def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
+        key = tensor.name, axis
+        before = self.least.stored.get(key, np.zeros(mask.size, bool))
+        self.least.stored[key] = before | mask
+        self.held[key] = self._held(tensor, axis) | mask
+        self.grew = self.grew or bool((mask & ~before).any())
+
+    def _leave(self, index: int, node: gs.Node) -> None:
+        self.grew = self.grew or index not in self.least.intact
+        self.least.intact.add(index)
+        for tensor in node.outputs:
+            for axis in range(len(shape_of(tensor) or ())):
+                if self.facts.size(tensor, axis):
+                    self._store(tensor, axis, self._all(tensor, axis))
+
+
+def _reached(node: gs.Node, facts: Facts, index: int, axis: int, there: Mask) -> Iterator[tuple[gs.Tensor, int, Mask]]:
+    """What the outputs must store for the node to read these slices of its input."""
+    links = [k for k in facts.links(node) if (k.input, k.input_axis) == (index, axis)]
+    for link in links:
+        output = node.outputs[link.output]
+        yield output, link.output_axis, _forward(link, there, facts.size(output, link.output_axis) or 0)
+    if links:
+        return
+    for o, output in enumerate(node.outputs):
+        for a in range(len(shape_of(output) or ())):
+            size = facts.size(output, a)
+            if size:
+                same = size == there.size and (index, axis) in rules(node).carries(node, facts, o, a)
+                yield output, a, there if same else np.ones(size, bool)
+
+
+def _forward(link: Link, there: Mask, size: int) -> Mask:
+    """Output slices that come from these input slices."""
+    if link.source is None:
+        return there
+    if link.split:
+        reached = np.zeros(size, bool)
+        reached[link.source[there]] = True
+        return reached
+    return np.asarray((link.source >= 0) & there[link.source])
