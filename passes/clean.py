@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import fold, fuse
+from passes import fold, fuse, quantized
 from passes.errors import GraphError
 from passes.shaped import shaped
 
@@ -31,6 +31,7 @@ def clean(graph: gs.Graph) -> None:
     fold.drop_identities(graph)
     fuse.fuse(graph)
     fold.drop_unused(graph)
+    quantized.restore(graph)
     fold.share_constants(graph)
 
 

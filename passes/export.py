@@ -66,5 +66,11 @@ def _append(graph: onnx.GraphProto, tensor: gs.Constant) -> None:
     # one by one: what is added in one go is serialised, and that ends at 2 GB
     if is_sparse(tensor):
         graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        return
+    as_read = getattr(tensor._values, "tensor", None)  # not looked into since it was read
+    if as_read is None:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name))
     else:
-        graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+        added = graph.initializer.add()
+        added.CopyFrom(as_read)
+        added.name = tensor.name

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.evaluate import evaluate
 from passes.names import Names
 from passes.ops import rules
+from passes.quantized import Quantized
 from passes.subgraphs import captured, subgraphs
 from passes.tensors import SMALL, Array, is_constant, present
 
@@ -29,7 +30,8 @@ def fold_constants(graph: gs.Graph) -> bool:
         results = _constant_results(node, graph.opset)
         if results is not None and any(id(t) in outputs for t in node.outputs):
             # the name of a graph output needs a node that writes it
-            if len(results) == 1 and rules(node).passes_on(node) is None:
+            whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
+            if whole and rules(node).passes_on(node) is None:
                 value = gs.Constant(Names(graph).fresh(f"{node.outputs[0].name}_value"), results[0])
                 node.op, node.attrs, node.inputs = "Identity", {}, [value]
             results = None
@@ -38,16 +40,19 @@ def fold_constants(graph: gs.Graph) -> bool:
             continue
         computed = computed or bool(node.inputs)
         for tensor, values in zip(list(node.outputs), results, strict=False):
-            _replace(tensor, gs.Constant(tensor.name, values))
+            _replace(tensor, values if isinstance(values, gs.Constant) else gs.Constant(tensor.name, values))
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes = kept
     return computed
 
 
-def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
+def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized] | None:
     if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
         return None
+    weight = rules(node).quantized(node)
+    if weight is not None:
+        return [weight]
     if not rules(node).foldable:
         return None
     known = rules(node).from_shapes(node)
@@ -59,10 +64,13 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
     if any(isinstance(t.dtype, int) for t in operands.values()):
         return None
     size = _result_size(node)
-    if size > max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values())):
+    # an operand with other readers stays for them, and the result would come on top of it
+    if size > max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values() if len(t.outputs) == 1)):
         return None
-    if size > SMALL and any(len(t.outputs) > 1 for t in operands.values()):
-        return None  # the operand stays for its other readers, and the result would come on top of it
+    if any(isinstance(t, Quantized) for t in operands.values()):
+        result = _still_quantized(node, opset)
+        if result is not None or size > SMALL:
+            return None if result is None else [result]
     values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
     results = evaluate(node, opset, values)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
@@ -71,6 +79,28 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | None:
         return None  # the reference implementation is wrong about some operators
     total = sum(int(np.prod(t.shape)) for t in operands.values())
     return results if sum(r.size for r in results) <= max(SMALL, total) else None
+
+
+def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
+    """The result of a node that reads one weight of few bits, with as few bits; None where it is not one exactly."""
+    operands = [None if t.is_empty() else np.asarray(t.values) for t in node.inputs]
+    position, *others = (i for i, t in enumerate(node.inputs) if isinstance(t, Quantized))
+    weight, name = node.inputs[position], node.outputs[0].name
+    if others or len(node.outputs) > 1:
+        return None
+
+    def apply(values: Array) -> Array:
+        results = evaluate(node, opset, [values if i == position else x for i, x in enumerate(operands)])
+        if results is None or len(results) != 1:
+            raise ValueError(node.op)
+        return results[0]
+
+    try:
+        result = apply(np.asarray(weight.values))
+        found = weight.moved(name, apply) if rules(node).moves else weight.holding(name, result)
+    except (ValueError, TypeError):
+        return None
+    return found if found is not None and np.array_equal(found.values, result) else None
 
 
 def _static(tensor: gs.Tensor) -> tuple[int, ...] | None:

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.affine import Affine
 from passes.names import Names
 from passes.ops import rules
+from passes.quantized import Quantized
 from passes.subgraphs import captured
 from passes.tensors import SMALL, is_constant, operand
 
@@ -67,6 +68,8 @@ class Fuser:
         """
         weight, bias = node.inputs[1], operand(node, 2)
         if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
+            return False
+        if isinstance(weight, Quantized):  # scaled, it would lie between its steps
             return False
         if len(weight.outputs) > 1 and int(np.prod(weight.shape)) > SMALL:
             return False  # others read it as it is, and it would be stored twice

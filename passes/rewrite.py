@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +15,7 @@ from passes.layout import Layout
 from passes.names import Names
 from passes.ops import rules
 from passes.patterns import Pattern
+from passes.quantized import Quantized
 from passes.tensors import SMALL, Array, Dim, Index, Mask, is_constant, present, shape_of, size_of
 
 
@@ -116,12 +117,33 @@ class Rewriter:
             return tensor
         key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())
         if key not in self._slices:
-            values = np.asarray(tensor.values)
-            for axis, mask in cuts.items():
-                values = np.take(values, np.flatnonzero(mask), axis=axis)
-            self._slices[key] = self.constant(tensor.name, values)
+
+            def cut(values: Array) -> Array:
+                for axis, mask in cuts.items():
+                    values = np.take(values, np.flatnonzero(mask), axis=axis)
+                return values
+
+            self._slices[key] = self.moved(tensor, cut)
             self._origins[tensor.name] = tensor
         return self._slices[key]
+
+    def moved(self, tensor: gs.Constant, move: Callable[[Array], Array]) -> gs.Constant:
+        """A new initializer with elements of this one, in as many bits."""
+        if isinstance(tensor, Quantized):
+            found = tensor.moved(self._names.fresh(tensor.name), move)
+            if found is not None:
+                return found
+        return self.constant(tensor.name, move(np.asarray(tensor.values)))
+
+    def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
+        """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""
+        if isinstance(tensor, Quantized):
+            old = np.asarray(tensor.values, np.float64)
+            rounding = 4 * np.finfo(np.float32).eps * (np.abs(old) + np.abs(shift))
+            found = tensor.holding(self._names.fresh(tensor.name), values, rounding)
+            if found is not None:
+                return found
+        return self.constant("bias", values)
 
     def _share_origins(self) -> None:
         """Where several cuts of one initializer are larger than it, keep it and let each be gathered from it.
@@ -130,7 +152,8 @@ class Rewriter:
         """
         sizes: dict[str, int] = defaultdict(int)
         for (name, _), cut in self._slices.items():
-            sizes[name] += int(np.prod(cut.shape)) if cut.outputs else 0
+            widened = isinstance(self._origins[name], Quantized) and not isinstance(cut, Quantized)
+            sizes[name] += int(np.prod(cut.shape)) * (8 if widened else 1) if cut.outputs else 0
         gathers: list[gs.Node] = []
         for (name, cuts), cut in self._slices.items():
             if sizes[name] <= max(int(np.prod(self._origins[name].shape)), SMALL):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from passes.export import outlined
 from passes.fold import fold_constants
 from passes.shapes import INFERRED, annotate, inferred
+from passes.tensors import Array
 
 
 def shaped(model: onnx.ModelProto) -> gs.Graph:
@@ -16,10 +19,32 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other.
     """
-    graph = gs.import_onnx(model)
+    graph = _imported(model)
     annotate(graph, inferred(model))
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
         if not fold_constants(graph):
             break
         annotate(graph, inferred(outlined(graph, model, INFERRED)))
     return graph
+
+
+def _imported(model: onnx.ModelProto) -> gs.Graph:
+    """The graph, with bfloat16 and the like in the types that numpy has for them since `ml_dtypes`."""
+    with G_LOGGER.suppress():  # it speaks of such types on standard output
+        graph = gs.import_onnx(model)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues and isinstance(tensor.dtype, int):
+            tensor._values = _Narrow(tensor._values.tensor)
+    return graph
+
+
+class _Narrow(LazyValues):  # type: ignore[misc]
+    """Values of a type that onnx-graphsurgeon takes to be unknown to numpy."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self.tensor = tensor
+        self.shape = list(tensor.dims)
+        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+    def load(self) -> Array:
+        return onnx.numpy_helper.to_array(self.tensor)

@@ -60,9 +60,9 @@ def is_float(tensor: gs.Tensor) -> bool:
     dtype = tensor.dtype
     if dtype is None:
         return True
-    if isinstance(dtype, (int, np.integer)):  # an ONNX type that numpy does not have: bfloat16, float8
+    if isinstance(dtype, (int, np.integer)):  # an ONNX type that numpy does not have
         return True
-    return np.dtype(dtype).kind not in "iubSUO"
+    return np.dtype(dtype).kind not in "iubSUO" and "int" not in np.dtype(dtype).name
 
 
 def present(tensors: list[gs.Tensor]) -> Iterator[tuple[int, gs.Tensor]]:

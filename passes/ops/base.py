@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from passes.facts import Facts
     from passes.fuse import Fuser
     from passes.patterns import Pattern
+    from passes.quantized import Quantized
     from passes.rewrite import Rewriter
 
 
@@ -99,6 +100,10 @@ class Op:
         """The output, where attributes and the inputs' static sizes alone say what it is."""
         return None
 
+    def quantized(self, node: gs.Node) -> Quantized | None:
+        """The output as a weight that keeps its few bits; None if it is none."""
+        return None
+
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         """The input that is output 0 as it is, None if the node changes something."""
         return None
@@ -114,6 +119,10 @@ class Op:
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False
+
+    def form(self, node: gs.Node) -> Op:
+        """The rules for this form of the operator, where one operator has several that have little in common."""
+        return self
 
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
@@ -269,4 +278,4 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; those of the operator nobody knows if there are none."""
     domain = node.domain or ""
-    return _RULES.get(("" if domain == "ai.onnx" else domain, node.op), _UNKNOWN)
+    return _RULES.get(("" if domain == "ai.onnx" else domain, node.op), _UNKNOWN).form(node)

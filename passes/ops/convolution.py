@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.nonzero import Nonzero
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.patterns import Pattern, Window, spatial_windows, windows
+from passes.quantized import Quantized
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ class Convolution(Op):
             self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
         if groups > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
-            cut = rewriter.constant(before.inputs[1].name, self._cut_groups(weights, outputs, inputs, groups))
+            cut = rewriter.moved(before.inputs[1], lambda w: self._cut_groups(w, outputs, inputs, groups))
         elif carried:
             assert known is not None
             folded = self._fold_into_carrier(weights, dropped, inputs, known)[np.ix_(outputs, inputs)]
@@ -303,8 +304,10 @@ class Convolution(Op):
         if not shift.any():
             return
         if bias is not None and is_constant(bias):
-            shift = shift + np.asarray(bias.values, np.float64)
-        elif bias is not None:
+            values = (shift + np.asarray(bias.values, np.float64)).astype(dtype)
+            rewriter.set_input(node, 2, rewriter.shifted(bias, shift, values))
+            return
+        if bias is not None:
             rank = len(rewriter.shape(rewriter.before.outputs[0]))
             rewriter.add_behind(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
             return
@@ -354,7 +357,7 @@ class Conv(Convolution):
         return auto == "VALID" or not any(node.attrs.get("pads", []))
 
     def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
-        if group_size(node) > 1:
+        if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):
             return shift
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
@@ -397,6 +400,8 @@ class ConvTranspose(Convolution):
         return False
 
     def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+        if isinstance(node.inputs[1], Quantized):  # its weights take no others in
+            return shift
         strongest = np.zeros(shift.shape, bool)
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
         return strongest

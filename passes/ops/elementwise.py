@@ -368,20 +368,3 @@ class BatchNormalization(PerChannel):
         scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in operands)
         factor = scale / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5)))
         return Affine(node.inputs[0], factor, bias - mean * factor, rank - 1)
-
-
-@register("QuantizeLinear", "DequantizeLinear")
-class Quantization(PerChannel):
-    """Scale and zero point are scalars or vectors along `axis`; blocked quantisation is not understood.
-
-    Constants behind it stay as they are: 8-bit weights are smaller, and kernels for them round differently.
-    """
-
-    foldable = False
-
-    def channel_axis(self, node: gs.Node) -> int:
-        return int(node.attrs.get("axis", 1))
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        blocked = node.attrs.get("block_size", 0) or len(shape_of(node.inputs[1]) or ()) > 1
-        return [] if blocked else super().links(node, facts)

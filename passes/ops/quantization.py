@@ -1,0 +1,75 @@
+"""Operators between numbers and the steps of a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Link, register
+from passes.ops.elementwise import PerChannel
+from passes.quantized import Quantized
+from passes.tensors import Array, is_constant, operand, shape_of
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+
+
+class Quantization(PerChannel):
+    """Scale and zero point are scalars or vectors along `axis`; blocked scales of computed tensors are not understood.
+
+    Source: ONNX operator specification, QuantizeLinear and DequantizeLinear.
+    """
+
+    def channel_axis(self, node: gs.Node) -> int:
+        return int(node.attrs.get("axis", 1))
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        blocked = node.attrs.get("block_size", 0) or len(shape_of(node.inputs[1]) or ()) > 1
+        return [] if blocked else super().links(node, facts)
+
+
+@register("QuantizeLinear")
+class Quantize(Quantization):
+    """To the nearest step, ties to the even one, within the range of the type."""
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        x, scale, zero = [*operands, None][:3]
+        dtype = node.outputs[0].dtype
+        if x is None or scale is None or dtype is None or np.dtype(dtype).kind not in "iu" or x.dtype.kind not in "fi":
+            return None
+        limits = np.iinfo(dtype)
+        with np.errstate(all="ignore"):
+            steps = np.rint(x.astype(np.float32) / scale.astype(np.float32)).astype(np.float64)
+        if not np.isfinite(steps).all():
+            return None
+        return np.clip(steps + (0.0 if zero is None else zero), limits.min, limits.max).astype(dtype)
+
+
+@register("DequantizeLinear")
+class Dequantize(Quantization):
+    """Weights behind it keep their few bits, and are read and sliced as the numbers that they stand for."""
+
+    foldable = False
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        x, scale, zero = [*operands, None][:3]
+        if x is None or scale is None or x.dtype.kind not in "iu":
+            return None
+        wide = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
+        return np.asarray((wide.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype))
+
+    def quantized(self, node: gs.Node) -> Quantized | None:
+        stored, scale, zero = (operand(node, i) for i in range(3))
+        if stored is None or scale is None or not all(is_constant(t) for t in (stored, scale, zero) if t is not None):
+            return None
+        if any(isinstance(t, Quantized) or isinstance(t.dtype, int) for t in (stored, scale, zero) if t is not None):
+            return None
+        whole = stored.dtype == np.int32 or np.dtype(stored.dtype).name.lstrip("u") in _FEW_BITS
+        typed = node.attrs.get("output_dtype", 0) == 0
+        return Quantized(node.outputs[0].name, stored, scale, zero, node.attrs) if whole and typed else None
+
+
+_FEW_BITS = {"int2", "int4", "int8", "int16"}

@@ -1,0 +1,250 @@
+"""Quantised networks: int8 weights are read and sliced as weights, and stay int8."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.generators.check import check
+from tests.passes.text import Array, compiled, mask, model, operators, random, weight
+
+
+def int8(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(-90, 90, size=shape).astype(np.int8)
+
+
+def steps(*shape: int, seed: int = 1) -> Array:
+    """Scales."""
+    return np.random.default_rng(seed).uniform(0.004, 0.02, size=shape).astype(np.float32)
+
+
+def types(result: onnx.ModelProto) -> dict[int, int]:
+    """Elements of the initializers per type."""
+    count: dict[int, int] = {}
+    for tensor in result.graph.initializer:
+        count[tensor.data_type] = count.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    return count
+
+
+KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None) -> None:
+    """Zero rows and columns of the int8 matrix, whatever the scales run along."""
+    q = int8(8, 12)
+    q[:, [2, 7]] = 0
+    size = {None: (), 0: (8,), 1: (12,)}[axis]
+    source = model(
+        "(float[N,8] x) => (float[N,5] y)",
+        f"""m = Mul(x, k) w = DequantizeLinear{"" if axis is None else f"<axis = {axis}>"}(q, s, z)
+        h = MatMul(m, w) r = Relu(h) y = MatMul(r, v)""",
+        opset=13,
+        k=KEEP,
+        q=q,
+        s=steps(*size),
+        z=np.zeros(size, np.int8),
+        v=random(12, 5),
+    )
+    result = compiled(source)
+    assert weight(result, "DequantizeLinear", 0).shape == (5, 10)
+    assert weight(result, "DequantizeLinear", 0).dtype == np.int8
+    assert weight(result, "DequantizeLinear", 1).shape == ((), (5,), (10,))[(None, 0, 1).index(axis)]
+    assert result.report.masked and not result.report.held
+
+
+def test_zero_point_is_what_is_zero() -> None:
+    q = int8(8, 6)
+    q[:, [1, 4]] = 7
+    source = model(
+        "(float[N,8] x) => (float[N,3] y)",
+        "w = DequantizeLinear(q, s, z) h = MatMul(x, w) y = MatMul(h, v)",
+        opset=13,
+        q=q,
+        s=steps(),
+        z=np.asarray(7, np.int8),
+        v=random(6, 3),
+    )
+    assert weight(compiled(source), "DequantizeLinear", 0).shape == (8, 4)
+
+
+def quantised_convolutions(group: int = 1, pads: int = 1, shift: float = 0.0) -> onnx.ModelProto:
+    """conv, mask, a pair, conv with int8 weights and an int32 bias; `shift` is what masked channels hold."""
+    sx, sw = np.float32(0.02), steps(10, seed=3)
+    return model(
+        "(float[N,3,9,8] x) => (float[N,10,H,W] y)",
+        f"""a = Conv<pads = [1,1,1,1]>(x, w1) m = Mul(a, k) b = Add(m, c)
+        p = QuantizeLinear(b, sx, zx) d = DequantizeLinear(p, sx, zx)
+        w = DequantizeLinear<axis = 0>(q, sw, zw) bias = DequantizeLinear<axis = 0>(qb, sb, zb)
+        y = Conv<group = {group}, pads = [{pads},{pads},{pads},{pads}]>(d, w, bias)""",
+        opset=13,
+        w1=random(8, 3, 3, 3),
+        k=KEEP.reshape(1, 8, 1, 1),
+        c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
+        sx=sx,
+        zx=np.asarray(3, np.int8),
+        q=int8(10, 8 // group, 3, 3),
+        sw=sw,
+        zw=np.zeros(10, np.int8),
+        qb=np.random.default_rng(5).integers(-900, 900, 10).astype(np.int32),
+        sb=(sx * sw).astype(np.float32),
+        zb=np.zeros(10, np.int32),
+    )
+
+
+@pytest.mark.parametrize("pads", [0, 1])
+@pytest.mark.parametrize("shift", [0.0, 0.37])
+def test_convolution_between_quantised_tensors(pads: int, shift: float) -> None:
+    """Zeros go; other constants are whole steps, and so is what they add to the int32 bias."""
+    result = compiled(quantised_convolutions(pads=pads, shift=shift))
+    kept = 5 if pads == 0 or shift == 0 else 8
+    assert weight(result, "DequantizeLinear", 0, which=1).shape == (10, kept, 3, 3)
+    assert weight(result, "DequantizeLinear", 0, which=2).dtype == np.int32
+    assert set(operators(result)) <= {"Conv", "QuantizeLinear", "DequantizeLinear", "Pad", "Gather"}
+
+
+def test_grouped_convolution_with_a_scale_for_each_filter() -> None:
+    result = compiled(quantised_convolutions(group=2))
+    assert weight(result, "DequantizeLinear", 0, which=1).shape == (10, 3, 3, 3)
+
+
+def test_a_bias_between_steps_becomes_single_precision() -> None:
+    """What the constants add is no whole number of steps of this bias."""
+    source = model(
+        "(float[N,8] x) => (float[N,6] y)",
+        """m = Mul(x, k) a = Add(m, c) w = DequantizeLinear(q, s, z) b = DequantizeLinear(qb, sb, zb)
+        y = Gemm(a, w, b)""",
+        opset=13,
+        k=KEEP,
+        c=(1 - KEEP) * 0.377,
+        q=int8(8, 6),
+        s=steps(),
+        z=np.asarray(0, np.int8),
+        qb=np.arange(6, dtype=np.int32),
+        sb=np.float32(0.3),
+        zb=np.asarray(0, np.int32),
+    )
+    result = compiled(source)
+    assert weight(result, "DequantizeLinear", 0).shape == (5, 6)
+    assert weight(result, "Gemm", 2).dtype == np.float32
+
+
+def test_transposed_and_masked_weights_stay_int8() -> None:
+    """Exporters put a Transpose behind the scale; a mask of the weight is a mask of its steps."""
+    source = model(
+        "(float[N,8] x) => (float[N,5] y)",
+        """w = DequantizeLinear<axis = 0>(q, s, z) t = Transpose<perm = [1, 0]>(w) u = Mul(t, k)
+        h = MatMul(x, u) r = Relu(h) y = MatMul(r, v)""",
+        opset=13,
+        q=int8(16, 8),
+        s=steps(16),
+        z=np.zeros(16, np.int8),
+        k=(np.arange(16) % 4 != 1).astype(np.float32),
+        v=random(16, 5),
+    )
+    result = compiled(source)
+    stored = weight(result, "DequantizeLinear", 0)
+    assert (stored.shape, stored.dtype) == ((8, 12), np.dtype(np.int8))
+    assert weight(result, "DequantizeLinear", 1).shape == (12,)
+
+
+def test_weights_that_the_graph_quantises() -> None:
+    """Training with fake quantisation leaves float weights behind a pair: the file holds their steps."""
+    w = random(24, 24)
+    w[:, 3::4] = 0
+    source = model(
+        "(float[N,24] x) => (float[N,5] y)",
+        "p = QuantizeLinear(w, s, z) d = DequantizeLinear(p, s, z) h = MatMul(x, d) y = MatMul(h, v)",
+        opset=13,
+        w=w,
+        s=steps(),
+        z=np.asarray(0, np.int8),
+        v=random(24, 5),
+    )
+    result = compiled(source)
+    assert weight(result, "DequantizeLinear", 0).shape == (24, 18)
+    assert weight(result, "DequantizeLinear", 0).dtype == np.int8
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(range(4, 12), "blocks"), ((0, 3, 5, 6, 9, 10, 12, 15), "pairs")])
+def test_blocks_of_scales(rows: tuple[int, ...], kept: str) -> None:
+    """Whole blocks go with their scales; where each loses as much the blocks get smaller."""
+    keep = np.zeros(16, np.float32)
+    keep[list(rows)] = 1
+    source = model(
+        "(float[N,16] x) => (float[N,6] y)",
+        "m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = 4>(q, s, z) y = MatMul(m, w)",
+        opset=21,
+        k=keep,
+        q=int8(16, 6),
+        s=steps(4, 6),
+        z=np.zeros((4, 6), np.int8),
+    )
+    result = compiled(source)
+    assert weight(result, "DequantizeLinear", 0).shape == (8, 6)
+    assert weight(result, "DequantizeLinear", 1).shape == ((2, 6) if kept == "blocks" else (4, 6))
+
+
+def test_blocks_that_are_cut_unevenly_stay_whole() -> None:
+    """One scale for each element would be larger than what goes: the rows are gathered from the whole weight."""
+    keep = np.ones(64, np.float32)
+    keep[[0, 1, 5]] = 0
+    source = model(
+        "(float[N,64] x) => (float[N,6] y)",
+        "m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = 16>(q, s, z) y = MatMul(m, w)",
+        opset=21,
+        k=keep,
+        q=int8(64, 6),
+        s=steps(4, 6),
+        z=np.zeros((4, 6), np.int8),
+    )
+    result = compiled(source)
+    assert weight(result, "DequantizeLinear", 0).shape == (64, 6)
+    assert result.report.after.flops < result.report.before.flops
+
+
+def test_shared_int8_weight_is_stored_once() -> None:
+    source = model(
+        "(float[N,40] x, float[N,40] z) => (float[N,30] y)",
+        """m = Mul(x, k) n = Mul(z, l) w = DequantizeLinear(q, s, o)
+        a = MatMul(m, w) b = MatMul(n, w) y = Add(a, b)""",
+        opset=13,
+        k=(np.arange(40) % 2).astype(np.float32),
+        l=(np.arange(40) % 3 > 0).astype(np.float32),
+        q=int8(40, 30),
+        s=steps(),
+        o=np.asarray(0, np.int8),
+    )
+    result = compiled(source)
+    assert types(result.model)[onnx.TensorProto.INT8] <= 40 * 30 + 1
+
+
+def test_channels_that_are_not_zero_after_quantisation() -> None:
+    """A constant becomes the nearest step, and saturates."""
+    for value in (0.0, 0.013, -0.4, 900.0):
+        source = model(
+            "(float[N,8] x) => (float[N,4] y)",
+            "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) d = DequantizeLinear(p, s, z) y = MatMul(d, w)",
+            opset=13,
+            k=KEEP,
+            c=(1 - KEEP) * value,
+            s=np.float32(0.02),
+            z=np.asarray(-5, np.int8),
+            w=random(8, 4),
+        )
+        assert weight(compiled(source), "MatMul").shape == (5, 4)
+
+
+def test_mask_helper_is_per_channel() -> None:
+    source = model(
+        "(float[N,8,4,4] x) => (float[N,4,4,4] y)",
+        "m = Mul(x, k) p = QuantizeLinear(m, s, z) d = DequantizeLinear(p, s, z) y = Conv(d, w)",
+        opset=13,
+        k=mask(*KEEP.astype(int)),
+        s=steps(8),
+        z=np.zeros(8, np.uint8),
+        w=random(4, 8, 1, 1),
+    )
+    result = check(source)
+    assert weight(result, "QuantizeLinear", 1).shape == (5,)  # type: ignore[arg-type]
