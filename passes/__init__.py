@@ -7,7 +7,8 @@ Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model a
 from passes.bind import bind
 from passes.cost import count
 from passes.pipeline import Shrunk, shrink
+from passes.policy import Policy
 from passes.sensitivity import flops_by_mask
 from passes.sizes import fix_sizes
 
-__all__ = ["Shrunk", "bind", "count", "fix_sizes", "flops_by_mask", "shrink"]
+__all__ = ["Policy", "Shrunk", "bind", "count", "fix_sizes", "flops_by_mask", "shrink"]

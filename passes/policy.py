@@ -76,15 +76,21 @@ class _Widening:
                 continue  # an operand that is left out
             if (seen & ~there).any():
                 self._store(tensor, axis, seen)
-            if (there & ~seen).any():
-                reached = list(_reached(node, self.facts, i, axis, there))
-                if all(self._held(t, a)[mask].all() for t, a, mask in reached):
-                    self._leave(index, node)  # it stores all that it could read of this, and does not read it
-                for output, a, mask in reached:
-                    self._store(output, a, mask)
+            for output, a, mask in _reached(node, self.facts, i, axis, there & ~seen):
+                self._store(output, a, mask)
+            unread = self._stored(tensor, axis) & ~seen
+            reached = _reached(node, self.facts, i, axis, unread)
+            if unread.any() and all(
+                t.name in self.chosen.absent or self._stored(t, a)[mask].all() for t, a, mask in reached
+            ):
+                self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
 
     def _all(self, tensor: gs.Tensor, axis: int) -> Mask:
         return np.ones(self.facts.size(tensor, axis) or 0, bool)
+
+    def _stored(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """What the plan stores; `_held` adds what this sweep does."""
+        return self.chosen.stored.get((tensor.name, axis), self._all(tensor, axis))
 
     def _held(self, tensor: gs.Tensor, axis: int) -> Mask:
         return self.held.get((tensor.name, axis), self._all(tensor, axis))
@@ -111,14 +117,11 @@ def _reached(node: gs.Node, facts: Facts, index: int, axis: int, there: Mask) ->
     for link in links:
         output = node.outputs[link.output]
         yield output, link.output_axis, _forward(link, there, facts.size(output, link.output_axis) or 0)
-    if links:
-        return
     for o, output in enumerate(node.outputs):
         for a in range(len(shape_of(output) or ())):
-            size = facts.size(output, a)
-            if size:
-                same = size == there.size and (index, axis) in rules(node).carries(node, facts, o, a)
-                yield output, a, there if same else np.ones(size, bool)
+            carried = not links and (index, axis) in rules(node).carries(node, facts, o, a)
+            if carried and facts.size(output, a) == there.size:
+                yield output, a, there
 
 
 def _forward(link: Link, there: Mask, size: int) -> Mask:

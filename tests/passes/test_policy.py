@@ -1,0 +1,104 @@
+"""`adapters`: where constants are put back. All three choices are exact; they differ in what is computed and moved."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from passes import Policy, shrink
+from tests.generators import architectures
+from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.networks import network
+from tests.passes.text import mask, model, random
+
+NETWORKS = ("resnet", "resnext", "mobilenet3", "densenet", "vit", "swin", "dlrm", "branching", "quantised")
+
+
+def adapters(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
+    """Nodes of the result that move data computed from the inputs, where the source has none. Sizes are not data."""
+    written = {name for node in source.graph.node for name in node.output}
+    computed = {value.name for value in source.graph.input}
+    found = []
+    for node in result.graph.node:
+        if node.op_type in ("Shape", "Size") or not computed.intersection(node.input):
+            continue
+        computed.update(node.output)
+        if node.op_type in ("Pad", "Gather", "Concat") and node.output[0] not in written:
+            found.append(f"{node.op_type} {node.name}")
+    return found
+
+
+def residual() -> onnx.ModelProto:
+    return model(
+        "(float[N,64,8,8] x) => (float[N,2,8,8] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
+        wa=random(8, 64, 1, 1),
+        wb=random(8, 64, 1, 1, seed=1),
+        wc=random(2, 8, 1, 1, seed=2),
+        ma=mask(1, 1, 1, 1, 0, 0, 0, 1),
+        mb=mask(0, 0, 1, 1, 1, 1, 0, 1),
+    )
+
+
+@pytest.mark.parametrize(("adapters_are", "widths"), [("always", (5, 5, 7)), ("never", (7, 7, 7))])
+def test_a_residual_sum(adapters_are: Policy, widths: tuple[int, ...]) -> None:
+    source = residual()
+    result = shrink(source, adapters_are)
+    assert_same_function(source, result.model)
+    weights = {t.name: t.dims for t in result.model.graph.initializer}
+    convolutions = [weights[n.input[1]] for n in result.model.graph.node if n.op_type == "Conv"]
+    assert (convolutions[0][0], convolutions[1][0], convolutions[2][1]) == widths
+    assert bool(adapters(source, result.model)) == (adapters_are == "always")
+
+
+def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
+    """Both sums, and what they feed in turn, then store the same channels; nothing is cut out either."""
+    source = model(
+        "(float[N,64] x) => (float[N,2] y, float[N,2] z)",
+        "a = MatMul(x, wa)\n b = MatMul(x, wb)\n c = MatMul(x, wc)\n am = Mul(a, ma)\n bm = Mul(b, mb)\n"
+        "cm = Mul(c, mc)\n s = Add(am, bm)\n t = Add(am, cm)\n y = MatMul(s, v)\n z = MatMul(t, v)",
+        wa=random(64, 4),
+        wb=random(64, 4, seed=1),
+        wc=random(64, 4, seed=2),
+        v=random(4, 2, seed=3),
+        ma=mask(1, 0, 0, 0, rank=2),
+        mb=mask(0, 1, 0, 0, rank=2),
+        mc=mask(0, 0, 1, 0, rank=2),
+    )
+    result = shrink(source, "never")
+    assert_same_function(source, result.model)
+    assert adapters(source, result.model) == []
+    weights = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
+    products = [weights[n.input[1]] for n in result.model.graph.node if n.op_type == "MatMul"]
+    assert products == [(64, 3)] * 3 + [(3, 2)] * 2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_architectures(name: str) -> None:
+    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
+    source = net.model()
+    flops = {}
+    for policy in ("auto", "always", "never"):
+        result = shrink(source, policy)
+        assert_same_function(source, result.model, ranges=net.ranges)
+        assert_well_formed(source, result.model)
+        flops[policy] = result.report.after.flops
+        if policy == "never":
+            assert adapters(source, result.model) == []
+    assert flops["always"] <= flops["auto"] <= flops["never"] <= shrink(source).report.before.flops
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_random_networks(first: int) -> None:
+    for seed in range(first, first + 20):
+        net = network(seed)
+        for policy in ("always", "never"):
+            result = shrink(net.model, policy)
+            assert_same_function(net.model, result.model, symbols=net.symbols, ranges=net.ranges)
+            if policy == "never":
+                assert adapters(net.model, result.model) == [], f"network({seed})"
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="auto, always, never"):
+        shrink(residual(), "sometimes")  # type: ignore[arg-type]
