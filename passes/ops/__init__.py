@@ -3,10 +3,12 @@
 from passes.ops import (  # noqa: F401  (importing a family registers it)
     contraction,
     convolution,
+    einsum,
     elementwise,
     movement,
     normalization,
     pooling,
+    quantization,
     reduction,
     shape,
 )

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.ops.einsum import VectorProduct
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -280,9 +281,9 @@ class MatrixProduct(Op):
         vector = total.reshape([-1] + [1] * (rank - 1 - axis)) if axis < rank - 1 else total
         c = self.addend(node)
         if c is not None and is_constant(c):
-            added = self.beta(node) * np.asarray(c.values, np.float64) + vector
+            added = (self.beta(node) * np.asarray(c.values, np.float64) + vector).astype(dtype)
             node.attrs["beta"] = 1.0
-            rewriter.set_input(node, 2, rewriter.constant("bias", added.astype(dtype)))
+            rewriter.set_input(node, 2, rewriter.shifted(c, vector, added))
         else:
             rewriter.add_behind(node, vector.astype(dtype))
 
@@ -305,7 +306,13 @@ class MatrixProduct(Op):
 
 @register("MatMul")
 class MatMul(MatrixProduct):
-    """numpy.matmul; vectors are left whole."""
+    """numpy.matmul."""
+
+    _of_vectors = VectorProduct()
+
+    def form(self, node: gs.Node) -> Op:
+        vectors = any(len(shape_of(t) or ()) == 1 for t in node.inputs)
+        return self._of_vectors if vectors else self
 
     def addend(self, node: gs.Node) -> gs.Tensor | None:
         return None

@@ -1,0 +1,141 @@
+"""Sums of products over named axes: what is removed along every letter, and where constants go."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.generators.check import adapters_cost, check
+from tests.passes.text import compiled, model, operators, random, weight
+
+PRICES = (None, 0.01, 1e9)
+
+
+def masks(*axes: tuple[int, int], rank: int, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+    """Zeros and ones that vary along these (axis, size), broadcast over the others."""
+    rng = np.random.default_rng(seed)
+    shape = [dict(axes).get(a, 1) for a in range(rank)]
+    total = np.ones(shape)
+    for axis, size in axes:
+        keep = rng.random(size) < 0.6
+        keep[0], keep[-1] = True, False
+        total = total * keep.reshape([-1 if a == axis else 1 for a in range(rank)])
+    return total
+
+
+def exact(source: onnx.ModelProto) -> None:
+    for price in PRICES:
+        with adapters_cost(price):
+            check(source)
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        "bsd,dhk->bshk",  # Keras's query projection
+        "bshk,hkd->bsd",  # and its way out: two letters are summed over
+        "bshk,khd->bsd",
+        "bsd,de->bse",
+        "bsd,de->sbe",
+        "bsd,ed->ebs",
+        "...d,de->...e",
+        "...d,...de->...e",
+        "bsd,sde->bse",  # weights of their own for each position
+        "bsd,sde->be",
+        "bsd,de->e",  # letters of the data alone are summed as well
+        "bsd,e->bse",
+        "bsd,d->bs",
+        "bsd,d->bsd",
+        "bsd,bsd->bs",
+        "bsd,de",
+        "bsd->bd",
+        "bsd->dbs",
+        "bss->b",
+        "bss->bs",
+        "bss,s->b",
+        "...->...",
+    ],
+)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_with_constant_weights(equation: str, shifted: bool) -> None:
+    terms = equation.split("->")[0].split(",")
+    sizes = {"1": 1, "b": 2, "s": 5, "d": 6, "h": 3, "k": 4, "e": 7}
+    first = [sizes[c] for c in (terms[0] if "." not in terms[0] else "bsd")]
+    rank = len(first)
+    text = "m = Mul(x, keep)\n s = Add(m, shift)\n"
+    constants = {"keep": masks(*[(a, d) for a, d in enumerate(first) if a], rank=rank)}
+    constants["shift"] = (random(*first[-1:]) if shifted else np.zeros(1)) * (first.count(5) < 2)
+    operands = "s"
+    if len(terms) > 1:
+        shape = [5 if c == "." else sizes[c] for c in terms[1].replace("...", "1." if "..." in terms[1] else "")]
+        w = random(*shape, seed=1)
+        w[..., -1] = 0
+        constants["w"], operands = w, "s, w"
+    text += f' e = Einsum<equation: string = "{equation}">({operands})\n y = Relu(e)'
+    shapes = [np.zeros(first), *([constants["w"]] if len(terms) > 1 else [])]
+    dims, out = (",".join(map(str, d)) for d in (first, np.einsum(equation, *shapes).shape))
+    exact(model(f"(float[{dims}] x) => (float[{out}] y)".replace("[]", ""), text, **constants))
+
+
+def test_both_letters_of_a_projection_shrink_and_constants_become_an_addend() -> None:
+    keep = np.array([1.0, 0, 1, 0, 0, 1])
+    result = compiled(
+        model(
+            "(float[N,5,4] x) => (float[N,5,3] y)",
+            "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n"
+            'e = Einsum<equation: string = "bsd,dhk->bshk">(s, w2)\n em = Mul(e, heads)\n'
+            'y = Einsum<equation: string = "bshk,hko->bso">(em, w3)',
+            w1=random(4, 6),
+            keep=keep,
+            shift=random(6),
+            w2=random(6, 3, 4),
+            heads=np.array([1.0, 0, 1]).reshape(3, 1) * np.array([1, 1, 0, 1]),
+            w3=random(3, 4, 3),
+        )
+    )
+    assert weight(result, "Einsum", which=0).shape == (3, 2, 3)
+    assert weight(result, "Einsum", which=1).shape == (2, 3, 3)
+    assert "Mul" not in operators(result)
+
+
+def test_an_attention_of_two_computed_operands_sums_over_the_same_channels() -> None:
+    result = compiled(
+        model(
+            "(float[N,5,8] x) => (float[N,2,5,5] y)",
+            "q = MatMul(x, wq)\n qm = Mul(q, mq)\n k = MatMul(x, wk)\n km = Mul(k, mk)\n"
+            "qh = Reshape(qm, heads)\n kh = Reshape(km, heads)\n"
+            'y = Einsum<equation: string = "bqhd,bkhd->bhqk">(qh, kh)',
+            wq=random(8, 8),
+            wk=random(8, 8, seed=1),
+            mq=np.array([1.0, 0, 1, 1, 1, 0, 1, 1]),
+            mk=np.array([1.0, 1, 0, 1, 1, 1, 0, 1]),
+            heads=np.array([0, 5, 2, 4]),
+        )
+    )
+    assert weight(result, "MatMul", which=0).shape[1] == 4
+    assert weight(result, "MatMul", which=1).shape[1] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "signature"),
+    [
+        ("y = MatMul(s, v)", "float[N,5] y"),
+        ("r = ReduceMean<axes=[0,1], keepdims=0>(s)\n y = MatMul(r, w)", "float[4] y"),
+        ("r = ReduceMean<axes=[0,1], keepdims=0>(s)\n y = MatMul(r, v)", "float y"),
+        ("r = ReduceMean<axes=[0,1], keepdims=0>(s)\n y = MatMul(r, w3)", "float[2,4] y"),
+    ],
+)
+def test_products_with_vectors(text: str, signature: str) -> None:
+    constants = {"v": random(6), "w": random(6, 4), "w3": random(2, 6, 4)}
+    source = model(
+        f"(float[N,5,8] x) => ({signature})",
+        "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n" + text,
+        w1=random(8, 6),
+        keep=np.array([1.0, 0, 0, 1, 1, 0]),
+        shift=random(6, seed=5),
+        **{name: value for name, value in constants.items() if f" {name})" in text},
+    )
+    result = compiled(source)
+    assert weight(result, "MatMul").shape == (8, 3)
+    exact(source)
