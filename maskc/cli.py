@@ -33,6 +33,14 @@ class Provider(StrEnum):
     auto = "auto"
 
 
+class Adapters(StrEnum):
+    """Where known constants are put back for the operators that must see them."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class _Command(TyperGroup):
     """The command group, ending with a plain sentence and the contract's exit code whatever happens."""
 
@@ -116,6 +124,17 @@ Masks = Annotated[
         show_default=False,
     ),
 ]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x224x224",
+        help=(
+            "Fix the symbolic sizes of an input; may be given for several. `?` leaves a size as it is, a name calls "
+            "it so. With commas, as in NAME=?,128, names may have an x in them."
+        ),
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -150,6 +169,16 @@ def compile(
         ),
     ] = None,
     masks: Masks = None,
+    shape: Shape = None,
+    adapters: Annotated[
+        Adapters,
+        typer.Option(
+            help=(
+                "Where an operator must see channels that are constant: put them back there if that is cheaper than "
+                "computing them, put them back wherever it saves FLOPs, or compute them."
+            )
+        ),
+    ] = Adapters.auto,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,
@@ -170,9 +199,12 @@ def compile(
     Example: maskc compile model_dir -o small.onnx
     """
     from maskc.compiler import compile_file, default_output
+    from maskc.sizes import parse
 
     target = output or default_output(model)
-    result = compile_file(model, target, masks, verify=verify, report=report)
+    result = compile_file(
+        model, target, masks, shapes=parse(shape or ()), adapters=adapters.value, verify=verify, report=report
+    )
     for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     if as_json:
@@ -198,6 +230,7 @@ def verify(
         typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False),
     ],
     masks: Masks = None,
+    shape: Shape = None,
     provider: Annotated[
         Provider,
         typer.Option(help="Where to run: the CPU, CUDA (and nothing else), or CUDA where it can be used."),
@@ -242,11 +275,13 @@ def verify(
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
     from maskc.equivalence import verify as run
+    from maskc.sizes import parse
 
     result = run(
         reference,
         compiled,
         masks=masks,
+        shapes=parse(shape or ()),
         provider=provider.value,
         inputs=inputs,
         samples=samples,
@@ -270,17 +305,19 @@ def verify(
 
 
 @app.command(epilog=EXIT_CODES)
-def flops(model: Model, masks: Masks = None, as_json: Json = False, debug: Debug = False) -> None:
+def flops(model: Model, masks: Masks = None, shape: Shape = None, as_json: Json = False, debug: Debug = False) -> None:
     """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
 
-    Counts are for one example; sizes that are not known count as 1. With
-    --masks, the count is that of the model compiled with these masks.
+    Counts are for one example; sizes that are not known count as 1, and
+    --shape fixes them. With --masks, the count is that of the model compiled
+    with these masks.
 
     Example: maskc flops model.onnx
     """
     from maskc.compiler import flops as run
+    from maskc.sizes import parse
 
-    cost = run(model, masks)
+    cost = run(model, masks, shapes=parse(shape or ()))
     if as_json:
         from maskc.report.compilation import plain
 

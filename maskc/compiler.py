@@ -22,7 +22,9 @@ from maskc.frontend.onnx_file import check, in_brief
 from maskc.graphs import model_bytes
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
+from maskc.sizes import Shapes, fixed
 from passes.errors import GraphError
+from passes.policy import POLICIES, Policy
 from passes.report import Cost
 
 # Random samples that a verified compilation runs; `maskc verify` takes more.
@@ -47,6 +49,8 @@ def compile(
     model: str | os.PathLike[str] | ModelProto,
     masks: Masks | None = None,
     *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
     verify: bool = False,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
@@ -58,19 +62,32 @@ def compile(
 
     `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
     is left untouched. `masks` are more masks for tensors of the ONNX graph: an `.npz` or `.safetensors`
-    file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. With `verify`, both models
-    are run on `samples` random inputs (from `seed`, on `provider`, with the tolerances of `maskc.verify`).
+    file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic sizes
+    by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
+    compiled model then takes these sizes only. `adapters` says where known constants are put back for
+    whoever must see them: `auto` where that costs less than computing them, `always` where it saves any
+    FLOPs, `never` nowhere. With `verify`, both models are run on `samples` random inputs (from `seed`, on
+    `provider`, with the tolerances of `maskc.verify`).
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
     verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that
     says so.
     """
-    return _compile(frontend.read(model), masks, verify, provider, samples, seed, rtol, atol)
+    _check_policy(adapters)
+    source = fixed(frontend.read(model), shapes)
+    return _compile(source, masks, verify, adapters, provider, samples, seed, rtol, atol)
 
 
 def compile_file(
-    model: Path, output: Path, masks: Path | None = None, *, verify: bool = True, report: Path | None = None
+    model: Path,
+    output: Path,
+    masks: Path | None = None,
+    *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
+    verify: bool = True,
+    report: Path | None = None,
 ) -> CompileReport:
     """`compile` from path to path. When anything fails, the verification included, nothing is written.
 
@@ -85,7 +102,7 @@ def compile_file(
     for target in targets:
         _check_not_read(target, (*source.files, *((masks,) if masks is not None else ())))
     try:
-        compiled = _compile(source, masks, verify)
+        compiled = _compile(fixed(source, shapes), masks, verify, adapters)
     except NotEquivalentError as error:
         raise NotEquivalentError(f"{error} Nothing was written.") from error
     size = storage.write_model(compiled.model, output)
@@ -108,13 +125,15 @@ def default_output(model: Path) -> Path:
     return resolved.with_name(f"{name}.compiled.onnx")
 
 
-def flops(model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None) -> Cost:
+def flops(
+    model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None, *, shapes: Shapes | None = None
+) -> Cost:
     """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
 
-    FLOPs and MACs are for one example; sizes that are not known count as 1. With `masks`, the count is that
-    of the model compiled with them. Raises as `compile` does.
+    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
+    `compile`. With `masks`, the count is that of the model compiled with them. Raises as `compile` does.
     """
-    source = frontend.read(model)
+    source = fixed(frontend.read(model), shapes)
     if masks is None:
         return count(source)
     target = apply_masks(source.model, masks if isinstance(masks, Mapping) else read_masks(masks))
@@ -128,6 +147,7 @@ def _compile(
     source: Source,
     masks: Masks | None,
     verify: bool,
+    adapters: Policy = "auto",
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
     seed: int = 0,
@@ -138,7 +158,7 @@ def _compile(
     if masks is not None:
         target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
     try:
-        shrunk = passes.shrink(target)
+        shrunk = passes.shrink(target, adapters)
     except GraphError as error:
         raise InputError(f"{source.name}: {error}") from error
     _check(shrunk.model)
@@ -211,6 +231,11 @@ def _verified(
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
     result.raise_if_failed()
     return dataclasses.replace(report, verification=result)
+
+
+def _check_policy(adapters: str) -> None:
+    if adapters not in POLICIES:
+        raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{adapters}'.")
 
 
 def _check_target(target: Path) -> None:

@@ -37,6 +37,7 @@ from maskc.noise import NOISE_FACTOR, Noise, Outputs, Sample, distance
 from maskc.report.figures import Figures
 from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime
 from maskc.sampling import Inputs
+from maskc.sizes import Shapes, fixed
 
 # By floating-point type; everything else that is a float has half precision or less.
 RTOL: dict[int, float] = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5}
@@ -109,6 +110,7 @@ def verify(
     compiled: str | os.PathLike[str] | ModelProto,
     *,
     masks: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    shapes: Shapes | None = None,
     provider: str = "cpu",
     inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
     samples: int = DEFAULT_SAMPLES,
@@ -121,13 +123,14 @@ def verify(
 
     `reference` and `compiled` are paths (`.onnx`, `.keras`, SavedModel) or `ModelProto`s; the figures of a
     `ModelProto` are those of the file it would make. With `masks` (a file or a mapping, as for
-    `maskc.compile`) the reference is the model with these masks applied. `inputs` adds real data, an `.npz`
+    `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
+    model at these input sizes. `inputs` adds real data, an `.npz`
     file or arrays by input name, to the `samples` random ones. `provider` is `cpu`, `cuda` or `auto`.
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.
     """
-    before = frontend.read(reference)
+    before = fixed(frontend.read(reference), shapes)
     after = frontend.read(compiled)
     target = before.model
     if masks is not None:
@@ -269,10 +272,19 @@ def _interface_differences(reference: ModelProto, compiled: ModelProto) -> list[
                     f"and {_type_name(other.elem_type)} in the compiled model."
                 )
             elif what == "input" and type_.shape is not None and other.shape is not None:
-                fixed = [dim if isinstance(dim, int) else None for dim in type_.shape]
-                if fixed != [dim if isinstance(dim, int) else None for dim in other.shape]:
+                sizes, sizes_now = _static(type_.shape), _static(other.shape)
+                if sizes != sizes_now:
                     found.append(f"The shape of input '{name}' differs: {type_.shape} and {other.shape}.")
+                    if len(sizes) == len(sizes_now) and all(
+                        a in (None, b) for a, b in zip(sizes, sizes_now, strict=True)
+                    ):
+                        found[-1] += " If it was compiled with --shape, give the same --shape here."
     return found
+
+
+def _static(shape: Sequence[int | str | None]) -> list[int | None]:
+    """The sizes that are fixed, None for the others."""
+    return [dim if isinstance(dim, int) else None for dim in shape]
 
 
 def _listed(names: Mapping[str, object]) -> str:

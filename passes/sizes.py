@@ -49,9 +49,7 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
     return fixed
 
 
-def _fix_input(
-    value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbols, names: dict[str, str]
-) -> None:
+def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbols, names: dict[str, str]) -> None:
     dims = value.type.tensor_type.shape.dim
     if not value.type.tensor_type.HasField("shape"):
         raise SizeError(f"The number of dimensions of input '{value.name}' is not known, so its sizes cannot be fixed.")

@@ -353,7 +353,7 @@ def test_errors_are_json_too_where_json_is_asked_for(tmp_path: Path) -> None:
 def test_what_was_not_foreseen_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
 
-    def broken(model: onnx.ModelProto) -> None:
+    def broken(model: onnx.ModelProto, adapters: str) -> None:
         raise KeyError("a fault\nof ours")
 
     monkeypatch.setattr("passes.shrink", broken)

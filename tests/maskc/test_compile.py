@@ -154,8 +154,8 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that drops a bias."""
     right = passes.shrink
 
-    def wrong(model: onnx.ModelProto) -> passes.Shrunk:
-        shrunk = right(model)
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy) -> passes.Shrunk:
+        shrunk = right(model, adapters)
         for tensor in shrunk.model.graph.initializer:
             if len(tensor.dims) == 1:
                 tensor.CopyFrom(build.constant(tensor.name, np.zeros(tensor.dims)))
