@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Reshape(Movement):
     """Groups of axes with equal products: kept, merged or split. What is stored stays a product of axis sets."""
 
+    only_picks = True
+
     reason = "regroups the elements of several axes"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -115,6 +117,8 @@ def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, i
 class Expand(Movement):
     """Axes that are not repeated stay as they are."""
 
+    only_picks = True
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         if before is None or after is None:
@@ -124,17 +128,6 @@ class Expand(Movement):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rewriter.set_shape_operand(node, 1, one_is_inferred=False)
-
-
-@register("Tile")
-class Tile(Movement):
-    """Axes that are repeated once."""
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        repeats = int_list(operand(node, 1))
-        if repeats is None:
-            return []
-        return same_axis(node, facts, [(a, a) for a, r in enumerate(repeats) if r == 1])
 
 
 @register("Shape")
