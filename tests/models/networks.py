@@ -166,9 +166,11 @@ def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]],
     return copy, tuple(gates), filled
 
 
-def _converted(model: Any, opset: int) -> Gated:
+def _converted(model: Any, name: str) -> Gated:
+    """The gated network through maskc's own way in, the vectors of the gates as inputs beside the image."""
     import tensorflow as tf
-    import tf2onnx
+
+    from maskc.frontend.tensorflow import TensorFlowModel
 
     copy, gates, filled = gated(model)
     image = tf.TensorSpec(copy.inputs[0].shape, tf.float32, name="image")
@@ -178,10 +180,9 @@ def _converted(model: Any, opset: int) -> Gated:
         with filled(dict(zip([gate.name for gate in gates], masks, strict=True))):
             return copy(x, training=False)
 
-    function = tf.function(call, input_signature=[image, *vectors], jit_compile=False)
-    graph, _ = tf2onnx.convert.from_function(function, input_signature=[image, *vectors], opset=opset)
-    graph.ir_version = 8
-    return Gated(graph, gates)
+    function = tf.function(call, input_signature=[image, *vectors], jit_compile=False).get_concrete_function()
+    names = ("image", *(gate.name for gate in gates))
+    return Gated(TensorFlowModel(name, copy, function, function, names, ("scores",)).to_onnx(), gates)
 
 
 def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
@@ -203,13 +204,13 @@ def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
     return copy, to_onnx(copy)
 
 
-def load(name: str, cache: Path, *, opset: int = 17, **options: Any) -> Gated:
+def load(name: str, cache: Path, **options: Any) -> Gated:
     """A network of `keras.applications`, or of this module: converted once, then read from `cache`."""
     import tensorflow as tf
     import tf2onnx
 
     source = Path(__file__).read_bytes()
-    key = hashlib.sha256(source + repr((name, opset, options, tf.__version__, tf2onnx.__version__)).encode())
+    key = hashlib.sha256(source + repr((name, options, tf.__version__, tf2onnx.__version__)).encode())
     path = cache / f"{name}-{key.hexdigest()[:16]}.onnx"
     if not path.exists():
         import keras
@@ -218,7 +219,7 @@ def load(name: str, cache: Path, *, opset: int = 17, **options: Any) -> Gated:
         build = _OWN.get(name) or functools.partial(getattr(keras.applications, name), weights=None)
         model = build(**options)
         randomise(model)
-        made = _converted(model, opset)
+        made = _converted(model, name)
         partial = path.with_suffix(".partial")
         onnx.helper.set_model_props(made.model, {"gates": json.dumps([vars(gate) for gate in made.gates])})
         onnx.save(made.model, partial)
