@@ -1,0 +1,237 @@
+"""LSTM, GRU and RNN: a contraction of the data at each step, and one of the state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+#: activations that leave zero as it is
+_ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}
+
+
+class Recurrent(Op):
+    """Data [.., .., features], weights [ways, gates · units, features], recurrent weights [ways, gates · units, units].
+
+    The weights shrink with the features that are stored. A hidden unit is kept for the sake of whoever reads it, other
+    units included. A unit whose candidate gets nothing and whose state begins at zero is zero at all times.
+
+    Source: ONNX operator specification, LSTM, GRU and RNN.
+    """
+
+    gates = 1
+    #: which gate makes the candidate of the new state
+    candidate = 0
+    #: activations per way
+    functions = 1
+    #: inputs that hold the state at the beginning, and the peepholes, if the operator has any
+    states: tuple[int, ...] = (5,)
+    peepholes: int | None = None
+
+    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
+        """Whether the input weights are an initializer and the sizes fit together."""
+        weights = operand(node, 1)
+        if weights is None or not is_constant(weights) or operand(node, 2) is None:
+            return False
+        _, rows, features = weights.shape
+        units = [facts.size(t, len(shape_of(t) or ()) - 1) for t in node.outputs if not t.is_empty()]
+        return facts.size(node.inputs[0], 2) == features and set(units) == {rows // self.gates}
+
+    @staticmethod
+    def is_constant(node: gs.Node) -> bool:
+        """Whether all weights and biases are initializers: only then are units told apart."""
+        return all(is_constant(t) for i in (1, 2, 3, 7) if (t := operand(node, i)) is not None)
+
+    def units(self, node: gs.Node) -> int:
+        """Number of hidden units."""
+        return int(node.inputs[1].shape[1]) // self.gates
+
+    def _per_gate(self, node: gs.Node, facts: Facts, index: int) -> Array:
+        """Weights as [ways, gates, units, columns]."""
+        values = facts.value(node.inputs[index])
+        return values.reshape(values.shape[0], self.gates, self.units(node), -1)
+
+    def _hidden(self, node: gs.Node) -> list[tuple[int, int]]:
+        """Outputs with the axis along which their units lie."""
+        ranks = (len(shape_of(t) or ()) for t in node.outputs)
+        return [(o, rank - 1) for o, rank in enumerate(ranks) if rank]
+
+    # -- forward ---------------------------------------------------------------------------------------------------
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        if not self.is_understood(node, facts) or not self.is_constant(node):
+            return
+        zero = self._zero(node, facts)
+        if zero.any():
+            for output, axis in self._hidden(node):
+                yield output, axis, Known(zero, np.zeros(zero.size, node.outputs[output].dtype or np.float32))
+
+    def _zero(self, node: gs.Node, facts: Facts) -> Mask:
+        """Units that are zero at all times."""
+        zero = np.ones(self.units(node), bool)
+        names = [str(n).lower() for n in node.attrs.get("activations", [])]
+        spared = [n for i, n in enumerate(names) if i % self.functions or self.functions == 1]  # the first is a gate's
+        if not set(spared) <= _ODD:
+            return ~zero
+        for state in self.states:
+            tensor = operand(node, state)
+            if tensor is not None:
+                zero &= facts.zero(tensor, 2)
+        data = self._per_gate(node, facts, 1)[:, self.candidate][:, :, ~facts.zero(node.inputs[0], 2)]
+        zero &= ~(data != 0).any(axis=(0, 2))
+        bias = operand(node, 3)
+        if bias is not None:
+            halves = facts.value(bias).reshape(-1, 2, self.gates, zero.size)
+            zero &= ~(halves[:, :, self.candidate] != 0).any(axis=(0, 1))
+        state = (self._per_gate(node, facts, 2)[:, self.candidate] != 0).any(axis=0)  # [units, units before]
+        while (fed := zero & state[:, ~zero].any(axis=1)).any():
+            zero &= ~fed
+        return zero
+
+    # -- backward --------------------------------------------------------------------------------------------------
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        if not self.is_understood(node, facts):
+            return
+        live = [facts.live(node.outputs[o], axis) for o, axis in self._hidden(node)]
+        kept = self._kept(node, facts, np.asarray(np.logical_or.reduce(live)))
+        yield 0, 2, self._features(node, facts, kept)
+        for state in self.states:
+            yield state, 2, kept
+
+    def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
+        """These units, and all that they depend on through the state."""
+        if not self.is_constant(node):
+            return np.ones(wanted.size, bool)
+        influence = (self._per_gate(node, facts, 2) != 0).any(axis=(0, 1)) & ~self._zero(node, facts)
+        kept = wanted.copy()
+        while (more := influence[kept].any(axis=0) & ~kept).any():
+            kept |= more
+        return kept
+
+    def _features(self, node: gs.Node, facts: Facts, units: Mask) -> Mask:
+        """Features that these units depend on."""
+        return np.asarray((self._per_gate(node, facts, 1)[:, :, units] != 0).any(axis=(0, 1, 2)))
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        if not asked or not self.is_understood(node, facts) or not self.is_constant(node):
+            return {}
+        whole = np.ones(self.units(node), bool)
+        wanted = [asked.get(key, whole) for key in self._hidden(node)]
+        kept = self._kept(node, facts, np.asarray(np.logical_or.reduce(wanted)))
+        if not kept.any():
+            kept[0] = True
+        return dict.fromkeys(self._hidden(node), kept)
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        if not self.is_understood(node, facts):
+            return {}
+        kept = next(iter(stored.values()), np.ones(self.units(node), bool))
+        need = self._features(node, facts, kept)
+        known, bias = facts.known(node.inputs[0], 2), operand(node, 3)
+        if known is not None:
+            need = need & ~(known.mask if bias is None or is_constant(bias) else facts.zero(node.inputs[0], 2))
+        flops = 2.0 * self._steps(node) * self.gates * float(kept.sum())
+        demands = {
+            (0, 2): Demand(need, flexible=True, flops=flops, reason="needs a feature, and knows no bias for more")
+        }
+        for state in self.states:
+            if operand(node, state) is not None:
+                demands[state, 2] = Demand(kept, reason="begins with the state of the units that it keeps")
+        return demands
+
+    # -- rewriting -------------------------------------------------------------------------------------------------
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        facts, before = rewriter.facts, rewriter.before
+        if not self.is_understood(before, facts):
+            return
+        seen = rewriter.seen(node, 0, 2)
+        masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
+        kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
+        features = np.ones(before.inputs[1].shape[2], bool) if seen is None else seen
+        if kept.all() and features.all():
+            return
+        rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept)[..., features]))
+        bias = self._bias(before, facts, features)
+        if bias is not None:
+            rewriter.set_input(node, 3, rewriter.constant("bias", self._cut(bias, kept)))
+        if kept.all():
+            return
+        rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r, kept)[..., kept]))
+        if operand(before, 7) is not None:
+            rewriter.set_input(node, 7, rewriter.moved(before.inputs[7], lambda p: self._cut(p, kept)))
+        node.attrs["hidden_size"] = int(kept.sum())
+
+    @staticmethod
+    def _cut(values: Array, kept: Mask) -> Array:
+        """The rows of kept units, of every gate: axis 1 of [ways, several · units, ...]."""
+        return values[:, np.resize(kept, values.shape[1])]
+
+    def _bias(self, node: gs.Node, facts: Facts, features: Mask) -> Array | None:
+        """The bias with what the features add that are constant and not there; None where there is none."""
+        weights, bias = facts.value(node.inputs[1]), operand(node, 3)
+        if bias is not None and not is_constant(bias):
+            return None
+        known = facts.known(node.inputs[0], 2)
+        rows = weights.shape[1]
+        old = np.zeros((weights.shape[0], 2 * rows)) if bias is None else facts.value(bias).astype(np.float64)
+        gone = np.zeros(features.size, bool) if known is None else known.mask & ~features & (known.value != 0)
+        if known is not None and gone.any():
+            old[:, :rows] += weights[..., gone].astype(np.float64) @ known.value[gone].astype(np.float64)
+        elif bias is None:
+            return None
+        return old.astype(weights.dtype)
+
+    # -- cost ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _steps(node: gs.Node) -> int:
+        """Positions for one example: dimensions that are not static count as 1."""
+        shape = shape_of(node.inputs[0]) or ()
+        product = 1
+        for dim in shape[:2]:
+            product *= dim if isinstance(dim, int) else 1
+        return product
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """At every step `gates · units · (features + units)` MACs in each way.
+
+        FLOPs: two for each of these, less one for each of the two sums, two that add the biases, and two more for the
+        activation of every gate and what it is combined with.
+        """
+        shape = shape_of(node.inputs[1]) or ()
+        if len(shape) != 3 or not all(isinstance(d, int) for d in shape):
+            return sum(volume(t) for t in node.outputs), 0
+        ways, rows, features = (d for d in shape if isinstance(d, int))
+        width = features + rows // self.gates
+        gates = self._steps(node) * ways * rows
+        return gates * (2 * width + 2), gates * width
+
+
+@register("RNN")
+class RNN(Recurrent):
+    """One gate, which is the new state."""
+
+
+@register("GRU")
+class GRU(Recurrent):
+    """Update and reset gate, then the candidate."""
+
+    gates, candidate, functions = 3, 2, 2
+
+
+@register("LSTM")
+class LSTM(Recurrent):
+    """Input, output and forget gate, then the candidate; the cell is a second state."""
+
+    gates, candidate, functions = 4, 3, 3
+    states = (5, 6)

@@ -1,0 +1,222 @@
+"""LSTM, GRU and RNN: input weights shrink with the data, hidden units go when nothing depends on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.passes.text import Array, compiled, model, operators, random, weight
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+CANDIDATE = {"LSTM": 3, "GRU": 2, "RNN": 0}
+KEEP = np.array([1, 0, 1, 1, 0, 0], np.float32)
+
+
+def network(
+    op: str,
+    attributes: str = "",
+    *,
+    ways: int = 1,
+    shift: float = 0.0,
+    bias: bool = True,
+    keep: Array = KEEP,
+    states: str = "",
+    units: int = 5,
+    opset: int = 14,
+    batch_major: bool = False,
+    weights: dict[str, Array] | None = None,
+    read: str = "y = Identity(h)",
+    outputs: str = "h",
+    signature: str = "(float[T,B,6] x) => (float[A,C,D,E] y)",
+) -> onnx.ModelProto:
+    g = GATES[op]
+    attributes = f"hidden_size = {units}" + (f", {attributes}" if attributes else "")
+    constants: dict[str, Any] = {
+        "k": keep,
+        "c": (1 - keep) * shift,
+        "w": random(ways, g * units, 6) * 0.5,
+        "r": random(ways, g * units, units, seed=1) * 0.5,
+    }
+    if bias:
+        constants["b"] = random(ways, 2 * g * units, seed=2) * 0.3
+    constants |= weights or {}
+    operands = f"a, w, r, {'b' if bias else ''}{states}".rstrip(" ,")
+    body = f"m = Mul(x, k) a = Add(m, c) {outputs} = {op} <{attributes}> ({operands}) {read}"
+    return model(signature, body, opset, **constants)
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_input_weights_shrink_with_the_data(op: str, shift: float, bias: bool, direction: str) -> None:
+    """Zeros go, other constants go into the bias: in either direction."""
+    ways = 2 if direction == "bidirectional" else 1
+    result = compiled(network(op, f'direction = "{direction}"', ways=ways, shift=shift, bias=bias))
+    assert weight(result, op).shape == (ways, GATES[op] * 5, 3)
+    assert weight(result, op, 2).shape == (ways, GATES[op] * 5, 5)
+    assert not result.report.held
+
+
+@pytest.mark.parametrize("linear", [0, 1])
+def test_bias_of_a_gru_whose_reset_comes_late(linear: int) -> None:
+    """The constants belong to the half of the bias that the reset gate leaves alone."""
+    result = compiled(network("GRU", f"linear_before_reset = {linear}", shift=1.3))
+    assert weight(result, "GRU").shape == (1, 15, 3)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_batch_major(op: str) -> None:
+    """The reference evaluator and ONNX Runtime's CPU provider may lack it: compare the weights instead."""
+    source = network(op, "layout = 1")
+    from passes import shrink
+
+    result = shrink(source)
+    assert weight(result, op).shape == (1, GATES[op] * 5, 3)
+    assert np.array_equal(weight(result, op), weight_of(source, "w")[..., KEEP > 0])
+
+
+def weight_of(source: onnx.ModelProto, name: str) -> Array:
+    return onnx.numpy_helper.to_array(next(t for t in source.graph.initializer if t.name == name))
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.4])
+def test_data_that_is_constant_altogether_keeps_one_feature(shift: float) -> None:
+    """ONNX Runtime reads uninitialised memory when its input has no features."""
+    result = compiled(network("LSTM", keep=np.zeros(6, np.float32), shift=shift))
+    assert weight(result, "LSTM").shape[2] >= 1
+
+
+def test_features_that_all_units_ignore_are_not_computed() -> None:
+    w = random(1, 20, 6)
+    w[:, :, [0, 3]] = 0
+    source = model(
+        "(float[T,B,4] x) => (float[T,1,B,5] y)",
+        "a = MatMul(x, v) y, h = LSTM<hidden_size = 5>(a, w, r)",
+        14,
+        v=random(4, 6),
+        w=w,
+        r=random(1, 20, 5) * 0.4,
+    )
+    result = compiled(source)
+    assert weight(result, "MatMul").shape == (4, 4)
+    assert weight(result, "LSTM").shape == (1, 20, 4)
+
+
+def with_states(op: str) -> tuple[str, str]:
+    """Operands behind the bias, and the inputs that they are."""
+    names = {"LSTM": ("s", "c0", "p"), "GRU": ("s",), "RNN": ("s",)}[op]
+    return ", , " + ", ".join(names), names[0]
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_units_that_nothing_depends_on(op: str) -> None:
+    """Unread, and no other unit is fed by them: gone with their rows, columns, biases, states and peepholes."""
+    g, units = GATES[op], 5
+    r = (random(1, g * units, units, seed=1) * 0.5).reshape(1, g, units, units)
+    r[:, :, [0, 2, 4], 1] = 0  # units 0, 2 and 4 are not fed by 1 and 3
+    r[:, :, [0, 2, 4], 3] = 0
+    v = random(units, 3)
+    v[[1, 3, 4]] = 0  # unit 4 is not read, but it feeds others
+    weights = {"r": r.reshape(1, -1, units), "v": v}
+    weights |= {"s": random(1, 2, units, seed=7)}
+    if op == "LSTM":
+        weights |= {"c0": random(1, 2, units, seed=8), "p": random(1, 3 * units, seed=9)}
+    states = {"LSTM": ", , s, c0, p", "GRU": ", , s", "RNN": ", , s"}[op]
+    source = network(
+        op,
+        weights=weights,
+        states=states,
+        read="y = MatMul(h, v)",
+        signature="(float[T,2,6] x) => (float[A,C,D,3] y)",
+    )
+    result = compiled(source)
+    assert weight(result, op, 2).shape == (1, 3 * g, 3)
+    assert weight(result, op, 5).shape == (1, 2, 3)
+    if op == "LSTM":
+        assert weight(result, op, 7).shape == (1, 9)
+    node = next(n for n in result.model.graph.node if n.op_type == op)
+    assert next(a.i for a in node.attribute if a.name == "hidden_size") == 3
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("fed", [False, True])
+def test_units_that_are_zero_at_all_times(op: str, fed: bool) -> None:
+    """A candidate without weights leaves the state at zero, unless another unit feeds it."""
+    g, units = GATES[op], 5
+    w = (random(1, g * units, 6) * 0.5).reshape(1, g, units, 6)
+    r = (random(1, g * units, units, seed=1) * 0.5).reshape(1, g, units, units)
+    b = (random(1, 2 * g * units, seed=2) * 0.3).reshape(1, 2, g, units)
+    for array in (w, r):
+        array[:, CANDIDATE[op], [1, 3]] = 0
+    b[:, :, CANDIDATE[op], [1, 3]] = 0
+    r[:, CANDIDATE[op], 1, 3] = 0.5  # a zero unit feeds a zero unit
+    if fed:
+        r[:, CANDIDATE[op], 3, 0] = 0.5
+    weights = {"w": w.reshape(1, -1, 6), "r": r.reshape(1, -1, units), "b": b.reshape(1, -1), "v": random(units, 3)}
+    source = network(op, weights=weights, read="y = MatMul(h, v)", signature="(float[T,B,6] x) => (float[A,C,D,3] y)")
+    result = compiled(source)
+    kept = 5 if fed else 3
+    assert weight(result, op, 2).shape == (1, kept * g, kept)
+
+
+def test_a_sigmoid_of_nothing_is_not_zero() -> None:
+    """Other activations than the usual ones make something of a candidate of zero."""
+    w, r, b = random(1, 5, 6), random(1, 5, 5, seed=1), random(1, 10, seed=2)
+    for array in (w, r):
+        array[:, 1] = 0
+    b[:, [1, 6]] = 0
+    weights = {"w": w, "r": r, "b": b, "v": random(5, 3)}
+    source = network(
+        "RNN",
+        'activations = ["Sigmoid"]',
+        weights=weights,
+        read="y = MatMul(h, v)",
+        signature="(float[T,B,6] x) => (float[A,C,D,3] y)",
+    )
+    assert weight(compiled(source), "RNN", 2).shape == (1, 5, 5)
+
+
+def test_masked_units_of_the_last_state() -> None:
+    """A mask behind the network frees no unit that feeds others, and the matrix behind it shrinks."""
+    v = random(5, 3)
+    source = network(
+        "GRU",
+        weights={"v": v, "n": np.array([1, 0, 1, 0, 1], np.float32)},
+        outputs="h, last",
+        read="t = Mul(last, n) y = MatMul(t, v)",
+        signature="(float[T,B,6] x) => (float[A,B,3] y)",
+    )
+    result = compiled(source)
+    assert weight(result, "GRU", 2).shape == (1, 15, 5)
+    assert weight(result, "MatMul").shape == (3, 3)
+
+
+def test_lengths_of_sequences() -> None:
+    """Steps beyond the end stay zero, whatever went into the bias."""
+    source = network(
+        "LSTM", shift=0.9, states=", n", weights={"n": np.array([1, 3, 2], np.int32)},
+        signature="(float[4,3,6] x) => (float[A,C,D,E] y)",
+    )  # fmt: skip
+    assert weight(compiled(source), "LSTM").shape == (1, 20, 3)
+
+
+def test_bias_that_is_computed() -> None:
+    """Constants cannot be added to it: they are put back at the door, and zeros still go."""
+    for shift, features in ((0.0, 3), (0.5, 6)):
+        source = network(
+            "RNN",
+            shift=shift,
+            bias=False,
+            states="b",
+            signature="(float[T,B,6] x, float[1,10] b) => (float[A,C,D,E] y)",
+        )
+        assert weight(compiled(source), "RNN").shape[2] == features
+
+
+def test_no_rule_is_needed_for_what_reads_it() -> None:
+    result = compiled(network("LSTM", outputs="h, last, cell", read="y = Identity(h)"))
+    assert operators(result)[-1] == "LSTM"
