@@ -2,13 +2,38 @@
 
 Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model and `flops_by_mask` its derivative;
 `bind` turns graph inputs (masks, say) into initializers, and `fix_sizes` gives symbolic input sizes a value.
+`find_mask` and its relatives say of one tensor what is worth computing. `register` adds rules for operators of one's
+own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
 from passes.bind import bind
 from passes.cost import count
+from passes.ops import Demand, Elementwise, Known, Link, Linked, Op, register
 from passes.pipeline import Shrunk, shrink
 from passes.policy import Policy
+from passes.queries import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.sensitivity import flops_by_mask
 from passes.sizes import fix_sizes
 
-__all__ = ["Policy", "Shrunk", "bind", "count", "fix_sizes", "flops_by_mask", "shrink"]
+__all__ = [
+    "Analysis",
+    "Demand",
+    "Elementwise",
+    "Known",
+    "Link",
+    "Linked",
+    "Op",
+    "Policy",
+    "Shrunk",
+    "analyse",
+    "bind",
+    "count",
+    "find_input_mask",
+    "find_mask",
+    "find_output_mask",
+    "fix_sizes",
+    "flops_by_mask",
+    "pruned_shape",
+    "register",
+    "shrink",
+]

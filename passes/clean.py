@@ -17,7 +17,7 @@ def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
-    _check_order(model.graph)
+    check_order(model.graph)
     graph = shaped(model)
     fold.drop_identities(graph, keep)
     fold.fold_constants(graph)
@@ -35,7 +35,8 @@ def clean(graph: gs.Graph) -> None:
     fold.share_constants(graph)
 
 
-def _check_order(graph: onnx.GraphProto) -> None:
+def check_order(graph: onnx.GraphProto) -> None:
+    """Raise GraphError, naming the node, where one reads what nothing before it writes or writes what has a value."""
     ready = {v.name for v in graph.input} | {t.name for t in graph.initializer}
     ready |= {t.values.name for t in graph.sparse_initializer} | {""}
     for node in graph.node:

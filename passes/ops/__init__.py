@@ -14,5 +14,6 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     shape,
 )
 from passes.ops.base import Demand, Known, Link, Linked, Op, register, rules
+from passes.ops.elementwise import Elementwise
 
-__all__ = ["Demand", "Known", "Link", "Linked", "Op", "register", "rules"]
+__all__ = ["Demand", "Elementwise", "Known", "Link", "Linked", "Op", "register", "rules"]

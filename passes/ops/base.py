@@ -128,6 +128,8 @@ class Op:
     moves = False
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
+    #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none
+    like = ""
 
     @property
     def understood(self) -> bool:
@@ -277,5 +279,9 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; those of the operator nobody knows if there are none."""
-    domain = node.domain or ""
-    return _RULES.get(("" if domain == "ai.onnx" else domain, node.op), _UNKNOWN).form(node)
+    return rules_of(node.domain or "", node.op).form(node)
+
+
+def rules_of(domain: str, op: str) -> Op:
+    """The rules of an operator by name, those of the operator nobody knows if there are none."""
+    return _RULES.get(("" if domain == "ai.onnx" else domain, op), _UNKNOWN)

@@ -26,6 +26,7 @@ class Elementwise(Linked):
     """
 
     foldable = True
+    like = "Sum"
     reason = "adds or combines channels one by one, and another operand is live there"
     flops_per_element = 1
 
