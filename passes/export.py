@@ -7,21 +7,25 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from passes.shapes import annotated
 from passes.tensors import is_sparse
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
 
-    Sizes of inner tensors are left out: whoever wants them infers them.
+    Sizes of inner tensors are left out, but for those that the source tells and nobody could infer.
     """
     model = _described_as(source)
+    told = annotated(source)
     initializers = {t.name for t in source.graph.initializer}
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
     for tensor in _constants(graph):
         _append(model.graph, tensor)
-    model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
+    for node in graph.nodes:
+        model.graph.node.append(OnnxExporter.export_node(node))
+        model.graph.value_info.extend(_noted(t) for t in node.outputs if t.name in told and t.shape is not None)
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
         model.ir_version = 4
     return model
@@ -41,6 +45,11 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
             model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
     model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
     return model
+
+
+def _noted(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    element = tensor.dtype if isinstance(tensor.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    return onnx.helper.make_tensor_value_info(tensor.name, element, tensor.shape)
 
 
 def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:

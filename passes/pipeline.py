@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from passes import cost, explain, facts, layout, policy, rewrite
 from passes.clean import clean, prepared
 from passes.export import exported
+from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report
 
@@ -37,6 +39,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
         graph = prepared(model)
     with _timed(seconds, "cost"):
         before = cost.count(model)
+    unknown = _without_rules(graph)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
     with _timed(seconds, "layout"):
@@ -50,7 +53,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
         compiled = exported(graph, model)
     with _timed(seconds, "cost"):
         after = cost.count(compiled)
-    notes = _notes(model)
+    notes = [*_notes(model), *unknown]
     if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
         graph = prepared(model)
         masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout())
@@ -67,6 +70,12 @@ def _notes(model: onnx.ModelProto) -> list[str]:
     if fixed and model.ir_version >= 4:
         return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."]
     return []
+
+
+def _without_rules(graph: gs.Graph) -> list[str]:
+    """A sentence about the operators that nobody understands, if there are any."""
+    names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if not rules(n).understood})
+    return [f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}."] if names else []
 
 
 @contextmanager

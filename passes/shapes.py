@@ -48,7 +48,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light.functions.extend(model.functions)
     graph = light.graph
     graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
+    graph.node.extend(_inferable(node) for node in model.graph.node)
+    told = annotated(model)
+    graph.value_info.extend(v for v in model.graph.value_info if v.name in told)
     initializers = {t.name for t in model.graph.initializer}
     graph.input.extend(v for v in model.graph.input if v.name not in initializers)
     graph.output.extend(model.graph.output)
@@ -64,6 +66,25 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for sparse in model.graph.sparse_initializer:
         graph.sparse_initializer.append(sparse)
     return light
+
+
+def annotated(model: onnx.ModelProto) -> set[str]:
+    """Tensors whose shapes cannot be inferred, as onnx does not know what writes them, but are noted in the model."""
+    unknown = {name for n in model.graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
+    return unknown & {v.name for v in model.graph.value_info}
+
+
+def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or one with the same output shapes in place of an operator that onnx does not know."""
+    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+
+    like = rules_of(node.domain, node.op_type).like
+    if not like or onnx.defs.has(node.op_type, node.domain):
+        return node
+    known = onnx.NodeProto()
+    known.CopyFrom(node)
+    known.op_type, known.domain = like, ""
+    return known
 
 
 def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:

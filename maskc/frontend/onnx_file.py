@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.graphs import all_tensors, custom_operators
+from maskc.graphs import all_tensors
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
@@ -145,9 +145,6 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
         check(model if path is None else path)
     except Exception as error:
         model, notes = _without_annotations(model, path, error, what)
-    custom = custom_operators(model)
-    if custom:
-        notes += (f"Custom operators are left as they are, their inputs whole: {', '.join(custom)}.",)
     return model, notes
 
 
