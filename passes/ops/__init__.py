@@ -6,6 +6,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     convolution,
     einsum,
     elementwise,
+    integers,
     movement,
     normalization,
     pooling,

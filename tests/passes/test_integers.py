@@ -1,0 +1,154 @@
+"""Integer operators shrink where channels lie at the zero point, and are exact everywhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.passes.text import Array, compiled, model, random, weight
+
+KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
+
+
+def bytes_(*shape: int, seed: int = 0, signed: bool = False) -> Array:
+    rng = np.random.default_rng(seed)
+    return rng.integers(-90, 90, shape).astype(np.int8) if signed else rng.integers(5, 250, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8])
+def test_dynamic_quantisation_between_mask_and_product(shift: float) -> None:
+    """Its scale is that of the whole tensor, which zeros do not change; other constants stay for its sake."""
+    q = bytes_(8, 12, signed=True)
+    q[:, [2, 5]] = 0
+    source = model(
+        "(float[N,8] x) => (float[N,5] y)",
+        """m = Mul(x, k) a = Add(m, c) p, s, z = DynamicQuantizeLinear(a) h = MatMulInteger(p, q, z)
+        f = Cast<to = 1>(h) t = Mul(s, sw) g = Mul(f, t) r = Relu(g) y = MatMul(r, v)""",
+        opset=13,
+        k=KEEP,
+        c=(1 - KEEP) * shift,
+        q=q,
+        sw=np.float32(0.01),
+        v=random(12, 5),
+    )
+    result = compiled(source)
+    assert weight(result, "MatMulInteger").shape == (5 if shift == 0 else 8, 10)
+    assert weight(result, "MatMul").shape == (10, 5)
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+def test_product_with_zero_points(per_column: bool) -> None:
+    """Zero is the zero point, on either side."""
+    q = bytes_(8, 6)
+    points = np.arange(6, dtype=np.uint8) + 100 if per_column else np.asarray(100, np.uint8)
+    q[:, [1, 3]] = np.broadcast_to(points, 6)[[1, 3]]
+    source = model(
+        "(float[N,8] x) => (float[N,4] y)",
+        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = MatMulInteger(p, q, z, zw) f = Cast<to = 1>(h)
+        g = Mul(f, t) y = MatMul(g, v)""",
+        opset=13,
+        k=KEEP,
+        s=np.float32(0.03),
+        z=np.asarray(117, np.uint8),
+        q=q,
+        zw=points,
+        t=np.float32(0.001),
+        v=random(6, 4),
+    )
+    result = compiled(source)
+    assert weight(result, "MatMulInteger").shape == (5, 4)
+    assert weight(result, "MatMulInteger", 3).shape == ((4,) if per_column else ())
+
+
+def convolutions(shift: float, bias: bool, group: int = 1) -> onnx.ModelProto:
+    q = bytes_(6, 8 // group, 3, 3, seed=4, signed=True)
+    q[[1, 4]] = 0
+    b = np.array([100, 0, -300, 20, 0, 7], np.int32)
+    return model(
+        "(float[N,8,7,7] x) => (float[N,3,7,7] y)",
+        f"""m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z)
+        h = QLinearConv<pads = [1,1,1,1], group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
+        d = DequantizeLinear(h, sy, zy) y = Conv(d, v)""",
+        opset=13,
+        k=KEEP.reshape(1, 8, 1, 1),
+        c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
+        s=np.float32(0.03),
+        z=np.asarray(117, np.uint8),
+        q=q,
+        sw=np.linspace(0.01, 0.02, 6).astype(np.float32),
+        zw=np.zeros(6, np.int8),
+        sy=np.float32(0.1),
+        zy=np.asarray(128, np.uint8),
+        v=random(3, 6, 1, 1),
+        **({"b": b} if bias else {}),
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_quantised_convolution(shift: float, bias: bool) -> None:
+    """Filters of zeros without a bias write the zero point, which is zero behind it."""
+    result = compiled(convolutions(shift, bias))
+    assert weight(result, "QLinearConv", 3).shape == (4, 5 if shift == 0 else 8, 3, 3)
+    assert weight(result, "QLinearConv", 4).shape == (4,)
+    assert weight(result, "Conv").shape == (3, 4, 1, 1)
+
+
+def test_grouped_quantised_convolution_is_left_alone() -> None:
+    assert weight(compiled(convolutions(0.0, True, group=2)), "QLinearConv", 3).shape == (6, 4, 3, 3)
+
+
+def test_quantised_product() -> None:
+    q = bytes_(8, 6, seed=2)
+    q[:, [0, 5]] = 9
+    source = model(
+        "(float[N,8] x) => (float[N,4] y)",
+        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = QLinearMatMul(p, s, z, q, sw, zw, sy, zy)
+        d = DequantizeLinear(h, sy, zy) y = MatMul(d, v)""",
+        opset=13,
+        k=KEEP,
+        s=np.float32(0.03),
+        z=np.asarray(117, np.uint8),
+        q=q,
+        sw=np.float32(0.01),
+        zw=np.asarray(9, np.uint8),
+        sy=np.float32(0.2),
+        zy=np.asarray(30, np.uint8),
+        v=random(6, 4),
+    )
+    result = compiled(source)
+    assert weight(result, "QLinearMatMul", 3).shape == (5, 4)
+
+
+def test_integer_convolution() -> None:
+    q = bytes_(6, 8, 3, 3)
+    q[[2, 3]] = 128
+    source = model(
+        "(float[N,8,7,7] x) => (float[N,3,5,5] y)",
+        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = ConvInteger(p, q, z, zw) f = Cast<to = 1>(h)
+        g = Mul(f, t) y = Conv(g, v)""",
+        opset=13,
+        k=KEEP.reshape(1, 8, 1, 1),
+        s=np.float32(0.03),
+        z=np.asarray(117, np.uint8),
+        q=q,
+        zw=np.asarray(128, np.uint8),
+        t=np.float32(0.001),
+        v=random(3, 6, 1, 1),
+    )
+    result = compiled(source)
+    assert weight(result, "ConvInteger").shape == (4, 5, 3, 3)
+    assert weight(result, "Conv").shape == (3, 4, 1, 1)
+
+
+def test_nothing_but_zeros_keeps_one_channel() -> None:
+    source = model(
+        "(float[N,8] x) => (float[N,6] y)",
+        "m = Mul(x, k) p, s, z = DynamicQuantizeLinear(m) h = MatMulInteger(p, q, z) f = Cast<to = 1>(h) y = Mul(f, s)",
+        opset=13,
+        k=np.zeros(8, np.float32),
+        q=bytes_(8, 6),
+    )
+    result = compiled(source)
+    assert all(0 not in t.dims for t in result.model.graph.initializer)
