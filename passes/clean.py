@@ -7,18 +7,19 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import fold, fuse, quantized
+from passes import fold, fuse, quantized, reorder
 from passes.errors import GraphError
 from passes.shaped import shaped
 
 
 def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
-    """The graph of a model with constants folded, identities gone and shapes on every tensor.
+    """The graph of a model with constants folded, identities gone, shuffles as indices and shapes on every tensor.
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
     check_order(model.graph)
     graph = shaped(model)
+    reorder.reorder(graph)
     fold.drop_identities(graph, keep)
     fold.fold_constants(graph)
     fold.drop_unused(graph)

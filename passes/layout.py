@@ -8,6 +8,7 @@ back at its door by an adapter.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -266,22 +267,27 @@ class _Planner:
         """Cost of narrowing what the producer reads, where its inputs hold more for others anyway."""
         total = 0.0
         output = _position(node, tensor)
-        for i, a in rules(node).carries(node, self.facts, output, axis):
-            source = node.inputs[i]
-            if is_constant(source) or self.facts.size(source, a) != stored.size:
-                continue
-            if (self.facts.live(source, a) & ~stored).any():
+        for source, held in self._arriving(node, output, axis, stored.size):
+            if (held & ~stored).any():
                 total += self.price * float(stored.sum()) * volume(source) / stored.size
         return total
 
     def _sources(self, node: gs.Node, tensor: gs.Tensor, axis: int, must: Mask, size: int) -> list[Mask]:
         """What the producer's inputs hold anyway."""
         output = _position(node, tensor)
-        return [
-            must | self.facts.live(node.inputs[i], a)
-            for i, a in rules(node).carries(node, self.facts, output, axis)
-            if not is_constant(node.inputs[i]) and self.facts.size(node.inputs[i], a) == size
-        ]
+        return [must | held for _, held in self._arriving(node, output, axis, size)]
+
+    def _arriving(self, node: gs.Node, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, Mask]]:
+        """Inputs as wide as the output, with the output slices that come from what is live there."""
+        for i, a in rules(node).carries(node, self.facts, output, axis):
+            source = node.inputs[i]
+            if is_constant(source) or self.facts.size(source, a) != size:
+                continue
+            live = self.facts.live(source, a)
+            for link in self.facts.links(node):
+                if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
+                    live = live if link.source is None or link.split else live[link.source] & (link.source >= 0)
+            yield source, live
 
     def _unit(self, tensor: gs.Tensor, axis: int) -> float:
         """FLOPs of computing one more slice, with what that needs upstream."""

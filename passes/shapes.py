@@ -95,27 +95,54 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
 
 
 def _name_reshaped(graph: onnx.GraphProto) -> bool:
-    """Name or size the one unknown dimension of a Reshape that its input determines; whether any was found."""
+    """Name or size the one unknown dimension of a Reshape that its input determines; whether any was found.
+
+    Inference gives an unknown dimension a name of its own, which is replaced wherever it stands.
+    """
     values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
+    renamed: dict[str, Dim] = {}
     initializers = {t.name: list(t.dims) for t in graph.initializer}
     found = False
     for node in graph.node:
         if node.op_type not in ("Reshape", "Flatten") or not node.output or node.output[0] not in values:
             continue
         source, target = values.get(node.input[0]), values[node.output[0]]
-        before = dims_of(source) if source is not None else initializers.get(node.input[0])
-        after = dims_of(target)
-        if not before or not after or after.count(None) != 1:
+        before = _renamed(dims_of(source) if source is not None else initializers.get(node.input[0]), renamed)
+        after = _renamed(dims_of(target), renamed)
+        if not before or not after:
             continue
-        dim = _missing(before, [d for d in after if d is not None])
+        made_up = [d for d in after if isinstance(d, str) and d.startswith("unk__") and d not in {*given, *before}]
+        unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
+        if len(unknown) != 1:
+            continue
+        dim = _missing(before, [d for a, d in enumerate(after) if a != unknown[0]])
         if dim is not None:
-            proto = target.type.tensor_type.shape.dim[after.index(None)]
-            if isinstance(dim, int):
-                proto.dim_value = dim
-            else:
-                proto.dim_param = dim
             found = True
+            if made_up:
+                renamed[made_up[0]] = dim
+            _set(target.type.tensor_type.shape.dim[unknown[0]], dim)
+    for value in values.values() if renamed else ():
+        for proto in value.type.tensor_type.shape.dim:
+            if proto.dim_param in renamed:
+                _set(proto, _renamed([proto.dim_param], renamed)[0])
     return found
+
+
+def _renamed(dims: list[Dim] | None, names: dict[str, Dim]) -> list[Dim]:
+    result = list(dims or ())
+    for a, dim in enumerate(result):
+        while isinstance(dim, str) and dim in names:
+            dim = names[dim]
+        result[a] = dim
+    return result
+
+
+def _set(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
+    if isinstance(dim, int):
+        proto.dim_value = dim
+    else:
+        proto.dim_param = dim or ""
 
 
 def _missing(before: list[Dim], after: list[Dim]) -> Dim:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from passes.affine import Affine
     from passes.facts import Facts
     from passes.fuse import Fuser
+    from passes.ops.arrangement import Arrangement
     from passes.patterns import Pattern
     from passes.quantized import Quantized
     from passes.rewrite import Rewriter
@@ -108,6 +109,14 @@ class Op:
         """The input that is output 0 as it is, None if the node changes something."""
         return None
 
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        """Where the elements of output 0 come from, given that for input 0; None if it cannot be said."""
+        return None
+
+    def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
+        """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
+        return False
+
     def affine(self, node: gs.Node) -> Affine | None:
         """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
         return None
@@ -126,6 +135,8 @@ class Op:
 
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
+    #: whether the operator only puts the elements of input 0 into another shape or order
+    arranges = False
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
     #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none

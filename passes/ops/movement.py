@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
+from passes.ops.arrangement import Arrangement, reshaped, transposed
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
 from passes.patterns import Pattern, combined
 from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
@@ -78,6 +79,11 @@ def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list
 class Transpose(Movement):
     """Axes in another order."""
 
+    arranges = True
+
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        return transposed(places, self._perm(node, sum(block.axes for block in places)))
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if shape is None:
@@ -100,6 +106,12 @@ class Transpose(Movement):
 @register("Squeeze", "Unsqueeze")
 class Squeeze(Movement):
     """Axes of size 1 come or go; the others keep their order."""
+
+    arranges = True
+
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        return None if before is None or after is None else reshaped(places, before, after)
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])

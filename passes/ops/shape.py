@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.ops.arrangement import Arrangement, reshaped
 from passes.ops.base import Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
@@ -28,6 +29,18 @@ class Reshape(Movement):
     only_picks = True
 
     reason = "regroups the elements of several axes"
+    arranges = True
+
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        return None if before is None or after is None else reshaped(places, before, after)
+
+    def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
+        if node.op != "Reshape" or node.attrs.get("allowzero", 0):
+            return False
+        before, shape = shape_of(node.inputs[0]) or (), shape_of(source) or ()
+        copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
+        return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
