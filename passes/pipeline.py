@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, explain, facts, layout, policy, rewrite
+from passes import cost, explain, facts, layout, padding, policy, rewrite
 from passes.clean import clean, prepared
 from passes.export import exported
 from passes.ops import rules
@@ -37,6 +37,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         graph = prepared(model)
+        merged = padding.merged(graph)
     with _timed(seconds, "cost"):
         before = cost.count(model)
     unknown = _without_rules(graph)
@@ -50,6 +51,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
         rewrite.apply(graph, found, plan)
     with _timed(seconds, "clean"):
         clean(graph)
+        padding.keep_apart(graph, merged)
         compiled = exported(graph, model)
     with _timed(seconds, "cost"):
         after = cost.count(compiled)

@@ -63,7 +63,7 @@ class Gated:
 
 
 def randomise(model: Any, seed: int = 0) -> None:
-    """Biases and BatchNormalization as after training: shifts of every size, statistics of some data."""
+    """Biases, scales and statistics as after training: nothing is zero or one, and signals keep their size."""
     rng = np.random.default_rng(seed)
     norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
     for variable in model.weights:
@@ -74,18 +74,16 @@ def randomise(model: Any, seed: int = 0) -> None:
             variable.assign(rng.uniform(0.6, 1.4, shape))
         elif name in ("beta", "bias"):
             variable.assign(rng.normal(size=shape) * 0.3)
-    if not norms:
-        return
+    for layer in model.layers:
+        if type(layer).__name__ == "LayerScale":
+            layer.gamma.assign(rng.uniform(0.2, 0.6, layer.gamma.shape))  # 1e-6 would hide what the block computes
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model(rng.normal(size=(8, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
+    if norms:  # the statistics of noise: those of a deep network far from them would blow its signals up
+        model(rng.normal(size=(32, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
-        variance = np.asarray(layer.moving_variance)
-        shift = rng.normal(size=variance.shape) * 0.3 * np.sqrt(variance)
-        layer.moving_mean.assign(layer.moving_mean + shift)
-        layer.moving_variance.assign(variance * rng.uniform(0.7, 1.4, variance.shape))
 
 
 def _groups(model: Any) -> dict[str, str]:

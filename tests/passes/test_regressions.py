@@ -270,3 +270,22 @@ def test_second_output_of_dropout_as_output_of_the_graph() -> None:
     w = np.random.default_rng(0).normal(size=(5, 2))
     w[[1, 3]] = 0
     at_every_price(graph(text, keep=np.array([1, 0, 1, 1.0]).reshape(4, 1), w=w))
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17])
+def test_padding_that_only_a_maximum_still_reads(opset: int) -> None:
+    """ONNX Runtime merges zeros that nobody else reads into the pooling, where they count as minus infinity."""
+    pads = "<pads = [0,0,1,1,0,0,1,1]> (b)" if opset < 11 else "(b, pads)"
+    text = """(float[N,3,5,5] x) => (float[N,8,3,3] y) {
+        a = Conv(x, w)
+        b = Sub(a, twenty)
+        c = Pad %s
+        d = MaxPool <kernel_shape = [3,3], strides = [2,2]> (c)
+        e = AveragePool <kernel_shape = [3,3], strides = [2,2]> (c)
+        f = Mul(e, keep)
+        y = Add(d, f)
+    }"""
+    constants = {"w": (8, 3, 1, 1), "twenty": np.full((1,), 20.0), "keep": np.zeros((8, 1, 1))}
+    if opset >= 11:
+        constants["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    check(graph(text % pads, opset, **constants))
