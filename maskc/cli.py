@@ -135,6 +135,14 @@ Shape = Annotated[
         show_default=False,
     ),
 ]
+Rules = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE.py",
+        help="Rules for custom operators, see docs/custom-operators.md; may be given several times.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -179,6 +187,7 @@ def compile(
             )
         ),
     ] = Adapters.auto,
+    rules: Rules = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,
@@ -199,8 +208,10 @@ def compile(
     Example: maskc compile model_dir -o small.onnx
     """
     from maskc.compiler import compile_file, default_output
+    from maskc.rules import load
     from maskc.sizes import parse
 
+    load(rules or ())
     target = output or default_output(model)
     result = compile_file(
         model, target, masks, shapes=parse(shape or ()), adapters=adapters.value, verify=verify, report=report
@@ -305,7 +316,7 @@ def verify(
 
 
 @app.command(epilog=EXIT_CODES)
-def flops(model: Model, masks: Masks = None, shape: Shape = None, as_json: Json = False, debug: Debug = False) -> None:
+def flops(model: Model, masks: Masks = None, shape: Shape = None, rules: Rules = None, as_json: Json = False, debug: Debug = False) -> None:
     """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
 
     Counts are for one example; sizes that are not known count as 1, and
@@ -315,8 +326,10 @@ def flops(model: Model, masks: Masks = None, shape: Shape = None, as_json: Json 
     Example: maskc flops model.onnx
     """
     from maskc.compiler import flops as run
+    from maskc.rules import load
     from maskc.sizes import parse
 
+    load(rules or ())
     cost = run(model, masks, shapes=parse(shape or ()))
     if as_json:
         from maskc.report.compilation import plain

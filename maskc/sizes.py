@@ -41,9 +41,7 @@ def _size(word: str, text: str) -> int | str | None:
     except ValueError:
         if text.isidentifier():
             return text
-        raise InputError(
-            f"The shape '{word}' cannot be read: '{text}' is neither a number nor a name."
-        ) from None
+        raise InputError(f"The shape '{word}' cannot be read: '{text}' is neither a number nor a name.") from None
 
 
 def fixed(source: Source, shapes: Shapes | None) -> Source:

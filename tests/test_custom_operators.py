@@ -1,0 +1,137 @@
+"""docs/custom-operators.md: its examples run, from the shell as well, and their rules are exact."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from passes import shrink
+from passes.ops import base
+from tests.maskc import build
+from tests.maskc.command import maskc, refused
+from tests.passes.text import random
+
+PAGE = (Path(__file__).parent.parent / "docs" / "custom-operators.md").read_text()
+FILES: dict[str, str] = dict(re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", PAGE, re.S))
+
+
+class Turned(OpRun):  # type: ignore[misc]
+    op_domain = "com.example"
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x[:, ::-1],)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The files of the page in a directory of their own; what they register is forgotten afterwards."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(base, "_RULES", dict(base._RULES))
+    yield tmp_path
+    sys.modules.pop("my_rules", None)
+
+
+def turned(annotated: bool = False) -> onnx.ModelProto:
+    """x[n,4] → MatMul, mask over 8 channels, Turned, MatMul → y[n,3]."""
+    nodes = [
+        build.node("MatMul", "x w", "a"),
+        build.node("Mul", "a mask", "b"),
+        build.node("Add", "b bias", "c"),
+        build.node("Turned", "c", "d", domain="com.example"),
+        build.node("MatMul", "d v", "y"),
+    ]
+    weights = [
+        build.weight("w", 4, 8),
+        build.weight("v", 8, 3),
+        build.weight("bias", 8),
+        build.constant("mask", [1, 0, 0, 1, 0, 0, 0, 1]),
+    ]
+    notes = [build.value("d", ["n", 8])] if annotated else []
+    return build.model(
+        nodes,
+        [build.value("x", ["n", 4])],
+        [build.value("y", ["n", 3])],
+        weights,
+        domains=["com.example"],
+        value_info=notes,
+    )
+
+
+def weight_shapes(model: onnx.ModelProto) -> list[list[int]]:
+    return sorted(list(t.dims) for t in model.graph.initializer if len(t.dims) == 2)
+
+
+def assert_same(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    for batch in (1, 3):
+        x = random(batch, 4, seed=batch)
+        (wanted,), (got,) = (ReferenceEvaluator(m, new_ops=[Turned]).run(None, {"x": x}) for m in (source, result))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    onnx.checker.check_model(result, full_check=True)
+
+
+def test_the_page_has_the_files_it_speaks_of() -> None:
+    assert list(FILES) == ["my_rules.py", "example.py", "turned.py"]
+
+
+def test_the_example() -> None:
+    exec(compile(FILES["example.py"], "example.py", "exec"), {})
+
+
+def test_a_linked_operator() -> None:
+    source = turned()
+    whole = shrink(source)
+    assert_same(source, whole.model)
+    exec(compile(FILES["turned.py"], "turned.py", "exec"), {})
+    result = shrink(source)
+    assert result.report.held == () and result.report.notes == ()
+    assert weight_shapes(result.model) == [[3, 3], [4, 3]]
+    assert_same(source, result.model)
+
+
+def test_shapes_that_only_a_note_tells_are_taken_and_kept() -> None:
+    """Without rules the operator's output is whole, and its noted shape serves what is behind it."""
+    source = turned(annotated=True)
+    result = shrink(source)
+    assert_same(source, result.model)
+    assert [v.name for v in result.model.graph.value_info] == ["d"]
+    assert result.report.before.flops == shrink(result.model).report.before.flops > shrink(turned()).report.before.flops
+    exec(compile(FILES["turned.py"].replace('like = "Identity"', ""), "turned.py", "exec"), {})
+    narrow = shrink(source)
+    assert weight_shapes(narrow.model) == [[3, 3], [4, 3]]
+    assert_same(source, narrow.model)
+    assert narrow.model.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value == 3
+
+
+def test_rules_from_the_shell(directory: Path) -> None:
+    source = build.save(turned(), directory / "m.onnx")
+    before = json.loads(maskc("compile", source, "--json").stdout)
+    assert "com.example.Turned" in " ".join(before["notes"])
+    result = maskc("compile", source, "--rules", "turned.py", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["held"] == [] and told["notes"] == []
+    assert told["after"]["params"] < before["after"]["params"]
+    assert maskc("flops", source, "--rules", "turned.py").exit_code == 0
+    assert_same(onnx.load(source), onnx.load(told["output"]))
+
+
+def test_files_of_rules_that_cannot_be_used(directory: Path) -> None:
+    source = build.save(turned(), directory / "m.onnx")
+    refused(maskc("compile", source, "--rules", "none.py"), 2, "none.py does not exist")
+    (directory / "rules.txt").write_text("import passes\n")
+    refused(maskc("compile", source, "--rules", "rules.txt"), 2, "rules.txt", ".py")
+    (directory / "bad.py").write_text("import passes\npasses.nothing()\n")
+    refused(maskc("flops", source, "--rules", "bad.py"), 2, "bad.py", "AttributeError")
+    assert not (directory / "m.compiled.onnx").exists()
