@@ -316,7 +316,14 @@ def verify(
 
 
 @app.command(epilog=EXIT_CODES)
-def flops(model: Model, masks: Masks = None, shape: Shape = None, rules: Rules = None, as_json: Json = False, debug: Debug = False) -> None:
+def flops(
+    model: Model,
+    masks: Masks = None,
+    shape: Shape = None,
+    rules: Rules = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
 
     Counts are for one example; sizes that are not known count as 1, and
