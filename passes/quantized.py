@@ -82,7 +82,7 @@ class Quantized(gs.Constant):  # type: ignore[misc]
     def _with(self, name: str, stored: gs.Constant, chosen: Array, attrs: Mapping[str, object]) -> Quantized:
         """The same scales and zero points, those `chosen`."""
         scale, zero = (
-            None if t is None else gs.Constant(t.name, np.asarray(t.values).reshape(-1)[chosen])
+            None if t is None else gs.Constant(t.name, np.asarray(np.asarray(t.values).reshape(-1)[chosen]))
             for t in (self.scale, self.zero)
         )
         assert scale is not None

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from tests.generators import quantised
 from tests.generators.builder import Array, Builder, Dim, Network, Sym, Value, derived, size
 
 Step = Callable[[Builder, Value], "Value | None"]
@@ -1118,10 +1119,24 @@ def recurrent(b: Builder, v: Value) -> Value | None:
     x = b.transpose(v, [1, 0, 2])
     w = weight(b, [ways, gates * hidden, v.channels], v.channels, outputs=1, inputs=2)
     r = b.normal(ways, gates * hidden, hidden, scale=0.4)
-    operands = [b.const(w, w.dtype), b.const(r, r.dtype)]
-    if b.flip(0.7):
-        operands.append(b.const(b.normal(ways, 2 * gates * hidden, scale=0.3), b.numpy_type))
+    vector = b.normal(ways, 2 * gates * hidden, scale=0.3)
+    if b.flip(0.4):  # units without a candidate, or without a way to others
+        live = b.keep(hidden)
+        for array, columns in ((w, v.channels), (r, hidden), (vector, 1)):
+            last = array.reshape(ways, -1, gates, hidden, columns)[:, :, -1]
+            last *= live[:, None]
+        r.reshape(ways, gates, hidden, hidden)[:, :, b.keep(hidden)] *= b.keep(hidden)
+    operands = [b.const(w, w.dtype), b.const(r, r.dtype), b.const(vector, b.numpy_type) if b.flip(0.7) else ""]
+    if b.flip(0.3) and x.shape[1] == 1:
+        b.sharp = False
+        operands += ["", b.const(b.normal(ways, 1, hidden) * b.keep(hidden), b.numpy_type)]
+        if op == "LSTM" and b.flip(0.6):
+            operands += [b.const(b.normal(ways, 1, hidden), b.numpy_type), b.const(b.normal(ways, 3 * hidden))]
     attributes = {"linear_before_reset": 1} if op == "GRU" and b.flip(0.5) else {}
+    if b.flip(0.2):  # the last state only
+        b.sharp = False
+        name = b.raw(op, [x, *operands], 2, hidden_size=hidden, direction=direction, **attributes)[1]
+        return b.transpose(Value(name, (ways, x.shape[1], hidden), 2), [1, 0, 2])
     name = b.raw(op, [x, *operands], hidden_size=hidden, direction=direction, **attributes)[0]
     y = Value(name, (x.shape[0], ways, x.shape[1], hidden), 3)
     if ways == 1:
@@ -1215,24 +1230,6 @@ def function(b: Builder, v: Value) -> Value | None:
     imports = [helper.make_opsetid("", b.opset)]
     b.functions.append(helper.make_function("local", "Gate", ["x", "k"], ["y"], nodes, imports))
     return b.like("Gate", v, b.per_channel(v, b.normal(v.channels)), domain="local")
-
-
-def quantised(b: Builder, v: Value) -> Value | None:
-    """A product whose weights are int8 behind DequantizeLinear, per channel or not."""
-    if b.dtype != TensorProto.FLOAT or v.axis != v.rank - 1 or v.rank < 2 or b.opset < 13:
-        return None
-    m = b.some(1, 6)
-    w = b.weights.integers(-60, 60, size=(v.channels, m)).astype(np.int8)
-    if b.flip(0.5):
-        w = w * b.keep(m).astype(np.int8)
-    b.sharp = False
-    if b.flip(0.5):
-        scale, zero, axis = b.positive(m) * 0.02, np.zeros(m, np.int8), 1
-    else:
-        scale, zero, axis = b.positive(1)[0] * 0.02, np.array(b.pick((0, 3)), np.int8), None
-    operands = [b.const(w, np.int8), b.const(scale, np.float32), b.const(zero, np.int8)]
-    name = b.raw("DequantizeLinear", operands, axis=axis)[0]
-    return b.op("MatMul", [v, name], [*v.shape[:-1], m], v.rank - 1)
 
 
 def several_outputs(b: Builder, v: Value) -> Value | None:
@@ -1358,7 +1355,11 @@ _STEPS: dict[Step, int] = {
     append_constant: 3,
     crossing: 2,
     function: 1,
-    quantised: 2,
+    quantised.product: 2,
+    quantised.convolution: 2,
+    quantised.pair: 2,
+    quantised.dynamic: 1,
+    quantised.integer_convolution: 1,
     custom: 1,
 }
 _IMAGES: dict[Step, int] = {
@@ -1403,7 +1404,11 @@ _SEQUENCES: dict[Step, int] = {
     rms_norm: 3,
     tied: 3,
     products: 2,
-    quantised: 2,
+    quantised.product: 2,
+    quantised.convolution: 2,
+    quantised.pair: 2,
+    quantised.dynamic: 1,
+    quantised.integer_convolution: 1,
     join: 3,
     softmax: 2,
 }
