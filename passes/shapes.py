@@ -19,10 +19,10 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     GraphError when shapes contradict each other.
     """
     light = _without_weights(model)
-    for value in [*light.graph.input, *light.graph.output]:
+    for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:  # how some exporters write a size that is not known
-                dim.ClearField("dim_value")
+            if dim.dim_value < 0 or (dim.dim_param and not symbol_of(dim)):
+                dim.Clear()
     for number, value in enumerate(light.graph.input):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:
@@ -32,6 +32,11 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         if not _name_reshaped(light.graph):
             break
     return light
+
+
+def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
+    return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:

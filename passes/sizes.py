@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx
 
 from passes.errors import SizeError
-from passes.shapes import inferred
+from passes.shapes import inferred, symbol_of
 from passes.tensors import Dim
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
@@ -63,7 +63,7 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
             continue
         if stated:
             raise SizeError(f"Axis {axis} of input '{value.name}' has size {dim.dim_value} and cannot become {size}.")
-        symbol = dim.dim_param
+        symbol = symbol_of(dim)
         if isinstance(size, str):
             if symbol and names.setdefault(symbol, size) != size:
                 raise SizeError(f"The size '{symbol}' cannot be called both '{names[symbol]}' and '{size}'.")

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from passes import fix_sizes
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
 
@@ -289,3 +290,21 @@ def test_padding_that_only_a_maximum_still_reads(opset: int) -> None:
     if opset >= 11:
         constants["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
     check(graph(text % pads, opset, **constants))
+
+
+def test_question_marks_for_different_sizes() -> None:
+    """Some exporters call every size they do not know "?"; two of them need not be equal."""
+    source = graph(
+        "(float[N,4,H,W] x) => (float[N,3,H,W] y) { a = Conv(x, w)  b = Mul(a, none)  c = Add(b, t)  y = Sigmoid(c) }",
+        w=(3, 4, 1, 1),
+        none=np.zeros((3, 1, 1)),
+        t=(3, 1, 1),
+    )
+    for value in (*source.graph.input, *source.graph.output):
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            dim.dim_param = "?"
+    x = np.zeros((2, 4, 5, 7), np.float32)
+    check(source, cases=[{"x": x}])
+    fixed = fix_sizes(source, {"x": (2, 4, 5, 7)})
+    assert [d.dim_value for d in fixed.graph.output[0].type.tensor_type.shape.dim] == [2, 3, 5, 7]
+    check(fixed, cases=[{"x": x}])
