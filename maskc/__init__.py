@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
 
 if TYPE_CHECKING:
-    from maskc.compiler import compile, flops
+    from maskc.compiler import compile, explain, flops
     from maskc.equivalence import verify
 
 __version__ = "0.1.0"
@@ -30,11 +30,17 @@ __all__ = [
     "UnavailableError",
     "__version__",
     "compile",
+    "explain",
     "flops",
     "verify",
 ]
 
-_HOMES = {"compile": "maskc.compiler", "flops": "maskc.compiler", "verify": "maskc.equivalence"}
+_HOMES = {
+    "compile": "maskc.compiler",
+    "explain": "maskc.compiler",
+    "flops": "maskc.compiler",
+    "verify": "maskc.equivalence",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -143,6 +143,15 @@ Rules = Annotated[
         show_default=False,
     ),
 ]
+Adapting = Annotated[
+    Adapters,
+    typer.Option(
+        help=(
+            "Where an operator must see channels that are constant: put them back there if that is cheaper than "
+            "computing them, put them back wherever it saves FLOPs, or compute them."
+        )
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -178,15 +187,7 @@ def compile(
     ] = None,
     masks: Masks = None,
     shape: Shape = None,
-    adapters: Annotated[
-        Adapters,
-        typer.Option(
-            help=(
-                "Where an operator must see channels that are constant: put them back there if that is cheaper than "
-                "computing them, put them back wherever it saves FLOPs, or compute them."
-            )
-        ),
-    ] = Adapters.auto,
+    adapters: Adapting = Adapters.auto,
     rules: Rules = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
@@ -313,6 +314,39 @@ def verify(
         if as_json:
             print(f"Error: {result.reasons[0]}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command(epilog=EXIT_CODES)
+def explain(
+    model: Model,
+    masks: Masks = None,
+    shape: Shape = None,
+    adapters: Adapting = Adapters.auto,
+    rules: Rules = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which operators hold masked channels that would stay, why, and what to do.
+
+    Takes what compile takes, and writes nothing.
+
+    Example: maskc explain model_dir
+    """
+    from maskc.compiler import explain as run
+    from maskc.rules import load
+    from maskc.sizes import parse
+
+    load(rules or ())
+    result = run(model, masks, shapes=parse(shape or ()), adapters=adapters.value)
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if as_json:
+        told = result.to_json()
+        _print_json({key: told[key] for key in ("model", "channels", "masked", "held", "notes", "warnings")})
+        return
+    from maskc.report.terminal import console, show_explanation
+
+    show_explanation(result, console())
 
 
 @app.command(epilog=EXIT_CODES)

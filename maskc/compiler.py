@@ -143,6 +143,21 @@ def flops(
         raise InputError(f"{source.name}: {error}") from error
 
 
+def explain(
+    model: str | os.PathLike[str] | ModelProto,
+    masks: Masks | None = None,
+    *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
+) -> CompileReport:
+    """Find what would hold masked channels, without writing or verifying anything.
+
+    The arguments are those of `compile`. The report's `held` names, for every masked channel that would stay, the
+    operator that holds it, why, and what would let it go. Raises as `compile` does.
+    """
+    return compile(model, masks, shapes=shapes, adapters=adapters).report
+
+
 def _compile(
     source: Source,
     masks: Masks | None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,16 +11,23 @@ import onnx_graphsurgeon as gs
 from passes.facts import Facts
 from passes.layout import Layout
 from passes.ops import rules
+from passes.policy import Policy
 from passes.report import Held, MaskedAxis
-from passes.tensors import Mask, is_constant, shape_of
+from passes.subgraphs import subgraphs
+from passes.tensors import Mask, describe, is_constant, shape_of
+from passes.writers import writers
 
 
-def explain(graph: gs.Graph, facts: Facts, layout: Layout) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
-    """Masked axes and held channels, in the order of the graph.
+def explain(
+    graph: gs.Graph, facts: Facts, layout: Layout, adapters: Policy = "auto"
+) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
+    """Masked axes and held channels, in the order of the graph; `adapters` is the policy of the layout.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """
-    masked, held = [], []
+    masked: list[MaskedAxis] = []
+    held: list[Held] = []
+    holders = {describe(node): node for node in reversed(graph.nodes)}
     for node in graph.nodes:
         if rules(node).moves:
             continue
@@ -33,7 +41,9 @@ def explain(graph: gs.Graph, facts: Facts, layout: Layout) -> tuple[tuple[Masked
                     continue
                 stays = born & layout.stays(tensor.name, axis, born.size)
                 masked.append(MaskedAxis(tensor.name, axis, born.size, int(born.sum()), int((born & ~stays).sum())))
-                held += _holders(layout, tensor, axis, stays)
+                for item in _held(facts, layout, holders, tensor, axis, stays):
+                    advice = _advice(holders.get(item.node), item, adapters)
+                    held.append(replace(item, advice=advice))
     return tuple(masked), tuple(held)
 
 
@@ -49,13 +59,29 @@ def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, mask: 
     return inherited
 
 
-def _holders(layout: Layout, tensor: gs.Tensor, axis: int, stays: Mask) -> list[Held]:
+def _held(
+    facts: Facts, layout: Layout, holders: dict[str, gs.Node], tensor: gs.Tensor, axis: int, stays: Mask
+) -> Iterator[Held]:
+    """The channels that stay, by what holds them and who else writes them there."""
     why = layout.reason.get((tensor.name, axis), np.full(stays.size, -1))
-    groups: dict[int, list[int]] = defaultdict(list)
-    for channel in np.flatnonzero(stays):
-        groups[int(why[channel])].append(int(channel))
-    found = []
-    for number, channels in groups.items():
-        node, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
-        found.append(Held(tensor.name, axis, tuple(channels), node, op, reason))
-    return found
+    for number in dict.fromkeys(why[stays].tolist()):
+        channels = np.flatnonzero(stays & (why == number))
+        label, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
+        holder = holders.get(label)
+        for writer, some in writers(holder, facts, tensor, axis, channels):
+            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer)
+
+
+def _advice(holder: gs.Node | None, held: Held, adapters: Policy) -> str:
+    """What a person can do so that the channels go; "" where nothing is known to help."""
+    if held.written_by:
+        return "share the mask or mask both"
+    if held.op == "output":
+        return "an output keeps its size: take the channels out of it where the model is made"
+    if holder is not None and subgraphs(holder):
+        return "masks do not reach into subgraphs: choose the branch, or unroll the loop, before exporting"
+    if holder is not None and not rules(holder).understood:
+        return "give the operator a rule (docs/custom-operators.md), or put the mask behind it"
+    if adapters == "always":
+        return ""
+    return "compile with `--adapters always` to have the constants put back there and not computed"

@@ -46,7 +46,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
     with _timed(seconds, "explain"):
-        masked, held = explain.explain(graph, found, plan)
+        masked, held = explain.explain(graph, found, plan, adapters)
     with _timed(seconds, "rewrite"):
         rewrite.apply(graph, found, plan)
     with _timed(seconds, "clean"):
@@ -58,7 +58,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     notes = [*_notes(model), *unknown]
     if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
         graph = prepared(model)
-        masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout())
+        masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
         clean(graph)
         compiled = exported(graph, model)
         after = cost.count(compiled)

@@ -44,7 +44,11 @@ class MaskedAxis:
 
 @dataclass(frozen=True)
 class Held:
-    """Masked channels that are still computed, and the operator that holds them."""
+    """Masked channels that are still computed, the operator that holds them, and why.
+
+    `written_by` is the operator or input that gives the holder's other operand these channels, if that is the reason;
+    `advice` says what would let them go.
+    """
 
     tensor: str
     axis: int
@@ -52,6 +56,8 @@ class Held:
     node: str
     op: str
     reason: str
+    written_by: str = ""
+    advice: str = ""
 
 
 @dataclass(frozen=True)

@@ -77,18 +77,32 @@ def show_cost(cost: Cost, out: Console) -> None:
     out.print(f"Parameters: {cost.params:,}")
 
 
+def show_explanation(report: CompileReport, out: Console) -> None:
+    """What holds the masked channels that stay, and what to do about it."""
+    held = sum(len(item.channels) for item in report.held)
+    if not report.masked:
+        out.print("No channel is masked.")
+    elif not held:
+        out.print(f"All {report.channels_masked:,} masked channels go; nothing holds any of them.")
+    else:
+        out.print(f"Masked channels: {report.channels_masked:,}, of which {held:,} stay:")
+    for line in held_lines(report.held):
+        out.print(line, markup=False, soft_wrap=True)
+    _show_notes(report.notes, out)
+
+
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
-    """One line per tensor and reason, naming the channels and the operator that holds them."""
+    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do."""
+    groups: dict[tuple[str, str, str], list[Held]] = {}
     for item in held:
-        count = len(item.channels)
-        if item.op == "output":
-            holder = f"it {item.reason}"
-        elif item.op:
-            holder = f"held by {item.op} '{item.node}', which {item.reason}"
-        else:
-            holder = item.reason
-        channels = f"{count} channel{'s' * (count > 1)} ({ranges(item.channels)})"
-        yield f"'{item.tensor}' axis {item.axis}, {channels}: {holder}"
+        groups.setdefault((item.op, item.node, item.reason), []).append(item)
+    for (op, node, reason), items in groups.items():
+        yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
+        for item in items:
+            count = len(item.channels)
+            written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
+            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
+            yield f"  {what}: {written}{item.advice}".rstrip(": ")
 
 
 def ranges(channels: Sequence[int]) -> str:
