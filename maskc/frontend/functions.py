@@ -1,7 +1,9 @@
-"""Functions that TensorFlow keeps as calls in a frozen graph, inlined."""
+"""TensorFlow's functions: what freezing them leaves behind, and what it takes away."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -31,3 +33,23 @@ def inlined(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
             function.attr.pop(mark, None)
     with tf.Graph().as_default():
         return tf_optimize(inputs, outputs, graph)
+
+
+@contextlib.contextmanager
+def captures_kept(function: Any) -> Iterator[None]:
+    """Give a concrete function back what it captures.
+
+    tf2onnx takes lookup tables away from the function that it freezes, and since TensorFlow 2.13 does not return them;
+    the function could not be run any more.
+    """
+    captures = function.graph.function_captures
+    kept = [(table, dict(table)) for table in (captures.by_val_internal, captures.by_val_external)]
+    inputs = list(function._captured_inputs)
+    try:
+        yield
+    finally:
+        for table, content in kept:
+            table.clear()
+            for key, value in content.items():
+                table[key] = value
+        function._captured_inputs = inputs

@@ -68,6 +68,7 @@ class TensorFlowModel:
         when an operator has no ONNX form that tf2onnx knows.
         """
         model = _convert(self)
+        _shape_outputs(model, self)
         _name_dimensions(model)
         foreign = _foreign_operators(model)
         if foreign:
@@ -160,6 +161,9 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
 
+    # Its last optimizer takes half a minute for one attention layer; products are converted as such to begin with.
+    passes = {name: step for name, step in optimizer._get_optimizers().items() if name != "einsum_optimizer"}
+
     def converted(careful: bool) -> ModelProto:
         # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
         # same bytes.
@@ -171,17 +175,18 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 opset=OPSET,
                 input_names=inputs,
                 output_names=outputs,
-                custom_op_handlers=operators.handlers(),
+                custom_op_handlers=operators.handlers(tables),
                 initialized_tables=tables,
                 tensors_to_rename=renamed,
             )
-        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful)
+        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=passes)
         model: ModelProto = optimized.make_model(source.name)
         return model
 
     try:
         with quiet(), _quiet_stderr(), tf.device("/CPU:0"):
-            frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
+            with functions.captures_kept(source.function):
+                frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
             frozen = functions.inlined(frozen, inputs, outputs)
             try:
                 model = converted(careful=False)
@@ -217,6 +222,19 @@ def _foreign_operators(model: ModelProto) -> str:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         phrases.append(f"operator {operator} in layer '{layer}'{more}")
     return ", ".join(phrases) + " has no ONNX form here" if phrases else ""
+
+
+def _shape_outputs(model: ModelProto, source: TensorFlowModel) -> None:
+    """Give outputs the shape that the function declares, where tf2onnx lost it: ONNX asks for one."""
+    declared = dict(zip(source.outputs, (tensor.shape for tensor in source.function.outputs), strict=False))
+    for value in model.graph.output:
+        tensor, shape = value.type.tensor_type, declared.get(value.name)
+        if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
+            tensor.shape.SetInParent()
+            for size in shape:
+                dim = tensor.shape.dim.add()
+                if size is not None:
+                    dim.dim_value = size
 
 
 def _name_dimensions(model: ModelProto) -> None:

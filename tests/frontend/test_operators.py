@@ -56,3 +56,12 @@ def test_groups_of_a_convolution(keras: Any, rank: int, layout: str, padding: st
         [keras.Input(shape), layer(8, 3, groups=2, padding=padding, data_format=layout, bias_initializer="uniform")]
     )
     assert converted(model)["Conv"] == 1
+
+
+def test_a_layer_that_keras_cannot_run_is_named(keras: Any) -> None:
+    from maskc.errors import InputError
+    from maskc.frontend.keras import to_onnx
+
+    layer = keras.layers.Lambda(lambda x: x @ keras.ops.ones((5, 2)), output_shape=(2,))
+    with pytest.raises(InputError, match="layer Lambda: .* 4 and 5"):
+        to_onnx(keras.Sequential([keras.Input((4,)), layer]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskc.frontend.operators.registry import constant, converts, make, replace
+import numpy as np
+
+from maskc.frontend.operators.registry import constant, converts, elementwise, make, replace
 
 
 @converts("Erfc")
@@ -14,25 +16,87 @@ def erfc(graph: Any, node: Any) -> None:
     The second is the form of gelu that ONNX Runtime knows as one operator.
     """
     x = node.input[0]
-    one = constant(graph, 1, like=x)
+    one = constant(graph, 1, graph.get_dtype(x))
     product = node.inputs[0]
-    negated = (
-        next((i for i, n in enumerate(product.inputs) if n.type == "Neg"), None) if product.type == "Mul" else None
-    )
-    if negated is None:
-        result = make(graph, "Sub", [one, make(graph, "Erf", [x], like=x)], like=x)
-    else:
-        factors = list(product.input)
-        factors[negated] = product.inputs[negated].input[0]
-        z = make(graph, "Mul", factors, like=x)
-        result = make(graph, "Add", [make(graph, "Erf", [z], like=x), one], like=x)
-    replace(graph, node, result)
+    negated = [i for i, factor in enumerate(product.inputs) if factor.type == "Neg"] if product.type == "Mul" else []
+    if not negated:
+        replace(
+            graph, node, make(graph, "Sub", [one, elementwise(graph, "Erf", x)], graph.get_shape(x), graph.get_dtype(x))
+        )
+        return
+    factors = list(product.input)
+    factors[negated[0]] = product.inputs[negated[0]].input[0]
+    z = make(graph, "Mul", factors, graph.get_shape(x), graph.get_dtype(x))
+    replace(graph, node, elementwise(graph, "Add", elementwise(graph, "Erf", z), one))
 
 
 @converts("Expm1")
 def expm1(graph: Any, node: Any) -> None:
     """`exp(x) − 1 = tanh(x/2) · (exp(x) + 1)`, which keeps its digits where x is small."""
     x = node.input[0]
-    half = make(graph, "Mul", [x, constant(graph, 0.5, like=x)], like=x)
-    more = make(graph, "Add", [make(graph, "Exp", [x], like=x), constant(graph, 1, like=x)], like=x)
-    replace(graph, node, make(graph, "Mul", [make(graph, "Tanh", [half], like=x), more], like=x))
+    half = elementwise(graph, "Mul", x, constant(graph, 0.5, graph.get_dtype(x)))
+    more = elementwise(graph, "Add", elementwise(graph, "Exp", x), constant(graph, 1, graph.get_dtype(x)))
+    replace(graph, node, elementwise(graph, "Mul", elementwise(graph, "Tanh", half), more))
+
+
+@converts("Log1p")
+def log1p(graph: Any, node: Any) -> None:
+    """`log(1 + x) = x · log(u) / (u − 1)` with u = 1 + x as it is rounded, and x where u is 1.
+
+    D. Goldberg, What every computer scientist should know about floating-point arithmetic, theorem 4.
+    """
+    from onnx import TensorProto
+
+    x = node.input[0]
+    one = constant(graph, 1, graph.get_dtype(x))
+    u = elementwise(graph, "Add", x, one)
+    tiny = make(graph, "Equal", [u, one], graph.get_shape(x), TensorProto.BOOL)
+    difference = elementwise(graph, "Sub", u, one)
+    safe = make(graph, "Where", [tiny, one, difference], graph.get_shape(x), graph.get_dtype(x))
+    log = elementwise(graph, "Log", u)
+    near = elementwise(graph, "Mul", x, elementwise(graph, "Div", log, safe))
+    large = make(graph, "Greater", [x, one], graph.get_shape(x), TensorProto.BOOL)  # infinity among them
+    rounded = make(graph, "Where", [large, log, near], graph.get_shape(x), graph.get_dtype(x))
+    replace(graph, node, make(graph, "Where", [tiny, x, rounded], graph.get_shape(x), graph.get_dtype(x)))
+
+
+@converts("Xlogy", "Xdivy", "MulNoNan")
+def zero_wins(graph: Any, node: Any) -> None:
+    """`x · log(y)`, `x / y` and `x · y`, which are 0 where the factor (of MulNoNan the second) is 0."""
+    from onnx import TensorProto
+
+    x, y = node.input
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    factor = y if node.type == "MulNoNan" else x
+    zero = constant(graph, 0, graph.get_dtype(x))
+    other = elementwise(graph, "Log", y) if node.type == "Xlogy" else y
+    product = make(graph, "Div" if node.type == "Xdivy" else "Mul", [x, other], shape, dtype)
+    silent = make(graph, "Equal", [factor, zero], graph.get_shape(factor), TensorProto.BOOL)
+    replace(graph, node, make(graph, "Where", [silent, zero, product], shape, dtype))
+
+
+@converts("Inv")
+def inverse(graph: Any, node: Any) -> None:
+    """The reciprocal."""
+    replace(graph, node, elementwise(graph, "Reciprocal", node.input[0]))
+
+
+@converts("Bucketize")
+def bucketize(graph: Any, node: Any) -> None:
+    """The number of boundaries that are not above x; for NaN, all of them, as in TensorFlow."""
+    from onnx import TensorProto
+
+    x = node.input[0]
+    boundaries = np.asarray(node.get_attr_value("boundaries"), np.float32)
+    shape, dtype = graph.get_shape(x), graph.get_dtype(x)
+    wide = None if shape is None else [*shape, len(boundaries)]
+    if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        x = make(graph, "Cast", [x], shape, TensorProto.FLOAT, to=TensorProto.FLOAT)
+    column = make(
+        graph, "Unsqueeze", [x, constant(graph, [-1])], None if shape is None else [*shape, 1], graph.get_dtype(x)
+    )
+    below = make(graph, "Less", [column, constant(graph, boundaries, graph.get_dtype(x))], wide, TensorProto.BOOL)
+    reached = make(graph, "Not", [below], wide, TensorProto.BOOL)
+    counted = make(graph, "Cast", [reached], wide, TensorProto.INT32, to=TensorProto.INT32)
+    total = make(graph, "ReduceSum", [counted, constant(graph, [-1])], shape, TensorProto.INT32, keepdims=0)
+    replace(graph, node, total)
