@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.shapes import annotated
+from passes import defaults
 from passes.tensors import is_sparse
 
 
@@ -18,9 +19,10 @@ def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     """
     model = _described_as(source)
     told = annotated(source)
-    initializers = {t.name for t in source.graph.initializer}
+    initializers = {t.name for t in source.graph.initializer} - defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
+    defaults.restore(model, source)
     for tensor in _constants(graph):
         _append(model.graph, tensor)
     for node in graph.nodes:

@@ -63,9 +63,10 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized
         return None
     if any(isinstance(t.dtype, int) for t in operands.values()):
         return None
-    size = _result_size(node)
     # an operand with other readers stays for them, and the result would come on top of it
-    if size > max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values() if len(t.outputs) == 1)):
+    room = max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values() if len(t.outputs) == 1))
+    size = _result_size(node)
+    if size > room:
         return None
     if any(isinstance(t, Quantized) for t in operands.values()):
         result = _still_quantized(node, opset)
@@ -77,8 +78,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized
         return None
     if any(_static(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
         return None  # the reference implementation is wrong about some operators
-    total = sum(int(np.prod(t.shape)) for t in operands.values())
-    return results if sum(r.size for r in results) <= max(SMALL, total) else None
+    return results if sum(r.size for r in results) <= room else None
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, explain, facts, layout, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite
 from passes.clean import clean, prepared
 from passes.export import exported
+from passes.inline import inlined
 from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report
@@ -35,6 +36,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     seconds: dict[str, float] = {}
+    model = inlined(model)
     with _timed(seconds, "prepare"):
         graph = prepared(model)
         merged = padding.merged(graph)
@@ -67,11 +69,8 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:
-    names = {t.name for t in model.graph.initializer}
-    fixed = [v.name for v in model.graph.input if v.name in names]
-    if fixed and model.ir_version >= 4:
-        return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."]
-    return []
+    fixed = defaults.fixed(model)
+    return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
 
 
 def _without_rules(graph: gs.Graph) -> list[str]:

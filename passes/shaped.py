@@ -7,8 +7,10 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from passes import defaults
 from passes.export import outlined
 from passes.fold import fold_constants
+from passes.inline import inlined
 from passes.shapes import INFERRED, annotate, inferred
 from passes.tensors import Array
 
@@ -19,6 +21,7 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other.
     """
+    model = inlined(defaults.opened(model))
     graph = _imported(model)
     annotate(graph, inferred(model))
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold

@@ -80,11 +80,12 @@ def annotated(model: onnx.ModelProto) -> set[str]:
 
 
 def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node, or one with the same output shapes in place of an operator that onnx does not know."""
+    """The node, or one with the same output shapes in place of an operator whose shapes onnx does not know."""
     from passes.ops.base import rules_of  # the rules themselves ask about shapes
 
     like = rules_of(node.domain, node.op_type).like
-    if not like or onnx.defs.has(node.op_type, node.domain):
+    known_to_onnx = onnx.defs.has(node.op_type, node.domain)
+    if not like or (known_to_onnx and onnx.defs.get_schema(node.op_type).has_type_and_shape_inference_function):
         return node
     known = onnx.NodeProto()
     known.CopyFrom(node)
