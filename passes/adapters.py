@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.names import Names
 from passes.patterns import Pattern
 from passes.tensors import Array, Dim, Index, Mask, shape_of
+from passes.ties import Tied
 
 
 class Adapters:
@@ -58,6 +59,28 @@ class Adapters:
             wider = self._append(tensor, axis, self._constant("fill", vector))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
+
+    def follow(
+        self, fitted: gs.Tensor, source: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, tied: Tied
+    ) -> gs.Tensor:
+        """`fitted` with what follows from the representatives that `source` stores, where it holds zeros for it."""
+        key = ("follow", fitted.name, source.name)
+        if key not in self._made:
+            missing, place = (tied.mask & want & ~have)[want], np.cumsum(have) - 1
+            shape, current = [-1 if a == axis else 1 for a in range(rank)], fitted
+            for number, rep in enumerate(tied.reps):
+                factor = np.where(missing, tied.coef[want, number], 0).astype(source.dtype).reshape(shape)
+                if factor.any():
+                    picked = self._gather(source, axis, place[[rep]])
+                    scaled = self._node(
+                        "Mul", [picked, self._constant("factor", factor)], f"{fitted.name}_scaled", source
+                    )
+                    current = self._node("Add", [current, scaled], f"{fitted.name}_followed", source)
+            shift = np.where(missing, tied.shift[want], 0).astype(source.dtype).reshape(shape)
+            if shift.any():
+                current = self._node("Add", [current, self._constant("shift", shift)], f"{fitted.name}_shifted", source)
+            self._made[key] = current
+        return self._made[key]
 
     @staticmethod
     def _pad_at_ends(have: Mask, want: Mask) -> tuple[int, int] | None:

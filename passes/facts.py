@@ -5,6 +5,7 @@ Both are found by one sweep over the nodes with the operators' own rules; nothin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from passes.ops.base import Known, merge
 from passes.patterns import Pattern, combined, uniform
 from passes.subgraphs import captured
 from passes.tensors import Array, Mask, is_constant, size_of
+from passes.ties import Tied
 
 AxisKnown = dict[int, Known]
 AxisMask = dict[int, Mask]
@@ -28,12 +30,15 @@ class Facts:
     `constant[name][axis]` says which slices are constant; an absent entry says nothing is known. `pattern[name]` holds
     channels that are known maps though not uniform. `read[name]` says
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
+    `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below.
     """
 
     opset: int
     pattern: dict[str, Pattern] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
+    tied: dict[tuple[str, int], Tied] = field(default_factory=dict)
+    bound: dict[str, float] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
@@ -94,6 +99,17 @@ class Facts:
         """The elements of an initializer."""
         return np.asarray(tensor.values)
 
+    def lowest(self, tensor: gs.Tensor) -> float:
+        """A bound that no element of the tensor is below, -inf if none is known."""
+        if not is_constant(tensor):
+            return self.bound.get(tensor.name, -math.inf)
+        if tensor.name not in self.bound:
+            values = self.value(tensor)
+            usable = values.size > 0 and values.dtype.kind in "fiu"
+            lowest = float(values.min()) if usable else -math.inf
+            self.bound[tensor.name] = lowest if lowest == lowest else -math.inf
+        return self.bound[tensor.name]
+
     def uniform(self, tensor: gs.Tensor) -> Array | None:
         """The one value (shape []) that all elements of an initializer have, None if they differ."""
         if not is_constant(tensor):
@@ -121,7 +137,9 @@ class Facts:
             return np.zeros(size, bool)
         live = self.read[tensor.name].get(axis, np.ones(size, bool))
         constant = self.constants(tensor, axis)
-        return live if constant is None else live & ~constant
+        live = live if constant is None else live & ~constant
+        tied = self.tied.get((tensor.name, axis))
+        return live if tied is None else tied.required(live)
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
@@ -167,6 +185,14 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
                 facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
         for output, pattern in rules(node).maps(node, facts):
             _keep(facts, node.outputs[output], pattern)
+        lowest = rules(node).lowest(node, facts)
+        if lowest > -math.inf:
+            facts.bound[node.outputs[0].name] = lowest
+        for output, axis, tied in rules(node).ties(node, facts):
+            constant = facts.constants(node.outputs[output], axis)
+            left = tied if constant is None else tied.without(constant)
+            if left is not None:
+                facts.tied[node.outputs[output].name, axis] = left
 
 
 def _keep(facts: Facts, tensor: gs.Tensor, pattern: Pattern) -> None:

@@ -19,6 +19,7 @@ from passes.ops import rules
 from passes.ops.base import Demand, Sets
 from passes.subgraphs import captured
 from passes.tensors import Dim, Index, Mask, describe, is_constant, present, shape_of, volume
+from passes.ties import Tied
 
 # An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
 # as long as 32 multiply-adds of a convolution or matrix product.
@@ -234,19 +235,23 @@ class _Planner:
             return np.ones(size, bool)
         constant = self.facts.constants(tensor, axis)
         constant = np.zeros(size, bool) if constant is None else constant
-        must = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
-        must = must | self.least.stored.get((tensor.name, axis), np.zeros(size, bool))
+        asked = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
+        asked |= self.least.stored.get((tensor.name, axis), np.zeros(size, bool))
+        tied = self.facts.tied.get((tensor.name, axis))
+        must = asked if tied is None else tied.required(asked)
         if must.all():
             return must
         demands = _distinct([c.demand for c in claims])
         union = must | np.logical_or.reduce([d.need for d in demands])
         candidates = [must, *(must | d.need for d in demands), union]
+        if must is not asked:  # what follows from others may be computed itself
+            candidates += [asked, *(asked | d.need for d in demands)]
         candidates += self._sources(node, tensor, axis, must, size)
         unit = self._unit(tensor, axis)
         per_slice = volume(tensor) / size
         best, best_cost = must, float("inf")
         for candidate in candidates:
-            cost = candidate.sum() * unit + sum(self._door(candidate, d, per_slice) for d in demands)
+            cost = candidate.sum() * unit + sum(self._door(candidate, d, per_slice, tied) for d in demands)
             cost += self._inlets(node, tensor, axis, candidate)
             if cost < best_cost and (candidate.any() or not best.any()):
                 best, best_cost = candidate, cost
@@ -254,9 +259,11 @@ class _Planner:
             return must
         return best.copy()
 
-    def _door(self, stored: Mask, demand: Demand, per_slice: float) -> float:
+    def _door(self, stored: Mask, demand: Demand, per_slice: float, tied: Tied | None) -> float:
         """Cost of one consumer's view of what is stored: an adapter, or reading what it does not need."""
         move = self.price * float(demand.need.sum()) * per_slice
+        if tied is not None and (demand.need & tied.mask & ~stored).any():
+            move *= 3  # gathered, scaled and added
         if not demand.flexible:
             return 0.0 if bool((stored == demand.need).all()) else move
         if (demand.need & ~stored).any() or not stored.any():
@@ -284,6 +291,10 @@ class _Planner:
             if is_constant(source) or self.facts.size(source, a) != size:
                 continue
             live = self.facts.live(source, a)
+            tied = self.facts.tied.get((source.name, a))
+            if tied is not None:  # any of these slices could have been the representative
+                live = live.copy()
+                live[tied.reps] = False
             for link in self.facts.links(node):
                 if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
                     live = live if link.source is None or link.split else live[link.source] & (link.source >= 0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.adapters import Adapters
@@ -65,11 +66,11 @@ class Rewriter:
             rules(node).lower(node, self)
             self._nodes += [node, *self._behind]
         self._finish_outputs()
-        self._share_origins()
         dropped = [n for i, n in enumerate(nodes) if i not in self.layout.computed]
         for node in dropped:
             node.inputs.clear()
             node.outputs.clear()
+        self._share_origins()
         self.graph.nodes = self._nodes
         # only now: until here the rules are told the shapes that the tensors had
         for node in self._nodes:
@@ -146,7 +147,7 @@ class Rewriter:
         return self.constant("bias", values)
 
     def _share_origins(self) -> None:
-        """Where several cuts of one initializer are larger than it, keep it and let each be gathered from it.
+        """Where the cuts of one initializer take more room than it, keep it and let each be gathered from it.
 
         ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
         """
@@ -156,7 +157,8 @@ class Rewriter:
             sizes[name] += int(np.prod(cut.shape)) * (8 if widened else 1) if cut.outputs else 0
         gathers: list[gs.Node] = []
         for (name, cuts), cut in self._slices.items():
-            if sizes[name] <= max(int(np.prod(self._origins[name].shape)), SMALL):
+            whole = self._origins[name]  # what still reads it all keeps it
+            if sizes[name] <= max(0 if whole.outputs else int(np.prod(whole.shape)), SMALL):
                 continue
             current: gs.Tensor = self._origins[name]
             for axis, packed in cuts:
@@ -186,6 +188,30 @@ class Rewriter:
         """Replace all outputs."""
         node.outputs = list(tensors)
 
+    def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Tensor:
+        """A new node ahead of the one being rewritten; its output has the element type of `like`."""
+        output = gs.Variable(self._names.fresh(f"{self.before.outputs[0].name}_{op.lower()}"), like.dtype)
+        self._nodes.append(gs.Node(op, self._names.fresh(f"{self.before.name}_{op.lower()}"), attrs, inputs, [output]))
+        return output
+
+    def cast(self, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
+        """The tensor as numbers of another type, ahead of the node being rewritten."""
+        result = self.emit("Cast", [tensor], tensor, to=onnx.helper.np_dtype_to_tensor_dtype(dtype))
+        result.dtype = dtype
+        return result
+
+    def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+        """A reduction over one axis, which stays with size 1, ahead of the node being rewritten."""
+        as_input = self.opset >= (13 if op == "ReduceSum" else 18)
+        if as_input:
+            return self.emit(op, [tensor, self.constant("axes", np.asarray([axis], np.int64))], tensor, keepdims=1)
+        return self.emit(op, [tensor], tensor, axes=[axis], keepdims=1)
+
+    def become(self, node: gs.Node, op: str, inputs: list[gs.Tensor], **attrs: object) -> None:
+        """Let the node being rewritten be this operator of the standard, with its outputs as they are."""
+        node.op, node.domain, node.attrs = op, None, dict(attrs)
+        node.inputs = list(inputs)
+
     def replace_by_input(self, node: gs.Node) -> None:
         """The node does nothing any more: an Identity, which the clean-up takes away."""
         node.op, node.attrs = "Identity", {}
@@ -197,11 +223,14 @@ class Rewriter:
 
     def add_behind(self, node: gs.Node, values: Array | gs.Tensor) -> None:
         """Add a constant (broadcast against the output) to output 0 of the node."""
+        self.behind(node, "Add", values if isinstance(values, gs.Tensor) else self.constant("shift", values))
+
+    def behind(self, node: gs.Node, op: str, second: gs.Tensor) -> None:
+        """Put an operator of output 0 of the node and a second operand behind it; the last one put comes first."""
         before = self._interpose(node)
-        constant = values if isinstance(values, gs.Tensor) else self.constant("shift", values)
-        added = gs.Node("Add", self._names.fresh(f"{before.name}_add"), inputs=[before, constant])
+        added = gs.Node(op, self._names.fresh(f"{before.name}_{op.lower()}"), inputs=[before, second])
         added.outputs = [self._own_output]
-        self._behind.append(added)
+        self._behind.insert(0, added)
 
     def override(self, node: gs.Node, changed: Mask, values: Array) -> None:
         """Replace elements of output 0, a vector: where `changed`, `values` stand."""
@@ -296,7 +325,11 @@ class Rewriter:
                     cuts = [self.stored(tensor, a + 2) for a in range(len(fill.index))]
                     index = tuple(i if c is None else i[c] for i, c in zip(fill.index, cuts, strict=True))
                     fill = Pattern(fill.mask, fill.value, index)
-                current = self._adapters.fit(current, len(shape), axis, have, want, fill)
+                fitted = self._adapters.fit(current, len(shape), axis, have, want, fill)
+                tied = self.facts.tied.get((tensor.name, axis))
+                if tied is not None and (tied.mask & want & ~have).any():
+                    fitted = self._adapters.follow(fitted, current, len(shape), axis, have, want, tied)
+                current = fitted
                 sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
                 current.shape = sizes
         return current

@@ -6,6 +6,7 @@ speaks of slices as vectors along one `(tensor, axis)`; the passes know no opera
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.tensors import Array, Index, Mask, is_float, volume
+from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -55,6 +57,7 @@ class Demand:
 
 
 Constants = Iterator[tuple[int, int, Known]]  # output, axis, what is known
+Ties = Iterator[tuple[int, int, Tied]]  # output, axis, slices that follow from others
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
 Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
@@ -73,6 +76,14 @@ class Op:
     def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
         """Forward: channels of the outputs that are known maps, given what is known of the inputs."""
         return iter(())
+
+    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+        """Forward: which slices of the outputs follow from a few others of the same axis."""
+        return iter(())
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
+        return -math.inf
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         """Backward: which slices of the inputs the live slices of the outputs depend on."""

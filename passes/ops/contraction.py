@@ -11,7 +11,9 @@ import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.ops.einsum import VectorProduct
+from passes.quantized import Quantized
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -192,6 +194,8 @@ class MatrixProduct(Op):
                 if known is not None:
                     fixed = known.mask & ~(self._batched(w) & (known.value != 0))
                     need = need & ~fixed
+                tied = self._tied(facts, x, axis, w)
+                need = need if tied is None else tied.required(need)
                 flops = 2.0 * volume(y)
                 demands[index, axis] = Demand(
                     need,
@@ -212,6 +216,11 @@ class MatrixProduct(Op):
                         stored[0, axis], reason="adds it channel by channel", echo=(0, axis)
                     )
         return demands
+
+    def _tied(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> Tied | None:
+        """Slices along the inner axis that weights of their representatives can stand for."""
+        takes = not self._batched(w) and not isinstance(w, Quantized)
+        return facts.tied.get((x.name, axis)) if takes else None
 
     @staticmethod
     def _batched(w: gs.Tensor) -> bool:
@@ -263,11 +272,20 @@ class MatrixProduct(Op):
                 for axis, *al in batch
                 if (a := al[weight.index]) is not None
             }
-            rewriter.set_input(node, weight.index, rewriter.slice(w, {**cuts, weight.inner: seen, weight.free: out}))
-            known = facts.known(x, data.inner)
-            if seen is None or known is None:
+            known, tied = facts.known(x, data.inner), self._tied(facts, x, data.inner, w)
+            followers = None if seen is None or tied is None else tied.mask & ~seen
+            taken = w
+            if tied is not None and followers is not None and followers.any():
+                values = facts.value(w)
+                along = np.moveaxis(values, weight.inner, 0)
+                taken = rewriter.constant(w.name, np.moveaxis(tied.folded(along, followers), 0, weight.inner))
+            cut = rewriter.slice(taken, {**cuts, weight.inner: seen, weight.free: out})
+            rewriter.set_input(node, weight.index, cut)
+            if seen is None:
                 continue
-            dropped = np.where(known.mask & ~seen, known.value, 0)
+            dropped = np.zeros(seen.size) if known is None else np.where(known.mask & ~seen, known.value, 0)
+            if tied is not None:
+                dropped = np.where(tied.mask & ~seen, tied.shift, dropped)
             total = self.alpha(before) * self._shift(facts, w, weight, dropped) if dropped.any() else np.zeros(1)
             if total.any():
                 shift[weight.out] = total if out is None else total[out]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import ties
 from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.evaluate import evaluate
-from passes.ops.base import Constants, Known, Link, Linked, merge, register
+from passes.ops.base import Constants, Known, Link, Linked, Ties, merge, register
 from passes.patterns import Pattern, refined, uniform
 from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
+from passes.ties import Combination
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -111,6 +115,51 @@ class Elementwise(Linked):
         value[mask] = computed.reshape(-1, *shape[1:])
         yield 0, Pattern(mask, value, places)
 
+    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+        links = facts.links(node)
+        for axis in {link.output_axis for link in links}:
+            aligned = {k.input: k.input_axis for k in links if k.output_axis == axis}
+            if not self._may_tie(node, facts, aligned):
+                continue
+            size = facts.size(node.outputs[0], axis) or 0
+            parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
+            found = self.combined(node, parts) or ties.grouped(parts)
+            fixed = facts.constants(node.outputs[0], axis)
+            if fixed is not None:
+                found = replace(found, inside=found.inside & ~fixed)
+            before = [t.reps for i, a in aligned.items() if (t := facts.tied.get((node.inputs[i].name, a))) is not None]
+            tied = ties.tied(found, np.concatenate(before) if before else None)
+            if tied is not None:
+                yield 0, axis, tied
+
+    @staticmethod
+    def _may_tie(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+        """Whether some slices are tied already, or constants meet what is shared along the axis."""
+        if any((node.inputs[i].name, a) in facts.tied for i, a in aligned.items()):
+            return True
+        shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
+        return shared and any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
+
+    @staticmethod
+    def _combination(node: gs.Node, facts: Facts, index: int, aligned: dict[int, int], size: int) -> Combination:
+        """What one operand gives to the slices of the output."""
+        tensor = node.inputs[index]
+        if index not in aligned:
+            value = facts.uniform(tensor)
+            if value is None:
+                return ties.broadcast(tensor.name, size)
+            return ties.constants(np.ones(size, bool), np.full(size, value))
+        known, tied = facts.known(tensor, aligned[index]), facts.tied.get((tensor.name, aligned[index]))
+        if known is None and tied is not None:
+            return ties.follows(tensor.name, tied)
+        known = known or Known(np.zeros(size, bool), np.zeros(size))
+        fixed = ties.constants(known.mask, known.value)
+        return fixed if tied is None else ties.either(fixed, ties.follows(tensor.name, tied))
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        """The output as combinations, where the operator is linear in these operands."""
+        return None
+
     def _operand_map(
         self, node: gs.Node, facts: Facts, index: int, along: dict[int, int], sizes: list[int]
     ) -> Pattern | None:
@@ -150,9 +199,27 @@ class Elementwise(Linked):
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return True
 
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        bounds = [facts.lowest(t) for _, t in present(node.inputs)]
+        if node.op == "Pow":
+            power = facts.uniform(node.inputs[1])
+            return 0.0 if bounds[0] >= 0 or (power is not None and float(power) % 2 == 0) else -math.inf
+        rule = _LOWEST.get(node.op)
+        return -math.inf if rule is None else float(rule(bounds))
+
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
 
+
+_NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()
+_LOWEST: dict[str, Callable[[list[float]], float]] = {
+    **dict.fromkeys(_NONNEGATIVE, lambda _: 0.0),
+    "Sqrt": lambda bounds: math.sqrt(max(bounds[0], 0.0)),
+    "Reciprocal": lambda bounds: 0.0 if bounds[0] > 0 else -math.inf,
+    "Max": max,
+    "Min": min,
+    "Sum": sum,
+}
 
 register(
     *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish".split(),
@@ -198,6 +265,12 @@ class Sum(Arithmetic):
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_addend(node, affine)
 
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return ties.added(parts, [1.0, 1.0])
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
+
 
 @register("Sub")
 class Difference(Arithmetic):
@@ -208,6 +281,9 @@ class Difference(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, np.ones(()), -values, axis)
 
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return ties.added(parts, [1.0, -1.0])
+
 
 @register("Mul")
 class Product(Arithmetic):
@@ -217,6 +293,13 @@ class Product(Arithmetic):
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, values, np.zeros(()), axis)
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return ties.multiplied(*parts)
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        bounds = [facts.lowest(t) for t in node.inputs]
+        return 0.0 if node.inputs[0] is node.inputs[1] or min(bounds) >= 0 else -math.inf
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
         return _zero_by_one(operands)
@@ -232,7 +315,7 @@ class Conjunction(Elementwise):
 
 @register("Div")
 class Quotient(Arithmetic):
-    """A zero numerator decides alone when the denominator is a constant without zeros."""
+    """A zero numerator decides alone when the denominator is never zero."""
 
     neutral = 1.0
     commutes = False
@@ -240,8 +323,16 @@ class Quotient(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
 
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return ties.divided(*parts)
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        numerator, denominator = (facts.lowest(t) for t in node.inputs)
+        return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
+
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
+        safe = safe or facts.lowest(node.inputs[1]) > 0
         return _zero_by_one(operands[:1]) if safe else None
 
 
@@ -284,8 +375,31 @@ class Copy(Elementwise):
 
     flops_per_element = 0
 
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return parts[0] if is_float(node.outputs[0]) else None
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return facts.lowest(node.inputs[0]) if is_float(node.outputs[0]) else -math.inf
+
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return False
+
+
+@register("CastLike")
+class CastLike(Copy):
+    """To the type of the second operand, of which nothing else is looked at."""
+
+    foldable = False
+
+    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+        return axis if index == 0 else None
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        dtype = node.outputs[0].dtype
+        for link in facts.links(node):
+            known = facts.known(node.inputs[0], link.input_axis)
+            if known is not None and dtype is not None and not isinstance(dtype, int):
+                yield 0, link.output_axis, Known(known.mask, known.value.astype(dtype))
 
 
 @register("Identity")

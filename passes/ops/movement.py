@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
 from passes.ops.arrangement import Arrangement, reshaped, transposed
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, Ties, register
 from passes.patterns import Pattern, combined
 from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
 
@@ -26,9 +27,23 @@ class Movement(Linked):
     foldable = True
     moves = True
     reason = "moves the channels as they are"
+    #: whether every element of the output is one of input 0
+    only_picks = False
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
+
+    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+        """An axis that stays as it is keeps what is known of its slices."""
+        links = facts.links(node) if self.only_picks else []
+        for link in links:
+            found = facts.tied.get((node.inputs[link.input].name, link.input_axis))
+            others = [k for k in links if (k.output, k.output_axis) == (link.output, link.output_axis)]
+            if found is not None and link.source is None and len(others) == 1:
+                yield link.output, link.output_axis, found
 
     def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
         """Channels and positions are picked from the maps of the inputs."""
@@ -84,6 +99,8 @@ class Transpose(Movement):
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         return transposed(places, self._perm(node, sum(block.axes for block in places)))
 
+    only_picks = True
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if shape is None:
@@ -112,6 +129,8 @@ class Squeeze(Movement):
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         return None if before is None or after is None else reshaped(places, before, after)
+
+    only_picks = True
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
@@ -180,6 +199,8 @@ class Concat(Movement):
 class Split(Movement):
     """Parts along `axis`, each cut to what it stores; a part that stores nothing is left out."""
 
+    only_picks = True
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if not shape:
@@ -238,6 +259,8 @@ class Split(Movement):
 class Slice(Movement):
     """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
 
+    only_picks = True
+
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())
         if not rank:
@@ -278,8 +301,9 @@ class Slice(Movement):
         ranges = self._ranges(rewriter.before)
         if not changed or ranges is None:
             return
-        # what is seen along these axes is already what the slice would leave
-        kept = {a: r for a, r in ranges.items() if a not in changed}
+        # what is seen along these axes is already what the slice would leave, though perhaps in reverse
+        back = (-1, -(1 << 40), -1)
+        kept = {a: back if a in changed else r for a, r in ranges.items() if a not in changed or r[2] < 0}
         if not kept:
             rewriter.replace_by_input(node)
             return
@@ -298,6 +322,8 @@ class Slice(Movement):
 @register("Gather")
 class Gather(Movement):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
+
+    only_picks = True
 
     def _axis(self, node: gs.Node) -> int | None:
         shape = shape_of(node.inputs[0])
@@ -321,24 +347,24 @@ class Gather(Movement):
         if size is None or not is_constant(node.inputs[1]):
             return None
         indices = facts.value(node.inputs[1]).astype(np.int64)
-        if indices.ndim > 1 or ((indices < -size) | (indices >= size)).any():
+        if ((indices < -size) | (indices >= size)).any():
             return None
         return np.where(indices < 0, indices + size, indices)
 
     def reads(self, node: gs.Node, facts: Facts):  # type: ignore[no-untyped-def]
         yield from super().reads(node, facts)
-        scalar = self._scalar(node, facts)
-        if scalar is not None:
-            yield 0, scalar[0], scalar[1]
+        picked = self._picks(node, facts)
+        if picked is not None:
+            yield 0, picked[0], picked[1]
 
-    def _scalar(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
-        """For one index that takes its axis away: the axis and the one slice that is read."""
+    def _picks(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
+        """For one index that takes its axis away, or a table of several axes: the axis and the slices that are read."""
         axis = self._axis(node)
         source = None if axis is None else self._source(node, facts, axis)
-        if axis is None or source is None or source.ndim != 0:
+        if axis is None or source is None or source.ndim == 1:
             return None
         need = np.zeros(facts.size(node.inputs[0], axis) or 0, bool)
-        need[int(source)] = True
+        need[source.reshape(-1)] = True
         return axis, need
 
     def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
@@ -346,9 +372,9 @@ class Gather(Movement):
         axis = self._axis(node)
         if axis is None:
             return demands
-        scalar = self._scalar(node, facts)
-        if scalar is not None:
-            demands[0, axis] = Demand(scalar[1], flexible=True, reason="picks it")
+        picked = self._picks(node, facts)
+        if picked is not None:
+            demands[0, axis] = Demand(picked[1], flexible=True, reason="picks it")
         elif (0, axis) in demands:  # new indices find the slices wherever they are
             demands[0, axis] = Demand(demands[0, axis].need, flexible=True, reason="picks it")
         return demands

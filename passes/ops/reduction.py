@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Known, Link, Linked, register
+from passes.ops.base import Demand, Demands, Known, Link, Linked, Sets, register
 from passes.ops.movement import same_axis
 from passes.patterns import Pattern, averaged, uniform
-from passes.tensors import int_list, operand, shape_of, volume
+from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
+    from passes.rewrite import Rewriter
 
 
 def reduced_axes(node: gs.Node) -> set[int] | None:
@@ -29,9 +32,8 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
     return {a % rank for a in axes}
 
 
-@register("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
 class Reduce(Linked):
-    """Each slice of an axis that stays is reduced by itself."""
+    """Each slice of an axis that stays is reduced by itself; of one that goes, what is known need not be there."""
 
     foldable = True
     reason = "reduces each channel by itself"
@@ -47,30 +49,168 @@ class Reduce(Linked):
         return same_axis(node, facts, [(a, i) for i, a in enumerate(kept)])
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
-        # of a sum, how many are added is not known here; zeros stay zero, except in logarithms
-        if node.op in ("ReduceLogSum", "ReduceLogSumExp"):
-            return None
+        # of a sum, how many are added is not known here; zeros stay zero
         return Known(known.mask & (known.value == 0), known.value)
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return 0.0 if facts.lowest(node.inputs[0]) >= 0 else -math.inf
+
+    def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
+        """Slices along an axis that is reduced which need not be there; None for none."""
+        return None
+
+    def narrowed(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
+        """The axis that is reduced over fewer slices, and those that must be there."""
+        x = node.inputs[0]
+        for axis in sorted(reduced_axes(node) or ()) if is_float(x) and not is_constant(x) else ():
+            size = facts.size(x, axis)
+            dispensable = None if size is None else self.dispensable(node, facts, axis)
+            if dispensable is not None and dispensable.any():
+                return axis, ~dispensable
+        return None
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().sees(node, facts, stored)
+        narrowed = self.narrowed(node, facts)
+        if narrowed is not None:
+            axis, need = narrowed
+            flops = volume(node.inputs[0]) / need.size
+            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason="reduces over it")
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        narrowed = self.narrowed(rewriter.before, rewriter.facts)
+        seen = None if narrowed is None else rewriter.seen(node, 0, narrowed[0])
+        if narrowed is not None and seen is not None:
+            self.lower_narrowed(node, rewriter, narrowed[0], seen)
+
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+        """Make up for the slices that are not there."""
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """One FLOP per element that is reduced."""
         return volume(node.inputs[0]), 0
 
 
-@register("ReduceMean", "ReduceMax", "ReduceMin")
-class ReduceAverage(Reduce):
-    """The mean or an extremum of a constant is the constant."""
+@register("ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+class ReduceWhole(Reduce):
+    """Nothing is known beforehand, but that zeros stay zero in a product."""
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return -math.inf
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        return super().constant(node, facts, link, known) if node.op == "ReduceProd" else None
+
+
+@register("ReduceL1", "ReduceL2", "ReduceSumSquare")
+class ReduceNorm(Reduce):
+    """Zeros add nothing."""
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return 0.0
+
+    def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
+        return facts.zero(node.inputs[0], axis)
+
+
+@register("ReduceSum")
+class ReduceSum(Reduce):
+    """Known slices add a constant; slices that follow from others count as often as they do."""
+
+    def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
+        x = node.inputs[0]
+        known, tied = facts.known(x, axis), facts.tied.get((x.name, axis))
+        found = np.zeros(facts.size(x, axis) or 0, bool)
+        if known is not None:
+            found |= known.mask if self._others(node, facts, axis) is not None else known.mask & (known.value == 0)
+        if tied is not None and (not tied.shift.any() or self._others(node, facts, axis) is not None):
+            found |= tied.mask
+        return found
+
+    def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
+        """How many elements of one slice are added to each other, None if that is not static."""
+        sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or () if a != axis]
+        return None if None in sizes else int(np.prod([s for s in sizes if s is not None]))
+
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+        before, facts = rewriter.before, rewriter.facts
+        x = before.inputs[0]
+        known, tied = facts.known(x, axis), facts.tied.get((x.name, axis))
+        weights = np.ones(seen.size)
+        total = 0.0 if known is None else float(known.value[known.mask & ~seen].astype(np.float64).sum())
+        if tied is not None:
+            gone = tied.mask & ~seen
+            np.add.at(weights, tied.reps, tied.coef[gone].sum(axis=0))
+            total += float(tied.shift[gone].sum())
+        self._write(node, rewriter, axis, seen, weights[seen], total * (self._others(before, facts, axis) or 1))
+
+    def _write(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask, weights: Array, total: float, scale: float = 1.0
+    ) -> None:
+        """scale · (reduction of weights · slices) + total."""
+        data, dtype = node.inputs[0], rewriter.before.inputs[0].dtype
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        if (weights != 1).any():
+            shape = [-1 if a == axis else 1 for a in range(rank)]
+            factors = rewriter.constant("times", (weights * scale).astype(dtype).reshape(shape))
+            data, scale = rewriter.emit("Mul", [data, factors], data), 1.0
+        rewriter.set_input(node, 0, data)
+        if scale == 1 and total == 0:
+            return
+        reduced = rewriter.emit(node.op, list(node.inputs), data, **node.attrs)
+        if scale != 1 and total != 0:
+            reduced = rewriter.emit("Mul", [reduced, rewriter.constant("share", np.asarray(scale, dtype))], data)
+        last = ("Add", total) if total != 0 else ("Mul", scale)
+        rewriter.become(node, last[0], [reduced, rewriter.constant("rest", np.asarray(last[1], dtype))])
+
+
+@register("ReduceMean")
+class ReduceMean(ReduceSum):
+    """The mean of a constant is the constant."""
+
+    def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
+        return 1  # the other axes are averaged over
+
+    def _write(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask, weights: Array, total: float, scale: float = 1.0
+    ) -> None:
+        share = float(seen.sum()) / seen.size
+        super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
 
     def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
         known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
         spatial = set(range(2, len(shape_of(node.inputs[0]) or ())))
-        if known is not None and node.op == "ReduceMean" and reduced_axes(node) == spatial:
+        if known is not None and reduced_axes(node) == spatial:
             mean = averaged(known)
             sizes = [1] * (len(shape_of(node.outputs[0]) or ()) - 2)
             yield 0, uniform(mean.mask, mean.value.reshape(len(mean.mask)), sizes)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known
+
+
+@register("ReduceMax", "ReduceMin")
+class ReduceExtremum(Reduce):
+    """An extremum of a constant is the constant; many known slices count as their own extremum."""
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        return known
+
+    def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
+        known = facts.known(node.inputs[0], axis)
+        # not worth another operator for a slice or two
+        return None if known is None or known.mask.sum() < 4 or known.mask.all() else known.mask
+
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+        known = rewriter.facts.known(rewriter.before.inputs[0], axis)
+        gone = np.zeros(0) if known is None else known.value[known.mask & ~seen]
+        if gone.size == 0:
+            return
+        extremum = gone.max() if node.op == "ReduceMax" else gone.min()
+        reduced = rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
+        limit = rewriter.constant("limit", np.asarray(extremum, rewriter.before.inputs[0].dtype))
+        rewriter.become(node, node.op.removeprefix("Reduce"), [reduced, limit])
 
 
 @register("Softmax", "LogSoftmax", "Hardmax")

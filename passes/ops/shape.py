@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.arrangement import Arrangement, reshaped
-from passes.ops.base import Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
 from passes.tensors import Array, Dim, int_list, is_constant, operand, shape_of
@@ -137,7 +137,19 @@ class Expand(Movement):
         if before is None or after is None:
             return []
         shift = len(after) - len(before)
-        return same_axis(node, facts, [(a, a + shift) for a in range(len(before))])
+        found = same_axis(node, facts, [(a, a + shift) for a in range(len(before))])
+        for axis, dim in enumerate(before):
+            size = facts.size(node.outputs[0], axis + shift)
+            if dim == 1 and size is not None and size > 1:  # one slice is repeated
+                found.append(Link(0, axis, 0, axis + shift, np.zeros(size, np.int64)))
+        return found
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        value = facts.uniform(node.inputs[0])
+        if value is None:
+            yield from super().constants(node, facts)
+        else:
+            yield from filled(node, facts, value)
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rewriter.set_shape_operand(node, 1, one_is_inferred=False)
@@ -178,7 +190,15 @@ class Shape(Op):
         return 0, 0
 
 
-@register("ConstantOfShape", "Range", "Size", "NonZero", "OneHot", "EyeLike", "Trilu")
+def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
+    """Output 0 holds one value (shape []) throughout."""
+    for axis in range(len(shape_of(node.outputs[0]) or ())):
+        size = facts.size(node.outputs[0], axis)
+        if size:
+            yield 0, axis, Known(np.ones(size, bool), np.full(size, value))
+
+
+@register("Range", "NonZero", "EyeLike", "BlackmanWindow", "HammingWindow", "HannWindow")
 class Generated(Op):
     """Made from sizes alone: computed beforehand when those are constant."""
 
@@ -186,6 +206,47 @@ class Generated(Op):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
+
+
+@register("ConstantOfShape")
+class ConstantOfShape(Generated):
+    """One value throughout."""
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        tensor = node.attrs.get("value")
+        if tensor is None:
+            yield from filled(node, facts, np.zeros((), np.float32))
+        elif not isinstance(tensor.dtype, int):
+            yield from filled(node, facts, np.asarray(tensor.values).reshape(()))
+
+
+@register("Size")
+class Size(Generated):
+    """Reads no values; the number it gives counts what was removed too."""
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        shape = shape_of(node.inputs[0])
+        sizes = [d for d in shape or () if isinstance(d, int)]
+        if shape is None or len(sizes) < len(shape) or is_constant(node.inputs[0]):
+            return None
+        return np.asarray(np.prod(sizes, dtype=np.int64))
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        for axis in range(len(shape_of(node.inputs[0]) or ())):
+            size = facts.size(node.inputs[0], axis)
+            if size is not None:
+                yield 0, axis, np.zeros(size, bool)
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        narrowed = [seen for a in range(rank) if (seen := rewriter.seen(node, 0, a)) is not None]
+        if narrowed:
+            whole, left = np.prod([s.size for s in narrowed]), np.prod([s.sum() for s in narrowed])
+            rewriter.behind(node, "Mul", rewriter.constant("whole", np.asarray(whole, np.int64)))
+            rewriter.behind(node, "Div", rewriter.constant("left", np.asarray(left, np.int64)))
 
 
 @register("Constant")
