@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.shapes import annotated
 from passes import defaults
+from passes.shapes import annotated
+from passes.subgraphs import shared_constants
 from passes.tensors import is_sparse
 
 
@@ -23,10 +26,11 @@ def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
     defaults.restore(model, source)
-    for tensor in _constants(graph):
+    constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
+    for tensor in constants.values():
         _append(model.graph, tensor)
     for node in graph.nodes:
-        model.graph.node.append(OnnxExporter.export_node(node))
+        model.graph.node.append(_node(node, constants))
         model.graph.value_info.extend(_noted(t) for t in node.outputs if t.name in told and t.shape is not None)
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
         model.ir_version = 4
@@ -47,6 +51,27 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
             model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
     model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
     return model
+
+
+def _node(node: gs.Node, outside: Collection[str]) -> onnx.NodeProto:
+    """The node; its subgraphs read the initializers named `outside` from the graph around them."""
+    proto = OnnxExporter.export_node(node)
+    for attribute in proto.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            _without(attribute.g, outside)
+    return proto
+
+
+def _without(graph: onnx.GraphProto, outside: Collection[str]) -> None:
+    del graph.value_info[:]
+    for tensor in [t for t in graph.initializer if t.name in outside]:
+        graph.initializer.remove(tensor)
+    for sparse in [t for t in graph.sparse_initializer if t.values.name in outside]:
+        graph.sparse_initializer.remove(sparse)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _without(attribute.g, outside)
 
 
 def _noted(tensor: gs.Tensor) -> onnx.ValueInfoProto:

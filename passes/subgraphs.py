@@ -18,6 +18,31 @@ def captured(node: gs.Node) -> list[gs.Tensor]:
     return list(found.values())
 
 
+def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """All graphs among the attributes of the graph's nodes, and of theirs."""
+    for node in graph.nodes:
+        for body in subgraphs(node):
+            yield body
+            yield from bodies(body)
+
+
+def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
+    """Initializers that more than one of the graphs read, of which the subgraphs of control flow are some."""
+    readers: dict[int, int] = {}
+    found: dict[int, gs.Constant] = {}
+    for scope in (graph, *bodies(graph)):
+        for tensor in {id(t): t for t in [*_read(scope), *scope.outputs]}.values():
+            if isinstance(tensor, gs.Constant):
+                readers[id(tensor)] = readers.get(id(tensor), 0) + 1
+                found[id(tensor)] = tensor
+    return [tensor for key, tensor in found.items() if readers[key] > 1]
+
+
+def _read(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    for node in graph.nodes:
+        yield from node.inputs
+
+
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
     return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]

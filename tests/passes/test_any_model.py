@@ -207,6 +207,19 @@ def test_a_branch_that_reads_masked_channels() -> None:
     assert weight(result, "MatMul").shape == (4, 5)  # type: ignore[arg-type]
 
 
+def test_a_weight_that_both_branches_read_is_stored_once() -> None:
+    source = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,30] x, bool q) => (float[N,30] y) {
+            y = If (q) <then_branch = yes () => (float[N,30] t) { a = MatMul(x, w) b = Relu(a) t = MatMul(b, w) },
+                        else_branch = no () => (float[N,30] e) { e = MatMul(x, w) }>
+        }"""
+    )
+    source.graph.initializer.append(numpy_helper.from_array(random(30, 30), "w"))
+    result = check(source)
+    assert [t.name for t in result.model.graph.initializer] == ["w"]
+    assert result.model.ByteSize() <= source.ByteSize() + 100
+
+
 def test_unnamed_nodes_constant_nodes_and_unknown_sizes() -> None:
     source = two_layers()
     for tensor in source.graph.initializer:

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def model(signature: str, body: str, opset: int = 17, *, checked: bool = True, **weights: Array) -> onnx.ModelProto:
-    """`signature`: "(float[N,4] x) => (float[N,3] y)"; `body`: the nodes; weights by name. Valid unless not `checked`."""
+    """`signature`: "(float[N,4] x) => (float[N,3] y)"; `body`: the nodes; weights by name; `checked`: it is valid."""
     parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {signature} {{ {body} }}')
     for name, values in weights.items():
         array = np.asarray(values)
