@@ -61,26 +61,34 @@ class Adapters:
         return self._gather(wider, axis, index[want])
 
     def follow(
-        self, fitted: gs.Tensor, source: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, tied: Tied
+        self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | Pattern, tied: Tied
     ) -> gs.Tensor:
-        """`fitted` with what follows from the representatives that `source` stores, where it holds zeros for it."""
-        key = ("follow", fitted.name, source.name)
+        """As `fit`, where some of the missing slices follow from representatives that are stored."""
+        key = ("follow", tensor.name, axis, have.tobytes(), want.tobytes())
         if key not in self._made:
-            missing, place = (tied.mask & want & ~have)[want], np.cumsum(have) - 1
-            shape, current = [-1 if a == axis else 1 for a in range(rank)], fitted
-            for number, rep in enumerate(tied.reps):
-                factor = np.where(missing, tied.coef[want, number], 0).astype(source.dtype).reshape(shape)
-                if factor.any():
-                    picked = self._gather(source, axis, place[[rep]])
-                    scaled = self._node(
-                        "Mul", [picked, self._constant("factor", factor)], f"{fitted.name}_scaled", source
-                    )
-                    current = self._node("Add", [current, scaled], f"{fitted.name}_followed", source)
-            shift = np.where(missing, tied.shift[want], 0).astype(source.dtype).reshape(shape)
-            if shift.any():
-                current = self._node("Add", [current, self._constant("shift", shift)], f"{fitted.name}_shifted", source)
-            self._made[key] = current
+            self._made[key] = self._follow(tensor, rank, axis, have, want, fill, tied)
         return self._made[key]
+
+    def _follow(
+        self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | Pattern, tied: Tied
+    ) -> gs.Tensor:
+        missing, place = tied.mask & want & ~have, np.cumsum(have) - 1
+        original = tied.copies
+        if not (want & ~have & ~(missing & (original >= 0))).any():  # all that is missing is stored elsewhere
+            return self._gather(tensor, axis, np.where(have, place, place[original])[want])
+        current = self.fit(tensor, rank, axis, have, want, fill)
+        shape = [-1 if a == axis else 1 for a in range(rank)]
+        for number, rep in enumerate(tied.reps):
+            factor = np.where(missing, tied.coef[:, number], 0)[want].astype(tensor.dtype).reshape(shape)
+            if factor.any():
+                picked = self._gather(tensor, axis, place[[rep]])
+                if (factor != 1).any():
+                    picked = self._node("Mul", [picked, self._constant("factor", factor)], "scaled", tensor)
+                current = self._node("Add", [current, picked], f"{tensor.name}_followed", tensor)
+        shift = np.where(missing, tied.shift, 0)[want].astype(tensor.dtype).reshape(shape)
+        if shift.any():
+            current = self._node("Add", [current, self._constant("shift", shift)], f"{tensor.name}_shifted", tensor)
+        return current
 
     @staticmethod
     def _pad_at_ends(have: Mask, want: Mask) -> tuple[int, int] | None:

@@ -325,11 +325,11 @@ class Rewriter:
                     cuts = [self.stored(tensor, a + 2) for a in range(len(fill.index))]
                     index = tuple(i if c is None else i[c] for i, c in zip(fill.index, cuts, strict=True))
                     fill = Pattern(fill.mask, fill.value, index)
-                fitted = self._adapters.fit(current, len(shape), axis, have, want, fill)
                 tied = self.facts.tied.get((tensor.name, axis))
                 if tied is not None and (tied.mask & want & ~have).any():
-                    fitted = self._adapters.follow(fitted, current, len(shape), axis, have, want, tied)
-                current = fitted
+                    current = self._adapters.follow(current, len(shape), axis, have, want, fill, tied)
+                else:
+                    current = self._adapters.fit(current, len(shape), axis, have, want, fill)
                 sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
                 current.shape = sizes
         return current

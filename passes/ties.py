@@ -40,6 +40,13 @@ class Tied:
         required[self.reps] = True
         return required
 
+    @property
+    def copies(self) -> Index:
+        """For each slice the representative that it equals, -1 where it is another combination: int64 [n]."""
+        one = (self.coef == 1).sum(axis=1) == 1
+        equal = self.mask & one & ((self.coef != 0).sum(axis=1) == 1) & (self.shift == 0)
+        return np.where(equal, self.reps[(self.coef == 1).argmax(axis=1)], -1)
+
     def folded(self, weights: Array, followers: Mask) -> Array:
         """Weights [n, ...] for a sum over the slices in which representatives stand for these followers."""
         rows = weights[followers].astype(np.float64)
