@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,6 +36,7 @@ def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
         return layout.plan(graph, facts, 0.0)
     if adapters != "never":
         raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {adapters!r}.")
+    facts = replace(facts, tied={})  # who stores one slice for another must be able to put it back
     least = Least()
     while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
         chosen = layout.plan(graph, facts, _DEAR, least)
