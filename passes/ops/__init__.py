@@ -1,11 +1,13 @@
 """The rules of each operator, one file per family, found through one table."""
 
 from passes.ops import (  # noqa: F401  (importing a family registers it)
+    along,
     blocks,
     contraction,
     convolution,
     einsum,
     elementwise,
+    indexed,
     integers,
     movement,
     normalization,
@@ -13,7 +15,10 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     quantization,
     recurrent,
     reduction,
+    resize,
+    sampling,
     shape,
+    statistics,
 )
 from passes.ops.base import Demand, Known, Link, Linked, Op, register, rules
 from passes.ops.elementwise import Elementwise

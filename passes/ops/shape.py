@@ -12,10 +12,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.arrangement import Arrangement, reshaped
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Op, Reads, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
-from passes.tensors import Array, Dim, int_list, is_constant, operand, shape_of
+from passes.tensors import Array, Dim, int_list, is_constant, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -262,38 +262,3 @@ class Constant(Generated):
                 if key in node.attrs:
                     return np.asarray(node.attrs[key], dtype)
         return None
-
-
-@register("Resize", "Upsample")
-class Resize(Linked):
-    """Interpolation within each slice of an axis that keeps its size."""
-
-    reason = "resizes each channel"
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        sizes_at_run_time = operand(node, 3) is not None and int_list(operand(node, 3)) is None
-        if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize" or sizes_at_run_time:
-            return []
-        scales = node.attrs.get("scales") or _floats(
-            operand(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
-        )
-        kept = range(rank) if not scales or "axes" in node.attrs else [a for a in range(rank) if scales[a] == 1]
-        return same_axis(node, facts, [(a, a) for a in kept])
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
-        mode = node.attrs.get("mode", "nearest")
-        return known if mode in ("nearest", "linear") else None
-
-    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        sizes = int_list(operand(node, 3))
-        if sizes is None or "axes" in node.attrs:
-            return
-        counts = [rewriter.stored_count(node.outputs[0], a) for a in range(len(sizes))]
-        new = np.asarray([s if c is None else c for s, c in zip(sizes, counts, strict=True)], np.int64)
-        rewriter.set_inputs(node, [*list(node.inputs)[:3], rewriter.constant("sizes", new)])
-
-
-def _floats(tensor: gs.Tensor | None) -> list[float] | None:
-    values = getattr(tensor, "values", None)
-    return None if values is None else [float(v) for v in np.asarray(values).reshape(-1)]

@@ -1,0 +1,90 @@
+"""Interpolation between positions: each channel by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Known, Link, Linked, register
+from passes.ops.movement import same_axis
+from passes.patterns import Pattern
+from passes.tensors import is_constant, operand, shape_of
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.rewrite import Rewriter
+
+
+@register("Resize", "Upsample")
+class Resize(Linked):
+    """Slices of an axis that keeps its size pass through."""
+
+    reason = "resizes each channel"
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        rank = len(shape_of(node.inputs[0]) or ())
+        named = node.attrs.get("axes")
+        resized = list(range(rank)) if named is None else [a % rank for a in named]
+        still = [i for i, axis in enumerate(resized) if self._stays(node, facts, i, axis)]
+        kept = [a for a in range(rank) if a not in resized] + ([] if named else [resized[i] for i in still])
+        return same_axis(node, facts, [(a, a) for a in sorted(kept)])
+
+    def _stays(self, node: gs.Node, facts: Facts, position: int, axis: int) -> bool:
+        """Whether the axis, `position` among those resized, is copied as it is."""
+        if self._crops(node):
+            region = _floats(operand(node, 1))
+            if region is None or (region[position], region[len(region) // 2 + position]) != (0, 1):
+                return False
+        if str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) != "stretch":
+            return False
+        if operand(node, 3) is not None:  # the scale is the quotient of the sizes
+            return True
+        scales = node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2)))
+        return scales is not None and scales[position] == 1
+
+    @staticmethod
+    def _crops(node: gs.Node) -> bool:
+        return str(node.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        if self._crops(node):  # what lies outside has a value of its own
+            return Known(known.mask & (known.value == node.attrs.get("extrapolation_value", 0.0)), known.value)
+        if str(node.attrs.get("mode", "nearest")) == "cubic":
+            return Known(known.mask & (known.value == 0), known.value)
+        return known
+
+    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+        """Of whole multiples by the nearest neighbour, which repeat each row and column."""
+        known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
+        rank = len(shape_of(node.outputs[0]) or ())
+        sizes = [facts.size(node.outputs[0], a) for a in range(rank)]
+        if known is None or str(node.attrs.get("mode", "nearest")) != "nearest" or not self._repeats(node):
+            return
+        if sizes[1] != known.mask.size or any(
+            s is None or s % i.size for s, i in zip(sizes[2:], known.index, strict=True)
+        ):
+            return
+        index = tuple(np.repeat(i, (s or 0) // i.size) for s, i in zip(sizes[2:], known.index, strict=True))
+        yield 0, Pattern(known.mask, known.value, index)
+
+    @staticmethod
+    def _repeats(node: gs.Node) -> bool:
+        """Whether the nearest neighbour of position i is position i // s, when the size grows s times."""
+        old = node.op == "Upsample" or len(node.inputs) == 2
+        where = str(node.attrs.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel"))
+        which = str(node.attrs.get("nearest_mode", "floor" if old else "round_prefer_floor"))
+        plain = str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) == "stretch" and "axes" not in node.attrs
+        return plain and (where, which) in {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")}
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        if operand(node, 3) is not None and "axes" not in node.attrs:
+            rewriter.set_shape_operand(node, 3, one_is_inferred=False)
+
+
+def _floats(tensor: gs.Tensor | None) -> list[float] | None:
+    if tensor is None or not is_constant(tensor):
+        return None
+    return [float(v) for v in np.asarray(tensor.values).reshape(-1)]
