@@ -55,7 +55,7 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
 
 def _node(node: gs.Node, outside: Collection[str]) -> onnx.NodeProto:
     """The node; its subgraphs read the initializers named `outside` from the graph around them."""
-    proto = OnnxExporter.export_node(node)
+    proto: onnx.NodeProto = OnnxExporter.export_node(node)
     for attribute in proto.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             _without(attribute.g, outside)

@@ -90,7 +90,6 @@ class _Planner:
         self.claims: dict[Key, list[_Claim]] = defaultdict(list)
         self.full: set[Key] = set()  # some consumer needs all slices, and none is constant
         self.wanted: set[str] = set()
-        self.pinned = {t.name for n in graph.nodes for t in captured(n)}
         self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
         self.units: dict[Key, float] = {}
         self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
@@ -214,7 +213,7 @@ class _Planner:
         empty = [axis for (o, axis), mask in asked.items() if o == output and not mask.any()]
         if not empty or tensor.name not in self.wanted:
             return
-        if tensor.name in self.pinned or not any(self._can_vanish(tensor, axis) for axis in empty):
+        if not any(self._can_vanish(tensor, axis) for axis in empty):
             for axis in empty:
                 needs = [c.demand.need for c in self.claims[tensor.name, axis]]
                 need = np.logical_or.reduce(needs) if needs else np.zeros(asked[output, axis].size, bool)
@@ -231,7 +230,7 @@ class _Planner:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
         claims = self.claims[tensor.name, axis]
         size = self.facts.size(tensor, axis) or 0
-        if tensor.name in self.pinned or not claims:
+        if not claims:
             return np.ones(size, bool)
         constant = self.facts.constants(tensor, axis)
         constant = np.zeros(size, bool) if constant is None else constant

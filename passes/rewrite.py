@@ -17,6 +17,7 @@ from passes.names import Names
 from passes.ops import rules
 from passes.patterns import Pattern
 from passes.quantized import Quantized
+from passes.subgraphs import captured, replace_captured
 from passes.tensors import SMALL, Array, Dim, Index, Mask, is_constant, present, shape_of, size_of
 
 
@@ -62,6 +63,7 @@ class Rewriter:
                 outputs=list(node.outputs),
             )
             self._fit_inputs(node)
+            self._fit_captured(node)
             self._behind = []
             rules(node).lower(node, self)
             self._nodes += [node, *self._behind]
@@ -290,6 +292,14 @@ class Rewriter:
             delivered = self._deliver(tensor, needs, self._may_broadcast(node, index))
             if delivered is not tensor:
                 self.set_input(node, index, delivered)
+
+    def _fit_captured(self, node: gs.Node) -> None:
+        """Let the subgraphs of the node read whole tensors."""
+        for tensor in captured(node):
+            if not is_constant(tensor):
+                delivered = self._deliver(tensor, {}, False)
+                if delivered is not tensor:
+                    replace_captured(node, tensor, delivered)
 
     def _may_broadcast(self, node: gs.Node, index: int) -> bool:
         """Whether another operand, computed, has the shape of the output: a constant operand need not be expanded."""

@@ -18,6 +18,16 @@ def captured(node: gs.Node) -> list[gs.Tensor]:
     return list(found.values())
 
 
+def replace_captured(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let the subgraphs of the node read `new` where they read `old`, a tensor of the outer graph."""
+    for graph in subgraphs(node):
+        graph.outputs = [new if t is old else t for t in graph.outputs]
+        for inner in graph.nodes:
+            if any(t is old for t in inner.inputs):
+                inner.inputs = [new if t is old else t for t in inner.inputs]
+            replace_captured(inner, old, new)
+
+
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
     """All graphs among the attributes of the graph's nodes, and of theirs."""
     for node in graph.nodes:

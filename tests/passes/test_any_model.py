@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from passes import shrink
 from tests.generators.builder import Network
-from tests.generators.check import check
+from tests.generators.check import adapters_cost, check
 from tests.generators.double import Evaluator
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
@@ -191,20 +191,26 @@ def test_functions_are_looked_into(body: str) -> None:
     assert weight(result, "MatMul").shape == (4, 5)  # type: ignore[arg-type]
 
 
-def test_a_branch_that_reads_masked_channels() -> None:
-    """The branches see the tensor whole; what stands before it still shrinks."""
-    source = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, bool q) => (float[N,3] y) {
-            h = MatMul(x, w) m = Mul(h, k) i = MatMul(m, u) j = Mul(i, k)
-            b = If (q) <then_branch = yes () => (float[N,8] t) { t = Relu(j) },
-                        else_branch = no () => (float[N,8] e) { e = Mul(j, k) }>
-            y = MatMul(b, v)
-        }"""
-    )
-    for name, values in {"w": random(4, 8), "k": KEEP, "u": random(8, 8), "v": random(8, 3)}.items():
-        source.graph.initializer.append(numpy_helper.from_array(values, name))
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, bool q) => (float[N,3] y) {
+    h = MatMul(x, w) m = Mul(h, k) i = MatMul(m, u) n = Mul(i, k) j = Add(n, c)
+    b = If (q) <then_branch = yes () => (float[N,8] t) { t = Relu(j) },
+                else_branch = no () => (float[N,8] e) { e = Mul(j, k) }>
+    y = MatMul(b, v)
+}"""
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_branch_that_reads_masked_channels(shift: float) -> None:
+    """The branches see the tensor whole: constants are put back at their door where that costs less."""
+    source = onnx.parser.parse_model(BRANCHES.replace("N,4", "N,400"))
+    weights = {"w": random(400, 8), "k": KEEP, "u": random(8, 8), "v": random(8, 3), "c": (1 - KEEP) * shift}
+    for name, values in weights.items():
+        source.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
     result = check(source)
-    assert weight(result, "MatMul").shape == (4, 5)  # type: ignore[arg-type]
+    assert weight(result, "MatMul").shape == (400, 5)  # type: ignore[arg-type]
+    with adapters_cost(0.0):
+        result = check(source)
+    assert weight(result, "MatMul", which=1).shape == (5, 5)  # type: ignore[arg-type]
 
 
 def test_a_weight_that_both_branches_read_is_stored_once() -> None:
