@@ -61,6 +61,8 @@ class _Command(TyperGroup):
             code = 130
         except MaskcError as error:
             code = _fail(str(error), error.exit_code, error, words)
+        except MemoryError as error:
+            code = _fail(f"There is not enough memory ({error}).", 2, error, words)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(

@@ -245,7 +245,20 @@ def _verified(
             raise
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
     result.raise_if_failed()
-    return dataclasses.replace(report, verification=result)
+    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *_too_new(compiled)))
+
+
+def _too_new(compiled: ModelProto) -> tuple[str, ...]:
+    """A warning if the file keeps a version of the format from its source that is newer than ONNX Runtime here."""
+    from maskc.runtime import reads_ir_version
+
+    version = compiled.ir_version
+    if reads_ir_version(version):
+        return ()
+    return (
+        f"The model has IR version {version}, like its source, and the ONNX Runtime here reads none as new: it was "
+        "verified under an older one. Upgrade ONNX Runtime, or set ir_version to an older one.",
+    )
 
 
 def _check_policy(adapters: str) -> None:

@@ -131,6 +131,19 @@ def choose_provider(wanted: str) -> Provider:
     return "cuda"
 
 
+def reads_ir_version(version: int) -> bool:
+    """Whether the ONNX Runtime that is installed reads files of this version of the format."""
+    probe = _probe()
+    probe.ir_version = version
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = _FATAL
+    try:
+        import_onnxruntime().InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        return "IR version" not in str(error)
+    return True
+
+
 def gist(error: Exception) -> str:
     """What an exception of ONNX Runtime says, without its codes and source locations."""
     text = str(error).rpartition("Status Message: ")[2]

@@ -80,10 +80,10 @@ def _noted(tensor: gs.Tensor) -> onnx.ValueInfoProto:
 
 
 def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
-    """An empty model with every field of the source but its graph's contents."""
+    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
     model = onnx.ModelProto()
     for field, value in source.ListFields():
-        if field.name == "graph":
+        if field.name in ("graph", "training_info"):
             continue
         if field.is_repeated:
             getattr(model, field.name).extend(value)

@@ -12,7 +12,7 @@ from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import captured, subgraphs
-from passes.tensors import SMALL, Array, is_constant, present
+from passes.tensors import SMALL, Array, is_constant, present, static_shape
 
 _COMPARED = 4096  # elements: larger initializers are not looked at for being the same
 
@@ -76,7 +76,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized
     results = evaluate(node, opset, values)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
         return None
-    if any(_static(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
+    if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
         return None  # the reference implementation is wrong about some operators
     return results if sum(r.size for r in results) <= room else None
 
@@ -101,11 +101,6 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     except (ValueError, TypeError):
         return None
     return found if found is not None and np.array_equal(found.values, result) else None
-
-
-def _static(tensor: gs.Tensor) -> tuple[int, ...] | None:
-    shape = tensor.shape
-    return tuple(shape) if shape is not None and all(isinstance(d, int) for d in shape) else None
 
 
 def _result_size(node: gs.Node) -> int:

@@ -70,7 +70,10 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
 
 def _notes(model: onnx.ModelProto) -> list[str]:
     fixed = defaults.fixed(model)
-    return [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
+    notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
+    if model.training_info:
+        notes.append("The training information is left out: it speaks of the weights as they were.")
+    return notes
 
 
 def _without_rules(graph: gs.Graph) -> list[str]:

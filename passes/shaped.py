@@ -8,11 +8,13 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from passes import defaults
+from passes.errors import GraphError
 from passes.export import outlined
 from passes.fold import fold_constants
 from passes.inline import inlined
+from passes.ops import rules
 from passes.shapes import INFERRED, annotate, inferred
-from passes.tensors import Array
+from passes.tensors import Array, describe
 
 
 def shaped(model: onnx.ModelProto) -> gs.Graph:
@@ -28,6 +30,10 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
         if not fold_constants(graph):
             break
         annotate(graph, inferred(outlined(graph, model, INFERRED)))
+    for node in graph.nodes:
+        wrong = rules(node).contradiction(node)
+        if wrong:
+            raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
     return graph
 
 

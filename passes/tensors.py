@@ -35,6 +35,14 @@ def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
     return None if shape is None else tuple(shape)
 
 
+def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """The shape, None unless every size is static."""
+    shape = tensor.shape
+    if shape is None or not all(isinstance(d, (int, np.integer)) for d in shape):
+        return None
+    return tuple(int(d) for d in shape)
+
+
 def size_of(tensor: gs.Tensor, axis: int) -> int | None:
     """Number of slices along `axis` (may be negative), None where it is not static."""
     shape = tensor.shape

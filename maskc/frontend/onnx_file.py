@@ -6,16 +6,21 @@ import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.graphs import all_tensors
+from maskc.frontend import structure
+from maskc.graphs import all_tensors, without_weights
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
+
+# Before, operators broadcast only where an attribute said so, and along the axis that it said.
+OLDEST_OPSET = 7
 
 
 def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
@@ -27,10 +32,14 @@ def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
     """
     model = _parse(path)
     files = _external_files(model, path)
+    if model.graph.sparse_initializer:
+        _load_external(model, path)
     model, notes = _checked(model, path)
-    model = _inlined(model, str(path))
-    _load_external(model, path)
-    return model, (path, *files), notes
+    inlined = _inlined(model, str(path))
+    _load_external(inlined, path)
+    if model.functions:
+        _check_inlined(inlined, str(path))
+    return inlined, (path, *files), notes
 
 
 def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
@@ -41,7 +50,10 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
         raise InputError("The model's weights are in external files that were not loaded; pass the path instead.")
     checked, notes = _checked(model, None)
-    return _inlined(checked, "The model"), notes
+    inlined = _inlined(checked, "The model")
+    if model.functions:
+        _check_inlined(inlined, "The model")
+    return inlined, notes
 
 
 def check(model: ModelProto | Path) -> None:
@@ -55,15 +67,16 @@ def check(model: ModelProto | Path) -> None:
 def in_brief(error: BaseException) -> str:
     """The first sentence of an error from another library, on one line and without its full stop."""
     text = str(error).strip()
-    inferred = re.search(r"\(op_type:([^,]*), node name: ([^)]*)\): (.*)", text)
+    # of several errors only the first is not a consequence of another
+    inferred = re.search(r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): (.*?)\s*(?=\(op_type:|\Z)", text, re.S)
     if inferred:
         op, name, reason = inferred.groups()
-        text = f"node '{name}' ({op}): {reason}"
+        text = f"node '{name}' ({op}): {reason}" if name else f"{op}: {reason}"
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         gist = " ".join(line for line in lines if not line.startswith("==>"))
         node = re.search(r"Bad node spec for node\. Name: (.*?) ?OpType: (\S*)", text)
-        text = gist + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
+        text = gist.rstrip(".") + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
     text = re.sub(r"\[\w+Error\] ?", "", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
@@ -130,6 +143,30 @@ def _leaves(directory: Path, location: str) -> bool:
 
 def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
     what = "The model" if path is None else str(path)
+    _check_opset(model, what)
+    found = structure.fault(model)
+    if found is not None:
+        raise InputError(f"{what} is not a valid ONNX model: {found}.")
+    notes: tuple[str, ...] = ()
+    dense = _densified(model, what)
+    if dense is not model:
+        names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
+        notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
+    try:
+        # Shapes inside a file are checked by path: with external data the message would lack the weights.
+        check(dense if path is None or dense is not model else path)
+    except Exception as error:
+        dense, told = _without_annotations(dense, path, error, what)
+        notes += told
+    if structure.shared_names(dense):
+        renamed = ModelProto()
+        renamed.CopyFrom(dense)
+        shared = structure.name_nodes(renamed, unnamed=False)
+        return renamed, (*notes, f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.")
+    return dense, notes
+
+
+def _check_opset(model: ModelProto, what: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         # The checker lets a newer opset pass and reads its operators by older rules.
@@ -139,13 +176,11 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
                 f"{newest}. "
                 "Upgrade onnx, or export the model with an older opset."
             )
-    notes: tuple[str, ...] = ()
-    try:
-        # Shapes inside a file are checked by path: with external data the message would lack the weights.
-        check(model if path is None else path)
-    except Exception as error:
-        model, notes = _without_annotations(model, path, error, what)
-    return model, notes
+        if opset.domain in ("", "ai.onnx") and 0 < opset.version < OLDEST_OPSET:
+            raise InputError(
+                f"{what} uses opset {opset.version}, whose operators broadcast in another way. "
+                f"Convert it to opset {OLDEST_OPSET} or newer with onnx.version_converter."
+            )
 
 
 def _without_annotations(
@@ -156,9 +191,12 @@ def _without_annotations(
     Editors that change a graph often leave old annotations of inner tensors behind. They mean nothing to what
     the model computes, and every runtime ignores them.
     """
-    refusal = InputError(f"{what} is not a valid ONNX model: {in_brief(error)}.")
+
+    def refusal() -> InputError:
+        return InputError(f"{what} is not a valid ONNX model: {in_brief(_with_names(model, error))}.")
+
     if not isinstance(error, onnx.shape_inference.InferenceError) or not model.graph.value_info:
-        raise refusal from error
+        raise refusal() from error
     stripped = ModelProto()
     stripped.CopyFrom(model)
     del stripped.graph.value_info[:]
@@ -167,9 +205,26 @@ def _without_annotations(
             _load_external(stripped, path)
         check(stripped)
     except Exception:
-        raise refusal from error
+        raise refusal() from error
     note = f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}."
     return stripped, (note,)
+
+
+def _with_names(model: ModelProto, error: Exception) -> Exception:
+    """The checker's error again, if it can be had from a copy in which every node has a name to be called by."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    structure.name_nodes(named)
+    try:
+        if isinstance(error, onnx.shape_inference.InferenceError):
+            onnx.shape_inference.infer_shapes(without_weights(named), check_type=True, strict_mode=True)
+        elif not any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
+            onnx.checker.check_model(named)
+    except type(error) as again:
+        return again
+    except Exception:
+        return error
+    return error
 
 
 def _inlined(model: ModelProto, what: str) -> ModelProto:
@@ -180,6 +235,39 @@ def _inlined(model: ModelProto, what: str) -> ModelProto:
         return inlined
     except Exception as error:
         raise InputError(f"{what}: its local functions cannot be inlined: {in_brief(error)}.") from error
+
+
+def _check_inlined(model: ModelProto, what: str) -> None:
+    """Functions may be called in ways that their bodies do not allow, which shows only now."""
+    try:
+        check(without_weights(model))
+    except Exception as error:
+        raise InputError(
+            f"{what} is not valid once its local functions are inlined: {in_brief(_with_names(model, error))}."
+        ) from error
+
+
+def _densified(model: ModelProto, what: str) -> ModelProto:
+    """The model with its sparse initializers as dense ones, which is what every runtime makes of them."""
+    if not model.graph.sparse_initializer:
+        return model
+    dense = ModelProto()
+    dense.CopyFrom(model)
+    context = onnx.checker.DEFAULT_CONTEXT
+    for sparse in dense.graph.sparse_initializer:
+        try:
+            onnx.checker.check_sparse_tensor(sparse, context)
+        except Exception as error:
+            raise InputError(f"{what} is not a valid ONNX model: {in_brief(error)}.") from error
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        full = np.zeros(list(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            full.reshape(-1)[indices] = values
+        else:
+            full[tuple(indices.T)] = values
+        dense.graph.initializer.append(numpy_helper.from_array(full, sparse.values.name))
+    del dense.graph.sparse_initializer[:]
+    return dense
 
 
 def _load_external(model: ModelProto, path: Path) -> None:

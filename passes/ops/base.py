@@ -128,6 +128,10 @@ class Op:
         """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
         return False
 
+    def contradiction(self, node: gs.Node) -> str:
+        """What is wrong with the static shapes of the operands that onnx does not notice; "" if nothing is."""
+        return ""
+
     def affine(self, node: gs.Node) -> Affine | None:
         """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
         return None
@@ -195,7 +199,7 @@ class Linked(Op):
         found: dict[tuple[int, int], Known] = {}
         for link in facts.links(node):
             known = facts.known(node.inputs[link.input], link.input_axis)
-            if known is None:
+            if known is None or not known.mask.size:
                 continue
             if link.split:
                 known = _gathered(link, known, facts.size(node.outputs[link.output], link.output_axis) or 0)

@@ -314,7 +314,7 @@ class MatrixProduct(Op):
         shape = shape_of(node.inputs[0])
         dim = shape[sides[0].inner if sides else -1] if shape else 1
         k = dim if isinstance(dim, int) else 1
-        return out * (2 * k - 1) + (out if self.addend(node) is not None else 0), out * k
+        return out * max(2 * k - 1, 0) + (out if self.addend(node) is not None else 0), out * k
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [

@@ -12,7 +12,7 @@ from passes.nonzero import Nonzero
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.patterns import Pattern, Window, spatial_windows, windows
 from passes.quantized import Quantized
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.tensors import Array, Mask, is_constant, operand, shape_of, size_of, volume
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -44,6 +44,13 @@ def level(counts: Mask, groups: int) -> Mask:
 
 class Convolution(Op):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
+
+    def contradiction(self, node: gs.Node) -> str:
+        channels, taken = size_of(node.inputs[0], 1), size_of(node.inputs[1], self.channel_axes[1])
+        if channels is None or taken is None:
+            return ""
+        taken *= group_size(node) if self.channel_axes == (0, 1) else 1
+        return "" if channels == taken else f"its input has {channels} channels and its weights are for {taken}"
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the weights are an initializer and the channel counts are static."""

@@ -15,7 +15,7 @@ from passes.ops.arrangement import Arrangement, reshaped
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
-from passes.tensors import Array, Dim, int_list, is_constant, shape_of
+from passes.tensors import Array, Dim, int_list, is_constant, shape_of, static_shape
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -30,6 +30,12 @@ class Reshape(Movement):
 
     reason = "regroups the elements of several axes"
     arranges = True
+
+    def contradiction(self, node: gs.Node) -> str:
+        before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+        if before is None or after is None or np.prod(before) == np.prod(after):
+            return ""
+        return f"{before} cannot be given the shape {after}"
 
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])

@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from maskc import frontend
+import passes
+from maskc import frontend, storage
 from maskc.errors import InputError
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
@@ -83,12 +85,25 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     compile_refused(source, "cannot be read")
 
 
-# Graphs that the checker rejects.
+# Graphs that are not valid.
 
 
 def undefined_input() -> onnx.ModelProto:
     built = build.mlp()
     built.graph.node[1].input[1] = "nowhere"
+    return built
+
+
+def undefined_in_a_branch() -> onnx.ModelProto:
+    built = build.mlp()
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [build.node("Relu", source, name)], name, [], [build.value(name, ["n", 16])]
+        )
+        for name, source in (("then", "c"), ("else", "ghost"))
+    }
+    built.graph.initializer.append(build.constant("yes", True, np.bool_))
+    built.graph.node.insert(3, helper.make_node("If", ["yes"], ["chosen"], name="branch", **branches))
     return built
 
 
@@ -98,9 +113,33 @@ def unknown_operator() -> onnx.ModelProto:
     return built
 
 
+def unknown_attribute() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[0].attribute.append(helper.make_attribute("bogus", 1))
+    return built
+
+
+def missing_attribute() -> onnx.ModelProto:
+    nodes = [build.node("Concat", "x w", "y", name="join")]
+    return build.model(nodes, [build.value("x", [2, 3])], [build.value("y", [2, "m"])], [build.weight("w", 2, 3)])
+
+
 def contradiction() -> onnx.ModelProto:
     built = build.mlp()
     built.graph.initializer[2].CopyFrom(build.weight("w2", 12, 4))
+    return built
+
+
+def contradiction_at_an_unnamed_node() -> onnx.ModelProto:
+    """The nodes behind it have no types then, and one of them has a name: it is not the one to name."""
+    built = build.mlp()
+    built.graph.initializer[1].CopyFrom(build.weight("b1", 5))
+    return built
+
+
+def other_type() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.initializer[1].CopyFrom(build.weight("b1", 16, dtype=np.float64))
     return built
 
 
@@ -110,15 +149,68 @@ def cycle() -> onnx.ModelProto:
     return built
 
 
+def cycle_of_one() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[2].input[0] = "c"
+    return built
+
+
+def out_of_order() -> onnx.ModelProto:
+    built = build.mlp()
+    last = built.graph.node.pop()
+    built.graph.node.insert(0, last)
+    return built
+
+
 def duplicate() -> onnx.ModelProto:
     built = build.mlp()
     built.graph.node[2].output[0] = "a"
     return built
 
 
+def duplicate_of_an_input() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.node[2].output[0] = "x"
+    return built
+
+
+def two_inputs() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.input.append(build.value("x", ["n", 8]))
+    return built
+
+
+def two_initializers() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.initializer.append(build.weight("w1", 8, 16, seed=1))
+    return built
+
+
 def no_domain() -> onnx.ModelProto:
     built = build.custom()
     del built.opset_import[1]
+    return built
+
+
+def no_opset() -> onnx.ModelProto:
+    built = build.mlp()
+    del built.opset_import[:]
+    return built
+
+
+def no_outputs() -> onnx.ModelProto:
+    built = build.mlp()
+    del built.graph.output[:]
+    return built
+
+
+def nothing_at_all() -> onnx.ModelProto:
+    return build.model([], [], [])
+
+
+def output_from_nowhere() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.output.append(build.value("ghost", ["n", 4]))
     return built
 
 
@@ -134,26 +226,216 @@ def short_data() -> onnx.ModelProto:
     return built
 
 
+def format_from_the_future() -> onnx.ModelProto:
+    built = build.mlp()
+    built.ir_version = 99
+    return built
+
+
+def sparse(*indices: int) -> onnx.ModelProto:
+    """The MLP with a first product whose weights are zero but at these places."""
+    built = build.mlp()
+    del built.graph.initializer[0]
+    values = build.constant("w1", np.arange(1, len(indices) + 1))
+    places = build.constant("w1_places", indices, np.int64)
+    built.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8, 16]))
+    return built
+
+
+def fancy(*nodes: onnx.NodeProto, inputs: tuple[str, ...] = ("i",)) -> onnx.ModelProto:
+    """The MLP with its custom operator as a local function of these nodes."""
+    built = build.custom()
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    built.functions.append(helper.make_function("com.example", "Fancy", inputs, ["o"], nodes, imports))
+    return built
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (undefined_input, ("nowhere",)),
-        (unknown_operator, ("Erfc",)),
-        (contradiction, ("second", "Incompatible dimensions")),
-        (cycle, ("first",)),
-        (duplicate, ("a",)),
-        (no_domain, ("com.example",)),
+        (undefined_input, ("node Add -> 'b' reads 'nowhere', which nothing writes",)),
+        (undefined_in_a_branch, ("node 'branch' (If) reads 'ghost', which nothing writes",)),
+        (unknown_operator, ("Erfc -> c",)),
+        (unknown_attribute, ("bogus", "'first'")),
+        (missing_attribute, ("'axis'", "'join'")),
+        (contradiction, ("node 'second' (MatMul)", "Incompatible dimensions")),
+        (contradiction_at_an_unnamed_node, ("node 'Add -> b' (Add): Incompatible dimensions",)),
+        (other_type, ("node 'Add -> b' (Add)", "inconsistent type")),
+        (cycle, ("cycle through 'first' (MatMul) and Add -> 'b' and Relu -> 'c'",)),
+        (cycle_of_one, ("cycle through Relu -> 'c'.",)),
+        (out_of_order, ("node 'second' (MatMul) reads 'd' before node Mul -> 'd' writes it",)),
+        (duplicate, ("nodes 'first' (MatMul) and Relu -> 'a' both write 'a'",)),
+        (duplicate_of_an_input, ("node Relu -> 'x' writes 'x', which has a value already",)),
+        (two_inputs, ("two inputs are called 'x'",)),
+        (two_initializers, ("two initializers are called 'w1'",)),
+        (no_domain, ("com.example", "Fancy -> c")),
+        (no_opset, ("opset_import",)),
+        (no_outputs, ("no outputs",)),
+        (nothing_at_all, ("no outputs",)),
+        (output_from_nowhere, ("nothing writes the output 'ghost'",)),
         (wrong_output, ("second", "(4) vs (5)")),
         (short_data, ("w1",)),
+        (format_from_the_future, ("99",)),
+        (lambda: sparse(0, 500), ("w1", "out of range")),
+        (lambda: fancy(helper.make_node("Fancy", ["i"], ["o"], domain="com.example")), ("Cycle", "Fancy")),
+        (lambda: fancy(build.node("Relu", "ghost", "o")), ("ghost",)),
     ],
 )
-def test_a_graph_that_the_checker_rejects(
-    tmp_path: Path, make: Callable[[], onnx.ModelProto], words: tuple[str, ...]
-) -> None:
+def test_a_graph_that_is_not_valid(tmp_path: Path, make: Callable[[], onnx.ModelProto], words: tuple[str, ...]) -> None:
     source = build.save(make(), tmp_path / "m.onnx")
     compile_refused(source, "not a valid ONNX model", *words)
     with pytest.raises(InputError):
         frontend.read(make())
+
+
+def test_a_function_that_is_called_with_too_few_inputs(tmp_path: Path) -> None:
+    built = fancy(build.node("Add", "i j", "o"), inputs=("i", "j"))
+    compile_refused(build.save(built, tmp_path / "m.onnx"), "once its local functions are inlined", "Add")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_convolution_for_another_number_of_channels(tmp_path: Path, transposed: bool) -> None:
+    """The checker does not look at it, and ONNX Runtime only when it runs."""
+    built = build.cnn()
+    built.graph.node[0].name = "stem"
+    built.graph.initializer[0].CopyFrom(build.weight("k", *((4, 6) if transposed else (6, 4)), 3, 3))
+    if transposed:
+        built.graph.node[0].op_type = "ConvTranspose"
+    source = build.save(built, tmp_path / "m.onnx")
+    words = ("node `stem`", "its input has 3 channels and its weights are for 4")
+    refused(maskc("compile", source), 2, *words)
+    refused(maskc("flops", source), 2, *words)
+
+
+def test_a_reshape_to_another_number_of_elements(tmp_path: Path) -> None:
+    nodes = [build.node("Reshape", "x s", "y", name="re")]
+    shape = build.constant("s", [4, 2], np.int64)
+    built = build.model(nodes, [build.value("x", [2, 3])], [build.value("y", ["a", "b"])], [shape])
+    source = build.save(built, tmp_path / "m.onnx")
+    refused(maskc("compile", source), 2, "node `re`", "(2, 3) cannot be given the shape (4, 2)")
+
+
+@pytest.mark.parametrize("opset", [1, 5, 6])
+def test_an_opset_that_broadcasts_in_another_way(tmp_path: Path, opset: int) -> None:
+    built = build.mlp()
+    built.opset_import[0].version = opset
+    compile_refused(build.save(built, tmp_path / "m.onnx"), f"opset {opset}", "onnx.version_converter")
+
+
+# Graphs that are odd but valid.
+
+
+def good(built: onnx.ModelProto, directory: Path) -> dict[str, Any]:
+    """The report of a compilation from the shell that must work; what it wrote is valid."""
+    result = maskc("compile", build.save(built, directory / "m.onnx"), "--json")
+    assert result.exit_code == 0, result.stderr
+    told: dict[str, Any] = json.loads(result.stdout)
+    onnx.checker.check_model(told["output"], full_check=True)
+    return told
+
+
+def test_node_names_given_twice(tmp_path: Path) -> None:
+    """ONNX Runtime refuses them, and they mean nothing."""
+    built = build.mlp()
+    for node in built.graph.node[:3]:
+        node.name = "same"
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"] and "same" in told["warnings"][0]
+    names = [node.name for node in onnx.load(told["output"]).graph.node if node.name]
+    assert len(names) == len(set(names))
+
+
+def test_a_sparse_initializer(tmp_path: Path) -> None:
+    told = good(sparse(0, 17, 40, 127), tmp_path)
+    assert told["verification"]["passed"] and "w1" in told["warnings"][0]
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    wanted, got = (build.run(path, x=x)["y"] for path in (tmp_path / "m.onnx", Path(told["output"])))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_training_information_is_left_out(tmp_path: Path) -> None:
+    built = build.mlp()
+    training = built.training_info.add()
+    training.algorithm.CopyFrom(
+        helper.make_graph([build.node("Relu", "w1", "next")], "step", [], [build.value("next", [8, 16])])
+    )
+    training.update_binding.add(key="w1", value="next")
+    told = good(built, tmp_path)
+    assert "training information" in told["notes"][0]
+    assert not onnx.load(told["output"]).training_info
+
+
+def test_a_local_function(tmp_path: Path) -> None:
+    told = good(fancy(build.node("Relu", "i", "o")), tmp_path)
+    assert told["verification"]["passed"] and told["channels"]["held"] == 0
+
+
+def test_a_format_that_onnx_runtime_does_not_read_yet(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.ir_version = 14
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"]
+    try:
+        build.run(Path(told["output"]), x=np.ones((1, 8), np.float32))
+    except Exception:
+        assert "IR version 14" in told["warnings"][0]
+    else:
+        assert told["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((8, 0), (0, 4)), ((8, 16), (16, 0)), ((0, 16), (16, 4))],
+    ids=["inner", "output", "input"],
+)
+def test_axes_of_size_zero(tmp_path: Path, shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    (rows, inner), (_, columns) = shapes
+    nodes = [build.node("MatMul", "x w", "h"), build.node("Relu", "h", "r"), build.node("MatMul", "r v", "y")]
+    weights = [build.weight("w", rows, inner), build.weight("v", inner, columns)]
+    built = build.model(nodes, [build.value("x", ["n", rows])], [build.value("y", ["n", columns])], weights)
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
+
+
+def test_a_part_of_size_zero(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Concat", ["x", "none"], ["c"], axis=1), build.node("MatMul", "c w", "y")]
+    weights = [build.weight("none", 2, 0), build.weight("w", 8, 2)]
+    built = build.model(nodes, [build.value("x", [2, 8])], [build.value("y", [2, 2])], weights)
+    assert good(built, tmp_path)["verification"]["passed"]
+
+
+def test_graphs_without_nodes(tmp_path: Path) -> None:
+    through = build.model([], [build.value("x", [2])], [build.value("x", [2])])
+    assert good(through, tmp_path)["verification"]["passed"]
+    constant = build.model([], [], [build.value("w", [2])], [build.weight("w", 2)])
+    assert good(constant, tmp_path)["verification"]["passed"]
+
+
+def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled model that the checker rejects stays unwritten, in one file or with its weights in another."""
+    right = passes.shrink
+
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy) -> passes.Shrunk:
+        shrunk = right(model, adapters)
+        for tensor in shrunk.model.graph.initializer:
+            if list(tensor.dims) == [8, 4]:
+                tensor.CopyFrom(build.weight(tensor.name, 7, 4))
+        return shrunk
+
+    source = build.save(build.mlp(hidden=16), tmp_path / "m.onnx")
+    monkeypatch.setattr(passes, "shrink", wrong)
+    for limit in (storage.EMBEDDED_LIMIT, 0):
+        monkeypatch.setattr(storage, "embeds", lambda model, limit=limit: limit > 0)
+        refused(maskc("compile", source, "--no-verify"), 1, "not valid ONNX", "second", "Nothing was written")
+        assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def huge(model: onnx.ModelProto, adapters: str) -> None:
+        raise MemoryError("8 TiB were asked for")
+
+    monkeypatch.setattr("passes.shrink", huge)
+    refused(maskc("compile", build.save(build.mlp(), tmp_path / "m.onnx")), 2, "not enough memory (8 TiB")
 
 
 def test_an_opset_from_the_future(tmp_path: Path) -> None:
