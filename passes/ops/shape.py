@@ -197,7 +197,12 @@ class Shape(Op):
 
 
 def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
-    """Output 0 holds one value (shape []) throughout."""
+    """Output 0 holds one value (shape []) throughout.
+
+    Sizes that a graph output is only said to have are not relied on: nothing else tells them from the operand.
+    """
+    if not node.outputs[0].outputs:
+        return
     for axis in range(len(shape_of(node.outputs[0]) or ())):
         size = facts.size(node.outputs[0], axis)
         if size:

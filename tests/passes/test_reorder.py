@@ -116,3 +116,12 @@ def test_what_others_read_inside_the_chain_stays() -> None:
     )
     assert sorted(kinds(source)) == ["Gather", "Neg", "Relu", "Reshape"]
     check(source)
+
+
+def test_a_chain_that_moves_nothing_at_all() -> None:
+    source = model(
+        "(float[0,3,4] x) => (float[3,4,0] y)",
+        "a = Relu(x)\n b = Reshape<allowzero = 1>(a, s1)\n y = Transpose<perm = [1,2,0]>(b)",
+        s1=np.asarray([0, 3, 4]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "Transpose"]
