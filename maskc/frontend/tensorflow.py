@@ -155,7 +155,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from tf2onnx import optimizer, tf_loader, utils
     from tf2onnx.tfonnx import process_tf_graph
 
-    from maskc.frontend import functions, operators
+    from maskc.frontend import functions, operators, recurrent
 
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
@@ -179,6 +179,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 initialized_tables=tables,
                 tensors_to_rename=renamed,
             )
+        recurrent.fold(unoptimized)
         optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=passes)
         model: ModelProto = optimized.make_model(source.name)
         return model

@@ -63,5 +63,52 @@ def test_a_layer_that_keras_cannot_run_is_named(keras: Any) -> None:
     from maskc.frontend.keras import to_onnx
 
     layer = keras.layers.Lambda(lambda x: x @ keras.ops.ones((5, 2)), output_shape=(2,))
-    with pytest.raises(InputError, match="layer Lambda: .* 4 and 5"):
+    with pytest.raises(InputError, match=r"layer Lambda: .* 4 and 5"):
         to_onnx(keras.Sequential([keras.Input((4,)), layer]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "operator"),
+    [
+        ("GRU", {}, "GRU"),
+        ("GRU", {"reset_after": False, "return_sequences": True}, "GRU"),
+        ("GRU", {"use_bias": False, "activation": "elu", "recurrent_activation": "softsign"}, "GRU"),
+        ("LSTM", {}, "LSTM"),
+        ("LSTM", {"activation": "softplus", "return_sequences": True}, "LSTM"),
+        ("SimpleRNN", {}, "RNN"),
+        ("SimpleRNN", {"activation": None, "use_bias": False, "return_sequences": True}, "RNN"),
+    ],
+)
+@pytest.mark.parametrize("length", [6, None], ids=["fixed", "free"])
+def test_recurrent_layers_are_one_operator(
+    keras: Any, layer: str, options: dict[str, Any], operator: str, length: int | None
+) -> None:
+    counts = converted(keras.Sequential([keras.Input((length, 4)), getattr(keras.layers, layer)(3, **options)]))
+    assert counts[operator] == 1 and set(counts) <= {operator, "Transpose", "Squeeze", "Slice"}
+
+
+@pytest.mark.parametrize("layer", ["GRU", "LSTM", "SimpleRNN"])
+def test_bidirectional_layers_read_from_the_end(keras: Any, layer: str) -> None:
+    inner = getattr(keras.layers, layer)(3, return_sequences=True)
+    counts = converted(keras.Sequential([keras.Input((6, 4)), keras.layers.Bidirectional(inner)]))
+    assert not {"Loop", "ReverseSequence"} & set(counts)
+    assert counts["RNN" if layer == "SimpleRNN" else layer] <= 2
+
+
+@pytest.mark.parametrize(("steps", "squared", "operator"), [(6, False, "RNN"), (5, False, "Loop"), (6, True, "Loop")])
+def test_loops_that_are_no_layer_stay(keras: Any, steps: int, squared: bool, operator: str) -> None:
+    """A step less than the sequence has, and a state that is used in another way."""
+    import tensorflow as tf
+
+    r = tf.constant(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
+
+    def call(x: Any) -> Any:
+        x = tf.transpose(x, [1, 0, 2])
+
+        def body(t: Any, h: Any) -> Any:
+            return t + 1, tf.tanh(tf.gather(x, t) @ r + (h * h if squared else h) @ r)
+
+        return tf.while_loop(lambda t, h: t < steps, body, (0, tf.zeros_like(x[0])), maximum_iterations=steps)[1]
+
+    layer = keras.layers.Lambda(call, output_shape=(4,))
+    assert converted(keras.Sequential([keras.Input((6, 4)), layer]))[operator] == 1
