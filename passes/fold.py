@@ -7,7 +7,6 @@ from collections.abc import Collection
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.evaluate import evaluate
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
@@ -73,7 +72,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized
         if result is not None or size > SMALL:
             return None if result is None else [result]
     values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
-    results = evaluate(node, opset, values)
+    results = rules(node).computed(node, opset, values)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
         return None
     if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
@@ -90,7 +89,7 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
         return None
 
     def apply(values: Array) -> Array:
-        results = evaluate(node, opset, [values if i == position else x for i, x in enumerate(operands)])
+        results = rules(node).computed(node, opset, [values if i == position else x for i, x in enumerate(operands)])
         if results is None or len(results) != 1:
             raise ValueError(node.op)
         return results[0]

@@ -22,6 +22,7 @@ def _zeros(known: Known) -> Known:
 class Elsewhere(Linked):
     """All outputs have the axes of input 0; `taken` are those it works along."""
 
+    foldable = True
     reason = "works along another axis"
 
     def taken(self, node: gs.Node, rank: int) -> set[int] | None:
@@ -60,8 +61,6 @@ class Elsewhere(Linked):
 class Cumulative(Elsewhere):
     """Running sums or products along an axis that is an operand."""
 
-    foldable = True
-
     def taken(self, node: gs.Node, rank: int) -> set[int] | None:
         axes = int_list(operand(node, 1))
         return None if axes is None else {a % rank for a in axes}
@@ -85,8 +84,6 @@ class TopK(Elsewhere):
 @register("Trilu")
 class Trilu(Elsewhere):
     """Half of each matrix becomes zero; what is zero stays so."""
-
-    foldable = True
 
     def taken(self, node: gs.Node, rank: int) -> set[int] | None:
         return {rank - 2, rank - 1}
@@ -161,6 +158,8 @@ class MeanVarianceNormalization(Elsewhere):
 
     Of a constant channel nothing is known: ONNX Runtime divides zero by zero there.
     """
+
+    foldable = False
 
     def taken(self, node: gs.Node, rank: int) -> set[int] | None:
         return {a % rank for a in node.attrs.get("axes", [0, 2, 3])}

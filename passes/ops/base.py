@@ -7,13 +7,14 @@ speaks of slices as vectors along one `(tensor, axis)`; the passes know no opera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.evaluate import evaluate
 from passes.tensors import Array, Index, Mask, is_float, volume
 from passes.ties import Tied
 
@@ -115,6 +116,10 @@ class Op:
     def quantized(self, node: gs.Node) -> Quantized | None:
         """The output as a weight that keeps its few bits; None if it is none."""
         return None
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        """The outputs, where all operands are initializers (None: omitted); None if they cannot be had."""
+        return evaluate(node, opset, operands)
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         """The input that is output 0 as it is, None if the node changes something."""

@@ -451,11 +451,20 @@ class BatchNormalization(PerChannel):
     Source: ONNX operator specification, BatchNormalization.
     """
 
-    foldable = False
     flops_per_element = 2
 
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        x, *vectors = [v for v in operands[:5] if v is not None]
+        if len(vectors) < 4 or self._trains(node):
+            return None
+        return [self._normalised(node, [x, *(v.reshape(-1, *[1] * (x.ndim - 2)) for v in vectors)])]
+
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
-        x, scale, bias, mean, variance = (np.asarray(v, np.float64) for v in operands[:5])
+        return self._normalised(node, [np.asarray(v) for v in operands[:5]])
+
+    @staticmethod
+    def _normalised(node: gs.Node, operands: Sequence[Array]) -> Array:
+        x, scale, bias, mean, variance = (v.astype(np.float64) for v in operands)
         dtype = node.inputs[0].dtype
         result = (x - mean) / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5))) * scale + bias
         return np.asarray(result.astype(dtype if dtype is not None else np.float32))

@@ -232,6 +232,7 @@ class RMSNormalization(Normalization):
 class LpNormalization(Linked):
     """Norm along one axis."""
 
+    foldable = True
     reason = "normalises along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

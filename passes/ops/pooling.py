@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.ops.base import Known, Link, Linked, register
 from passes.ops.movement import same_axis
 from passes.patterns import Pattern, Window, averaged, spatial_windows, uniform, windows
-from passes.tensors import shape_of, volume
+from passes.tensors import Array, shape_of, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -82,10 +82,30 @@ class AveragePool(Pool):
 
 @register("LpPool")
 class LpPool(Pool):
-    """Only zero is known to stay what it is."""
+    """The norm of each window: only zero is known to stay what it is, the rest are maps."""
+
+    foldable = True
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return Known(known.mask & (known.value == 0), known.value)
+
+    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
+        p = int(node.attrs.get("p", 2))
+        index, seen = windows(known, over, 0.0)
+        total = (np.abs(seen.astype(np.float64)) ** p).sum(axis=tuple(range(-len(over), 0)))
+        return Pattern(known.mask, (total ** (1 / p)).astype(known.value.dtype), index)
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        x, shape = operands[0], shape_of(node.outputs[0]) or ()
+        outs = [d for d in shape[2:] if isinstance(d, int)]
+        if x is None or len(outs) < x.ndim - 2 or node.attrs.get("ceil_mode", 0):
+            return None
+        sizes = x.shape[2:]
+        over = spatial_windows(sizes, outs, node.attrs.get("kernel_shape", sizes), node.attrs)
+        flat = x.reshape(-1, *sizes)
+        maps = Pattern(np.ones(len(flat), bool), flat, tuple(np.arange(s) for s in sizes))
+        result = self.pooled(node, maps, over)
+        return None if result is None else [result.expanded().reshape(*x.shape[:2], *outs)]
 
 
 @register("GlobalAveragePool", "GlobalMaxPool")
