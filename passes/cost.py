@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from passes.ops import rules
 from passes.report import Cost, NodeCost
 from passes.shaped import shaped
+from passes.subgraphs import bodies, subgraphs
 from passes.tensors import describe, is_constant, is_float
 
 
@@ -17,7 +18,8 @@ def count(model: onnx.ModelProto) -> Cost:
 
     FLOPs: matrix products `m n (2k - 1)`, convolutions `output elements · (2 · kernel · in / groups - 1)`, one more
     per output element where a bias is added, elementwise operators one per output element, data movement none.
-    Parameters: elements of the floating-point and 8-bit initializers.
+    Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
+    Loop or Scan one round.
 
     Raises GraphError when the shapes contradict each other.
     """
@@ -27,13 +29,19 @@ def count(model: onnx.ModelProto) -> Cost:
 def of_graph(graph: gs.Graph) -> Cost:
     """Cost of a graph whose tensors carry their shapes."""
     nodes = []
-    weights: dict[str, int] = {}
     for node in graph.nodes:
         flops, macs = rules(node).cost(node)
+        inside = [of_graph(body) for body in subgraphs(node)]
+        flops += max((c.flops for c in inside), default=0)
+        macs += max((c.macs for c in inside), default=0)
         nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs)))
-        for tensor in node.inputs:
-            if is_constant(tensor) and (is_float(tensor) or np.dtype(tensor.dtype).itemsize == 1):
-                weights[tensor.name] = int(np.prod(tensor.shape))
+    weights = {
+        id(t): int(np.prod(t.shape))
+        for scope in (graph, *bodies(graph))
+        for node in scope.nodes
+        for t in node.inputs
+        if is_constant(t) and (is_float(t) or np.dtype(t.dtype).itemsize == 1)
+    }
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),

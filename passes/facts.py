@@ -31,6 +31,7 @@ class Facts:
     channels that are known maps though not uniform. `read[name]` says
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
     `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below.
+    `inside` holds the facts of the subgraphs of control flow, by their `id`.
     """
 
     opset: int
@@ -39,6 +40,7 @@ class Facts:
     read: dict[str, AxisMask] = field(default_factory=dict)
     tied: dict[tuple[str, int], Tied] = field(default_factory=dict)
     bound: dict[str, float] = field(default_factory=dict)
+    inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
@@ -167,9 +169,16 @@ class Facts:
         }
 
 
-def analyse(graph: gs.Graph) -> Facts:
-    """Facts of a graph whose nodes are in topological order and whose shapes are inferred."""
-    facts = Facts(opset=graph.opset)
+def analyse(graph: gs.Graph, around: Facts | None = None, inside: dict[int, Facts] | None = None) -> Facts:
+    """Facts of a graph whose nodes are in topological order and whose shapes are inferred.
+
+    Of a subgraph, `around` are the facts of the graph that it stands in; `inside` are those of its own subgraphs.
+    """
+    facts = Facts(opset=graph.opset, inside=inside or {})
+    if around is not None:
+        own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
+        facts.constant = {name: dict(axes) for name, axes in around.constant.items() if name not in own}
+        facts.pattern = {name: pattern for name, pattern in around.pattern.items() if name not in own}
     _forward(graph, facts)
     _backward(graph, facts)
     return facts

@@ -25,6 +25,7 @@ def fold_constants(graph: gs.Graph) -> bool:
     outputs = {id(t) for t in graph.outputs}
     kept = []
     computed = False
+    weights: dict[tuple[object, ...], Quantized] = {}
     for node in graph.nodes:
         results = _constant_results(node, graph.opset)
         if results is not None and any(id(t) in outputs for t in node.outputs):
@@ -38,6 +39,8 @@ def fold_constants(graph: gs.Graph) -> bool:
             kept.append(node)
             continue
         computed = computed or bool(node.inputs)
+        if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
+            results = [weights.setdefault(results[0].key, results[0])]
         for tensor, values in zip(list(node.outputs), results, strict=False):
             _replace(tensor, values if isinstance(values, gs.Constant) else gs.Constant(tensor.name, values))
         node.inputs.clear()
@@ -114,6 +117,7 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     Nodes that read an initializer named in `keep` stay.
     """
     outputs = {id(t) for t in graph.outputs}
+    own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
     inside = {t.name for n in graph.nodes for g in subgraphs(n) for t in g.outputs} | {
         t.name for n in graph.nodes for g in subgraphs(n) for m in g.nodes for t in captured(m)
@@ -127,7 +131,8 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
         target = node.outputs[0]
         if id(target) in outputs:
             # the name must stay: the producer writes it, if nothing else needs the name it writes now
-            if not source.inputs or id(source) in outputs or source.name in inside:
+            made_here = bool(source.inputs) and id(source.inputs[0]) in own
+            if not made_here or id(source) in outputs or source.name in inside:
                 node.op, node.attrs, node.inputs, node.outputs = "Identity", {}, [source], [target]
                 continue
             producer = source.inputs[0]

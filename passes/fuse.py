@@ -37,12 +37,15 @@ class Fuser:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._names = Names(graph)
+        self._own = {id(n) for n in graph.nodes}
         self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
 
     def fold(self, affine: Affine) -> bool:
         """Whether the map could be put into the node before it, whose result nothing else may read."""
         data = affine.data
         if data.name in self._shared or len(data.outputs) != 1 or len(data.inputs) != 1:
+            return False
+        if id(data.inputs[0]) not in self._own:
             return False
         return rules(data.inputs[0]).takes(data.inputs[0], affine, self)
 

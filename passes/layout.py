@@ -100,7 +100,8 @@ class _Planner:
             self._claim_whole(tensor, -1, 0, why)
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.graph.nodes[index])
-        for tensor in self.graph.inputs:
+        read = (t for n in self.graph.nodes for t in n.inputs if t.name not in self.producer and not is_constant(t))
+        for tensor in {t.name: t for t in [*self.graph.inputs, *read]}.values():  # a subgraph reads others, too
             for axis in range(len(shape_of(tensor) or ())):
                 if self.claims.get((tensor.name, axis)):
                     self._settle(tensor, axis, None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, layout, nested, padding, policy, rewrite
 from passes.clean import clean, prepared
 from passes.export import exported
 from passes.inline import inlined
@@ -45,10 +45,15 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     unknown = _without_rules(graph)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
+    with _timed(seconds, "nested"):
+        inner = nested.shrink(graph, found, adapters)
+        if inner.facts:
+            found = facts.analyse(graph, inside=inner.facts)
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
     with _timed(seconds, "explain"):
         masked, held = explain.explain(graph, found, plan, adapters)
+        masked, held = (*masked, *inner.masked), (*held, *inner.held)
     with _timed(seconds, "rewrite"):
         rewrite.apply(graph, found, plan)
     with _timed(seconds, "clean"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import gcd
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -36,6 +37,11 @@ class Quantized(gs.Constant):  # type: ignore[misc]
         self.axis = int(self.attrs.get("axis", 1)) % max(rank, 1)  # type: ignore[call-overload]
         self.block = int(self.attrs.get("block_size", 0))  # type: ignore[call-overload]
         super().__init__(name, _Values(self))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for weights that are made from the same initializers in the same way."""
+        return id(self.stored), id(self.scale), id(self.zero), tuple(sorted(self.attrs.items()))
 
     @property
     def values(self) -> Array:
@@ -115,6 +121,11 @@ class _Values(LazyValues):  # type: ignore[misc]
 
     def load(self) -> Array:
         return self._weight.values
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """What onnx-graphsurgeon writes."""
+        return onnx.numpy_helper.from_array(self._weight.values, self._weight.name)
 
 
 def restore(graph: gs.Graph) -> None:

@@ -177,13 +177,18 @@ def _product(dims: list[Dim]) -> int:
 
 
 def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
-    """Write the inferred shapes and element types onto the tensors of the graph."""
-    inferred_types = {v.name: v for v in [*light.graph.value_info, *light.graph.output, *light.graph.input]}
-    for name, tensor in graph.tensors().items():
-        value = inferred_types.get(name)
-        if value is None or isinstance(tensor, gs.Constant) or not value.type.HasField("tensor_type"):
-            if not isinstance(tensor, gs.Constant):
-                tensor.shape = None
+    """Write the inferred shapes and element types onto the tensors of the graph, whose nodes are those of `light`."""
+    _annotate(graph, light.graph)
+
+
+def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
+    inferred_types = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
+    for tensor in [*graph.inputs, *(t for node in graph.nodes for t in node.outputs)]:
+        value = inferred_types.get(tensor.name)
+        if isinstance(tensor, gs.Constant) or tensor.is_empty():
+            continue
+        if value is None or not value.type.HasField("tensor_type"):
+            tensor.shape = None
             continue
         tensor.shape = dims_of(value)
         element = value.type.tensor_type.elem_type
@@ -191,6 +196,11 @@ def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(element) if element else tensor.dtype
         except KeyError:
             tensor.dtype = int(element)
+    for node, proto in zip(graph.nodes, light.node, strict=True):
+        inside = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
+        for name, value in node.attrs.items():
+            if isinstance(value, gs.Graph):
+                _annotate(value, inside[name])
 
 
 def matched_groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]]:

@@ -4,6 +4,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     along,
     blocks,
     contraction,
+    control,
     convolution,
     einsum,
     elementwise,

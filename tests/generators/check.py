@@ -74,7 +74,7 @@ def random_feeds(
         shape = [d.dim_value if d.dim_value > 0 else (sizes or {}).get(d.dim_param, 2) for d in kind.shape.dim]
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         if dtype.kind == "b":
-            feeds[info.name] = rng.random(shape) < 0.5
+            feeds[info.name] = np.asarray(rng.random(shape) < 0.5)
         elif dtype.kind in "iu":
             low, high = (ranges or {}).get(info.name, (0, 2))
             feeds[info.name] = rng.integers(low, high, size=shape).astype(dtype)

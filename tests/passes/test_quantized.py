@@ -204,11 +204,13 @@ def test_blocks_that_are_cut_unevenly_stay_whole() -> None:
     assert result.report.after.flops < result.report.before.flops
 
 
-def test_shared_int8_weight_is_stored_once() -> None:
+@pytest.mark.parametrize("each", [False, True])
+def test_shared_int8_weight_is_stored_once(each: bool) -> None:
+    """Also when every reader has a DequantizeLinear of its own."""
     source = model(
         "(float[N,40] x, float[N,40] z) => (float[N,30] y)",
-        """m = Mul(x, k) n = Mul(z, l) w = DequantizeLinear(q, s, o)
-        a = MatMul(m, w) b = MatMul(n, w) y = Add(a, b)""",
+        f"""m = Mul(x, k) n = Mul(z, l) w = DequantizeLinear(q, s, o) u = DequantizeLinear(q, s, o)
+        a = MatMul(m, w) b = MatMul(n, {"u" if each else "w"}) y = Add(a, b)""",
         opset=13,
         k=(np.arange(40) % 2).astype(np.float32),
         l=(np.arange(40) % 3 > 0).astype(np.float32),

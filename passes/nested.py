@@ -1,0 +1,79 @@
+"""The subgraphs of control flow, shrunk as graphs of their own that know what is constant around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from passes import explain, facts, fold, fuse, policy, rewrite
+from passes.facts import Facts
+from passes.names import Names
+from passes.policy import Policy
+from passes.report import Held, MaskedAxis
+from passes.subgraphs import subgraphs
+
+
+@dataclass
+class Nested:
+    """What is known inside, by `id` of the subgraph, and the channels that were masked there."""
+
+    facts: dict[int, Facts] = field(default_factory=dict)
+    masked: list[MaskedAxis] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+
+
+def shrink(graph: gs.Graph, found: Facts, adapters: Policy) -> Nested:
+    """Shrink the subgraphs of all nodes in place, the innermost first; what they read and give stays as it is."""
+    nested = Nested()
+    _shrink_inside(graph, found, adapters, nested)
+    if nested.facts:
+        _tell_apart(graph)
+    return nested
+
+
+def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nested) -> None:
+    for node in graph.nodes:
+        for body in subgraphs(node):
+            fold.drop_identities(body)
+            fold.fold_constants(body)
+            fold.drop_unused(body)
+            known = facts.analyse(body, around=found)
+            before = len(nested.facts)
+            _shrink_inside(body, known, adapters, nested)
+            if len(nested.facts) > before:
+                known = facts.analyse(body, around=found, inside=nested.facts)
+            nested.facts[id(body)] = known
+            plan = policy.plan(body, known, adapters)
+            masked, held = explain.explain(body, known, plan, adapters)
+            nested.masked += masked
+            nested.held += held
+            rewrite.apply(body, known, plan)
+            fold.fold_constants(body)
+            fold.drop_identities(body)
+            fuse.fuse(body)
+            fold.drop_unused(body)
+            fold.share_constants(body)
+
+
+def _tell_apart(graph: gs.Graph) -> None:
+    """Rename what got a name inside that something around it has."""
+    names = Names(graph)
+    constants: dict[str, int] = {}
+
+    def visit(scope: gs.Graph, around: dict[str, int]) -> None:
+        own = dict(around)
+        read = [t for node in scope.nodes for t in node.inputs]
+        for tensor in [*scope.inputs, *(t for node in scope.nodes for t in node.outputs), *read, *scope.outputs]:
+            if tensor.is_empty():
+                continue
+            if any(taken.get(tensor.name, id(tensor)) != id(tensor) for taken in (own, constants)):
+                tensor.name = names.fresh(tensor.name)
+            own[tensor.name] = id(tensor)
+            if isinstance(tensor, gs.Constant):  # where it will be stored is not decided yet
+                constants[tensor.name] = id(tensor)
+        for node in scope.nodes:
+            for body in subgraphs(node):
+                visit(body, own)
+
+    visit(graph, {})

@@ -1,0 +1,199 @@
+"""Inside If, Loop and Scan: their subgraphs shrink as graphs of their own, and know what is masked around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from tests.generators.check import adapters_cost, check
+from tests.passes.text import Array, random
+
+KEEP = (np.arange(16) % 4 != 1).astype(np.float32)  # 12 of 16
+
+
+def graph(text: str, opset: int = 17, **weights: Any) -> ModelProto:
+    source: ModelProto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}')
+    for name, values in weights.items():
+        array = np.asarray(values)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        source.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.checker.check_model(source, full_check=True)
+    return source
+
+
+def products(model: ModelProto) -> list[tuple[int, ...]]:
+    """Shapes of the matrices of all products, subgraphs included, in order."""
+    found: list[tuple[int, ...]] = []
+
+    def visit(scope: onnx.GraphProto, around: dict[str, Array]) -> None:
+        held = around | {t.name: numpy_helper.to_array(t) for t in scope.initializer}
+        for node in scope.node:
+            if node.op_type == "MatMul" and node.input[1] in held:
+                found.append(held[node.input[1]].shape)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    visit(attribute.g, held)
+
+    visit(model.graph, {})
+    return found
+
+
+def test_masks_inside_a_branch() -> None:
+    source = graph(
+        """(float[N,6] x, bool q) => (float[N,5] y) {
+            y = If (q) <
+                then_branch = yes () => (float[N,5] t) { a = MatMul(x, w) b = Mul(a, k) c = Relu(b) t = MatMul(c, v) },
+                else_branch = no () => (float[N,5] e) { d = MatMul(x, w) e = MatMul(d, v) }>
+        }""",
+        w=random(6, 16),
+        k=KEEP,
+        v=random(16, 5),
+    )
+    result = check(source)
+    assert products(result.model)[-2:] == [(6, 16), (16, 5)]
+    assert result.report.after.macs == result.report.before.macs  # the other branch is the dearer one
+    assert [axis.removed for axis in result.report.masked] == [4]
+
+
+def test_masks_around_a_branch() -> None:
+    """The branch reads the masked tensor whole, but multiplies what is live."""
+    source = graph(
+        """(float[N,6] x, bool q) => (float[N,5] y) {
+            a = MatMul(x, w) m = Mul(a, k)
+            y = If (q) <then_branch = yes () => (float[N,5] t) { b = Relu(m) t = MatMul(b, v) },
+                        else_branch = no () => (float[N,5] e) { c = Tanh(m) d = Add(c, s) e = MatMul(d, v) }>
+        }""",
+        w=random(6, 16),
+        k=KEEP,
+        v=random(16, 5),
+        s=random(16),
+    )
+    with adapters_cost(0.0):
+        result = check(source)
+    assert products(result.model) == [(6, 12), (12, 5), (12, 5)]
+
+
+def test_what_both_branches_know() -> None:
+    """Channels that are the same constant in either branch are known behind it."""
+    for value, kept in ((0.5, 12), (0.25, 16)):
+        source = graph(
+            """(float[N,6] x, bool q) => (float[N,5] y) {
+                b = If (q) <then_branch = yes () => (float[N,16] t) { a = MatMul(x, w) t = Add(a, s) },
+                            else_branch = no () => (float[N,16] e) { c = MatMul(x, u) d = Mul(c, k) e = Add(d, r) }>
+                y = MatMul(b, v)
+            }""",
+            w=random(6, 16) * KEEP,
+            u=random(6, 16, seed=3),
+            k=KEEP,
+            s=np.where(KEEP, random(16, seed=4), 0.5),
+            r=np.where(KEEP, random(16, seed=5), value),
+            v=random(16, 5),
+        )
+        with adapters_cost(0.0):
+            assert products(check(source).model)[-1] == (kept, 5)
+
+
+def test_loop_with_masks_inside() -> None:
+    source = graph(
+        """(float[N,6] x) => (float[N,6] y) {
+            y = Loop (trips, go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {
+                a = MatMul(h, w) b = Mul(a, k) d = Tanh(b) e = MatMul(d, v) z = Add(e, x) cc = Identity(c) }>
+        }""",
+        trips=np.asarray(3, np.int64),
+        go=np.asarray(True),
+        w=random(6, 16) * 0.3,
+        k=KEEP,
+        v=random(16, 6) * 0.3,
+    )
+    result = check(source)
+    assert products(result.model) == [(6, 12), (12, 6)]
+
+
+def test_scan_over_masked_data() -> None:
+    source = graph(
+        """(float[T,N,6] x, float[N,5] s) => (float[N,5] last, float[T,N,5] y) {
+            last, y = Scan <num_scan_inputs = 1, body = step (float[N,5] h, float[N,6] r)
+                => (float[N,5] hh, float[N,5] o) {
+                a = MatMul(r, w) b = Mul(a, k) c = MatMul(b, v) d = Add(c, h) hh = Tanh(d) o = Identity(hh) }> (s, x)
+        }""",
+        w=random(6, 16),
+        k=KEEP,
+        v=random(16, 5),
+    )
+    assert products(check(source).model) == [(6, 12), (12, 5)]
+
+
+def test_a_branch_inside_a_loop() -> None:
+    source = graph(
+        """(float[N,6] x, bool q) => (float[N,6] y) {
+            y = Loop (trips, go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {
+                m = MatMul(h, w) n = Mul(m, k)
+                z = If (q) <then_branch = yes () => (float[N,6] t) { t = MatMul(n, v) },
+                            else_branch = no () => (float[N,6] e) { a = Relu(n) e = MatMul(a, v) }>
+                cc = Identity(c) }>
+        }""",
+        trips=np.asarray(2, np.int64),
+        go=np.asarray(True),
+        w=random(6, 16) * 0.3,
+        k=KEEP,
+        v=random(16, 6) * 0.3,
+    )
+    with adapters_cost(0.0):
+        assert check(source).report.after.macs == 6 * 12 + 12 * 6
+
+
+def test_weights_that_two_graphs_read() -> None:
+    """Cut in one and whole in the other, they are stored once."""
+    source = graph(
+        """(float[N,40] x, bool q) => (float[N,40] y) {
+            y = If (q) <then_branch = yes () => (float[N,40] t) { a = MatMul(x, w) b = Mul(a, k) t = MatMul(b, w) },
+                        else_branch = no () => (float[N,40] e) { e = MatMul(x, w) }>
+        }""",
+        w=random(40, 40),
+        k=(np.arange(40) % 4 != 1).astype(np.float32),
+    )
+    result = check(source)
+    assert result.model.ByteSize() <= source.ByteSize() + 1200
+    assert result.report.masked[0].removed == 10
+
+
+def test_branches_that_hand_on_what_is_outside() -> None:
+    """A branch may name the outer tensor as its own result, or copy it."""
+    source = graph(
+        """(float[N,6] x, bool q) => (float[N,5] y, float[N,16] z) {
+            a = MatMul(x, w) m = Mul(a, k)
+            b = If (q) <then_branch = yes () => (float[N,16] t) { t = Identity(m) },
+                        else_branch = no () => (float[N,16] e) { c = Identity(m) d = Identity(c) e = Relu(d) }>
+            z = Relu(m) y = MatMul(b, v)
+        }""",
+        w=random(6, 16),
+        k=KEEP,
+        v=random(16, 5),
+    )
+    with adapters_cost(0.0):
+        assert products(check(source).model) == [(6, 12), (12, 5)]
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_int8_weights_inside(opset: int) -> None:
+    q = np.random.default_rng(0).integers(-90, 90, (6, 16)).astype(np.int8)
+    source = graph(
+        """(float[N,6] x, bool b) => (float[N,5] y) {
+            y = If (b) <then_branch = yes () => (float[N,5] t) {
+                            w = DequantizeLinear(q, s) a = MatMul(x, w) m = Mul(a, k) t = MatMul(m, v) },
+                        else_branch = no () => (float[N,5] e) {
+                            w = DequantizeLinear(q, s) d = MatMul(x, w) e = MatMul(d, v) }>
+        }""",
+        opset,
+        q=q,
+        s=np.float32(0.01),
+        k=KEEP,
+        v=random(16, 5),
+    )
+    result = check(source)
+    assert all(t.data_type != onnx.TensorProto.FLOAT or t.dims != [6, 16] for t in result.model.graph.initializer)
+    assert result.report.masked[0].removed == 4
