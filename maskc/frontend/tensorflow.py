@@ -155,7 +155,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from tf2onnx import optimizer, tf_loader, utils
     from tf2onnx.tfonnx import process_tf_graph
 
-    from maskc.frontend import functions, operators, recurrent
+    from maskc.frontend import functions, normalization, operators, recurrent, reshapes
 
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
@@ -180,6 +180,8 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 tensors_to_rename=renamed,
             )
         recurrent.fold(unoptimized)
+        normalization.fold(unoptimized)
+        reshapes.simplify(unoptimized)
         optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=passes)
         model: ModelProto = optimized.make_model(source.name)
         return model

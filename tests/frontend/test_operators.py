@@ -43,12 +43,12 @@ def test_gelu_has_the_form_that_onnx_runtime_fuses(keras: Any) -> None:
     assert counts == {"Mul": 3, "Erf": 1, "Add": 1}
 
 
+# TensorFlow itself has no convolution of other ranks with channels first on a CPU.
+@pytest.mark.parametrize(
+    ("rank", "layout"), [(1, "channels_last"), (2, "channels_last"), (2, "channels_first"), (3, "channels_last")]
+)
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("rank", [1, 2, 3])
 def test_groups_of_a_convolution(keras: Any, rank: int, layout: str, padding: str) -> None:
-    if rank != 2 and layout == "channels_first":
-        pytest.skip("TensorFlow has no such convolution on a CPU")
     layer = getattr(keras.layers, f"Conv{rank}D")
     shape = (6,) * rank
     shape = (*shape, 4) if layout == "channels_last" else (4, *shape)
@@ -112,3 +112,57 @@ def test_loops_that_are_no_layer_stay(keras: Any, steps: int, squared: bool, ope
 
     layer = keras.layers.Lambda(call, output_shape=(4,))
     assert converted(keras.Sequential([keras.Input((6, 4)), layer]))[operator] == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 5, 4), (None, None, 4), (2, 3, 2, 4)])
+def test_dense_is_one_product(keras: Any, shape: tuple[int | None, ...]) -> None:
+    layers = [keras.layers.Dense(3, bias_initializer="uniform"), keras.layers.Dense(5, use_bias=False)]
+    assert converted(keras.Sequential([keras.Input(shape), *layers])) == {"MatMul": 2, "Add": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"scale": False, "center": False}])
+def test_layer_normalization_is_one_operator(keras: Any, options: dict[str, Any]) -> None:
+    for shape, axis in (((6, 4), -1), ((3, 5, 4), (2, 3))):
+        layer = keras.layers.LayerNormalization(axis=axis, **options)
+        layer.build((None, *shape))
+        for weight in layer.weights:
+            weight.assign(keras.random.normal(weight.shape))
+        assert converted(keras.Sequential([keras.Input(shape), layer])) == {"LayerNormalization": 1}
+
+
+def test_normalisation_of_other_axes_stays(keras: Any) -> None:
+    layer = keras.layers.LayerNormalization(axis=1)
+    assert "LayerNormalization" not in converted(keras.Sequential([keras.Input((6, 4)), layer]))
+
+
+def test_attention_has_no_computed_shapes(keras: Any) -> None:
+    x = keras.Input((5, 8))
+    counts = converted(keras.Model(x, keras.layers.MultiHeadAttention(2, 4)(x, x)))
+    assert counts["MatMul"] == 6
+    assert not {"Shape", "Gather", "Concat", "Einsum"} & set(counts)
+
+
+def test_selection_passes_on_what_it_selects(keras: Any) -> None:
+    """Infinity in what is not selected."""
+    from maskc.frontend.keras import to_onnx
+    from tests.maskc import build
+
+    def call(x: Any) -> Any:
+        return keras.ops.where(x[:, :1] > 0, x, 1 / x)
+
+    graph = to_onnx(keras.Sequential([keras.Input((3,)), keras.layers.Lambda(call, output_shape=(3,))]))
+    x = np.array([[1, 0, 2], [-1, 4, 2]], np.float32)
+    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
+    np.testing.assert_allclose(actual, [[1, 0, 2], [-1, 0.25, 0.5]])
+
+
+@pytest.mark.parametrize("function", ["expm1", "log1p"])
+def test_small_arguments_keep_their_digits(keras: Any, function: str) -> None:
+    from maskc.frontend.keras import to_onnx
+    from tests.maskc import build
+
+    x = np.array([[1e-8, -1e-7, 1e-4, 0.3, -0.6, 0.0, 8.0, 80.0]], np.float32)
+    layer = keras.layers.Lambda(getattr(keras.ops, function))
+    graph = to_onnx(keras.Sequential([keras.Input((8,)), layer]))
+    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
+    np.testing.assert_allclose(actual, getattr(np, function)(x.astype(np.float64)), rtol=2e-6)

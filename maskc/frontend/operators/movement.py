@@ -69,3 +69,29 @@ def bincount(graph: Any, node: Any) -> None:
     else:
         result = make(graph, "ReduceSum", [counted, constant(graph, [-2])], shape, dtype, keepdims=0)
     replace(graph, node, result)
+
+
+@converts("Select", "SelectV2")
+def select(graph: Any, node: Any) -> None:
+    """A Where, which passes on what it selects; tf2onnx multiplies by 0 and 1 and so makes NaN of infinity."""
+    from onnx import TensorProto
+
+    condition, *operands = node.input
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    rank, given = graph.get_rank(operands[0]), graph.get_shape(condition)
+    if node.type == "Select" and given is not None and rank is not None and len(given) == 1 < rank:
+        # One decision for each element of the first axis.
+        axes = list(range(1, rank))
+        column = [*given, *[1] * (rank - 1)]
+        condition = make(graph, "Unsqueeze", [condition, constant(graph, axes)], column, TensorProto.BOOL)
+    if dtype == TensorProto.BOOL:  # for which ONNX Runtime has no Where
+        otherwise = make(graph, "Not", [condition], graph.get_shape(condition), dtype)
+        parts = [make(graph, "And", pair, shape, dtype) for pair in zip((condition, otherwise), operands, strict=True)]
+        replace(graph, node, make(graph, "Or", parts, shape, dtype))
+    elif dtype in (TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT16, TensorProto.UINT32, TensorProto.UINT64):
+        wide = TensorProto.FLOAT if dtype == TensorProto.FLOAT16 else TensorProto.INT64
+        cast = [make(graph, "Cast", [name], graph.get_shape(name), wide, to=wide) for name in operands]
+        chosen = make(graph, "Where", [condition, *cast], shape, wide)
+        replace(graph, node, make(graph, "Cast", [chosen], shape, dtype, to=dtype))
+    else:
+        replace(graph, node, make(graph, "Where", [condition, *operands], shape, dtype))
