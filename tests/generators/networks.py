@@ -248,6 +248,26 @@ def einsum(b: Builder, v: Value) -> Value | None:
     return b.op("Einsum", [v, b.const(w.T.copy() if flipped else w, w.dtype)], shape, v.axis, equation=text)
 
 
+def einsum_of_two(b: Builder, v: Value) -> Value | None:
+    """Two computed operands, one after the other: scores of positions, and sums weighted by them."""
+    if b.opset < 12 or v.rank != 3 or v.axis != 2 or not isinstance(v.shape[1], int):
+        return None
+    other = same_layer(b, v)
+    scores = b.op("Einsum", [v, other], [v.shape[0], v.shape[1], v.shape[1]], 2, equation="bsd,btd->bst")
+    if b.flip(0.4):
+        return scores
+    scores = b.like("Sigmoid", scores)
+    return b.op("Einsum", [scores, v], v.shape, 2, equation="bst,btd->bsd")
+
+
+def vector_product(b: Builder, v: Value) -> Value | None:
+    """A matrix product with a vector, which takes the channels away."""
+    if v.rank != 3 or v.axis != 2 or not isinstance(v.shape[1], int):
+        return None
+    w = weight(b, [v.channels], v.channels, outputs=0, inputs=None)
+    return b.op("MatMul", [v, b.const(w, w.dtype)], v.shape[:2], 1)
+
+
 def tied(b: Builder, v: Value) -> Value | None:
     """One weight read by two layers: once as it is and once, transposed, on the way back."""
     if v.axis != v.rank - 1 or v.rank < 2:
@@ -765,9 +785,14 @@ def rows(b: Builder, v: Value) -> Value | None:
 def shuffle(b: Builder, v: Value) -> Value | None:
     """ShuffleNet's channel shuffle: reshape, transpose, reshape."""
     factors = [f for f in range(2, v.channels) if v.channels % f == 0]
-    if v.axis != 1 or v.rank != 4 or not factors or not v.static:
+    if not factors:
         return None
     g = b.pick(factors)
+    if v.rank == 3 and v.axis == 2:
+        y = b.reshape(v, [*v.shape[:2], g, v.channels // g], 2)
+        return b.reshape(b.transpose(y, [0, 1, 3, 2]), v.shape, 2)
+    if v.axis != 1 or v.rank != 4 or len({d for d in v.shape if not isinstance(d, int)}) > 1:
+        return None
     y = b.reshape(v, [v.shape[0], g, v.channels // g, *v.shape[2:]], 1)
     y = b.transpose(y, [0, 2, 1, 3, 4])
     return b.reshape(y, v.shape, 1)
@@ -882,6 +907,80 @@ def scatter(b: Builder, v: Value) -> Value | None:
     places = np.array([[i] for i in range(dims[0]) if b.flip(0.5)] or [[0]], np.int64)
     updates = b.normal(len(places), *dims[1:])
     return b.like("ScatterND", v, b.const(places, np.int64), b.const(updates, updates.dtype))
+
+
+def scatter_elements(b: Builder, v: Value) -> Value | None:
+    """Something computed written, or added, at constant places along an axis behind the batch."""
+    if b.opset < 11 or not v.static or not isinstance(v.shape[0], int) or v.rank > 4 or b.dtype == TensorProto.FLOAT16:
+        return None
+    dims = [size(d) for d in v.shape]
+    axis = b.some(1, v.rank - 1)
+    order = b.shuffled(range(dims[axis]))
+    index = np.broadcast_to(np.reshape(order, [-1 if a == axis else 1 for a in range(v.rank)]), dims)
+    updates = b.pick((activation, Builder.mask))(b, v)
+    if b.flip(0.3):
+        return b.like("GatherElements", v, b.const(index.astype(np.int64), np.int64), axis=axis)
+    reduction = b.pick((None, "add")) if b.opset >= 16 else None
+    indices = b.const(index.astype(np.int64), np.int64)
+    return b.like("ScatterElements", v, indices, updates, axis=axis, reduction=reduction)
+
+
+def scatter_channels(b: Builder, v: Value) -> Value | None:
+    """Some channels written over, by constants or by something computed, with the channels in front."""
+    if b.opset < 11 or v.rank not in (2, 3, 4) or not v.static or not isinstance(v.shape[0], int) or v.channels < 2:
+        return None
+    places = [i for i in range(v.channels) if b.flip(0.4)] or [0]
+    order = [v.axis, *(a for a in range(v.rank) if a != v.axis)]
+    front = b.transpose(v, order)
+    if b.flip(0.5):
+        updates = b.pick((activation, Builder.mask))(
+            b, b.gather(front, b.shuffled(range(v.channels))[: len(places)], 0)
+        )
+        name = updates.name
+    else:
+        values = b.normal(len(places), *[size(d) for d in front.shape[1:]])
+        values[: len(values) // 2] = b.pick((0.0, 0.5))
+        name = b.const(values.astype(b.numpy_type), b.numpy_type)
+    indices = b.const(np.array([[i - v.channels if b.flip(0.2) else i] for i in places], np.int64), np.int64)
+    y = b.like("ScatterND", front, indices, name)
+    return b.transpose(y, [order.index(a) for a in range(v.rank)])
+
+
+def gather_pieces(b: Builder, v: Value) -> Value | None:
+    """GatherND along the axis behind the batch, the same pieces for each example."""
+    if b.opset < 12 or v.rank < 3 or v.axis == 1 or not isinstance(v.shape[0], int) or not isinstance(v.shape[1], int):
+        return None
+    n, m = size(v.shape[1]), b.some(1, 4)
+    index = b.weights.integers(-n, n, size=(size(v.shape[0]), m, 1)).astype(np.int64)
+    return b.op("GatherND", [v, b.const(index, np.int64)], [v.shape[0], m, *v.shape[2:]], v.axis, batch_dims=1)
+
+
+def sort(b: Builder, v: Value) -> Value | None:
+    """The largest along one axis, by size."""
+    axes = [a for a in range(1, v.rank) if isinstance(v.shape[a], int)]
+    if b.opset < 11 or not axes or b.dtype == TensorProto.FLOAT16:
+        return None
+    axis = b.pick(axes)
+    k = b.some(1, size(v.shape[axis]))
+    b.sharp = b.sharp and axis != v.axis  # values that are nearly equal may change places
+    shape = [k if a == axis else d for a, d in enumerate(v.shape)]
+    names = b.raw("TopK", [v, b.ints([k])], 2, axis=axis, largest=b.pick((None, 0)))
+    return Value(names[0], tuple(shape), v.axis)
+
+
+def triangle(b: Builder, v: Value) -> Value | None:
+    """One half of each matrix."""
+    if b.opset < 14 or b.dtype == TensorProto.FLOAT16:
+        return None
+    return b.like("Trilu", v, upper=b.pick((0, 1)))
+
+
+def count(b: Builder, v: Value) -> Value | None:
+    """Divided by the number of its elements, which the graph computes."""
+    if b.dtype == TensorProto.FLOAT16:
+        return None
+    number = b.raw("Cast", [b.raw("Size", [v])[0]], to=b.dtype)[0]
+    return b.like("Div", v, number)
 
 
 def split_and_join(b: Builder, v: Value) -> Value | None:
@@ -1300,6 +1399,8 @@ _STEPS: dict[Step, int] = {
     matmul_batched: 2,
     gemm: 8,
     einsum: 3,
+    einsum_of_two: 2,
+    vector_product: 1,
     tied: 2,
     tied_conv: 2,
     activation: 20,
@@ -1335,6 +1436,12 @@ _STEPS: dict[Step, int] = {
     slices: 4,
     gather: 4,
     scatter: 1,
+    scatter_elements: 1,
+    scatter_channels: 2,
+    gather_pieces: 1,
+    sort: 1,
+    triangle: 1,
+    count: 1,
     split_and_join: 4,
     tile: 2,
     expand: 2,
@@ -1398,6 +1505,8 @@ _SEQUENCES: dict[Step, int] = {
     Builder.mask: 8,
     constant_operand: 4,
     einsum: 3,
+    einsum_of_two: 3,
+    shuffle: 2,
     recurrent: 3,
     split_and_join: 4,
     rows: 4,
@@ -1433,6 +1542,12 @@ _MOVES: dict[Step, int] = {
     space_and_depth: 4,
     shuffle: 4,
     scatter: 3,
+    scatter_elements: 3,
+    scatter_channels: 5,
+    gather_pieces: 3,
+    sort: 2,
+    triangle: 2,
+    count: 2,
     Builder.mask: 16,
     matmul: 8,
     matmul_left: 4,
