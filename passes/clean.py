@@ -17,8 +17,20 @@ def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
+    return simplified(checked(model), keep)
+
+
+def checked(model: onnx.ModelProto) -> gs.Graph:
+    """The graph of a model as it is, but for folded constants, with shapes on every tensor.
+
+    Raises GraphError when the graph is not valid.
+    """
     check_order(model.graph)
-    graph = shaped(model)
+    return shaped(model)
+
+
+def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
+    """The graph of `checked`, changed in place to that of `prepared`."""
     reorder.reorder(graph)
     fold.drop_identities(graph, keep)
     fold.fold_constants(graph)

@@ -25,6 +25,9 @@ from passes.ties import Tied
 # as long as 32 multiply-adds of a convolution or matrix product.
 FLOPS_PER_MOVED_ELEMENT = 64.0
 
+# Of so many different demands each is tried as the set to store; all of them would take quadratic time.
+_TRIED = 16
+
 Key = tuple[str, int]  # tensor name, axis
 
 
@@ -243,9 +246,10 @@ class _Planner:
             return must
         demands = _distinct([c.demand for c in claims])
         union = must | np.logical_or.reduce([d.need for d in demands])
-        candidates = [must, *(must | d.need for d in demands), union]
+        tried = demands[:_TRIED]
+        candidates = [must, *(must | d.need for d in tried), union]
         if must is not asked:  # what follows from others may be computed itself
-            candidates += [asked, *(asked | d.need for d in demands)]
+            candidates += [asked, *(asked | d.need for d in tried)]
         candidates += self._sources(node, tensor, axis, must, size)
         unit = self._unit(tensor, axis)
         per_slice = volume(tensor) / size

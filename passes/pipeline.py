@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes import cost, defaults, explain, facts, layout, nested, padding, policy, rewrite
-from passes.clean import clean, prepared
+from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
 from passes.ops import rules
@@ -38,10 +38,12 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     seconds: dict[str, float] = {}
     model = inlined(model)
     with _timed(seconds, "prepare"):
-        graph = prepared(model)
-        merged = padding.merged(graph)
+        graph = checked(model)
     with _timed(seconds, "cost"):
-        before = cost.count(model)
+        before = cost.of_graph(graph)
+    with _timed(seconds, "prepare"):
+        graph = simplified(graph)
+        merged = padding.merged(graph)
     unknown = _without_rules(graph)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)

@@ -16,10 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes import facts
-from passes.clean import check_order
+from passes.clean import checked
 from passes.facts import Facts
 from passes.ops import rules
-from passes.shaped import shaped
 from passes.tensors import Dim, Mask, is_constant, shape_of
 
 Keep = tuple[Mask | None, ...]
@@ -51,8 +50,7 @@ def analyse(model: onnx.ModelProto) -> Analysis:
 
     Raises GraphError when the graph is not valid.
     """
-    check_order(model.graph)
-    graph = shaped(model)
+    graph = checked(model)
     tensors = {t.name: t for t in [*graph.inputs, *graph.outputs]} | dict(graph.tensors())
     return Analysis(graph, facts.analyse(graph), tensors)
 

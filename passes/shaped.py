@@ -38,17 +38,19 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
 
 
 def _imported(model: onnx.ModelProto) -> gs.Graph:
-    """The graph, with bfloat16 and the like in the types that numpy has for them since `ml_dtypes`."""
-    with G_LOGGER.suppress():  # it speaks of such types on standard output
+    """The graph, with weights that are read as they lie in the model."""
+    with G_LOGGER.suppress():  # it speaks of types that numpy lacks on standard output
         graph = gs.import_onnx(model)
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues and isinstance(tensor.dtype, int):
-            tensor._values = _Narrow(tensor._values.tensor)
+        if isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues:
+            stored = tensor._values.tensor
+            if isinstance(tensor.dtype, int) or stored.HasField("raw_data"):
+                tensor._values = _Stored(stored)
     return graph
 
 
-class _Narrow(LazyValues):  # type: ignore[misc]
-    """Values of a type that onnx-graphsurgeon takes to be unknown to numpy."""
+class _Stored(LazyValues):  # type: ignore[misc]
+    """Values in the type that numpy has for them since `ml_dtypes`, and copied no more often than need be."""
 
     def __init__(self, tensor: onnx.TensorProto) -> None:
         self.tensor = tensor

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.facts import Facts
-from passes.ops import Linked, rules
+from passes.ops import Link, Linked, rules
 from passes.tensors import Index, Mask, describe, is_constant
 
-_FAR = 50  # nodes: a writer further up says little to a person
+_FAR = 20  # nodes: a writer further up says little to a person
 
 
 def writers(
@@ -24,6 +24,8 @@ def writers(
     found: list[tuple[str, Index]] = []
     left = channels
     for operand, a in _others(holder, facts, tensor, axis, channels) if holder is not None else ():
+        if not left.size:
+            break
         live = left[~_constant(facts, operand, a, left)]
         found += _traced(facts, operand, a, live)
         left = np.setdiff1d(left, live)
@@ -36,22 +38,26 @@ def _others(
     holder: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
 ) -> Iterator[tuple[gs.Tensor, int]]:
     """Operands that the holder combines with the tensor, index by index, and the axis along which it does."""
+    mine = next(_places(holder, facts, tensor, axis, channels), None)
+    if mine is None:
+        return
+    for k in facts.links(holder):
+        other = holder.inputs[k.input]
+        same = k.source is None and (k.output, k.output_axis) == (mine.output, mine.output_axis)
+        if same and k.input != mine.input and not is_constant(other):
+            yield other, k.input_axis
+
+
+def _places(holder: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Iterator[Link]:
+    """Where the holder may read the tensor: directly, or through what has the same constants."""
     links = [k for k in facts.links(holder) if k.source is None]
-    direct = [k for k in links if holder.inputs[k.input] is tensor and k.input_axis == axis]
+    yield from (k for k in links if holder.inputs[k.input] is tensor and k.input_axis == axis)
     size = facts.size(tensor, axis)
-    through = [
-        k
-        for k in links
-        if facts.size(holder.inputs[k.input], k.input_axis) == size
-        and not is_constant(holder.inputs[k.input])
-        and _constant(facts, holder.inputs[k.input], k.input_axis, channels).all()
-    ]
-    for mine in (direct or through)[:1]:
-        for k in links:
-            other = holder.inputs[k.input]
-            same = (k.output, k.output_axis) == (mine.output, mine.output_axis)
-            if same and k.input != mine.input and not is_constant(other):
-                yield other, k.input_axis
+    for k in links:
+        operand = holder.inputs[k.input]
+        fits = not is_constant(operand) and facts.size(operand, k.input_axis) == size
+        if fits and _constant(facts, operand, k.input_axis, channels).all():
+            yield k
 
 
 def _traced(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Iterator[tuple[str, Index]]:

@@ -1,0 +1,71 @@
+"""Compile time grows about as the graph does, in graphs that tempt the passes to look at everything twice."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import Policy, shrink
+from tests.passes.text import model, random
+
+CHANNELS = 16
+
+
+def masks(count: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    rng = np.random.default_rng(0)
+    return {f"k{i}": (rng.random(CHANNELS) < 0.6).astype(np.float32) for i in range(count)}
+
+
+def chain(steps: int) -> onnx.ModelProto:
+    """A residual chain with a mask of its own at every step."""
+    body = "s0 = MatMul(x, w)\n" + "".join(
+        f"a{i} = MatMul(s{i}, w)\n m{i} = Mul(a{i}, k{i})\n s{i + 1} = Add(s{i}, m{i})\n" for i in range(steps)
+    )
+    return whole(body + f"y = MatMul(s{steps}, w)", steps)
+
+
+def fan(steps: int) -> onnx.ModelProto:
+    """Many masked branches from one tensor into one sum: each holds channels that all the others write."""
+    body = "h = MatMul(x, w)\n" + "".join(
+        f"a{i} = MatMul(h, w)\n m{i} = Mul(a{i}, k{i})\n t{i} = Tanh(m{i})\n" for i in range(steps)
+    )
+    return whole(body + f"y = Sum({', '.join(f't{i}' for i in range(steps))})", steps)
+
+
+def readers(steps: int) -> onnx.ModelProto:
+    """One tensor with many consumers that need different channels."""
+    body = "h = MatMul(x, w)\n r = Relu(h)\n" + "".join(
+        f"m{i} = Mul(r, k{i})\n a{i} = MatMul(m{i}, w)\n t{i} = Tanh(a{i})\n" for i in range(steps)
+    )
+    return whole(body + f"y = Sum({', '.join(f't{i}' for i in range(steps))})", steps)
+
+
+def whole(body: str, steps: int) -> onnx.ModelProto:
+    return model(
+        f"(float[N,{CHANNELS}] x) => (float[N,{CHANNELS}] y)", body, w=random(CHANNELS, CHANNELS), **masks(steps)
+    )
+
+
+def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
+    """Of processor time, which others on the machine lengthen least; the shorter of two."""
+    times = []
+    for _ in range(2):
+        gc.collect()
+        start = time.process_time()
+        shrink(source, adapters)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("adapters", ["auto", "never"])
+@pytest.mark.parametrize("graph", [chain, fan, readers])
+def test_four_times_the_graph_takes_about_four_times_as_long(
+    graph: Callable[[int], onnx.ModelProto], adapters: Policy
+) -> None:
+    shrink(graph(10), adapters)  # what is imported and remembered is not counted
+    assert seconds(graph(240), adapters) < 9 * seconds(graph(60), adapters)
