@@ -175,7 +175,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 opset=OPSET,
                 input_names=inputs,
                 output_names=outputs,
-                custom_op_handlers=operators.handlers(tables),
+                extra_opset=[operators.opset()],
                 initialized_tables=tables,
                 tensors_to_rename=renamed,
             )
@@ -186,8 +186,9 @@ def _convert(source: TensorFlowModel) -> ModelProto:
         model: ModelProto = optimized.make_model(source.name)
         return model
 
+    failed: list[str] = []
     try:
-        with quiet(), _quiet_stderr(), tf.device("/CPU:0"):
+        with quiet(), _quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
             with functions.captures_kept(source.function):
                 frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
             frozen = functions.inlined(frozen, inputs, outputs)
@@ -197,10 +198,40 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 # An optimizer that fails is skipped only at the price of copying all weights before each one.
                 model = converted(careful=True)
     except Exception as error:
-        raise InputError(f"{source.name} cannot be converted to ONNX: {in_brief(error)}.") from error
+        where = f"layer '{_layer(failed[0])}', " if failed else ""
+        raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error
+    for entry in [entry for entry in model.opset_import if entry.domain == operators.DOMAIN]:
+        model.opset_import.remove(entry)
     model.graph.name = "model"
     model.graph.doc_string = ""
     return model
+
+
+@contextlib.contextmanager
+def _failures(nodes: list[str]) -> Iterator[None]:
+    """Add the names of nodes that tf2onnx fails on, which it tells only its log."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.args, tuple) and str(record.msg).startswith("Failed to convert node"):
+                nodes.append(str(record.args[0]))
+
+    logger, listener = logging.getLogger("tf2onnx.tfonnx"), Listener()
+    level, propagate = logger.level, logger.propagate
+    try:
+        logger.addHandler(listener)
+        logger.propagate = False
+        logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
+def _layer(node: str) -> str:
+    """The layer that a node is from, by its name."""
+    return node.rpartition("/")[0] or node
 
 
 def _foreign_operators(model: ModelProto) -> str:
@@ -221,7 +252,7 @@ def _foreign_operators(model: ModelProto) -> str:
             found.setdefault(node.op_type, []).append(node.name)
     phrases = []
     for operator, names in sorted(found.items()):
-        layer = names[0].rpartition("/")[0] or names[0]
+        layer = _layer(names[0])
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         phrases.append(f"operator {operator} in layer '{layer}'{more}")
     return ", ".join(phrases) + " has no ONNX form here" if phrases else ""

@@ -166,3 +166,29 @@ def test_small_arguments_keep_their_digits(keras: Any, function: str) -> None:
     graph = to_onnx(keras.Sequential([keras.Input((8,)), layer]))
     (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
     np.testing.assert_allclose(actual, getattr(np, function)(x.astype(np.float64)), rtol=2e-6)
+
+
+def test_padding_before_a_convolution(keras: Any) -> None:
+    """tf2onnx merges the two in a way of its own, and asks for the conversion of the convolution there."""
+    layers = [keras.layers.ZeroPadding2D(((0, 1), (2, 0))), keras.layers.Conv2D(3, 3, strides=2)]
+    counts = converted(keras.Sequential([keras.Input((8, 7, 4)), *layers]))
+    assert counts == {"Transpose": 2, "Conv": 1}
+
+
+def test_conversions_hold_here_and_nowhere_else(keras: Any) -> None:
+    from tf2onnx.handler import tf_op
+
+    from maskc.frontend.keras import to_onnx
+
+    model = to_onnx(keras.Sequential([keras.Input((4,)), keras.layers.Activation("gelu")]))
+    assert [entry.domain for entry in model.opset_import if entry.domain not in ("", "ai.onnx.ml")] == []
+    assert "Erfc" not in tf_op.create_mapping(17, None)
+
+
+def test_an_operator_that_fails_is_named_with_its_layer(keras: Any) -> None:
+    from maskc.errors import InputError
+    from maskc.frontend.keras import to_onnx
+
+    layer = keras.layers.Resizing(4, 4, interpolation="area", name="culprit")
+    with pytest.raises(InputError, match=r"culprit.*ResizeArea"):
+        to_onnx(keras.Sequential([keras.Input((None, None, 3)), layer]))

@@ -1,8 +1,8 @@
 """The table of conversions, in the form that tf2onnx takes, and what they are written with.
 
 A conversion is a function of tf2onnx's graph and a node of it. It rewrites the node in ONNX's terms, in place or by
-making others, which tf2onnx leaves as they are; one with a third parameter `tables` is given the lookup tables. Shapes
-are lists of sizes, −1 where unknown, or None; types are numbers of ONNX's TensorProto.
+making others, which tf2onnx leaves as they are. One with a third parameter `tables` is given the lookup tables, keys
+and values by shared name. Shapes are lists of sizes, −1 where unknown, or None; types are those of TensorProto.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Shape: TypeAlias = list[int] | None
 Tables: TypeAlias = Mapping[bytes, tuple[NDArray[Any], NDArray[Any]]]
 Conversion: TypeAlias = Callable[..., None]
 
+# Conversions are registered under a domain of their own, so that they hold where it is asked for and nowhere else.
+DOMAIN = "maskc"
+
 _TABLE: dict[str, Conversion] = {}
 
 
@@ -32,20 +35,22 @@ def converts(*operators: str) -> Callable[[Conversion], Conversion]:
     return add
 
 
-def handlers(tables: Tables) -> dict[str, tuple[Callable[..., None], list[str]]]:
-    """The argument `custom_op_handlers` of `tf2onnx.tfonnx.process_tf_graph`.
+def opset() -> Any:
+    """What `tf2onnx.tfonnx.process_tf_graph` takes as `extra_opset` to use the conversions of this package."""
+    from onnx import helper
+    from tf2onnx.handler import tf_op
 
-    `tables` are the keys and values of lookup tables by shared name, as `tf_loader.from_trackable` returns them.
-    """
-    return {operator: (_adapted(conversion, tables), []) for operator, conversion in _TABLE.items()}
+    for operator, conversion in _TABLE.items():
+        tf_op.register_handler(_adapted(conversion), 1, [operator], DOMAIN, {})
+    return helper.make_opsetid(DOMAIN, 1)
 
 
-def _adapted(conversion: Conversion, tables: Tables) -> Callable[..., None]:
+def _adapted(conversion: Conversion) -> Callable[..., None]:
     takes = "tables" in inspect.signature(conversion).parameters
 
-    def handler(graph: Any, node: Any, name: str, args: list[str]) -> None:
+    def handler(graph: Any, node: Any, initialized_tables: Tables | None = None, **_: Any) -> None:
         if takes:
-            conversion(graph, node, tables)
+            conversion(graph, node, initialized_tables or {})
         else:
             conversion(graph, node)
 
