@@ -29,7 +29,7 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
                 dim.dim_param = f"input{number}_axis{axis}"
     for _ in range(8):  # each round carries symbols past one more layer of reshapes
         light = _infer(light)
-        if not _name_reshaped(light.graph):
+        if not _name_reshaped(light.graph) | _name_padded(light.graph):
             break
     return light
 
@@ -97,7 +97,9 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
-    return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in value.type.tensor_type.shape.dim]
+    # a size below zero is that of a branch which is never taken
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None) for d in dims]
 
 
 def _name_reshaped(graph: onnx.GraphProto) -> bool:
@@ -132,6 +134,35 @@ def _name_reshaped(graph: onnx.GraphProto) -> bool:
         for proto in value.type.tensor_type.shape.dim:
             if proto.dim_param in renamed:
                 _set(proto, _renamed([proto.dim_param], renamed)[0])
+    return found
+
+
+def _name_padded(graph: onnx.GraphProto) -> bool:
+    """Carry sizes past a Pad of computed amounts where these are zeros all the same; whether any was found."""
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    constants = {t.name: t for t in graph.initializer if len(t.dims) == 1}
+    joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"}
+    found = False
+    for node in graph.node:
+        if node.op_type != "Pad" or len(node.input) not in (2, 3) or node.input[1] not in joined:
+            continue
+        before = dims_of(values[node.input[0]]) if node.input[0] in values else None
+        after = values.get(node.output[0])
+        if not before or after is None or len(dims_of(after) or ()) != len(before):
+            continue
+        zero: list[bool] = []
+        for name in joined[node.input[1]].input:
+            dims = dims_of(values[name]) if name in values else None
+            if name in constants:
+                zero += [bool(value == 0) for value in onnx.numpy_helper.to_array(constants[name])]
+            elif dims and isinstance(dims[0], int):
+                zero += [False] * dims[0]
+        if len(zero) != 2 * len(before):
+            continue
+        for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
+            if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
+                found = found or proto.dim_param != size
+                _set(proto, size)
     return found
 
 

@@ -36,7 +36,6 @@ class IntegerProduct(Op):
     Source: ONNX operator specification, MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv.
     """
 
-    absorbs = True
     operands = Operands(1, 2, 3)
     #: axis of data and output that holds channels; axes of the weights that run along input and output channels
     channels, inner, free = -1, 0, 1

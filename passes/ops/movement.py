@@ -396,7 +396,7 @@ class Gather(Movement):
 
 @register("Pad")
 class Pad(Movement):
-    """Constant amounts; padding an axis with a constant adds constant slices to it."""
+    """Amounts are constant, or computed and zero on some axes; padding an axis with a constant adds constant slices."""
 
     reason = "pads the channels as they are"
 
@@ -411,6 +411,19 @@ class Pad(Movement):
         amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
         return [amounts.get(a, (0, 0)) for a in range(rank)]
 
+    def _amounts(self, node: gs.Node, facts: Facts) -> list[tuple[int, int] | None]:
+        """Amounts before and after on each axis; where they are computed, zeros that are known, or else None."""
+        pads = self._pads(node)
+        if pads is not None:
+            return [*pads]
+        rank = len(shape_of(node.inputs[0]) or ())
+        computed = operand(node, 1)
+        known = None if computed is None or operand(node, 3) is not None else facts.known(computed, 0)
+        if known is None or known.mask.size != 2 * rank:
+            return []
+        zero = known.mask & (known.value == 0)
+        return [(0, 0) if zero[a] and zero[a + rank] else None for a in range(rank)]
+
     def _value(self, node: gs.Node, facts: Facts) -> float | None:
         """The constant that is padded with, None for other modes or if it is computed."""
         if node.attrs.get("mode", "constant") != "constant":
@@ -422,11 +435,9 @@ class Pad(Movement):
         return None if value is None else float(value)
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        pads = self._pads(node)
-        if pads is None:
-            return []
-        found = same_axis(node, facts, [(a, a) for a, p in enumerate(pads) if p == (0, 0)])
-        for axis, (before, after) in enumerate(pads):
+        amounts = self._amounts(node, facts)
+        found = same_axis(node, facts, [(a, a) for a, p in enumerate(amounts) if p == (0, 0)])
+        for axis, (before, after) in enumerate(self._pads(node) or ()):
             size = facts.size(node.inputs[0], axis)
             if size is None or (before, after) == (0, 0) or min(before, after) < 0 or self._value(node, facts) is None:
                 continue
@@ -444,8 +455,8 @@ class Pad(Movement):
         return result
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
-        pads = self._pads(node) or []
-        elsewhere = any(p != (0, 0) for a, p in enumerate(pads) if a != link.input_axis)
+        amounts = self._amounts(node, facts)
+        elsewhere = any(p != (0, 0) for a, p in enumerate(amounts) if a != link.input_axis)
         constant_mode = node.attrs.get("mode", "constant") == "constant"
         if elsewhere and constant_mode:  # a border of another value makes the slice uneven
             value = self._value(node, facts)

@@ -46,8 +46,9 @@ class Masks:
 class Net:
     """A graph under construction; methods add nodes and return the name of what they make."""
 
-    def __init__(self, masks: Masks, *, opset: int = 17, seed: int = 0) -> None:
+    def __init__(self, masks: Masks, *, opset: int = 17, seed: int = 0, symbolic: bool = False) -> None:
         self.masks = masks
+        self.symbolic = symbolic  # images have the sizes H and W, whatever the architecture says
         self.opset = opset
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
@@ -60,6 +61,8 @@ class Net:
     # -- ends ------------------------------------------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[int | str], *, channels: int, dtype: int = TensorProto.FLOAT) -> str:
+        if self.symbolic and len(shape) == 4:
+            shape = [*shape[:2], "H", "W"]
         self.inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         self.channels[name] = channels
         return name
@@ -699,8 +702,14 @@ ARCHITECTURES: tuple[Callable[[Net], None], ...] = (
 )
 
 
-def build(architecture: Callable[[Net], None], masks: Masks, *, opset: int = 17) -> Net:
-    """The network with these masks; `.model()` is its graph."""
-    net = Net(masks, opset=opset)
+# Images of any size go through these; the others flatten maps or cut windows.
+RESIZABLE = (resnet, resnext, mobilenet, mobilenet3, senet, densenet, inception, convnext, quantised)
+
+
+def build(
+    architecture: Callable[[Net], None], masks: Masks, *, opset: int = 17, seed: int = 0, symbolic: bool = False
+) -> Net:
+    """The network with these masks; `.model()` is its graph. `symbolic`: its images may have any size."""
+    net = Net(masks, opset=opset, seed=seed, symbolic=symbolic)
     architecture(net)
     return net

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 
 from passes import count, shrink
-from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
+from tests.generators.architectures import ARCHITECTURES, RESIZABLE, Masks, Net, build
 from tests.generators.builder import Network
 from tests.generators.check import check, random_feeds, with_sizes
+from tests.generators.exported import EXPORTED
 from tests.generators.measure import least_macs, mask_layers
 
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
@@ -35,9 +36,12 @@ HOLDERS = {
     "looping": {"Loop"},
     "foreign": {"FastGelu"},
     "quantised": {"QuantizeLinear"},
+    "swin_exported": {"Reshape"},  # queries, keys and values in one product
+    "yolo_exported": {"Split"},
+    "shufflenet_groups": {"Conv", "Add", "Gather"},
 }
 
-parametrized = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.__name__)
+parametrized = pytest.mark.parametrize("architecture", (*ARCHITECTURES, *EXPORTED), ids=lambda a: a.__name__)
 Architecture = Callable[[Net], None]
 
 
@@ -57,6 +61,14 @@ def test_consistent_masks(architecture: Architecture) -> None:
 @parametrized
 def test_independent_masks(architecture: Architecture) -> None:
     check(network(build(architecture, Masks(consistent=False, seed=1))))
+
+
+@pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "independent"])
+@pytest.mark.parametrize("architecture", RESIZABLE, ids=lambda a: a.__name__)
+def test_images_of_any_size(architecture: Architecture, consistent: bool) -> None:
+    """Networks that are written for one size of images also with sizes that are known at run time only."""
+    shrunk = check(network(build(architecture, Masks(consistent=consistent, seed=2), symbolic=True)))
+    assert shrunk.report.after.macs < shrunk.report.before.macs
 
 
 @parametrized
