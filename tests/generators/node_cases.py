@@ -51,6 +51,78 @@ class Case:
     feeds: dict[str, Any]
 
 
+# What the project has no test of, or none that ONNX Runtime runs or that has a tensor to mask.
+_OWN = {
+    "Constant": "(float[2,3,4] x) => (float[2,3,4] y) "
+    "{ c = Constant<value_floats = [1.0, 2.0, 0.5, 3.0]>() y = Mul(x, c) }",
+    "ConcatFromSequence": "(float[2,3,4] x, float[2,3,4] z) => (float[2,6,4] y) "
+    "{ s = SequenceConstruct(x, z) y = ConcatFromSequence<axis = 1>(s) }",
+    "GlobalLpPool": "(float[2,4,5] x) => (float[2,4,1] y) { y = GlobalLpPool<p = 3>(x) }",
+    "HannWindow": "(float[2,3,4] x) => (float[2,3,4] y) "
+    "{ f = Shape(x) i = Constant<value_int = 2>() n = Gather(f, i) w = HannWindow(n) y = Mul(x, w) }",
+    "If": "(float[2,3,4] x, bool c) => (float[2,3,4] y) "
+    "{ y = If(c)<then_branch = t () => (float[2,3,4] a) { a = Relu(x) }, "
+    "else_branch = e () => (float[2,3,4] b) { b = Neg(x) }> }",
+    "MaxRoiPool": "(float[1,4,6,6] x, float[2,5] r) => (float[2,4,2,3] y) "
+    "{ z = Constant<value_float = 0.0>() q = Mul(r, z) y = MaxRoiPool<pooled_shape = [2, 3]>(x, q) }",
+    "MeanVarianceNormalization": "(float[2,4,3,5] x) => (float[2,4,3,5] y) "
+    "{ y = MeanVarianceNormalization<axes = [0, 1, 2, 3]>(x) }",
+    "MelWeightMatrix": "(float[2,3,9] x) => (float[2,3,8] y) "
+    "{ b = Constant<value_int = 8>() l = Constant<value_int = 16>() r = Constant<value_int = 8192>() "
+    "lo = Constant<value_float = 0.0>() hi = Constant<value_float = 4096.0>() "
+    "m = MelWeightMatrix(b, l, r, lo, hi) y = MatMul(x, m) }",
+    "Mish": "(float[2,3,4] x) => (float[2,3,4] y) { y = Mish(x) }",
+    "Optional": "(float[2,3,4] x) => (float[2,3,4] y) { o = Optional(x) y = OptionalGetElement(o) }",
+    "OptionalHasElement": "(float[2,3,4] x) => (float[2,3,4] y) "
+    "{ o = Optional(x) h = OptionalHasElement(o) n = Neg(x) y = Where(h, x, n) }",
+    "Range": "(float[2,3,4] x) => (float[2,3,4] y) "
+    "{ f = Shape(x) i = Constant<value_int = 1>() n = Gather(f, i) z = Constant<value_int = 0>() "
+    "r = Range(z, n, i) c = Cast<to = 1>(r) s = Constant<value_ints = [3, 1]>() v = Reshape(c, s) y = Add(x, v) }",
+    "SequenceAt": "(float[2,3,4] x, float[2,3,4] z) => (float[2,3,4] y) "
+    "{ i = Constant<value_int = 1>() s = SequenceConstruct(z, x) y = SequenceAt(s, i) }",
+    "SequenceEmpty": "(float[2,3,4] x) => (float[2,3,4] y) "
+    "{ i = Constant<value_int = 0>() e = SequenceEmpty<dtype = 1>() s = SequenceInsert(e, x) y = SequenceAt(s, i) }",
+    "SequenceErase": "(float[2,3,4] x, float[2,3,4] z) => (float[2,3,4] y) "
+    "{ i = Constant<value_int = 0>() s = SequenceConstruct(z, x) t = SequenceErase(s, i) y = SequenceAt(t, i) }",
+    "SequenceLength": "(float[2,3,4] x, float[2,3,4] z) => (float[2,3,4] y) "
+    "{ s = SequenceConstruct(z, x) n = SequenceLength(s) c = Cast<to = 1>(n) y = Mul(x, c) }",
+}
+_OWN["BlackmanWindow"] = _OWN["HannWindow"].replace("HannWindow", "BlackmanWindow")
+_OWN["HammingWindow"] = _OWN["HannWindow"].replace("HannWindow", "HammingWindow")
+_OWN["SequenceConstruct"] = _OWN["SequenceAt"]
+
+
+@dataclass(frozen=True)
+class _OwnCase:
+    """A case like those of the project."""
+
+    name: str
+    model: ModelProto
+    data_sets: list[tuple[list[Any], list[Any]]]
+
+
+def _own_cases(op: str) -> list[_OwnCase]:
+    if op not in _OWN:
+        return []
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {_OWN[op]}')
+    rng = np.random.default_rng(0)
+    inputs = [
+        np.asarray(rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim])).astype(
+            helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type)
+        )
+        for i in model.graph.input
+    ]
+    outputs = [np.zeros([d.dim_value for d in o.type.tensor_type.shape.dim], np.float32) for o in model.graph.output]
+    return [_OwnCase(f"own_{op.lower()}", model, [(inputs, outputs)])] * 2  # one after the other in two forms
+
+
+def _array(value: Any) -> Any:
+    """A tensor as an array, where numpy has its type."""
+    if isinstance(value, TensorProto) and value.data_type in _FLOATS | _WHOLE:
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
 @cache
 def _all_cases() -> dict[str, list[Any]]:
     from onnx.backend.test.case.node import collect_testcases
@@ -76,7 +148,7 @@ def cases(op: str, *, every: bool) -> Iterator[Case]:
 
     Each case in `every` form that fits it, or in one of them, another one from case to case.
     """
-    for number, case in enumerate(_all_cases().get(op, [])):
+    for number, case in enumerate([*_all_cases().get(op, []), *_own_cases(op)]):
         order = [FORMS[(number + k) % len(FORMS)] for k in range(len(FORMS))]
         for form in order:
             wrapped = _wrap(case, form, number)
@@ -91,11 +163,10 @@ def _wrap(case: Any, form: Form, seed: int) -> Case | None:
     model = ModelProto()
     model.CopyFrom(case.model)
     graph = model.graph
-    inputs, outputs = case.data_sets[0]
-    if any(isinstance(x, TensorProto) for x in inputs):
+    inputs, outputs = ([_array(x) for x in tensors] for tensors in case.data_sets[0])
+    if any(isinstance(x, TensorProto) for x in (*inputs, *outputs)):
         return None  # of a type that numpy does not have
-    arrays = [np.asarray(x) if isinstance(x, np.generic) else x for x in inputs]
-    feeds = dict(zip([i.name for i in graph.input], arrays, strict=False))
+    feeds = dict(zip([i.name for i in graph.input], inputs, strict=False))
     able = [i for i in graph.input if _can_mask(i, feeds.get(i.name), form)]
     able.sort(key=lambda i: i.type.tensor_type.elem_type in _WHOLE)  # floats first, otherwise in order
     if not able:
@@ -213,9 +284,10 @@ def _follow(graph: onnx.GraphProto, values: dict[str, Any], rng: np.random.Gener
 def _set_versions(model: ModelProto) -> bool:
     """Brings the model to versions that ONNX Runtime reads; whether it is valid there."""
     model.ir_version = min(max(model.ir_version, 8), 11)
+    old = any(node.op_type in ("Scatter", "Upsample") for node in model.graph.node)  # gone since
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
-            opset.version = min(max(opset.version, 11), NEWEST_OPSET)
+            opset.version = opset.version if old else min(max(opset.version, 11), NEWEST_OPSET)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception:

@@ -188,6 +188,40 @@ class LpPool(OpRun):
         return (((np.abs(w) ** p).sum(axis=tuple(range(x.ndim, w.ndim))) ** (1 / p)).astype(x.dtype),)
 
 
+class MaxRoiPool(OpRun):
+    """The largest of each cell of a grid laid over a region.
+
+    As in R. Girshick, Fast R-CNN (2015): cells of whole positions, which may overlap by one.
+    """
+
+    def _run(self, x, rois, pooled_shape=None, spatial_scale=None):
+        height, width = pooled_shape
+        out = np.zeros((len(rois), x.shape[1], height, width), x.dtype)
+        for n, roi in enumerate(rois):
+            image = x[int(roi[0])]
+            left, top, right, bottom = (int(np.floor(v * (spatial_scale or 1.0) + 0.5)) for v in roi[1:])
+            rows, columns = max(bottom - top + 1, 1) / height, max(right - left + 1, 1) / width
+            for i, j in np.ndindex(height, width):
+                above, below = (int(np.clip(f + top, 0, x.shape[2])) for f in _cell(i, rows))
+                before, after = (int(np.clip(f + left, 0, x.shape[3])) for f in _cell(j, columns))
+                cell = image[:, above:below, before:after]
+                out[n, :, i, j] = cell.max(axis=(1, 2)) if cell.size else 0
+        return (out,)
+
+
+def _cell(number: int, length: float) -> tuple[float, float]:
+    return np.floor(number * length), np.ceil((number + 1) * length)
+
+
+class Scatter(OpRun):
+    """ScatterElements, as it was called before opset 11."""
+
+    def _run(self, data, indices, updates, axis=None):
+        result = data.copy()
+        np.put_along_axis(result, indices % data.shape[axis or 0], updates, axis or 0)
+        return (result,)
+
+
 OPERATORS: tuple[type[OpRun], ...] = (
     AveragePool,
     BatchNormalization,
@@ -196,6 +230,8 @@ OPERATORS: tuple[type[OpRun], ...] = (
     LRN,
     LpPool,
     MaxPool,
+    MaxRoiPool,
     Mean,
     Pad,
+    Scatter,
 )

@@ -20,6 +20,17 @@ LEFT_OUT = {
     "RandomUniform",
     "RandomUniformLike",
 }
+# Nothing of these can be tried, and why.
+NOTHING_TO_TRY = {
+    "CausalConvWithState": "newer than ONNX Runtime",
+    "ImageDecoder": "reads a file of bytes, and ONNX Runtime lacks it",
+    "LinearAttention": "newer than ONNX Runtime",
+    "RegexFullMatch": "of strings",
+    "StringConcat": "of strings",
+    "StringNormalizer": "of strings",
+    "StringSplit": "of strings",
+    "SwiGLU": "newer than ONNX Runtime",
+}
 OPERATORS = [op for op in operators() if op not in LEFT_OUT]
 
 
@@ -60,16 +71,21 @@ def compile_all(selected: Iterable[Case]) -> int:
 @pytest.mark.parametrize("op", OPERATORS)
 def test_operator(op: str) -> None:
     """One form of each of the operator's cases."""
-    if not compile_all(cases(op, every=False)):
-        pytest.skip("no node test of this operator has a tensor to mask and runs in ONNX Runtime")
+    _assert_some(op, compile_all(cases(op, every=False)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPERATORS)
 def test_operator_in_every_form(op: str) -> None:
     """All forms: masks on the last axis and on the second, shifted or not, other inputs constant or not."""
-    if not compile_all(cases(op, every=True)):
-        pytest.skip("no node test of this operator has a tensor to mask and runs in ONNX Runtime")
+    _assert_some(op, compile_all(cases(op, every=True)))
+
+
+def _assert_some(op: str, checked: int) -> None:
+    if op in NOTHING_TO_TRY:
+        assert not checked, f"{op} can be tried after all"
+        pytest.skip(NOTHING_TO_TRY[op])
+    assert checked, f"no case of {op} runs"
 
 
 @pytest.mark.slow
