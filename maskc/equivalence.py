@@ -191,6 +191,8 @@ def compare(
             ports = sampling.ports(reference)
             data = list(_data(ports, inputs, expected, samples, seed))
             notes += _size_notes(data)
+            if expected.widened or actual.widened:
+                notes.append("ONNX Runtime cannot compute with bfloat16 here, so float32 took its place.")
             count = len(data)
             judge = _Judge(
                 Noise(reference, compiled, expected, chosen, seed),

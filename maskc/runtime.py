@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from maskc.errors import MaskcError, RunError, UnavailableError
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT, in_brief
 from maskc.graphs import HALF_TYPES, all_tensors, custom_operators, tensor_bytes, type_of
+from maskc.widening import widened
 
 Provider = Literal["cpu", "cuda"]
 
@@ -58,15 +59,17 @@ class Session:
             self._profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._profiles.name) / "profile")
-        model, self._inputs = _in_numpy_types(model)
+        wide: ModelProto | None = None
         try:
-            self._session = _create(ort, model, options, providers)
-        except RunError:
-            # Some of ONNX Runtime's fusions fail on graphs that it runs well as they are written.
-            if not optimized:
+            self._session, self._inputs = _load(ort, model, options, providers)
+        except UnavailableError:
+            wide = widened(model)  # bfloat16, for which most operators have no kernel on the CPU
+            if wide is None:
                 raise
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            self._session = _create(ort, model, options, providers)
+            self._session, _ = _load(ort, wide, options, providers)
+            self._inputs = {v.name: v.name for v in model.graph.input if type_of(v).elem_type == TensorProto.BFLOAT16}
+        #: whether what the model has as bfloat16 is computed in float32
+        self.widened = wide is not None
         if provider == "cuda" and _CUDA not in self._session.get_providers():
             raise UnavailableError(f"CUDA cannot be used: {_missing_for_cuda(ort)}. Use --provider cpu.")
 
@@ -153,6 +156,19 @@ def gist(error: Exception) -> str:
     text = re.sub(r"Load model from \S* failed:", "", text)
     text = re.sub(r"onnxruntime::[^\n]*\) (?=[A-Z])", "", text)
     return in_brief(Exception(text))
+
+
+def _load(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> tuple[Any, dict[str, str]]:
+    """A session, and the names under which inputs that numpy cannot hold are fed as float32."""
+    model, inputs = _in_numpy_types(model)
+    try:
+        return _create(ort, model, options, providers), inputs
+    except RunError:
+        # Some of ONNX Runtime's fusions fail on graphs that it runs well as they are written.
+        if options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+            raise
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _create(ort, model, options, providers), inputs
 
 
 def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> Any:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -359,6 +360,22 @@ def test_inputs_of_every_type(kind: str) -> None:
         ir_version=9,
     )
     assert api.verify(model, model).passed
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bfloat16_that_cannot_be_run_is_compared_in_single_precision(wrong: bool) -> None:
+    def layer(scale: float) -> onnx.ModelProto:
+        weights = (np.random.default_rng(0).normal(size=(8, 5)) * scale).astype(ml_dtypes.bfloat16)
+        return build.model(
+            [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
+            [value("x", ["n", 8], TensorProto.BFLOAT16)],
+            [value("y", ["n", 5], TensorProto.BFLOAT16)],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+
+    result = api.verify(layer(1.0), layer(1.5 if wrong else 1.0))
+    assert result.passed is not wrong
+    assert any("bfloat16" in note for note in result.notes)
 
 
 def test_half_precision_is_judged_as_such() -> None:
