@@ -156,7 +156,7 @@ class Op:
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
     #: whether constants that are not stored become part of its bias, weights or attributes
-    absorbs = False
+    takes_constants = False
     #: whether the operator only puts the elements of input 0 into another shape or order
     arranges = False
     #: whether the node is replaced by its result when its operands are constant

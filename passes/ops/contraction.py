@@ -40,7 +40,7 @@ class Side:
 class MatrixProduct(Op):
     """Output = left · right (+ addend), batched over the leading axes."""
 
-    absorbs = True
+    takes_constants = True
     foldable = True
 
     def sides(self, node: gs.Node) -> tuple[Side, Side] | None:

@@ -45,7 +45,7 @@ def level(counts: Mask, groups: int) -> Mask:
 class Convolution(Op):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
 
-    absorbs = True
+    takes_constants = True
 
     def contradiction(self, node: gs.Node) -> str:
         channels, taken = size_of(node.inputs[0], 1), size_of(node.inputs[1], self.channel_axes[1])

@@ -38,7 +38,7 @@ class Label:
 class SumOfProducts(Op):
     """Operands multiplied along the letters they share, and summed over those that the output does not have."""
 
-    absorbs = True
+    takes_constants = True
     foldable = True
 
     def terms(self, node: gs.Node) -> Terms | None:

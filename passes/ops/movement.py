@@ -13,7 +13,7 @@ from passes.affine import Affine
 from passes.ops.arrangement import Arrangement, reshaped, transposed
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, Ties, register
 from passes.patterns import Pattern, combined
-from passes.tensors import Index, Mask, int_list, is_constant, operand, shape_of
+from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts

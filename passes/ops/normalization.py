@@ -25,7 +25,7 @@ class Normalization(Linked):
     quantities that all channels share, so that many of them follow from one or two.
     """
 
-    absorbs = True
+    takes_constants = True
     reason = "normalises along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

@@ -27,7 +27,7 @@ class Recurrent(Op):
     Source: ONNX operator specification, LSTM, GRU and RNN.
     """
 
-    absorbs = True
+    takes_constants = True
     gates = 1
     #: which gate makes the candidate of the new state
     candidate = 0

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Demand, Demands, Known, Link, Linked, Sets, register
-from passes.ops.movement import same_axis
+from passes.evaluate import evaluate
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
+from passes.ops.movement import filled, same_axis
 from passes.patterns import Pattern, averaged, uniform
 from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
     from passes.rewrite import Rewriter
+
+
+_COMPUTED = 1 << 20  # elements: no larger constant is made only to be reduced
 
 
 def reduced_axes(node: gs.Node) -> set[int] | None:
@@ -36,6 +40,8 @@ class Reduce(Linked):
     """Each slice of an axis that stays is reduced by itself; of one that goes, what is known need not be there."""
 
     foldable = True
+    #: whether the result is the same for any number of equal elements
+    averages = False
     reason = "reduces each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -47,6 +53,28 @@ class Reduce(Linked):
         if node.attrs.get("keepdims", 1):
             return same_axis(node, facts, [(a, a) for a in kept])
         return same_axis(node, facts, [(a, i) for i, a in enumerate(kept)])
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        value = self._of_constants(node, facts)
+        if value is None:
+            yield from super().constants(node, facts)
+        else:
+            yield from filled(node, facts, value)
+
+    def _of_constants(self, node: gs.Node, facts: Facts) -> Array | None:
+        """The result, if all that is reduced is known along one of the axes; None otherwise."""
+        x, axes = node.inputs[0], reduced_axes(node) or set()
+        sizes = [facts.size(x, a) if a in axes else 1 for a in range(len(shape_of(x) or ()))]
+        whole = [a for a in axes if (known := facts.known(x, a)) is not None and known.mask.all() and sizes[a]]
+        static = [1 if s is None else s for s in sizes]
+        if not whole or (None in sizes and not self.averages) or math.prod(static) > _COMPUTED:
+            return None
+        known = facts.known(x, whole[0])
+        assert known is not None
+        along = known.value.reshape([-1 if a == whole[0] else 1 for a in range(len(static))])
+        operands = [np.broadcast_to(along, static), *(facts.value(t) for t in node.inputs[1:] if is_constant(t))]
+        results = evaluate(node, facts.opset, operands)
+        return None if results is None or results[0].size != 1 else results[0].reshape(())
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         # of a sum, how many are added is not known here; zeros stay zero
@@ -169,6 +197,8 @@ class ReduceSum(Reduce):
 class ReduceMean(ReduceSum):
     """The mean of a constant is the constant."""
 
+    averages = True
+
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         return 1  # the other axes are averaged over
 
@@ -193,6 +223,8 @@ class ReduceMean(ReduceSum):
 @register("ReduceMax", "ReduceMin")
 class ReduceExtremum(Reduce):
     """An extremum of a constant is the constant; many known slices count as their own extremum."""
+
+    averages = True
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known
@@ -231,6 +263,18 @@ class Softmax(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Of what is known all along its axis, the result is as well."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        axis = int(node.attrs.get("axis", -1 if facts.opset >= 13 else 1)) % max(rank, 1)
+        known = facts.known(node.inputs[0], axis) if rank else None
+        if known is None or not known.mask.all() or (facts.opset < 13 and axis != rank - 1):
+            return
+        along = known.value.reshape([-1 if a == axis else 1 for a in range(rank)])
+        results = evaluate(node, facts.opset, [along])
+        if results is not None and results[0].size == known.mask.size:
+            yield 0, axis, Known(known.mask, results[0].reshape(-1))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Subtract the maximum, exponentiate, sum, divide: four per element."""

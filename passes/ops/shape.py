@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.arrangement import Arrangement, reshaped
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Op, Reads, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Link, Op, Reads, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.shapes import matched_groups
 from passes.tensors import Array, Dim, int_list, is_constant, shape_of, static_shape

@@ -12,7 +12,7 @@ import pytest
 from passes import Shrunk
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, mask, model, random, weight
+from tests.passes.text import compiled, mask, model, operators, random, weight
 
 HEAD = "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n"
 
@@ -229,3 +229,29 @@ def test_sizes_computed_at_run_time_count_what_was_removed(text: str, batch: str
         assert weight(narrowed(network), "Conv", which=0).shape[0] <= 4
     symbols = {"H": (5, 3), "W": (4,)} | ({"N": (1, 3)} if batch == "N" else {})
     exact(network, **symbols)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "z = Softmax<axis = 3>(n)",
+        "z = LogSoftmax<axis = -1>(n)",
+        "z = ReduceSum<keepdims = 1>(n, both)",
+        "z = ReduceL2<axes = [1, 3]>(n)",
+        "z = ReduceMean<axes = [1, 2]>(n)",
+        "z = ReduceMax<axes = [2, 3]>(n)",
+        "z = ReduceLogSumExp<axes = [3]>(n)",
+        "z = ReduceProd<axes = [2, 3]>(n)",
+        "z = ReduceMin<axes = [1, 2, 3]>(n)",
+        "q = Add(n, row)\n z = Softmax<axis = 3>(q)",
+        "q = Add(n, row)\n z = ReduceMean<axes = [1, 3]>(q)",
+        "q = Add(n, row)\n z = ReduceSumSquare<axes = [3]>(q)",
+    ],
+)
+def test_what_is_constant_altogether_is_reduced_beforehand(text: str) -> None:
+    extra = {"both": np.asarray([1, 3])} if "both" in text else {"row": random(6, seed=4)} if "row" in text else {}
+    network = source(
+        f"k = Mul(s, none)\n n = Sigmoid(k)\n {text}\n p = Mul(z, s)", none=np.zeros((1, 6, 1, 1)), **extra
+    )
+    assert set(operators(compiled(network))) <= {"Conv", "Mul", "Pad", "Gather"}
+    exact(network)
