@@ -128,7 +128,10 @@ class Facts:
         if key not in self._nonzero:
             values = self.value(tensor)
             rest = tuple(a for a in range(values.ndim) if a not in axes)
-            found = (values != 0).any(axis=rest) if rest else values != 0
+            found = values != 0
+            if rest:  # all of them is soon seen, and the usual case
+                kept = tuple(values.shape[a] for a in sorted(axes))
+                found = np.ones(kept, bool) if found.all() else found.any(axis=rest)
             self._nonzero[key] = Nonzero(found if axes[0] < axes[1] else found.T)
         return self._nonzero[key]
 
