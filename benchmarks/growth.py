@@ -1,4 +1,4 @@
-"""Compile time in the passes against nodes and bytes of weights, and for ResNet50: python benchmarks/growth.py."""
+"""Compile time in the passes against nodes and bytes of weights, and for ResNet50: python -m benchmarks.growth."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
+from benchmarks.chart import Panel, svg
 
 HERE = Path(__file__).parent
-PLOT = HERE.parent / "docs" / "compile-time.svg"
+CHART = HERE.parent / "docs" / "compile-time.svg"
 NODES = (100, 300, 1_000, 3_000, 10_000)
 MEGABYTES = (10, 30, 100, 300, 1_000)
+PAGE = HERE.parent / "docs" / "performance.md"
+MARKS = ("<!-- growth: written by benchmarks/growth.py -->", "<!-- end of growth -->")
 GOAL = 0.25  # seconds: ResNet50, in the passes
 
 
@@ -118,20 +121,27 @@ def resnet50() -> onnx.ModelProto:
 
 
 def measure(model: onnx.ModelProto, repeats: int) -> dict[str, Any]:
-    """Medians over the repeats, the first of which is not counted; of each pass as well."""
-    times, parts = [], []
+    """Medians over the repeats, the first of which is not counted, and the share of each pass.
+
+    `seconds` are of the processor, all threads together: others on the machine change them little. `wall` is the clock.
+    """
+    times, walls, parts = [], [], []
     for _ in range(repeats + 1):
         gc.collect()
-        start = time.perf_counter()
+        wall, start = time.perf_counter(), time.process_time()
         result = passes.shrink(model)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
+        walls.append(time.perf_counter() - wall)
         parts.append(result.report.seconds)
+    share = {name: float(np.median([p[name] for p in parts[1:]])) for name in parts[0]}
     return {
         "nodes": len(model.graph.node),
         "bytes": sum(len(t.raw_data) for t in model.graph.initializer),
         "seconds_median": float(np.median(times[1:])),
         "seconds": [round(t, 4) for t in times[1:]],
-        "passes": {name: float(np.median([p[name] for p in parts[1:]])) for name in parts[0]},
+        "wall_seconds_median": float(np.median(walls[1:])),
+        "wall_seconds_least": float(min(walls[1:])),
+        "passes": {name: round(seconds / sum(share.values()), 3) for name, seconds in share.items()},
     }
 
 
@@ -141,22 +151,50 @@ def slope(points: Sequence[dict[str, Any]], by: str) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    from matplotlib import pyplot
+def chart(results: dict[str, Any]) -> str:
+    """Both curves, as SVG."""
+    kinds = (("nodes", "nodes", 1), ("bytes", "weights, MB", 1e6))
+    return svg(
+        [
+            Panel(
+                f"time grows with the power {results[f'slope_{by}']:.2f} of {by}",
+                label,
+                "seconds of processor time",
+                [(point[by] / unit, point["seconds_median"]) for point in results[by]],
+            )
+            for by, label, unit in kinds
+        ]
+    )
 
-    pyplot.rcParams["svg.hashsalt"] = "maskc"  # the same figures give the same file
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for axis, by, label, unit in zip(axes, ("nodes", "bytes"), ("nodes", "weights, MB"), (1, 1e6), strict=True):
-        x = np.array([point[by] for point in results[by]]) / unit
-        y = np.array([point["seconds_median"] for point in results[by]])
-        axis.loglog(x, y, "o-", label=f"measured: growth with the power {results[f'slope_{by}']:.2f}")
-        axis.loglog(x, y[-1] * x / x[-1], ":", color="gray", label="linear")
-        axis.set_xlabel(label)
-        axis.grid(True, which="major", alpha=0.3)
-        axis.legend()
-    axes[0].set_ylabel("seconds in the passes")
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+
+def section(record: dict[str, Any]) -> str:
+    """What docs/performance.md says of a run, between its marks."""
+    results, machine, versions = record["results"], record["machine"], record["versions"]
+    rows = [
+        f"| {label} | {point['nodes']:,} | {point['bytes'] / 1e6:,.1f} | {point['seconds_median']:.3f} "
+        f"| {point['wall_seconds_median']:.3f} | {point['wall_seconds_least']:.3f} |"
+        for label, points in (
+            ("ResNet50", [results["resnet50"]]),
+            ("residual network", results["nodes"]),
+            ("matrix products", results["bytes"]),
+        )
+        for point in points
+    ]
+    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+    what = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return "\n".join(
+        [
+            MARKS[0],
+            "| | nodes | weights, MB | processor, s | clock, s | clock, least, s |",
+            "|---|---:|---:|---:|---:|---:|",
+            *rows,
+            "",
+            f"Time grows with the power {results['slope_nodes']:.2f} of nodes and {results['slope_bytes']:.2f} of",
+            "bytes: slopes of the lines through the points.",
+            f"{record['date']}; {where}; {what}; {machine['load']}.",
+            MARKS[1],
+        ]
+    )
 
 
 def main() -> None:
@@ -166,6 +204,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="*", default=MEGABYTES)
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     arguments = parser.parse_args()
+    load = [os.getloadavg()[0]]
     results: dict[str, Any] = {
         "resnet50": measure(resnet50(), 3 * arguments.repeats),
         "nodes": [measure(residual(n), arguments.repeats) for n in arguments.nodes],
@@ -173,13 +212,17 @@ def main() -> None:
     }
     for by in ("nodes", "bytes"):
         results[f"slope_{by}"] = slope(results[by], by)
-    table = Table("", "nodes", "weights, MB", "seconds", "passes")
+    table = Table("", "nodes", "weights, MB", "seconds", "on the clock", "share of each pass")
     rows = [("ResNet50", results["resnet50"])]
     rows += [(by, point) for by in ("nodes", "bytes") for point in results[by]]
     for name, point in rows:
-        parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in point["passes"].items())
         table.add_row(
-            name, f"{point['nodes']:,}", f"{point['bytes'] / 1e6:,.1f}", f"{point['seconds_median']:.3f}", parts
+            name,
+            f"{point['nodes']:,}",
+            f"{point['bytes'] / 1e6:,.1f}",
+            f"{point['seconds_median']:.3f}",
+            f"{point['wall_seconds_median']:.3f}",
+            ", ".join(f"{part} {share:.0%}" for part, share in point["passes"].items() if share >= 0.05),
         )
     console = Console(width=150)
     console.print(table)
@@ -189,12 +232,20 @@ def main() -> None:
         return
     record = {
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "load": f"load of the machine {load[0]:.1f} before and {os.getloadavg()[0]:.1f} after",
+        },
         "versions": {name: version(name) for name in ("numpy", "onnx", "onnx-graphsurgeon")},
         "results": results,
     }
     (HERE / "results" / "growth.json").write_text(json.dumps(record, indent=2) + "\n")
-    plot(results, PLOT)
+    CHART.write_text(chart(results))
+    page = PAGE.read_text()
+    start, end = page.index(MARKS[0]), page.index(MARKS[1]) + len(MARKS[1])
+    PAGE.write_text(page[:start] + section(record) + page[end:])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""The benchmarks measure what they say, and the documentation says what was measured."""
+
+from __future__ import annotations
+
+import json
+import xml.dom.minidom
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import passes
+from benchmarks import growth
+
+ROOT = Path(__file__).parent.parent
+
+
+def record() -> dict[str, object]:
+    found: dict[str, object] = json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text())
+    return found
+
+
+def test_the_page_and_the_chart_are_those_of_the_record() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert growth.section(record()) in page
+    assert (ROOT / "docs" / "compile-time.svg").read_text() == growth.chart(record()["results"])  # type: ignore[arg-type]
+
+
+def test_the_models_have_the_sizes_they_are_asked_for() -> None:
+    for nodes in (100, 300):
+        model = growth.residual(nodes)
+        assert nodes - 8 <= len(model.graph.node) <= nodes
+        onnx.checker.check_model(model, full_check=True)
+    assert sum(len(t.raw_data) for t in growth.wide(2).graph.initializer) == pytest.approx(2e6, rel=0.02)
+
+
+def test_resnet50_is_resnet50() -> None:
+    """53 convolutions and a classifier: 25.5 million weights and 4.1 billion multiply-adds, masks not counted."""
+    model = growth.resnet50()
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 53
+    weights = sum(int(np.prod(t.dims)) for t in model.graph.initializer if len(t.dims) in (1, 2) or 1 not in t.dims[:1])
+    assert weights == pytest.approx(25.6e6, rel=0.01)
+    assert passes.count(model).macs == pytest.approx(4.1e9, rel=0.01)
+
+
+def test_measuring_a_small_graph() -> None:
+    point = growth.measure(growth.residual(30), repeats=2)
+    assert point["nodes"] <= 30 and len(point["seconds"]) == 2
+    assert point["seconds_median"] > 0 and sum(point["passes"].values()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_slope_of_a_power() -> None:
+    points = [{"nodes": n, "seconds_median": 0.5 * n**1.5} for n in (10, 100, 1000)]
+    assert growth.slope(points, "nodes") == pytest.approx(1.5)
+
+
+def test_the_chart_is_a_picture() -> None:
+    points = [{"nodes": n, "bytes": n * 1e6, "seconds_median": n / 100} for n in (10, 100, 1000)]
+    drawn = growth.chart({"nodes": points, "bytes": points, "slope_nodes": 1.0, "slope_bytes": 1.0})
+    document = xml.dom.minidom.parseString(drawn)
+    assert len(document.getElementsByTagName("circle")) == 6
+    assert len(document.getElementsByTagName("polyline")) == 4
