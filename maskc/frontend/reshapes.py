@@ -51,8 +51,9 @@ def _one_product(graph: Any, node: Any, sizes: Sizes) -> bool:
     same = all(a == b for i, (a, b) in enumerate(zip(restored[:-1], shape[:-1], strict=False)) if i not in lost)
     if not keeps or len(wanted) != len(shape) or not same or len(lost) > 1 or restored[-1] != columns:
         return False
-    target, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
-    outputs = list(node.output)
+    numbers = [size.number for size in (*shape[:-1], columns)]
+    target = [-1 if number is None else number for number in numbers]
+    outputs, dtype = list(node.output), graph.get_dtype(node.output[0])
     graph.remove_node(node.name)
     graph.make_node("MatMul", [x, product.input[1]], outputs=outputs, name=node.name, shapes=[target], dtypes=[dtype])
     return True

@@ -179,9 +179,8 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 initialized_tables=tables,
                 tensors_to_rename=renamed,
             )
-        recurrent.fold(unoptimized)
-        normalization.fold(unoptimized)
-        reshapes.simplify(unoptimized)
+        for step in (reshapes.simplify, normalization.fold, recurrent.fold):
+            step(unoptimized)
         optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=passes)
         model: ModelProto = optimized.make_model(source.name)
         return model

@@ -87,6 +87,19 @@ def test_recurrent_layers_are_one_operator(
     assert counts[operator] == 1 and set(counts) <= {operator, "Transpose", "Squeeze", "Slice"}
 
 
+@pytest.mark.parametrize("length", [6, None], ids=["fixed", "free"])
+def test_a_recurrent_layer_behind_others_is_one_operator(keras: Any, length: int | None) -> None:
+    """The length is then not that of an input, but of something computed."""
+    layers = [
+        keras.layers.Dense(5, activation="relu"),
+        keras.layers.GRU(3, return_sequences=True),
+        keras.layers.LayerNormalization(),
+        keras.layers.SimpleRNN(4),
+    ]
+    counts = converted(keras.Sequential([keras.Input((length, 4)), *layers]))
+    assert counts["GRU"] == counts["RNN"] == 1 and "Loop" not in counts
+
+
 @pytest.mark.parametrize("layer", ["GRU", "LSTM", "SimpleRNN"])
 def test_bidirectional_layers_read_from_the_end(keras: Any, layer: str) -> None:
     inner = getattr(keras.layers, layer)(3, return_sequences=True)
