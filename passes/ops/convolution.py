@@ -336,6 +336,8 @@ class Convolution(Op):
 class Conv(Convolution):
     """Weights [out, in / group, *kernel]; FLOPs: output elements · (2 · kernel · in / group - 1), + 1 with a bias."""
 
+    foldable = True
+
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         x, w = node.inputs[0], node.inputs[1]
         channels = facts.size(x, 1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Pool(Linked):
     """Windows over the spatial axes of each channel."""
 
+    foldable = True
     reason = "pools each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -40,6 +41,18 @@ class Pool(Linked):
     def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
         """The maps that pooling makes of these."""
         return None
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        x, shape = operands[0], shape_of(node.outputs[0]) or ()
+        outs = [d for d in shape[2:] if isinstance(d, int)]
+        if x is None or len(node.outputs) > 1 or len(outs) < x.ndim - 2 or node.attrs.get("ceil_mode", 0):
+            return None
+        sizes = x.shape[2:]
+        over = spatial_windows(sizes, outs, node.attrs.get("kernel_shape", sizes), node.attrs)
+        flat = x.reshape(-1, *sizes)
+        maps = Pattern(np.ones(len(flat), bool), flat, tuple(np.arange(s) for s in sizes))
+        result = self.pooled(node, maps, over)
+        return None if result is None else [result.expanded().reshape(*x.shape[:2], *outs)]
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """One FLOP per element of each window."""
@@ -84,8 +97,6 @@ class AveragePool(Pool):
 class LpPool(Pool):
     """The norm of each window: only zero is known to stay what it is, the rest are maps."""
 
-    foldable = True
-
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return Known(known.mask & (known.value == 0), known.value)
 
@@ -95,22 +106,19 @@ class LpPool(Pool):
         total = (np.abs(seen.astype(np.float64)) ** p).sum(axis=tuple(range(-len(over), 0)))
         return Pattern(known.mask, (total ** (1 / p)).astype(known.value.dtype), index)
 
-    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
-        x, shape = operands[0], shape_of(node.outputs[0]) or ()
-        outs = [d for d in shape[2:] if isinstance(d, int)]
-        if x is None or len(outs) < x.ndim - 2 or node.attrs.get("ceil_mode", 0):
-            return None
-        sizes = x.shape[2:]
-        over = spatial_windows(sizes, outs, node.attrs.get("kernel_shape", sizes), node.attrs)
-        flat = x.reshape(-1, *sizes)
-        maps = Pattern(np.ones(len(flat), bool), flat, tuple(np.arange(s) for s in sizes))
-        result = self.pooled(node, maps, over)
-        return None if result is None else [result.expanded().reshape(*x.shape[:2], *outs)]
-
 
 @register("GlobalAveragePool", "GlobalMaxPool")
 class GlobalPool(Pool):
     """The mean or maximum of a constant is the constant."""
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        x = operands[0]
+        if x is None:
+            return None
+        mean = node.op == "GlobalAveragePool"
+        axes = tuple(range(2, x.ndim))
+        result = x.mean(axis=axes, keepdims=True, dtype=np.float64) if mean else x.max(axis=axes, keepdims=True)
+        return [np.asarray(result.astype(x.dtype))]
 
     def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
         if node.inputs[0].name not in facts.pattern:
