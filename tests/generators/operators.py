@@ -188,6 +188,15 @@ class LpPool(OpRun):
         return (((np.abs(w) ** p).sum(axis=tuple(range(x.ndim, w.ndim))) ** (1 / p)).astype(x.dtype),)
 
 
+class GlobalLpPool(OpRun):
+    """The norm of each channel."""
+
+    def _run(self, x, p=None):
+        p = p or 2
+        norm = (np.abs(x) ** p).sum(axis=tuple(range(2, x.ndim)), keepdims=True) ** (1 / p)
+        return (norm.astype(x.dtype),)
+
+
 class MaxRoiPool(OpRun):
     """The largest of each cell of a grid laid over a region.
 
@@ -226,6 +235,7 @@ OPERATORS: tuple[type[OpRun], ...] = (
     AveragePool,
     BatchNormalization,
     ConvTranspose,
+    GlobalLpPool,
     GlobalMaxPool,
     LRN,
     LpPool,
