@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-from collections.abc import Callable
+import contextlib
+import gc
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-import onnx
 from onnx import ModelProto
 
 from passes import bind
@@ -39,10 +38,19 @@ class Gate:
 
 @dataclass(frozen=True)
 class Gated:
-    """A network in ONNX whose inputs are the image and one vector per gate."""
+    """A network in ONNX whose inputs are the image and one vector per gate.
+
+    `scores` are what Keras makes of `images`, float32 [2, height, width, 3], with all gates open.
+    """
 
     model: ModelProto
     gates: tuple[Gate, ...]
+    images: Array
+    scores: Array
+
+    def opened(self) -> ModelProto:
+        """The graph with every gate open."""
+        return bind(self.model, {gate.name: np.ones(gate.channels) for gate in self.gates})
 
     def masked(self, kind: str, *, consistent: bool, keep: float = 0.5, seed: int = 0) -> ModelProto:
         """The graph with random masks at the gates of one kind; the other gates are open."""
@@ -180,7 +188,9 @@ def _converted(model: Any, name: str) -> Gated:
 
     function = tf.function(call, input_signature=[image, *vectors], jit_compile=False).get_concrete_function()
     names = ("image", *(gate.name for gate in gates))
-    return Gated(TensorFlowModel(name, copy, function, function, names, ("scores",)).to_onnx(), gates)
+    graph = TensorFlowModel(name, copy, function, function, names, ("scores",)).to_onnx()
+    images = np.random.default_rng(0).normal(size=(2, *model.inputs[0].shape[1:])).astype(np.float32)
+    return Gated(graph, gates, images, np.asarray(copy(images, training=False)))
 
 
 def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
@@ -202,30 +212,63 @@ def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
     return copy, to_onnx(copy)
 
 
-def load(name: str, cache: Path, **options: Any) -> Gated:
-    """A network of `keras.applications`, or of this module: converted once, then read from `cache`."""
-    import tensorflow as tf
-    import tf2onnx
+def load(name: str, **options: Any) -> Gated:
+    """A network of `keras.applications`, or of this module, converted.
 
-    source = Path(__file__).read_bytes()
-    key = hashlib.sha256(source + repr((name, options, tf.__version__, tf2onnx.__version__)).encode())
-    path = cache / f"{name}-{key.hexdigest()[:16]}.onnx"
-    if not path.exists():
-        import keras
+    The widest ones have a fraction of their channels, and every layer: they differ from their smaller sisters in
+    width, and a gigabyte of weights is slow to convert.
+    """
+    import keras
 
-        keras.utils.set_random_seed(0)
-        build = _OWN.get(name) or functools.partial(getattr(keras.applications, name), weights=None)
-        model = build(**options)
-        randomise(model)
-        made = _converted(model, name)
-        partial = path.with_suffix(".partial")
-        onnx.helper.set_model_props(made.model, {"gates": json.dumps([vars(gate) for gate in made.gates])})
-        onnx.save(made.model, partial)
-        partial.rename(path)
-    model = onnx.load(path)
-    gates = json.loads(model.metadata_props[0].value)
-    del model.metadata_props[:]
-    return Gated(model, tuple(Gate(**gate) for gate in gates))
+    keras.utils.set_random_seed(0)
+    with _thinner():
+        model = _OWN[name]() if name in _OWN else getattr(keras.applications, name)(weights=None, **options)
+    randomise(model)
+    converted = _converted(model, name)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    return converted
+
+
+@contextlib.contextmanager
+def _thinner() -> Iterator[None]:
+    """Within, `keras.applications` builds its widest networks with fewer channels."""
+    from keras.src.applications import convnext, efficientnet, efficientnet_v2, nasnet
+
+    def thin(module: Any, builder: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+        original = getattr(module, builder)
+
+        def build(*arguments: Any, **named: Any) -> Any:
+            bound = inspect.signature(original).bind(*arguments, **named)
+            bound.arguments.update(changed(bound.arguments))
+            return original(*bound.args, **bound.kwargs)
+
+        return patch.object(module, builder, build)
+
+    def convnext_dims(given: dict[str, Any]) -> dict[str, Any]:
+        share = 1 if given["name"] == "convnext_tiny" else 4
+        return {"projection_dims": [dim // share for dim in given["projection_dims"]]}
+
+    def efficientnet_width(given: dict[str, Any]) -> dict[str, Any]:
+        share = 3 if given["width_coefficient"] > 1.5 else 1
+        return {"width_coefficient": given["width_coefficient"] / share}
+
+    def efficientnet_v2_width(given: dict[str, Any]) -> dict[str, Any]:
+        share = 2 if given["name"] in ("efficientnetv2-m", "efficientnetv2-l") else 1
+        return {"width_coefficient": given["width_coefficient"] / share}
+
+    def nasnet_filters(given: dict[str, Any]) -> dict[str, Any]:
+        share = 3 if given["penultimate_filters"] > 2000 else 1
+        return {"penultimate_filters": given["penultimate_filters"] // share}
+
+    with (
+        thin(convnext, "ConvNeXt", convnext_dims),
+        thin(efficientnet, "EfficientNet", efficientnet_width),
+        thin(efficientnet_v2, "EfficientNetV2", efficientnet_v2_width),
+        thin(nasnet, "NASNet", nasnet_filters),
+    ):
+        yield
 
 
 def small() -> Any:
