@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,9 +34,15 @@ class Recurrent(Op):
     candidate = 0
     #: activations per way
     functions = 1
-    #: inputs that hold the state at the beginning, and the peepholes, if the operator has any
+    #: inputs that hold the state at the beginning
     states: tuple[int, ...] = (5,)
-    peepholes: int | None = None
+    foldable = True
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        # the reference implementation knows one direction, and no sequence lengths
+        forward = node.attrs.get("direction", "forward") == "forward" and all(x is None for x in operands[4:5])
+        plain = forward and not {"activations", "clip", "layout"} & {*node.attrs}
+        return super().computed(node, opset, operands) if plain else None
 
     def is_understood(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the input weights are an initializer and the sizes fit together."""

@@ -220,3 +220,17 @@ def test_bias_that_is_computed() -> None:
 def test_no_rule_is_needed_for_what_reads_it() -> None:
     result = compiled(network("LSTM", outputs="h, last, cell", read="y = Identity(h)"))
     assert operators(result)[-1] == "LSTM"
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_constant_data_is_computed_beforehand(op: str) -> None:
+    """Where the sequence has a static length, nothing of the network is left."""
+    source = network(
+        op,
+        shift=0.6,
+        keep=np.zeros(6, np.float32),
+        weights={"v": random(5, 3), "one": np.array([1])},
+        read="p = Squeeze(h, one) q = MatMul(p, v) y = Add(q, z)",
+        signature="(float[4,2,6] x, float[4,2,3] z) => (float[4,2,3] y)",
+    )
+    assert operators(compiled(source)) == ["Add"]
