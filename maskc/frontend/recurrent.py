@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.frontend.loops import Activation, Array, Body, Linear
 from maskc.frontend.operators.registry import constant, make
@@ -181,6 +182,8 @@ def _replace(graph: Any, loop: Any, body: Body, cell: Cell) -> None:
         return
     x = body.sequence(cell.x)
     dtype, units = graph.get_dtype(x), cell.recurrence.shape[1]
+    if dtype not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        return  # ONNX Runtime runs a loop in double precision, but not these operators
     length, batch = graph.get_shape(x)[:2]
     starts = [loop.input[2 + results[name]] for name in cell.states]
     states = [make(graph, "Unsqueeze", [name, constant(graph, [0])], [1, batch, units], dtype) for name in starts]
