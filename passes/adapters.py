@@ -7,24 +7,26 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.extents import Extent
 from passes.names import Names
 from passes.patterns import Pattern
-from passes.tensors import Array, Dim, Index, Mask, shape_of
+from passes.rows import Rows
+from passes.tensors import Array, Dim, Mask, shape_of
 from passes.ties import Tied
 
 
 class Adapters:
     """Builds adapters and remembers them, so that consumers with the same wish share one."""
 
-    def __init__(self, names: Names, opset: int, inputs: list[gs.Tensor], emit: Callable[[gs.Node], None]) -> None:
+    def __init__(self, names: Names, graph: gs.Graph, emit: Callable[[gs.Node], None]) -> None:
         self._names = names
-        self._opset = opset
+        self._opset: int = graph.opset
         self._emit = emit
+        self._tensors = graph.tensors()
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
-        self._sizes: dict[tuple[str, str], gs.Tensor] = {}
         self._sources = {
             dim: (tensor, axis)
-            for tensor in inputs
+            for tensor in graph.inputs
             for axis, dim in enumerate(shape_of(tensor) or ())
             if isinstance(dim, str)
         }
@@ -43,7 +45,8 @@ class Adapters:
             return self._gather(tensor, axis, place[want])
         stored = int(have.sum())
         if isinstance(fill, Pattern) and (fill.uneven & missing).any():
-            wider = self._append(tensor, axis, self.expand(fill.value[missing][None], fill.index))
+            chosen = Pattern(fill.mask[missing], fill.value[missing], fill.index)
+            wider = self._append(tensor, axis, self.expand(chosen, axis))
             index = np.where(have, place, stored + np.cumsum(missing) - 1)
             return self._gather(wider, axis, index[want])
         fill = _even(fill)
@@ -115,8 +118,9 @@ class Adapters:
             return self._made[key]
         sizes = [int(wanted[a].sum()) if a in wanted else dim for a, dim in enumerate(shape)]
         if isinstance(fill, Pattern) and (fill.uneven & wanted[axis]).any():
-            index = tuple(i[wanted[a + 2]] for a, i in enumerate(fill.index))
-            constant, uneven = self.expand(fill.value[wanted[axis]][None], index), True
+            chosen = fill.cut(axis, {a: w for a, w in wanted.items() if a != axis})
+            chosen = Pattern(chosen.mask[wanted[axis]], chosen.value[wanted[axis]], chosen.index)
+            constant, uneven = self.expand(chosen, axis), True
         else:
             vector = _even(fill)[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
             constant, uneven = self._constant(f"{tensor.name}_constant", vector), False
@@ -134,28 +138,100 @@ class Adapters:
         return self._node("Concat", parts, "sizes", None, axis=0)
 
     def _symbol(self, name: str) -> gs.Tensor:
-        tensor, axis = self._sources[name]
-        shape = ("shape", str(tensor.name))
-        if shape not in self._sizes:
-            self._sizes[shape] = self._node("Shape", [tensor], f"{tensor.name}_shape", None)
-        size = ("size", name)
-        if size not in self._sizes:
-            inputs = [self._sizes[shape], self._ints("axis", [axis])]
-            self._sizes[size] = self._node("Gather", inputs, f"{tensor.name}_size", None, axis=0)
-        return self._sizes[size]
+        """The size of a graph input, by its symbol: [1]."""
+        return self._axis_size(*self._sources[name])
 
-    def expand(self, value: Array, index: tuple[Index, ...]) -> gs.Tensor:
-        """Maps [1, channels, *spatial] (or size 1 where they do not vary) from their distinct rows and columns.
+    def _axis_size(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+        shape = self._once("Shape", [tensor], f"{tensor.name}_shape")
+        return self._once("Gather", [shape, self._ints("axis", [axis])], f"{tensor.name}_size", axis=0)
 
-        ONNX Runtime does this once, when it loads the model; the file holds the distinct ones only.
+    def expand(self, pattern: Pattern, axis: int) -> gs.Tensor:
+        """The maps of channels along the axis as a tensor, of size 1 where they do not vary.
+
+        The file holds the distinct rows only. Where the sizes are static ONNX Runtime expands them once, when it loads
+        the model. Else columns come first, from whole maps side by side, and then rows of columns: ONNX Runtime copies
+        what lies together 5 to 40 times as fast as single elements (measured on one core, 7 ns for each of these).
         """
-        current: gs.Tensor = self._constant("maps", value)
-        for axis, places in enumerate(index):
-            if value.shape[axis + 2] > 1 and not np.array_equal(places, np.arange(value.shape[axis + 2])):
-                hint = "rows" if axis == 0 else "columns"
-                operands = [current, self._ints(hint, places)]
-                current = self._node("Gather", operands, f"maps_{hint}", current, axis=axis + 2)
+        value = np.moveaxis(pattern.value, 0, axis)
+        last = value.ndim - 1
+        rows = pattern.index[-1] if axis < last else None
+        in_front = rows is not None and rows.course is not None
+        current: gs.Tensor = self._constant("maps", np.moveaxis(value, last, 0) if in_front else value)
+        for place, rows in reversed(list(enumerate(pattern.index))):
+            other = place + (place >= axis)
+            all_in_order = rows is not None and np.array_equal(rows.places, np.arange(value.shape[other]))
+            if rows is None or (rows.course is None and all_in_order):
+                continue
+            operands = [current, self._ints("rows", rows.places) if rows.course is None else self._rows(rows)]
+            if other == last and in_front:
+                columns = self._node("Gather", operands, "maps_columns", current, axis=0)
+                current = self._node("Transpose", [columns], "maps_turned", current, perm=[*range(1, last + 1), 0])
+            else:
+                current = self._node("Gather", operands, "maps_expanded", current, axis=other)
         return current
+
+    # -- positions along axes whose size is known at run time only ---------------------------------------------------
+
+    def _extent(self, extent: Extent) -> gs.Tensor:
+        """The size of an axis: []."""
+        root = extent.root
+        tensor, axis = self._sources[root] if isinstance(root, str) else (self._tensors[root[0]], root[1])
+        size = self._once("Squeeze", [self._axis_size(tensor, axis)], "size_scalar")
+        shifted = self._with("Add", size, extent.shift) if extent.shift else size
+        return self._with("Div", shifted, extent.stride) if extent.stride > 1 else shifted
+
+    def _rows(self, rows: Rows) -> gs.Tensor:
+        """The row at each position: int64 [size]. `Rows.table` says how it follows from the position and the size."""
+        course, table = rows.course, rows.table()
+        assert course is not None
+        residues, lefts, rights = table.shape
+        size = self._extent(course.start)
+        ends = [self._number(0), self._extent(course.extent), self._number(1)]
+        position = self._once("Range", ends, "positions")
+        parts = []
+        if rights > 1:
+            floor = min(course.low, 0)
+            last = self._with("Sub", size, floor) if floor else size
+            steps = self._times(position, course.stride)
+            parts.append(self._least(self._once("Sub", [last, steps], "from_end"), rights - 1))
+        if lefts > 1:
+            parts.append(self._times(self._least(position, lefts - 1), rights))
+        if residues > 1:
+            residue = self._times(self._with("Mod", size, course.stride), lefts * rights)
+            parts.append(residue if parts else self._once("Add", [residue, self._times(position, 0)], "place"))
+        place = parts[0]
+        for part in parts[1:]:
+            place = self._once("Add", [place, part], "place")
+        key = "rows", place.name, table.tobytes()
+        if key not in self._made:
+            self._made[key] = self._node("Gather", [self._ints("rows", table.reshape(-1)), place], "rows", None, axis=0)
+        return self._made[key]
+
+    def _least(self, tensor: gs.Tensor, limit: int) -> gs.Tensor:
+        if self._opset >= 12:
+            return self._with("Min", tensor, limit)
+        below = self._once("Less", [tensor, self._number(limit)], "below", np.dtype(bool))
+        return self._once("Where", [below, tensor, self._number(limit)], "least")
+
+    def _times(self, tensor: gs.Tensor, number: int) -> gs.Tensor:
+        return tensor if number == 1 else self._with("Mul", tensor, number)
+
+    def _with(self, op: str, tensor: gs.Tensor, number: int) -> gs.Tensor:
+        return self._once(op, [tensor, self._number(number)], f"{tensor.name}_{op.lower()}")
+
+    def _number(self, value: int) -> gs.Tensor:
+        key = "number", value
+        if key not in self._made:
+            self._made[key] = gs.Constant(self._names.fresh("number"), np.asarray(value, np.int64))
+        return self._made[key]
+
+    def _once(self, op: str, inputs: list[gs.Tensor], hint: str, dtype: object = None, **attrs: object) -> gs.Tensor:
+        """The integers that a node computes; the same node is made once."""
+        key = op, *(t.values.tobytes() if isinstance(t, gs.Constant) else t.name for t in inputs)
+        if key not in self._made:
+            self._made[key] = self._node(op, inputs, hint, None, **attrs)
+            self._made[key].dtype = dtype or np.int64
+        return self._made[key]
 
     # -- single nodes ----------------------------------------------------------------------------------------------
 

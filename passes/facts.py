@@ -6,36 +6,41 @@ Both are found by one sweep over the nodes with the operators' own rules; nothin
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.extents import Extent, Span
 from passes.nonzero import Nonzero
 from passes.ops import Link, Linked, rules
 from passes.ops.base import Known, merge
-from passes.patterns import Pattern, combined, uniform
+from passes.patterns import Pattern, combined, uniform, whole
 from passes.subgraphs import captured
-from passes.tensors import Array, Mask, is_constant, size_of
+from passes.tensors import Array, Mask, is_constant, shape_of, size_of
 from passes.ties import Tied
 
 AxisKnown = dict[int, Known]
 AxisMask = dict[int, Mask]
+
+# Distinct places of one map: with more, maps are not worth their size. A window of 7 leaves 7 rows and 7 columns.
+MOST_PLACES = 1024
 
 
 @dataclass
 class Facts:
     """Facts about the tensors of one graph, by tensor name.
 
-    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known. `pattern[name]` holds
-    channels that are known maps though not uniform. `read[name]` says
+    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known.
+    `pattern[name][axis]` holds slices that are known maps though not uniform. `read[name]` says
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
     `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below.
     `inside` holds the facts of the subgraphs of control flow, by their `id`.
     """
 
     opset: int
-    pattern: dict[str, Pattern] = field(default_factory=dict)
+    pattern: dict[str, dict[int, Pattern]] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
     tied: dict[tuple[str, int], Tied] = field(default_factory=dict)
@@ -43,6 +48,7 @@ class Facts:
     inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
     _nonzero: dict[tuple[str, tuple[int, int]], Nonzero] = field(default_factory=dict)
 
@@ -70,25 +76,47 @@ class Facts:
             axes[axis] = _uniform_slices(self.value(tensor), axis)
         return axes[axis]
 
-    def maps(self, tensor: gs.Tensor) -> Pattern | None:
-        """All that is known of the channels (axis 1), uniform or not, as maps of static spatial sizes."""
-        sizes = [self.size(tensor, a) for a in range(2, len(tensor.shape or ()))]
-        spatial = [s for s in sizes if s]
-        if not sizes or len(spatial) < len(sizes) or is_constant(tensor):
-            return None
-        known, uneven = self.known(tensor, 1), self.pattern.get(tensor.name)
+    def span(self, tensor: gs.Tensor, axis: int) -> Span:
+        """The size of the axis: static or computed; None where nothing is known that could be used."""
+        size = self.size(tensor, axis)
+        return self._extents.get((tensor.name, axis)) if size is None else size
+
+    def maps(self, tensor: gs.Tensor, axis: int) -> Pattern | None:
+        """All that is known of the slices along the axis, uniform or not, as maps."""
+        if is_constant(tensor):
+            return whole(self.value(tensor), axis)
+        known, uneven = self.known(tensor, axis), self.pattern.get(tensor.name, {}).get(axis)
         if known is None:
             return uneven
-        even = uniform(known.mask, known.value, spatial)
+        even = uniform(known.mask, known.value, len(tensor.shape) - 1)
         return even if uneven is None else combined(known.mask, even, uneven)
 
     def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
-        """Slices that do not depend on the input, uniform or (channels) not; None if there are none."""
+        """Slices that do not depend on the input, uniform or not; None if there are none."""
         known = self.constant.get(tensor.name, {}).get(axis)
-        uneven = self.pattern.get(tensor.name) if axis == 1 else None
+        uneven = self.pattern.get(tensor.name, {}).get(axis)
         if known is None or uneven is None:
             return known.mask if known is not None else None if uneven is None else uneven.mask
         return known.mask | uneven.mask
+
+    def bulky(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """Slices along the axis whose maps take more to store than what makes them; None if there are none."""
+        uneven = self.pattern.get(tensor.name, {}).get(axis)
+        return None if uneven is None or uneven.value[0].size <= self.weights(tensor, axis) else uneven.mask
+
+    def weights(self, tensor: gs.Tensor, axis: int) -> int:
+        """Elements of initializers that go with each slice along the axis, back to the contraction that makes it."""
+        total = 0
+        while tensor.inputs and (size := self.size(tensor, axis)):
+            node = tensor.inputs[0]
+            total += sum(int(np.prod(t.shape)) // size for t in node.inputs if is_constant(t) and size in t.shape)
+            output = next(i for i, t in enumerate(node.outputs) if t is tensor)
+            carried = [(node.inputs[i], a) for i, a in rules(node).carries(node, self, output, axis)]
+            computed = [(t, a) for t, a in carried if not is_constant(t)]
+            if len(computed) != 1:
+                break
+            tensor, axis = computed[0]
+        return total
 
     def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are known to be zero."""
@@ -151,7 +179,7 @@ class Facts:
         if tensor.name not in self.read:
             return False
         read = self.read[tensor.name]
-        for axis in {*read, *self.constant.get(tensor.name, {}), 1}:
+        for axis in {*read, *self.constant.get(tensor.name, {}), *self.pattern.get(tensor.name, {})}:
             constant = self.constants(tensor, axis)
             mask = read.get(axis)
             if constant is None:
@@ -188,6 +216,9 @@ def analyse(graph: gs.Graph, around: Facts | None = None, inside: dict[int, Fact
 
 
 def _forward(graph: gs.Graph, facts: Facts) -> None:
+    symbols = _roots(graph)
+    for tensor in graph.inputs:
+        facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
         for output, axis, known in rules(node).constants(node, facts):
             tensor = node.outputs[output]
@@ -195,8 +226,14 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             usable = known.mask & _finite(known.value)
             if usable.any():
                 facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
-        for output, pattern in rules(node).maps(node, facts):
-            _keep(facts, node.outputs[output], pattern)
+        for output, axis, extent in _extents(node, facts):
+            tensor = node.outputs[output]
+            symbol = tensor.shape[axis]
+            if extent is None or (isinstance(extent.root, tuple) and symbol in symbols):
+                extent = Extent(symbol if symbol in symbols else (tensor.name, axis))
+            facts._extents[tensor.name, axis] = extent
+        for output, axis, pattern in rules(node).maps(node, facts):
+            _keep(facts, node.outputs[output], axis, pattern)
         lowest = rules(node).lowest(node, facts)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
@@ -207,20 +244,39 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
                 facts.tied[node.outputs[output].name, axis] = left
 
 
-def _keep(facts: Facts, tensor: gs.Tensor, pattern: Pattern) -> None:
+def _roots(graph: gs.Graph) -> set[str]:
+    """Symbols that are sizes of graph inputs; none where operators that compute positions are missing."""
+    dims = {d for t in graph.inputs for d in shape_of(t) or ()} if graph.opset >= 11 else set()
+    return {d for d in dims if isinstance(d, str)}
+
+
+def _extents(node: gs.Node, facts: Facts) -> Iterator[tuple[int, int, Extent | None]]:
+    """Axes of the outputs that are not static, with their size as far as the operator says."""
+    for output, tensor in enumerate(node.outputs) if facts.opset >= 11 else ():
+        for axis, dim in enumerate(shape_of(tensor) or ()):
+            if not isinstance(dim, int):
+                yield output, axis, rules(node).extent(node, facts, output, axis)
+
+
+def _keep(facts: Facts, tensor: gs.Tensor, axis: int, pattern: Pattern) -> None:
     """Remember maps: what is uniform among them as constants, the rest as they are."""
     pattern = pattern.compact()
+    spans = [facts.span(tensor, a) for a in range(len(tensor.shape)) if a != axis]
+    if any(rows is not None and rows.span != span for rows, span in zip(pattern.index, spans, strict=True)):
+        return
+    if pattern.value[0].size > MOST_PLACES:
+        return
     finite = _finite(pattern.value).reshape(len(pattern.mask), -1).all(axis=1)
     axes = facts.constant.get(tensor.name, {})
-    before = axes[1].mask if 1 in axes else np.zeros(len(pattern.mask), bool)
+    before = axes[axis].mask if axis in axes else np.zeros(len(pattern.mask), bool)
     new = pattern.mask & finite & ~before
     uneven = new & pattern.uneven
     if uneven.any():
-        facts.pattern[tensor.name] = Pattern(uneven, pattern.value, pattern.index)
+        facts.pattern.setdefault(tensor.name, {})[axis] = Pattern(uneven, pattern.value, pattern.index)
     even = new & ~uneven
     if even.any():
         first = Known(even, pattern.value.reshape(len(even), -1)[:, 0])
-        facts.constant.setdefault(tensor.name, {})[1] = merge(axes[1], first) if 1 in axes else first
+        facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
 
 
 def _backward(graph: gs.Graph, facts: Facts) -> None:

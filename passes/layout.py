@@ -238,6 +238,8 @@ class _Planner:
             return np.ones(size, bool)
         constant = self.facts.constants(tensor, axis)
         constant = np.zeros(size, bool) if constant is None else constant
+        bulky = self.facts.bulky(tensor, axis)
+        constant = constant if bulky is None else constant & ~bulky
         asked = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
         asked |= self.least.stored.get((tensor.name, axis), np.zeros(size, bool))
         tied = self.facts.tied.get((tensor.name, axis))

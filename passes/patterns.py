@@ -1,31 +1,34 @@
-"""Channels that do not depend on the input but differ from place to place: what padding makes of a constant.
+"""Channels that do not depend on the input but differ from place to place, as padding makes of a constant.
 
-A border leaves few distinct rows and columns, so a map is held as those, with an index vector for each spatial axis.
+A border leaves few distinct rows and columns, so a map is held as those, and for each axis which of them lies where.
 Operators on such maps are separable in the same way: what a window sees along one axis is a tuple of row numbers, and
 there are again few distinct tuples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from passes.tensors import Array, Index, Mask
+from passes.extents import Span, Window
+from passes.rows import Rows, seen, together
+from passes.tensors import Array, Mask
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Known maps of channels (axis 1) of a tensor [batch, channels, *spatial] of static spatial sizes.
+    """Known maps of the slices along one axis, the channels.
 
-    `mask[c]` says which channels are known; `value[c, i, j, ...]` is then what channel c holds wherever
-    `index[0] == i`, `index[1] == j` and so on; `index[a]` has the size of spatial axis a.
+    `mask[c]` says which channels are known; `value[c, i, j, ...]` is then what channel c holds at row i of the first of
+    the tensor's other axes, row j of the second and so on. `index` says for each of them which row lies where; None:
+    all of it is row 0, whatever its size.
     """
 
     mask: Mask
     value: Array
-    index: tuple[Index, ...]
+    index: tuple[Rows | None, ...]
 
     @property
     def uneven(self) -> Mask:
@@ -34,116 +37,146 @@ class Pattern:
         return np.asarray(self.mask & (rows != rows[:, :1]).any(axis=1))
 
     def compact(self) -> Pattern:
-        """The same maps without rows and columns that occur nowhere."""
-        value, index = self.value, []
-        for axis, places in enumerate(self.index):
-            used, numbers = np.unique(places, return_inverse=True)
-            value = np.take(value, used, axis=axis + 1)
-            index.append(numbers.reshape(-1).astype(np.int64))
+        """The same maps without rows that occur nowhere."""
+        value, index = self.value, list(self.index)
+        for axis, rows in enumerate(self.index):
+            if rows is None:
+                continue
+            used = np.bincount(rows.places, minlength=value.shape[axis + 1]) > 0
+            if not used.all():
+                value = np.compress(used, value, axis=axis + 1)
+                rows = Rows((np.cumsum(used) - 1)[rows.places], rows.course)
+            index[axis] = rows if value.shape[axis + 1] > 1 else None
         return Pattern(self.mask, value, tuple(index))
 
+    @property
+    def static(self) -> bool:
+        """Whether all sizes are known beforehand, as far as the maps vary."""
+        return all(rows is None or rows.course is None for rows in self.index)
+
     def expanded(self) -> Array:
-        """All elements: [channels, *spatial]."""
+        """All elements, for maps of static sizes: [channels, *others], of size 1 where they do not vary."""
         full = self.value
-        for axis, index in enumerate(self.index):
-            full = np.take(full, index, axis=axis + 1)
+        for axis, rows in enumerate(self.index, 1):
+            assert rows is None or rows.course is None
+            full = full if rows is None else np.take(full, rows.places, axis=axis)
         return full
 
+    def cut(self, axis: int, held: Mapping[int, Mask | None]) -> Pattern:
+        """The same maps where the tensor, whose channels lie along `axis`, has only these slices of other axes."""
+        index = list(self.index)
+        for other, mask in held.items():
+            place = other - (other > axis)
+            rows = index[place]
+            if rows is not None and mask is not None:
+                index[place] = Rows(rows.places[mask])
+        return Pattern(self.mask, self.value, tuple(index))
 
-def uniform(mask: Mask, value: Array, sizes: Sequence[int]) -> Pattern:
-    """One constant per channel (value [channels]) as maps of these spatial sizes."""
-    shaped = value.reshape(-1, *[1] * len(sizes))
-    return Pattern(mask, shaped, tuple(np.zeros(size, np.int64) for size in sizes))
+    def cleared(self) -> Array:
+        """The values, 0 in channels that are not known."""
+        return np.where(self.mask.reshape(-1, *[1] * len(self.index)), self.value, 0)
 
 
-def averaged(pattern: Pattern) -> Pattern:
-    """The mean of each map, as maps of size 1."""
+def uniform(mask: Mask, value: Array, others: int) -> Pattern:
+    """One constant per channel (value [channels]) as maps over this many other axes of any size."""
+    return Pattern(mask, value.reshape(-1, *[1] * others), (None,) * others)
+
+
+def whole(values: Array, axis: int) -> Pattern:
+    """The slices of an array along an axis."""
+    value = np.moveaxis(values, axis, 0)
+    index = [Rows(np.arange(size)) if size > 1 else None for size in value.shape[1:]]
+    return Pattern(np.ones(len(value), bool), value, tuple(index))
+
+
+def averaged(pattern: Pattern, axes: Collection[int]) -> Pattern | None:
+    """The mean over these of the other axes, which become uniform; None if it depends on a size at run time."""
     value = pattern.value.astype(np.float64)
-    for axis, index in enumerate(pattern.index):
-        shares = np.bincount(index, minlength=value.shape[axis + 1]) / index.size
+    for axis in axes:
+        rows = pattern.index[axis]
+        if rows is None:
+            continue
+        if rows.course is not None:
+            return None
+        shares = np.bincount(rows.places, minlength=value.shape[axis + 1]) / rows.places.size
         value = np.expand_dims(np.tensordot(value, shares, axes=(axis + 1, 0)), axis + 1)
-    flat = value.reshape(len(pattern.mask)).astype(pattern.value.dtype)
-    return uniform(pattern.mask, flat, [1] * len(pattern.index))
+    return _without(pattern, axes, value.astype(pattern.value.dtype))
 
 
-def combined(mask: Mask, first: Pattern, second: Pattern) -> Pattern:
-    """Channels of `mask` from the first pattern, the others from the second."""
-    index, (a, b) = refined([first, second])
+def highest(pattern: Pattern, axes: Collection[int]) -> Pattern | None:
+    """The maximum over these of the other axes, which become uniform; None if it depends on a size at run time."""
+    if any(rows is not None and rows.course is not None for a, rows in enumerate(pattern.index) if a in axes):
+        return None
+    value = pattern.compact().value
+    return _without(pattern, axes, value.max(axis=tuple(a + 1 for a in axes), keepdims=True))
+
+
+def _without(pattern: Pattern, axes: Collection[int], value: Array) -> Pattern:
+    return Pattern(pattern.mask, value, tuple(None if a in axes else r for a, r in enumerate(pattern.index)))
+
+
+def combined(mask: Mask, first: Pattern, second: Pattern) -> Pattern | None:
+    """Channels of `mask` from the first pattern, the others from the second; None if they are of different sizes."""
+    both = refined([first, second])
+    if both is None:
+        return None
+    index, (a, b) = both
     chosen = mask.reshape(-1, *[1] * len(index))
     return Pattern(first.mask & mask | second.mask & ~mask, np.where(chosen, a, b), index)
 
 
-def refined(patterns: Sequence[Pattern]) -> tuple[tuple[Index, ...], list[Array]]:
-    """Index vectors fine enough for all patterns, and the values of each on them."""
+def refined(patterns: Sequence[Pattern]) -> tuple[tuple[Rows | None, ...], list[Array]] | None:
+    """Rows fine enough for all patterns, and the values of each on them (1 where one is the same along all rows).
+
+    None where the patterns are along axes of different sizes.
+    """
     index = []
     values = [p.value for p in patterns]
     for axis in range(len(patterns[0].index)):
-        together = np.stack([p.index[axis] for p in patterns])
-        distinct, inverse = np.unique(together, axis=1, return_inverse=True)
-        index.append(inverse.reshape(-1).astype(np.int64))
-        values = [np.take(v, distinct[i], axis=axis + 1) for i, v in enumerate(values)]
+        given = [p.index[axis] for p in patterns]
+        joint = together(given)
+        if joint is None:
+            return None
+        index.append(joint[0])
+        values = [
+            v if rows is None else np.take(v, joint[1][:, i], axis=axis + 1)
+            for i, (v, rows) in enumerate(zip(values, given, strict=True))
+        ]
     return tuple(index), values
 
 
 @dataclass(frozen=True)
-class Window:
-    """How an operator slides over one spatial axis."""
+class Sliding:
+    """Windows over all axes behind the first other one, the batch, which have these sizes."""
 
-    size: int
-    stride: int
-    dilation: int
-    before: int
-    out: int
+    windows: Sequence[Window]
+    spans: Sequence[Span]
 
-    def tuples(self, index: Index) -> tuple[Index, Index]:
-        """For each output position the number of its tuple, and for each tuple the rows seen: [tuples, size].
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The axes of what `over` returns that run over the elements of a window."""
+        return tuple(range(-len(self.windows), 0))
 
-        A row of -1 is padding.
+    def places(self, pattern: Pattern) -> int | None:
+        """How many distinct places there are behind the windows; None where `over` gives nothing."""
+        one = Pattern(pattern.mask[:1], pattern.value[:1], pattern.index)
+        found = self.over(one, 0.0)
+        return None if found is None else int(np.prod(found[1].shape[: 2 + len(self.windows)]))
+
+    def over(self, pattern: Pattern, padding: float) -> tuple[tuple[Rows | None, ...], Array] | None:
+        """What the windows see of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].
+
+        None where a size is not known, a window reaches too far, or the batch is not uniform.
         """
-        places = np.arange(self.out)[:, None] * self.stride + np.arange(self.size) * self.dilation - self.before
-        inside = (places >= 0) & (places < index.size)
-        rows = np.where(inside, index[np.clip(places, 0, index.size - 1)], -1)
-        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
-        return inverse.reshape(-1).astype(np.int64), distinct
-
-
-def windows(pattern: Pattern, over: Sequence[Window], padding: float) -> tuple[tuple[Index, ...], Array]:
-    """What windows see of the maps: index vectors, and values [channels, tuples..., window sizes...]."""
-    value = np.pad(pattern.value, [(0, 0)] + [(0, 1)] * len(over), constant_values=padding)  # -1 is the last row
-    index = []
-    for axis, window in enumerate(over):
-        numbers, rows = window.tuples(pattern.index[axis])
-        index.append(numbers)
-        # the axis becomes two: tuples where it was, the window behind all others
-        value = np.moveaxis(np.take(value, rows, axis=axis + 1), axis + 2, -1)
-    return tuple(index), value
-
-
-def spatial_windows(
-    sizes: Sequence[int],
-    outs: Sequence[int],
-    kernel: Sequence[int],
-    attrs: dict[str, object],
-) -> list[Window]:
-    """The windows of a Conv or pooling operator on static sizes, by its attributes."""
-    rank = len(kernel)
-    strides = _ints(attrs, "strides", 1, rank)
-    dilations = _ints(attrs, "dilations", 1, rank)
-    pads = _ints(attrs, "pads", 0, 2 * rank)
-    auto = attrs.get("auto_pad", "NOTSET")
-    auto = auto.decode() if isinstance(auto, bytes) else auto
-    found = []
-    for a in range(rank):
-        before = pads[a]
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            total = max((outs[a] - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 - sizes[a], 0)
-            before = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        elif auto == "VALID":
-            before = 0
-        found.append(Window(kernel[a], strides[a], dilations[a], before, outs[a]))
-    return found
-
-
-def _ints(attrs: dict[str, object], name: str, default: int, count: int) -> list[int]:
-    value = attrs.get(name)
-    return [int(v) for v in value] if isinstance(value, (list, tuple)) and len(value) else [default] * count
+        if pattern.index[0] is not None or len(pattern.index) != len(self.windows) + 1:
+            return None
+        value = np.pad(pattern.value, [(0, 0), (0, 0)] + [(0, 1)] * len(self.windows), constant_values=padding)
+        index: list[Rows | None] = [None]
+        for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
+            found = seen(window, pattern.index[axis], span)
+            if found is None:
+                return None
+            index.append(found[0])
+            # the axis becomes two: tuples where it was, the window behind all others; row -1 is the padding
+            value = np.moveaxis(np.take(value, found[1], axis=axis + 1), axis + 2, -1)
+        return tuple(index), value

@@ -18,7 +18,7 @@ from passes.ops import rules
 from passes.patterns import Pattern
 from passes.quantized import Quantized
 from passes.subgraphs import captured, replace_captured
-from passes.tensors import SMALL, Array, Dim, Index, Mask, is_constant, present, shape_of, size_of
+from passes.tensors import SMALL, Array, Dim, Mask, is_constant, present, shape_of, size_of
 
 
 def apply(graph: gs.Graph, facts: Facts, layout: Layout) -> None:
@@ -43,7 +43,7 @@ class Rewriter:
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before: gs.Node = SimpleNamespace()
         self._behind: list[gs.Node] = []
-        self._adapters = Adapters(self._names, self.opset, list(graph.inputs), self._nodes.append)
+        self._adapters = Adapters(self._names, graph, self._nodes.append)
 
     def run(self) -> None:
         """Rewrite node by node, in order, then the graph outputs."""
@@ -219,9 +219,9 @@ class Rewriter:
         node.op, node.attrs = "Identity", {}
         node.inputs = [node.inputs[0]]
 
-    def expanded(self, value: Array, index: tuple[Index, ...]) -> gs.Tensor:
-        """Maps [1, channels, *spatial] from their distinct rows and columns (value [channels, rows...])."""
-        return self._adapters.expand(value[None], index)
+    def expanded(self, pattern: Pattern, axis: int) -> gs.Tensor:
+        """Maps of channels along the axis as a tensor, of size 1 where they do not vary."""
+        return self._adapters.expand(pattern, axis)
 
     def add_behind(self, node: gs.Node, values: Array | gs.Tensor) -> None:
         """Add a constant (broadcast against the output) to output 0 of the node."""
@@ -331,10 +331,9 @@ class Rewriter:
             have = whole[axis] if have is None else have
             if (have != want).any():
                 fill = self._fill(tensor, axis)
-                if isinstance(fill, Pattern):  # the other axes hold what the tensor stores of them
-                    cuts = [self.stored(tensor, a + 2) for a in range(len(fill.index))]
-                    index = tuple(i if c is None else i[c] for i, c in zip(fill.index, cuts, strict=True))
-                    fill = Pattern(fill.mask, fill.value, index)
+                if isinstance(fill, Pattern):  # an axis before this one is as it is wanted, one behind it as stored
+                    held = {a: wanted[a] if a < axis else self.stored(tensor, a) for a in wanted if a != axis}
+                    fill = fill.cut(axis, held)
                 tied = self.facts.tied.get((tensor.name, axis))
                 if tied is not None and (tied.mask & want & ~have).any():
                     current = self._adapters.follow(current, len(shape), axis, have, want, fill, tied)
@@ -346,10 +345,9 @@ class Rewriter:
 
     def _fill(self, tensor: gs.Tensor, axis: int) -> Array | Pattern:
         """The constants along the axis, as maps where they are uneven; 0 where nothing is known, which nobody reads."""
-        maps = self.facts.maps(tensor) if axis == 1 and tensor.name in self.facts.pattern else None
+        maps = self.facts.maps(tensor, axis) if axis in self.facts.pattern.get(tensor.name, {}) else None
         if maps is not None:
-            shaped = maps.mask.reshape(-1, *[1] * len(maps.index))
-            return Pattern(maps.mask, np.where(shaped, maps.value, 0).astype(tensor.dtype or np.float32), maps.index)
+            return Pattern(maps.mask, maps.cleared().astype(tensor.dtype or np.float32), maps.index)
         known = self.facts.known(tensor, axis)
         dtype = tensor.dtype or np.float32
         if known is None:

@@ -20,6 +20,7 @@ from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
+    from passes.extents import Extent
     from passes.facts import Facts
     from passes.fuse import Fuser
     from passes.ops.arrangement import Arrangement
@@ -58,6 +59,7 @@ class Demand:
 
 
 Constants = Iterator[tuple[int, int, Known]]  # output, axis, what is known
+Maps = Iterator[tuple[int, int, "Pattern"]]  # output, axis, what is known
 Ties = Iterator[tuple[int, int, Tied]]  # output, axis, slices that follow from others
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
@@ -74,9 +76,13 @@ class Op:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
         return iter(())
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        """Forward: channels of the outputs that are known maps, given what is known of the inputs."""
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        """Forward: slices of the outputs that are known maps, given what is known of the inputs."""
         return iter(())
+
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        """The size of an axis of the output that is not static, by sizes of the inputs; None if it is not known."""
+        return None
 
     def ties(self, node: gs.Node, facts: Facts) -> Ties:
         """Forward: which slices of the outputs follow from a few others of the same axis."""

@@ -5,15 +5,15 @@ Where several output slices hold one input slice each in their own way, all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Known, Link, Sets, register
+from passes.ops.base import Known, Link, Maps, Sets, register
 from passes.ops.movement import Movement, same_axis
 from passes.patterns import Pattern, refined
+from passes.rows import Rows
 from passes.tensors import Index, int_list, operand
 
 if TYPE_CHECKING:
@@ -65,6 +65,18 @@ class SpaceAndDepth(Movement):
             return number // block**2, number % block**2, block
         return number % count, number // count, block
 
+    def positions(self, node: gs.Node, facts: Facts, known: Pattern) -> list[Index] | None:
+        """Which row of the input's maps lies at each position of its two spatial axes, None if not static."""
+        places = []
+        for axis, rows in enumerate(known.index):
+            size = facts.size(node.inputs[0], axis + (axis > 0))
+            if axis == 0 and rows is None:
+                continue
+            if size is None or axis == 0:
+                return None
+            places.append(np.zeros(size, np.int64) if rows is None else rows.places)
+        return places
+
 
 @register("DepthToSpace")
 class DepthToSpace(SpaceAndDepth):
@@ -77,17 +89,18 @@ class DepthToSpace(SpaceAndDepth):
             return found
         return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0], split=True)]
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        known, wide = facts.maps(node.inputs[0]), facts.size(node.inputs[0], 1)
-        if known is None or wide is None or len(known.index) != 2:
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known, wide = facts.maps(node.inputs[0], 1), facts.size(node.inputs[0], 1)
+        places = None if known is None else self.positions(node, facts, known)
+        if known is None or wide is None or places is None:
             return
         channel, place, block = self.places(node, wide)
         order = np.lexsort((place, channel))
-        rows, columns = known.value.shape[1:]
+        rows, columns = known.value.shape[2:]
         woven = known.value[order].reshape(-1, block, block, rows, columns)
-        value = woven.transpose(0, 3, 1, 4, 2).reshape(-1, rows * block, columns * block)
-        index = tuple((i[:, None] * block + np.arange(block)).reshape(-1) for i in known.index)
-        yield 0, Pattern(np.asarray(known.mask[order].reshape(-1, block**2).all(axis=1)), value, index)
+        value = woven.transpose(0, 3, 1, 4, 2).reshape(-1, 1, rows * block, columns * block)
+        index = [Rows((i[:, None] * block + np.arange(block)).reshape(-1)) for i in places]
+        yield 0, 1, Pattern(np.asarray(known.mask[order].reshape(-1, block**2).all(axis=1)), value, (None, *index))
 
 
 @register("SpaceToDepth")
@@ -101,19 +114,21 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
             return found
         return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0])]
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
-        if known is None or len(known.index) != 2:
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known = facts.maps(node.inputs[0], 1) if 1 in facts.pattern.get(node.inputs[0].name, {}) else None
+        places = None if known is None else self.positions(node, facts, known)
+        if known is None or places is None:
             return
         block = int(node.attrs["blocksize"])
-        rows, columns = known.index
+        rows, columns = places
         parts = [
-            Pattern(known.mask, known.value, (rows[i::block], columns[j::block]))
+            Pattern(known.mask, known.value, (None, Rows(rows[i::block]), Rows(columns[j::block])))
             for i in range(block)
             for j in range(block)
         ]
-        index, values = refined(parts)
-        yield 0, Pattern(np.tile(known.mask, len(parts)), np.concatenate(values), index)
+        joint = refined(parts)
+        if joint is not None:
+            yield 0, 1, Pattern(np.tile(known.mask, len(parts)), np.concatenate(joint[1]), joint[0])
 
 
 @register("Col2Im")
@@ -133,5 +148,5 @@ class Col2Im(Movement):
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return Known(known.mask & (known.value == 0), known.value)
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
         return iter(())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,10 @@ import onnx_graphsurgeon as gs
 from passes import ties
 from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.evaluate import evaluate
-from passes.ops.base import Constants, Known, Link, Linked, Ties, merge, register
+from passes.extents import Extent
+from passes.ops.base import Constants, Known, Link, Linked, Maps, Ties, merge, register
 from passes.patterns import Pattern, refined, uniform
+from passes.rows import Rows
 from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
 from passes.ties import Combination
 
@@ -86,34 +88,41 @@ class Elementwise(Linked):
             return computed
         return decided if computed is None else merge(computed, decided)
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        along = {k.input: k.input_axis for k in facts.links(node) if k.output_axis == 1}
-        if not any(node.inputs[i].name in facts.pattern for i in along):
-            return
-        rank = len(shape_of(node.outputs[0]) or ())
-        spatial = [facts.size(node.outputs[0], a) for a in range(2, rank)]
-        sizes = [s for s in spatial if s]
-        if len(sizes) < len(spatial):
-            return
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        aligned = [(t, a) for i, t in present(node.inputs) if (a := self.align(node, facts, i, axis)) is not None]
+        spans = {facts.span(t, a) for t, a in aligned} - {1}
+        span = spans.pop() if len(spans) == 1 else None
+        return span if isinstance(span, Extent) else None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        links = facts.links(node)
+        uneven = [k for k in links if k.input_axis in facts.pattern.get(node.inputs[k.input].name, {})]
+        for axis in sorted({k.output_axis for k in uneven}):
+            found = self._map(node, facts, axis, {k.input: k.input_axis for k in links if k.output_axis == axis})
+            if found is not None:
+                yield 0, axis, found
+
+    def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> Pattern | None:
         operands: dict[int, Pattern] = {}
         for index, _ in present(node.inputs):
-            operand = self._operand_map(node, facts, index, along, sizes)
+            operand = self._operand_map(node, facts, index, axis, aligned)
             if operand is None:
-                return
+                return None
             operands[index] = operand
         mask = np.asarray(np.logical_and.reduce([p.mask for p in operands.values()]))
-        if not mask.any():
-            return
-        places, values = refined(list(operands.values()))
+        joint = refined(list(operands.values())) if mask.any() else None
+        if joint is None:
+            return None
+        places, values = joint
         shape = np.broadcast_shapes(*(v.shape for v in values))
         flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
         vectors = dict(zip(operands, flat, strict=True))
         computed = self.fold(node, facts, [vectors.get(i) for i in range(len(node.inputs))])
         if computed is None or computed.size != flat[0].size:
-            return
+            return None
         value = np.zeros(shape, computed.dtype)
         value[mask] = computed.reshape(-1, *shape[1:])
-        yield 0, Pattern(mask, value, places)
+        return Pattern(mask, value, places)
 
     def ties(self, node: gs.Node, facts: Facts) -> Ties:
         links = facts.links(node)
@@ -161,20 +170,29 @@ class Elementwise(Linked):
         return None
 
     def _operand_map(
-        self, node: gs.Node, facts: Facts, index: int, along: dict[int, int], sizes: list[int]
+        self, node: gs.Node, facts: Facts, index: int, axis: int, aligned: dict[int, int]
     ) -> Pattern | None:
-        """What is known of one operand, as maps of the output's sizes; None if nothing is."""
-        tensor = node.inputs[index]
-        channels = facts.size(node.outputs[0], 1) or 0
-        if index not in along:
+        """What is known of one operand, as maps of slices along this axis of the output; None if nothing is."""
+        tensor, output = node.inputs[index], node.outputs[0]
+        size, rank = facts.size(output, axis) or 0, len(output.shape)
+        if index in aligned:
+            pattern, own = facts.maps(tensor, aligned[index]), aligned[index]
+        else:
             value = facts.uniform(tensor)
-            return None if value is None else uniform(np.ones(channels, bool), np.full(channels, value), sizes)
-        if facts.pattern.get(tensor.name) is None:
-            known = facts.known(tensor, along[index])
-            return None if known is None else uniform(known.mask, known.value, sizes)
-        # a map must have the output's own sizes, or it would be repeated
-        same = along[index] == 1 and [facts.size(tensor, a + 2) for a in range(len(sizes))] == sizes
-        return facts.maps(tensor) if same else None
+            return None if value is None else uniform(np.ones(size, bool), np.full(size, value), rank - 1)
+        if pattern is None:
+            return None
+        shape = pattern.value.shape
+        rows: list[Rows | None] = []
+        for other in (a for a in range(rank) if a != axis):
+            a = self.align(node, facts, index, other)
+            place = None if a is None or a == own else a - (a > own)
+            found = None if place is None else pattern.index[place]
+            if found is not None and found.span != facts.span(output, other):
+                return None  # a map must have the output's own sizes, or it would be repeated
+            rows.append(found)
+        value = pattern.value.reshape(shape[0], *[1] * (rank - len(shape)), *shape[1:])
+        return Pattern(pattern.mask, value, tuple(rows))
 
     def _values(self, node: gs.Node, facts: Facts, operands: list[Known | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""

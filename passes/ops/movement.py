@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
+from passes.extents import Extent, Window
 from passes.ops.arrangement import Arrangement, reshaped, transposed
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, Ties, register
-from passes.patterns import Pattern, combined
-from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, shape_of
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
+from passes.patterns import Pattern, Sliding, combined
+from passes.rows import Rows, together
+from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -45,40 +46,92 @@ class Movement(Linked):
             if found is not None and link.source is None and len(others) == 1:
                 yield link.output, link.output_axis, found
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        """The axis of input `index` whose positions, all and in order, are those of this axis of the output.
+
+        Asked where sizes are not static, as there are no links then; None where there is no such axis.
+        """
+        return None
+
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        sources = [self.along(node, i, output, axis) for i, _ in present(list(node.inputs))]
+        spans = {facts.span(node.inputs[i], a) for i, a in enumerate(sources) if a is not None}
+        span = spans.pop() if len(spans) == 1 else None
+        return span if isinstance(span, Extent) else None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Channels and positions are picked from the maps of the inputs."""
         if not any(t.name in facts.pattern for t in node.inputs):
             return
         links = facts.links(node)
-        for output, tensor in enumerate(node.outputs):
-            parts = [k for k in links if k.output == output and k.output_axis == 1]
-            picked = [p for k in parts if (p := self._picked(node, facts, links, k)) is not None]
-            if not picked or len({p.value.ndim for p in picked}) > 1 or tensor.is_empty():
-                continue
-            total = picked[0]
-            for part in picked[1:]:
-                total = combined(part.mask, part, total)
-            yield output, total
+        uneven = [k for k in links if k.input_axis in facts.pattern.get(node.inputs[k.input].name, {})]
+        for output, axis in sorted({(k.output, k.output_axis) for k in uneven}):
+            parts = [k for k in links if (k.output, k.output_axis) == (output, axis)]
+            total: Pattern | None = None
+            for part in parts:
+                picked = self._picked(node, facts, links, part)
+                if picked is not None:
+                    total = picked if total is None else combined(picked.mask, picked, total) or total
+            if total is not None:
+                yield output, axis, total
 
-    @staticmethod
-    def _picked(node: gs.Node, facts: Facts, links: list[Link], part: Link) -> Pattern | None:
+    def _picked(self, node: gs.Node, facts: Facts, links: list[Link], part: Link) -> Pattern | None:
         """The maps of one input, channels and positions as one link and its companions take them."""
-        known = facts.maps(node.inputs[part.input])
-        rank = len(shape_of(node.outputs[part.output]) or ())
-        if known is None or part.input_axis != 1 or part.split or rank != len(known.index) + 2:
+        known, output = facts.maps(node.inputs[part.input], part.input_axis), node.outputs[part.output]
+        if known is None or part.split:
             return None
-        index = []
-        for axis in range(2, rank):
-            along = [k for k in links if (k.input, k.output, k.output_axis) == (part.input, part.output, axis)]
-            if len(along) != 1 or along[0].input_axis != axis or along[0].split:
+        rank, rows = len(output.shape), list(known.index)
+        targets: dict[int, list[int]] = {}  # output axis: the axes of the input that lie along it
+        for place, given in enumerate(known.index):
+            if given is not None:
+                found = self._target(node, facts, links, part, place + (place >= part.input_axis), given)
+                if found is None:
+                    return None
+                rows[place] = found[1]
+                targets.setdefault(found[0], []).append(place)
+        source = np.arange(len(known.mask)) if part.source is None else part.source
+        mask = self.constant(node, facts, part, _not_even(known.mask[source] & (source >= 0)))
+        if mask is None or part.output_axis in targets:
+            return None
+        picks = [source, *[np.zeros(1, np.int64)] * len(rows)]
+        index: list[Rows | None] = []
+        shapes = [_along(0, rank)] * (len(rows) + 1)
+        for axis in (a for a in range(rank) if a != part.output_axis):
+            joint = together([rows[place] for place in targets.get(axis, ())])
+            if joint is None:
                 return None
-            source = along[0].source
-            if source is not None and (source < 0).any():
-                return None
-            index.append(known.index[axis - 2] if source is None else known.index[axis - 2][source])
-        if part.source is None:
-            return Pattern(known.mask, known.value, tuple(index))
-        return Pattern(known.mask[part.source] & (part.source >= 0), known.value[part.source], tuple(index))
+            index.append(joint[0])
+            for number, place in enumerate(targets.get(axis, ())):
+                picks[place + 1], shapes[place + 1] = joint[1][:, number], _along(len(index), rank)
+        value = known.value[tuple(p.reshape(s) for p, s in zip(picks, shapes, strict=True))]
+        return Pattern(mask.mask, value, tuple(index))
+
+    def _target(
+        self, node: gs.Node, facts: Facts, links: list[Link], part: Link, axis: int, rows: Rows
+    ) -> tuple[int, Rows] | None:
+        """The axis of the output that positions along this axis of the input go to, and the rows there."""
+        output = node.outputs[part.output]
+        if rows.course is not None:
+            for a in range(len(output.shape)):
+                if self.along(node, part.input, part.output, a) == axis and facts.span(output, a) == rows.span:
+                    return a, rows
+            return None
+        for link in links:
+            if (link.input, link.output, link.input_axis) == (part.input, part.output, axis) and not link.split:
+                if link.source is None:
+                    return link.output_axis, rows
+                return None if (link.source < 0).any() else (link.output_axis, Rows(rows.places[link.source]))
+        return None
+
+
+def _along(place: int, rank: int) -> list[int]:
+    """The shape of a vector along one of `rank` axes."""
+    return [-1 if a == place else 1 for a in range(rank)]
+
+
+def _not_even(mask: Mask) -> Known:
+    """Slices of which it is only said that they are known."""
+    return Known(mask, np.full(mask.shape, np.nan))
 
 
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
@@ -88,6 +141,19 @@ def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list
         for a, b in pairs
         if facts.size(node.inputs[0], a) is not None and facts.size(node.inputs[0], a) == facts.size(node.outputs[0], b)
     ]
+
+
+def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
+    """Output 0 holds one value (shape []) throughout.
+
+    Sizes that a graph output is only said to have are not relied on: nothing else tells them from the operand.
+    """
+    if not node.outputs[0].outputs:
+        return
+    for axis in range(len(shape_of(node.outputs[0]) or ())):
+        size = facts.size(node.outputs[0], axis)
+        if size:
+            yield 0, axis, Known(np.ones(size, bool), np.full(size, value))
 
 
 @register("Transpose")
@@ -106,6 +172,9 @@ class Transpose(Movement):
         if shape is None:
             return []
         return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return self._perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
 
     @staticmethod
     def _perm(node: gs.Node, rank: int) -> list[int]:
@@ -133,6 +202,14 @@ class Squeeze(Movement):
     only_picks = True
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        return same_axis(node, facts, self._pairs(node))
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return next((a for a, b in self._pairs(node) if b == axis), None) if index == 0 else None
+
+    @staticmethod
+    def _pairs(node: gs.Node) -> list[tuple[int, int]]:
+        """Axes that stay, before and after."""
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
         if before is None or after is None:
@@ -145,12 +222,15 @@ class Squeeze(Movement):
         kept = [a for a in range(longer) if a not in dropped]
         squeeze = len(before) == longer
         pairs = [(a, i) if squeeze else (i, a) for i, a in enumerate(kept)]
-        return same_axis(node, facts, [p for p in pairs if p[0] < len(before) and p[1] < len(after)])
+        return [p for p in pairs if p[0] < len(before) and p[1] < len(after)]
 
 
 @register("Concat")
 class Concat(Movement):
     """Operands side by side along `axis`; one that stores nothing there is left out."""
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return axis if axis != node.attrs["axis"] % len(node.outputs[0].shape) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.outputs[0])
@@ -200,6 +280,9 @@ class Split(Movement):
     """Parts along `axis`, each cut to what it stores; a part that stores nothing is left out."""
 
     only_picks = True
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return axis if axis != node.attrs.get("axis", 0) % len(node.outputs[output].shape) and index == 0 else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
@@ -260,6 +343,10 @@ class Slice(Movement):
     """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
 
     only_picks = True
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        ranges = self._ranges(node)
+        return axis if ranges is not None and axis not in ranges and index == 0 else None
 
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -328,6 +415,14 @@ class Gather(Movement):
     def _axis(self, node: gs.Node) -> int | None:
         shape = shape_of(node.inputs[0])
         return int(node.attrs.get("axis", 0)) % len(shape) if shape else None
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        picked, indices = self._axis(node), shape_of(node.inputs[1])
+        if picked is None or indices is None or index != 0:
+            return None
+        if axis < picked:
+            return axis
+        return axis - len(indices) + 1 if axis >= picked + len(indices) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         axis = self._axis(node)
@@ -481,20 +576,32 @@ class Pad(Movement):
         for (output, axis), known in found.items():
             yield output, axis, known
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        pads, known = self._pads(node), facts.maps(node.inputs[0])
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        pads = self._pads(node)
+        return axis if pads is not None and pads[axis] == (0, 0) and index == 0 else None
+
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        pads, span = self._pads(node), facts.span(node.inputs[0], axis)
+        return span.scaled(1, sum(pads[axis])) if pads is not None and isinstance(span, Extent) else None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        pads, value = self._pads(node), self._value(node, facts)
         mode = node.attrs.get("mode", "constant")
-        value = self._value(node, facts)
+        known = None if pads is None or len(pads) < 3 else facts.maps(node.inputs[0], 1)
         if pads is None or known is None or any(p != (0, 0) for p in pads[:2]) or min(min(p) for p in pads) < 0:
             return
-        if mode in ("reflect", "edge"):
-            index = tuple(np.pad(i, p, mode=mode) for i, p in zip(known.index, pads[2:], strict=True))
-            yield 0, Pattern(known.mask, known.value, index)
+        if mode in ("reflect", "edge") and known.static:
+            index = [
+                None if rows is None else Rows(np.pad(rows.places, p, mode=mode))
+                for rows, p in zip(known.index, [pads[0], *pads[2:]], strict=True)
+            ]
+            yield 0, 1, Pattern(known.mask, known.value, tuple(index))
         elif mode == "constant" and value is not None:
-            border = np.pad(known.value, [(0, 0)] + [(0, 1)] * len(known.index), constant_values=value)
-            rows = known.value.shape[1:]
-            index = tuple(np.pad(i, p, constant_values=r) for i, p, r in zip(known.index, pads[2:], rows, strict=True))
-            yield 0, Pattern(known.mask, border, index)
+            windows = [Window(1, before=before, after=after) for before, after in pads[2:]]
+            spans = [facts.span(node.inputs[0], a) for a in range(2, len(pads))]
+            found = Sliding(windows, spans).over(known, value)
+            if found is not None:
+                yield 0, 1, Pattern(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         pads = self._pads(rewriter.before)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Known, Link, Linked, register
+from passes.extents import Extent, Window, slid, spatial_windows
+from passes.ops.base import Known, Link, Linked, Maps, register
 from passes.ops.movement import same_axis
-from passes.patterns import Pattern, Window, averaged, spatial_windows, uniform, windows
-from passes.tensors import Array, shape_of, volume
+from passes.patterns import Pattern, Sliding, averaged, highest, whole
+from passes.tensors import Array, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -26,33 +27,36 @@ class Pool(Linked):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, [(0, 0), (1, 1)]) if len(node.outputs) == 1 else []
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        known = facts.maps(node.inputs[0])
-        outs = [facts.size(node.outputs[0], a) for a in range(2, len(shape_of(node.outputs[0]) or ()))]
-        static = [s for s in outs if s]
-        if known is None or len(static) < len(outs) or len(node.outputs) > 1 or node.attrs.get("ceil_mode", 0):
-            return
-        sizes = [i.size for i in known.index]
-        over = spatial_windows(sizes, static, node.attrs.get("kernel_shape", sizes), node.attrs)
-        pooled = self.pooled(node, known, over)
-        if pooled is not None:
-            yield 0, pooled
+    def windows(self, node: gs.Node) -> list[Window] | None:
+        """The windows over the spatial axes, None if they are not understood."""
+        kernel = node.attrs.get("kernel_shape")
+        return None if kernel is None else spatial_windows(tuple(kernel), node.attrs)
 
-    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
-        """The maps that pooling makes of these."""
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known, over = facts.maps(node.inputs[0], 1), self.windows(node)
+        if known is None or over is None or len(node.outputs) > 1:
+            return
+        pooled = self.pooled(node, known, Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]))
+        if pooled is not None:
+            yield 0, 1, pooled
+
+    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+        """The maps that pooling makes of these; None if they are not known."""
         return None
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
-        x, shape = operands[0], shape_of(node.outputs[0]) or ()
-        outs = [d for d in shape[2:] if isinstance(d, int)]
-        if x is None or len(node.outputs) > 1 or len(outs) < x.ndim - 2 or node.attrs.get("ceil_mode", 0):
+        x, over = operands[0], self.windows(node)
+        if x is None or not x.size or over is None or len(node.outputs) > 1:
             return None
         sizes = x.shape[2:]
-        over = spatial_windows(sizes, outs, node.attrs.get("kernel_shape", sizes), node.attrs)
-        flat = x.reshape(-1, *sizes)
-        maps = Pattern(np.ones(len(flat), bool), flat, tuple(np.arange(s) for s in sizes))
-        result = self.pooled(node, maps, over)
-        return None if result is None else [result.expanded().reshape(*x.shape[:2], *outs)]
+        result = self.pooled(node, whole(x.reshape(-1, 1, *sizes), 0), Sliding(over, sizes))
+        if result is None:
+            return None
+        values = result.expanded()
+        return [values.reshape(*x.shape[:2], *values.shape[2:])]
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """One FLOP per element of each window."""
@@ -63,25 +67,26 @@ class Pool(Linked):
 class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
-    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
-        if known.value.dtype.kind != "f":
-            return None
-        index, seen = windows(known, over, float("-inf"))
-        return Pattern(known.mask, seen.max(axis=tuple(range(-len(over), 0))), index)
+    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+        found = sliding.over(known, float("-inf")) if known.value.dtype.kind == "f" else None
+        return None if found is None else Pattern(known.mask, found[1].max(axis=sliding.inner), found[0])
 
 
 @register("AveragePool")
 class AveragePool(Pool):
     """A constant channel stays constant unless padding is counted."""
 
-    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
-        inner = tuple(range(-len(over), 0))
-        index, seen = windows(known, over, 0.0)
+    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+        found = sliding.over(known, 0.0)
+        if found is None:
+            return None
+        index, seen = found
         if node.attrs.get("count_include_pad", 0):
-            return Pattern(known.mask, seen.mean(axis=inner, dtype=np.float64).astype(known.value.dtype), index)
-        ones = Pattern(known.mask, np.ones_like(known.value), known.index)
-        count = windows(ones, over, 0.0)[1].sum(axis=inner, dtype=np.float64)
-        total = seen.sum(axis=inner, dtype=np.float64)
+            return Pattern(known.mask, seen.mean(axis=sliding.inner, dtype=np.float64).astype(known.value.dtype), index)
+        ones = sliding.over(Pattern(known.mask, np.ones_like(known.value), known.index), 0.0)
+        assert ones is not None
+        count = ones[1].sum(axis=sliding.inner, dtype=np.float64)
+        total = seen.sum(axis=sliding.inner, dtype=np.float64)
         return Pattern(known.mask, (total / count).astype(known.value.dtype), index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
@@ -100,11 +105,13 @@ class LpPool(Pool):
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return Known(known.mask & (known.value == 0), known.value)
 
-    def pooled(self, node: gs.Node, known: Pattern, over: list[Window]) -> Pattern | None:
+    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+        found = sliding.over(known, 0.0)
+        if found is None:
+            return None
         p = int(node.attrs.get("p", 2))
-        index, seen = windows(known, over, 0.0)
-        total = (np.abs(seen.astype(np.float64)) ** p).sum(axis=tuple(range(-len(over), 0)))
-        return Pattern(known.mask, (total ** (1 / p)).astype(known.value.dtype), index)
+        total = (np.abs(found[1].astype(np.float64)) ** p).sum(axis=sliding.inner)
+        return Pattern(known.mask, (total ** (1 / p)).astype(known.value.dtype), found[0])
 
 
 @register("GlobalAveragePool", "GlobalMaxPool")
@@ -120,17 +127,13 @@ class GlobalPool(Pool):
         result = x.mean(axis=axes, keepdims=True, dtype=np.float64) if mean else x.max(axis=axes, keepdims=True)
         return [np.asarray(result.astype(x.dtype))]
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        if node.inputs[0].name not in facts.pattern:
-            return
-        known = facts.maps(node.inputs[0])
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known = facts.maps(node.inputs[0], 1) if 1 in facts.pattern.get(node.inputs[0].name, {}) else None
         if known is None:
             return
-        if node.op == "GlobalAveragePool":
-            yield 0, averaged(known)
-        else:
-            highest = known.value.reshape(len(known.mask), -1).max(axis=1)
-            yield 0, uniform(known.mask, highest, [1] * len(known.index))
+        pooled = (averaged if node.op == "GlobalAveragePool" else highest)(known, range(1, len(known.index)))
+        if pooled is not None:
+            yield 0, 1, pooled
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return volume(node.inputs[0]), 0

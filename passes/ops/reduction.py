@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, register
 from passes.ops.movement import filled, same_axis
-from passes.patterns import Pattern, averaged, uniform
+from passes.patterns import Pattern, averaged
 from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -208,13 +207,22 @@ class ReduceMean(ReduceSum):
         share = float(seen.sum()) / seen.size
         super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
-        known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
-        spatial = set(range(2, len(shape_of(node.inputs[0]) or ())))
-        if known is not None and reduced_axes(node) == spatial:
-            mean = averaged(known)
-            sizes = [1] * (len(shape_of(node.outputs[0]) or ()) - 2)
-            yield 0, uniform(mean.mask, mean.value.reshape(len(mean.mask)), sizes)
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        axes = reduced_axes(node) if node.op == "ReduceMean" else None
+        for axis in facts.pattern.get(node.inputs[0].name, {}):
+            known = facts.maps(node.inputs[0], axis)
+            if known is None or axes is None or axis in axes:
+                continue
+            places = {a - (a > axis) for a in axes}
+            mean = averaged(known, places)
+            if mean is None:
+                continue
+            if node.attrs.get("keepdims", 1):
+                yield 0, axis, mean
+            else:
+                index = tuple(rows for place, rows in enumerate(mean.index) if place not in places)
+                value = mean.value.squeeze(tuple(place + 1 for place in places))
+                yield 0, axis - sum(a < axis for a in axes), Pattern(mean.mask, value, index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known

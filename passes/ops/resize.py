@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Known, Link, Linked, register
+from passes.ops.base import Known, Link, Linked, Maps, register
 from passes.ops.movement import same_axis
 from passes.patterns import Pattern
+from passes.rows import Rows
 from passes.tensors import is_constant, operand, shape_of
 
 if TYPE_CHECKING:
@@ -56,19 +56,23 @@ class Resize(Linked):
             return Known(known.mask & (known.value == 0), known.value)
         return known
 
-    def maps(self, node: gs.Node, facts: Facts) -> Iterator[tuple[int, Pattern]]:
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Of whole multiples by the nearest neighbour, which repeat each row and column."""
-        known = facts.maps(node.inputs[0]) if node.inputs[0].name in facts.pattern else None
-        rank = len(shape_of(node.outputs[0]) or ())
-        sizes = [facts.size(node.outputs[0], a) for a in range(rank)]
-        if known is None or str(node.attrs.get("mode", "nearest")) != "nearest" or not self._repeats(node):
+        x, y = node.inputs[0], node.outputs[0]
+        if str(node.attrs.get("mode", "nearest")) != "nearest" or not self._repeats(node):
             return
-        if sizes[1] != known.mask.size or any(
-            s is None or s % i.size for s, i in zip(sizes[2:], known.index, strict=True)
-        ):
-            return
-        index = tuple(np.repeat(i, (s or 0) // i.size) for s, i in zip(sizes[2:], known.index, strict=True))
-        yield 0, Pattern(known.mask, known.value, index)
+        for axis in facts.pattern.get(x.name, {}):
+            known = facts.maps(x, axis)
+            if known is None or facts.size(y, axis) != known.mask.size:
+                continue
+            index: list[Rows | None] = []
+            for place, rows in enumerate(known.index):
+                size = facts.size(y, place + (place >= axis))
+                if rows is not None and (rows.course is not None or size is None or size % rows.places.size):
+                    break
+                index.append(None if rows is None else Rows(np.repeat(rows.places, (size or 0) // rows.places.size)))
+            else:
+                yield 0, axis, Pattern(known.mask, known.value, tuple(index))
 
     @staticmethod
     def _repeats(node: gs.Node) -> bool:

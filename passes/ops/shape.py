@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from passes.ops.arrangement import Arrangement, reshaped
 from passes.ops.base import Constants, Demand, Demands, Link, Op, Reads, Sets, register
-from passes.ops.movement import Movement, same_axis
+from passes.ops.movement import Movement, filled, same_axis
 from passes.shapes import matched_groups
 from passes.tensors import Array, Dim, int_list, is_constant, shape_of, static_shape
 
@@ -194,19 +194,6 @@ class Shape(Op):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
-
-
-def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
-    """Output 0 holds one value (shape []) throughout.
-
-    Sizes that a graph output is only said to have are not relied on: nothing else tells them from the operand.
-    """
-    if not node.outputs[0].outputs:
-        return
-    for axis in range(len(shape_of(node.outputs[0]) or ())):
-        size = facts.size(node.outputs[0], axis)
-        if size:
-            yield 0, axis, Known(np.ones(size, bool), np.full(size, value))
 
 
 @register("Range", "NonZero", "EyeLike", "BlackmanWindow", "HammingWindow", "HannWindow")

@@ -1098,6 +1098,72 @@ def dense_block(b: Builder, v: Value) -> Value | None:
     return b.mask(y) if b.flip(0.4) else y
 
 
+def mobile_block(b: Builder, v: Value) -> Value | None:
+    """Many channels, masked and shifted, through a depthwise convolution of any border, and few channels behind."""
+    if not v.is_image or v.rank > 4 or b.dtype == TensorProto.FLOAT16:
+        return None
+    few = all(size(d) <= 3 for d in v.shape[2:])
+    wide = b.pick((24, 32, 48, 100)) if few else b.pick((12, 24))
+    w = weight(b, [wide, v.channels, *[1] * (v.rank - 2)], v.channels, outputs=0, inputs=1)
+    y = b.op("Conv", [v, b.weight(w)], [v.shape[0], wide, *v.shape[2:]], 1)
+    y = b.mask(y, "few" if b.flip(0.7) else None)
+    y = batch_norm(b, y) or y if b.flip(0.5) else b.like("Add", y, b.per_channel(y, b.normal(wide)))
+    y = activation(b, y) if b.flip(0.7) else y
+    for _ in range(b.pick((1, 1, 1, 2))):
+        y = depthwise(b, y) or y
+        y = activation(b, y) if b.flip(0.6) else y
+        if b.flip(0.15):
+            y = pool(b, y) or y
+    few_channels = b.some(1, 5)
+    w = weight(b, [few_channels, wide, *[1] * (v.rank - 2)], wide, outputs=0, inputs=1)
+    return b.op("Conv", [y, b.weight(w)], [y.shape[0], few_channels, *y.shape[2:]], 1)
+
+
+def depthwise(b: Builder, v: Value) -> Value | None:
+    """A depthwise convolution, strided or dilated, with explicit or automatic padding on either side."""
+    rank = v.rank - 2
+    auto = b.pick(("NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER"))
+    k, s = b.pick((2, 3, 3, 3, 5)), b.pick((1, 1, 2, 3))
+    dilation = 2 if b.flip(0.15) and auto == "NOTSET" else 1
+    reach = (k - 1) * dilation
+    begin, end = b.pick(
+        ((reach // 2, reach - reach // 2), (reach // 2, reach - reach // 2), (reach, 0), (0, reach), (1, 1))
+    )
+    shape: list[Dim] = []
+    for d in v.shape[2:]:
+        n = -(-size(d) // s) if auto != "NOTSET" else (size(d) + begin + end - reach - 1) // s + 1
+        if n < 1:
+            return None
+        label = f"d{k},{begin},{end},{s},{dilation}" if auto == "NOTSET" else f"/{s}"
+        same = s == 1 and (auto != "NOTSET" or begin + end == reach)
+        shape.append(d if same else derived(d, label, n))
+    w = weight(b, [v.channels, 1, *[k] * rank], k**rank, outputs=0, inputs=None)
+    return b.op(
+        "Conv",
+        [v, b.weight(w), *([bias(b, v.channels)] if b.flip(0.5) else [])],
+        [*v.shape[:2], *shape],
+        1,
+        group=v.channels,
+        strides=[s] * rank,
+        dilations=[dilation] * rank if dilation > 1 else None,
+        pads=[begin] * rank + [end] * rank if auto == "NOTSET" else None,
+        auto_pad=None if auto == "NOTSET" else auto,
+    )
+
+
+def positions(b: Builder, v: Value) -> Value | None:
+    """Another vector for each place along one static axis, as position embeddings are, behind a mask."""
+    places = [a for a in range(1, v.rank) if a != v.axis and isinstance(v.shape[a], int)]
+    if not places:
+        return None
+    place = b.pick(places)
+    shape = [size(d) if a in (place, v.axis) else 1 for a, d in enumerate(v.shape)]
+    first = shape[: min(place, v.axis)]
+    table = b.normal(*(shape[len(first) :] if b.flip(0.5) else shape))
+    masked = b.mask(v) if b.flip(0.8) else v
+    return b.like(b.pick(("Add", "Add", "Sub")), masked, b.const(table, b.numpy_type))
+
+
 def stack_positions(b: Builder, v: Value) -> Value | None:
     """Concatenation of two branches along an axis that is not the channels'."""
     axes = [i for i in range(1, v.rank) if i != v.axis and isinstance(v.shape[i], int) and size(v.shape[i]) <= 6]
@@ -1471,6 +1537,7 @@ _STEPS: dict[Step, int] = {
 }
 _IMAGES: dict[Step, int] = {
     conv: 30,
+    mobile_block: 6,
     conv_transpose: 4,
     tied_conv: 2,
     activation: 22,
@@ -1498,6 +1565,7 @@ _IMAGES: dict[Step, int] = {
 }
 _SEQUENCES: dict[Step, int] = {
     matmul: 14,
+    positions: 6,
     attention: 14,
     layer_norm: 10,
     activation: 12,
@@ -1559,7 +1627,9 @@ _MOVES: dict[Step, int] = {
 }
 # Constants that padding makes uneven, and whatever reads them.
 _BORDERS: dict[Step, int] = {
-    conv: 40,
+    conv: 30,
+    mobile_block: 25,
+    positions: 4,
     conv_transpose: 5,
     batch_norm: 20,
     Builder.mask: 25,
@@ -1594,8 +1664,9 @@ def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], di
     c = b.some(1, 6)
     ranges: dict[str, tuple[int, int]] = {}
     if kind in ("image", "bytes"):
-        flexible = b.flip(0.25)
-        dims: list[Dim] = [Sym("H", 6), Sym("W", 5)] if flexible else [b.some(4, 8), b.some(4, 8)]
+        dims: list[Dim] = [b.some(4, 8), b.some(4, 8)]
+        if b.flip(0.4):  # sizes of run time: usual ones, or any, from 1 on
+            dims = [Sym("H", 6), Sym("W", 5)] if b.flip(0.5) else [Sym("h", 1), Sym("w", 1)]
         v = Value("x", (batch, c, *dims), 1)
     elif kind == "line":
         v = Value("x", (batch, c, Sym("T", 7) if b.flip(0.3) else b.some(5, 12)), 1)
@@ -1693,7 +1764,14 @@ def _finish(b: Builder, v: Value, inputs: list[onnx.ValueInfoProto], ranges: dic
     )
     if b.flip(0.25):
         model = onnx.shape_inference.infer_shapes(model)
-    symbols: dict[str, tuple[int, ...]] = {"N": (1, 3), "H": (6, 9), "W": (5, 8), "T": (_least_time(inputs), 9)}
+    symbols: dict[str, tuple[int, ...]] = {
+        "N": (1, 3),
+        "H": (6, 9),
+        "W": (5, 8),
+        "h": (1, 2, 3, 1, 7, 70),
+        "w": (1, 3, 2, 8, 6, 5),
+        "T": (_least_time(inputs), 9),
+    }
     return Network(model, ranges, symbols, b.sharp)
 
 
