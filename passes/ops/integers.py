@@ -59,12 +59,16 @@ class IntegerProduct(Op):
         """Whether every output channel may read every input channel."""
         return len(node.inputs[self.operands.weight].shape) == 2
 
+    def _points(self, node: gs.Node, facts: Facts) -> Array:
+        """Zero points of the weights: one, or one for each output channel."""
+        zero = operand(node, self.operands.weight_zero)
+        return np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+
     def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
         """Which input channels [rows] each output channel [columns] depends on."""
-        weight, zero = node.inputs[self.operands.weight], operand(node, self.operands.weight_zero)
-        points = np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+        weight = node.inputs[self.operands.weight]
         values = np.moveaxis(facts.value(weight), (self.inner, self.free), (-2, -1))
-        return Nonzero((values != points).reshape(-1, *values.shape[-2:]).any(axis=0))
+        return Nonzero((values != self._points(node, facts)).reshape(-1, *values.shape[-2:]).any(axis=0))
 
     def _at_zero(self, node: gs.Node, facts: Facts) -> Mask:
         """Channels of the data that lie at its zero point."""
@@ -154,9 +158,51 @@ class IntegerConvolution(IntegerProduct):
     def is_plain(self, node: gs.Node) -> bool:
         return bool(node.attrs.get("group", 1) == 1)
 
+    def form(self, node: gs.Node) -> Op:
+        shape = shape_of(node.inputs[self.operands.weight]) or (0, 0)
+        return Depthwise(self.operands) if node.attrs.get("group", 1) == shape[0] != 1 else self
+
     def depth(self, node: gs.Node) -> int:
         dims = (shape_of(node.inputs[self.operands.weight]) or ())[1:]
         return int(np.prod([d for d in dims if isinstance(d, int)]))
+
+
+class Depthwise(IntegerConvolution):
+    """One filter for each channel: what is written is what is read."""
+
+    def __init__(self, operands: Operands) -> None:
+        self.operands = operands
+
+    def form(self, node: gs.Node) -> Op:
+        return self
+
+    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
+        fixed = [operand(node, i) for i in (self.operands.weight, *self.operands.per_output)]
+        sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
+        constant = all(is_constant(t) for t in fixed if t is not None)
+        return constant and sizes[0] == sizes[1] == node.attrs.get("group", 1)
+
+    def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
+        values = facts.value(node.inputs[self.operands.weight])
+        live = (np.moveaxis(values, 0, -1) != self._points(node, facts)).any(axis=tuple(range(values.ndim - 1)))
+        return Nonzero(np.diag(live))
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().sees(node, facts, stored)
+        if (0, 1) in demands:
+            outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
+            demands[0, 1] = Demand(outputs, reason="filters channel by channel", echo=(0, 1))
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        kept = rewriter.stored(rewriter.before.outputs[0], 1)
+        if kept is not None:
+            index = self.operands.weight
+            rewriter.set_input(node, index, rewriter.slice(rewriter.before.inputs[index], {0: kept}))
+            node.attrs["group"] = int(kept.sum())
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        return [(0, 1)] if axis == 1 else []
 
 
 @register("ConvInteger")

@@ -99,6 +99,34 @@ def test_grouped_quantised_convolution_is_left_alone() -> None:
     assert weight(compiled(convolutions(0.0, True, group=2)), "QLinearConv", 3).shape == (6, 4, 3, 3)
 
 
+@pytest.mark.parametrize("integer", [True, False])
+def test_depthwise_convolutions(integer: bool) -> None:
+    """A masked channel goes in front of the filter and behind it; so does one whose filter is zero."""
+    q = bytes_(8, 1, 3, 3, seed=4)
+    q[2] = 100
+    node = (
+        "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
+        if integer
+        else """h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy)
+        d = DequantizeLinear(h, sy, zy)"""
+    )
+    source = model(
+        "(float[N,8,7,7] x) => (float[N,3,7,7] y)",
+        f"m = Mul(x, k) p = QuantizeLinear(m, s, z) {node} t = Relu(d) y = Conv(t, v)",
+        opset=13,
+        k=KEEP.reshape(1, 8, 1, 1),
+        s=np.float32(0.03),
+        z=np.asarray(117, np.uint8),
+        q=q,
+        zw=np.asarray(100, np.uint8),
+        v=random(3, 8, 1, 1),
+        **({} if integer else {"sw": np.float32(0.01), "sy": np.float32(0.3), "zy": np.asarray(128, np.uint8)}),
+    )
+    result = compiled(source)
+    assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (4, 1, 3, 3)
+    assert weight(result, "Conv").shape == (3, 4, 1, 1)
+
+
 def test_quantised_product() -> None:
     q = bytes_(8, 6, seed=2)
     q[:, [0, 5]] = 9
