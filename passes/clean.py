@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import fold, fuse, quantized, reorder
+from passes import fold, fuse, order, quantized, reorder
 from passes.errors import GraphError
 from passes.shaped import shaped
 
@@ -42,6 +42,7 @@ def clean(graph: gs.Graph) -> None:
     """Leave nothing of the masks behind: fold, fuse, drop, share."""
     fold.fold_constants(graph)
     fold.drop_identities(graph)
+    order.absorb_orders(graph)
     fuse.fuse(graph)
     fold.drop_unused(graph)
     quantized.restore(graph)

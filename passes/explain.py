@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +19,15 @@ from passes.writers import writers
 
 
 def explain(
-    graph: gs.Graph, facts: Facts, layout: Layout, adapters: Policy = "auto"
+    graph: gs.Graph,
+    facts: Facts,
+    layout: Layout,
+    adapters: Policy = "auto",
+    made: Collection[str] = (),
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
     """Masked axes and held channels, in the order of the graph; `adapters` is the policy of the layout.
+
+    Tensors named in `made` are not the model's own, and nothing is masked there.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """
@@ -32,7 +38,7 @@ def explain(
         if rules(node).moves:
             continue
         for tensor in node.outputs:
-            for axis in range(len(shape_of(tensor) or ())):
+            for axis in range(len(shape_of(tensor) or ())) if tensor.name not in made else ():
                 known = facts.known(tensor, axis) if tensor.name in facts.constant else None
                 if known is None or not known.mask.any():
                     continue

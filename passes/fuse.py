@@ -28,7 +28,7 @@ def fuse(graph: gs.Graph) -> None:
         output = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
-        producer.outputs = [output]
+        producer.outputs = [output if t is affine.data else t for t in producer.outputs]
     graph.nodes = [n for n in graph.nodes if n.outputs]
 
 

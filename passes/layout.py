@@ -196,10 +196,13 @@ class _Planner:
             return own
         output, axis = node.outputs[demand.echo[0]], demand.echo[1]
         passed, known = self.layout.reason.get((output.name, axis)), self.facts.known(output, axis)
-        if passed is None or known is None or passed.size != size:
+        source = np.arange(size) if demand.order is None else demand.order
+        if passed is None or known is None or passed.size != source.size:
             return own
         # what is constant behind this operator too is held further on; the rest is held here
-        return np.where(known.mask & (passed >= 0), passed, own)
+        held = known.mask & (passed >= 0)
+        own[source[held]] = passed[held]
+        return own
 
     def _store(self, tensor: gs.Tensor, sets: dict[int, Mask]) -> None:
         for axis in range(len(shape_of(tensor) or ())):

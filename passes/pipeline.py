@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, layout, nested, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, fold, heads, hoist, layout, nested, padding, policy, rewrite
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -47,6 +47,12 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     unknown = _without_rules(graph)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
+        if hoist.hoist(graph, found):
+            fold.drop_unused(graph)
+            found = facts.analyse(graph)
+        made = heads.align(graph, found)
+        if made:
+            found = facts.analyse(graph)
     with _timed(seconds, "nested"):
         inner = nested.shrink(graph, found, adapters)
         if inner.facts:
@@ -54,7 +60,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
     with _timed(seconds, "explain"):
-        masked, held = explain.explain(graph, found, plan, adapters)
+        masked, held = explain.explain(graph, found, plan, adapters, made)
         masked, held = (*masked, *inner.masked), (*held, *inner.held)
     with _timed(seconds, "rewrite"):
         rewrite.apply(graph, found, plan)

@@ -20,10 +20,12 @@ from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
+    from passes.changes import Change
     from passes.extents import Extent
     from passes.facts import Facts
     from passes.fuse import Fuser
     from passes.ops.arrangement import Arrangement
+    from passes.order import Orders
     from passes.patterns import Pattern
     from passes.quantized import Quantized
     from passes.rewrite import Rewriter
@@ -47,7 +49,8 @@ class Demand:
     `need` marks the slices. An exact demand wants these and no others, in order; a `flexible` one takes any set that
     holds them (its weights are sliced to what is there). `optional`: an empty set is fine, the operand is left out.
     `reason` is for people; `echo` names the output axis whose stored set is simply passed on, so that the explanation
-    is the one given there. `flops` is the cost of reading one slice that is not needed.
+    is the one given there; slice j there is slice `order[j]` here (None: j). `flops` is the cost of reading one slice
+    that is not needed.
     """
 
     need: Mask
@@ -55,6 +58,7 @@ class Demand:
     optional: bool = False
     reason: str = ""
     echo: tuple[int, int] | None = None
+    order: Index | None = None
     flops: float = 0.0
 
 
@@ -151,6 +155,18 @@ class Op:
         """Put an affine map of the output into the node's own constants; whether that was possible."""
         return False
 
+    def picked(self, node: gs.Node) -> tuple[int, Index] | None:
+        """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
+        return None
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """What makes the node write slices `order` of what that output holds now along the axis; None: it cannot be."""
+        return None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """What makes the node find slice i of input `index` at `order[i]`, a permutation; None if that cannot be."""
+        return None
+
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         """Whether input `index` may be given with size 1 in place of repeated slices."""
         return False
@@ -159,6 +175,8 @@ class Op:
         """The rules for this form of the operator, where one operator has several that have little in common."""
         return self
 
+    #: whether every element of the outputs is one of input 0
+    only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
     #: whether constants that are not stored become part of its bias, weights or attributes

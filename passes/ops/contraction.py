@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.changes import Change, in_turn, inverse
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.ops.einsum import VectorProduct
 from passes.quantized import Quantized
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, volume
 from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
     from passes.facts import Facts
     from passes.fuse import Fuser
+    from passes.order import Orders
     from passes.rewrite import Rewriter
 
 Wanted = Callable[[gs.Tensor, int], Mask]  # slices along an axis of the output
@@ -305,6 +307,34 @@ class MatrixProduct(Op):
             rewriter.set_input(node, 2, rewriter.shifted(c, vector, added))
         else:
             rewriter.add_behind(node, vector.astype(dtype))
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        for data, weight in self._facing(node):
+            if weight.out == axis and not is_constant(node.inputs[data.index]):
+                changes = [
+                    orders.taken(node, weight.index, weight.free, order),
+                    *self._addend(node, axis, order, orders),
+                ]
+                done = [c for c in changes if c is not None]
+                return in_turn(done) if len(done) == len(changes) else None
+        return None
+
+    def _addend(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change | None]:
+        """What puts the third operand in order too, if it runs along that axis of the output."""
+        c = self.addend(node)
+        if c is None:
+            return []
+        shape = shape_of(c)
+        along = None if shape is None else axis - (2 - len(shape))
+        if shape is None or along is None:
+            return [None]
+        return [] if along < 0 or shape[along] == 1 else [orders.taken(node, 2, along, order)]
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        for data, weight in self._facing(node):
+            if data.index == index and data.inner == axis and is_constant(node.inputs[weight.index]):
+                return orders.taken(node, weight.index, weight.inner, inverse(order))
+        return None
 
     # -- cost ----------------------------------------------------------------------------------------------------
 

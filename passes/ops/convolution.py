@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.changes import Change, in_turn, inverse
 from passes.extents import Extent, Window, slid, spatial_windows
 from passes.nonzero import Nonzero
 from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, Sets, register
 from passes.patterns import Pattern, Sliding
 from passes.quantized import Quantized
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, size_of, volume
+from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
 
 if TYPE_CHECKING:
     from passes.affine import Affine
     from passes.facts import Facts
     from passes.fuse import Fuser
+    from passes.order import Orders
     from passes.rewrite import Rewriter
 
 # Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it. Where
@@ -346,6 +348,23 @@ class Convolution(Op):
 
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        return self._in_order(node, self.channel_axes[0], order, orders, bias=True) if axis == 1 else None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        if index != 0 or axis != 1:
+            return None
+        return self._in_order(node, self.channel_axes[1], inverse(order), orders, bias=False)
+
+    @staticmethod
+    def _in_order(node: gs.Node, axis: int, order: Index, orders: Orders, *, bias: bool) -> Change | None:
+        if group_size(node) != 1:
+            return None
+        places = [(1, axis), *([(2, 0)] if bias and operand(node, 2) is not None else [])]
+        changes = [orders.taken(node, index, along, order) for index, along in places]
+        done = [c for c in changes if c is not None]
+        return in_turn(done) if len(done) == len(changes) else None
 
     # -- cost ----------------------------------------------------------------------------------------------------
 

@@ -12,17 +12,19 @@ import onnx_graphsurgeon as gs
 
 from passes import ties
 from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
+from passes.changes import Change, in_turn, inverse
 from passes.evaluate import evaluate
 from passes.extents import Extent
 from passes.ops.base import Constants, Known, Link, Linked, Maps, Ties, merge, register
 from passes.patterns import Pattern, refined, uniform
 from passes.rows import Rows
-from passes.tensors import Array, Mask, is_constant, is_float, present, shape_of, volume
+from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, volume
 from passes.ties import Combination
 
 if TYPE_CHECKING:
     from passes.facts import Facts
     from passes.fuse import Fuser
+    from passes.order import Orders
 
 
 class Elementwise(Linked):
@@ -36,7 +38,7 @@ class Elementwise(Linked):
     reason = "adds or combines channels one by one, and another operand is live there"
     flops_per_element = 1
 
-    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+    def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
         operand, output = shape_of(node.inputs[index]), shape_of(node.outputs[0])
         if operand is None or output is None:
@@ -50,7 +52,7 @@ class Elementwise(Linked):
             return []
         for axis in range(len(shape_of(node.outputs[0]) or ())):
             size = facts.size(node.outputs[0], axis)
-            along = {i: a for i, _ in present(node.inputs) if (a := self.align(node, facts, i, axis)) is not None}
+            along = {i: a for i, _ in present(node.inputs) if (a := self.align(node, i, axis)) is not None}
             sizes = {i: facts.size(node.inputs[i], a) for i, a in along.items()}
             if size is None or any(s not in (1, size) for s in sizes.values()):
                 continue  # an operand of unknown size there cannot be cut with the others
@@ -89,7 +91,7 @@ class Elementwise(Linked):
         return decided if computed is None else merge(computed, decided)
 
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        aligned = [(t, a) for i, t in present(node.inputs) if (a := self.align(node, facts, i, axis)) is not None]
+        aligned = [(t, a) for i, t in present(node.inputs) if (a := self.align(node, i, axis)) is not None]
         spans = {facts.span(t, a) for t, a in aligned} - {1}
         span = spans.pop() if len(spans) == 1 else None
         return span if isinstance(span, Extent) else None
@@ -185,7 +187,7 @@ class Elementwise(Linked):
         shape = pattern.value.shape
         rows: list[Rows | None] = []
         for other in (a for a in range(rank) if a != axis):
-            a = self.align(node, facts, index, other)
+            a = self.align(node, index, other)
             place = None if a is None or a == own else a - (a > own)
             found = None if place is None else pattern.index[place]
             if found is not None and found.span != facts.span(output, other):
@@ -213,6 +215,37 @@ class Elementwise(Linked):
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
         """Slices that are constant because of some operands alone, whatever finite values the others have."""
         return None
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        computed = [i for i, t in present(node.inputs) if not is_constant(t)]
+        along = [self.align(node, i, axis) for i in computed]
+        if len(computed) != 1 or along[0] is None:
+            return None
+        data = orders.written(node.inputs[computed[0]], along[0], order)
+        others = self._constants_in_order(node, axis, order, orders)
+        return None if data is None or others is None else in_turn([data, *others])
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        ranks = len(shape_of(node.outputs[0]) or ()), len(shape_of(node.inputs[index]) or ())
+        computed = [i for i, t in present(node.inputs) if not is_constant(t)]
+        out = axis + ranks[0] - ranks[1]
+        if computed != [index] or 0 in ranks or len(node.outputs) != 1 or self.align(node, index, out) != axis:
+            return None
+        behind = orders.read(node.outputs[0], out, order)
+        others = self._constants_in_order(node, out, inverse(order), orders)
+        return None if behind is None or others is None else in_turn([behind, *others])
+
+    def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change] | None:
+        """The constant operands that run along the axis of the output, in another order."""
+        changes: list[Change] = []
+        for index, tensor in present(node.inputs):
+            along = self.align(node, index, axis) if is_constant(tensor) else None
+            if along is not None and tensor.shape[along] != 1:
+                change = orders.taken(node, index, along, order)
+                if change is None:
+                    return None
+                changes.append(change)
+        return changes
 
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return True
@@ -409,7 +442,7 @@ class CastLike(Copy):
 
     foldable = False
 
-    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+    def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         return axis if index == 0 else None
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
@@ -451,7 +484,7 @@ class PerChannel(Elementwise):
         """The axis of the first operand along which the vectors run."""
         return 1
 
-    def align(self, node: gs.Node, facts: Facts, index: int, axis: int) -> int | None:
+    def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         if index == 0:
             return axis
         rank = len(shape_of(node.inputs[0]) or ())

@@ -14,11 +14,13 @@ from passes.ops.arrangement import Arrangement, reshaped, transposed
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
 from passes.patterns import Pattern, Sliding, combined
 from passes.rows import Rows, together
-from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of
+from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
 
 if TYPE_CHECKING:
+    from passes.changes import Change
     from passes.facts import Facts
     from passes.fuse import Fuser
+    from passes.order import Orders
     from passes.rewrite import Rewriter
 
 
@@ -28,8 +30,6 @@ class Movement(Linked):
     foldable = True
     moves = True
     reason = "moves the channels as they are"
-    #: whether every element of the output is one of input 0
-    only_picks = False
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
@@ -173,6 +173,14 @@ class Transpose(Movement):
             return []
         return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
 
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        return orders.written(node.inputs[0], self._perm(node, rank)[axis], order) if rank else None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        return orders.read(node.outputs[0], self._perm(node, rank).index(axis), order) if rank else None
+
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return self._perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
 
@@ -302,6 +310,32 @@ class Split(Movement):
             start += size
         return found
 
+    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """What scales and shifts one part can be put into the node before, if it leaves the other parts alone."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        axis = rank - affine.axis if affine.axis is not None else None
+        sizes = [size_of(t, axis) or 0 for t in node.outputs] if axis is not None else []
+        if not rank or axis is None or node.attrs.get("axis", 0) % rank != axis or 0 in sizes:
+            return False
+        output = next(i for i, t in enumerate(node.outputs) if t is affine.data)
+        scale, shift = np.ones(sum(sizes)), np.zeros(sum(sizes))
+        part = slice(sum(sizes[:output]), sum(sizes[: output + 1]))
+        scale[part], shift[part] = affine.scale, affine.shift
+        return fuser.fold(Affine(node.inputs[0], scale, shift, affine.axis))
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """A permutation within one part is one of the whole."""
+        sizes = [size_of(t, axis) for t in node.outputs]
+        known = [size for size in sizes if size is not None]
+        rank = len(shape_of(node.inputs[0]) or ())
+        along = bool(rank) and node.attrs.get("axis", 0) % rank == axis
+        if not along or len(known) < len(sizes) or sizes[output] != order.size:
+            return None
+        start = sum(known[:output])
+        whole = np.arange(sum(known))
+        whole[start : start + order.size] = start + order
+        return orders.written(node.inputs[0], axis, whole)
+
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """Along the other axes all parts store the same, as they come from one input."""
         result = super().produces(node, facts, asked)
@@ -412,6 +446,13 @@ class Gather(Movement):
 
     only_picks = True
 
+    def picked(self, node: gs.Node) -> tuple[int, Index] | None:
+        axis = self._axis(node)
+        if axis is None or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 1:
+            return None
+        index, size = np.asarray(node.inputs[1].values).astype(np.int64), size_of(node.inputs[0], axis)
+        return (axis, index) if size is not None and ((index >= 0) & (index < size)).all() else None
+
     def _axis(self, node: gs.Node) -> int | None:
         shape = shape_of(node.inputs[0])
         return int(node.attrs.get("axis", 0)) % len(shape) if shape else None
@@ -471,7 +512,10 @@ class Gather(Movement):
         if picked is not None:
             demands[0, axis] = Demand(picked[1], flexible=True, reason="picks it")
         elif (0, axis) in demands:  # new indices find the slices wherever they are
-            demands[0, axis] = Demand(demands[0, axis].need, flexible=True, reason="picks it")
+            order = self.picked(node)
+            echo, source = (None, None) if order is None else ((0, axis), order[1])
+            need = demands[0, axis].need
+            demands[0, axis] = Demand(need, flexible=True, reason="picks it", echo=echo, order=source)
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:

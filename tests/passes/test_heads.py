@@ -1,0 +1,146 @@
+"""Attention: channels of heads, known jointly."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import shrink
+from tests.generators.check import assert_explained
+from tests.passes.text import Array, compiled, model, operators, random, weight
+
+HEADS, SIZE = 4, 8
+WIDTH = HEADS * SIZE
+
+SEPARATE = """
+    q0 = MatMul(x, wq)  q1 = Add(q0, bq)  q2 = Mul(q1, mq)  q3 = Reshape(q2, heads)
+    q = Transpose<perm=[0,2,1,3]>(q3)
+    k0 = MatMul(x, wk)  k1 = Add(k0, bk)  k2 = Mul(k1, mk)  k3 = Reshape(k2, heads)
+    k = Transpose<perm=[0,2,3,1]>(k3)
+    v0 = MatMul(x, wv)  v1 = Add(v0, bv)  v2 = Mul(v1, mv)  v3 = Reshape(v2, heads)
+    v = Transpose<perm=[0,2,1,3]>(v3)
+"""
+FUSED = """
+    p0 = MatMul(x, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)  p3 = Reshape(p2, parts)
+    p = Transpose<perm=[2,0,3,1,4]>(p3)
+    q = Gather<axis=0>(p, zero)  kt = Gather<axis=0>(p, one)  v = Gather<axis=0>(p, minus)
+    k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+UNBOUND = """
+    p0 = MatMul(x, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)  p3 = Reshape(p2, parts)
+    p = Transpose<perm=[2,0,3,1,4]>(p3)
+    sq, sk, sv = Split<axis=0>(p, thirds)
+    q = Squeeze(sq, first)  kt = Squeeze(sk, first)  v = Squeeze(sv, first)
+    k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+SPLIT = """
+    p0 = MatMul(x, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)
+    q2, k2, v2 = Split<axis=2>(p2, widths)
+    q3 = Reshape(q2, heads)  k3 = Reshape(k2, heads)  v3 = Reshape(v2, heads)
+    q = Transpose<perm=[0,2,1,3]>(q3)  k = Transpose<perm=[0,2,3,1]>(k3)  v = Transpose<perm=[0,2,1,3]>(v3)
+"""
+FORMS = {"separate": SEPARATE, "fused": FUSED, "unbound": UNBOUND, "split": SPLIT}
+BEHIND = """
+    qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)
+    y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)
+"""
+
+
+def attention(form: str, masks: Array, behind: str = BEHIND, time: str = "T") -> onnx.ModelProto:
+    """`masks`: float [3, width], of the queries, keys and values."""
+    weights, biases = [random(16, WIDTH, seed=i) for i in range(3)], [random(WIDTH, seed=i + 3) for i in range(3)]
+    given: dict[str, Array] = {
+        "heads": np.asarray([0, -1, HEADS, SIZE]),
+        "parts": np.asarray([0, -1, 3, HEADS, SIZE]),
+        "together": np.asarray([0, -1, WIDTH]),
+        "widths": np.asarray([WIDTH] * 3),
+        "thirds": np.asarray([1, 1, 1]),
+        "first": np.asarray([0]),
+        "zero": np.asarray(0),
+        "one": np.asarray(1),
+        "minus": np.asarray(-1),
+        "scale": np.float32(0.35),
+        "wo": random(WIDTH, 5, seed=7),
+        "w": np.concatenate(weights, axis=1),
+        "b": np.concatenate(biases),
+        "m": masks.reshape(-1).astype(np.float32),
+    }
+    for name, w, b, m in zip("qkv", weights, biases, masks, strict=True):
+        given |= {f"w{name}": w, f"b{name}": b, f"m{name}": m.astype(np.float32)}
+    text = FORMS[form] + behind
+    used = {n: v for n, v in given.items() if any(f"{a}{n}{z}" in text for a in " (" for z in ",)")}
+    return model(f"(float[B,{time},16] x) => (float[B,{time},5] o)", text, **used)
+
+
+def independent(seed: int = 0) -> Array:
+    return np.random.default_rng(seed).random((3, WIDTH)) < 0.5
+
+
+def columns(form: str, source: onnx.ModelProto) -> list[int]:
+    """How many channels the products of queries, keys and values make."""
+    result = compiled(source)
+    assert_explained(result.report)
+    if form == "split":
+        sizes = next(n for n in result.model.graph.node if n.op_type == "Split").input[1]
+        values = next(t for t in result.model.graph.initializer if t.name == sizes)
+        return [int(v) for v in onnx.numpy_helper.to_array(values)]
+    return [weight(result, "MatMul", which=i).shape[1] for i in range(3)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("time", ["T", "6"])
+def test_each_head_keeps_its_own_channels_as_many_as_the_fullest_one(form: str, time: str) -> None:
+    masks = independent()
+    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
+    assert columns(form, attention(form, masks, time=time)) == [both * HEADS, both * HEADS, values * HEADS]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_heads_go_with_their_values(form: str) -> None:
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[2, [0, 2]] = False
+    assert columns(form, attention(form, masks.reshape(3, WIDTH))) == [WIDTH // 2] * 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inner_channels_that_all_heads_mask_go(form: str) -> None:
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[0, :, 2] = masks[1, :, [4, 5]] = masks[2, :, :3] = False
+    found = columns(form, attention(form, masks.reshape(3, WIDTH)))
+    assert found == [HEADS * (SIZE - 3), HEADS * (SIZE - 3), HEADS * (SIZE - 3)]
+
+
+def test_the_order_of_channels_is_in_the_weights() -> None:
+    equal = np.stack([np.random.default_rng(i).permutation(SIZE) < 4 for i in range(HEADS)]).reshape(-1)
+    result = compiled(attention("separate", np.stack([equal] * 3)))
+    assert not {"Gather", "Pad", "Concat"} & set(operators(result))
+    assert weight(result, "MatMul", which=5).shape == (WIDTH // 2, 5)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        BEHIND.replace("y0 = MatMul(a, v)", "e = Erf(q)  a2 = MatMul(s, e)  y0 = Add(a2, v)"),
+        BEHIND.replace("o = MatMul(y2, wo)", "o1 = MatMul(y2, wo)  o2 = MatMul(v2, wo)  o = Add(o1, o2)"),
+        BEHIND.replace("y0 = MatMul(a, v)", "v9 = Add(v, scale)  y0 = MatMul(a, v9)"),
+    ],
+    ids=["queries read elsewhere", "values read before they are split", "values shifted"],
+)
+def test_channels_that_others_read_keep_their_place(behind: str) -> None:
+    compiled(attention("separate", independent(), behind))
+
+
+def test_merged_channels_that_are_masked_again_are_not_made() -> None:
+    behind = BEHIND.replace("o = MatMul(y2, wo)", "y3 = Mul(y2, mk)  o = MatMul(y3, wo)")
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[1] = np.stack([np.random.default_rng(i).permutation(SIZE) < 4 for i in range(HEADS)])
+    result = compiled(attention("separate", masks.reshape(3, WIDTH), behind))
+    assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 2
+
+
+def test_nothing_changes_without_masks() -> None:
+    source = attention("fused", np.ones((3, WIDTH)))
+    assert shrink(source).report.after.macs == shrink(source).report.before.macs
+    assert operators(compiled(source)).count("MatMul") == 4
