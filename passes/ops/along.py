@@ -152,6 +152,23 @@ class DFT(Elsewhere):
         return _zeros(known)
 
 
+@register("RotaryEmbedding")
+class RotaryEmbedding(Elsewhere):
+    """Turns pairs of features by an angle for each position: heads pass through where they have an axis of their own."""
+
+    foldable = False
+
+    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+        return {0, 2, 3} if rank == 4 else None
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+        return _zeros(known)
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """Two products and a sum for each element."""
+        return 3 * volume(node.outputs[0]), 0
+
+
 @register("MeanVarianceNormalization")
 class MeanVarianceNormalization(Elsewhere):
     """Statistics over all axes but the channels, unless other axes are named.

@@ -248,6 +248,28 @@ def einsum(b: Builder, v: Value) -> Value | None:
     return b.op("Einsum", [v, b.const(w.T.copy() if flipped else w, w.dtype)], shape, v.axis, equation=text)
 
 
+def einsum_of_any_form(b: Builder, v: Value) -> Value | None:
+    """An Einsum with constant weights that shares any letters with the data, adds some and leaves some out."""
+    if b.opset < 12 or not 2 <= v.rank <= 4:
+        return None
+    letters = "abcd"[: v.rank]
+    sizes = dict(zip(letters, v.shape, strict=True))
+    shared = [c for c in letters[1:] if isinstance(sizes[c], int) and size(sizes[c]) <= 12 and b.flip(0.6)]
+    added = list("yz"[: b.some(0, 2)])
+    sizes |= {c: b.some(1, 4) for c in added}
+    order = b.shuffled([*shared, *added])
+    kept = [c for c in letters[1:] if b.flip(0.4 if c in shared else 0.85)] + [c for c in added if b.flip(0.9)]
+    out = ["a", *b.shuffled(kept)][:4]
+    static = [i for i, c in enumerate(out) if i and isinstance(sizes[c], int)]
+    if not static or not order:
+        return None
+    shape = [size(sizes[c]) for c in order]
+    w = weight(b, shape, math.prod(shape), outputs=0, inputs=None if len(shape) < 2 else 1)
+    text = f"{letters},{''.join(order)}->{''.join(out)}"
+    inputs = [v, b.const(w, w.dtype)]
+    return b.op("Einsum", inputs, [sizes[c] for c in out], b.pick(static), equation=text)
+
+
 def einsum_of_two(b: Builder, v: Value) -> Value | None:
     """Two computed operands, one after the other: scores of positions, and sums weighted by them."""
     if b.opset < 12 or v.rank != 3 or v.axis != 2 or not isinstance(v.shape[1], int):
@@ -1465,6 +1487,7 @@ _STEPS: dict[Step, int] = {
     matmul_batched: 2,
     gemm: 8,
     einsum: 3,
+    einsum_of_any_form: 3,
     einsum_of_two: 2,
     vector_product: 1,
     tied: 2,
@@ -1573,6 +1596,7 @@ _SEQUENCES: dict[Step, int] = {
     Builder.mask: 8,
     constant_operand: 4,
     einsum: 3,
+    einsum_of_any_form: 3,
     einsum_of_two: 3,
     shuffle: 2,
     recurrent: 3,
