@@ -103,12 +103,9 @@ def recurrent(name: str, **variants: Any) -> Case:
         states = [state, state] if name == "LSTM" else state
         return [
             layer(3)(x),
-            layer(3, return_sequences=True)(x),
             layer(3, return_sequences=True, go_backwards=True)(x),
             *layer(3, return_sequences=True, return_state=True)(x),
-            layer(3, use_bias=False)(x),
-            layer(3, unroll=True)(x),
-            layer(3, activation="relu")(x),
+            layer(3, unroll=True)(x[:, :3]),
             layer(3, activation="gelu")(x),
             layer(3)(x, initial_state=states),
             layer(3, return_sequences=True)(k.Masking()(x)),
