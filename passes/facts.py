@@ -200,16 +200,24 @@ class Facts:
         }
 
 
-def analyse(graph: gs.Graph, around: Facts | None = None, inside: dict[int, Facts] | None = None) -> Facts:
+def analyse(
+    graph: gs.Graph,
+    around: Facts | None = None,
+    inside: dict[int, Facts] | None = None,
+    given: dict[tuple[str, int], Known] | None = None,
+) -> Facts:
     """Facts of a graph whose nodes are in topological order and whose shapes are inferred.
 
-    Of a subgraph, `around` are the facts of the graph that it stands in; `inside` are those of its own subgraphs.
+    Of a subgraph, `around` are the facts of the graph that it stands in, and `given` what is known of its inputs, by
+    name and axis; `inside` are the facts of its own subgraphs.
     """
     facts = Facts(opset=graph.opset, inside=inside or {})
     if around is not None:
         own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
         facts.constant = {name: dict(axes) for name, axes in around.constant.items() if name not in own}
         facts.pattern = {name: pattern for name, pattern in around.pattern.items() if name not in own}
+    for (name, axis), known in (given or {}).items():
+        facts.constant.setdefault(name, {})[axis] = known
     _forward(graph, facts)
     _backward(graph, facts)
     return facts

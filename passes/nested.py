@@ -9,6 +9,8 @@ import onnx_graphsurgeon as gs
 from passes import explain, facts, fold, fuse, policy, rewrite
 from passes.facts import Facts
 from passes.names import Names
+from passes.ops import rules
+from passes.ops.control import ControlFlow
 from passes.policy import Policy
 from passes.report import Held, MaskedAxis
 from passes.subgraphs import subgraphs
@@ -38,11 +40,11 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
             fold.drop_identities(body)
             fold.fold_constants(body)
             fold.drop_unused(body)
-            known = facts.analyse(body, around=found)
+            known = _analysed(node, body, found, {})
             before = len(nested.facts)
             _shrink_inside(body, known, adapters, nested)
             if len(nested.facts) > before:
-                known = facts.analyse(body, around=found, inside=nested.facts)
+                known = _analysed(node, body, found, nested.facts)
             nested.facts[id(body)] = known
             plan = policy.plan(body, known, adapters)
             masked, held = explain.explain(body, known, plan, adapters)
@@ -54,6 +56,20 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
             fuse.fuse(body)
             fold.drop_unused(body)
             fold.share_constants(body)
+
+
+def _analysed(node: gs.Node, body: gs.Graph, around: Facts, inside: dict[int, Facts]) -> Facts:
+    """Facts of a subgraph that hold in every round."""
+    op = rules(node)
+    if not isinstance(op, ControlFlow):
+        return facts.analyse(body, around, inside)
+    given = op.entering(node, around)
+    while True:  # ends: what is given only shrinks
+        known = facts.analyse(body, around, inside, {(body.inputs[i].name, a): k for (i, a), k in given.items()})
+        kept = op.kept(node, body, given, known)
+        if all(key in kept and (kept[key].mask == k.mask).all() for key, k in given.items()):
+            return known
+        given = kept
 
 
 def _tell_apart(graph: gs.Graph) -> None:

@@ -197,3 +197,42 @@ def test_int8_weights_inside(opset: int) -> None:
     result = check(source)
     assert all(t.data_type != onnx.TensorProto.FLOAT or t.dims != [6, 16] for t in result.model.graph.initializer)
     assert result.report.masked[0].removed == 4
+
+
+def test_masked_data_enters_a_scan() -> None:
+    """Every round gets a slice of what is masked around it, and what it collects is known behind it."""
+    source = graph(
+        """(float[T,N,6] x, float[N,16] s) => (float[T,N,5] y) {
+            a = MatMul(x, w) m = Mul(a, k)
+            last, o = Scan <num_scan_inputs = 1, body = step (float[N,16] h, float[N,16] r)
+                => (float[N,16] hh, float[N,16] oo) { b = MatMul(r, u) c = Add(b, h) hh = Tanh(c) oo = Relu(r) }> (s, m)
+            y = MatMul(o, v)
+        }""",
+        w=random(6, 16),
+        k=KEEP,
+        u=random(16, 16) * 0.2,
+        v=random(16, 5),
+    )
+    with adapters_cost(0.0):
+        assert products(check(source).model) == [(6, 12), (12, 16), (12, 5)]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_state_that_stays_masked(back: bool) -> None:
+    """Zero at first and zero after a round if it was zero before; with `back`, a round brings the channels to life."""
+    source = graph(
+        f"""(float[N,16] x) => (float[N,5] y) {{
+            m = Mul(x, k)
+            l = Loop (trips, go, m) <body = step (int64 i, bool c, float[N,16] h) => (bool cc, float[N,16] z) {{
+                a = MatMul(h, w) b = Tanh(a) d = Mul(b, k) z = Add(d, {"x" if back else "h"}) cc = Identity(c) }}>
+            y = MatMul(l, v)
+        }}""",
+        trips=np.asarray(3, np.int64),
+        go=np.asarray(True),
+        w=random(16, 16) * 0.3,
+        k=KEEP,
+        v=random(16, 5),
+    )
+    with adapters_cost(0.0):
+        result = check(source)
+    assert products(result.model)[0] == ((16, 12) if back else (12, 12))
