@@ -51,8 +51,7 @@ class Adapters:
             return self._gather(wider, axis, index[want])
         fill = _even(fill)
         values = np.unique(fill[missing])
-        # before opset 11 the value is an attribute, and no more than a float32
-        if len(values) == 1 and (self._opset >= 11 or float(np.float32(values[0])) == float(values[0])):
+        if len(values) == 1 and self._can_pad(values):
             simple = self._pad_at_ends(have, want)
             if simple is not None:
                 return self._pad(tensor, rank, axis, simple, values[0])
@@ -62,6 +61,14 @@ class Adapters:
             wider = self._append(tensor, axis, self._constant("fill", vector))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
+
+    def _can_pad(self, values: Array) -> bool:
+        """Whether Pad takes this type, and the value: an attribute, no more than a float32, before opset 11."""
+        if self._opset >= 13:
+            return True
+        if self._opset >= 11:
+            return values.dtype.kind in "fiu"
+        return values.dtype.kind == "f" and bool((values.astype(np.float32) == values).all())
 
     def follow(
         self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | Pattern, tied: Tied

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from passes import fix_sizes
 from tests.generators.builder import Network
@@ -308,3 +308,19 @@ def test_question_marks_for_different_sizes() -> None:
     fixed = fix_sizes(source, {"x": (2, 4, 5, 7)})
     assert [d.dim_value for d in fixed.graph.output[0].type.tensor_type.shape.dim] == [2, 3, 5, 7]
     check(fixed, cases=[{"x": x}])
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13])
+@pytest.mark.parametrize("kind", ["int64", "bool", "float"])
+def test_constants_put_back_in_types_that_old_padding_does_not_take(opset: int, kind: str) -> None:
+    """Before opset 11 Pad is for floats only, before 13 for numbers only."""
+    at_every_price(
+        graph(
+            f"(float[N,4] x) => ({kind}[N,8] y) {{\n"
+            f"a = MatMul(x, w)\n m = Mul(a, k)\n y = Cast<to={TensorProto.DataType.Value(kind.upper())}>(m) }}",
+            opset=opset,
+            w=(4, 8),
+            k=np.array([1.0, 1, 1, 1, 1, 0, 0, 0]),
+        ),
+        N=(1, 3),
+    )
