@@ -59,6 +59,7 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
             found = facts.analyse(graph, inside=inner.facts)
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
+    whole = policy.put_in(graph, plan) if adapters == "never" else []
     with _timed(seconds, "explain"):
         masked, held = explain.explain(graph, found, plan, adapters, made)
         masked, held = (*masked, *inner.masked), (*held, *inner.held)
@@ -71,6 +72,9 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     with _timed(seconds, "cost"):
         after = cost.count(compiled)
     notes = [*_notes(model), *unknown]
+    if whole:
+        names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
+        notes.append(f"Constant altogether, with nothing left to compute them, and put in all the same: {names}.")
     if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
         graph = prepared(model)
         masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)

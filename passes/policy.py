@@ -44,6 +44,18 @@ def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
             return chosen
 
 
+def put_in(graph: gs.Graph, plan: Layout) -> list[str]:
+    """Tensors that are constant altogether and so not computed, though something sees them."""
+    read = [
+        t
+        for index, n in enumerate(graph.nodes)
+        if index in plan.computed
+        for i, t in present(n.inputs)
+        if all(plan.seen.get((index, i, a), np.ones(1, bool)).any() for a in range(len(shape_of(t) or ())))
+    ]
+    return list(dict.fromkeys(t.name for t in [*read, *graph.outputs] if t.name in plan.absent))
+
+
 class _Widening:
     """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
 

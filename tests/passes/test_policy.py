@@ -99,6 +99,20 @@ def test_random_networks(first: int) -> None:
                 assert adapters(net.model, result.model) == [], f"network({seed})"
 
 
+def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
+    source = model(
+        "(float[N,4] x) => (float[N,3] y)",
+        "a = MatMul(x, wa)\n am = Mul(a, none)\n s = Sigmoid(am)\n b = MatMul(x, wb)\n y = Mul(b, s)",
+        wa=random(4, 3),
+        wb=random(4, 3, seed=1),
+        none=mask(0, 0, 0, rank=2),
+    )
+    result = shrink(source, "never")
+    assert_same_function(source, result.model)
+    assert any("put in all the same: s." in note for note in result.report.notes)
+    assert shrink(source).report.notes == shrink(residual(), "never").report.notes == ()
+
+
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValueError, match="auto, always, never"):
         shrink(residual(), "sometimes")  # type: ignore[arg-type]
