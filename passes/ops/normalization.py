@@ -25,6 +25,7 @@ class Normalization(Linked):
     quantities that all channels share, so that many of them follow from one or two.
     """
 
+    foldable = True
     takes_constants = True
     reason = "normalises along another axis"
 
