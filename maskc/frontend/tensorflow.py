@@ -156,13 +156,11 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from tf2onnx.tfonnx import process_tf_graph
 
     from maskc.frontend import functions, normalization, operators, recurrent, reshapes
+    from maskc.frontend.optimizers import optimizers
 
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
-
-    # Its last optimizer takes half a minute for one attention layer; products are converted as such to begin with.
-    passes = {name: step for name, step in optimizer._get_optimizers().items() if name != "einsum_optimizer"}
 
     def converted(careful: bool) -> ModelProto:
         # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
@@ -181,7 +179,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
             )
         for step in (reshapes.simplify, normalization.fold, recurrent.fold):
             step(unoptimized)
-        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=passes)
+        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=optimizers())
         model: ModelProto = optimized.make_model(source.name)
         return model
 

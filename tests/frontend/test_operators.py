@@ -205,3 +205,21 @@ def test_an_operator_that_fails_is_named_with_its_layer(keras: Any) -> None:
     layer = keras.layers.Resizing(4, 4, interpolation="area", name="culprit")
     with pytest.raises(InputError, match=r"culprit.*ResizeArea"):
         to_onnx(keras.Sequential([keras.Input((None, None, 3)), layer]))
+
+
+def test_reshapes_that_copy_sizes_are_not_merged(keras: Any) -> None:
+    """tf2onnx would let the second, whose 0 means a size of the first one's result, read the first one's input."""
+    flat = keras.layers.Lambda(lambda x: keras.ops.sum(keras.ops.vdot(x, 2 * x)) + x)
+    converted(keras.Sequential([keras.Input((3, 4)), flat]))
+
+
+def test_positions_of_extremes(keras: Any) -> None:
+    """Keras looks at the sign bit, so that −0 is less than 0."""
+    from maskc.frontend.keras import to_onnx
+    from tests.maskc import build
+
+    layer = keras.layers.Lambda(lambda x: keras.ops.stack([keras.ops.argmax(x, -1), keras.ops.argmin(x, -1)], -1))
+    graph = to_onnx(keras.Sequential([keras.Input((3,)), layer]))
+    x = np.array([[-0.0, 0.0, -1], [0.0, -0.0, 1], [2, -3, 1], [-np.inf, np.inf, 0]], np.float32)
+    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
+    np.testing.assert_array_equal(actual, [[1, 2], [2, 1], [0, 1], [1, 0]])

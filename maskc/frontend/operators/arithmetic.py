@@ -100,3 +100,38 @@ def bucketize(graph: Any, node: Any) -> None:
     counted = make(graph, "Cast", [reached], wide, TensorProto.INT32, to=TensorProto.INT32)
     total = make(graph, "ReduceSum", [counted, constant(graph, [-1])], shape, TensorProto.INT32, keepdims=0)
     replace(graph, node, total)
+
+
+@converts("Bitcast", "BitwiseAnd")
+def sign_bit(graph: Any, node: Any) -> None:
+    """The sign bit of floating-point numbers, which Keras asks for in argmax: ONNX has no other view of bits.
+
+    It is set in what is below 0, and in −0, whose reciprocal is.
+    """
+    from onnx import TensorProto
+
+    readers = [node] if node.type == "BitwiseAnd" else graph.find_output_consumers(node.output[0])
+    if not all(reader.type == "BitwiseAnd" and _asks_for_sign(reader) for reader in readers):
+        raise ValueError(f"{node.name} ({node.type}) works on single bits")
+    if node.type == "Bitcast":
+        return  # it goes with what reads it
+    x = node.inputs[0].input[0]
+    shape, dtype = graph.get_shape(x), graph.get_dtype(x)
+    zero = constant(graph, 0, dtype)
+    signs = [make(graph, "Less", [y, zero], shape, TensorProto.BOOL) for y in (x, elementwise(graph, "Reciprocal", x))]
+    negative = make(graph, "Or", signs, shape, TensorProto.BOOL)
+    whole = graph.get_dtype(node.output[0])
+    replace(graph, node, make(graph, "Where", [negative, node.input[1], constant(graph, 0, whole)], shape, whole))
+
+
+def _asks_for_sign(node: Any) -> bool:
+    """Whether a BitwiseAnd leaves only the first bit of floating-point numbers."""
+    from tf2onnx import utils
+
+    cast, mask = node.inputs
+    if cast.type != "Bitcast" or not mask.is_const():
+        return False
+    value = np.asarray(mask.get_tensor_value(as_list=False))
+    source = np.dtype(utils.map_onnx_to_numpy_type(node.graph.get_dtype(cast.input[0])))
+    whole = value.dtype.kind == "i" and source.kind == "f" and source.itemsize == value.itemsize
+    return whole and value.size == 1 and int(value.item()) == np.iinfo(value.dtype).min

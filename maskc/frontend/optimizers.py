@@ -1,0 +1,37 @@
+"""The optimizers of tf2onnx that are run over a converted graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def optimizers() -> dict[str, Any]:
+    """The argument `optimizers` of `tf2onnx.optimizer.optimize_graph`.
+
+    Left out is the one for Einsum, which takes half a minute for one attention layer; products are converted as such
+    to begin with. The one that merges nodes is kept from a mistake.
+    """
+    from tf2onnx import optimizer
+    from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
+
+    class Merger(BackToBackOptimizer):  # type: ignore[misc]
+        """Merges two Reshapes only where the second does not copy sizes (0) from the first."""
+
+        def _optimize_at_current_graph_level(self, graph: Any) -> Any:
+            copying = [node for node in graph.get_nodes() if node.type == "Reshape" and _copies(node)]
+            for node in copying:
+                node.type = "Copying"  # not to be seen
+            try:
+                return super()._optimize_at_current_graph_level(graph)
+            finally:
+                for node in copying:
+                    node.type = "Reshape"
+
+    chosen = dict(optimizer._get_optimizers())
+    del chosen["einsum_optimizer"]
+    chosen["remove_back_to_back"] = Merger
+    return chosen
+
+
+def _copies(node: Any) -> bool:
+    return node.inputs[1].is_const() and 0 in node.inputs[1].get_tensor_value(as_list=False)
