@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, fold, heads, hoist, layout, nested, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, fold, heads, hoist, layout, nested, padding, policy, rewrite, writing
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -47,6 +47,8 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
     unknown = _without_rules(graph)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
+        if writing.write_out(graph, found):
+            found = facts.analyse(graph)
         if hoist.hoist(graph, found):
             fold.drop_unused(graph)
             found = facts.analyse(graph)

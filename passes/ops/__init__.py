@@ -2,6 +2,7 @@
 
 from passes.ops import (  # noqa: F401  (importing a family registers it)
     along,
+    attention,
     blocks,
     contraction,
     control,

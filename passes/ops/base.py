@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from passes.patterns import Pattern
     from passes.quantized import Quantized
     from passes.rewrite import Rewriter
+    from passes.writing import Writing
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ class Op:
 
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """Put an affine map of the output into the node's own constants; whether that was possible."""
+        return False
+
+    def written_out(self, node: gs.Node, facts: Facts, writing: Writing) -> bool:
+        """Write the node out in simpler ones where that lets channels go; whether it was."""
         return False
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:

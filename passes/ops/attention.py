@@ -1,0 +1,114 @@
+"""The Attention operator: seen whole, or written out as matrix products where some of its channels are zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.ops.base import Op, register
+from passes.tensors import Array, Dim, is_float, operand, shape_of
+
+if TYPE_CHECKING:
+    from passes.facts import Facts
+    from passes.writing import Writing
+
+
+@register("Attention")
+class Attention(Op):
+    """softmax(scale · Q Kᵀ + mask) V, heads by an axis of their own or within the last one.
+
+    Source: ONNX operator specification, Attention. What it has beyond this formula (a cache of keys and values, a
+    causal mask, a cap, fewer heads of keys) is left whole.
+    """
+
+    def written_out(self, node: gs.Node, facts: Facts, writing: Writing) -> bool:
+        heads = self._heads(node)
+        if heads is None or not self._is_masked(node, facts):
+            return False
+        q, k, v = list(node.inputs)[:3]
+        rank = len(shape_of(q) or ())
+        size = self._size(q, heads)
+        if rank == 3:
+            q, v = (self._split(t, heads, (0, 2, 1, 3), writing) for t in (q, v))
+            k = self._split(k, heads, (0, 2, 3, 1), writing)
+        else:
+            k = writing.emit("Transpose", [k], _permuted(shape_of(k) or (), (0, 1, 3, 2)), perm=[0, 1, 3, 2])
+        scale = float(node.attrs.get("scale", 0.0)) or float(size) ** -0.5
+        factor = writing.constant("scale", np.asarray(scale, q.dtype))
+        shape: list[Dim] = list(shape_of(q) or ())
+        scaled = writing.emit("Mul", [q, factor], shape)
+        shape[-1] = (shape_of(k) or (None,))[-1]
+        scores = writing.emit("MatMul", [scaled, k], shape)
+        mask = operand(node, 3)
+        if mask is not None:
+            scores = writing.emit("Add", [scores, mask], shape)
+        weights = writing.emit("Softmax", [scores], shape, axis=-1)
+        shape = [*shape[:-1], (shape_of(v) or (None,))[-1]]
+        if rank == 4:
+            writing.last("MatMul", [weights, v], node.outputs[0])
+            return True
+        mixed = writing.emit("MatMul", [weights, v], shape)
+        merged = writing.emit("Transpose", [mixed], _permuted(tuple(shape), (0, 2, 1, 3)), perm=[0, 2, 1, 3])
+        sizes = writing.constant("together", _ints(0, 0, (shape_of(node.inputs[2]) or (0,))[-1]))
+        writing.last("Reshape", [merged, sizes], node.outputs[0])
+        return True
+
+    @staticmethod
+    def _heads(node: gs.Node) -> int | None:
+        """Number of heads, None where the node is more than the formula."""
+        shapes = [shape_of(t) for t in list(node.inputs)[:3]]
+        ranks = {len(s) for s in shapes if s is not None}
+        more = any(operand(node, i) is not None for i in range(4, len(node.inputs)))
+        more = more or len([t for t in node.outputs if not t.is_empty()]) > 1
+        more = more or any(node.attrs.get(name, 0) for name in ("is_causal", "softcap", "softmax_precision"))
+        if more or None in shapes or len(ranks) != 1 or not is_float(node.inputs[0]):
+            return None
+        mask, (q, k, v) = operand(node, 3), (s or () for s in shapes)
+        length = k[1] if len(k) == 3 else k[2]
+        if mask is not None and (not is_float(mask) or (shape_of(mask) or (None,))[-1] != length or length is None):
+            return None
+        if len(q) == 4:
+            heads = {q[1], k[1], v[1]}
+            return q[1] if len(heads) == 1 and isinstance(q[1], int) and isinstance(q[3], int) else None
+        count = int(node.attrs.get("q_num_heads", 0))
+        static = all(isinstance(s[2], int) for s in (q, k, v))
+        return count if static and count and count == int(node.attrs.get("kv_num_heads", 0)) else None
+
+    @staticmethod
+    def _size(q: gs.Tensor, heads: int) -> int:
+        """Channels of one head of the queries."""
+        shape = shape_of(q) or ()
+        last = shape[-1]
+        assert isinstance(last, int)
+        return last if len(shape) == 4 else last // heads
+
+    @staticmethod
+    def _is_masked(node: gs.Node, facts: Facts) -> bool:
+        """Whether writing it out lets anything go."""
+        for tensor in list(node.inputs)[:3]:
+            shape = shape_of(tensor) or ()
+            axes = [a for a in range(1, len(shape)) if facts.size(tensor, a)]
+            if any(facts.zero(tensor, a).any() for a in axes):
+                return True
+        y = node.outputs[0]
+        axes = [a for a in range(1, len(shape_of(y) or ())) if facts.size(y, a)]
+        return facts.is_live(y) and any(not facts.live(y, a).all() for a in axes)
+
+    @staticmethod
+    def _split(tensor: gs.Tensor, heads: int, perm: tuple[int, ...], writing: Writing) -> gs.Tensor:
+        batch, time, width = shape_of(tensor) or (None, None, None)
+        assert isinstance(width, int)
+        shape = (batch, time, heads, width // heads)
+        sizes = writing.constant("heads", _ints(0, 0, heads, width // heads))
+        split = writing.emit("Reshape", [tensor, sizes], list(shape))
+        return writing.emit("Transpose", [split], _permuted(shape, perm), perm=list(perm))
+
+
+def _permuted(shape: tuple[Dim, ...], perm: tuple[int, ...]) -> list[Dim]:
+    return [shape[a] for a in perm]
+
+
+def _ints(*values: Dim) -> Array:
+    return np.asarray(values, np.int64)
