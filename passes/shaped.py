@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
@@ -14,6 +16,7 @@ from passes.fold import fold_constants
 from passes.inline import inlined
 from passes.ops import rules
 from passes.shapes import INFERRED, annotate, inferred
+from passes.subgraphs import bodies
 from passes.tensors import Array, describe
 
 
@@ -46,7 +49,20 @@ def _imported(model: onnx.ModelProto) -> gs.Graph:
             stored = tensor._values.tensor
             if isinstance(tensor.dtype, int) or stored.HasField("raw_data"):
                 tensor._values = _Stored(stored)
+    for tensor in _exported_elsewhere(graph):
+        if type(tensor._values) in (LazyValues, _Stored):
+            tensor._values = _Lent(tensor._values.tensor)
     return graph
+
+
+def _exported_elsewhere(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """Constants that onnx-graphsurgeon itself writes, which puts names into what they were read from."""
+    for body in bodies(graph):
+        for node in body.nodes:
+            yield from (t for t in node.inputs if isinstance(t, gs.Constant))
+    for scope in (graph, *bodies(graph)):
+        for node in scope.nodes:
+            yield from (value for value in node.attrs.values() if isinstance(value, gs.Constant))
 
 
 class _Stored(LazyValues):  # type: ignore[misc]
@@ -59,3 +75,21 @@ class _Stored(LazyValues):  # type: ignore[misc]
 
     def load(self) -> Array:
         return onnx.numpy_helper.to_array(self.tensor)
+
+
+class _Lent(LazyValues):  # type: ignore[misc]
+    """The same, and whoever asks for the tensor gets a copy."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self._stored = _Stored(tensor)
+        self.shape, self.dtype = self._stored.shape, self._stored.dtype
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """A copy, to be renamed."""
+        copy = onnx.TensorProto()
+        copy.CopyFrom(self._stored.tensor)
+        return copy
+
+    def load(self) -> Array:
+        return self._stored.load()

@@ -1334,6 +1334,30 @@ def recurrent(b: Builder, v: Value) -> Value | None:
     return b.op("Reshape", [y, b.ints([0, 0, 2 * hidden])], [v.shape[0], v.shape[1], 2 * hidden], 2)
 
 
+def inner_layers(b: Builder, v: Value, tag: str) -> tuple[list[onnx.NodeProto], str]:
+    """Nodes for a subgraph that reads v: two layers with a mask between them, back to the shape of v; their output."""
+    if b.flip(0.4) or not (v.is_image or v.axis == v.rank - 1):
+        return [], v.name
+    wide, c = b.some(1, 6), v.channels
+    op, ones = ("Conv", [1] * (v.rank - 2)) if v.is_image else ("MatMul", [])
+    first, last = ([wide, c, *ones], [c, wide, *ones]) if v.is_image else ([c, wide], [wide, c])
+    weights = [b.const(b.normal(*shape, scale=0.5), b.numpy_type) for shape in (first, last)]
+    keep = b.keep(wide).astype(b.numpy_type).reshape([wide, *ones])
+    masked = [helper.make_node("Mul", [f"{tag}/wide", b.const(keep, b.numpy_type)], [f"{tag}/masked"])]
+    if b.flip(0.3):  # a mask of the subgraph's own
+        value = onnx.numpy_helper.from_array(keep)
+        masked = [
+            helper.make_node("Constant", [], [f"{tag}/keep"], value=value),
+            helper.make_node("Mul", [f"{tag}/wide", f"{tag}/keep"], [f"{tag}/masked"]),
+        ]
+    return [
+        helper.make_node(op, [v.name, weights[0]], [f"{tag}/wide"]),
+        *masked,
+        helper.make_node(b.pick(("Relu", "Sigmoid", "Tanh")), [f"{tag}/masked"], [f"{tag}/active"]),
+        helper.make_node(op, [f"{tag}/active", weights[1]], [f"{tag}/narrow"]),
+    ], f"{tag}/narrow"
+
+
 def branching(b: Builder, v: Value) -> Value | None:
     """An If whose branches read tensors of the graph around it."""
     if b.opset < 11 or b.dtype == TensorProto.FLOAT16:  # ONNX Runtime 1.31 crashes on such a subgraph
@@ -1346,7 +1370,8 @@ def branching(b: Builder, v: Value) -> Value | None:
     names = (b.fresh("then"), b.fresh("else"))
     bodies = []
     for name, op in zip(names, ("Relu", "Mul"), strict=True):
-        inner = [helper.make_node(op, [v.name] if op == "Relu" else [v.name, vector], [name])]
+        inner, last = inner_layers(b, v, name)
+        inner.append(helper.make_node(op, [last] if op == "Relu" else [last, vector], [name]))
         bodies.append(helper.make_graph(inner, name.strip("/"), [], [b.value_info(Value(name, v.shape, v.axis))]))
     return b.op("If", [condition], v.shape, v.axis, then_branch=bodies[0], else_branch=bodies[1])
 
@@ -1358,10 +1383,12 @@ def loop(b: Builder, v: Value) -> Value | None:
     vector = b.per_channel(v, b.positive(v.channels), plain=True)
     tag = b.fresh("body")
     state, out, cond = f"{tag}/state", f"{tag}/next", f"{tag}/go"
+    inner, last = inner_layers(b, Value(state, v.shape, v.axis), tag)
     body = helper.make_graph(
         [
-            helper.make_node("Mul", [state, vector], [f"{tag}/scaled"]),
-            helper.make_node("Add", [f"{tag}/scaled", v.name], [f"{tag}/sum"]),
+            *inner,
+            helper.make_node("Mul", [last, vector], [f"{tag}/scaled"]),
+            helper.make_node("Add", [f"{tag}/scaled", v.name if b.flip(0.6) else state], [f"{tag}/sum"]),
             helper.make_node("Tanh", [f"{tag}/sum"], [out]),
             helper.make_node("Identity", [f"{tag}/cond"], [cond]),
         ],
@@ -1389,9 +1416,11 @@ def scan(b: Builder, v: Value) -> Value | None:
     tag = b.fresh("scan")
     row = Value(f"{tag}/x", v.shape[:1] + v.shape[2:], 1)
     state, new, out = (Value(f"{tag}/{n}", row.shape, 1) for n in ("state", "new", "out"))
+    inner, last = inner_layers(b, row, tag)
     body = helper.make_graph(
         [
-            helper.make_node("Add", [state.name, row.name], [f"{tag}/sum"]),
+            *inner,
+            helper.make_node("Add", [state.name, last], [f"{tag}/sum"]),
             helper.make_node("Tanh", [f"{tag}/sum"], [new.name]),
             helper.make_node("Identity", [new.name], [out.name]),
         ],
