@@ -14,6 +14,7 @@ from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, 
 from passes.patterns import Pattern, Sliding
 from passes.quantized import Quantized
 from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
+from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -225,6 +226,8 @@ class Convolution(Op):
             shift = read & known.mask & (known.value != 0)
             if shift.any() and not self.spreads_evenly(node):
                 need = need | self._carried(node, known, shift)
+        tied = self._tied(node, facts)
+        need = need if tied is None else tied.required(need)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
             demands[0, 1] = Demand(
@@ -240,6 +243,13 @@ class Convolution(Op):
                 reason="takes equal numbers of channels in every group, and constants with borders",
             )
         return demands
+
+    def _tied(self, node: gs.Node, facts: Facts) -> Tied | None:
+        """Input channels that weights of their representatives can stand for: at a border no shift can."""
+        tied = facts.tied.get((node.inputs[0].name, 1))
+        if tied is None or group_size(node) != 1 or isinstance(node.inputs[1], Quantized):
+            return None
+        return tied if self.spreads_evenly(node) or not tied.shift.any() else None
 
     def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
         """Constant channels that must be there because a border sees less of them."""
@@ -280,6 +290,11 @@ class Convolution(Op):
         known = facts.known(before.inputs[0], 1)
         gone = self._read_by(before, facts, outputs) & ~inputs
         dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
+        tied = self._tied(before, facts)
+        followers = np.zeros(inputs.shape, bool) if tied is None else tied.mask & gone
+        if tied is not None and followers.any():
+            dropped = np.where(followers, tied.shift, dropped)
+            weights = np.moveaxis(tied.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
         uneven = facts.pattern.get(before.inputs[0].name, {}).get(1)
         carried = bool(dropped.any()) and not self.spreads_evenly(before)
         if groups == 1 and uneven is not None and (uneven.mask & gone).any():
@@ -298,6 +313,8 @@ class Convolution(Op):
             assert known is not None
             folded = self._fold_into_carrier(weights, dropped, inputs, known)[np.ix_(outputs, inputs)]
             cut = rewriter.constant(before.inputs[1].name, self.stored_order(folded))
+        elif followers.any():
+            cut = rewriter.constant(before.inputs[1].name, self.stored_order(weights[np.ix_(outputs, inputs)]))
         else:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (out, seen), strict=True)))
         rewriter.set_input(node, 1, cut)

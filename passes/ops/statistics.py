@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Constants, Known, Link, Linked, Reads, register
+from passes import ties
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Reads, Sets, Ties, register
+from passes.ops.convolution import level
 from passes.ops.movement import same_axis
-from passes.tensors import Mask, volume
+from passes.tensors import Array, Mask, is_constant, is_float, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
+    from passes.rewrite import Rewriter
 
 
 @register("LRN")
@@ -99,6 +102,112 @@ class GroupNormalization(Linked):
             return None
         times = size // known.mask.size
         return Known(np.repeat(known.mask, times), np.repeat(known.value, times))
+
+    # -- constants that are not there ------------------------------------------------------------------------------
+
+    def narrowed(self, node: gs.Node, facts: Facts) -> Known | None:
+        """Constants among the channels, where it pays to leave them out and scale and bias are given for each."""
+        size, known = facts.size(node.inputs[0], 1), facts.known(node.inputs[0], 1)
+        if size is None or known is None or 8 * int(known.mask.sum()) < size or not is_float(node.inputs[0]):
+            return None
+        plain = all(is_constant(t) and list(t.shape) == [size] for t in list(node.inputs)[1:3])
+        return known if plain and facts.opset >= 11 else None
+
+    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+        """Constants of one group are combinations of what its channels share."""
+        known = self.narrowed(node, facts)
+        if known is None:
+            return
+        groups, size = int(node.attrs["num_groups"]), known.mask.size
+        scale = facts.value(node.inputs[1]).astype(np.float64)
+        value = np.where(known.mask, known.value, 0).astype(np.float64)
+        group = np.arange(size) // (size // groups)
+        rows = np.zeros((size, 2 * groups))
+        rows[np.arange(size), 2 * group] = scale * value
+        rows[np.arange(size), 2 * group + 1] = -scale
+        bias = facts.value(node.inputs[2]).astype(np.float64)
+        tied = ties.tied(ties.Combination(known.mask, tuple(range(2 * groups)), rows, bias))
+        if tied is not None:
+            yield 0, 1, tied
+
+    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().produces(node, facts, asked)
+        if (0, 1) in asked and self.narrowed(node, facts) is not None:
+            result[0, 1] = asked[0, 1]
+        return result
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().sees(node, facts, stored)
+        known = self.narrowed(node, facts)
+        if known is not None:
+            need = ~known.mask | stored.get((0, 1), np.ones(known.mask.size, bool))
+            need = level(need, int(node.attrs["num_groups"]))
+            demands[0, 1] = Demand(need, reason="takes equal numbers of channels in every group, and those it writes")
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        known = self.narrowed(rewriter.before, rewriter.facts)
+        if known is None:
+            return
+        whole = np.ones(known.mask.size, bool)
+        seen, out = rewriter.seen(node, 0, 1), rewriter.stored(rewriter.before.outputs[0], 1)
+        seen, out = whole if seen is None else seen, whole if out is None else out
+        if not (seen.all() and out.all()):
+            self._write(node, rewriter, known, seen, out)
+
+    @staticmethod
+    def _write(node: gs.Node, rewriter: Rewriter, known: Known, seen: Mask, out: Mask) -> None:
+        """Per group of n channels with constants c that are not there, as for LayerNormalization."""
+        groups, x = int(node.attrs["num_groups"]), node.inputs[0]
+        gone = (known.mask & ~seen).reshape(groups, -1)
+        kept = seen.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
+        n, share = gone.shape[1], float(seen.sum()) / float(kept.sum()) / gone.shape[1]
+        value = np.where(gone, known.value.reshape(groups, -1), 0).astype(np.float64)[kept]
+        count = gone[kept].sum(axis=1)
+        middle = value.sum(axis=1) / np.maximum(count, 1)
+        spread = np.where(gone[kept], (value - middle[:, None]) ** 2, 0).sum(axis=1) / n
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        dtype = np.dtype(rewriter.before.inputs[0].dtype)
+        data = rewriter.cast(x, np.dtype(np.float32)) if dtype.itemsize < 4 else x
+
+        def each(values: Array | float) -> gs.Constant:
+            column = (
+                np.asarray(values, data.dtype).reshape(-1, 1) if np.ndim(values) else np.asarray(values, data.dtype)
+            )
+            return rewriter.constant("statistic", column)
+
+        def emit(op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Tensor:
+            return rewriter.emit(op, list(inputs), data, **attrs)
+
+        def average(tensor: gs.Tensor) -> gs.Tensor:
+            mean = rewriter.reduce("ReduceMean", tensor, 2)
+            return emit("Mul", mean, each(share)) if share < 1 else mean
+
+        sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
+        rows = emit("Reshape", data, sizes)
+        mean = average(rows)
+        mean = emit("Add", mean, each(value.sum(axis=1) / n))
+        centred = emit("Sub", rows, mean)
+        squares = average(emit("Mul", centred, centred))
+        apart = emit("Sub", mean, each(middle))
+        between = emit("Mul", emit("Mul", apart, apart), each(count / n))
+        rest = each(spread + float(node.attrs.get("epsilon", np.float32(1e-5))))
+        variance = emit("Add", emit("Add", squares, between), rest)
+        normal = emit("Mul", centred, emit("Reciprocal", emit("Sqrt", variance)))
+        shape = rewriter.emit("Shape", [data], data)
+        shape.dtype = np.dtype(np.int64)
+        result = emit("Reshape", normal, shape)
+        result = rewriter.cast(result, dtype) if dtype.itemsize < 4 else result
+        if (seen != out).any():
+            places = rewriter.constant("channels", (np.cumsum(seen) - 1)[out])
+            result = rewriter.emit("Gather", [result, places], x, axis=1)
+        scale, bias = (
+            rewriter.constant(
+                hint, np.asarray(rewriter.before.inputs[i].values)[out].reshape(-1, *[1] * (rank - 2)).astype(dtype)
+            )
+            for hint, i in (("scale", 1), ("bias", 2))
+        )
+        rewriter.become(node, "Add", [rewriter.emit("Mul", [result, scale], x), bias])
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)

@@ -1,0 +1,64 @@
+"""GroupNormalization over partly constant channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.passes.text import Array, compiled, model, operators, random, weight
+
+N, GROUPS = 24, 4
+
+
+def network(before: Array, shift: Array, after: Array, groups: int = GROUPS) -> object:
+    """Masked and shifted channels, normalised in groups, masked again."""
+    return model(
+        "(float[B,3,H,W] x) => (float[B,5,H,W] o)",
+        f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  g = GroupNormalization<num_groups={groups}>(a, scale, bias)"
+        "  j = Mul(g, k2)  r = Tanh(j)  o = Conv<pads=[1,1,1,1]>(r, w2)",
+        21,
+        w=random(N, 3, 1, 1),
+        k=before.astype(np.float32).reshape(1, N, 1, 1),
+        k2=after.astype(np.float32).reshape(1, N, 1, 1),
+        shift=shift.astype(np.float32).reshape(1, N, 1, 1),
+        scale=random(N, seed=1),
+        bias=random(N, seed=2),
+        w2=random(5, N, 3, 3, seed=3),
+    )
+
+
+EVEN = np.arange(N) % 2 == 0
+UNEVEN = np.arange(N) % 7 < 3
+ONE_GROUP = np.arange(N) >= N // GROUPS
+
+
+@pytest.mark.parametrize("shift", [np.zeros(N), random(N, seed=5)], ids=["zeros", "constants"])
+@pytest.mark.parametrize("kept", [EVEN, UNEVEN, ONE_GROUP], ids=["even", "uneven", "one group gone"])
+def test_masked_before_and_behind(kept: Array, shift: Array) -> None:
+    source = network(kept, shift, kept)
+    result = compiled(source)  # type: ignore[arg-type]
+    widest = int(kept.reshape(GROUPS, -1).sum(axis=1).max())
+    assert weight(result, "Conv").shape[0] == widest * int(kept.reshape(GROUPS, -1).any(axis=1).sum())
+
+
+def test_masked_behind_only_all_count() -> None:
+    result = compiled(network(np.ones(N), np.zeros(N), EVEN))  # type: ignore[arg-type]
+    assert weight(result, "Conv").shape[0] == N
+
+
+def test_read_behind_they_are_put_back() -> None:
+    assert "GroupNormalization" in operators(compiled(network(EVEN, np.zeros(N), np.ones(N))))  # type: ignore[arg-type]
+
+
+def test_one_group_of_zeros_is_one_channel_more() -> None:
+    source = model(
+        "(float[B,3,H,W] x) => (float[B,5,H,W] o)",
+        "c = Conv(x, w)  m = Mul(c, k)  g = GroupNormalization<num_groups=1>(m, scale, bias)  o = Conv(g, w2)",
+        21,
+        w=random(N, 3, 1, 1),
+        k=EVEN.astype(np.float32).reshape(1, N, 1, 1),
+        scale=random(N, seed=1),
+        bias=random(N, seed=2),
+        w2=random(5, N, 1, 1, seed=3),
+    )
+    assert weight(compiled(source), "Conv", which=1).shape[1] == N // 2 + 1
