@@ -256,17 +256,26 @@ class _Planner:
         if must is not asked:  # what follows from others may be computed itself
             candidates += [asked, *(asked | d.need for d in tried)]
         candidates += self._sources(node, tensor, axis, must, size)
-        unit = self._unit(tensor, axis)
+        unit, added = self._unit(tensor, axis), self._added(node, tensor, axis, size)
         per_slice = volume(tensor) / size
         best, best_cost = must, float("inf")
         for candidate in candidates:
-            cost = candidate.sum() * unit + sum(self._door(candidate, d, per_slice, tied) for d in demands)
+            cost = (candidate & ~added).sum() * unit + sum(self._door(candidate, d, per_slice, tied) for d in demands)
             cost += self._inlets(node, tensor, axis, candidate)
             if cost < best_cost and (candidate.any() or not best.any()):
                 best, best_cost = candidate, cost
         if not must.any() and self._can_vanish(tensor, axis):
             return must
         return best.copy()
+
+    def _added(self, node: gs.Node, tensor: gs.Tensor, axis: int, size: int) -> Mask:
+        """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them."""
+        output = _position(node, tensor)
+        links = [k for k in self.facts.links(node) if (k.output, k.output_axis) == (output, axis)]
+        sources = [k.source for k in links if k.source is not None and not k.split]
+        if not rules(node).moves or not links or len(sources) < len(links):
+            return np.zeros(size, bool)
+        return np.asarray(np.logical_and.reduce([source < 0 for source in sources]))
 
     def _door(self, stored: Mask, demand: Demand, per_slice: float, tied: Tied | None) -> float:
         """Cost of one consumer's view of what is stored: an adapter, or reading what it does not need."""

@@ -20,6 +20,8 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 # FLOPs per moved element that no saving outweighs; finite, so that nothing moved costs nothing.
 _DEAR = 1e30
+# So little that any saved FLOP outweighs it; not zero, so that nothing is moved without need.
+_CHEAP = 1e-6
 
 
 def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
@@ -33,7 +35,7 @@ def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
     if adapters == "auto":
         return layout.plan(graph, facts)
     if adapters == "always":
-        return layout.plan(graph, facts, 0.0)
+        return layout.plan(graph, facts, _CHEAP)
     if adapters != "never":
         raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {adapters!r}.")
     facts = replace(facts, tied={})  # who stores one slice for another must be able to put it back
