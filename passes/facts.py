@@ -214,6 +214,7 @@ def analyse(
     facts = Facts(opset=graph.opset, inside=inside or {})
     if around is not None:
         own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
+        own |= {t.name for n in graph.nodes for t in n.inputs if is_constant(t)}
         facts.constant = {name: dict(axes) for name, axes in around.constant.items() if name not in own}
         facts.pattern = {name: pattern for name, pattern in around.pattern.items() if name not in own}
     for (name, axis), known in (given or {}).items():

@@ -10,6 +10,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from passes import defaults
+from passes.branches import take_branches
 from passes.errors import GraphError
 from passes.export import outlined
 from passes.fold import fold_constants
@@ -30,7 +31,7 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     graph = _imported(model)
     annotate(graph, inferred(model))
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        if not fold_constants(graph):
+        if not fold_constants(graph) | take_branches(graph):
             break
         annotate(graph, inferred(outlined(graph, model, INFERRED)))
     for node in graph.nodes:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
-from passes.tensors import Array, Index, Mask, is_float, volume
+from passes.tensors import Array, Dim, Index, Mask, is_float, volume
 from passes.ties import Tied
 
 if TYPE_CHECKING:
@@ -122,6 +122,10 @@ class Op:
 
     def from_shapes(self, node: gs.Node) -> Array | None:
         """The output, where attributes and the inputs' static sizes alone say what it is."""
+        return None
+
+    def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
+        """The sizes that output 0 holds, where it is the shape of a tensor."""
         return None
 
     def quantized(self, node: gs.Node) -> Quantized | None:

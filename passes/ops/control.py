@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Known, Op, register
 from passes.subgraphs import subgraphs
-from passes.tensors import shape_of, size_of
+from passes.tensors import is_constant, shape_of, size_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -29,6 +29,10 @@ class ControlFlow(Op):
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
         """What is left of `given` after a round, when it held before."""
         return given
+
+    def taken(self, node: gs.Node) -> gs.Graph | None:
+        """The subgraph that does what the node does, where that is known beforehand."""
+        return None
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return 0, 0
@@ -133,6 +137,12 @@ class Scan(Rounds):
 @register("If")
 class If(ControlFlow):
     """What both branches say is so."""
+
+    def taken(self, node: gs.Node) -> gs.Graph | None:
+        condition = node.inputs[0]
+        if not is_constant(condition) or np.asarray(condition.values).size != 1:
+            return None
+        return node.attrs["then_branch" if np.asarray(condition.values).all() else "else_branch"]
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         branches = [(body, inside) for body in subgraphs(node) if (inside := facts.inside.get(id(body))) is not None]

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.affine import Affine
 from passes.extents import Extent, Window
 from passes.ops.arrangement import Arrangement, reshaped, transposed
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register, rules
 from passes.patterns import Pattern, Sliding, combined
 from passes.rows import Rows, together
 from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
@@ -445,6 +445,19 @@ class Gather(Movement):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
 
     only_picks = True
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        """Static sizes that are picked out of a shape of which others are not."""
+        shape, index = node.inputs
+        sizes = rules(shape.inputs[0]).sizes(shape.inputs[0]) if shape.inputs else None
+        if sizes is None or not is_constant(index):
+            return None
+        wanted = np.asarray(index.values).astype(np.int64)
+        if not ((wanted >= -len(sizes)) & (wanted < len(sizes))).all():
+            return None
+        picked = [sizes[i] for i in wanted.reshape(-1)]
+        static = [d for d in picked if isinstance(d, int)]
+        return np.asarray(static, np.int64).reshape(wanted.shape) if len(static) == len(picked) else None
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
         axis = self._axis(node)

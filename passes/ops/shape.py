@@ -167,13 +167,16 @@ class Shape(Op):
 
     foldable = True
 
-    def from_shapes(self, node: gs.Node) -> Array | None:
+    def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
         shape = shape_of(node.inputs[0])
         if shape is None or is_constant(node.inputs[0]):
             return None
-        wanted = shape[int(node.attrs.get("start", 0)) : node.attrs.get("end", len(shape))]
-        sizes = [d for d in wanted if isinstance(d, int)]
-        return np.asarray(sizes, np.int64) if len(sizes) == len(wanted) else None
+        return shape[int(node.attrs.get("start", 0)) : node.attrs.get("end", len(shape))]
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        wanted = self.sizes(node)
+        sizes = [d for d in wanted or () if isinstance(d, int)]
+        return np.asarray(sizes, np.int64) if wanted is not None and len(sizes) == len(wanted) else None
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         for axis in range(len(shape_of(node.inputs[0]) or ())):

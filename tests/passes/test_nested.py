@@ -236,3 +236,29 @@ def test_a_state_that_stays_masked(back: bool) -> None:
     with adapters_cost(0.0):
         result = check(source)
     assert products(result.model)[0] == ((16, 12) if back else (12, 12))
+
+
+@pytest.mark.parametrize("size", [6, 5])
+def test_a_branch_that_a_static_size_decides(size: int) -> None:
+    """As PyTorch exports `squeeze`: only the branch that is taken is left, without the If."""
+    source = graph(
+        """(float[N,1,6] x) => (float[A,B] y, float[A,B] z) {
+            s = Shape(x) n = Gather(s, two) q = Equal(n, size)
+            h = If (q) <then_branch = yes () => (float[A,B] t) { a = Squeeze(x, axis) t = MatMul(a, w) },
+                        else_branch = no () => (float[A,B] e) { r = Squeeze(x, axis) e = MatMul(r, u) }>
+            z = If (q) <then_branch = yes () => (float[A,B] t) { a = Squeeze(x, axis) t = Relu(a) },
+                        else_branch = no () => (float[A,B] e) { r = Squeeze(x, axis) e = Tanh(r) }>
+            m = Mul(h, k) y = MatMul(m, v)
+        }""",
+        two=np.asarray(2),
+        size=np.asarray(size),
+        axis=np.array([1]),
+        w=random(6, 16),
+        u=random(6, 16, seed=4),
+        k=KEEP,
+        v=random(16, 5),
+    )
+    result = check(source)
+    left = [node.op_type for node in result.model.graph.node]
+    assert "If" not in left and ("Relu" in left) == (size == 6) and "Shape" not in left
+    assert products(result.model) == [(6, 12), (12, 5)]
