@@ -84,10 +84,13 @@ def _advice(holder: gs.Node | None, held: Held, adapters: Policy) -> str:
         return "share the mask or mask both"
     if held.op == "output":
         return "an output keeps its size: take the channels out of it where the model is made"
+    ways = []
     if holder is not None and subgraphs(holder):
-        return "masks do not reach into subgraphs: choose the branch, or unroll the loop, before exporting"
-    if holder is not None and not rules(holder).understood:
-        return "give the operator a rule (docs/custom-operators.md), or put the mask behind it"
-    if adapters == "always":
-        return ""
-    return "compile with `--adapters always` to have the constants put back there and not computed"
+        ways.append("choose the branch, or unroll the loop, before exporting")
+    elif holder is not None and not rules(holder).understood:
+        ways.append("give the operator a rule (docs/custom-operators.md), or put the mask behind it")
+    elif holder is not None and rules(holder).remedy(holder):
+        ways.append(rules(holder).remedy(holder))
+    if adapters != "always":
+        ways.append("compile with `--adapters always` to have the constants put back there and not computed")
+    return ", or ".join(ways)

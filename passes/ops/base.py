@@ -152,6 +152,10 @@ class Op:
         """What is wrong with the static shapes of the operands that onnx does not notice; "" if nothing is."""
         return ""
 
+    def remedy(self, node: gs.Node) -> str:
+        """How to choose masks so that the operator lets their channels go; "" where nothing special helps."""
+        return ""
+
     def affine(self, node: gs.Node) -> Affine | None:
         """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
         return None

@@ -53,6 +53,9 @@ class Convolution(Op):
 
     takes_constants = True
 
+    def remedy(self, node: gs.Node) -> str:
+        return "mask whole groups, or equally many channels in each" if group_size(node) > 1 else ""
+
     def contradiction(self, node: gs.Node) -> str:
         channels, taken = size_of(node.inputs[0], 1), size_of(node.inputs[1], self.channel_axes[1])
         if channels is None or taken is None:

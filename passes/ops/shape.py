@@ -31,6 +31,9 @@ class Reshape(Movement):
     reason = "regroups the elements of several axes"
     arranges = True
 
+    def remedy(self, node: gs.Node) -> str:
+        return "mask whole parts of the axis that is split (heads, say), or the same places in each of them"
+
     def contradiction(self, node: gs.Node) -> str:
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if before is None or after is None or np.prod(before) == np.prod(after):

@@ -110,7 +110,14 @@ def test_a_graph_output_and_a_subgraph(tmp_path: Path) -> None:
     assert "the caller is the graph output `d`:" in text and "an output keeps its size" in text
     net = architectures.build(architectures.branching, architectures.Masks(consistent=False))
     text = shown(build.save(net.model(), tmp_path / "if.onnx"))
-    assert "reads it inside a subgraph:" in text and "masks do not reach into subgraphs" in text
+    assert "reads it inside a subgraph:" in text and "choose the branch, or unroll the loop" in text
+
+
+@pytest.mark.parametrize(("name", "words"), [("resnext", "mask whole groups"), ("vit", "mask whole parts of the axis")])
+def test_operators_say_how_to_mask_instead(name: str, words: str) -> None:
+    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
+    held = api.explain(net.model(), adapters="never").held
+    assert any(item.advice.startswith(words) and "`--adapters always`" in item.advice for item in held)
 
 
 def test_it_takes_what_compile_takes(tmp_path: Path) -> None:
