@@ -16,16 +16,13 @@ from passes.extents import Extent, Span
 from passes.nonzero import Nonzero
 from passes.ops import Link, Linked, rules
 from passes.ops.base import Known, merge
-from passes.patterns import Pattern, combined, uniform, whole
+from passes.patterns import MOST_PLACES, Pattern, combined, uniform, whole
 from passes.subgraphs import captured
 from passes.tensors import Array, Mask, is_constant, shape_of, size_of
 from passes.ties import Tied
 
 AxisKnown = dict[int, Known]
 AxisMask = dict[int, Mask]
-
-# Distinct places of one map: with more, maps are not worth their size. A window of 7 leaves 7 rows and 7 columns.
-MOST_PLACES = 1024
 
 
 @dataclass

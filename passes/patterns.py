@@ -7,7 +7,7 @@ there are again few distinct tuples.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,37 @@ import numpy as np
 from passes.extents import Span, Window
 from passes.rows import Rows, seen, together
 from passes.tensors import Array, Mask
+
+# Distinct places of one map: with more, maps are not worth their size. A window of 7 leaves 16 rows and 16 columns.
+MOST_PLACES = 1024
+
+# Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it. Where
+# sizes are known at run time only, the map is expanded each time, in 0.15 ns an element at 112 x 112 and 1 ns at
+# 14 x 14, where 32 multiply-adds take 0.8 ns; but that pays as early: MobileNetV2 of symbolic sizes, half masked, took
+# 8.9 ms with constants put back, 7.2 ms with 160 here, 6.1 ms with 96, and 4.9 ms with 64 or 32; unmasked 7.2 ms.
+FLOPS_PER_ADDED_ELEMENT = 64.0
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """Known slices that a contraction reads no more, as their contribution to its output is added as one map.
+
+    `weights`: elements of initializers that go with each slice where it is made; `outputs` and `taps`: how many outputs
+    read it, and with how many weights each.
+    """
+
+    weights: int
+    outputs: int
+    taps: int = 1
+
+    def pays(self, places: int, uneven: int, gone: int) -> bool:
+        """Whether the map, of so many distinct places, is cheaper to add than the uneven slices are to read.
+
+        Reading them costs at least that much again where they are made. `gone` slices need not be read in all, and the
+        map must not be larger than the weights that go with them.
+        """
+        smaller = self.outputs * places <= self.outputs * self.taps * gone + self.weights * uneven
+        return smaller and 2 * 2.0 * self.taps * uneven >= FLOPS_PER_ADDED_ELEMENT
 
 
 @dataclass(frozen=True)
@@ -103,12 +134,16 @@ def averaged(pattern: Pattern, axes: Collection[int]) -> Pattern | None:
     return _without(pattern, axes, value.astype(pattern.value.dtype))
 
 
-def highest(pattern: Pattern, axes: Collection[int]) -> Pattern | None:
-    """The maximum over these of the other axes, which become uniform; None if it depends on a size at run time."""
+def extreme(pattern: Pattern, axes: Collection[int], largest: Callable[..., Array] = np.max) -> Pattern | None:
+    """The largest element (`np.min`: the smallest) over these of the other axes, which become uniform.
+
+    None if it depends on a size at run time.
+    """
     if any(rows is not None and rows.course is not None for a, rows in enumerate(pattern.index) if a in axes):
         return None
-    value = pattern.compact().value
-    return _without(pattern, axes, value.max(axis=tuple(a + 1 for a in axes), keepdims=True))
+    pattern = pattern.compact()
+    value = largest(pattern.value, axis=tuple(a + 1 for a in axes), keepdims=True)
+    return _without(pattern, axes, value)
 
 
 def _without(pattern: Pattern, axes: Collection[int], value: Array) -> Pattern:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.changes import Change, in_turn, inverse
-from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, Sets, register
 from passes.ops.einsum import VectorProduct
+from passes.patterns import Absorbed, Pattern
 from passes.quantized import Quantized
 from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, volume
 from passes.ties import Tied
@@ -199,6 +200,9 @@ class MatrixProduct(Op):
                     need = need & ~fixed
                 tied = self._tied(facts, x, axis, w)
                 need = need if tied is None else tied.required(need)
+                uneven = self._uneven(facts, x, axis, w)
+                if uneven is not None and self._adds_map(node, facts, weight, uneven, need):
+                    need = need & ~uneven.mask
                 flops = 2.0 * volume(y)
                 demands[index, axis] = Demand(
                     need,
@@ -219,6 +223,35 @@ class MatrixProduct(Op):
                         stored[0, axis], reason="adds it channel by channel", echo=(0, axis)
                     )
         return demands
+
+    def _uneven(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> Pattern | None:
+        """Slices along the inner axis that are known maps over the other axes, which are those of the output too."""
+        return None if self._batched(w) else facts.pattern.get(x.name, {}).get(axis)
+
+    def _adds_map(self, node: gs.Node, facts: Facts, weight: Side, uneven: Pattern, need: Mask) -> bool:
+        """Whether one added map takes the place of the uneven slices that are needed."""
+        x, w = node.inputs[1 - weight.index], node.inputs[weight.index]
+        read = uneven.mask & need
+        axis = next(d.inner for d, other in self._facing(node) if other.index == weight.index)
+        made_of = Absorbed(facts.weights(x, axis), facts.size(w, weight.free) or 1)
+        return made_of.pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        for data, weight in self._facing(node):
+            x, w = node.inputs[data.index], node.inputs[weight.index]
+            if self.addend(node) is not None or not is_constant(w) or self._uneven(facts, x, data.inner, w) is None:
+                continue
+            known = facts.maps(x, data.inner)
+            if known is not None:
+                mask = ~facts.nonzero(w, (weight.inner, weight.free)).columns(~known.mask)
+                value = self._product(facts, w, weight, known, known.mask)
+                yield 0, weight.out, Pattern(mask, value.astype(node.outputs[0].dtype or np.float32), known.index)
+
+    @staticmethod
+    def _product(facts: Facts, w: gs.Tensor, weight: Side, known: Pattern, slices: Mask) -> Array:
+        """What these slices add to the output: float64 [free, others...]."""
+        rows = np.moveaxis(facts.value(w), weight.inner, 0)[slices].astype(np.float64)
+        return np.tensordot(rows, known.value[slices].astype(np.float64), axes=(0, 0))
 
     def _tied(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> Tied | None:
         """Slices along the inner axis that weights of their representatives can stand for."""
@@ -290,10 +323,25 @@ class MatrixProduct(Op):
             if tied is not None:
                 dropped = np.where(tied.mask & ~seen, tied.shift, dropped)
             total = self.alpha(before) * self._shift(facts, w, weight, dropped) if dropped.any() else np.zeros(1)
-            if total.any():
+            uneven = self._uneven(facts, x, data.inner, w)
+            if uneven is not None and (uneven.mask & ~seen).any():
+                value = self.alpha(before) * self._product(facts, w, weight, uneven, uneven.mask & ~seen)
+                value = value + total.reshape(-1, *[1] * len(uneven.index))
+                self._add_map(node, rewriter, weight.out, Pattern(np.ones(len(value), bool), value, uneven.index))
+            elif total.any():
                 shift[weight.out] = total if out is None else total[out]
         for axis, total in shift.items():
             self._add(node, rewriter, axis, total)
+
+    @staticmethod
+    def _add_map(node: gs.Node, rewriter: Rewriter, axis: int, added: Pattern) -> None:
+        """Add maps of the slices along `axis` of the output, as far as they are stored."""
+        y = rewriter.before.outputs[0]
+        held = {a: rewriter.stored(y, a) for a in range(len(rewriter.shape(y)))}
+        kept = held.pop(axis)
+        value = (added.value if kept is None else added.value[kept]).astype(y.dtype or np.float32)
+        stored = Pattern(np.ones(len(value), bool), value, added.index).cut(axis, held)
+        rewriter.add_behind(node, rewriter.expanded(stored, axis))
 
     def _add(self, node: gs.Node, rewriter: Rewriter, axis: int, total: Array) -> None:
         """Add a vector along `axis` of the output: into a constant addend, else by an Add behind it."""

@@ -11,7 +11,7 @@ from passes.changes import Change, in_turn, inverse
 from passes.extents import Extent, Window, slid, spatial_windows
 from passes.nonzero import Nonzero
 from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, Sets, register
-from passes.patterns import Pattern, Sliding
+from passes.patterns import Absorbed, Pattern, Sliding
 from passes.quantized import Quantized
 from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
 from passes.ties import Tied
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from passes.fuse import Fuser
     from passes.order import Orders
     from passes.rewrite import Rewriter
-
-# Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it. Where
-# sizes are known at run time only, the map is expanded each time, in 0.15 ns an element at 112 x 112 and 1 ns at
-# 14 x 14, where 32 multiply-adds take 0.8 ns; but that pays as early: MobileNetV2 of symbolic sizes, half masked, took
-# 8.9 ms with constants put back, 7.2 ms with 160 here, 6.1 ms with 96, and 4.9 ms with 64 or 32; unmasked 7.2 ms.
-FLOPS_PER_ADDED_ELEMENT = 64.0
 
 
 def group_size(node: gs.Node) -> int:
@@ -259,20 +253,16 @@ class Convolution(Op):
         return shift
 
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, gone: Mask) -> bool:
-        """Whether one added map is cheaper than reading the uneven channels; each costs as much as its weights.
-
-        Reading them costs at least that much again where they are made. `gone` are all channels that need not be read.
-        """
+        """Whether one added map takes the place of the uneven channels. `gone` are all that need not be read then."""
         over, maps = self.windows(node), facts.pattern[node.inputs[0].name][1]
         if not uneven.any() or over is None:
             return False
         places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
-        kernel = int(np.prod(self._kernel(node)))
-        outputs = facts.size(node.outputs[0], 1) or 1
-        saved = outputs * kernel * int(gone.sum()) + facts.weights(node.inputs[0], 1) * int(uneven.sum())
-        if places is None or outputs * places > saved:
-            return False  # the map would be larger than the weights that go
-        return 2 * 2.0 * kernel * int(uneven.sum()) >= FLOPS_PER_ADDED_ELEMENT
+        made_of = Absorbed(facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, self._taps(node))
+        return places is not None and made_of.pays(places, int(uneven.sum()), int(gone.sum()))
+
+    def _taps(self, node: gs.Node) -> int:
+        return int(np.prod(self._kernel(node)))
 
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
         return tuple(node.inputs[1].shape[2:])

@@ -16,7 +16,7 @@ from passes.changes import Change, in_turn, inverse
 from passes.evaluate import evaluate
 from passes.extents import Extent
 from passes.ops.base import Constants, Known, Link, Linked, Maps, Ties, merge, register
-from passes.patterns import Pattern, refined, uniform
+from passes.patterns import MOST_PLACES, Pattern, refined, whole
 from passes.rows import Rows
 from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, volume
 from passes.ties import Combination
@@ -98,11 +98,25 @@ class Elementwise(Linked):
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         links = facts.links(node)
-        uneven = [k for k in links if k.input_axis in facts.pattern.get(node.inputs[k.input].name, {})]
-        for axis in sorted({k.output_axis for k in uneven}):
-            found = self._map(node, facts, axis, {k.input: k.input_axis for k in links if k.output_axis == axis})
+        for axis in sorted({k.output_axis for k in links}):
+            aligned = {k.input: k.input_axis for k in links if k.output_axis == axis}
+            found = self._map(node, facts, axis, aligned) if self._may_map(node, facts, aligned) else None
             if found is not None:
                 yield 0, axis, found
+
+    @staticmethod
+    def _may_map(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+        """Whether all computed operands are known somewhere, and an operand makes them uneven."""
+        uneven = False
+        for index, tensor in present(node.inputs):
+            if not is_constant(tensor):
+                if index not in aligned or facts.constants(tensor, aligned[index]) is None:
+                    return False
+                uneven = uneven or aligned[index] in facts.pattern.get(tensor.name, {})
+            elif not uneven:
+                known = facts.known(tensor, aligned[index]) if index in aligned else None
+                uneven = facts.uniform(tensor) is None if known is None else not known.mask.all()
+        return uneven
 
     def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> Pattern | None:
         operands: dict[int, Pattern] = {}
@@ -117,6 +131,8 @@ class Elementwise(Linked):
             return None
         places, values = joint
         shape = np.broadcast_shapes(*(v.shape for v in values))
+        if math.prod(shape[1:]) > MOST_PLACES:
+            return None
         flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
         vectors = dict(zip(operands, flat, strict=True))
         computed = self.fold(node, facts, [vectors.get(i) for i in range(len(node.inputs))])
@@ -177,24 +193,28 @@ class Elementwise(Linked):
         """What is known of one operand, as maps of slices along this axis of the output; None if nothing is."""
         tensor, output = node.inputs[index], node.outputs[0]
         size, rank = facts.size(output, axis) or 0, len(output.shape)
-        if index in aligned:
-            pattern, own = facts.maps(tensor, aligned[index]), aligned[index]
+        own: int | None = aligned.get(index)
+        if own is not None:
+            pattern = facts.maps(tensor, own)
+        elif is_constant(tensor):  # the same in all slices
+            own, values = self.align(node, index, axis), facts.value(tensor)
+            one = whole(values[None], 0) if own is None else whole(values, own)
+            pattern = Pattern(np.ones(size, bool), one.value, one.index)
         else:
-            value = facts.uniform(tensor)
-            return None if value is None else uniform(np.ones(size, bool), np.full(size, value), rank - 1)
+            return None
         if pattern is None:
             return None
-        shape = pattern.value.shape
         rows: list[Rows | None] = []
+        shape = [len(pattern.value)]
         for other in (a for a in range(rank) if a != axis):
             a = self.align(node, index, other)
-            place = None if a is None or a == own else a - (a > own)
+            place = None if a is None or a == own else a - (own is not None and a > own)
             found = None if place is None else pattern.index[place]
             if found is not None and found.span != facts.span(output, other):
                 return None  # a map must have the output's own sizes, or it would be repeated
             rows.append(found)
-        value = pattern.value.reshape(shape[0], *[1] * (rank - len(shape)), *shape[1:])
-        return Pattern(pattern.mask, value, tuple(rows))
+            shape.append(1 if place is None else pattern.value.shape[place + 1])
+        return Pattern(pattern.mask, pattern.value.reshape(shape), tuple(rows))
 
     def _values(self, node: gs.Node, facts: Facts, operands: list[Known | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.extents import Extent, Window, slid, spatial_windows
 from passes.ops.base import Known, Link, Linked, Maps, register
 from passes.ops.movement import same_axis
-from passes.patterns import Pattern, Sliding, averaged, highest, whole
+from passes.patterns import Pattern, Sliding, averaged, extreme, whole
 from passes.tensors import Array, volume
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class GlobalPool(Pool):
         known = facts.maps(node.inputs[0], 1) if 1 in facts.pattern.get(node.inputs[0].name, {}) else None
         if known is None:
             return
-        pooled = (averaged if node.op == "GlobalAveragePool" else highest)(known, range(1, len(known.index)))
+        pooled = (averaged if node.op == "GlobalAveragePool" else extreme)(known, range(1, len(known.index)))
         if pooled is not None:
             yield 0, 1, pooled
 

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.evaluate import evaluate
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, register
 from passes.ops.movement import filled, same_axis
-from passes.patterns import Pattern, averaged
+from passes.patterns import Pattern, averaged, extreme
 from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -78,6 +78,24 @@ class Reduce(Linked):
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         # of a sum, how many are added is not known here; zeros stay zero
         return Known(known.mask & (known.value == 0), known.value)
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        x, axes = node.inputs[0], reduced_axes(node)
+        for link in facts.links(node) if axes and is_float(x) and not is_constant(x) else ():
+            known = facts.maps(x, link.input_axis)
+            places = {a - (a > link.input_axis) for a in axes or ()}
+            reduced = None if known is None else self.reduced(node, facts, known, places)
+            if reduced is None:
+                continue
+            if not node.attrs.get("keepdims", 1):
+                index = tuple(rows for place, rows in enumerate(reduced.index) if place not in places)
+                value = reduced.value.squeeze(tuple(place + 1 for place in places))
+                reduced = Pattern(reduced.mask, value, index)
+            yield 0, link.output_axis, reduced
+
+    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+        """The maps reduced over these of their other axes; None if they are not known."""
+        return None
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return 0.0 if facts.lowest(node.inputs[0]) >= 0 else -math.inf
@@ -155,6 +173,15 @@ class ReduceSum(Reduce):
             found |= tied.mask
         return found
 
+    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+        mean = averaged(known, places)
+        sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or ()]
+        if mean is None or None in sizes:
+            return None
+        count = math.prod(s for s in sizes if s is not None)
+        value = (mean.value.astype(np.float64) * count).astype(known.value.dtype)
+        return Pattern(mean.mask, value, mean.index)
+
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         """How many elements of one slice are added to each other, None if that is not static."""
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or () if a != axis]
@@ -198,6 +225,9 @@ class ReduceMean(ReduceSum):
 
     averages = True
 
+    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+        return averaged(known, places)
+
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         return 1  # the other axes are averaged over
 
@@ -206,23 +236,6 @@ class ReduceMean(ReduceSum):
     ) -> None:
         share = float(seen.sum()) / seen.size
         super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
-
-    def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        axes = reduced_axes(node) if node.op == "ReduceMean" else None
-        for axis in facts.pattern.get(node.inputs[0].name, {}):
-            known = facts.maps(node.inputs[0], axis)
-            if known is None or axes is None or axis in axes:
-                continue
-            places = {a - (a > axis) for a in axes}
-            mean = averaged(known, places)
-            if mean is None:
-                continue
-            if node.attrs.get("keepdims", 1):
-                yield 0, axis, mean
-            else:
-                index = tuple(rows for place, rows in enumerate(mean.index) if place not in places)
-                value = mean.value.squeeze(tuple(place + 1 for place in places))
-                yield 0, axis - sum(a < axis for a in axes), Pattern(mean.mask, value, index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known
@@ -236,6 +249,9 @@ class ReduceExtremum(Reduce):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return known
+
+    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+        return extreme(known, places, np.max if node.op == "ReduceMax" else np.min)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
         known = facts.known(node.inputs[0], axis)

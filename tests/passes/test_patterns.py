@@ -181,11 +181,11 @@ def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
         "(float[N,3,H,W] x) => (float[N,40,A,B] y)",
         "e = Conv(x, we)\n m = Mul(e, k)\n a = Add(m, shift)\n"
         f'd = Conv<group={CHANNELS}, auto_pad="SAME_UPPER">(a, wd)\n'
-        f"c = Conv<group={CHANNELS}, pads=[1,1,1,1], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
+        f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
         k=mask(1, *[0] * (CHANNELS - 1)),
         we=random(CHANNELS, 3, 1, 1, seed=4),
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 3, 3, seed=2),
+        wd=random(CHANNELS, 1, 5, 5, seed=2),
         wp=random(40, CHANNELS, 1, 1, seed=3),
     )
     before = sum(int(np.prod(t.dims)) for t in source.graph.initializer)
@@ -193,3 +193,76 @@ def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
         with adapters_cost(price):
             result = compiled(source)
         assert sum(int(np.prod(t.dims)) for t in result.model.graph.initializer) <= before
+
+
+TOKENS = 12
+
+
+def tokens(
+    body: str, signature: str = f"(float[N,T,{CHANNELS}] x)", out: str = "float[N,A,4]", **weights: Array
+) -> onnx.ModelProto:
+    """A sequence whose channels are masked, and `body` behind that."""
+    given = {"k": mask(*[1] * LIVE, *[0] * (CHANNELS - LIVE), rank=2), "w": random(CHANNELS, 4, seed=3), **weights}
+    return model(f"{signature} => ({out} y)", f"m = Mul(x, k)\n {body}", **given)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Add(m, positions)\n y = MatMul(p, w)",
+        "p = Add(m, positions)\n r = Tanh(p)\n e = Mul(r, rows)\n y = MatMul(e, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n s = Slice(t, one, ten, two)\n"
+        "u = Transpose<perm=[0,2,1]>(s)\n y = MatMul(u, w)",
+        "p = Add(m, positions)\n c = ReduceMean<axes=[1]>(p)\n d = Sub(p, c)\n y = MatMul(d, w)",
+        "p = Add(m, positions)\n c = ReduceMax<axes=[1], keepdims=0>(p)\n y = MatMul(c, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n y = Conv<pads=[1,1]>(t, w3)",
+        "p = Add(m, bias)\n c = ReduceSum<keepdims=1>(p, one)\n d = Add(p, c)\n y = MatMul(d, w)",
+    ],
+)
+def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
+    weights = {
+        "positions": random(1, TOKENS, CHANNELS, seed=5),
+        "rows": random(TOKENS, 1, seed=6),
+        "one": np.array([1]),
+        "two": np.array([2]),
+        "ten": np.array([10]),
+        "w3": random(4, CHANNELS, 3, seed=7),
+        "bias": random(CHANNELS, seed=8),
+    }
+    used = {k: v for k, v in weights.items() if f" {k}" in body}
+    rank = "A,B" if "keepdims=0" not in body else "A"
+    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}] y".removesuffix(" y"), **used)
+    result = compiled(source)
+    (op, axis) = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
+    assert weight(result, op).shape[axis] == LIVE
+    assert assert_exact(source)
+
+
+def test_a_norm_along_positions_leaves_its_shift_in_masked_channels() -> None:
+    """Channels that are constant are zero behind the mean, and then the shift, which differs from place to place."""
+    source = tokens(
+        "z = Add(m, bias)\n c = ReduceMean<axes=[1]>(z)\n d = Sub(z, c)\n q = Mul(d, d)\n v = ReduceMean<axes=[1]>(q)\n"
+        "e = Add(v, small)\n s = Sqrt(e)\n n = Div(d, s)\n g = Mul(n, gamma)\n h = Add(g, beta)\n"
+        "t = Transpose<perm=[0,2,1]>(h)\n y = Conv(t, w3)",
+        f"(float[N,{TOKENS},{CHANNELS}] x)",
+        "float[N,A,B]",
+        bias=np.full(CHANNELS, 0.5),
+        small=np.array(1e-3),
+        gamma=random(TOKENS, 1, seed=5),
+        beta=random(TOKENS, 1, seed=6),
+        w3=random(4, CHANNELS, 5, seed=7),
+    )
+    result = compiled(source)
+    assert weight(result, "Conv").shape[1] == LIVE
+    assert assert_exact(source)
+
+
+def test_a_map_of_many_places_is_not_added_where_it_is_larger_than_the_weights_that_go() -> None:
+    source = tokens(
+        "p = Add(m, positions)\n y = MatMul(p, w)",
+        f"(float[N,200,{CHANNELS}] x)",
+        positions=random(1, 200, CHANNELS, seed=5),
+    )
+    result = compiled(source)
+    before, after = (sum(int(np.prod(t.dims)) for t in m.graph.initializer) for m in (source, result.model))
+    assert after <= before
