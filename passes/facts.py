@@ -32,7 +32,8 @@ class Facts:
     `constant[name][axis]` says which slices are constant; an absent entry says nothing is known.
     `pattern[name][axis]` holds slices that are known maps though not uniform. `read[name]` says
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
-    `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below.
+    `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below,
+    `sums[name]` an axis along which the elements add up to one.
     `inside` holds the facts of the subgraphs of control flow, by their `id`.
     """
 
@@ -42,6 +43,7 @@ class Facts:
     read: dict[str, AxisMask] = field(default_factory=dict)
     tied: dict[tuple[str, int], Tied] = field(default_factory=dict)
     bound: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
@@ -125,6 +127,10 @@ class Facts:
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""
         return np.asarray(tensor.values)
+
+    def sums_to_one(self, tensor: gs.Tensor, axis: int) -> bool:
+        """Whether a sum over the axis, weighted with this tensor, is a mean."""
+        return self.sums.get(tensor.name) == axis
 
     def lowest(self, tensor: gs.Tensor) -> float:
         """A bound that no element of the tensor is below, -inf if none is known."""
@@ -240,6 +246,9 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             facts._extents[tensor.name, axis] = extent
         for output, axis, pattern in rules(node).maps(node, facts):
             _keep(facts, node.outputs[output], axis, pattern)
+        mean = rules(node).sums_to_one(node, facts)
+        if mean is not None:
+            facts.sums[node.outputs[0].name] = mean
         lowest = rules(node).lowest(node, facts)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest

@@ -17,6 +17,7 @@ from passes.evaluate import evaluate
 from passes.facts import Facts
 from passes.names import Names
 from passes.ops import rules
+from passes.ops.base import Known
 from passes.ops.contraction import MatrixProduct, Side
 from passes.ops.shape import Reshape
 from passes.subgraphs import captured
@@ -28,11 +29,16 @@ _LARGEST = 1 << 21
 
 @dataclass
 class _Root:
-    """A tensor whose `axis` is split: which of its channels are read behind it, and by how many."""
+    """A tensor whose `axis` is split: which of its channels are read behind it, and by how many.
+
+    `zero` and `fixed` say which channels are known to be zero, or some constant; `value` holds these constants.
+    """
 
     tensor: gs.Tensor
     axis: int
     zero: Mask
+    fixed: Mask
+    value: Array
     needed: Mask
     uses: Index
     order: Index
@@ -41,10 +47,14 @@ class _Root:
 
 @dataclass(frozen=True)
 class _Trace:
-    """For each element (of one example) of a tensor, the channel of the root that it comes from."""
+    """For each element (of one example) of a tensor, the channel of the root that it comes from.
+
+    `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
+    """
 
     root: _Root
     index: Index
+    even: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,12 @@ class _Merge:
     tensor: gs.Tensor
     axis: int
     index: Index
+    even: bool
+
+    @property
+    def fixed(self) -> Mask:
+        """Which channels of the root are the constants here that they are there."""
+        return self.root.fixed & self.even
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ class _Follower:
             self._read_whole(name)
         for merge in self.merges:
             live = self.facts.live(merge.tensor, merge.axis)
-            merge.root.needed[merge.index[live]] = True
+            merge.root.needed[merge.index[live & ~merge.fixed[merge.index]]] = True
             np.add.at(merge.root.uses, merge.index, 1)
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
@@ -135,9 +151,11 @@ class _Follower:
             channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(shape_of(x) or ()))])
             key = x.name, axis
             if key not in self.roots:
-                zeros = np.zeros(size, bool)
-                zero = self.facts.zero(x, axis)
-                self.roots[key] = _Root(x, axis, zero, zeros.copy(), np.zeros(size, np.int64), np.arange(size))
+                known = self.facts.known(x, axis) or Known(np.zeros(size, bool), np.zeros(size))
+                value = np.where(known.mask, known.value, 0)
+                zero, uses = known.mask & (value == 0), np.zeros(size, np.int64)
+                needed, order = np.zeros(size, bool), np.arange(size)
+                self.roots[key] = _Root(x, axis, zero, known.mask, value, needed, uses, order)
             self.roots[key].starts.append(node)
             index = np.broadcast_to(channels, example).reshape(shape)
             self.traces[y.name] = _Trace(self.roots[key], index)
@@ -165,8 +183,9 @@ class _Follower:
         trace = self.traces[tensor.name]
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
-        affine = op.affine(node)
+        affine, even = op.affine(node), trace.even
         if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
+            even = even and bool((affine.scale == 1).all())
             index: list[Array] | None = [trace.index]
         elif traced[0][0] == 0 and op.arranges:
             varying = tuple(a for a in range(trace.index.ndim) if _varies(trace.index, a))
@@ -186,7 +205,7 @@ class _Follower:
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
         for output, found in zip(node.outputs, index, strict=True):
-            self._arrive(output, _Trace(trace.root, found))
+            self._arrive(output, _Trace(trace.root, found, even))
         return True
 
     def _evaluated(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
@@ -203,7 +222,7 @@ class _Follower:
         if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
             axis = varying[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
-            self.merges.append(_Merge(trace.root, output, axis, index))
+            self.merges.append(_Merge(trace.root, output, axis, index, trace.even))
         else:
             self.traces[output.name] = trace
 
@@ -226,7 +245,9 @@ class _Follower:
         if index.ndim > len(shape):
             return False
         self.values.append(kept)
-        self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape)))
+        other = sides[1 - side.index]
+        mean = self.facts.sums_to_one(node.inputs[other.index], other.inner)
+        self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
         return True
 
     def _channels(self, node: gs.Node, side: Side, *, inner: bool) -> _Trace | None:
@@ -237,7 +258,7 @@ class _Follower:
             return None
         taken = np.moveaxis(trace.index, along, -1)
         other = other - (along < other)
-        return _Trace(trace.root, np.take(taken, 0, axis=other))
+        return _Trace(trace.root, np.take(taken, 0, axis=other), trace.even)
 
     def _contract(self, left: _Trace, right: _Trace) -> None:
         """A channel is needed where neither factor is zero."""
@@ -264,7 +285,8 @@ class _Writer:
         aligned = [merge for merge in self.found.merges if self._align_values(merge)]
         nodes: dict[int, list[gs.Node]] = {}
         for root in self.found.roots.values():
-            new = self._chain(root.tensor, root.axis, root.zero | root.needed, root.order)
+            nothing = np.zeros(root.zero.size)
+            new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
             if new:
                 nodes.setdefault(self._place(root.tensor), []).extend(new)
                 for start in root.starts:
@@ -276,11 +298,14 @@ class _Writer:
                 place = np.zeros(merge.root.order.size, np.int64)
                 place[held] = back
                 back = place[merge.index]
-            zero = merge.root.zero[held]
+            zero = merge.root.zero[held] | merge.fixed[held]
+            shift = np.where(merge.fixed[held], merge.root.value[held], 0)
             if merge not in aligned:
-                zero = zero & ~self.facts.zero(merge.tensor, merge.axis)
+                known = self.facts.known(merge.tensor, merge.axis)
+                new_here = np.ones(zero.size, bool) if known is None else ~known.mask
+                zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
-            new = self._chain(merge.tensor, merge.axis, ~zero, back)
+            new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
             if new:
                 nodes.setdefault(self._place(merge.tensor), []).extend(new)
                 for node in consumers:
@@ -293,13 +318,16 @@ class _Writer:
     def _place(self, tensor: gs.Tensor) -> int:
         return next((i for i, n in enumerate(self.graph.nodes) if any(t is tensor for t in n.outputs)), -1)
 
-    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, order: Index) -> list[gs.Node]:
-        """Nodes that zero what is not kept, and then reorder."""
-        rank = len(shape_of(tensor) or ())
+    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> list[gs.Node]:
+        """Nodes that zero what is not kept, add the shift, and then reorder."""
+        shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
         new: list[gs.Node] = []
         if not kept.all():
-            values = kept.astype(tensor.dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
+            values = kept.astype(tensor.dtype).reshape(shape)
             new.append(self._node("Mul", tensor, gs.Constant(self.names.fresh("needed"), values)))
+        if shift.any():
+            current, values = new[-1].outputs[0], shift.astype(tensor.dtype).reshape(shape)
+            new.append(self._node("Add", current, gs.Constant(self.names.fresh("constants"), values)))
         if (order != np.arange(order.size)).any():
             current = new[-1].outputs[0] if new else tensor
             new.append(self._node("Gather", current, gs.Constant(self.names.fresh("order"), order), axis=axis))

@@ -93,6 +93,10 @@ class Op:
         """Forward: which slices of the outputs follow from a few others of the same axis."""
         return iter(())
 
+    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        """An axis along which the elements of output 0, none of them negative, add up to one; None if none is known."""
+        return None
+
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
         return -math.inf

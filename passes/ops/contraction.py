@@ -108,9 +108,12 @@ class MatrixProduct(Op):
                     total = self.alpha(node) * self._shift(facts, w, weight, np.where(shift, known.value, 0))
         else:
             mask = facts.zero(w, weight.free)
+            mean = facts.known(w, weight.free) if facts.sums_to_one(x, data.inner) and self.alpha(node) == 1 else None
+            if mean is not None:
+                mask, total = mean.mask, np.where(mean.mask, mean.value, 0).astype(np.float64)
             same = inner is not None and facts.size(x, data.inner) == inner
             if same and (facts.zero(x, data.inner) | facts.zero(w, weight.inner)).all():
-                mask = np.ones(size, bool)
+                mask, total = np.ones(size, bool), np.zeros(size)
         return self._plus_addend(node, facts, weight.out, mask, total)
 
     def _plus_addend(self, node: gs.Node, facts: Facts, axis: int, mask: Mask, total: Array) -> Known | None:

@@ -288,15 +288,23 @@ class Softmax(Linked):
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
 
-    def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        """Of what is known all along its axis, the result is as well."""
+    def _axis(self, node: gs.Node, facts: Facts) -> int | None:
+        """The one axis that it works on, None where that is not known, or before opset 13 there are several."""
         rank = len(shape_of(node.inputs[0]) or ())
         axis = int(node.attrs.get("axis", -1 if facts.opset >= 13 else 1)) % max(rank, 1)
-        known = facts.known(node.inputs[0], axis) if rank else None
-        if known is None or not known.mask.all() or (facts.opset < 13 and axis != rank - 1):
+        return axis if rank and (facts.opset >= 13 or axis == rank - 1) else None
+
+    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        return None if node.op == "LogSoftmax" else self._axis(node, facts)
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Of what is known all along its axis, the result is as well."""
+        axis = self._axis(node, facts)
+        known = None if axis is None else facts.known(node.inputs[0], axis)
+        if axis is None or known is None or not known.mask.all():
             return
-        along = known.value.reshape([-1 if a == axis else 1 for a in range(rank)])
-        results = evaluate(node, facts.opset, [along])
+        rank = len(shape_of(node.inputs[0]) or ())
+        results = evaluate(node, facts.opset, [known.value.reshape([-1 if a == axis else 1 for a in range(rank)])])
         if results is not None and results[0].size == known.mask.size:
             yield 0, axis, Known(known.mask, results[0].reshape(-1))
 

@@ -47,7 +47,9 @@ BEHIND = """
 """
 
 
-def attention(form: str, masks: Array, behind: str = BEHIND, time: str = "T") -> onnx.ModelProto:
+def attention(
+    form: str, masks: Array, behind: str = BEHIND, time: str = "T", more: dict[str, Array] | None = None
+) -> onnx.ModelProto:
     """`masks`: float [3, width], of the queries, keys and values."""
     weights, biases = [random(16, WIDTH, seed=i) for i in range(3)], [random(WIDTH, seed=i + 3) for i in range(3)]
     given: dict[str, Array] = {
@@ -68,7 +70,8 @@ def attention(form: str, masks: Array, behind: str = BEHIND, time: str = "T") ->
     }
     for name, w, b, m in zip("qkv", weights, biases, masks, strict=True):
         given |= {f"w{name}": w, f"b{name}": b, f"m{name}": m.astype(np.float32)}
-    text = FORMS[form] + behind
+    given |= more or {}
+    text = FORMS.get(form, form) + behind
     used = {n: v for n, v in given.items() if any(f"{a}{n}{z}" in text for a in " (" for z in ",)")}
     return model(f"(float[B,{time},16] x) => (float[B,{time},5] o)", text, **used)
 
@@ -138,6 +141,38 @@ def test_merged_channels_that_are_masked_again_are_not_made() -> None:
     masks[1] = np.stack([np.random.default_rng(i).permutation(SIZE) < 4 for i in range(HEADS)])
     result = compiled(attention("separate", masks.reshape(3, WIDTH), behind))
     assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 2
+
+
+@pytest.mark.parametrize("form", ["separate", "split"])
+def test_a_mean_of_a_constant_is_the_constant(form: str) -> None:
+    """Masked values with a bias behind the mask."""
+    masks = np.ones((3, WIDTH), bool)
+    masks[2] = np.stack([np.random.default_rng(i).permutation(SIZE) < 3 for i in range(HEADS)]).reshape(-1)
+    text = FORMS[form].replace("v3 = Reshape(v2, heads)", "v9 = Add(v2, bv2)  v3 = Reshape(v9, heads)")
+    source = attention(text, masks, more={"bv2": random(WIDTH, seed=11)})
+    result = compiled(source)
+    assert weight(result, "MatMul", which=result_index(form)).shape[1] in (3 * HEADS, 2 * WIDTH + 3 * HEADS)
+
+
+def result_index(form: str) -> int:
+    """Which product makes the values."""
+    return 2 if form == "separate" else 0
+
+
+def test_columns_of_values_that_hold_a_constant_pass_through_a_softmax() -> None:
+    source = model(
+        "(float[B,T,16] x) => (float[B,T,5] o)",
+        "s0 = MatMul(x, wq)  st = Transpose<perm=[0,2,1]>(s0)  s = MatMul(s0, st)  a = Softmax<axis=-1>(s)"
+        "  v0 = MatMul(x, wv)  v1 = Mul(v0, mv)  v = Add(v1, bv)  y = MatMul(a, v)  o = MatMul(y, wo)",
+        wq=random(16, 8),
+        wv=random(16, WIDTH, seed=1),
+        mv=(np.arange(WIDTH) % 4 == 0).astype(np.float32),
+        bv=random(WIDTH, seed=2),
+        wo=random(WIDTH, 5, seed=3),
+    )
+    result = compiled(source)
+    assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 4
+    assert weight(result, "MatMul", which=4).shape[0] == WIDTH // 4
 
 
 def test_nothing_changes_without_masks() -> None:
