@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
-from passes.tensors import Array, Mask, is_constant, shape_of, volume
+from passes.tensors import Array, Dim, Mask, is_constant, shape_of, volume
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -78,12 +78,18 @@ class SumOfProducts(Op):
     def _times(self, node: gs.Node, data: int) -> int | None:
         """How many elements of the data are summed for one weight: letters that the data alone has and the output not.
 
-        None if that is not static.
+        None if that is not static, or if an operand is repeated along a letter that is summed over.
         """
         inputs, output = self.terms(node) or ([], [])
         shape = shape_of(node.inputs[data]) or ()
-        others = {letter for i, axes in enumerate(inputs) if i != data for letter in axes}
-        alone = {letter: d for letter, d in zip(inputs[data], shape, strict=True) if letter not in {*others, *output}}
+        others: dict[str, Dim] = {}
+        for index, axes in enumerate(inputs):
+            if index != data:
+                others |= dict(zip(axes, shape_of(node.inputs[index]) or (), strict=True))
+        own = dict(zip(inputs[data], shape, strict=True))
+        if any(letter not in output and others[letter] != own[letter] for letter in own.keys() & others):
+            return None
+        alone = {letter: d for letter, d in own.items() if letter not in {*others, *output}}
         sizes = [d for d in alone.values() if isinstance(d, int)]
         return int(np.prod(sizes)) if len(sizes) == len(alone) else None
 

@@ -78,6 +78,19 @@ def test_with_constant_weights(equation: str, shifted: bool) -> None:
     exact(model(f"(float[{dims}] x) => (float[{out}] y)".replace("[]", ""), text, **constants))
 
 
+def test_weights_repeated_along_a_letter_that_is_summed_over() -> None:
+    """Their sums count each constant as often as it stands in the data."""
+    exact(
+        model(
+            "(float[2,5,6] x) => (float[2,7] y)",
+            'm = Mul(x, keep)\n s = Add(m, shift)\n e = Einsum<equation: string = "bsd,sde->be">(s, w)\n y = Relu(e)',
+            keep=np.array([1.0, 0, 1, 0, 0, 1]),
+            shift=np.array([0.0, 1, 0, 2, 0.5, 0]),
+            w=random(1, 6, 7),
+        )
+    )
+
+
 def test_both_letters_of_a_projection_shrink_and_constants_become_an_addend() -> None:
     keep = np.array([1.0, 0, 1, 0, 0, 1])
     result = compiled(
