@@ -12,7 +12,7 @@ from passes.affine import Affine
 from passes.extents import Extent, Window
 from passes.ops.arrangement import Arrangement, reshaped, transposed
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register, rules
-from passes.patterns import Pattern, Sliding, combined
+from passes.patterns import MOST_PLACES, Pattern, Sliding, combined
 from passes.rows import Rows, together
 from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
 
@@ -262,6 +262,38 @@ class Concat(Movement):
             found.append(Link(index, axis, 0, axis, source))
             start += size
         return found
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        yield from super().maps(node, facts)
+        rank = len(shape_of(node.outputs[0]) or ())
+        axis = node.attrs["axis"] % max(rank, 1)
+        for channels in range(rank):
+            told = channels != axis and facts.size(node.outputs[0], channels) is not None
+            if told and all(is_constant(t) or facts.constants(t, channels) is not None for t in node.inputs):
+                beside = self._beside(node, facts, axis, channels)
+                if beside is not None:
+                    yield 0, channels, beside
+
+    @staticmethod
+    def _beside(node: gs.Node, facts: Facts, axis: int, channels: int) -> Pattern | None:
+        """Slices that are known in all operands, which lie side by side along another axis of static size."""
+        place, first = axis - (axis > channels), 0
+        parts: list[Pattern] = []
+        rows: list[Index] = []
+        for tensor in node.inputs:
+            known, size = facts.maps(tensor, channels), facts.size(tensor, axis)
+            if known is None or size is None or any(r is not None for p, r in enumerate(known.index) if p != place):
+                return None
+            own = known.index[place]
+            parts.append(known)
+            rows.append(first + (np.zeros(size, np.int64) if own is None else own.places))
+            first += known.value.shape[place + 1]
+        if first > MOST_PLACES:
+            return None
+        mask = np.asarray(np.logical_and.reduce([p.mask for p in parts]))
+        value = np.concatenate([p.value for p in parts], axis=place + 1)
+        index = tuple(Rows(np.concatenate(rows)) if p == place else None for p in range(len(parts[0].index)))
+        return Pattern(mask, value, index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         # along any other axis, one operand alone does not say what the whole slice holds

@@ -216,6 +216,8 @@ def tokens(
         "p = Add(m, positions)\n c = ReduceMean<axes=[1]>(p)\n d = Sub(p, c)\n y = MatMul(d, w)",
         "p = Add(m, positions)\n c = ReduceMax<axes=[1], keepdims=0>(p)\n y = MatMul(c, w)",
         "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n y = Conv<pads=[1,1]>(t, w3)",
+        "v = Shape(m)\n n = Slice(v, zero, one)\n s = Concat<axis=0>(n, rest)\n t = Expand(token, s)\n"
+        "c = Concat<axis=1>(t, m)\n y = MatMul(c, w)",
         "p = Add(m, bias)\n c = ReduceSum<keepdims=1>(p, one)\n d = Add(p, c)\n y = MatMul(d, w)",
     ],
 )
@@ -228,8 +230,11 @@ def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
         "ten": np.array([10]),
         "w3": random(4, CHANNELS, 3, seed=7),
         "bias": random(CHANNELS, seed=8),
+        "zero": np.array([0]),
+        "rest": np.array([1, CHANNELS]),
+        "token": random(1, 1, CHANNELS, seed=9),
     }
-    used = {k: v for k, v in weights.items() if f" {k}" in body}
+    used = {k: v for k, v in weights.items() if f" {k})" in body or f" {k}," in body or f"({k}," in body}
     rank = "A,B" if "keepdims=0" not in body else "A"
     source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}] y".removesuffix(" y"), **used)
     result = compiled(source)
