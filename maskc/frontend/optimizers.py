@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskc.frontend.canonical import uncounted
+
 
 def optimizers() -> dict[str, Any]:
     """The argument `optimizers` of `tf2onnx.optimizer.optimize_graph`.
@@ -30,7 +32,26 @@ def optimizers() -> dict[str, Any]:
     chosen = dict(optimizer._get_optimizers())
     del chosen["einsum_optimizer"]
     chosen["remove_back_to_back"] = Merger
-    return chosen
+    return {name: _ordered(factory) for name, factory in chosen.items()}
+
+
+def _ordered(factory: Any) -> Any:
+    """An optimizer that finds the nodes in the order of their names: where it has a choice, it is always the same."""
+
+    class Ordered(factory):  # type: ignore[misc]
+        def _optimize(self, graph: Any) -> Any:
+            sort(graph)
+            return super()._optimize(graph)
+
+    return Ordered
+
+
+def sort(graph: Any) -> None:
+    """Order the nodes of a tf2onnx graph, and of graphs inside it, by their names; tf2onnx keeps them in sets."""
+    graph.reset_nodes(sorted(graph.get_nodes(), key=lambda node: (uncounted(node.name), len(node.name), node.name)))
+    for node in graph.get_nodes():
+        for body in (node.get_body_graphs() or {}).values():
+            sort(body)
 
 
 def _copies(node: Any) -> bool:

@@ -71,17 +71,23 @@ class Sizes:
     def __init__(self, graph: Any) -> None:
         self._graph = graph
         self._known: dict[str, Values | None] = {}
+        self._sizes: dict[tuple[str, int], Formula] = {}
 
     def dimension(self, tensor: str, axis: int) -> Formula:
         """The size of an axis: a number where it is known, or else a dimension of the first tensor that has it."""
-        while True:
+        chain = []
+        while (tensor, axis) not in self._sizes:
+            chain.append((tensor, axis))
             shape = self._graph.get_shape(tensor)
-            if shape is not None and shape[axis] >= 0:
-                return Formula.of(shape[axis])
-            source = self._source(tensor, axis)
+            source = None if shape is not None and shape[axis] >= 0 else self._source(tensor, axis)
             if source is None:
-                return Formula.dimension(tensor, axis)
+                known = shape is not None and shape[axis] >= 0
+                self._sizes[tensor, axis] = Formula.of(shape[axis]) if known else Formula.dimension(tensor, axis)
+                break
             tensor, axis = source
+        size = self._sizes[tensor, axis]
+        self._sizes.update(dict.fromkeys(chain, size))
+        return size
 
     def shape(self, tensor: str) -> list[Formula] | None:
         """The sizes of all axes of a tensor of known rank."""
@@ -111,10 +117,15 @@ class Sizes:
         if node.type == "Conv" and axis == 0:
             return first, 0
         if node.type in _BROADCASTING:
-            # The operand that has the size, if all others have 1 there.
+            # The operand that has the size, if all others have 1 or the same there.
             behind = axis - self._graph.get_rank(tensor)
-            wide = [i for i, s in enumerate(shapes) if len(s) >= -behind and s[behind] != 1]
-            return (node.input[wide[0]], len(shapes[wide[0]]) + behind) if len(wide) == 1 else None
+            wide = [
+                (node.input[i], len(s) + behind) for i, s in enumerate(shapes) if len(s) >= -behind and s[behind] != 1
+            ]
+            sizes = {self.dimension(*place) for place in wide} if len(wide) > 1 else set()
+            return wide[0] if len(wide) == 1 or len(sizes) == 1 else None
+        if node.type == "Slice":
+            return (first, axis) if _keeps(node, axis, len(shape)) else None
         if node.type == "Reshape":
             asked = self.values(node.input[1])
             size = None if asked is None else asked[axis]
@@ -143,6 +154,15 @@ _SAME_SHAPE = frozenset(
     "Identity Cast Relu Sigmoid Tanh Erf Exp Log Neg Abs Sqrt Reciprocal Softmax Softplus Clip Elu Not".split()
 )
 _BROADCASTING = frozenset("Add Sub Mul Div Max Min Pow".split())
+
+
+def _keeps(node: Any, axis: int, rank: int) -> bool:
+    """Whether a Slice leaves the size of an axis: it does not touch it, or reverses it."""
+    if len(node.input) < 4 or not all(operand.is_const() for operand in node.inputs[1:]):
+        return False
+    starts, ends, axes, *steps = (operand.get_tensor_value() for operand in node.inputs[1:])
+    places = [i for i, touched in enumerate(axes) if touched % rank == axis % rank]
+    return all(steps and starts[i] == steps[0][i] == -1 and ends[i] < -(2**31) for i in places)
 
 
 def _numbers(values: Values) -> list[int] | None:

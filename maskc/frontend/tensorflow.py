@@ -156,7 +156,8 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from tf2onnx.tfonnx import process_tf_graph
 
     from maskc.frontend import functions, normalization, operators, recurrent, reshapes
-    from maskc.frontend.optimizers import optimizers
+    from maskc.frontend.canonical import canonical
+    from maskc.frontend.optimizers import optimizers, sort
 
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
@@ -178,6 +179,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 tensors_to_rename=renamed,
             )
         for step in (reshapes.simplify, normalization.fold, recurrent.fold):
+            sort(unoptimized)
             step(unoptimized)
         optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=optimizers())
         model: ModelProto = optimized.make_model(source.name)
@@ -199,6 +201,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
         raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error
     for entry in [entry for entry in model.opset_import if entry.domain == operators.DOMAIN]:
         model.opset_import.remove(entry)
+    canonical(model)
     model.graph.name = "model"
     model.graph.doc_string = ""
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,3 +225,32 @@ def test_positions_of_extremes(keras: Any) -> None:
     x = np.array([[-0.0, 0.0, -1], [0.0, -0.0, 1], [2, -3, 1], [-np.inf, np.inf, 0]], np.float32)
     (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
     np.testing.assert_array_equal(actual, [[1, 2], [2, 1], [0, 1], [1, 0]])
+
+
+def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None:
+    """Loops, attention and shared constants, converted twice here and once in another process."""
+    import subprocess
+    import sys
+
+    from maskc import frontend
+
+    inputs = keras.Input((6, 8))
+    x = keras.layers.Dense(8, activation="gelu")(inputs)
+    x = keras.layers.GRU(4, return_sequences=True)(keras.layers.Masking()(x))
+    x = keras.layers.MultiHeadAttention(2, 4)(x, x)
+    x = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True))(x)
+    model = keras.Model(inputs, keras.layers.LayerNormalization()(x))
+    model.save(tmp_path / "m.keras")
+    first, second = (frontend.load(tmp_path / "m.keras").SerializeToString() for _ in range(2))
+    assert first == second
+    assert b"Loop" in first
+    code = (
+        f"import sys; from maskc import frontend; sys.stdout.buffer.write(frontend.load({str(tmp_path / 'm.keras')!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + ".SerializeToString())"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "3"},
+    )
+    assert done.stdout == first

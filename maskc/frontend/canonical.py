@@ -1,0 +1,105 @@
+"""One order and one numbering for a converted graph, so that the same model gives the same bytes.
+
+tf2onnx keeps nodes in sets and numbers names as it goes, TensorFlow numbers its functions as a process makes them; so
+nodes come out in another order every time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+# Numbers in names that say only when something was made.
+_COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")
+
+
+def uncounted(name: str) -> str:
+    """A name without the numbers that say only when something was made."""
+    return _COUNTER.sub("", name)
+
+
+def canonical(model: ModelProto) -> None:
+    """Order nodes and initializers as the outputs need them, and number names in that order, in place.
+
+    Names of the model's inputs and outputs stay.
+    """
+    _order(model.graph)
+    fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    names = list(dict.fromkeys(_names(model.graph)))
+    taken = {name for name in names if name in fixed or not _COUNTER.search(name)} | fixed
+    counts: dict[str, int] = {}
+    renamed: dict[str, str] = {}
+    for name in names:
+        if name in taken:
+            continue
+        stem = uncounted(name)
+        while (fresh := f"{stem}__{counts.setdefault(stem, 1)}") in taken:
+            counts[stem] += 1
+        counts[stem] += 1
+        renamed[name] = fresh
+    _rename(model.graph, renamed)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def _order(graph: GraphProto) -> list[str]:
+    """Order a graph; the names that it reads from outside, in the order in which it does."""
+    reads: dict[int, list[str]] = {}
+    for i, node in enumerate(graph.node):
+        reads[i] = [*node.input, *(name for body in _bodies(node) for name in _order(body))]
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    order: dict[int, None] = {}
+    # What nothing reads comes last, by its name.
+    ends = sorted(range(len(graph.node)), key=lambda i: uncounted(graph.node[i].name))
+    for end in [*(producer[value.name] for value in graph.output if value.name in producer), *ends]:
+        stack = [(end, False)]
+        while stack:
+            i, done = stack.pop()
+            if done:
+                order[i] = None
+            elif i not in order:
+                stack.append((i, True))
+                needed = (producer[name] for name in reversed(reads[i]) if name in producer)
+                stack += [(j, False) for j in needed if j not in order]
+    nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+    used = dict.fromkeys(name for i in order for name in reads[i] if name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    rank = {name: i for i, name in enumerate([*used, *(value.name for value in graph.output)])}
+    graph.initializer.sort(key=lambda tensor: (rank.get(tensor.name, len(rank)), tensor.name))
+    graph.value_info.sort(key=lambda value: rank.get(value.name, len(rank)))
+    inside = {*producer, *(tensor.name for tensor in graph.initializer), *(value.name for value in graph.input)}
+    return [name for name in (*used, *(value.name for value in graph.output)) if name not in inside]
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    """All names of a graph, in its order."""
+    yield from (value.name for value in graph.input)
+    for node in graph.node:
+        yield from node.input
+        for body in _bodies(node):
+            yield from _names(body)
+        yield from node.output
+        yield node.name
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (value.name for value in graph.output)
+
+
+def _rename(graph: GraphProto, renamed: dict[str, str]) -> None:
+    for node in graph.node:
+        node.name = renamed.get(node.name, node.name)
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renamed.get(name, name)
+        for body in _bodies(node):
+            body.name = uncounted(body.name)
+            _rename(body, renamed)
+    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+        for value in values:
+            value.name = renamed.get(value.name, value.name)
