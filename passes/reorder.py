@@ -20,9 +20,10 @@ def reorder(graph: gs.Graph) -> None:
     """Replace every such chain; afterwards what it does is seen as indices along an axis, or is gone."""
     names = Names(graph)
     outputs = {id(t) for t in graph.outputs}
+    own = {id(node) for node in graph.nodes}  # a subgraph reads what nodes around it write
     nodes: list[gs.Node] = []
     for node in reversed(graph.nodes):
-        found = _found(node) if any(t.outputs or id(t) in outputs for t in node.outputs) else None
+        found = _found(node, own) if any(t.outputs or id(t) in outputs for t in node.outputs) else None
         nodes += [node] if found is None else reversed(_replaced(node, found, names))
     graph.nodes = nodes[::-1]
 
@@ -37,10 +38,10 @@ class _Reordered:
     reshaped: bool
 
 
-def _found(node: gs.Node) -> _Reordered | None:
+def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
     """The longest chain that ends with this node and reorders no more than one axis."""
     longest = None
-    for chain in _chains(node):
+    for chain in _chains(node, own):
         root = chain[0].inputs[0]
         shape = shape_of(root)
         places = None if shape is None else original(shape)
@@ -56,11 +57,11 @@ def _found(node: gs.Node) -> _Reordered | None:
     return longest
 
 
-def _chains(node: gs.Node) -> Iterator[list[gs.Node]]:
-    """The chains that end with the node, from the shortest."""
+def _chains(node: gs.Node, own: set[int]) -> Iterator[list[gs.Node]]:
+    """The chains of nodes of one graph that end with the node, from the shortest."""
     chain: list[gs.Node] = []
     current: gs.Node | None = node
-    while current is not None and len(chain) < _LONGEST and rules(current).arranges and len(current.outputs) == 1:
+    while current is not None and len(chain) < _LONGEST and rules(current).arranges and id(current) in own:
         chain.insert(0, current)
         yield list(chain)
         source = current.inputs[0]

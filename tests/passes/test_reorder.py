@@ -125,3 +125,16 @@ def test_a_chain_that_moves_nothing_at_all() -> None:
         s1=np.asarray([0, 3, 4]),
     )
     assert kinds(source) == ["Relu", "Reshape", "Transpose"]
+
+
+def test_a_chain_that_ends_in_a_subgraph() -> None:
+    source = model(
+        "(float[N,6,4] x, bool c) => (float[N,6,4] y)",
+        "a = Relu(x)\n b = Reshape(a, s1)\n"
+        "d = If (c) <then_branch = t () => (float[N,6,4] f) { e = Transpose<perm=[0,2,1,3]>(b) f = Reshape(e, s2) }, "
+        "else_branch = o () => (float[N,6,4] h) { g = Neg(b) h = Reshape(g, s2) }>\n y = Neg(d)",
+        s1=np.asarray([0, 2, 3, 4]),
+        s2=np.asarray([0, 6, 4]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "If", "Neg"]
+    check(source)
