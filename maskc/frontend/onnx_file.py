@@ -19,8 +19,8 @@ from maskc.graphs import all_tensors, without_weights
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
 
-# Before, operators broadcast only where an attribute said so, and along the axis that it said.
-OLDEST_OPSET = 7
+# What is put in place of masks is written in operators that were all there then.
+OLDEST_OPSET = 9
 
 
 def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
@@ -178,8 +178,8 @@ def _check_opset(model: ModelProto, what: str) -> None:
             )
         if opset.domain in ("", "ai.onnx") and 0 < opset.version < OLDEST_OPSET:
             raise InputError(
-                f"{what} uses opset {opset.version}, whose operators broadcast in another way. "
-                f"Convert it to opset {OLDEST_OPSET} or newer with onnx.version_converter."
+                f"{what} uses opset {opset.version}, and maskc reads {OLDEST_OPSET} and newer. "
+                "Convert it with onnx.version_converter."
             )
 
 

@@ -51,11 +51,20 @@ class Convolution(Op):
         return "mask whole groups, or equally many channels in each" if group_size(node) > 1 else ""
 
     def contradiction(self, node: gs.Node) -> str:
-        channels, taken = size_of(node.inputs[0], 1), size_of(node.inputs[1], self.channel_axes[1])
-        if channels is None or taken is None:
+        data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
+        channels, taken = size_of(data, 1), size_of(weight, self.channel_axes[1])
+        out, groups = size_of(weight, self.channel_axes[0]), group_size(node)
+        if taken is None or out is None:
             return ""
-        taken *= group_size(node) if self.channel_axes == (0, 1) else 1
-        return "" if channels == taken else f"its input has {channels} channels and its weights are for {taken}"
+        if self.channel_axes == (0, 1):
+            taken *= groups
+        else:
+            out *= groups
+        if channels not in (None, taken):
+            return f"its input has {channels} channels and its weights are for {taken}"
+        if bias is not None and size_of(bias, 0) not in (None, out):
+            return f"it writes {out} channels and its bias is for {size_of(bias, 0)}"
+        return ""
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the weights are an initializer and the channel counts are static."""

@@ -18,7 +18,7 @@ from passes.extents import Extent
 from passes.ops.base import Constants, Known, Link, Linked, Maps, Ties, merge, register
 from passes.patterns import MOST_PLACES, Pattern, refined, whole
 from passes.rows import Rows
-from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, volume
+from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, size_of, volume
 from passes.ties import Combination
 
 if TYPE_CHECKING:
@@ -523,6 +523,13 @@ class BatchNormalization(PerChannel):
     """
 
     flops_per_element = 2
+
+    def contradiction(self, node: gs.Node) -> str:
+        channels = size_of(node.inputs[0], 1)
+        for tensor in node.inputs[1:5] if channels is not None else ():
+            if size_of(tensor, 0) not in (None, channels):
+                return f"its input has {channels} channels and `{tensor.name}` is for {size_of(tensor, 0)}"
+        return ""
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x, *vectors = [v for v in operands[:5] if v is not None]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.tensors import Array, Mask, is_constant, operand, shape_of, static_shape, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -43,6 +43,19 @@ class Recurrent(Op):
         forward = node.attrs.get("direction", "forward") == "forward" and all(x is None for x in operands[4:5])
         plain = forward and not {"activations", "clip", "layout"} & {*node.attrs}
         return super().computed(node, opset, operands) if plain else None
+
+    def contradiction(self, node: gs.Node) -> str:
+        shapes = [static_shape(t) if (t := operand(node, i)) is not None else None for i in (1, 2, 3)]
+        if shapes[0] is None or len(shapes[0]) != 3:
+            return ""
+        ways, rows, _ = shapes[0]
+        for name, shape, wanted in (
+            ("recurrent weights", shapes[1], (ways, rows, rows // self.gates)),
+            ("biases", shapes[2], (ways, 2 * rows)),
+        ):
+            if shape not in (None, wanted):
+                return f"its {name} have shape {shape}, and by its weights it is {wanted}"
+        return ""
 
     def is_understood(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the input weights are an initializer and the sizes fit together."""

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 import passes
 from maskc import frontend, storage
 from maskc.errors import InputError
+from passes.errors import GraphError
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 
@@ -315,8 +316,31 @@ def test_a_reshape_to_another_number_of_elements(tmp_path: Path) -> None:
     refused(maskc("compile", source), 2, "node `re`", "(2, 3) cannot be given the shape (4, 2)")
 
 
-@pytest.mark.parametrize("opset", [1, 5, 6])
-def test_an_opset_that_broadcasts_in_another_way(tmp_path: Path, opset: int) -> None:
+def test_parameters_for_another_number_of_channels(tmp_path: Path) -> None:
+    built = build.cnn()
+    built.graph.node[0].input.append("bias")
+    built.graph.initializer.append(build.weight("bias", 5))
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "Conv -> conv", "6 channels", "bias is for 5")
+    built = build.cnn()
+    built.graph.node[1].name = "norm"
+    built.graph.initializer[3].CopyFrom(build.weight("mean", 5))
+    source = build.save(built, tmp_path / "n.onnx")
+    refused(maskc("compile", source), 2, "norm")
+    with pytest.raises(GraphError, match="`norm` contradict each other: its input has 6 channels and `mean` is for 5"):
+        passes.shrink(built)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("r", (1, 12, 3)), ("b", (1, 23))])
+def test_a_recurrent_layer_whose_weights_do_not_fit_together(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    nodes = [helper.make_node("GRU", ["x", "w", "r", "b"], ["y"], name="gru", hidden_size=4)]
+    shapes: dict[str, tuple[int, ...]] = {"w": (1, 12, 2), "r": (1, 12, 4), "b": (1, 24)} | {name: shape}
+    weights = [build.weight(key, *value) for key, value in shapes.items()]
+    built = build.model(nodes, [build.value("x", [3, "n", 2])], [build.value("y", [3, 1, "n", 4])], weights)
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "gru", str(shape))
+
+
+@pytest.mark.parametrize("opset", [1, 6, 8])
+def test_an_opset_that_is_too_old(tmp_path: Path, opset: int) -> None:
     built = build.mlp()
     built.opset_import[0].version = opset
     compile_refused(build.save(built, tmp_path / "m.onnx"), f"opset {opset}", "onnx.version_converter")
