@@ -141,6 +141,7 @@ class MatMulInteger(IntegerProduct):
     """int32 out."""
 
     operands = Operands(weight=1, data_zero=2, weight_zero=3, per_output=(3,))
+    foldable = True
 
 
 @register("QLinearMatMul")
