@@ -472,6 +472,9 @@ class CastLike(Copy):
             if known is not None and dtype is not None and not isinstance(dtype, int):
                 yield 0, link.output_axis, Known(known.mask, known.value.astype(dtype))
 
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        return iter(())
+
 
 @register("Identity")
 class Identity(Copy):

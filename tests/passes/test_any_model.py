@@ -340,5 +340,19 @@ def test_cast_like(opset: int) -> None:
     assert weight(compiled(source), "MatMul").shape == (4, 5)
 
 
+def test_cast_like_a_constant_of_another_shape() -> None:
+    """Its elements are no part of the result, however many they are."""
+    source = model(
+        "(float[N,4] x) => (float[N,3] y)",
+        "h = MatMul(x, w) m = Mul(h, k) z = Mul(k, none) c = CastLike(z, other) d = Add(m, c) y = MatMul(d, v)",
+        w=random(4, 8),
+        k=KEEP,
+        none=np.zeros(8),
+        other=random(3, 2, 4),
+        v=random(8, 3),
+    )
+    assert weight(compiled(source), "MatMul").shape == (4, 5)
+
+
 def test_operators_helper_sees_what_is_left() -> None:
     assert operators(compiled(two_layers())) == ["MatMul", "MatMul"]
