@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -85,13 +86,17 @@ def randomise(model: Any, seed: int = 0) -> None:
     for layer in model.layers:
         if type(layer).__name__ == "LayerScale":
             layer.gamma.assign(rng.uniform(0.2, 0.6, layer.gamma.shape))  # 1e-6 would hide what the block computes
+        elif type(layer).__name__ == "Rescaling":
+            layer.scale = 0.5  # images are noise of unit size here, and not bytes
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    if norms:  # the statistics of noise: those of a deep network far from them would blow its signals up
-        model(rng.normal(size=(32, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
+    if norms:  # the statistics of noise: with any others a deep network would blow its signals up
+        model(rng.normal(size=(128, *model.inputs[0].shape[1:])).astype(np.float32), training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
+        variance = np.asarray(layer.moving_variance)  # what hardly moves in a few images may move in others
+        layer.moving_variance.assign(np.maximum(variance, 0.5 * variance.mean()))
 
 
 def _groups(model: Any) -> dict[str, str]:
@@ -159,7 +164,10 @@ def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]],
             return y
         return gate(keras.layers.Activation(own)(y), layer, "activation")
 
+    depth = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)  # Keras walks from layer to layer by calling itself
     copy = keras.models.clone_model(model, call_function=call, clone_function=lambda layer: layer)
+    sys.setrecursionlimit(depth)
 
     @contextlib.contextmanager
     def filled(values: dict[str, Any]) -> Any:
