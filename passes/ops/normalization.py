@@ -8,8 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import ties
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Sets, Ties, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
 from passes.ops.movement import same_axis
+from passes.ops.slicewise import maps_by_slices
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Normalization(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if facts.links(node):
+            yield from maps_by_slices(node, facts, range(int(node.attrs.get("axis", -1)) % rank, rank))
 
     # -- the axis that is normalised over ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.evaluate import evaluate
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, register
 from passes.ops.movement import filled, same_axis
+from passes.ops.slicewise import maps_by_slices
 from passes.patterns import Pattern, averaged, extreme
 from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 
@@ -287,6 +288,12 @@ class Softmax(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        rank = len(shape_of(node.inputs[0]) or ())
+        first = int(node.attrs.get("axis", -1 if facts.opset >= 13 else 1)) % max(rank, 1)
+        along = range(first, first + 1 if facts.opset >= 13 else rank)
+        yield from maps_by_slices(node, facts, along) if rank else ()
 
     def _axis(self, node: gs.Node, facts: Facts) -> int | None:
         """The one axis that it works on, None where that is not known, or before opset 13 there are several."""

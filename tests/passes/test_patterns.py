@@ -218,6 +218,8 @@ def tokens(
         "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n y = Conv<pads=[1,1]>(t, w3)",
         "v = Shape(m)\n n = Slice(v, zero, one)\n s = Concat<axis=0>(n, rest)\n t = Expand(token, s)\n"
         "c = Concat<axis=1>(t, m)\n y = MatMul(c, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n l = LayerNormalization<axis=-1>(t, gamma, beta)\n"
+        "s = Softmax<axis=-1>(l)\n u = Transpose<perm=[0,2,1]>(s)\n y = MatMul(u, w)",
         "p = Add(m, bias)\n c = ReduceSum<keepdims=1>(p, one)\n d = Add(p, c)\n y = MatMul(d, w)",
     ],
 )
@@ -230,6 +232,8 @@ def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
         "ten": np.array([10]),
         "w3": random(4, CHANNELS, 3, seed=7),
         "bias": random(CHANNELS, seed=8),
+        "gamma": random(TOKENS, seed=10),
+        "beta": random(TOKENS, seed=11),
         "zero": np.array([0]),
         "rest": np.array([1, CHANNELS]),
         "token": random(1, 1, CHANNELS, seed=9),
