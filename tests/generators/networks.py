@@ -951,6 +951,8 @@ def scatter_channels(b: Builder, v: Value) -> Value | None:
     """Some channels written over, by constants or by something computed, with the channels in front."""
     if b.opset < 11 or v.rank not in (2, 3, 4) or not v.static or not isinstance(v.shape[0], int) or v.channels < 2:
         return None
+    if b.dtype == TensorProto.FLOAT16:  # ONNX Runtime crashes when it optimises some of these
+        return None
     places = [i for i in range(v.channels) if b.flip(0.4)] or [0]
     order = [v.axis, *(a for a in range(v.rank) if a != v.axis)]
     front = b.transpose(v, order)
