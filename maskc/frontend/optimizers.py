@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from maskc.frontend.canonical import uncounted
 
 
@@ -20,7 +22,7 @@ def optimizers() -> dict[str, Any]:
         """Merges two Reshapes only where the second does not copy sizes (0) from the first."""
 
         def _optimize_at_current_graph_level(self, graph: Any) -> Any:
-            copying = [node for node in graph.get_nodes() if node.type == "Reshape" and _copies(node)]
+            copying = [node for node in graph.get_nodes() if node.type == "Reshape" and _copies(graph, node)]
             for node in copying:
                 node.type = "Copying"  # not to be seen
             try:
@@ -54,5 +56,13 @@ def sort(graph: Any) -> None:
             sort(body)
 
 
-def _copies(node: Any) -> bool:
-    return node.inputs[1].is_const() and 0 in node.inputs[1].get_tensor_value(as_list=False)
+def _copies(graph: Any, node: Any) -> bool:
+    """Whether a Reshape copies sizes of a tensor that another Reshape may have given other sizes."""
+    shape = node.inputs[1]
+    zeros = np.flatnonzero(shape.get_tensor_value(as_list=False) == 0) if shape.is_const() else np.zeros(0)
+    if not zeros.size or node.inputs[0].type != "Reshape":
+        return False
+    # A first size stays what it is where all others are known and come to as much as before.
+    rests = [(graph.get_shape(name) or [-1, -1])[1:] for name in (node.inputs[0].input[0], node.input[0])]
+    same = all(-1 not in rest for rest in rests) and np.prod(rests[0]) == np.prod(rests[1])
+    return not (same and list(zeros) == [0])
