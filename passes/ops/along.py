@@ -154,7 +154,7 @@ class DFT(Elsewhere):
 
 @register("RotaryEmbedding")
 class RotaryEmbedding(Elsewhere):
-    """Turns pairs of features by an angle for each position: heads pass through where they have an axis of their own."""
+    """Turns pairs of features by an angle for each position; heads with an axis of their own pass through."""
 
     foldable = False
 
