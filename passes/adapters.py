@@ -251,7 +251,11 @@ class Adapters:
         return gs.Constant(self._names.fresh(hint), np.asarray(values, np.int64))
 
     def _gather(self, tensor: gs.Tensor, axis: int, index: Array) -> gs.Tensor:
-        return self._node("Gather", [tensor, self._ints("channels", index)], f"{tensor.name}_fit", tensor, axis=axis)
+        hint = f"{tensor.name}_fit"
+        if self._opset >= 10 and (np.diff(index) == 1).all():  # neighbours are copied at once
+            bounds = [("first", index[0]), ("end", index[-1] + 1), ("axes", axis)]
+            return self._node("Slice", [tensor, *(self._ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
+        return self._node("Gather", [tensor, self._ints("channels", index)], hint, tensor, axis=axis)
 
     def _pad(self, tensor: gs.Tensor, rank: int, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
         pads = np.zeros((2, rank), np.int64)

@@ -212,8 +212,9 @@ class RMSNormalization(Normalization):
         return (scale * value)[:, None]
 
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, known: Known, seen: Mask, out: Mask) -> None:
-        """Over k of n channels, the others zero: the mean of squares is k/n of that of the k, so scale · sqrt(n / k)
-        and epsilon · n / k give the same. Other constants add the sum of their squares.
+        """Over k of n channels, the others zero: of x · sqrt(k / n) the mean of squares is that of all n, and scale ·
+        sqrt(n / k) gives the same; epsilon, an attribute in single precision, stays as it is. Other constants add the
+        sum of their squares.
         """
         gone = known.value[known.mask & ~seen].astype(np.float64)
         n, k = seen.size, int(seen.sum())
@@ -225,11 +226,12 @@ class RMSNormalization(Normalization):
             at.finish(at.data, at.plus(squares, float((gone**2).sum()) / n + epsilon), out, scale, bias)
             return
         factors = rewriter.constant("scale", (scale[seen] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
-        inputs, attrs = [node.inputs[0], factors], {**node.attrs, "epsilon": epsilon * n / k}
+        share = rewriter.constant("share", np.asarray(np.sqrt(k / n), rewriter.before.inputs[0].dtype))
+        inputs = [rewriter.emit("Mul", [node.inputs[0], share], node.inputs[0]), factors]
         if (seen == out).all():
-            node.inputs, node.attrs = inputs, attrs
+            node.inputs = inputs
             return
-        self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **attrs), axis, seen, out)
+        self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **node.attrs), axis, seen, out)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Square, mean, root and quotient, scale: five per element."""

@@ -21,6 +21,9 @@ NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Inputs that must be in single precision whatever the data's type is: operator to input positions.
 _SINGLE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 
+# Operators that the evaluator gives statistics in a precision of their own.
+_STASHING = ("GroupNormalization",)
+
 # Operators that have no double form, or whose value depends on the type's precision.
 NO_DOUBLE = frozenset(
     {
@@ -85,7 +88,8 @@ def _widen_type(kind: TypeProto) -> None:
         _widen_type(kind.optional_type.elem_type)
 
 
-def _widen_node(node: NodeProto) -> None:
+def _widen_node(node: NodeProto, opset: int = 0) -> None:
+    _stash_doubles(node, opset)
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             _widen_tensor(attribute.t)
@@ -96,6 +100,14 @@ def _widen_node(node: NodeProto) -> None:
             attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(np.array(values, np.float64))))
 
 
+def _stash_doubles(node: NodeProto, opset: int) -> None:
+    """Statistics are computed in single precision unless something else is asked for."""
+    if node.op_type not in _STASHING or node.domain or any(a.name == "stash_type" for a in node.attribute):
+        return
+    if opset and "stash_type" in onnx.defs.get_schema(node.op_type, opset).attributes:
+        node.attribute.append(helper.make_attribute("stash_type", int(TensorProto.DOUBLE)))
+
+
 def to_double(model: ModelProto) -> ModelProto:
     """A copy of the model in which every float, float16 and bfloat16 tensor is a double.
 
@@ -103,6 +115,7 @@ def to_double(model: ModelProto) -> ModelProto:
     it is where it is an initializer that nothing else reads.
     """
     model = _copy(model)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     for graph in graphs(model.graph):
         single = _single_only(graph)
         for tensor in graph.initializer:
@@ -114,7 +127,7 @@ def to_double(model: ModelProto) -> ModelProto:
         nodes: list[NodeProto] = []
         for node in graph.node:
             if not (node.op_type == "Constant" and node.output[0] in single):
-                _widen_node(node)
+                _widen_node(node, opset)
             for position in _SINGLE_INPUTS.get(node.op_type, ()):
                 if len(node.input) > position and node.input[position] and node.input[position] not in single:
                     if node.op_type == "Resize" and position == 1 and len(node.input) > 2:
