@@ -41,9 +41,11 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
     """The graph without its weights, for shape inference: initializers of more than `largest` elements are inputs."""
     model = _described_as(source)
     model.ir_version = max(model.ir_version, 4)
+    told = annotated(source)
     initializers = {t.name for t in source.graph.initializer}
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
+    model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told)
     for tensor in _constants(graph):
         if is_sparse(tensor) or int(np.prod(tensor.shape)) <= largest:
             _append(model.graph, tensor)

@@ -16,7 +16,7 @@ from passes.export import outlined
 from passes.fold import fold_constants
 from passes.inline import inlined
 from passes.ops import rules
-from passes.shapes import INFERRED, annotate, inferred
+from passes.shapes import INFERRED, annotate, check_declared, inferred
 from passes.subgraphs import bodies
 from passes.tensors import Array, describe
 
@@ -25,15 +25,18 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
-    GraphError when shapes contradict each other.
+    GraphError when shapes contradict each other, or what the model declares.
     """
     model = inlined(defaults.opened(model))
     graph = _imported(model)
-    annotate(graph, inferred(model))
+    light = inferred(model)
+    annotate(graph, light)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
         if not fold_constants(graph) | take_branches(graph):
             break
-        annotate(graph, inferred(outlined(graph, model, INFERRED)))
+        light = inferred(outlined(graph, model, INFERRED))
+        annotate(graph, light)
+    check_declared(model, light)
     for node in graph.nodes:
         wrong = rules(node).contradiction(node)
         if wrong:

@@ -15,8 +15,9 @@ INFERRED = 1024
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model without its large weights, with a shape for every tensor that inference can give one.
 
-    Every input dimension without a size gets a name, so that equal sizes can be recognised further on. Raises
-    GraphError when shapes contradict each other.
+    What the model declares of inner tensors and outputs is no evidence, except where onnx does not know the operator
+    that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
+    on. Raises GraphError when shapes contradict each other.
     """
     light = _without_weights(model)
     for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
@@ -54,12 +55,11 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = light.graph
     graph.name = model.graph.name
     graph.node.extend(_inferable(node) for node in model.graph.node)
-    told = annotated(model)
-    graph.value_info.extend(v for v in model.graph.value_info if v.name in told)
+    graph.value_info.extend(model.graph.value_info)
     initializers = {t.name for t in model.graph.initializer}
     graph.input.extend(v for v in model.graph.input if v.name not in initializers)
     graph.output.extend(model.graph.output)
-    # sizes that an exporter wrote under a name of its own for each tensor say less than those inferred again
+    _forget_declared(graph)
     for tensor in model.graph.initializer:
         count = 1
         for dim in tensor.dims:
@@ -74,9 +74,48 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def annotated(model: onnx.ModelProto) -> set[str]:
-    """Tensors whose shapes cannot be inferred, as onnx does not know what writes them, but are noted in the model."""
+    """Tensors noted in the model that an operator writes which onnx does not know."""
     unknown = {name for n in model.graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
     return unknown & {v.name for v in model.graph.value_info}
+
+
+def check_declared(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
+    """Raise GraphError, naming the tensor, where `model` declares other sizes than were inferred in `light`."""
+    noted = annotated(model)
+    found = {v.name: dims_of(v) for v in [*light.graph.value_info, *light.graph.output]}
+    for value in [*model.graph.output, *(v for v in model.graph.value_info if v.name in noted)]:
+        declared, dims = dims_of(value), found.get(value.name)
+        if declared is None or dims is None:
+            continue
+        sizes = zip(declared, dims, strict=False)
+        if len(declared) != len(dims) or any(isinstance(d, int) and isinstance(f, int) and d != f for d, f in sizes):
+            raise GraphError(
+                f"Tensor `{value.name}` is declared as {_written(declared)}, and what the graph computes is "
+                f"{_written(dims)}. Declare the sizes that it has, or none."
+            )
+
+
+def _written(dims: list[Dim]) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
+
+
+def _forget_declared(graph: onnx.GraphProto) -> None:
+    """Leave shapes of inner tensors and outputs to inference, where it knows what writes them.
+
+    What a model declares need not be true, and sizes that an exporter wrote under a name of its own for each tensor say
+    less than those inferred again.
+    """
+    told = {name for n in graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
+    kept = [v for v in graph.value_info if v.name in told]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for value in graph.output:
+        if value.name not in told and value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _forget_declared(attribute.g)
 
 
 def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from passes import count, shrink
+from passes.errors import GraphError
 from passes.ops import base
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
@@ -113,6 +114,23 @@ def test_shapes_that_only_a_note_tells_are_taken_and_kept() -> None:
     assert weight_shapes(narrow.model) == [[3, 3], [4, 3]]
     assert_same(source, narrow.model)
     assert narrow.model.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value == 3
+
+
+def test_noted_shapes_outlive_folding() -> None:
+    source = turned(annotated=True)
+    source.graph.node[2].input[1] = "negative"
+    source.graph.node.insert(0, build.node("Neg", "bias", "negative"))
+    result = shrink(source)
+    assert_same(source, result.model)
+    assert [v.name for v in result.model.graph.value_info] == ["d"]
+
+
+def test_noted_shapes_that_the_rules_contradict() -> None:
+    exec(compile(FILES["turned.py"], "turned.py", "exec"), {})
+    source = turned(annotated=True)
+    source.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(GraphError, match=r"`d` is declared as \[n, 5\], .* computes is \[n, 8\]"):
+        shrink(source)
 
 
 def test_rules_from_the_shell(directory: Path) -> None:
