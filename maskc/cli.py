@@ -253,7 +253,7 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE.npz", help="Real data to compare on as well, by input name.", show_default=False),
     ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 10,
+    samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,
     rtol: Annotated[
         float | None,

@@ -19,15 +19,17 @@ Inputs = dict[str, NDArray[Any]]
 
 BATCHES = (1, 2, 5)
 
-# Values tried for symbolic sizes other than the batch until the reference accepts one, and then beside it.
+# Values tried for symbolic sizes other than the batch until the reference accepts one, and then beside it: an odd
+# one, the smallest, and one more.
 _SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1)
-_MORE_SIZES = (17, 33, 96, 24, 10)
-_EXTRA_SIZES = 2
+_MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
+_EXTRA_SIZES = 3
 _MAX_TRIES = 60
 
 # How values are drawn, in the order in which samples take turns: a name, and the scale where it matters.
-KINDS = ("gaussian", "uniform", "large", "zeros", "small")
-_SCALES = {"gaussian": 1.0, "large": 10.0, "small": 0.01}
+KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
+_SCALES = {"gaussian": 1.0, "large": 10.0, "small": 0.01, "tiny": 1e-6}
+_SATURATING = 50.0
 
 # Operators that hand indices on to where they are used, or shift them within their range.
 _INDEX_STEPS = frozenset(
@@ -93,9 +95,12 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> Plan:
-    """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to three
-    values.
+def plan(
+    inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, tried: Mapping[str, int] | None = None
+) -> Plan:
+    """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
+
+    `tried` are values for symbols by name, which come first where the model accepts them.
 
     Raises `NotComparableError` when none is found.
     """
@@ -123,7 +128,12 @@ def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> 
                     return sizes, ceiling
         return None
 
-    start = first()
+    asked = {name: size for name, size in (tried or {}).items() if name in symbols}
+    start: tuple[Mapping[str, int], int] | None = None
+    if asked:
+        wanted = dict.fromkeys(symbols, 1) | asked
+        start = next(((wanted, ceiling) for ceiling in (3, 2, 1) if accepts(wanted, ceiling)), None)
+    start = start or first()
     if start is None:
         assert failure is not None
         raise NotComparableError(
@@ -131,14 +141,14 @@ def plan(inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int) -> 
             "Give real data with --inputs."
         )
     sizes, ceiling = start
-    accepted = [sizes]
+    accepted: list[Mapping[str, int]] = [sizes]
     for batch in BATCHES if batches else ():
-        candidate = sizes | dict.fromkeys(batches, batch)
+        candidate = {**sizes, **dict.fromkeys(batches, batch)}
         if candidate not in accepted and accepts(candidate, ceiling):
             accepted.append(candidate)
     extra = 0
     for size in _MORE_SIZES if others else ():
-        candidate = sizes | dict.fromkeys(others, size)
+        candidate = {**sizes, **dict.fromkeys(others, size)}
         if extra < _EXTRA_SIZES and candidate not in accepted and accepts(candidate, ceiling):
             accepted.append(candidate)
             extra += 1
@@ -201,7 +211,24 @@ def _floats(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> NDAr
         return np.zeros(shape)
     if kind == "uniform":
         return rng.random(shape)
+    if kind == "saturating":
+        return rng.choice((-_SATURATING, _SATURATING), shape)
+    if kind == "one-hot":
+        return _one_hot(rng, shape)
     return np.asarray(rng.normal(0.0, _SCALES[kind], shape))
+
+
+def _one_hot(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A 1 for one channel at each position, 0 for the others: axis 1 of rank 3 and more, else the last one."""
+    if not shape:
+        return np.ones(shape)
+    axis = 1 if len(shape) > 2 else len(shape) - 1
+    if shape[axis] == 0:
+        return np.zeros(shape)
+    hot = rng.integers(0, shape[axis], (*shape[:axis], 1, *shape[axis + 1 :]))
+    values = np.zeros(shape)
+    np.put_along_axis(values, hot, 1.0, axis)
+    return values
 
 
 def _integers(low: int, high: int, kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from maskc.equivalence import OutputError, Verification
+    from maskc.comparison.judge import OutputError
+    from maskc.equivalence import Verification
     from maskc.report.compilation import CompileReport
     from maskc.report.figures import Figures
     from passes.report import Cost, Held

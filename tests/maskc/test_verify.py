@@ -48,7 +48,7 @@ def test_json(pair: tuple[Path, Path]) -> None:
     result = maskc("verify", *pair, "--json")
     told = json.loads(result.stdout)
     assert result.exit_code == 0 and result.stderr == ""
-    assert told["passed"] is True and told["provider"] == "cpu" and told["samples"] == 10
+    assert told["passed"] is True and told["provider"] == "cpu" and told["samples"] == 16
     assert told["before"]["flops"] == 412 and told["after"]["flops"] == 196
     assert told["after"]["bytes"] == pair[1].stat().st_size
     (output,) = told["outputs"]
@@ -398,7 +398,7 @@ def test_double_precision_is_judged_as_such() -> None:
         [value("y", ["n", 5], TensorProto.DOUBLE)],
         [build.weight("w", 8, 5, dtype=np.float64)],
     )
-    assert api.verify(model, model).outputs[0].rtol == 1e-12
+    assert api.verify(model, model).outputs[0].rtol < 1e-12
     assert not api.verify(model, changed(model, "w", lambda w: w * (1 + 1e-9))).passed
 
 

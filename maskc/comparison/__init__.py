@@ -1,0 +1,1 @@
+"""What `verify` is made of: data to compare on, judging errors, finding where two models part."""

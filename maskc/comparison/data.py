@@ -1,0 +1,130 @@
+"""What two models are compared on: real data, then data drawn from the signature of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from maskc import sampling
+from maskc.comparison.interface import listed
+from maskc.errors import InputError, NotComparableError, RunError
+from maskc.noise import Sample
+from maskc.runtime import Session
+from maskc.sampling import Inputs
+
+# How often values that the reference overflows on are divided by ten.
+_SHRINKINGS = 3
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def read_inputs(path: Path) -> dict[str, Arrays]:
+    """Arrays by input name, from an `.npz` file or every one in a directory, each under what to call it.
+
+    Raises `InputError` when a file cannot be read, or a directory has none.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise InputError(f"The directory {path} has no .npz files.")
+        return {f"real data of {file.name}": _read(file) for file in files}
+    if not path.is_file():
+        raise InputError(f"The input file {path} does not exist.")
+    return {"real data": _read(path)}
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:
+        raise InputError(f"The input file {path} cannot be read; it must be an .npz file of arrays.") from error
+
+
+def drawn(
+    ports: Sequence[sampling.Port],
+    given: Mapping[str, Arrays],
+    expected: Session,
+    count: int,
+    seed: int,
+    tried: Mapping[str, int],
+) -> Iterator[Sample]:
+    """Real data first, then random samples, each with what the reference makes of it.
+
+    `tried` are symbolic sizes to try beside those that are found. Raises `InputError` when the given data do not fit
+    the reference and `NotComparableError` when no random data does.
+    """
+    for label, arrays in given.items():
+        real = _fitted(ports, arrays)
+        try:
+            yield Sample(label, real, expected.run(real))
+        except RunError as error:
+            raise InputError(f"The reference cannot be run on the given inputs: {error}") from error
+    if count == 0:
+        if not given:
+            raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
+        return
+    planned = sampling.plan(ports, expected.run, seed, tried)
+    for label, inputs in sampling.generate(ports, planned, count, seed):
+        try:
+            yield _finite(Sample(label, inputs, expected.run(inputs)), expected)
+        except RunError as error:
+            raise NotComparableError(
+                f"The reference fails on random data ({label}): {error} Give real data with --inputs."
+            ) from error
+
+
+def _finite(sample: Sample, expected: Session) -> Sample:
+    """The sample, or one of saturating values that are small enough for the reference not to overflow."""
+    if not sample.label.startswith("saturating"):
+        return sample
+    for _ in range(_SHRINKINGS):
+        if all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc"):
+            break
+        inputs = {
+            name: (array * 0.1).astype(array.dtype) if array.dtype.kind in "fc" else array
+            for name, array in sample.inputs.items()
+        }
+        sample = Sample(sample.label, inputs, expected.run(inputs))
+    return sample
+
+
+def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]]) -> Inputs:
+    """The given arrays in the types that the model declares."""
+    wanted = {port.name: port for port in ports}
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise InputError(f"The input data has no array '{missing[0]}'. The model's inputs are {listed(wanted)}.")
+    unknown = [name for name in given if name not in wanted]
+    if unknown:
+        raise InputError(
+            f"The input data has an array '{unknown[0]}', which is no input. The model's inputs are {listed(wanted)}."
+        )
+    result: Inputs = {}
+    for name, port in wanted.items():
+        array = np.asarray(given[name])
+        dtype = _numpy_type(port.type.elem_type)
+        if dtype is None or array.dtype == dtype:
+            result[name] = array
+        elif np.can_cast(array.dtype, dtype, "same_kind"):
+            result[name] = array.astype(dtype)
+        else:
+            raise InputError(f"Input '{name}' must be of type {dtype}, and the data is of type {array.dtype}.")
+    return result
+
+
+def _numpy_type(elem_type: int) -> np.dtype[Any] | None:
+    if elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return None
+    return helper.tensor_dtype_to_np_dtype(elem_type)
+
+
+def size_notes(data: Sequence[Sample]) -> list[str]:
+    """A sentence if all data have one batch size."""
+    leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
+    return ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
