@@ -22,6 +22,7 @@ from maskc.frontend.onnx_file import check, in_brief
 from maskc.graphs import model_bytes
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
+from maskc.report.layers import layers
 from maskc.sizes import Shapes, fixed
 from passes.errors import GraphError
 from passes.policy import POLICIES, Policy
@@ -46,7 +47,7 @@ class Compiled:
 
 
 def compile(
-    model: str | os.PathLike[str] | ModelProto,
+    model: str | os.PathLike[str] | ModelProto | Source,
     masks: Masks | None = None,
     *,
     shapes: Shapes | None = None,
@@ -61,7 +62,7 @@ def compile(
     """Compile a model trained with channel masks into a smaller dense one that computes the same function.
 
     `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
-    is left untouched. `masks` are more masks for tensors of the ONNX graph: an `.npz` or `.safetensors`
+    is left untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz` or `.safetensors`
     file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic sizes
     by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
     compiled model then takes these sizes only. `adapters` says where known constants are put back for
@@ -189,6 +190,7 @@ def _compile(
         seconds=dict(shrunk.report.seconds),
         notes=shrunk.report.notes,
         warnings=source.notes,
+        layers=layers(before, shrunk.report.after),
     )
     if verify:
         report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)

@@ -10,7 +10,7 @@ from passes.ops import rules
 from passes.report import Cost, NodeCost
 from passes.shaped import shaped
 from passes.subgraphs import bodies, subgraphs
-from passes.tensors import describe, is_constant, is_float
+from passes.tensors import describe, is_constant, is_float, size_of
 
 
 def count(model: onnx.ModelProto) -> Cost:
@@ -34,7 +34,9 @@ def of_graph(graph: gs.Graph) -> Cost:
         inside = [of_graph(body) for body in subgraphs(node)]
         flops += max((c.flops for c in inside), default=0)
         macs += max((c.macs for c in inside), default=0)
-        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs)))
+        axis = rules(node).width_axis
+        width = None if axis is None else size_of(node.outputs[0], axis)
+        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width))
     weights = {
         id(t): int(np.prod(t.shape))
         for scope in (graph, *bodies(graph))

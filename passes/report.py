@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class NodeCost:
-    """Cost of one node for one example. `flops` and `macs` are counts of operations."""
+    """Cost of one node for one example. `flops` and `macs` are counts of operations.
+
+    `width` is the number of channels that a layer writes; None for other nodes, and where it is not static.
+    """
 
     name: str
     op: str
     flops: int
     macs: int
+    width: int | None = None
 
 
 @dataclass(frozen=True)

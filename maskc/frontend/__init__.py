@@ -56,11 +56,13 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
     return read(path).model
 
 
-def read(model: str | os.PathLike[str] | ModelProto) -> Source:
+def read(model: str | os.PathLike[str] | ModelProto | Source) -> Source:
     """Read a model together with what else is known about it; a `ModelProto` is checked and left untouched.
 
-    Raises as `load` does.
+    What has been read already is given back. Raises as `load` does.
     """
+    if isinstance(model, Source):
+        return model
     if isinstance(model, ModelProto):
         checked, notes = onnx_file.prepare(model)
         return Source(checked, notes=notes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.figures import Figures
+from maskc.report.layers import Layer
 from passes.report import Held, MaskedAxis
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class CompileReport:
     `before` are the figures of the model as it stands and `after` those of the compiled one. `masked` lists
     the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
     the operator that holds it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
-    and `warnings` say what to look at in the input. `verification` is None when none was made.
+    and `warnings` say what to look at in the input. `verification` is None when none was made. `layers` are
+    the nodes that multiply and accumulate, with their channels and FLOPs before and after.
     """
 
     maskc: str
@@ -35,6 +37,7 @@ class CompileReport:
     warnings: tuple[str, ...] = ()
     output: str | None = None
     verification: Verification | None = None
+    layers: tuple[Layer, ...] = ()
 
     @property
     def flops_reduction(self) -> float:

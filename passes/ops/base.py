@@ -198,6 +198,8 @@ class Op:
     moves = False
     #: whether constants that are not stored become part of its bias, weights or attributes
     takes_constants = False
+    #: the axis of the outputs along which its width is counted; None where nobody asks for it
+    width_axis: int | None = None
     #: whether the operator only puts the elements of input 0 into another shape or order
     arranges = False
     #: whether the node is replaced by its result when its operands are constant

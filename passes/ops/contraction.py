@@ -44,6 +44,7 @@ class MatrixProduct(Op):
     """Output = left · right (+ addend), batched over the leading axes."""
 
     takes_constants = True
+    width_axis = -1
     foldable = True
 
     def sides(self, node: gs.Node) -> tuple[Side, Side] | None:

@@ -46,6 +46,7 @@ class Convolution(Op):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
 
     takes_constants = True
+    width_axis = 1
 
     def remedy(self, node: gs.Node) -> str:
         return "mask whole groups, or equally many channels in each" if group_size(node) > 1 else ""

@@ -29,6 +29,7 @@ class Recurrent(Op):
     """
 
     takes_constants = True
+    width_axis = -1
     gates = 1
     #: which gate makes the candidate of the new state
     candidate = 0
