@@ -59,7 +59,10 @@ class _Trace:
 
 @dataclass(frozen=True)
 class _Merge:
-    """A tensor whose `axis` holds channels of a root again, in the order of `index`."""
+    """A tensor whose `axis` holds channels of a root again, in the order of `index`.
+
+    `even`: constants are still there as they were, and whoever reads them can be given them again.
+    """
 
     root: _Root
     tensor: gs.Tensor
@@ -116,13 +119,20 @@ class _Follower:
         for name in self.pinned & self.traces.keys():
             self._read_whole(name)
         for merge in self.merges:
-            live = self.facts.live(merge.tensor, merge.axis)
-            merge.root.needed[merge.index[live & ~merge.fixed[merge.index]]] = True
+            merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
             np.add.at(merge.root.uses, merge.index, 1)
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
                 root.uses += 2
+
+    def _read(self, merge: _Merge) -> Mask:
+        """Which merged channels count: those that are read, and those whose readers know them to be no zeros."""
+        tensor, size = merge.tensor, merge.index.size
+        read = self.facts.read[tensor.name].get(merge.axis) if tensor.name in self.facts.read else np.zeros(size, bool)
+        constant = self.facts.constants(tensor, merge.axis)
+        count = np.ones(size, bool) if read is None else read if constant is None else read | constant
+        return np.asarray(count & ~self.facts.zero(tensor, merge.axis))
 
     def _visit(self, node: gs.Node) -> None:
         traced = [(i, t) for i, t in present(node.inputs) if t.name in self.traces]
@@ -222,7 +232,8 @@ class _Follower:
         if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
             axis = varying[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
-            self.merges.append(_Merge(trace.root, output, axis, index, trace.even))
+            even = trace.even and output.name not in self.pinned
+            self.merges.append(_Merge(trace.root, output, axis, index, even))
         else:
             self.traces[output.name] = trace
 
@@ -302,7 +313,7 @@ class _Writer:
             shift = np.where(merge.fixed[held], merge.root.value[held], 0)
             if merge not in aligned:
                 known = self.facts.known(merge.tensor, merge.axis)
-                new_here = np.ones(zero.size, bool) if known is None else ~known.mask
+                new_here = (shift != 0) | (True if known is None else ~known.mask)
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)

@@ -175,6 +175,23 @@ def test_columns_of_values_that_hold_a_constant_pass_through_a_softmax() -> None
     assert weight(result, "MatMul", which=4).shape[0] == WIDTH // 4
 
 
+@pytest.mark.parametrize("values", ["some", "a head", "all"])
+@pytest.mark.parametrize("read", ["inside", "outside"])
+@pytest.mark.parametrize("scale", [False, True])
+def test_constants_that_are_seen_behind_the_heads_stay_what_they_are(values: str, read: str, scale: bool) -> None:
+    """Where merged channels are an output, or are known to be constant anyway, nobody writes the constants again."""
+    kept = {"some": independent(1)[0], "a head": np.arange(WIDTH) >= SIZE, "all": np.zeros(WIDTH, bool)}[values]
+    form = SEPARATE.replace("v2 = Mul(v1, mv)", "v2 = Where(kept, v1, other)")
+    behind = BEHIND
+    if scale:
+        behind = behind.replace("y0 = MatMul(a, v)", "yv = MatMul(a, v)  y0 = Mul(yv, scale)")
+    source = attention(form, np.ones((3, WIDTH)), behind, more={"kept": kept, "other": np.float32(0.7)})
+    if read == "outside":
+        merged = onnx.helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, ["B", "T", WIDTH])
+        source.graph.output.append(merged)
+    compiled(source)
+
+
 def test_nothing_changes_without_masks() -> None:
     source = attention("fused", np.ones((3, WIDTH)))
     assert shrink(source).report.after.macs == shrink(source).report.before.macs
