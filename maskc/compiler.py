@@ -62,9 +62,9 @@ def compile(
     """Compile a model trained with channel masks into a smaller dense one that computes the same function.
 
     `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
-    is left untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz` or `.safetensors`
-    file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic sizes
-    by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
+    is left untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz`
+    or `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes
+    symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
     compiled model then takes these sizes only. `adapters` says where known constants are put back for
     whoever must see them: `auto` where that costs less than computing them, `always` where it saves any
     FLOPs, `never` nowhere. With `verify`, both models are run on `samples` random inputs (from `seed`, on

@@ -46,7 +46,9 @@ def explain(
                 if not born.any():
                     continue
                 stays = born & layout.stays(tensor.name, axis, born.size)
-                masked.append(MaskedAxis(tensor.name, axis, born.size, int(born.sum()), int((born & ~stays).sum())))
+                channels = tuple(np.flatnonzero(born).tolist())
+                removed = int((born & ~stays).sum())
+                masked.append(MaskedAxis(tensor.name, axis, born.size, len(channels), removed, channels))
                 for item in _held(facts, layout, holders, tensor, axis, stays):
                     advice = _advice(holders.get(item.node), item, adapters)
                     held.append(replace(item, advice=advice))

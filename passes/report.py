@@ -36,7 +36,7 @@ class Cost:
 class MaskedAxis:
     """One axis of a tensor where channels are masked (constant whatever the input).
 
-    `masked` and `removed` are counts of channels out of `total`.
+    `masked` and `removed` are counts of channels out of `total`; `channels` are those that are masked.
     """
 
     tensor: str
@@ -44,6 +44,7 @@ class MaskedAxis:
     total: int
     masked: int
     removed: int
+    channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
