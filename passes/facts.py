@@ -38,6 +38,7 @@ class Facts:
     """
 
     opset: int
+    frugal: bool = True
     pattern: dict[str, dict[int, Pattern]] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
@@ -99,8 +100,11 @@ class Facts:
         return known.mask | uneven.mask
 
     def bulky(self, tensor: gs.Tensor, axis: int) -> Mask | None:
-        """Slices along the axis whose maps take more to store than what makes them; None if there are none."""
-        uneven = self.pattern.get(tensor.name, {}).get(axis)
+        """Slices along the axis whose maps take more to store than what makes them; None if there are none.
+
+        None also where memory is not scarce: as a rule more goes than a few maps take.
+        """
+        uneven = self.pattern.get(tensor.name, {}).get(axis) if self.frugal else None
         return None if uneven is None or uneven.value[0].size <= self.weights(tensor, axis) else uneven.mask
 
     def weights(self, tensor: gs.Tensor, axis: int) -> int:

@@ -35,8 +35,16 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
-    seconds: dict[str, float] = {}
     model = inlined(model)
+    result = _shrunk(model, adapters, frugal=False)
+    if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
+        return _shrunk(model, adapters, frugal=True)
+    return result
+
+
+def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk:
+    """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
+    seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         graph = checked(model)
     with _timed(seconds, "cost"):
@@ -55,10 +63,12 @@ def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
         made = heads.align(graph, found)
         if made:
             found = facts.analyse(graph)
+    found.frugal = frugal
     with _timed(seconds, "nested"):
         inner = nested.shrink(graph, found, adapters)
         if inner.facts:
             found = facts.analyse(graph, inside=inner.facts)
+            found.frugal = frugal
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
     whole = policy.put_in(graph, plan) if adapters == "never" else []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Reads, Sets, merge, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Maps, Reads, Sets, merge, register
 from passes.ops.movement import Movement, same_axis
 from passes.tensors import Array, Index, Mask, is_constant, shape_of
 
@@ -181,6 +181,10 @@ class Writing(Movement):
 
     only_picks = False
     reason = "writes into the channels as they are"
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        """Nothing is said: what is the same at all places of the data may be written in some of them."""
+        return iter(())
 
     def _replaces(self, node: gs.Node) -> bool:
         return str(node.attrs.get("reduction", "none")) == "none"
