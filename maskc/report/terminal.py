@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
-_PIPE_WIDTH = 120
+PIPE_WIDTH = 120
 
 
 def console() -> Console:
     """A console for stdout that does not shorten what it prints into a pipe."""
     plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, _PIPE_WIDTH))
+    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, PIPE_WIDTH))
 
 
 def show_compilation(report: CompileReport, out: Console) -> None:

@@ -1,0 +1,158 @@
+"""The file of what models cost, which is committed and reviewed like code.
+
+`flops.json` holds a `schema` number and an entry for each model, under its path from the file's directory. Models and
+layers stand in a stable order with one value on a line, so that a review shows what changed. docs/ci.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from maskc import storage
+from maskc.errors import InputError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is compiled: a file of masks (its path from the baseline's directory), fixed sizes, adapters.
+
+    `shapes` holds sizes by input name, a number, a name or None for each dimension.
+    """
+
+    masks: str | None = None
+    shapes: dict[str, list[int | str | None]] = field(default_factory=dict)
+    adapters: str = "auto"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """FLOPs and multiply-accumulates for one example, and the number of weights."""
+
+    flops: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Masked channels, counted once per tensor axis, and how many of them the compiled model does not compute."""
+
+    masked: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one model cost when the baseline was written.
+
+    `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
+    `removed` are the masked channels that went, by `tensor@axis`, written as `0-3, 7`. `widths` are the channels that
+    each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of the node.
+    """
+
+    maskc: str
+    sha256: str
+    options: Options
+    verified: bool
+    before: Counts
+    after: Counts
+    channels: Channels
+    removed: dict[str, str]
+    widths: dict[str, int]
+    layer_flops: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline file and its entries, by the model's path from the file's directory (with `/`)."""
+
+    path: Path
+    models: dict[str, Entry] = field(default_factory=dict)
+
+    def key(self, model: Path) -> str:
+        """What the file calls a model."""
+        return Path(os.path.relpath(model.resolve(), self.path.parent.resolve())).as_posix()
+
+    def file(self, key: str) -> Path:
+        """The path of a model or mask file that the baseline names."""
+        return self.path.parent / key
+
+    def text(self) -> str:
+        """The content of the file: the same entries always give the same text."""
+        models = {key: dataclasses.asdict(self.models[key]) for key in sorted(self.models)}
+        return json.dumps({"schema": SCHEMA, "models": models}, indent=2, ensure_ascii=False) + "\n"
+
+    def write(self) -> bool:
+        """Replace the file, whole or not at all, if it would change; whether it did.
+
+        Raises `InputError` when it cannot be written.
+        """
+        data = self.text().encode()
+        try:
+            if self.path.is_file() and self.path.read_bytes() == data:
+                return False
+            storage.write_bytes(self.path, data)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+        return True
+
+
+def read(path: Path) -> Baseline:
+    """Read a baseline. Raises `InputError` where it is missing, from a newer maskc, or not as it should be."""
+    if not path.is_file():
+        raise InputError(
+            f"There is no baseline {path}. Write it with `maskc check --update --baseline {path} MODEL...`."
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The baseline {path} cannot be read as JSON: {str(error).rstrip('.')}.") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or schema < 1 or not isinstance(data.get("models"), dict):
+        raise InputError(f"{path} is not a baseline of maskc check: it needs `schema` and `models`.")
+    if schema > SCHEMA:
+        raise InputError(
+            f"The baseline {path} has schema {schema}, and this maskc reads up to {SCHEMA}. Upgrade maskc."
+        )
+    try:
+        return Baseline(path, {key: _parsed(Entry, value, key) for key, value in data["models"].items()})
+    except ValueError as error:
+        raise InputError(
+            f"The baseline {path} is not as it should be: {error}. Mend it, or write it again with --update."
+        ) from error
+
+
+def digest(files: Iterable[Path]) -> str:
+    """The SHA-256 of the contents of these files, in this order, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _parsed(kind: Any, value: Any, where: str) -> Any:
+    """A JSON value as what the type says: a dataclass, a dictionary, a number, a text. Raises ValueError."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(value, Mapping) or set(value) != set(hints):
+            raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
+        return kind(**{key: _parsed(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _parsed(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_parsed(get_args(kind)[0], item, where) for item in value]
+    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) not in allowed:
+        raise ValueError(f"`{where}` has the wrong type")
+    return value

@@ -1,0 +1,70 @@
+"""The pytest fixture `maskc_check`: a test that fails when a model gives back the FLOPs that pruning won.
+
+    def test_ranking_model(maskc_check):
+        maskc_check("models/ranking.onnx", tolerance=0.01)
+
+The baseline is `flops.json` beside pytest's configuration, or what `maskc_baseline` says there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from maskc.regress import Outcome
+
+
+class MaskcCheck(Protocol):
+    """What the fixture gives."""
+
+    def __call__(
+        self,
+        *models: str | os.PathLike[str],
+        baseline: str | os.PathLike[str] | None = None,
+        tolerance: float = 0.0,
+        min_reduction: float | None = None,
+    ) -> list[Outcome]:
+        """Check models against the baseline, or all that it names; the test fails if one has regressed.
+
+        Paths are relative to the directory of pytest's configuration. `tolerance` and `min_reduction` are those of
+        `maskc check`.
+        """
+        ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let pytest's configuration name the baseline."""
+    parser.addini("maskc_baseline", "the baseline of maskc_check", default="flops.json")
+
+
+@pytest.fixture
+def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
+    """Checks models against the baseline of FLOPs; see `MaskcCheck`."""
+    root = pytestconfig.rootpath
+
+    def check(
+        *models: str | os.PathLike[str],
+        baseline: str | os.PathLike[str] | None = None,
+        tolerance: float = 0.0,
+        min_reduction: float | None = None,
+    ) -> list[Outcome]:
+        from maskc import regress
+        from maskc.errors import MaskcError
+        from maskc.findings import Limits
+        from maskc.report.regressions import as_table
+
+        path = root / Path(baseline or pytestconfig.getini("maskc_baseline"))
+        limits = Limits(tolerance, min_reduction)
+        try:
+            outcomes = regress.check(path, [root / Path(model) for model in models], limits=limits)
+        except MaskcError as error:
+            pytest.fail(str(error), pytrace=False)
+        if not all(outcome.passed for outcome in outcomes):
+            pytest.fail(as_table(outcomes), pytrace=False)
+        return outcomes
+
+    return check

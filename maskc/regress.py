@@ -1,0 +1,218 @@
+"""The check that a build runs: models compiled again, and compared with what the baseline says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from maskc import baseline, frontend
+from maskc.baseline import Baseline, Channels, Counts, Entry, Options
+from maskc.compiler import compile
+from maskc.errors import InputError, MaskcError, NotEquivalentError
+from maskc.findings import Finding, Limits, findings, notes
+from maskc.report.compilation import CompileReport
+from maskc.report.terminal import ranges
+from maskc.rules import load
+from maskc.sizes import Shapes
+from passes.policy import Policy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the check of one model found.
+
+    `file` is its path and `model` what the baseline calls it. `before` is the entry of the baseline and `now` that of
+    this run; None where there is none. `error` says why it could not be checked, with the exit code that stands for it.
+    """
+
+    model: str
+    file: Path
+    before: Entry | None = None
+    now: Entry | None = None
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    error_code: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was checked and nothing was found."""
+        return not self.findings and not self.error
+
+
+def check(
+    path: Path,
+    models: Sequence[Path] = (),
+    *,
+    limits: Limits | None = None,
+    jobs: int = 1,
+    rules: Sequence[Path] = (),
+    done: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
+
+    `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. `done` is
+    told of each model in turn. Raises `InputError` when the baseline or the limits cannot be used; what is wrong with
+    one model is in its outcome.
+    """
+    known = baseline.read(path)
+    limits = limits or Limits()
+    keys = [known.key(model) for model in models] or list(known.models)
+    files = dict(zip(keys, models, strict=False)) or {key: known.file(key) for key in keys}
+    tasks = []
+    for key in keys:
+        entry = known.models.get(key)
+        tasks.append(_Task(known, key, files[key], entry.options if entry else None, limits))
+    return _all(tasks, jobs, rules, done)
+
+
+def update(
+    path: Path,
+    models: Sequence[Path] = (),
+    *,
+    masks: Path | None = None,
+    shapes: Shapes | None = None,
+    adapters: str | None = None,
+    limits: Limits | None = None,
+    jobs: int = 1,
+    rules: Sequence[Path] = (),
+    done: Callable[[Outcome], None] | None = None,
+) -> tuple[list[Outcome], bool]:
+    """Write the baseline again, with all its models or the ones named; those are added if they are new.
+
+    `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on (None: as before). Without
+    names, models that are gone leave the baseline. Returns what was found and whether the file changed. It stays as it
+    is where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
+    `check` does.
+    """
+    known = baseline.read(path) if path.exists() or not models else Baseline(path)
+    if not path.parent.is_dir():
+        raise InputError(f"The directory {path.parent} does not exist. Create it first.")
+    if masks is not None and len(models) != 1:
+        raise InputError("Masks belong to one model. Name it, and no other.")
+    if (shapes or adapters) and not models:
+        raise InputError("Name the models that --shape and --adapters are for.")
+    kept = dict(known.models)
+    if not models:
+        kept = {key: entry for key, entry in kept.items() if known.file(key).exists()}
+    files = {known.key(model): model for model in models} or {key: known.file(key) for key in kept}
+    tasks = []
+    for key, file in files.items():
+        entry = known.models.get(key)
+        options = entry.options if entry else Options()
+        if masks is not None:
+            options = dataclasses.replace(options, masks=known.key(masks))
+        if shapes:
+            options = dataclasses.replace(options, shapes={k: list(v) for k, v in shapes.items()})
+        if adapters:
+            options = dataclasses.replace(options, adapters=adapters)
+        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False))
+    outcomes = _all(tasks, jobs, rules, done)
+    if not all(outcome.passed for outcome in outcomes):
+        return outcomes, False
+    kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
+    return outcomes, Baseline(path, kept).write()
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 if all is well, 1 if anything regressed, otherwise what stands for the first model that was not checked."""
+    if any(outcome.findings for outcome in outcomes):
+        return 1
+    return next((outcome.error_code for outcome in outcomes if outcome.error), 0)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One model to measure with these options, and to compare with its entry or not."""
+
+    baseline: Baseline
+    model: str
+    file: Path
+    options: Options | None
+    limits: Limits
+    compare: bool = True
+
+    def run(self) -> Outcome:
+        entry = self.baseline.models.get(self.model)
+        outcome = Outcome(self.model, self.file, before=entry)
+        if self.options is None:
+            path = self.baseline.path
+            error = f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
+            return dataclasses.replace(outcome, error=error, error_code=2)
+        try:
+            now, report = _measured(self.baseline, self.file, self.options)
+        except NotEquivalentError as error:
+            return dataclasses.replace(outcome, findings=(Finding("equivalence", str(error)),))
+        except MaskcError as error:
+            return dataclasses.replace(outcome, error=str(error), error_code=error.exit_code)
+        except MemoryError:
+            return dataclasses.replace(outcome, error="There is not enough memory.", error_code=2)
+        entry = entry if self.compare else None
+        return dataclasses.replace(
+            outcome,
+            now=now,
+            findings=tuple(findings(entry, now, report, self.limits)),
+            notes=(*report.warnings, *notes(entry, now)),
+        )
+
+
+def _all(
+    tasks: Sequence[_Task], jobs: int, rules: Sequence[Path], done: Callable[[Outcome], None] | None
+) -> list[Outcome]:
+    if jobs < 1:
+        raise InputError(f"The number of jobs must be 1 or more, and not {jobs}.")
+    outcomes = []
+    for outcome in _run(tasks, min(jobs, len(tasks)), rules):
+        outcomes.append(outcome)
+        if done is not None:
+            done(outcome)
+    return outcomes
+
+
+def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[Outcome]:
+    load(rules)
+    if jobs <= 1:
+        yield from map(_Task.run, tasks)
+        return
+    # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=load, initargs=(tuple(rules),)) as pool:
+        yield from pool.map(_Task.run, tasks)
+
+
+def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:
+    """Compile and verify a model. Raises as `maskc.compile` does."""
+    source = frontend.read(file)
+    masks = None if options.masks is None else known.file(options.masks)
+    policy = cast(Policy, options.adapters)
+    report = compile(source, masks, shapes=options.shapes, adapters=policy, verify=True).report
+    before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
+    entry = Entry(
+        maskc=report.maskc,
+        sha256=baseline.digest((*source.files, *((masks,) if masks is not None else ()))),
+        options=options,
+        verified=report.verification is not None,
+        before=before,
+        after=after,
+        channels=Channels(report.channels_masked, report.channels_removed),
+        removed=_removed(report),
+        widths={layer.name: layer.width_after for layer in report.layers if layer.width_after is not None},
+        layer_flops={layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
+    )
+    return entry, report
+
+
+def _removed(report: CompileReport) -> dict[str, str]:
+    held: dict[tuple[str, int], set[int]] = {}
+    for item in report.held:
+        held.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    return {
+        f"{axis.tensor}@{axis.axis}": ranges(sorted(set(axis.channels) - held.get((axis.tensor, axis.axis), set())))
+        for axis in report.masked
+        if axis.removed
+    }
