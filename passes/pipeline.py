@@ -17,6 +17,7 @@ from passes.inline import inlined
 from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report
+from passes.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,22 @@ class Shrunk:
     report: Report
 
 
-def shrink(model: onnx.ModelProto, adapters: Policy = "auto") -> Shrunk:
+def shrink(model: onnx.ModelProto, adapters: Policy = "auto", trace: Trace | None = None) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
     adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
-    says what the words mean.
+    says what the words mean. trace: where to note what each pass made of the model.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     model = inlined(model)
-    result = _shrunk(model, adapters, frugal=False)
+    result = _shrunk(model, adapters, trace, frugal=False)
     if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-        return _shrunk(model, adapters, frugal=True)
+        return _shrunk(model, adapters, trace, frugal=True)
     return result
 
 
-def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk:
+def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, frugal: bool) -> Shrunk:
     """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
@@ -53,6 +54,9 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk
         graph = simplified(graph)
         merged = padding.merged(graph)
     unknown = _without_rules(graph)
+    if trace is not None:
+        trace.stored.clear()
+        trace.stage("prepare", graph, model)
     with _timed(seconds, "facts"):
         found = facts.analyse(graph)
         if writing.write_out(graph, found):
@@ -64,11 +68,15 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk
         if made:
             found = facts.analyse(graph)
     found.frugal = frugal
+    if trace is not None:
+        trace.stage("facts", graph, model)
     with _timed(seconds, "nested"):
         inner = nested.shrink(graph, found, adapters)
         if inner.facts:
             found = facts.analyse(graph, inside=inner.facts)
             found.frugal = frugal
+    if trace is not None:
+        trace.stage("nested", graph, model)
     with _timed(seconds, "layout"):
         plan = policy.plan(graph, found, adapters)
     whole = policy.put_in(graph, plan) if adapters == "never" else []
@@ -77,6 +85,9 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk
         masked, held = (*masked, *inner.masked), (*held, *inner.held)
     with _timed(seconds, "rewrite"):
         rewrite.apply(graph, found, plan)
+    if trace is not None:
+        trace.stage("rewrite", graph, model)
+        trace.stored.update(plan.stored)
     with _timed(seconds, "clean"):
         clean(graph)
         padding.keep_apart(graph, merged)
@@ -94,6 +105,10 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, *, frugal: bool) -> Shrunk
         compiled = exported(graph, model)
         after = cost.count(compiled)
         notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
+        if trace is not None:
+            trace.stored.clear()
+    if trace is not None:
+        trace.stages["clean"] = compiled
     return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))
 
 
