@@ -1,0 +1,94 @@
+"""Both graphs in double precision, in numpy: an error there is one of logic, not of rounding.
+
+What is left to round is what the compiler computed of the weights in the precision that they are stored in: a sum of
+biases, say. How much that may be is measured: by how far the reference moves, in double precision, when each of its
+weights is rounded once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.comparison.double import Evaluator, has_double, to_double, widen
+from maskc.errors import UnavailableError
+from maskc.frontend.onnx_file import in_brief
+from maskc.noise import Noise, Sample, distance, rounded_weights
+
+# What double precision itself may round, relative to the scale of an output.
+FLOOR = 1e-10
+# An error of at most so many times what rounding the weights does is that.
+_FACTOR = 4.0
+_COPIES = 3
+
+
+@dataclass(frozen=True)
+class ExactError:
+    """The error of one output in double precision, over all samples, and what was allowed where it was worst.
+
+    Both are relative to the largest absolute value of the reference's output on the sample. Of what is not of
+    floating point, the error is the share of elements that differ.
+    """
+
+    name: str
+    error: float
+    allowed: float
+    passed: bool
+
+
+class Exact:
+    """Two models in double precision. Raises `UnavailableError` when one of them has no such form."""
+
+    def __init__(self, reference: ModelProto, compiled: ModelProto, seed: int) -> None:
+        for what, model in (("reference", reference), ("compiled model", compiled)):
+            if not has_double(model):
+                raise UnavailableError(f"The {what} has operators without a form in double precision.")
+        try:
+            self._reference = Evaluator(to_double(reference))
+            self._compiled = Evaluator(to_double(compiled))
+            rng = np.random.default_rng(seed)
+            self._rounded = [Evaluator(to_double(rounded_weights(reference, rng))) for _ in range(_COPIES)]
+        except Exception as error:
+            raise _unable(error) from error
+
+    def compare(self, samples: Sequence[Sample]) -> tuple[ExactError, ...]:
+        """The error of each output. Raises `UnavailableError` when the evaluator cannot run a model."""
+        found: dict[str, ExactError] = {}
+        for sample in samples:
+            feeds = widen(sample.inputs)
+            try:
+                wanted = self._run(self._reference, feeds)
+                got = self._run(self._compiled, feeds)
+                moved = [self._run(rounded, feeds) for rounded in self._rounded]
+            except Exception as error:
+                raise _unable(error) from error
+            for name, array in wanted.items():
+                error_ = _error(name, array, got[name], [other[name] for other in moved])
+                worst = found.get(name)
+                if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
+                    found[name] = error_
+        return tuple(found.values())
+
+    def _run(self, evaluator: Evaluator, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        values = evaluator(feeds)
+        return {name: np.asarray(value) for name, value in zip(evaluator.outputs, values, strict=True)}
+
+
+def _error(name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]]) -> ExactError:
+    error = distance(wanted, got)
+    if error is None:
+        return ExactError(name, np.inf, FLOOR, False)
+    steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
+    scale = error.scale or 1.0
+    allowed = max(0.0 if error.exact else FLOOR, _FACTOR * max(steps, default=0.0) / scale)
+    share = error.max_abs / scale
+    return ExactError(name, share, allowed, share <= allowed)
+
+
+def _unable(error: Exception) -> UnavailableError:
+    return UnavailableError(f"The reference evaluator of ONNX cannot run the model: {in_brief(error)}.")
