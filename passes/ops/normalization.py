@@ -97,9 +97,13 @@ class Normalization(Linked):
         found = self.channels(node, facts)
         if found is not None:
             axis, known = found
-            need = ~known.mask | stored.get((0, axis), np.ones(known.mask.size, bool))
+            out = stored.get((0, axis))
+            need = ~known.mask if out is None else ~known.mask | out
+            reason = "normalises it, and one masked channel stands for all of them behind it"
+            if out is None:
+                need, reason = np.ones(known.mask.size, bool), "normalises it, and all its channels are read behind it"
             flops = self.cost(node)[0] / need.size
-            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason="writes all channels that it normalises")
+            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:

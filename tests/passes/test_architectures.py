@@ -22,23 +22,16 @@ HOLDERS = {
     "resnext": {"Conv"},  # its groups must stay equal
     "mobilenet": {"Add"},  # a residual sum with a branch that has no mask
     "mobilenet3": {"Add"},
-    "shufflenet": {"Split", "Concat"},  # cheaper to compute than to put back between them
-    "shufflenet_dynamic": {"Reshape"},
     "vit": {"Reshape"},  # heads of attention must stay equal
     "bert": {"Reshape"},
     "gpt": {"Reshape"},
     "swin": {"Reshape"},
     "yolo": {"Add"},
-    "dlrm": {"Concat"},
-    "lstm": {"LSTM"},
-    "gru": {"GRU"},
     "branching": {"If"},
     "looping": {"Loop"},
     "foreign": {"FastGelu"},
-    "quantised": {"QuantizeLinear"},
-    "swin_exported": {"Reshape"},  # queries, keys and values in one product
     "yolo_exported": {"Split"},
-    "shufflenet_groups": {"Conv", "Add", "Gather"},
+    "shufflenet_groups": {"Conv", "Add"},
 }
 
 parametrized = pytest.mark.parametrize("architecture", (*ARCHITECTURES, *EXPORTED), ids=lambda a: a.__name__)
