@@ -81,7 +81,7 @@ class Baseline:
 
     def key(self, model: Path) -> str:
         """What the file calls a model."""
-        return Path(os.path.relpath(model.resolve(), self.path.parent.resolve())).as_posix()
+        return Path(os.path.relpath(model, self.path.parent)).as_posix()
 
     def file(self, key: str) -> Path:
         """The path of a model or mask file that the baseline names."""
@@ -125,11 +125,26 @@ def read(path: Path) -> Baseline:
             f"The baseline {path} has schema {schema}, and this maskc reads up to {SCHEMA}. Upgrade maskc."
         )
     try:
-        return Baseline(path, {key: _parsed(Entry, value, key) for key, value in data["models"].items()})
+        models: dict[str, Entry] = {key: _parsed(Entry, value, key) for key, value in data["models"].items()}
+        for entry in models.values():
+            for text in entry.removed.values():
+                channels(text)
+        return Baseline(path, models)
     except ValueError as error:
         raise InputError(
             f"The baseline {path} is not as it should be: {error}. Mend it, or write it again with --update."
         ) from error
+
+
+def channels(text: str) -> set[int]:
+    """Channels from text like `0-3, 7`. Raises ValueError for anything else."""
+    found: set[int] = set()
+    for part in text.split(", ") if text else ():
+        first, _, last = part.partition("-")
+        if not (first + last).isdecimal():
+            raise ValueError(f"`{text}` does not list channels, like `0-3, 7`")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -452,20 +452,23 @@ def check(
         raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
     targets = regressions.targets([*(formats or ()), *(["json"] if as_json else ())])
     limits = Limits(tolerance, min_reduction)
-    cores = os.cpu_count() or 1
-    if update:
-        outcomes, changed = regress.update(
-            baseline,
-            models or (),
-            masks=masks,
-            shapes=parse(shape or ()),
-            adapters=adapters.value if adapters else None,
-            limits=limits,
-            jobs=jobs or cores,
-            rules=rules or (),
-        )
-    else:
-        outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs or cores, rules=rules or ())
+    jobs = jobs or os.cpu_count() or 1
+    changed = False
+    with regressions.progress() as done:
+        if update:
+            outcomes, changed = regress.update(
+                baseline,
+                models or (),
+                masks=masks,
+                shapes=parse(shape or ()),
+                adapters=adapters.value if adapters else None,
+                limits=limits,
+                jobs=jobs,
+                rules=rules or (),
+                done=done,
+            )
+        else:
+            outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or (), done=done)
     for name, file in targets:
         if file is not None:
             regressions.write(outcomes, name, file)

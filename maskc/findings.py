@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from maskc.baseline import Entry
+from maskc.baseline import Entry, channels
 from maskc.errors import InputError
 from maskc.report.compilation import CompileReport
 from maskc.report.terminal import held_lines, ranges
@@ -29,7 +29,9 @@ class Finding:
     details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join((self.message, *(f"  {line}" for line in self.details)))
+        if not self.details:
+            return self.message
+        return "\n".join((f"{self.message.rstrip('.')}:", *(f"  {line}" for line in self.details)))
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
     stays = tuple(_staying(before, report))
     if stays:
         count = sum(len(item.channels) for item in stays)
-        what = "A masked channel that went stays" if count == 1 else f"{count} masked channels that went stay"
-        yield Finding("channels", f"{what} now:", tuple(held_lines(stays)))
+        what = (
+            "A masked channel that used to go stays" if count == 1 else f"{count} masked channels that used to go stay"
+        )
+        yield Finding("channels", f"{what} now.", tuple(held_lines(stays)))
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
-        yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now)))
+        yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
 
 
 def _staying(before: Entry, report: CompileReport) -> Iterator[Held]:
@@ -79,19 +83,21 @@ def _staying(before: Entry, report: CompileReport) -> Iterator[Held]:
 def _rise(before: Entry, now: Entry, tolerance: float) -> str:
     old, new = before.after.flops, now.after.flops
     share = f" (+{new / old - 1:.2%})" if old else ""
-    cause = "the model is the same, so maskc or its options changed" if before.sha256 == now.sha256 else "it changed"
+    cause = "the model is the same as then" if before.sha256 == now.sha256 else "the model has changed since"
     allowed = f", and {tolerance:.2%} is allowed" if tolerance else ""
-    return f"FLOPs rose from {old:,} to {new:,}{share}{allowed}; {cause}:"
+    return f"FLOPs rose from {old:,} to {new:,}{share}{allowed}; {cause}."
 
 
-def _why(before: Entry, now: Entry) -> Iterator[str]:
-    """Masked channels that are masked no longer, layers that became wider, and what else costs more."""
+def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
+    """Channels that are masked no longer, layers that became dearer, and what else costs more."""
+    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
     for key, text in before.removed.items():
-        lost = channels(text) - channels(now.removed.get(key, ""))
-        if len(lost) > len(channels(now.removed.get(key, "")) - channels(text)):
+        old, new = channels(text), masked.get(key, set())
+        if len(new) < len(old):
             name, _, axis = key.rpartition("@")
-            which = f"channel{'s' * (len(lost) > 1)} {ranges(sorted(lost))}"
-            yield f"mask '{name}' axis {axis}: {which} went, and no longer do{'es' * (len(lost) == 1)}"
+            bare = sorted(old - new)
+            which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
+            yield f"mask '{name}' axis {axis}: {which} no longer masked"
     rises = {name: now.layer_flops[name] - before.layer_flops.get(name, 0) for name in now.layer_flops}
     dearer = sorted((name for name, rise in rises.items() if rise > 0), key=lambda name: (-rises[name], name))
     for name in dearer[:_NAMED]:
@@ -120,12 +126,3 @@ def notes(before: Entry | None, now: Entry) -> Iterator[str]:
         yield f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}; keep that with --update."
     if now.maskc != before.maskc:
         yield f"The baseline is of maskc {before.maskc}, and this is {now.maskc}."
-
-
-def channels(text: str) -> set[int]:
-    """The channels that `ranges` wrote. Raises ValueError for anything else."""
-    found: set[int] = set()
-    for part in text.split(", ") if text else ():
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ from maskc.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.compiler import compile
 from maskc.errors import InputError, MaskcError, NotEquivalentError
 from maskc.findings import Finding, Limits, findings, notes
+from maskc.frontend.onnx_file import in_brief
 from maskc.report.compilation import CompileReport
 from maskc.report.terminal import ranges
 from maskc.rules import load
@@ -61,13 +63,15 @@ def check(
     one model is in its outcome.
     """
     known = baseline.read(path)
-    limits = limits or Limits()
-    keys = [known.key(model) for model in models] or list(known.models)
-    files = dict(zip(keys, models, strict=False)) or {key: known.file(key) for key in keys}
+    files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
+    if not files:
+        raise InputError(
+            f"The baseline {path} names no models. Add one: `maskc check --update --baseline {path} MODEL`."
+        )
     tasks = []
-    for key in keys:
+    for key, file in files.items():
         entry = known.models.get(key)
-        tasks.append(_Task(known, key, files[key], entry.options if entry else None, limits))
+        tasks.append(_Task(known, key, file, entry.options if entry else None, limits or Limits()))
     return _all(tasks, jobs, rules, done)
 
 
@@ -152,6 +156,10 @@ class _Task:
             return dataclasses.replace(outcome, error=str(error), error_code=error.exit_code)
         except MemoryError:
             return dataclasses.replace(outcome, error="There is not enough memory.", error_code=2)
+        except Exception as error:  # one model must not keep the others from being checked
+            reason = f"{type(error).__name__}: {in_brief(error)}"
+            text = f"maskc failed unexpectedly ({reason}). Compile the model with --debug to see where."
+            return dataclasses.replace(outcome, error=text, error_code=2)
         entry = entry if self.compare else None
         return dataclasses.replace(
             outcome,
@@ -182,7 +190,12 @@ def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[O
     # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=load, initargs=(tuple(rules),)) as pool:
-        yield from pool.map(_Task.run, tasks)
+        try:
+            yield from pool.map(_Task.run, tasks)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "A process that compiled models ended without a word, most likely for want of memory. Try --jobs 1."
+            ) from error
 
 
 def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:
