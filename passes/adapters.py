@@ -150,6 +150,8 @@ class Adapters:
 
     def _axis_size(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
         shape = self._once("Shape", [tensor], f"{tensor.name}_shape")
+        if len(tensor.shape) == 1:
+            return shape
         return self._once("Gather", [shape, self._ints("axis", [axis])], f"{tensor.name}_size", axis=0)
 
     def expand(self, pattern: Pattern, axis: int) -> gs.Tensor:

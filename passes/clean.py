@@ -44,6 +44,7 @@ def clean(graph: gs.Graph) -> None:
     fold.drop_identities(graph)
     order.absorb_orders(graph)
     fuse.fuse(graph)
+    fold.drop_identities(graph)
     fold.drop_unused(graph)
     quantized.restore(graph)
     fold.share_constants(graph)

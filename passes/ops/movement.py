@@ -498,6 +498,13 @@ class Gather(Movement):
         index, size = np.asarray(node.inputs[1].values).astype(np.int64), size_of(node.inputs[0], axis)
         return (axis, index) if size is not None and ((index >= 0) & (index < size)).all() else None
 
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        """Every slice in its place."""
+        picked = self.picked(node)
+        if picked is None or not np.array_equal(picked[1], np.arange(size_of(node.inputs[0], picked[0]) or 0)):
+            return None
+        return node.inputs[0]
+
     def _axis(self, node: gs.Node) -> int | None:
         shape = shape_of(node.inputs[0])
         return int(node.attrs.get("axis", 0)) % len(shape) if shape else None

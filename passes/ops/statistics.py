@@ -166,7 +166,8 @@ class GroupNormalization(Linked):
         count = gone[kept].sum(axis=1)
         middle = value.sum(axis=1) / np.maximum(count, 1)
         spread = np.where(gone[kept], (value - middle[:, None]) ** 2, 0).sum(axis=1) / n
-        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        sizes_out = [int(out.sum()) if a == 1 else d for a, d in enumerate(rewriter.shape(rewriter.before.inputs[0]))]
+        rank = len(sizes_out)
         dtype = np.dtype(rewriter.before.inputs[0].dtype)
         data = rewriter.cast(x, np.dtype(np.float32)) if dtype.itemsize < 4 else x
 
@@ -186,7 +187,7 @@ class GroupNormalization(Linked):
         sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
         rows = emit("Reshape", data, sizes)
         mean = average(rows)
-        mean = emit("Add", mean, each(value.sum(axis=1) / n))
+        mean = emit("Add", mean, each(value.sum(axis=1) / n)) if value.any() else mean
         centred = emit("Sub", rows, mean)
         squares = average(emit("Mul", centred, centred))
         apart = emit("Sub", mean, each(middle))
@@ -207,7 +208,9 @@ class GroupNormalization(Linked):
             )
             for hint, i in (("scale", 1), ("bias", 2))
         )
-        rewriter.become(node, "Add", [rewriter.emit("Mul", [result, scale], x), bias])
+        scaled = rewriter.emit("Mul", [result, scale], x)
+        result.shape, scaled.shape = list(sizes_out), list(sizes_out)  # ones and zeros are seen to do nothing
+        rewriter.become(node, "Add", [scaled, bias])
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)

@@ -459,7 +459,7 @@ def _was_empty(source: ModelProto, name: str, shape: list[int | str | None] | No
 
 
 def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
-    """Nothing dead, nothing empty, no product with ones, no Identity inside, no duplicate names."""
+    """Nothing dead or empty, no product with ones, sum with zeros, Gather in order or Identity, no name twice."""
     graph = compiled.graph
     read = set(_reads(graph))
     outputs = {o.name for o in graph.output}
@@ -483,11 +483,17 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     for node in graph.node:
-        if node.op_type == "Mul":
+        neutral = {"Mul": 1, "Add": 0}.get(node.op_type)
+        if neutral is not None:
             for one, other in (node.input, list(node.input)[::-1]):
-                if one in constants and one not in inputs and (constants[one] == 1).all():
+                if one in constants and one not in inputs and (constants[one] == neutral).all():
                     grows = shapes.get(node.output[0]) != shapes.get(other) or other not in shapes
-                    assert grows, f"{node.name} multiplies {other} by ones"
+                    assert grows, f"{node.op_type} {node.name} of {other} and {neutral} everywhere"
+        if node.op_type == "Gather" and node.input[1] in constants and constants[node.input[1]].ndim == 1:
+            shape, axis = shapes.get(node.input[0]), next((a.i for a in node.attribute if a.name == "axis"), 0)
+            places = constants[node.input[1]]
+            moves = shape is None or shape[axis] != places.size or (places != np.arange(places.size)).any()
+            assert moves, f"Gather {node.name} takes all in order"
         if node.op_type == "Identity":
             kept = node.output[0] in outputs and (node.input[0] in inputs | outputs | set(constants))
             shared = node.output[0] in outputs

@@ -96,3 +96,19 @@ def test_int8_weights_behind_dequantisation_stay_int8() -> None:
         k=mask(1, 1, 0, 1, rank=2),
     )
     assert "DequantizeLinear" in operators(compiled(source))
+
+
+def test_no_gather_is_left_that_takes_all_channels_in_order() -> None:
+    """A shuffle of which one channel is left, twice (`compiled` looks for such Gathers)."""
+    source = model(
+        "(float[N,3,4,4] x) => (float[N,1,4,4] y, float[N,3,4,4] z)",
+        "c = Conv(x, w)  m = Mul(c, k)  p = Concat<axis=1>(m, m)  g = Gather<axis=1>(p, shuffle)"
+        "  a, b = Split<axis=1>(g, halves)  y = Conv(a, v)  z = Conv(b, u)",
+        w=random(2, 3, 1, 1),
+        v=random(1, 2, 1, 1, seed=1),
+        u=random(3, 2, 1, 1, seed=2),
+        k=mask(1, 0),
+        shuffle=np.asarray([0, 2, 1, 3]),
+        halves=np.asarray([2, 2]),
+    )
+    compiled(source)

@@ -192,6 +192,12 @@ def test_constants_that_are_seen_behind_the_heads_stay_what_they_are(values: str
     compiled(source)
 
 
+def test_a_bias_of_masked_channels_alone_leaves_no_addition() -> None:
+    masks = independent(4)
+    bias = {f"b{name}": np.where(kept, 0, 1.0) for name, kept in zip("qkv", masks, strict=True)}
+    assert "Add" not in operators(compiled(attention("separate", masks, more=bias)))
+
+
 def test_nothing_changes_without_masks() -> None:
     source = attention("fused", np.ones((3, WIDTH)))
     assert shrink(source).report.after.macs == shrink(source).report.before.macs
