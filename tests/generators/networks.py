@@ -1229,18 +1229,39 @@ def attention(b: Builder, v: Value) -> Value | None:
     """Self-attention of one or more heads, written out; inner channels and heads masked at times."""
     if v.rank != 3 or v.axis != 2:
         return None
-    heads, inner = b.some(1, 3), b.some(1, 3)
+    heads, inner = b.some(1, 3), b.some(1, 4)
     wide = heads * inner
     n, t = v.shape[:2]
+
+    def masked(y: Value) -> Value:
+        y = b.mask(y) if b.flip(0.5) else y
+        return b.like("Add", y, bias(b, y.channels)) if b.flip(0.2) else y
 
     def project(order: Sequence[int]) -> Value:
         y = matmul(b, v, out=wide)
         assert y is not None
-        y = b.mask(y) if b.flip(0.4) else y
+        return split(masked(y), order)
+
+    def split(y: Value, order: Sequence[int]) -> Value:
         y = b.op("Reshape", [y, b.ints([0, 0, heads, inner])], [n, t, heads, inner], 3)
         return b.transpose(y, order)
 
-    q, k, w = project((0, 2, 1, 3)), project((0, 2, 3, 1)), project((0, 2, 1, 3))
+    form = b.pick(("apart", "apart", "together", "behind"))
+    joint = matmul(b, v, out=3 * wide) if form != "apart" else None
+    if joint is None:
+        q, k, w = project((0, 2, 1, 3)), project((0, 2, 3, 1)), project((0, 2, 1, 3))
+    elif form == "together" or b.opset < 13:
+        parts = b.op("Reshape", [masked(joint), b.ints([0, 0, 3, heads, inner])], [n, t, 3, heads, inner], 4)
+        parts = b.transpose(parts, (2, 0, 3, 1, 4))
+        index = [b.const(np.asarray(i), np.int64) for i in range(3)]
+        q, k, w = (b.op("Gather", [parts, i], [n, heads, t, inner], 3, axis=0) for i in index)
+        k = b.transpose(k, (0, 1, 3, 2))
+    else:
+        names = b.raw("Split", [masked(joint), b.ints([wide] * 3)], 3, axis=2)
+        q, k, w = (
+            split(Value(name, (n, t, wide), 2), order)
+            for name, order in zip(names, ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)), strict=True)
+        )
     scores = b.op("MatMul", [q, k], [n, heads, t, t], 1)
     scores = b.like(b.pick(("Mul", "Div")), scores, b.scalar(1.3))
     if isinstance(t, int) and b.flip(0.3):
