@@ -252,7 +252,11 @@ def verify(
     ] = Provider.cpu,
     inputs: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Real data to compare on as well, by input name.", show_default=False),
+        typer.Option(
+            metavar="FILE.npz",
+            help="Real data to compare on as well, by input name: a file, or a directory of them.",
+            show_default=False,
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,
@@ -261,8 +265,9 @@ def verify(
         typer.Option(
             metavar="F",
             help=(
-                "Error allowed, relative to the largest value of the output. By default 1e-5, or 1e-12 if "
-                "all is float64 and 1e-3 if any is half precision; ten times that against TensorFlow."
+                "Error allowed, relative to the largest value of the output. By default 8 roundings times the "
+                "square root of the output's depth, at most 1e-5, or 1e-12 if all is float64 and 1e-3 if any is "
+                "half precision; ten times that against TensorFlow."
             ),
             show_default=False,
         ),
@@ -276,6 +281,28 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help=(
+                "Compare in double precision as well, in the reference evaluator of ONNX, which tells errors of "
+                "logic from rounding. By default as far as that takes a few seconds."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to write, if the models differ, the smallest parts of both that do, and an input.",
+            show_default=False,
+        ),
+    ] = None,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure the latency of both, side by side, on the provider.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -285,7 +312,8 @@ def verify(
     and batch sizes, and all outputs are compared. Where the reference is a
     TensorFlow model, TensorFlow's own outputs are compared too. An error above
     the tolerance passes only if rounding the reference's own weights moves its
-    output about as far; that is said.
+    output about as far; that is said. If the models differ, the first tensor
+    where they part is named, with the node that makes it.
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
@@ -304,6 +332,9 @@ def verify(
         rtol=rtol,
         atol=atol,
         min_reduction=min_reduction,
+        exact=exact,
+        dump=dump,
+        bench=bench,
     )
     if as_json:
         from maskc.report.compilation import verification_json

@@ -30,12 +30,16 @@ from onnx import ModelProto
 
 from maskc import frontend, sampling
 from maskc.comparison import interface
+from maskc.comparison.bisection import Parted, Parting, part
 from maskc.comparison.data import Arrays, drawn, read_inputs, size_notes
+from maskc.comparison.dump import write as write_dump
+from maskc.comparison.exact import Exact, ExactError, affordable
 from maskc.comparison.judge import Judge, OutputError, Pair
+from maskc.comparison.latency import Latency, measure
 from maskc.errors import InputError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
-from maskc.noise import NOISE_FACTOR, Noise
+from maskc.noise import NOISE_FACTOR, Noise, Sample
 from maskc.report.figures import Figures
 from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime
 from maskc.sampling import Inputs
@@ -51,8 +55,10 @@ class Verification:
     """The result of comparing a compiled model with its reference.
 
     `passed` holds when all outputs agree and the reduction asked for is reached. `before` and `after` are the
-    figures of the two files; `reasons` has a sentence for everything that failed, and `notes` for everything
-    that a reader should know about how the comparison was made.
+    figures of the two files; `exact` are errors in double precision, None where they were not compared so;
+    `parting` is where two models part that are not equivalent, and `latency` is measured if asked for.
+    `reasons` has a sentence for everything that failed, and `notes` for everything that a reader should know
+    about how the comparison was made.
     """
 
     passed: bool
@@ -66,6 +72,9 @@ class Verification:
     seed: int
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    exact: tuple[ExactError, ...] | None = None
+    parting: Parting | None = None
+    latency: Latency | None = None
 
     @property
     def reduction(self) -> float:
@@ -91,14 +100,21 @@ def verify(
     rtol: float | None = None,
     atol: float = 0.0,
     min_reduction: float | None = None,
+    exact: bool | None = None,
+    dump: str | os.PathLike[str] | None = None,
+    bench: bool = False,
 ) -> Verification:
     """Compare a compiled model with its reference, both run in ONNX Runtime on the same inputs.
 
     `reference` and `compiled` are paths (`.onnx`, `.keras`, SavedModel) or `ModelProto`s; the figures of a
     `ModelProto` are those of the file it would make. With `masks` (a file or a mapping, as for
     `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
-    model at these input sizes. `inputs` adds real data, an `.npz`
-    file or arrays by input name, to the `samples` random ones. `provider` is `cpu`, `cuda` or `auto`.
+    model at these input sizes; if the compiled model takes any sizes, these are tried beside others.
+    `inputs` adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples`
+    random ones. `provider` is `cpu`, `cuda` or `auto`. `exact` compares in double precision as well, in the
+    reference evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models
+    have such a form and no tolerance is given. `dump` is a directory for the smallest models that show a
+    difference, and `bench` measures both models' latency.
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.
@@ -122,6 +138,10 @@ def verify(
         rtol=rtol,
         atol=atol,
         min_reduction=min_reduction,
+        exact=exact,
+        dump=None if dump is None else Path(dump),
+        bench=bench,
+        bisect=True,
     )
 
 
@@ -140,10 +160,15 @@ def compare(
     rtol: float | None = None,
     atol: float = 0.0,
     min_reduction: float | None = None,
+    exact: bool | None = False,
+    dump: Path | None = None,
+    bench: bool = False,
+    bisect: bool = False,
 ) -> Verification:
     """`verify` for models that are read already; `original` is the TensorFlow model behind the reference.
 
-    `inputs` are arrays by input name, under what to call them; `tried` are values for symbolic sizes.
+    `inputs` are arrays by input name, under what to call them; `tried` are values for symbolic sizes. With
+    `bisect`, it is found where models part that differ.
     """
     _validate(samples, rtol, atol, min_reduction)
     reasons = interface.differences(reference, compiled)
@@ -152,6 +177,9 @@ def compare(
     errors: list[OutputError] = []
     notes: list[str] = []
     count = 0
+    exact_errors: tuple[ExactError, ...] | None = None
+    parted: Parted | None = None
+    latency: Latency | None = None
     if not reasons:
         chosen = choose_provider(provider)
         import_onnxruntime()
@@ -175,6 +203,24 @@ def compare(
             verdicts = judge.verdicts(_pairs(actual, original, masked, chosen), data)
             errors = list(verdicts.errors)
             reasons += verdicts.failures
+            failed = verdicts.sample
+            if exact is None:
+                exact_errors = _exactly(reference, compiled, data, before.flops, rtol, atol, seed)
+            elif exact:
+                exact_errors = Exact(reference, compiled, seed).compare(data)
+            if exact_errors is not None:
+                reasons += _failures(exact_errors)
+                if failed is not None and all(error.passed for error in exact_errors):
+                    notes.append("In double precision the models agree, so it is rounding that differs.")
+            if reasons and bisect:
+                parted = _parted(reference, compiled, data, failed, before.flops, seed)
+                if parted is None:
+                    notes.append("Where the models part was not found.")
+                elif dump is not None:
+                    files = write_dump(dump, parted, failed or data[0])
+                    notes.append(f"Written: {', '.join(str(file) for file in files)}.")
+            if bench:
+                latency = measure(expected, actual, data[0].inputs)
             if chosen == "cuda":
                 notes.append(_placed_on_cuda(reference, compiled, data[0].inputs))
     equivalent = not reasons
@@ -201,7 +247,54 @@ def compare(
         seed=seed,
         reasons=tuple(reasons),
         notes=tuple(notes),
+        exact=exact_errors,
+        parting=None if parted is None else parted.parting,
+        latency=latency,
     )
+
+
+def _exactly(
+    reference: ModelProto,
+    compiled: ModelProto,
+    data: Sequence[Sample],
+    flops: int,
+    rtol: float | None,
+    atol: float,
+    seed: int,
+) -> tuple[ExactError, ...] | None:
+    """Errors in double precision on what can be computed in a few seconds, None where that is nothing.
+
+    Whoever gives a tolerance accepts errors that double precision would show.
+    """
+    chosen = affordable(data, flops)
+    if rtol is not None or atol or not chosen:
+        return None
+    try:
+        return Exact(reference, compiled, seed).compare(chosen)
+    except UnavailableError:
+        return None
+
+
+def _failures(errors: Sequence[ExactError]) -> list[str]:
+    return [
+        f"Output '{error.name}' is not what the reference computes in double precision: with {error.sample}, the error "
+        f"is {error.error:.3g} of its scale where rounding weights allows {error.allowed:.3g}."
+        for error in errors
+        if not error.passed
+    ]
+
+
+def _parted(
+    reference: ModelProto,
+    compiled: ModelProto,
+    data: Sequence[Sample],
+    failed: Sample | None,
+    flops: int,
+    seed: int,
+) -> Parted | None:
+    """Where the models part; the sample that failed is looked at first."""
+    samples = sorted(data, key=lambda sample: sample is not failed)
+    return part(reference, compiled, samples, seed, double=bool(affordable(samples[:1], flops)))
 
 
 def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[Source, Source, dict[str, int]]:

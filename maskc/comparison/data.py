@@ -128,3 +128,8 @@ def size_notes(data: Sequence[Sample]) -> list[str]:
     """A sentence if all data have one batch size."""
     leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
     return ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
+
+
+def elements(sample: Sample) -> int:
+    """How many numbers the sample has for inputs, at least 1."""
+    return max(1, sum(array.size for array in sample.inputs.values()))

@@ -6,7 +6,7 @@ function agree to about 1e-14 of their scale, so a limit of 1e-10 separates roun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np

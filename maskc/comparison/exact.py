@@ -15,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from maskc.comparison.data import elements
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.errors import UnavailableError
 from maskc.frontend.onnx_file import in_brief
-from maskc.noise import Noise, Sample, distance, rounded_weights
+from maskc.noise import Sample, distance, rounded_weights
 
 # What double precision itself may round, relative to the scale of an output.
 FLOOR = 1e-10
 # An error of at most so many times what rounding the weights does is that.
 _FACTOR = 4.0
 _COPIES = 3
+
+# FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
+BUDGET = 1e8
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,22 @@ class ExactError:
     error: float
     allowed: float
     passed: bool
+    sample: str
+
+
+def affordable(samples: Sequence[Sample], flops: int, budget: float = BUDGET) -> list[Sample]:
+    """The first samples of each kind that numpy computes in a few seconds; `flops` are for sizes of 1."""
+    chosen: list[Sample] = []
+    seen: set[str] = set()
+    least = min((elements(sample) for sample in samples), default=1)
+    for sample in samples:
+        kind = sample.label.partition(",")[0]
+        cost = flops * elements(sample) / least
+        if kind not in seen and cost <= budget:
+            seen.add(kind)
+            chosen.append(sample)
+            budget -= cost
+    return chosen
 
 
 class Exact:
@@ -68,7 +88,7 @@ class Exact:
             except Exception as error:
                 raise _unable(error) from error
             for name, array in wanted.items():
-                error_ = _error(name, array, got[name], [other[name] for other in moved])
+                error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label)
                 worst = found.get(name)
                 if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
                     found[name] = error_
@@ -79,15 +99,17 @@ class Exact:
         return {name: np.asarray(value) for name, value in zip(evaluator.outputs, values, strict=True)}
 
 
-def _error(name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]]) -> ExactError:
+def _error(
+    name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]], sample: str
+) -> ExactError:
     error = distance(wanted, got)
     if error is None:
-        return ExactError(name, np.inf, FLOOR, False)
+        return ExactError(name, np.inf, FLOOR, False, sample)
     steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
     scale = error.scale or 1.0
     allowed = max(0.0 if error.exact else FLOOR, _FACTOR * max(steps, default=0.0) / scale)
     share = error.max_abs / scale
-    return ExactError(name, share, allowed, share <= allowed)
+    return ExactError(name, share, allowed, share <= allowed, sample)
 
 
 def _unable(error: Exception) -> UnavailableError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,59 +13,101 @@ from onnx import ModelProto
 
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.comparison.exact import FLOOR
+from maskc.errors import MaskcError, RunError
+from maskc.frontend.onnx_file import in_brief
 from maskc.noise import Sample, rounded_weights
 from maskc.runtime import Session
 
 Tensors = dict[str, NDArray[Any]]
+Run = Callable[[dict[str, Any]], Tensors]
 
 _COPIES = 2
 
 
-class Inside:
-    """Runs both models and tells what is in the tensors that have one name in both.
+@dataclass(frozen=True)
+class Values:
+    """Tensors by name: of the model before, of the one after, and of the one before with its weights rounded.
 
-    `shared` are these names, and `floor` what double precision may round relative to the scale, or None where the
-    models run in the precision that they have.
+    `stopped` is the index of the node of the model after that cannot be run on this sample, None if all can.
     """
 
-    def __init__(self, reference: ModelProto, compiled: ModelProto, seed: int) -> None:
-        ours, theirs = ({name for node in m.graph.node for name in node.output if name} for m in (reference, compiled))
-        self.shared = ours & theirs
+    before: Tensors
+    after: Tensors
+    moved: tuple[Tensors, ...]
+    stopped: int | None
+
+
+class Inside:
+    """Runs two models and tells what is in the tensors that have one name in both: `shared`."""
+
+    def __init__(self, before: ModelProto, after: ModelProto, seed: int, *, double: bool) -> None:
+        one, other = ({name for node in m.graph.node for name in node.output if name} for m in (before, after))
+        self.shared = one & other
+        self._double = double and has_double(before) and has_double(after)
         rng = np.random.default_rng(seed)
-        models = [reference, compiled, *(rounded_weights(reference, rng) for _ in range(_COPIES))]
-        self._models = [_telling(model, self.shared) for model in models]
-        self._double: list[Evaluator] | None = None
-        self._sessions: list[Session] | None = None
-        if has_double(reference) and has_double(compiled):
-            try:
-                self._double = [Evaluator(to_double(model)) for model in self._models]
-            except Exception:
-                self._double = None
+        self._rounded = [rounded_weights(before, rng) for _ in range(_COPIES)]
+        self._before, self._after = before, after
+        self._runs: list[Run] | None = None
 
     @property
     def floor(self) -> float | None:
-        """What may be rounded at least, relative to the scale; None if that is for the types to say."""
-        return None if self._double is None else FLOOR
+        """What double precision may round, relative to the scale; None where the models run in their own."""
+        return FLOOR if self._double else None
 
-    def values(self, sample: Sample) -> tuple[Tensors, Tensors, list[Tensors]]:
-        """What the reference, the compiled model, and the reference with rounded weights have in their tensors.
-
-        Raises `RunError` when one of them cannot be run.
-        """
-        if self._double is not None:
-            feeds = widen(sample.inputs)
+    def values(self, sample: Sample) -> Values:
+        """What is in the tensors on this sample. Raises `RunError` when the model before cannot be run."""
+        if self._runs is None:
             try:
-                found = [
-                    {n: np.asarray(v) for n, v in zip(e.outputs, e(feeds), strict=True) if not isinstance(v, list)}
-                    for e in self._double
-                ]
-                return found[0], found[1], found[2:]
-            except Exception:
-                self._double = None
-        if self._sessions is None:
-            self._sessions = [Session(model, optimized=False) for model in self._models]
-        values = [session.run(sample.inputs) for session in self._sessions]
-        return values[0], values[1], values[2:]
+                self._runs = [self._run(model) for model in (self._before, *self._rounded)]
+                self._runs[0](sample.inputs)
+            except MaskcError:
+                if not self._double:
+                    raise
+                self._double = False
+                self._runs = [self._run(model) for model in (self._before, *self._rounded)]
+        before, *moved = (run(sample.inputs) for run in self._runs)
+        count = len(self._after.graph.node)
+        try:
+            return Values(before, self._run(self._after)(sample.inputs), tuple(moved), None)
+        except MaskcError:
+            pass
+        runs, fails, after = 0, count, Tensors()
+        while fails - runs > 1:  # the first `runs` nodes can be run, the first `fails` cannot
+            middle = (runs + fails) // 2
+            try:
+                after = self._run(_first(self._after, middle))(sample.inputs)
+                runs = middle
+            except MaskcError:
+                fails = middle
+        return Values(before, after, tuple(moved), fails - 1)
+
+    def _run(self, model: ModelProto) -> Run:
+        telling = _telling(model, self.shared)
+        if not self._double:
+            return Session(telling, optimized=False).run
+        try:
+            evaluator = Evaluator(to_double(telling))
+        except Exception as error:
+            raise RunError(in_brief(error)) from error
+
+        def run(inputs: dict[str, Any]) -> Tensors:
+            try:
+                values = evaluator(widen(inputs))
+            except Exception as error:
+                raise RunError(in_brief(error)) from error
+            named = zip(evaluator.outputs, values, strict=True)
+            return {name: np.asarray(value) for name, value in named if not isinstance(value, list)}
+
+        return run
+
+
+def _first(model: ModelProto, count: int) -> ModelProto:
+    """The model's first nodes, without its outputs."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[count:]
+    del copy.graph.output[:]
+    return copy
 
 
 def _telling(model: ModelProto, names: set[str]) -> ModelProto:
@@ -81,5 +125,3 @@ def _telling(model: ModelProto, names: set[str]) -> ModelProto:
                     value.type.CopyFrom(types[name].type)
                     value.type.tensor_type.ClearField("shape")
     return copy
-
-

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from maskc.comparison.exact import ExactError
     from maskc.comparison.judge import OutputError
+    from maskc.comparison.latency import Latency
     from maskc.equivalence import Verification
     from maskc.report.compilation import CompileReport
     from maskc.report.figures import Figures
@@ -53,9 +55,15 @@ def show_verification(result: Verification, out: Console) -> None:
     out.print(_figures(result.before, result.after))
     if result.outputs:
         out.print(_errors(result.outputs))
+    if result.exact:
+        out.print(_exact(result.exact))
+    if result.latency is not None:
+        out.print(_latency(result.latency), markup=False, soft_wrap=True)
     _show_notes(result.notes, out)
     for reason in result.reasons:
         out.print(reason, style="red", markup=False, soft_wrap=True)
+    if result.parting is not None:
+        out.print(str(result.parting), style="red", markup=False, soft_wrap=True)
     out.print(_verdict(result), markup=False, soft_wrap=True, style="green" if result.passed else "red")
 
 
@@ -155,7 +163,7 @@ def _errors(outputs: Sequence[OutputError]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("Output", overflow="fold")
     table.add_column("against")
-    for title in ("type", "max abs error", "relative to scale", "allowed", ""):
+    for title in ("type", "max abs error", "mean", "relative to scale", "allowed", "ULPs", "top-1", ""):
         table.add_column(title, justify="right")
     for output in outputs:
         allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
@@ -166,11 +174,38 @@ def _errors(outputs: Sequence[OutputError]) -> Table:
             output.against,
             output.dtype,
             f"{output.max_abs:.2e}",
+            f"{output.mean_abs:.2e}",
             f"{output.max_rel:.2e}" if math.isfinite(output.max_rel) else "-",
             allowed,
+            "-" if output.ulps is None else f"{output.ulps:.3g}",
+            "-" if output.top1 is None else f"{output.top1:.1%}",
             Text("ok", style="green") if output.passed else Text("differs", style="red"),
         )
     return table
+
+
+def _exact(errors: Sequence[ExactError]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("In double precision", overflow="fold")
+    for title in ("relative to scale", "allowed", ""):
+        table.add_column(title, justify="right")
+    for error in errors:
+        table.add_row(
+            Text(error.name),
+            f"{error.error:.2e}" if math.isfinite(error.error) else "-",
+            f"{error.allowed:.0e}",
+            Text("ok", style="green") if error.passed else Text("differs", style="red"),
+        )
+    return table
+
+
+def _latency(latency: Latency) -> str:
+    before, after = (f"{q[1]:.3g} ms ({q[0]:.3g} to {q[2]:.3g})" for q in (latency.before, latency.after))
+    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in latency.shapes.items())
+    return (
+        f"Latency, median and quartiles of {latency.runs} runs in turns: {before} before, {after} after, "
+        f"{latency.speedup:.2f}× ({shapes})."
+    )
 
 
 def _verdict(result: Verification) -> str:

@@ -410,7 +410,7 @@ def test_doubles_that_are_computed_from_singles_are_judged_as_singles() -> None:
     ]
     ends = [value("x", ["n", 8], TensorProto.DOUBLE)], [value("y", ["n", 5], TensorProto.DOUBLE)]
     model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
-    assert api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-6))).passed
+    assert api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
     assert not api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-4))).passed
 
 

@@ -1,0 +1,58 @@
+"""How long two models take, side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskc.runtime import Session
+from maskc.sampling import Inputs
+
+_WARM_UPS = 3
+_SECONDS = 2.0
+_MOST = 500
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one run of each model: the median and the quartiles of `runs` runs, taken in turns.
+
+    `shapes` says on what data. Both sessions live in this process, on one provider, and every run of the one is
+    followed by one of the other, so what else the machine does meets both alike.
+    """
+
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
+    runs: int
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def speedup(self) -> float:
+        """The median before over the median after."""
+        return self.before[1] / self.after[1]
+
+
+def measure(before: Session, after: Session, inputs: Inputs) -> Latency:
+    """Time both models on the same data for about two seconds, at least 20 runs of each.
+
+    Raises `RunError` when one of them fails.
+    """
+    sessions = (before, after)
+    for _ in range(_WARM_UPS):
+        for session in sessions:
+            session.run(inputs)
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + _SECONDS
+    while len(times[0]) < _LEAST or (time.perf_counter() < end and len(times[0]) < _MOST):
+        turn = len(times[0]) % 2  # who goes first changes, so neither always finds the other's data in the cache
+        for index in (turn, 1 - turn):
+            start = time.perf_counter()
+            sessions[index].run(inputs)
+            times[index].append((time.perf_counter() - start) * 1e3)
+    quartiles = [tuple(float(q) for q in np.percentile(series, (25, 50, 75))) for series in times]
+    shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+    (a, b, c), (d, e, f) = quartiles
+    return Latency((a, b, c), (d, e, f), len(times[0]), shapes)
