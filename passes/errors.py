@@ -1,5 +1,9 @@
 """What the passes raise when a graph cannot be compiled."""
 
+from __future__ import annotations
+
+import re
+
 
 class GraphError(Exception):
     """The graph is not valid: one sentence that names the node or tensor and says what is wrong."""
@@ -7,3 +11,22 @@ class GraphError(Exception):
 
 class SizeError(ValueError):
     """Sizes given for the inputs do not fit the model: one sentence that says which and why."""
+
+
+def in_brief(error: BaseException) -> str:
+    """The first sentence of an error from another library, on one line and without its full stop."""
+    text = str(error).strip()
+    # of several errors only the first is not a consequence of another
+    inferred = re.search(r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): (.*?)\s*(?=\(op_type:|\Z)", text, re.S)
+    if inferred:
+        op, name, reason = inferred.groups()
+        text = f"node '{name}' ({op}): {reason}" if name else f"{op}: {reason}"
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        gist = " ".join(line for line in lines if not line.startswith("==>"))
+        node = re.search(r"Bad node spec for node\. Name: (.*?) ?OpType: (\S*)", text)
+        text = gist.rstrip(".") + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
+    text = re.sub(r"\[\w+Error\] ?", "", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
+    return (text[:297] + "...") if len(text) > 300 else text

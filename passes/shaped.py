@@ -16,7 +16,7 @@ from passes.export import outlined
 from passes.fold import fold_constants
 from passes.inline import inlined
 from passes.ops import rules
-from passes.shapes import INFERRED, annotate, check_declared, inferred
+from passes.shapes import INFERRED, annotate, check, check_declared, inferred
 from passes.subgraphs import bodies
 from passes.tensors import Array, describe
 
@@ -29,18 +29,21 @@ def shaped(model: onnx.ModelProto) -> gs.Graph:
     """
     model = inlined(defaults.opened(model))
     graph = _imported(model)
-    light = inferred(model)
+    outline = model
+    light = inferred(outline)
     annotate(graph, light)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
         if not fold_constants(graph) | take_branches(graph):
             break
-        light = inferred(outlined(graph, model, INFERRED))
+        outline = outlined(graph, model, INFERRED)
+        light = inferred(outline)
         annotate(graph, light)
     check_declared(model, light)
     for node in graph.nodes:
         wrong = rules(node).contradiction(node)
         if wrong:
             raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
+    check(outline, light)
     return graph
 
 

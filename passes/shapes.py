@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.errors import GraphError
+from passes.errors import GraphError, in_brief
 from passes.tensors import Dim
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
@@ -40,11 +40,12 @@ def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
     return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
 
 
-def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
+def _infer(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=False)
+        # strict, onnx does not pass over nodes whose operands do not fit, and knows less of computed shapes
+        return onnx.shape_inference.infer_shapes(model, data_prop=not strict, strict_mode=strict)
     except Exception as error:
-        raise GraphError(f"The shapes in the graph contradict each other: {error}") from error
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,6 +78,24 @@ def annotated(model: onnx.ModelProto) -> set[str]:
     """Tensors noted in the model that an operator writes which onnx does not know."""
     unknown = {name for n in model.graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
     return unknown & {v.name for v in model.graph.value_info}
+
+
+def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
+    """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other.
+
+    `light` is what was inferred of the model.
+    """
+    strict = _without_weights(model)
+    del strict.graph.node[:]  # what stands in for an operator may be more particular than that is
+    strict.graph.node.extend(model.graph.node)
+    for node in strict.graph.node:
+        node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
+    del strict.graph.value_info[:]
+    strict.graph.value_info.extend(light.graph.value_info)
+    for value in strict.graph.value_info:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    _infer(strict, strict=True)
 
 
 def check_declared(model: onnx.ModelProto, light: onnx.ModelProto) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnx.inliner import inline_local_functions
 from maskc.errors import InputError
 from maskc.frontend import structure
 from maskc.graphs import all_tensors, without_weights
+from passes.errors import in_brief as in_brief
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
@@ -62,25 +62,6 @@ def check(model: ModelProto | Path) -> None:
     Raises the checker's own exceptions.
     """
     onnx.checker.check_model(str(model) if isinstance(model, Path) else model, full_check=True)
-
-
-def in_brief(error: BaseException) -> str:
-    """The first sentence of an error from another library, on one line and without its full stop."""
-    text = str(error).strip()
-    # of several errors only the first is not a consequence of another
-    inferred = re.search(r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): (.*?)\s*(?=\(op_type:|\Z)", text, re.S)
-    if inferred:
-        op, name, reason = inferred.groups()
-        text = f"node '{name}' ({op}): {reason}" if name else f"{op}: {reason}"
-    else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        gist = " ".join(line for line in lines if not line.startswith("==>"))
-        node = re.search(r"Bad node spec for node\. Name: (.*?) ?OpType: (\S*)", text)
-        text = gist.rstrip(".") + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
-    text = re.sub(r"\[\w+Error\] ?", "", text)
-    text = re.sub(r"\s+", " ", text).strip()
-    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
-    return (text[:297] + "...") if len(text) > 300 else text
 
 
 def _parse(path: Path) -> ModelProto:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.ops.base import Link, register
 from passes.ops.elementwise import PerChannel
 from passes.quantized import Quantized
-from passes.tensors import Array, is_constant, operand, shape_of
+from passes.tensors import Array, Dim, is_constant, operand, shape_of
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -29,6 +29,27 @@ class Quantization(PerChannel):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         blocked = node.attrs.get("block_size", 0) or len(shape_of(node.inputs[1]) or ()) > 1
         return [] if blocked else super().links(node, facts)
+
+    def contradiction(self, node: gs.Node) -> str:
+        data = shape_of(node.inputs[0])
+        for name, tensor in (("scale", operand(node, 1)), ("zero point", operand(node, 2))):
+            shape = None if tensor is None else shape_of(tensor)
+            if data is not None and shape is not None and not self._fits(node, data, shape):
+                return f"its {name} has shape {list(shape)}, which does not fit data of shape {list(data)}"
+        return ""
+
+    def _fits(self, node: gs.Node, data: tuple[Dim, ...], shape: tuple[Dim, ...]) -> bool:
+        axis, block = self.channel_axis(node), int(node.attrs.get("block_size", 0))
+        if not all(isinstance(d, int) for d in shape) or (not block and shape in ((), (1,))):
+            return True
+        axis = axis + len(data) if axis < 0 else axis
+        if axis >= len(data) or len(shape) != (len(data) if block else 1):
+            return False
+        wanted = list(data) if block else [data[axis]]
+        size = data[axis]
+        if block and isinstance(size, int):
+            wanted[axis] = -(-size // block)
+        return all(w == s for w, s in zip(wanted, shape, strict=True) if isinstance(w, int))
 
 
 @register("QuantizeLinear")
@@ -62,6 +83,8 @@ class Dequantize(Quantization):
         return np.asarray((wide.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype))
 
     def quantized(self, node: gs.Node) -> Quantized | None:
+        if self.contradiction(node):
+            return None
         stored, scale, zero = (operand(node, i) for i in range(3))
         if stored is None or scale is None or not all(is_constant(t) for t in (stored, scale, zero) if t is not None):
             return None

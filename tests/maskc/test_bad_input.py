@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import passes
 from maskc import frontend, storage
@@ -337,6 +337,37 @@ def test_a_recurrent_layer_whose_weights_do_not_fit_together(tmp_path: Path, nam
     weights = [build.weight(key, *value) for key, value in shapes.items()]
     built = build.model(nodes, [build.value("x", [3, "n", 2])], [build.value("y", [3, 1, "n", 4])], weights)
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "gru", str(shape))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("scale", (5,)), ("zero", (3,)), ("scale", (0,)), ("zero", (6, 1))])
+@pytest.mark.parametrize("computed", [False, True])
+def test_scales_that_do_not_fit_their_weight(tmp_path: Path, name: str, shape: tuple[int, ...], computed: bool) -> None:
+    weight = helper.make_tensor("w", TensorProto.INT8, [4, 6], list(range(24)))
+    sizes: dict[str, tuple[int, ...]] = {"scale": (6,), "zero": (6,)} | {name: shape}
+    scale = build.weight("scale", *sizes["scale"])
+    zero = helper.make_tensor("zero", TensorProto.INT8, sizes["zero"], [0] * int(np.prod(sizes["zero"])))
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q" if computed else "w", "scale", "zero"], ["d"], name="dequantise"),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    inputs = [build.value("x", ["n", 4])]
+    if computed:
+        nodes.insert(0, helper.make_node("Transpose", ["p"], ["q"]))
+        inputs.append(helper.make_tensor_value_info("p", TensorProto.INT8, [6, 4]))
+    built = build.model(nodes, inputs, [build.value("y", ["n", 6])], [weight, scale, zero])
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`dequantise`", str(list(shape)), "[4, 6]")
+
+
+def test_operands_whose_sizes_are_computed_and_do_not_fit(tmp_path: Path) -> None:
+    """Only with its constants folded does the graph show that two rows meet three."""
+    nodes = [
+        helper.make_node("Add", ["one", "one"], ["two"]),
+        helper.make_node("TopK", ["x", "two"], ["t", "i"], axis=1),
+        helper.make_node("MatMul", ["t", "w"], ["y"], name="product"),
+    ]
+    weights = [numpy_helper.from_array(np.array([1]), "one"), build.weight("w", 3, 5)]
+    built = build.model(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 5])], weights)
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "'product' (MatMul)", "Incompatible")
 
 
 @pytest.mark.parametrize("opset", [1, 6, 8])
