@@ -1,0 +1,265 @@
+"""Ways to break a compiled model, each in one place: what a comparison of two models must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken model: what was done, and the names of the outputs of the nodes that compute something else now."""
+
+    model: ModelProto
+    kind: str
+    what: str
+    broken: frozenset[str]
+
+
+class _Subject:
+    """A copy of a model to break."""
+
+    def __init__(self, model: ModelProto, rng: Random) -> None:
+        self.model = ModelProto()
+        self.model.CopyFrom(model)
+        self.rng = rng
+        self.nodes = list(self.model.graph.node)
+        self.initializers = {t.name: t for t in self.model.graph.initializer}
+        inputs = {value.name for value in self.model.graph.input}
+        self.fixed = {name for name in self.initializers if name not in inputs}
+        self.broken: set[str] = set()
+
+    def constants(self, kinds: str, *, rank: int = 0) -> Iterator[tuple[NodeProto, int, TensorProto]]:
+        """Constant operands of nodes, whose types are of these numpy kinds and that have at least this rank."""
+        for node in self.nodes:
+            for position, name in enumerate(node.input):
+                if name in self.fixed:
+                    tensor = self.initializers[name]
+                    if len(tensor.dims) >= rank and np.prod(tensor.dims) and _kind(tensor) in kinds:
+                        yield node, position, tensor
+
+    def pick(self, items: Iterator[Any]) -> Any:
+        """One of the items; raises `LookupError` when there is none."""
+        found = list(items)
+        if not found:
+            raise LookupError
+        return found[self.rng.randrange(len(found))]
+
+    def change(self, node: NodeProto, tensor: TensorProto, values: Array) -> None:
+        """Give all readers of the constant other values."""
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        for reader in self.nodes:
+            if name in reader.input:
+                self.touch(reader)
+
+    def touch(self, node: NodeProto) -> None:
+        """Note that the node computes something else."""
+        self.broken.update(name for name in node.output if name)
+
+
+def _kind(tensor: TensorProto) -> str:
+    if tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16):
+        return "f"
+    return "i" if tensor.data_type in (TensorProto.INT64, TensorProto.INT32) else "-"
+
+
+def _values(tensor: TensorProto) -> Array:
+    return np.array(numpy_helper.to_array(tensor))
+
+
+def _weight_by_a_percent(s: _Subject) -> str:
+    node, _, tensor = s.pick(s.constants("f", rank=2))
+    values = _values(tensor)
+    at = s.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(values != 0)[:4096]])
+    values[at] *= values.dtype.type(1.01)
+    s.change(node, tensor, values)
+    return f"{tensor.name}{list(at)} is 1% larger"
+
+
+def _channels_swapped(s: _Subject) -> str:
+    node, _, tensor = s.pick(s.constants("f", rank=1))
+    values = _values(tensor)
+    axis = s.rng.choice([axis for axis, size in enumerate(values.shape) if size > 1])
+    one, two = s.rng.sample(range(values.shape[axis]), 2)
+    order = np.arange(values.shape[axis])
+    order[[one, two]] = order[[two, one]]
+    s.change(node, tensor, np.take(values, order, axis))
+    return f"slices {one} and {two} of {tensor.name} along axis {axis} are swapped"
+
+
+def _bias_dropped(s: _Subject) -> str:
+    def biases() -> Iterator[tuple[NodeProto, TensorProto]]:
+        for node, position, tensor in s.constants("f"):
+            if (node.op_type in ("Conv", "ConvTranspose", "Gemm") and position == 2) or node.op_type == "Add":
+                yield node, tensor
+
+    node, tensor = s.pick(biases())
+    s.change(node, tensor, np.zeros_like(_values(tensor)))
+    return f"the bias {tensor.name} is zero"
+
+
+def _constant_wrong(s: _Subject) -> str:
+    """What an adapter or a carrier puts back, or any other constant beside the weights."""
+
+    def found() -> Iterator[tuple[NodeProto, TensorProto]]:
+        for node, _, tensor in s.constants("f"):
+            if node.op_type in ("Concat", "Pad", "Where", "ScatterND", "Mul", "Sub", "Div", "Expand") or (
+                len(tensor.dims) == 1
+            ):
+                yield node, tensor
+
+    node, tensor = s.pick(found())
+    values = _values(tensor)
+    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    values[at] = values[at] * values.dtype.type(1.1) + values.dtype.type(0.05)
+    s.change(node, tensor, values)
+    return f"{tensor.name}{[int(i) for i in at]} is off by a tenth and 0.05"
+
+
+def _border(s: _Subject) -> str:
+    def padded() -> Iterator[tuple[NodeProto, AttributeProto]]:
+        for node in s.nodes:
+            for attribute in node.attribute:
+                pads = list(attribute.ints)
+                if attribute.name == "pads" and any(pads[i] != pads[i + len(pads) // 2] + 2 for i in range(1)):
+                    yield node, attribute
+
+    node, attribute = s.pick(padded())
+    pads = list(attribute.ints)
+    half = len(pads) // 2
+    axis = s.rng.randrange(half)
+    if pads[axis] > 0:
+        pads[axis], pads[axis + half] = pads[axis] - 1, pads[axis + half] + 1
+    elif pads[axis + half] > 0:
+        pads[axis], pads[axis + half] = pads[axis] + 1, pads[axis + half] - 1
+    else:
+        raise LookupError
+    attribute.ints[:] = pads
+    s.touch(node)
+    return f"the pads of {node.op_type} {node.name} are {pads}"
+
+
+def _epsilon(s: _Subject) -> str:
+    normal = {
+        "BatchNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+    }
+    node = s.pick(n for n in s.nodes if n.op_type in normal)
+    old = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    for attribute in [a for a in node.attribute if a.name == "epsilon"]:
+        node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute("epsilon", old * 100))
+    s.touch(node)
+    return f"epsilon of {node.op_type} {node.name} is a hundred times as large"
+
+
+def _index_off_by_one(s: _Subject) -> str:
+    def indices() -> Iterator[tuple[NodeProto, TensorProto]]:
+        for node, position, tensor in s.constants("i"):
+            if node.op_type in ("Gather", "GatherElements", "GatherND", "ScatterND", "Slice") and position > 0:
+                yield node, tensor
+
+    node, tensor = s.pick(indices())
+    values = _values(tensor)
+    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    values[at] += 1 if values[at] == 0 else s.rng.choice((-1, 1))
+    s.change(node, tensor, values)
+    return f"the index {tensor.name}{[int(i) for i in at]} of {node.op_type} is off by one"
+
+
+def _sign(s: _Subject) -> str:
+    node, _, tensor = s.pick(s.constants("f", rank=1))
+    values = _values(tensor)
+    at = s.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(values != 0)[:4096]])
+    values[at] = -values[at]
+    s.change(node, tensor, values)
+    return f"{tensor.name}{list(at)} has the other sign"
+
+
+def _axis(s: _Subject) -> str:
+    def found() -> Iterator[tuple[NodeProto, AttributeProto]]:
+        for node in s.nodes:
+            for attribute in node.attribute:
+                if (attribute.name == "axis" and attribute.type == AttributeProto.INT) or (
+                    attribute.name == "perm" and len(attribute.ints) > 1
+                ):
+                    yield node, attribute
+
+    node, attribute = s.pick(found())
+    if attribute.name == "perm":
+        perm = list(attribute.ints)
+        one, two = s.rng.sample(range(len(perm)), 2)
+        perm[one], perm[two] = perm[two], perm[one]
+        attribute.ints[:] = perm
+    else:
+        attribute.i += -1 if attribute.i in (-1, 1, 3) else 1
+    s.touch(node)
+    return f"{attribute.name} of {node.op_type} {node.name} is another"
+
+
+_OTHERS = {
+    "Relu": "Identity",
+    "Sigmoid": "HardSigmoid",
+    "Tanh": "Softsign",
+    "Max": "Min",
+    "Min": "Max",
+    "Add": "Sub",
+    "Sub": "Add",
+    "Mul": "Add",
+    "MaxPool": "AveragePool",
+    "GlobalAveragePool": "GlobalMaxPool",
+    "ReduceMean": "ReduceMax",
+    "ReduceMax": "ReduceMean",
+    "ReduceSum": "ReduceMean",
+    "Elu": "Relu",
+    "LeakyRelu": "Relu",
+    "Gelu": "Relu",
+    "HardSwish": "Relu",
+    "Softplus": "Relu",
+    "Softmax": "LogSoftmax",
+}
+
+
+def _operator(s: _Subject) -> str:
+    node = s.pick(n for n in s.nodes if n.op_type in _OTHERS and not n.domain)
+    old, node.op_type = node.op_type, _OTHERS[node.op_type]
+    if old not in ("ReduceMean", "ReduceMax", "ReduceSum", "Softmax", "MaxPool"):
+        del node.attribute[:]
+    s.touch(node)
+    return f"{old} {node.name} became {node.op_type}"
+
+
+MUTATIONS: dict[str, Callable[[_Subject], str]] = {
+    "a weight by 1%": _weight_by_a_percent,
+    "two channels swapped": _channels_swapped,
+    "a bias dropped": _bias_dropped,
+    "a constant wrong": _constant_wrong,
+    "a border": _border,
+    "an epsilon": _epsilon,
+    "an index off by one": _index_off_by_one,
+    "a sign": _sign,
+    "an axis": _axis,
+    "an operator": _operator,
+}
+
+
+def mutant(model: ModelProto, kind: str, rng: Random) -> Mutant | None:
+    """The model broken in this way at a random place, or None if it has no such place."""
+    subject = _Subject(model, rng)
+    try:
+        what = MUTATIONS[kind](subject)
+    except (LookupError, IndexError):
+        return None
+    return Mutant(subject.model, kind, what, frozenset(subject.broken))
