@@ -529,8 +529,11 @@ class BatchNormalization(PerChannel):
 
     def contradiction(self, node: gs.Node) -> str:
         channels = size_of(node.inputs[0], 1)
-        for tensor in node.inputs[1:5] if channels is not None else ():
-            if size_of(tensor, 0) not in (None, channels):
+        for tensor in node.inputs[1:5]:
+            shape = shape_of(tensor)
+            if shape is not None and len(shape) != 1:
+                return f"`{tensor.name}` has shape {list(shape)} and must be a vector, one number per channel"
+            if channels is not None and size_of(tensor, 0) not in (None, channels):
                 return f"its input has {channels} channels and `{tensor.name}` is for {size_of(tensor, 0)}"
         return ""
 

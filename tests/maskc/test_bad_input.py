@@ -328,6 +328,9 @@ def test_parameters_for_another_number_of_channels(tmp_path: Path) -> None:
     refused(maskc("compile", source), 2, "norm")
     with pytest.raises(GraphError, match="`norm` contradict each other: its input has 6 channels and `mean` is for 5"):
         passes.shrink(built)
+    built.graph.initializer[3].CopyFrom(build.weight("mean", 6, 1))
+    with pytest.raises(GraphError, match=r"`norm` .* `mean` has shape \[6, 1\] and must be a vector"):
+        passes.shrink(built)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("r", (1, 12, 3)), ("b", (1, 23))])
