@@ -151,6 +151,7 @@ class GlobalLpPool(LpPool):
 class InstanceNormalization(Linked):
     """Statistics over the positions of each channel: a constant channel becomes its bias."""
 
+    foldable = True
     reason = "normalises each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
