@@ -76,7 +76,7 @@ class _Command(TyperGroup):
 
 
 def _usage(error: typer.TyperException) -> str:
-    message = " ".join(error.format_message().split())
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "maskc"
     return f"{message.rstrip('.')}. See `{command} --help`."
@@ -142,7 +142,7 @@ Rules = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE.py",
-        help="Rules for custom operators, see docs/custom-operators.md; may be given several times.",
+        help="Python code with rules for custom operators; may be given several times.",
         show_default=False,
     ),
 ]
@@ -519,9 +519,9 @@ def demo(
     ] = Path("demo"),
     debug: Debug = False,
 ) -> None:
-    """Train, prune, compile and verify a small network on real data, and print what it gained.
+    r"""Train, prune, compile and verify a small network on real data, and print what it gained.
 
-    Needs maskc[demo]. Takes a few minutes on two cores.
+    Needs maskc\[demo]. Takes a few minutes on two cores.
     """
     from maskc.demo import run
 

@@ -272,6 +272,8 @@ def _check_target(target: Path) -> None:
     """Refuse, before any work is done, an output that could not be written."""
     if target.is_dir():
         raise InputError(f"The output {target} is a directory. Give the name of a file.")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target} cannot be written: {storage.NOT_A_FILE}.")
     if not target.parent.is_dir():
         raise InputError(f"The directory {target.parent} does not exist. Create it first.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -23,6 +24,8 @@ EMBEDDED_LIMIT = PROTOBUF_LIMIT - 64 * 2**20
 # Tensors smaller than this stay in the model when the others go to a file of their own.
 _MIN_EXTERNAL = 1024
 _ALIGNMENT = 4096
+
+NOT_A_FILE = "it is not a file that could be replaced"
 
 
 def embeds(model: ModelProto, limit: int = EMBEDDED_LIMIT) -> bool:
@@ -74,6 +77,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path` that takes its place when the block ends, and goes away if it raises."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, NOT_A_FILE)  # a device or a pipe would be gone
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -153,4 +153,7 @@ def test_files_of_rules_that_cannot_be_used(directory: Path) -> None:
     refused(maskc("compile", source, "--rules", "rules.txt"), 2, "rules.txt", ".py")
     (directory / "bad.py").write_text("import passes\npasses.nothing()\n")
     refused(maskc("flops", source, "--rules", "bad.py"), 2, "bad.py", "AttributeError")
+    (directory / "leaves.py").write_text("raise SystemExit(7)\n")
+    refused(maskc("flops", source, "--rules", "leaves.py"), 2, "leaves.py", "SystemExit: 7")
+    refused(maskc("flops", source, "--rules", "."), 2, "must be a Python file")
     assert not (directory / "m.compiled.onnx").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,17 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
     both = mlp.parent / "both"
     refused(maskc("compile", mlp, "-o", both, "--report", both), 2, "same file")
     assert files(mlp.parent) == ["mlp.onnx"]
+
+
+def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
+    """A device or a pipe in its place would be gone, `/dev/null` for whoever may write to its directory."""
+    pipe = mlp.parent / "pipe"
+    os.mkfifo(pipe)
+    refused(maskc("compile", mlp, "-o", pipe), 2, "pipe cannot be written", "not a file")
+    refused(maskc("compile", mlp, "--report", pipe), 2, "pipe cannot be written", "not a file")
+    with pytest.raises(api.InputError, match="not a file"):
+        api.compile(mlp).save(pipe)
+    assert pipe.is_fifo()
 
 
 def test_a_model_that_no_random_input_fits_compiles_with_a_warning(tmp_path: Path) -> None:

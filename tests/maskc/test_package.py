@@ -12,7 +12,7 @@ from maskc import cli
 from tests.maskc import build
 from tests.maskc.command import maskc, process
 
-_COMMANDS = ("compile", "verify", "flops", "demo")
+_COMMANDS = ("compile", "verify", "flops", "check", "demo")
 
 
 def loaded(code: str, *modules: str) -> dict[str, bool]:
@@ -83,6 +83,10 @@ def test_help_tells_the_exit_codes(command: tuple[str, ...]) -> None:
         assert all(name in words for name in _COMMANDS)
 
 
+def test_help_tells_what_the_demo_needs() -> None:
+    assert "Needs maskc[demo]." in maskc("demo", "--help").stdout
+
+
 def test_help_names_every_option_of_the_contract() -> None:
     for command, options in {
         "compile": ("-o", "--masks", "--no-verify", "--report", "--json", "--debug"),
@@ -91,6 +95,7 @@ def test_help_names_every_option_of_the_contract() -> None:
             *("--min-reduction", "--json", "--debug"),
         ),
         "flops": ("--masks", "--json", "--debug"),
+        "check": ("--baseline", "--update", "--tolerance", "--min-reduction", "--jobs", "--format", "--json"),
     }.items():
         text = maskc(command, "--help").stdout
         assert all(option in text for option in options)
