@@ -56,8 +56,9 @@ class Entry:
     """What one model cost when the baseline was written.
 
     `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
-    `removed` are the masked channels that went, by `tensor@axis`, written as `0-3, 7`. `widths` are the channels that
-    each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of the node.
+    `removed` are the masked channels that went and `held` those that stayed, by `tensor@axis`, written as `0-3, 7`.
+    `widths` are the channels that each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of
+    the node.
     """
 
     maskc: str
@@ -68,6 +69,7 @@ class Entry:
     after: Counts
     channels: Channels
     removed: dict[str, str]
+    held: dict[str, str]
     widths: dict[str, int]
     layer_flops: dict[str, int]
 
@@ -127,7 +129,7 @@ def read(path: Path) -> Baseline:
     try:
         models: dict[str, Entry] = {key: _parsed(Entry, value, key) for key, value in data["models"].items()}
         for entry in models.values():
-            for text in entry.removed.values():
+            for text in (*entry.removed.values(), *entry.held.values()):
                 channels(text)
         return Baseline(path, models)
     except ValueError as error:

@@ -91,8 +91,9 @@ def _rise(before: Entry, now: Entry, tolerance: float) -> str:
 def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
     """Channels that are masked no longer, layers that became dearer, and what else costs more."""
     masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
-    for key, text in before.removed.items():
-        old, new = channels(text), masked.get(key, set())
+    for key in {**before.removed, **before.held}:
+        old = channels(before.removed.get(key, "")) | channels(before.held.get(key, ""))
+        new = masked.get(key, set())
         if len(new) < len(old):
             name, _, axis = key.rpartition("@")
             bare = sorted(old - new)

@@ -204,6 +204,10 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
     masks = None if options.masks is None else known.file(options.masks)
     policy = cast(Policy, options.adapters)
     report = compile(source, masks, shapes=options.shapes, adapters=policy, verify=True).report
+    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
+    held: dict[str, set[int]] = {}
+    for item in report.held:
+        held.setdefault(f"{item.tensor}@{item.axis}", set()).update(item.channels)
     before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
     entry = Entry(
         maskc=report.maskc,
@@ -213,19 +217,9 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
         before=before,
         after=after,
         channels=Channels(report.channels_masked, report.channels_removed),
-        removed=_removed(report),
+        removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
+        held={key: ranges(sorted(some)) for key, some in held.items()},
         widths={layer.name: layer.width_after for layer in report.layers if layer.width_after is not None},
         layer_flops={layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
     )
     return entry, report
-
-
-def _removed(report: CompileReport) -> dict[str, str]:
-    held: dict[tuple[str, int], set[int]] = {}
-    for item in report.held:
-        held.setdefault((item.tensor, item.axis), set()).update(item.channels)
-    return {
-        f"{axis.tensor}@{axis.axis}": ranges(sorted(set(axis.channels) - held.get((axis.tensor, axis.axis), set())))
-        for axis in report.masked
-        if axis.removed
-    }
