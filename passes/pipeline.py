@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, fold, heads, hoist, layout, nested, padding, policy, rewrite, writing
+from passes import cost, defaults, explain, facts, layout, nested, padding, policy, rewrite
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -18,6 +18,7 @@ from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report
 from passes.trace import Trace
+from passes.understanding import understood
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,7 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, fr
         trace.stored.clear()
         trace.stage("prepare", graph, model)
     with _timed(seconds, "facts"):
-        found = facts.analyse(graph)
-        if writing.write_out(graph, found):
-            found = facts.analyse(graph)
-        if hoist.hoist(graph, found):
-            fold.drop_unused(graph)
-            found = facts.analyse(graph)
-        made = heads.align(graph, found)
-        if made:
-            found = facts.analyse(graph)
+        found, made = understood(graph)
     found.frugal = frugal
     if trace is not None:
         trace.stage("facts", graph, model)

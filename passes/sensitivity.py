@@ -8,13 +8,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, facts, layout, rewrite
+from passes import cost, facts, layout, nested, rewrite
 from passes.bind import bind
 from passes.clean import clean, prepared
+from passes.export import exported
 from passes.facts import Facts
 from passes.layout import Layout
 from passes.ops import Link, Linked, rules
 from passes.tensors import Array, Index, is_constant, shape_of, size_of
+from passes.understanding import understood
 
 Labels = dict[tuple[str, int], Index]
 
@@ -28,11 +30,11 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    graph = prepared(bind(model, masks), keep=masks)  # a mask of ones is looked at as well
-    found = facts.analyse(graph)
-    plan = layout.plan(graph, found)
+    bound = bind(model, masks)
+    graph = prepared(bound, keep=masks)  # a mask of ones is looked at as well
+    found, plan = _planned(graph)
     labels = _labels(graph, found, plan)
-    total = _flops(graph, found, plan)
+    total = _flops(bound, graph, found, plan)
     savings: dict[str, Array] = {}
     for name, mask in masks.items():
         saved = np.zeros(len(mask))
@@ -50,13 +52,26 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 def compiled_flops(model: onnx.ModelProto) -> int:
     """FLOPs of the compiled graph, without writing it."""
     graph = prepared(model)
-    found = facts.analyse(graph)
-    return _flops(graph, found, layout.plan(graph, found))
+    return _flops(model, graph, *_planned(graph))
 
 
-def _flops(graph: gs.Graph, found: Facts, plan: Layout) -> int:
+def _planned(graph: gs.Graph) -> tuple[Facts, Layout]:
+    """What the compiler knows of the graph and makes of it."""
+    found, _ = understood(graph)
+    found.frugal = False
+    inner = nested.shrink(graph, found, "auto")
+    if inner.facts:
+        found = facts.analyse(graph, inside=inner.facts)
+        found.frugal = False
+    return found, layout.plan(graph, found)
+
+
+def _flops(model: onnx.ModelProto, graph: gs.Graph, found: Facts, plan: Layout) -> int:
     rewrite.apply(graph, found, plan)
     clean(graph)
+    computing = [node for node in graph.nodes if not rules(node).moves]
+    if any(tensor.shape is None for node in computing for tensor in node.outputs):  # of nodes that were put in
+        return cost.count(exported(graph, model)).flops
     return cost.of_graph(graph).flops
 
 

@@ -70,6 +70,37 @@ def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
             assert savings[name][entry] == total - after, (name, entry)
 
 
+@pytest.mark.parametrize("seed", [1])
+def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) -> None:
+    source = model(
+        "(float[N,T,6] x, float[8] m, float[8] mq, float[8] mk, float[8] mv) => (float[N,T,3] y)",
+        "a0 = MatMul(x, w)  a1 = Mul(a0, m)  a = LayerNormalization(a1, scale)"
+        "  q0 = MatMul(a, wq)  q1 = Mul(q0, mq)  q2 = Reshape(q1, heads)  q = Transpose<perm=[0,2,1,3]>(q2)"
+        "  k0 = MatMul(a, wk)  k1 = Mul(k0, mk)  k2 = Reshape(k1, heads)  k = Transpose<perm=[0,2,3,1]>(k2)"
+        "  v0 = MatMul(a, wv)  v1 = Mul(v0, mv)  v2 = Reshape(v1, heads)  v = Transpose<perm=[0,2,1,3]>(v2)"
+        "  s = MatMul(q, k)  p = Softmax(s)  o0 = MatMul(p, v)  o1 = Transpose<perm=[0,2,1,3]>(o0)"
+        "  o = Reshape(o1, together)  y = MatMul(o, wo)",
+        w=random(6, 8),
+        scale=random(8, seed=1),
+        wq=random(8, 8, seed=2),
+        wk=random(8, 8, seed=3),
+        wv=random(8, 8, seed=4),
+        wo=random(8, 3, seed=5),
+        heads=np.asarray([0, 0, 2, 4]),
+        together=np.asarray([0, 0, 8]),
+    )
+    rng = np.random.default_rng(seed)
+    masks = {n: (rng.random(8) < 0.7).astype(np.float32) for n in ("m", "mq", "mk", "mv")}
+    total, savings = flops_by_mask(source, masks)
+    assert total == shrink(bind(source, masks)).report.after.flops
+    for name, values in masks.items():
+        for entry in range(values.size):
+            less = values.copy()
+            less[entry] = 0
+            after = shrink(bind(source, {**masks, name: less})).report.after.flops
+            assert savings[name][entry] == total - after, (name, entry)
+
+
 def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all masks open nothing tells entries apart, and a mask of ones must not be lost on the way."""
     source = model(
