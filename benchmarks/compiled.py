@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
+from maskc.frontend.masks import apply_masks, read_masks
 from tests.generators import architectures
 from tests.generators.check import random_feeds
 
@@ -32,7 +33,9 @@ Ranges = dict[str, tuple[int, int]]
 def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
     """The fixtures, and small hand-made networks with half of their channels masked."""
     for path in sorted((HERE.parent / "fixtures").glob("*.onnx")):
-        yield path.stem, onnx.load(path), {}
+        masks = path.with_suffix(".masks.npz")
+        model = onnx.load(path)
+        yield f"fixtures/{path.stem}", apply_masks(model, read_masks(masks)) if masks.exists() else model, {}
     for name in NETWORKS:
         network = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
         yield name, network.model(), network.ranges
