@@ -83,6 +83,14 @@ def _static(tensor: gs.Tensor, axis: int) -> int | None:
 class GatherElements(Picking):
     """One element of the data for each index, at the place of the index but along `axis`."""
 
+    def contradiction(self, node: gs.Node) -> str:
+        data, index = (shape_of(t) or () for t in node.inputs[:2])
+        axis = int(node.attrs.get("axis", 0)) % max(len(data), 1)
+        for a, (size, wanted) in enumerate(zip(data, index, strict=False)):
+            if a != axis and isinstance(size, int) and isinstance(wanted, int) and wanted > size:
+                return f"its indices have size {wanted} along axis {a}, and its data {size}"
+        return ""
+
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         rank = len(shape_of(node.inputs[0]) or ())
         axis = int(node.attrs.get("axis", 0)) % max(rank, 1)

@@ -361,6 +361,13 @@ def test_scales_that_do_not_fit_their_weight(tmp_path: Path, name: str, shape: t
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`dequantise`", str(list(shape)), "[4, 6]")
 
 
+def test_indices_beside_the_data(tmp_path: Path) -> None:
+    nodes = [helper.make_node("GatherElements", ["x", "i"], ["y"], name="pick", axis=1)]
+    weights = [numpy_helper.from_array(np.zeros((4, 2), np.int64), "i")]
+    built = build.model(nodes, [build.value("x", [3, 2])], [build.value("y", [4, 2])], weights)
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`pick`", "size 4 along axis 0", "its data 3")
+
+
 def test_operands_whose_sizes_are_computed_and_do_not_fit(tmp_path: Path) -> None:
     """Only with its constants folded does the graph show that two rows meet three."""
     nodes = [
