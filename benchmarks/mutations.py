@@ -142,11 +142,13 @@ def broken(subject: Subject, compiled: ModelProto, index: int) -> Mutant | None:
     return None
 
 
-def run(mutants: int, correct: int, out: Console | None = None) -> Score:
-    """Verify so many correct compilations, and so many broken ones."""
+def run(mutants: int, correct: int, out: Console | None = None, minutes: float = float("inf")) -> Score:
+    """Verify so many correct compilations, and so many broken ones, or as many as can be done in the time."""
     score = Score()
+    end = time.monotonic() + 60 * minutes
     for index, subject in enumerate(subjects()):
-        if score.correct >= correct and sum(score.mutants.values()) >= mutants:
+        done = score.correct >= correct and sum(score.mutants.values()) >= mutants
+        if done or time.monotonic() > end:
             return score
         compiled = shrink(subject.model).model
         start = time.perf_counter()
@@ -201,10 +203,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--correct", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
     out = Console()
-    record = run(options.mutants, options.correct, out).to_json()
+    record = run(options.mutants, options.correct, out, options.minutes).to_json()
     shown = Table("what is wrong", "mutants", "caught", "node named", box=None)
     for kind, counts in sorted(record["kinds"].items()):
         shown.add_row(kind, *(str(counts[key]) for key in ("mutants", "caught", "located")))

@@ -31,7 +31,7 @@ from onnx import ModelProto
 from maskc import frontend, sampling
 from maskc.comparison import interface
 from maskc.comparison.bisection import Parted, Parting, part
-from maskc.comparison.data import Arrays, drawn, read_inputs, size_notes
+from maskc.comparison.data import Arrays, drawn, read_inputs, redrawn, size_notes
 from maskc.comparison.dump import write as write_dump
 from maskc.comparison.exact import Exact, ExactError, affordable
 from maskc.comparison.judge import Judge, OutputError, Pair
@@ -48,6 +48,9 @@ from maskc.sizes import Shapes, fixed
 TENSORFLOW_FACTOR = 10.0
 
 DEFAULT_SAMPLES = 16
+
+# Samples that are run in double precision only.
+_REDRAWN = 32
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def compare(
             if exact is None:
                 exact_errors = _exactly(reference, compiled, data, before.flops, rtol, atol, seed)
             elif exact:
-                exact_errors = Exact(reference, compiled, seed).compare(data)
+                exact_errors = Exact(reference, compiled, seed).compare([*data, *redrawn(data, _REDRAWN, seed)])
             if exact_errors is not None:
                 reasons += _failures(exact_errors)
                 if failed is not None and all(error.passed for error in exact_errors):
@@ -266,7 +269,7 @@ def _exactly(
 
     Whoever gives a tolerance accepts errors that double precision would show.
     """
-    chosen = affordable(data, flops)
+    chosen = affordable([*data, *redrawn(data, _REDRAWN, seed)], flops)
     if rtol is not None or atol or not chosen:
         return None
     try:

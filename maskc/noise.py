@@ -171,7 +171,7 @@ class Noise:
             yield self._rounded[i]
 
 
-def _rounded(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+def _rounded(array: NDArray[Any], rng: np.random.Generator, ulps: float = _ULPS, together: float = 0.0) -> NDArray[Any]:
     """The array with its floating-point values moved by random rounding errors.
 
     Whole numbers stay as they are: they are masks, indices and thresholds, which are exact, and an index
@@ -179,21 +179,28 @@ def _rounded(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """
     if array.dtype.kind != "f" and array.dtype not in FOREIGN_FLOATS:
         return array
-    step = _ULPS * _eps(array.dtype)
+    step = ulps * _eps(array.dtype)
     values = array.astype(np.float64)
     with np.errstate(all="ignore"):
-        moved = values * (1 + step * rng.uniform(-1, 1, array.shape))
+        moved = values * (
+            1 + step * rng.uniform(-1, 1, array.shape) + together * _eps(array.dtype) * rng.uniform(-1, 1)
+        )
         whole = (np.rint(values) == values) & (np.abs(values) < 2**16)
         return np.where(whole, array, moved.astype(array.dtype))
 
 
-def rounded_weights(model: ModelProto, rng: np.random.Generator) -> ModelProto:
-    """A copy in which the floating-point weights are moved by random rounding errors."""
+def rounded_weights(
+    model: ModelProto, rng: np.random.Generator, ulps: float = _ULPS, together: float = 0.0
+) -> ModelProto:
+    """A copy in which the floating-point weights are moved by random errors, of so many ulps at most.
+
+    `together` is how many ulps all weights of a tensor are moved by at most in one direction, as by a rounded factor.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     for tensor in _weights(copy):
         if tensor.data_type in _PERTURBED:
-            values = _rounded(numpy_helper.to_array(tensor), rng)
+            values = _rounded(numpy_helper.to_array(tensor), rng, ulps, together)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return copy
 

@@ -20,6 +20,9 @@ from maskc.sampling import Inputs
 # How often values that the reference overflows on are divided by ten.
 _SHRINKINGS = 3
 
+# Scales of Gaussian values that are drawn again.
+_SCALES = (1.0, 3.0, 10.0)
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -133,3 +136,21 @@ def size_notes(data: Sequence[Sample]) -> list[str]:
 def elements(sample: Sample) -> int:
     """How many numbers the sample has for inputs, at least 1."""
     return max(1, sum(array.size for array in sample.inputs.values()))
+
+
+def redrawn(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """More samples of the same shapes with other Gaussian values, for what shows on few inputs only.
+
+    What is not of floating point stays as it is. They do not say what is expected. Empty if no input is a float.
+    """
+    rng = np.random.default_rng([seed, 1])
+    found = []
+    for i in range(count if any(a.dtype.kind == "f" for a in samples[0].inputs.values()) else 0):
+        like = samples[i % len(samples)]
+        scale = _SCALES[i % len(_SCALES)]
+        inputs = {
+            name: (scale * rng.normal(size=array.shape)).astype(array.dtype) if array.dtype.kind == "f" else array
+            for name, array in like.inputs.items()
+        }
+        found.append(Sample(f"gaussian, scale {scale:g}", inputs, {}))
+    return found

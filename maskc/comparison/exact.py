@@ -2,7 +2,7 @@
 
 What is left to round is what the compiler computed of the weights in the precision that they are stored in: a sum of
 biases, say. How much that may be is measured: by how far the reference moves, in double precision, when each of its
-weights is rounded once more.
+weights is rounded once more, and a factor of all weights of a tensor.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from maskc.comparison.data import elements
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.errors import UnavailableError
 from maskc.frontend.onnx_file import in_brief
+from maskc.graphs import float_types
 from maskc.noise import Sample, distance, rounded_weights
 
 # What double precision itself may round, relative to the scale of an output.
 FLOOR = 1e-10
+# Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
+_ROUNDED_ONCE: dict[int, float] = {
+    TensorProto.DOUBLE: 2.0**-53,
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.BFLOAT16: 2.0**-9,
+}
+_HALF_ROUNDED_ONCE = 2.0**-11
 # An error of at most so many times what rounding the weights does is that.
 _FACTOR = 4.0
 _COPIES = 3
@@ -47,15 +55,12 @@ class ExactError:
 
 
 def affordable(samples: Sequence[Sample], flops: int, budget: float = BUDGET) -> list[Sample]:
-    """The first samples of each kind that numpy computes in a few seconds; `flops` are for sizes of 1."""
+    """As many of the samples as numpy computes in a few seconds; `flops` are for the smallest."""
     chosen: list[Sample] = []
-    seen: set[str] = set()
     least = min((elements(sample) for sample in samples), default=1)
     for sample in samples:
-        kind = sample.label.partition(",")[0]
         cost = flops * elements(sample) / least
-        if kind not in seen and cost <= budget:
-            seen.add(kind)
+        if cost <= budget:
             chosen.append(sample)
             budget -= cost
     return chosen
@@ -68,11 +73,14 @@ class Exact:
         for what, model in (("reference", reference), ("compiled model", compiled)):
             if not has_double(model):
                 raise UnavailableError(f"The {what} has operators without a form in double precision.")
+        once = (_ROUNDED_ONCE.get(type_, _HALF_ROUNDED_ONCE) for type_ in float_types(reference))
+        self._floor = max((FLOOR, *once))
         try:
             self._reference = Evaluator(to_double(reference))
             self._compiled = Evaluator(to_double(compiled))
             rng = np.random.default_rng(seed)
-            self._rounded = [Evaluator(to_double(rounded_weights(reference, rng))) for _ in range(_COPIES)]
+            copies = [rounded_weights(reference, rng, ulps=0.5, together=1.0) for _ in range(_COPIES)]
+            self._rounded = [Evaluator(to_double(copy)) for copy in copies]
         except Exception as error:
             raise _unable(error) from error
 
@@ -80,15 +88,17 @@ class Exact:
         """The error of each output. Raises `UnavailableError` when the evaluator cannot run a model."""
         found: dict[str, ExactError] = {}
         for sample in samples:
+            moved: list[dict[str, NDArray[Any]]] = []
             feeds = widen(sample.inputs)
             try:
                 wanted = self._run(self._reference, feeds)
                 got = self._run(self._compiled, feeds)
-                moved = [self._run(rounded, feeds) for rounded in self._rounded]
+                if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
+                    moved = [self._run(rounded, feeds) for rounded in self._rounded]
             except Exception as error:
                 raise _unable(error) from error
             for name, array in wanted.items():
-                error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label)
+                error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
                 worst = found.get(name)
                 if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
                     found[name] = error_
@@ -99,15 +109,20 @@ class Exact:
         return {name: np.asarray(value) for name, value in zip(evaluator.outputs, values, strict=True)}
 
 
+def _exceeds(wanted: NDArray[Any], got: NDArray[Any], floor: float) -> bool:
+    error = distance(wanted, got)
+    return error is not None and error.max_abs > (0.0 if error.exact else floor * error.scale)
+
+
 def _error(
-    name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]], sample: str
+    name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]], sample: str, floor: float
 ) -> ExactError:
     error = distance(wanted, got)
     if error is None:
-        return ExactError(name, np.inf, FLOOR, False, sample)
+        return ExactError(name, np.inf, floor, False, sample)
     steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
     scale = error.scale or 1.0
-    allowed = max(0.0 if error.exact else FLOOR, _FACTOR * max(steps, default=0.0) / scale)
+    allowed = max(0.0 if error.exact else floor, _FACTOR * max(steps, default=0.0) / scale)
     share = error.max_abs / scale
     return ExactError(name, share, allowed, share <= allowed, sample)
 
