@@ -84,7 +84,8 @@ class Facts:
     def maps(self, tensor: gs.Tensor, axis: int) -> Pattern | None:
         """All that is known of the slices along the axis, uniform or not, as maps."""
         if is_constant(tensor):
-            return whole(self.value(tensor), axis)
+            value = self.value(tensor)
+            return whole(value, axis) if value.size else None
         known, uneven = self.known(tensor, axis), self.pattern.get(tensor.name, {}).get(axis)
         if known is None:
             return uneven

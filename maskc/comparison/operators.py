@@ -85,6 +85,14 @@ class LRN(OpRun):
         return ((x / (bias + alpha / size * total) ** beta).astype(x.dtype),)
 
 
+class LpNormalization(OpRun):
+    """Divided by the norm along an axis; onnx's own forgets the sign where p is 1."""
+
+    def _run(self, x, axis=None, p=None):
+        norm = (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+        return ((x / np.where(norm == 0, 1, norm)).astype(x.dtype),)
+
+
 class Mean(OpRun):
     """The mean of tensors that broadcast against each other."""
 
@@ -238,6 +246,7 @@ OPERATORS: tuple[type[OpRun], ...] = (
     GlobalLpPool,
     GlobalMaxPool,
     LRN,
+    LpNormalization,
     LpPool,
     MaxPool,
     MaxRoiPool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -258,6 +259,15 @@ class LpNormalization(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
+        (values,) = operands
+        if values is None:
+            return None
+        p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
+        norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+        return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Square, add, divide: three per element."""

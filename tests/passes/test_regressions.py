@@ -324,3 +324,15 @@ def test_constants_put_back_in_types_that_old_padding_does_not_take(opset: int, 
         ),
         N=(1, 3),
     )
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_norm_of_negative_constants(p: int) -> None:
+    """The reference implementation of LpNormalization takes the sum for the sum of absolute values."""
+    text = f"(float[2,3] x) => (float[2,3] y) {{ n = LpNormalization<axis = 1, p = {p}>(c)  y = Add(x, n) }}"
+    check(graph(text, c=np.array([[1.0, -2, 3], [0, 0, 0]])))
+
+
+def test_maps_of_nothing() -> None:
+    """An operator on a constant without elements."""
+    check(graph("(float[2,5] x) => (float[0,5] y, float[2,5] z) { y = Abs(none)  z = Relu(x) }", none=np.zeros((0, 5))))
