@@ -87,7 +87,7 @@ class Baseline:
 
     def file(self, key: str) -> Path:
         """The path of a model or mask file that the baseline names."""
-        return self.path.parent / key
+        return Path(os.path.normpath(self.path.parent / key))
 
     def text(self) -> str:
         """The content of the file: the same entries always give the same text."""

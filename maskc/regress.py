@@ -29,13 +29,15 @@ class Outcome:
     """What the check of one model found.
 
     `file` is its path and `model` what the baseline calls it. `before` is the entry of the baseline and `now` that of
-    this run; None where there is none. `error` says why it could not be checked, with the exit code that stands for it.
+    this run; None where there is none. `compared` is false where the baseline was to be written. `error` says why it
+    could not be checked, with the exit code that stands for it.
     """
 
     model: str
     file: Path
     before: Entry | None = None
     now: Entry | None = None
+    compared: bool = True
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     error: str = ""
@@ -143,7 +145,7 @@ class _Task:
 
     def run(self) -> Outcome:
         entry = self.baseline.models.get(self.model)
-        outcome = Outcome(self.model, self.file, before=entry)
+        outcome = Outcome(self.model, self.file, before=entry, compared=self.compare)
         if self.options is None:
             path = self.baseline.path
             error = f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."

@@ -178,7 +178,8 @@ def _row(outcome: Outcome) -> list[str]:
     change = "-" if not old or new is None else "0" if new == old else f"{new / old - 1:+.2%}"
     reduction = f"{now.before.flops / new:.2f}×" if now and new else "-"
     channels = f"{now.channels.removed:,} of {now.channels.masked:,}" if now else "-"
-    verdict = "ok" if outcome.passed else "not checked" if outcome.error else "regressed"
+    good, bad = ("ok", "regressed") if outcome.compared else ("measured", "refused")
+    verdict = good if outcome.passed else "not checked" if outcome.error else bad
     counts = ("-" if value is None else f"{value:,}" for value in (old, new))
     return [outcome.model, *counts, change, reduction, channels, verdict]
 
@@ -190,10 +191,12 @@ def _told(outcome: Outcome) -> Iterator[str]:
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
-    regressed, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
-    if not regressed and not errors:
-        return f"{_models(len(outcomes))} checked, none regressed."
-    parts = [f"{regressed} regressed"] * bool(regressed) + [f"{errors} could not be checked"] * bool(errors)
+    failed, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
+    compared = all(o.compared for o in outcomes)
+    if not failed and not errors:
+        return f"{_models(len(outcomes))} {'checked, none regressed' if compared else 'measured'}."
+    parts = [f"{failed} {'regressed' if compared else 'cannot be taken up'}"] * bool(failed)
+    parts += [f"{errors} could not be checked"] * bool(errors)
     return f"Of {_models(len(outcomes))}, {' and '.join(parts)}."
 
 

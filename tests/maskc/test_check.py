@@ -107,7 +107,8 @@ def test_updating_one_model_leaves_the_others(repository: Path) -> None:
     for name in ("a", "b"):
         build.save(build.mlp(masked=False), repository / "models" / f"{name}.onnx")
     old = baseline.read(Path("flops.json")).models
-    assert check("--update", "models/a.onnx").exit_code == 0
+    result = check("--update", "models/a.onnx")
+    assert result.exit_code == 0 and "1 model measured." in result.stdout
     new = baseline.read(Path("flops.json")).models
     assert new["models/a.onnx"] != old["models/a.onnx"] and new["models/b.onnx"] == old["models/b.onnx"]
 
@@ -144,6 +145,9 @@ def test_paths_are_from_the_directory_of_the_baseline(repository: Path, monkeypa
     monkeypatch.chdir(repository / "ci")
     assert check("--baseline", "sizes.json").exit_code == 0
     assert check("--baseline", "sizes.json", "../models/a.onnx").exit_code == 0
+    monkeypatch.chdir(repository)
+    (outcome,) = regress.check(Path("ci/sizes.json"))
+    assert outcome.file == Path("models/a.onnx"), "annotations name the file as the repository does"
 
 
 # -- what fails ------------------------------------------------------------------------------------------------
@@ -222,6 +226,7 @@ def test_the_least_reduction(repository: Path) -> None:
     before = (repository / "flops.json").read_bytes()
     result = check("--update", "--min-reduction", "50")
     assert result.exit_code == 1 and "stays as it is" in result.stderr
+    assert "refused" in result.stdout and "Of 2 models, 2 cannot be taken up." in result.stdout
     assert (repository / "flops.json").read_bytes() == before
 
 
@@ -416,6 +421,27 @@ def test_limits_are_checked() -> None:
         Limits(float("nan"))
 
 
+@pytest.mark.tensorflow
+def test_a_keras_file_in_a_process_of_its_own(repository: Path) -> None:
+    import keras
+
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
+    kernel, bias = model.get_layer("hidden").get_weights()
+    for name, dead in (("before", 3), ("after", 2)):
+        kernel[:, :dead], kernel[:, dead:] = 0, 1
+        model.get_layer("hidden").set_weights([kernel, bias])
+        model.save(repository / f"{name}.keras")
+    (repository / "before.keras").rename(repository / "m.keras")
+    assert process("check", "--update", "m.keras").returncode == 0
+    assert process("check", "--jobs", 2).returncode == 0
+    (repository / "after.keras").rename(repository / "m.keras")
+    done = process("check", "--jobs", 2)
+    assert done.returncode == 1, done.stderr
+    assert "channel 2 is no longer masked" in done.stdout and "has 4 channels and had 3" in done.stdout
+
+
 # -- the ways into a build -------------------------------------------------------------------------------------
 
 
@@ -453,6 +479,29 @@ def test_the_pytest_fixture(repository: Path) -> None:
     (repository / "pytest.ini").write_text("[pytest]\nmaskc_baseline = other.json\n")
     done = pytest_in(repository)
     assert "There is no baseline" in done.stdout and "other.json" in done.stdout
+
+
+def test_the_plugin_is_found_where_maskc_is_installed(repository: Path) -> None:
+    """Both ways in at once as well: by the entry point and by `-p`."""
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    installed = repository / "site" / "maskc_plugin-1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: maskc-plugin\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\n" + "".join(f"{k} = {v}\n" for k, v in entry.items()))
+    (repository / "test_it.py").write_text("def test_all(maskc_check):\n    assert len(maskc_check()) == 2\n")
+    (repository / "pytest.ini").write_text("[pytest]\n")
+    path = os.pathsep.join((str(ROOT), str(installed.parent)))
+    for arguments in ((), ("-p", "maskc.pytest_plugin")):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=repository,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_plugin_is_an_entry_point_and_cheap() -> None:
