@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from maskc.errors import MaskcError
 
 EXIT_CODES = (
-    "Exit codes: 0 good; 1 the check failed (not equivalent, or less reduction than asked); "
+    "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
     "2 unusable input or arguments; 3 something needed is not installed or not usable here."
 )
 
@@ -420,7 +420,7 @@ def flops(
 def check(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[MODEL]...", help="The models to check; by default all of the baseline."),
+        typer.Argument(metavar="MODEL", help="The models to check; by default all of the baseline."),
     ] = None,
     baseline: Annotated[Path, typer.Option(metavar="FILE", help="The baseline, see docs/ci.md.")] = Path("flops.json"),
     update: Annotated[
