@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 import maskc
+from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from passes import shrink
 from tests.generators.architectures import ARCHITECTURES, Masks, build
 from tests.generators.check import all_sizes, random_feeds
-from tests.generators.double import Evaluator, has_double, to_double, widen
 from tests.generators.exported import EXPORTED
 from tests.generators.mutations import MUTATIONS, Mutant, mutant
 from tests.generators.networks import network

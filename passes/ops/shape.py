@@ -164,11 +164,27 @@ class Expand(Movement):
         rewriter.set_shape_operand(node, 1, one_is_inferred=False)
 
 
-@register("Shape")
-class Shape(Op):
-    """Reads no values; the sizes it gives are those before anything was removed."""
+class Measuring(Op):
+    """Reads no values, only how many there are."""
 
     foldable = True
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        for axis in range(len(shape_of(node.inputs[0]) or ())):
+            size = facts.size(node.inputs[0], axis)
+            if size is not None:
+                yield 0, axis, np.zeros(size, bool)
+
+    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return 0, 0
+
+
+@register("Shape")
+class Shape(Measuring):
+    """Reads no values; the sizes it gives are those before anything was removed."""
 
     def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
         shape = shape_of(node.inputs[0])
@@ -181,15 +197,6 @@ class Shape(Op):
         sizes = [d for d in wanted or () if isinstance(d, int)]
         return np.asarray(sizes, np.int64) if wanted is not None and len(sizes) == len(wanted) else None
 
-    def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        for axis in range(len(shape_of(node.inputs[0]) or ())):
-            size = facts.size(node.inputs[0], axis)
-            if size is not None:
-                yield 0, axis, np.zeros(size, bool)
-
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
-
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         shape = rewriter.shape(rewriter.before.inputs[0])
         start, end = int(node.attrs.get("start", 0)), node.attrs.get("end", len(shape))
@@ -197,9 +204,6 @@ class Shape(Op):
         if any(changed):
             original = np.asarray([d if c else 0 for d, c in zip(shape[start:end], changed, strict=True)], np.int64)
             rewriter.override(node, np.asarray(changed), original)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
 
 
 @register("Range", "NonZero", "EyeLike")
@@ -232,7 +236,7 @@ class ConstantOfShape(Generated):
 
 
 @register("Size")
-class Size(Generated):
+class Size(Measuring):
     """Reads no values; the number it gives counts what was removed too."""
 
     def from_shapes(self, node: gs.Node) -> Array | None:
@@ -241,15 +245,6 @@ class Size(Generated):
         if shape is None or len(sizes) < len(shape) or is_constant(node.inputs[0]):
             return None
         return np.asarray(np.prod(sizes, dtype=np.int64))
-
-    def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        for axis in range(len(shape_of(node.inputs[0]) or ())):
-            size = facts.size(node.inputs[0], axis)
-            if size is not None:
-                yield 0, axis, np.zeros(size, bool)
-
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))

@@ -23,11 +23,12 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from maskc.comparison.double import Evaluator, has_double, to_double, widen
+from maskc.graphs import all_graphs as graphs
 from passes import count, layout, shrink
 from passes.defaults import opened
 from passes.report import Report
 from tests.generators.builder import Network
-from tests.generators.double import Evaluator, graphs, has_double, to_double, widen
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]

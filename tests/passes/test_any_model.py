@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from maskc.comparison.double import Evaluator
 from passes import shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
-from tests.generators.double import Evaluator
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)

@@ -10,12 +10,12 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
+from maskc.comparison.double import Evaluator, has_double, to_double
 from passes import facts
 from passes.clean import prepared
 from passes.patterns import Pattern
 from tests.generators.builder import Network
 from tests.generators.check import all_sizes, describe, random_feeds
-from tests.generators.double import Evaluator, has_double, to_double
 from tests.generators.networks import network
 
 BLOCK = 30
