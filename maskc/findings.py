@@ -60,7 +60,7 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
         return
     if before.verified and not now.verified:
         yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
-    stays = tuple(_staying(before, report))
+    stays = tuple(_staying(before, now, report))
     if stays:
         count = sum(len(item.channels) for item in stays)
         what = (
@@ -71,10 +71,13 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
         yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
 
 
-def _staying(before: Entry, report: CompileReport) -> Iterator[Held]:
-    """What is held now and went when the baseline was written."""
+def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
+    """What is held now and went when the baseline was written, along axes that hold more than they did then."""
     for item in report.held:
-        gone = channels(before.removed.get(f"{item.tensor}@{item.axis}", ""))
+        key = f"{item.tensor}@{item.axis}"
+        if len(channels(now.held.get(key, ""))) <= len(channels(before.held.get(key, ""))):
+            continue
+        gone = channels(before.removed.get(key, ""))
         back = tuple(channel for channel in item.channels if channel in gone)
         if back:
             yield dataclasses.replace(item, channels=back)

@@ -192,6 +192,23 @@ def test_a_masked_channel_that_used_to_go_stays(repository: Path) -> None:
     assert "FLOPs rose" not in result.stdout
 
 
+def test_masked_channels_that_change_places_are_no_regression(repository: Path) -> None:
+    path = Path("flops.json")
+    edit(repository / "models" / "a.onnx", read_again)
+    assert check("--update", "models/a.onnx").exit_code == 0
+    known = baseline.read(path)
+    entry = known.models["models/a.onnx"]
+    assert entry.held == {"d@1": "1, 3, 5, 7, 9, 11, 13, 15"} and not entry.removed
+    others = dataclasses.replace(entry, held={"d@1": "0, 2, 4, 6, 8, 10, 12, 14"}, removed={"d@1": "1, 3"})
+    baseline.Baseline(path, known.models | {"models/a.onnx": others}).write()
+    assert check("models/a.onnx").exit_code == 0
+    fewer = dataclasses.replace(others, held={"d@1": "0, 2, 4, 6, 8, 10, 12"})
+    baseline.Baseline(path, known.models | {"models/a.onnx": fewer}).write()
+    result = check("models/a.onnx")
+    assert result.exit_code == 1 and "2 masked channels that used to go stay now:" in result.stdout
+    assert "channels 1, 3: " in result.stdout
+
+
 def test_the_tolerance(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", unmask(3))
     first = json.loads(check("--json").stdout)["models"][0]
