@@ -31,7 +31,7 @@ from onnx import ModelProto
 from maskc import frontend, sampling
 from maskc.comparison import interface
 from maskc.comparison.bisection import Parted, Parting, part
-from maskc.comparison.data import Arrays, drawn, read_inputs, redrawn, size_notes
+from maskc.comparison.data import Arrays, drawn, one_of_each, read_inputs, redrawn, size_notes
 from maskc.comparison.dump import write as write_dump
 from maskc.comparison.exact import Exact, ExactError, affordable
 from maskc.comparison.judge import Judge, OutputError, Pair
@@ -48,9 +48,6 @@ from maskc.sizes import Shapes, fixed
 TENSORFLOW_FACTOR = 10.0
 
 DEFAULT_SAMPLES = 16
-
-# Samples that are run in double precision only.
-_REDRAWN = 32
 
 
 @dataclass(frozen=True)
@@ -208,9 +205,9 @@ def compare(
             reasons += verdicts.failures
             failed = verdicts.sample
             if exact is None:
-                exact_errors = _exactly(reference, compiled, data, before.flops, rtol, atol, seed)
+                exact_errors = _exactly(reference, compiled, ports, data, before.flops, rtol, atol, seed)
             elif exact:
-                exact_errors = Exact(reference, compiled, seed).compare([*data, *redrawn(data, _REDRAWN, seed)])
+                exact_errors = Exact(reference, compiled, seed).compare([*data, *redrawn(ports, data, seed)])
             if exact_errors is not None:
                 reasons += _failures(exact_errors)
                 if failed is not None and all(error.passed for error in exact_errors):
@@ -259,6 +256,7 @@ def compare(
 def _exactly(
     reference: ModelProto,
     compiled: ModelProto,
+    ports: Sequence[sampling.Port],
     data: Sequence[Sample],
     flops: int,
     rtol: float | None,
@@ -269,7 +267,7 @@ def _exactly(
 
     Whoever gives a tolerance accepts errors that double precision would show.
     """
-    chosen = affordable([*data, *redrawn(data, _REDRAWN, seed)], flops)
+    chosen = affordable([*one_of_each(data), *redrawn(ports, data, seed)], flops)
     if rtol is not None or atol or not chosen:
         return None
     try:

@@ -22,6 +22,7 @@ _SHRINKINGS = 3
 
 # Scales of Gaussian values that are drawn again.
 _SCALES = (1.0, 3.0, 10.0)
+_EXAMPLES = 32
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -138,19 +139,32 @@ def elements(sample: Sample) -> int:
     return max(1, sum(array.size for array in sample.inputs.values()))
 
 
-def redrawn(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """More samples of the same shapes with other Gaussian values, for what shows on few inputs only.
+def redrawn(ports: Sequence[sampling.Port], samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """More data for what shows on few inputs only: Gaussian values, many examples at once where any batch will do.
 
-    What is not of floating point stays as it is. They do not say what is expected. Empty if no input is a float.
+    They are of the sizes of the largest sample, and do not say what is expected. What is not of floating point is
+    taken from that sample. Empty if no input is a float.
     """
+    like = max(samples, key=elements)
+    if not any(array.dtype.kind == "f" for array in like.inputs.values()):
+        return []
     rng = np.random.default_rng([seed, 1])
+    batches = {port.symbols()[:1] for port in ports if port.type.shape and not isinstance(port.type.shape[0], int)}
+    leading = all(port.type.shape and not isinstance(port.type.shape[0], int) for port in ports)
+    times = max(1, _EXAMPLES // max(1, like.inputs[ports[0].name].shape[0])) if leading and len(batches) == 1 else 1
     found = []
-    for i in range(count if any(a.dtype.kind == "f" for a in samples[0].inputs.values()) else 0):
-        like = samples[i % len(samples)]
+    for i in range(len(_SCALES) if times > 1 else _EXAMPLES // 2):
         scale = _SCALES[i % len(_SCALES)]
-        inputs = {
-            name: (scale * rng.normal(size=array.shape)).astype(array.dtype) if array.dtype.kind == "f" else array
-            for name, array in like.inputs.items()
-        }
+        inputs: Inputs = {}
+        for name, array in like.inputs.items():
+            many = np.concatenate([array] * times) if times > 1 else array
+            inputs[name] = (
+                (scale * rng.normal(size=many.shape)).astype(array.dtype) if array.dtype.kind == "f" else many
+            )
         found.append(Sample(f"gaussian, scale {scale:g}", inputs, {}))
     return found
+
+
+def one_of_each(samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample of each kind of data."""
+    return list({sample.label.partition(",")[0]: sample for sample in reversed(samples)}.values())[::-1]
