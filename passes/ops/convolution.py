@@ -300,7 +300,9 @@ class Convolution(Op):
             weights = np.moveaxis(tied.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
         uneven = facts.pattern.get(before.inputs[0].name, {}).get(1)
         carried = bool(dropped.any()) and not self.spreads_evenly(before)
-        if groups == 1 and uneven is not None and (uneven.mask & gone).any():
+        # a map was chosen, and the uneven channels are here nevertheless, as others read them
+        alone = carried and not self._bears(known, inputs, dropped)
+        if groups == 1 and uneven is not None and (alone or (uneven.mask & gone).any()):
             carried = False
             maps = facts.maps(before.inputs[0], 1)
             assert maps is not None
@@ -334,6 +336,13 @@ class Convolution(Op):
         rows = np.flatnonzero(outputs)
         group_of = rows // (weights.shape[0] // groups)
         return np.asarray(weights[rows[:, None], columns[group_of]])
+
+    @staticmethod
+    def _bears(known: Known | None, inputs: Mask, dropped: Array) -> bool:
+        """Whether a constant channel stays that can stand for those that go."""
+        return known is not None and bool(
+            np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(dropped).max()
+        )
 
     @staticmethod
     def _fold_into_carrier(weights: Array, dropped: Array, inputs: Mask, known: Known) -> Array:

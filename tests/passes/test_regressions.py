@@ -336,3 +336,32 @@ def test_norm_of_negative_constants(p: int) -> None:
 def test_maps_of_nothing() -> None:
     """An operator on a constant without elements."""
     check(graph("(float[2,5] x) => (float[0,5] y, float[2,5] z) { y = Abs(none)  z = Relu(x) }", none=np.zeros((0, 5))))
+
+
+@pytest.mark.parametrize("width", ["W", "6"])
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_constants_beside_a_known_map_that_others_have_computed(width: str, strength: float) -> None:
+    """A convolution that would add one map for all of them is given the uneven ones, and no carrier for the rest."""
+    text = f"""(float[N,3,6,{width}] x) => (float[N,2,6,{width}] y, float[N,4,6,{width}] z) {{
+        a = Conv(x, w1)
+        b = Mul(a, keep)
+        c = Add(b, shift)
+        d = Conv <group = 8, pads = [1,1,1,1]> (c, w2, bias)
+        y = Conv <pads = [1,1,1,1]> (d, w3)
+        z = Slice(d, first, last, axis)
+    }}"""
+    shift, bias = np.full((8, 1, 1), 0.5), np.linspace(1, 2, 8)
+    shift[:4], bias[0] = 0, strength
+    source = graph(
+        text,
+        w1=(8, 3, 1, 1),
+        w2=(8, 1, 3, 3),
+        w3=(2, 8, 3, 3),
+        keep=np.zeros((8, 1, 1)),
+        shift=shift,
+        bias=bias,
+        first=np.array([4]),
+        last=np.array([8]),
+        axis=np.array([1]),
+    )
+    at_every_price(source, **({"W": (1, 5)} if width == "W" else {}), N=(1, 2))
