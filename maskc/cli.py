@@ -5,6 +5,7 @@ The heavy imports are inside the commands, so that `maskc --help` answers at onc
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -49,6 +50,9 @@ class _Command(TyperGroup):
         """Run a command line; exits the process."""
         words = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
+                stream.reconfigure(errors="replace")
         try:
             with warnings.catch_warnings():
                 # They are from libraries, about themselves; what a user should know is told in plain words.

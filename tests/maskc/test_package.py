@@ -83,6 +83,13 @@ def test_help_tells_the_exit_codes(command: tuple[str, ...]) -> None:
         assert all(name in words for name in _COMMANDS)
 
 
+def test_terminals_without_unicode(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    done = process("compile", source, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "m.onnx ? " in done.stdout and "Verified" in done.stdout
+
+
 def test_help_tells_what_the_demo_needs() -> None:
     assert "Needs maskc[demo]." in maskc("demo", "--help").stdout
 
