@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto
 from maskc.comparison.data import elements
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.errors import UnavailableError
-from maskc.frontend.onnx_file import in_brief
+from passes.errors import in_brief
 from maskc.graphs import float_types
 from maskc.noise import Sample, distance, rounded_weights
 

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.comparison.exact import FLOOR
 from maskc.errors import MaskcError, RunError
-from maskc.frontend.onnx_file import in_brief
+from passes.errors import in_brief
 from maskc.noise import Sample, rounded_weights
 from maskc.runtime import Session
 
