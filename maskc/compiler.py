@@ -18,13 +18,13 @@ from maskc import __version__, frontend, storage
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
-from maskc.frontend.onnx_file import check, in_brief
+from maskc.frontend.onnx_file import check
 from maskc.graphs import model_bytes
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
 from maskc.report.layers import layers
 from maskc.sizes import Shapes, fixed
-from passes.errors import GraphError
+from passes.errors import GraphError, in_brief
 from passes.policy import POLICIES, Policy
 from passes.report import Cost
 

@@ -16,11 +16,11 @@ from maskc.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.compiler import compile
 from maskc.errors import InputError, MaskcError, NotEquivalentError
 from maskc.findings import Finding, Limits, findings, notes
-from maskc.frontend.onnx_file import in_brief
 from maskc.report.compilation import CompileReport
 from maskc.report.terminal import ranges
 from maskc.rules import load
 from maskc.sizes import Shapes
+from passes.errors import in_brief
 from passes.policy import Policy
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.onnx_file import PROTOBUF_LIMIT, in_brief
+from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.graphs import HALF_TYPES, all_tensors, custom_operators, tensor_bytes, type_of
 from maskc.widening import widened
+from passes.errors import in_brief
 
 Provider = Literal["cpu", "cuda"]
 

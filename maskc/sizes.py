@@ -9,8 +9,8 @@ import passes
 from maskc import storage
 from maskc.errors import InputError
 from maskc.frontend import Source
-from maskc.frontend.onnx_file import check, in_brief
-from passes.errors import GraphError, SizeError
+from maskc.frontend.onnx_file import check
+from passes.errors import GraphError, SizeError, in_brief
 
 Shapes = Mapping[str, Sequence[int | str | None]]
 

@@ -18,9 +18,9 @@ from onnx import ModelProto, TensorProto
 from maskc.comparison.data import elements
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.errors import UnavailableError
-from passes.errors import in_brief
 from maskc.graphs import float_types
 from maskc.noise import Sample, distance, rounded_weights
+from passes.errors import in_brief
 
 # What double precision itself may round, relative to the scale of an output.
 FLOOR = 1e-10

@@ -14,9 +14,9 @@ from onnx import ModelProto
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.comparison.exact import FLOOR
 from maskc.errors import MaskcError, RunError
-from passes.errors import in_brief
 from maskc.noise import Sample, rounded_weights
 from maskc.runtime import Session
+from passes.errors import in_brief
 
 Tensors = dict[str, NDArray[Any]]
 Run = Callable[[dict[str, Any]], Tensors]

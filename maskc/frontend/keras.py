@@ -12,8 +12,8 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, MaskcError, UnavailableError
-from maskc.frontend.onnx_file import in_brief
 from maskc.frontend.tensorflow import TensorFlowModel, import_tensorflow, quiet
+from passes.errors import in_brief
 
 
 def to_onnx(model: Any) -> ModelProto:

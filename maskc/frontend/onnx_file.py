@@ -14,7 +14,7 @@ from onnx.inliner import inline_local_functions
 from maskc.errors import InputError
 from maskc.frontend import structure
 from maskc.graphs import all_tensors, without_weights
-from passes.errors import in_brief as in_brief
+from passes.errors import in_brief
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from maskc.errors import InputError
-from maskc.frontend.onnx_file import in_brief
 from maskc.frontend.tensorflow import TensorFlowModel, import_tensorflow, placeholders, quiet
+from passes.errors import in_brief
 
 # In the order in which they are looked for: what TensorFlow Serving calls, then what Keras exports beside it.
 _SIGNATURES = ("serving_default", "serve")

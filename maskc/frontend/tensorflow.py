@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from maskc.errors import InputError, RunError, UnavailableError
-from maskc.frontend.onnx_file import check, in_brief
+from maskc.frontend.onnx_file import check
 from maskc.graphs import all_graphs, all_nodes
+from passes.errors import in_brief
 
 # The newest opset that tf2onnx 1.17 covers throughout and that has LayerNormalization.
 OPSET = 17
