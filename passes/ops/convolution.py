@@ -422,7 +422,9 @@ class Conv(Convolution):
         return facts.value(node.inputs[1])
 
     def windows(self, node: gs.Node) -> list[Window] | None:
-        return spatial_windows(self._kernel(node), node.attrs)
+        kernel = (shape_of(node.inputs[1]) or ())[2:]
+        sizes = [size for size in kernel if isinstance(size, int)]  # weights may be computed, of sizes not known
+        return spatial_windows(tuple(sizes), node.attrs) if kernel and len(sizes) == len(kernel) else None
 
     def spreads_evenly(self, node: gs.Node) -> bool:
         auto = node.attrs.get("auto_pad", "NOTSET")

@@ -275,3 +275,18 @@ def test_a_map_of_many_places_is_not_added_where_it_is_larger_than_the_weights_t
     result = compiled(source)
     before, after = (sum(int(np.prod(t.dims)) for t in m.graph.initializer) for m in (source, result.model))
     assert after <= before
+
+
+def test_weights_that_are_computed_may_have_sizes_that_are_not_known() -> None:
+    """Where the size behind such a convolution is asked for."""
+    source = model(
+        "(float[N,3,H,W] x, float[K] given) => (float[N,4,P,Q] y)",
+        "w = Reshape(given, sizes)  c = Conv<kernel_shape=[2,2]>(x, w)  m = Mul(c, k)  a = Add(m, shift)"
+        "  d = Conv<group=4, pads=[1,1,1,1]>(a, wd)  y = Conv(d, wp)",
+        sizes=np.asarray([4, 3, 2, -1]),
+        k=mask(1, 0, 1, 0),
+        shift=random(1, 4, 1, 1),
+        wd=random(4, 1, 3, 3, seed=1),
+        wp=random(4, 4, 1, 1, seed=2),
+    )
+    assert_same_function(source, shrink(source).model, symbols={"N": [2], "H": [5], "W": [6], "K": [48]})
