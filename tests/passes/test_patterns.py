@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from passes import shrink
 from passes.clean import prepared
 from passes.facts import analyse
 from tests.generators.check import adapters_cost, assert_exact, assert_same_function
