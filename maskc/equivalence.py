@@ -204,13 +204,12 @@ def compare(
             errors = list(verdicts.errors)
             reasons += verdicts.failures
             failed = verdicts.sample
-            if exact is None:
-                exact_errors = _exactly(reference, compiled, ports, data, before.flops, rtol, atol, seed)
-            elif exact:
-                exact_errors = Exact(reference, compiled, seed).compare([*data, *redrawn(ports, data, seed)])
+            if exact or (exact is None and rtol is None and not atol):
+                exact_errors, shown = _exactly(reference, compiled, ports, data, before.flops, seed, bool(exact))
+                failed = failed or shown
             if exact_errors is not None:
                 reasons += _failures(exact_errors)
-                if failed is not None and all(error.passed for error in exact_errors):
+                if verdicts.sample is not None and all(error.passed for error in exact_errors):
                     notes.append("In double precision the models agree, so it is rounding that differs.")
             if reasons and bisect:
                 parted = _parted(reference, compiled, data, failed, before.flops, seed)
@@ -259,23 +258,25 @@ def _exactly(
     ports: Sequence[sampling.Port],
     data: Sequence[Sample],
     flops: int,
-    rtol: float | None,
-    atol: float,
     seed: int,
-) -> tuple[ExactError, ...] | None:
-    """Errors in double precision on what can be computed in a few seconds, None where that is nothing.
+    demanded: bool,
+) -> tuple[tuple[ExactError, ...] | None, Sample | None]:
+    """Errors in double precision, and the first sample that shows one.
 
-    Whoever gives a tolerance accepts errors that double precision would show.
+    If that is not `demanded`, on what can be computed in a few seconds, and None where it cannot be done.
     """
-    chosen = affordable([*one_of_each(data), *redrawn(ports, data, seed)], flops)
-    if rtol is not None or atol or not chosen:
-        return None
+    again = redrawn(ports, data, seed)
+    chosen = [*data, *again] if demanded else affordable([*one_of_each(data), *again], flops)
     for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
         try:
-            return Exact(reference, compiled, seed).compare(samples)
+            compared = Exact(reference, compiled, seed)
+            errors = compared.compare(samples)
         except UnavailableError:
-            pass
-    return None
+            if demanded and samples is not chosen:
+                raise
+            continue
+        return errors or None, compared.failed
+    return None, None
 
 
 def _failures(errors: Sequence[ExactError]) -> list[str]:
@@ -296,7 +297,7 @@ def _parted(
     seed: int,
 ) -> Parted | None:
     """Where the models part; the sample that failed is looked at first."""
-    samples = sorted(data, key=lambda sample: sample is not failed)
+    samples = [*([failed] if failed is not None else []), *(sample for sample in data if sample is not failed)]
     return part(reference, compiled, samples, seed, double=bool(affordable(samples[:1], flops)))
 
 

@@ -6,6 +6,7 @@ function agree to about 1e-14 of their scale, so a limit of 1e-10 separates roun
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,7 +169,8 @@ class Evaluator:
 
     def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
         """The graph's outputs for one set of inputs."""
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are compared like other NaNs
             return self._run.run(None, dict(feeds))  # type: ignore[return-value]
 
 

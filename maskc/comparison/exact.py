@@ -75,12 +75,14 @@ class Exact:
                 raise UnavailableError(f"The {what} has operators without a form in double precision.")
         once = (_ROUNDED_ONCE.get(type_, _HALF_ROUNDED_ONCE) for type_ in float_types(reference))
         self._floor = max((FLOOR, *once))
+        self._source = reference
+        self._seed = seed
+        self._rounded: list[Evaluator] = []
+        #: the first sample on which an output differs
+        self.failed: Sample | None = None
         try:
             self._reference = Evaluator(to_double(reference))
             self._compiled = Evaluator(to_double(compiled))
-            rng = np.random.default_rng(seed)
-            copies = [rounded_weights(reference, rng, ulps=0.5, together=1.0) for _ in range(_COPIES)]
-            self._rounded = [Evaluator(to_double(copy)) for copy in copies]
         except Exception as error:
             raise _unable(error) from error
 
@@ -94,15 +96,25 @@ class Exact:
                 wanted = self._run(self._reference, feeds)
                 got = self._run(self._compiled, feeds)
                 if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
-                    moved = [self._run(rounded, feeds) for rounded in self._rounded]
+                    moved = [self._run(rounded, feeds) for rounded in self._copies()]
             except Exception as error:
                 raise _unable(error) from error
             for name, array in wanted.items():
                 error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
+                if not error_.passed and self.failed is None:
+                    self.failed = sample
                 worst = found.get(name)
                 if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
                     found[name] = error_
         return tuple(found.values())
+
+    def _copies(self) -> list[Evaluator]:
+        """The reference with its weights rounded once more, in several ways; made when first needed."""
+        if not self._rounded:
+            rng = np.random.default_rng(self._seed)
+            models = [rounded_weights(self._source, rng, ulps=0.5, together=1.0) for _ in range(_COPIES)]
+            self._rounded = [Evaluator(to_double(model)) for model in models]
+        return self._rounded
 
     def _run(self, evaluator: Evaluator, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
         values = evaluator(feeds)
