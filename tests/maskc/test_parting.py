@@ -21,7 +21,7 @@ from tests.maskc.command import maskc
 
 
 def deep() -> onnx.ModelProto:
-    """x[n,8] → four layers of MatMul and Add, with Relu and a mask over every second of 16 channels in between → y[n,16]."""
+    """x[n,8] → four times MatMul and Add, with Relu and a mask over every second channel in between → y[n,16]."""
     nodes, weights, last = [], [], "x"
     for i in range(4):
         nodes += [
