@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -67,6 +68,21 @@ class Score:
     missed: list[str] = field(default_factory=list)
     misplaced: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Score:
+        """The score that was written down, to go on from."""
+        counts = {key: {k: v[key] for k, v in record["kinds"].items()} for key in ("mutants", "caught", "located")}
+        return cls(
+            correct=record["correct"],
+            not_run=record["not_run"],
+            refused=record["refused"],
+            **counts,
+            suspects=round(record["suspects_mean"] * record["caught"]),
+            missed=record["missed"],
+            misplaced=record["misplaced"],
+            seconds=record["seconds_to_verify"] * record["correct"],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The score as values that `json` can write."""
@@ -142,11 +158,21 @@ def broken(subject: Subject, compiled: ModelProto, index: int) -> Mutant | None:
     return None
 
 
-def run(mutants: int, correct: int, out: Console | None = None, minutes: float = float("inf")) -> Score:
-    """Verify so many correct compilations, and so many broken ones, or as many as can be done in the time."""
-    score = Score()
+def run(
+    mutants: int,
+    correct: int,
+    out: Console | None = None,
+    minutes: float = float("inf"),
+    score: Score | None = None,
+) -> Score:
+    """Verify so many correct compilations, and so many broken ones, or as many as can be done in the time.
+
+    `score` is one to go on from.
+    """
+    score = score or Score()
+    first = score.correct + score.not_run
     end = time.monotonic() + 60 * minutes
-    for index, subject in enumerate(subjects()):
+    for index, subject in enumerate(itertools.islice(subjects(), first, None), first):
         done = score.correct >= correct and sum(score.mutants.values()) >= mutants
         if done or time.monotonic() > end:
             return score
@@ -204,10 +230,13 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--correct", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--more", action="store_true", help="go on from what is written down")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
     out = Console()
-    record = run(options.mutants, options.correct, out, options.minutes).to_json()
+    path = HERE / "results" / "mutations.json"
+    score = Score.from_json(json.loads(path.read_text())) if options.more else None
+    record = run(options.mutants, options.correct, out, options.minutes, score).to_json()
     shown = Table("what is wrong", "mutants", "caught", "node named", box=None)
     for kind, counts in sorted(record["kinds"].items()):
         shown.add_row(kind, *(str(counts[key]) for key in ("mutants", "caught", "located")))
@@ -219,7 +248,7 @@ def main() -> None:
             out.print(f"{key}: {line}", markup=False, soft_wrap=True)
     if not options.dry:
         record["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-        (HERE / "results" / "mutations.json").write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
