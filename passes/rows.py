@@ -124,7 +124,7 @@ def seen(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, In
         return None
     sizes = rows.sizes
     owner, position = _positions(window.outs(sizes))
-    if not owner.size:
+    if not owner.size or not rows.places.size:  # of an axis of size zero there is nothing to see
         return None
     before, held = window.befores(sizes), np.maximum(sizes, 0)
     begin = np.cumsum(held) - held

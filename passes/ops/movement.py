@@ -162,6 +162,12 @@ class Transpose(Movement):
 
     arranges = True
 
+    def contradiction(self, node: gs.Node) -> str:
+        shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")
+        if shape is None or perm is None or sorted(perm) == list(range(len(shape))):
+            return ""
+        return f"its perm {list(perm)} is no order of the {len(shape)} axes of its input"
+
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         return transposed(places, self._perm(node, sum(block.axes for block in places)))
 

@@ -368,6 +368,12 @@ def test_indices_beside_the_data(tmp_path: Path) -> None:
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`pick`", "size 4 along axis 0", "its data 3")
 
 
+def test_an_order_of_fewer_axes(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Transpose", ["x"], ["y"], name="turn", perm=[1, 0])]
+    built = build.model(nodes, [build.value("x", [3, 2, 4])], [build.value("y", ["a", "b"])], [])
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`turn`", "perm [1, 0]", "3 axes")
+
+
 def test_operands_whose_sizes_are_computed_and_do_not_fit(tmp_path: Path) -> None:
     """Only with its constants folded does the graph show that two rows meet three."""
     nodes = [
@@ -460,6 +466,26 @@ def test_axes_of_size_zero(tmp_path: Path, shapes: tuple[tuple[int, int], tuple[
     built = build.model(nodes, [build.value("x", ["n", rows])], [build.value("y", ["n", columns])], weights)
     told = good(built, tmp_path)
     assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
+
+
+def test_padding_around_nothing() -> None:
+    nodes = [
+        build.node("Mul", "x none", "a"),
+        build.node("Add", "a shift", "b"),
+        helper.make_node("Pad", ["b", "pads"], ["c"]),
+        build.node("Conv", "c w", "y"),
+    ]
+    weights = [
+        build.constant("none", np.zeros((3, 1, 1))),
+        build.weight("shift", 3, 1, 1),
+        numpy_helper.from_array(np.array([0, 0, 2, 2, 0, 0, 2, 2]), "pads"),
+        build.weight("w", 5, 3, 3, 3),
+    ]
+    built = build.model(nodes, [build.value("x", ["n", 3, 0, 4])], [build.value("y", ["n", 5, 2, 6])], weights)
+    result = passes.shrink(built)
+    onnx.checker.check_model(result.model, full_check=True)
+    x = np.zeros((2, 3, 0, 4), np.float32)
+    np.testing.assert_allclose(build.run(result.model, x=x)["y"], build.run(built, x=x)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_part_of_size_zero(tmp_path: Path) -> None:
