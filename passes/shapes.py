@@ -125,11 +125,12 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     less than those inferred again.
     """
     told = {name for n in graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
+    written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
     kept = [v for v in graph.value_info if v.name in told]
     del graph.value_info[:]
     graph.value_info.extend(kept)
     for value in graph.output:
-        if value.name not in told and value.type.HasField("tensor_type"):
+        if value.name in written - told and value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     for node in graph.node:
         for attribute in node.attribute:
