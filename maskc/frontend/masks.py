@@ -38,7 +38,7 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"The mask file {path} does not exist.")
+        raise InputError(f"The mask file {path} {'is a directory' if path.is_dir() else 'does not exist'}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file

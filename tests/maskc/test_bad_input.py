@@ -652,6 +652,7 @@ def test_a_mask_that_does_not_fit(tmp_path: Path, key: str, mask: np.ndarray, wo
 def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
     compile_refused(source, "does not exist", masks=tmp_path / "masks.npz")
+    compile_refused(source, "is a directory", masks=tmp_path)
     (tmp_path / "masks.txt").write_text("1 0 1")
     compile_refused(source, "must be an .npz or a .safetensors file", masks=tmp_path / "masks.txt")
     for name in ("bad.npz", "bad.safetensors"):
