@@ -91,15 +91,18 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, fr
     if whole:
         names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
         notes.append(f"Constant altogether, with nothing left to compute them, and put in all the same: {names}.")
-    if after.flops > before.flops:  # what is put back costs more than what went: nothing goes
+    if after.flops > before.flops:
         graph = prepared(model)
-        masked, held = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
+        left = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
         clean(graph)
-        compiled = exported(graph, model)
-        after = cost.count(compiled)
-        notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
-        if trace is not None:
-            trace.stored.clear()
+        plain = exported(graph, model)
+        cost_of_plain = cost.count(plain)
+        # where sizes behind a subgraph are not known to the source they count as 1 there, and there only
+        if after.flops > cost_of_plain.flops:  # what is put back costs more than what went: nothing goes
+            (masked, held), compiled, after = left, plain, cost_of_plain
+            notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
+            if trace is not None:
+                trace.stored.clear()
     if trace is not None:
         trace.stages["clean"] = compiled
     return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))

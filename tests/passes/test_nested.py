@@ -262,3 +262,23 @@ def test_a_branch_that_a_static_size_decides(size: int) -> None:
     left = [node.op_type for node in result.model.graph.node]
     assert "If" not in left and ("Relu" in left) == (size == 6) and "Shape" not in left
     assert products(result.model) == [(6, 12), (12, 5)]
+
+
+def test_sizes_that_only_the_result_knows_do_not_count_against_it() -> None:
+    """Behind an If the source does not know its sizes, and what is not known counts as 1."""
+    source = graph(
+        """(float[N,4] x, bool q) => (float[N,3] y) {
+            h = MatMul(x, w) m = Mul(h, k)
+            i = If (q) <then_branch = yes () => (float[N,16] t) { t = Mul(m, s) },
+                        else_branch = no () => (float[N,16] e) { g = MatMul(m, u) c = Unsqueeze(k, zero) e = Mul(g, c) }>
+            y = Gemm(i, v)
+        }""",
+        zero=np.array([0]),
+        w=random(4, 16),
+        k=KEEP,
+        s=random(16),
+        u=random(16, 16),
+        v=random(16, 3),
+    )
+    result = check(source)
+    assert not result.report.notes
