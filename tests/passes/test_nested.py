@@ -270,7 +270,8 @@ def test_sizes_that_only_the_result_knows_do_not_count_against_it() -> None:
         """(float[N,4] x, bool q) => (float[N,3] y) {
             h = MatMul(x, w) m = Mul(h, k)
             i = If (q) <then_branch = yes () => (float[N,16] t) { t = Mul(m, s) },
-                        else_branch = no () => (float[N,16] e) { g = MatMul(m, u) c = Unsqueeze(k, zero) e = Mul(g, c) }>
+                        else_branch = no () => (float[N,16] e)
+                            { g = MatMul(m, u) c = Unsqueeze(k, zero) e = Mul(g, c) }>
             y = Gemm(i, v)
         }""",
         zero=np.array([0]),
