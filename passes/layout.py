@@ -25,8 +25,8 @@ from passes.tensors import Dim, Index, Mask, describe, is_constant, present, sha
 FLOPS_PER_MOVED_ELEMENT = 64.0
 
 # A Gather copies block by block, what lies behind one index of its axis, and a block takes 7 to 10 ns whatever its
-# size. Along the last axis, where each element is a block, that is as long as 400 multiply-adds of a matrix product (at 107
-# GFLOPs a second on one core: 7.4 ns an element, against 0.3 ns for padding at the end).
+# size. Along the last axis, where each element is a block, that is as long as 400 multiply-adds of a matrix product (at
+# 107 GFLOPs a second on one core: 7.4 ns an element, against 0.3 ns for padding at the end).
 MOVED_ELEMENTS_PER_BLOCK = 800.0 / FLOPS_PER_MOVED_ELEMENT
 
 # What is not static among the sizes behind an axis, such as height and width of an image, is not small.
