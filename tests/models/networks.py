@@ -83,6 +83,14 @@ def randomise(model: Any, seed: int = 0) -> None:
             variable.assign(rng.uniform(0.6, 1.4, shape))
         elif name in ("beta", "bias"):
             variable.assign(rng.normal(size=shape) * 0.3)
+        if (
+            len(norms) > 100
+            and name in ("gamma", "kernel")
+            and ("_3_bn" in variable.path or "_3_conv" in variable.path)
+        ):
+            # the end of a branch in a very deep ResNet: added at full strength a hundred times, as no training would
+            # leave it, a rounding of the weights would move the scores by 6e-4 of their scale
+            variable.assign(variable * 0.3)
     for layer in model.layers:
         if type(layer).__name__ == "LayerScale":
             layer.gamma.assign(rng.uniform(0.2, 0.6, layer.gamma.shape))  # 1e-6 would hide what the block computes
