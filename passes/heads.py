@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.changes import inverse
 from passes.evaluate import evaluate
 from passes.facts import Facts
 from passes.names import Names
@@ -197,16 +198,8 @@ class _Follower:
         if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
             even = even and bool((affine.scale == 1).all())
             index: list[Array] | None = [trace.index]
-        elif traced[0][0] == 0 and op.arranges:
-            varying = tuple(a for a in range(trace.index.ndim) if _varies(trace.index, a))
-            reshaped = isinstance(op, Reshape)
-            if reshaped and not self._keeps(node, varying):
-                return False
-            shape = _example(node.outputs[0])
-            if reshaped:
-                index = [trace.index.reshape(shape)] if int(np.prod(shape)) == trace.index.size else None
-            else:
-                index = self._evaluated(node, trace)
+        elif traced[0][0] == 0 and isinstance(op, Reshape):
+            index = self._reshaped(node, trace)
         elif traced[0][0] == 0 and op.only_picks:
             index = self._evaluated(node, trace)
         else:
@@ -218,6 +211,11 @@ class _Follower:
             self._arrive(output, _Trace(trace.root, found, even))
         return True
 
+    def _reshaped(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
+        shape = _example(node.outputs[0])
+        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, _varying(trace.index))
+        return [trace.index.reshape(shape)] if whole else None
+
     def _evaluated(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
         operands = [trace.index]
         for tensor in list(node.inputs)[1:]:
@@ -228,7 +226,7 @@ class _Follower:
 
     def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
         """One axis that holds the channels by itself is the end, if it is not one of several."""
-        varying = [a for a in range(trace.index.ndim) if _varies(trace.index, a)]
+        varying = _varying(trace.index)
         if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
             axis = varying[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
@@ -306,9 +304,7 @@ class _Writer:
             held, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
                 held = merge.root.order[merge.index]
-                place = np.zeros(merge.root.order.size, np.int64)
-                place[held] = back
-                back = place[merge.index]
+                back = inverse(held)[merge.index]
             zero = merge.root.zero[held] | merge.fixed[held]
             shift = np.where(merge.fixed[held], merge.root.value[held], 0)
             if merge not in aligned:
@@ -396,6 +392,11 @@ def _aligned(dead: Mask) -> Index | None:
     if together == int(alive.sum(axis=-1).max()):
         return None
     return np.argsort(dead, axis=-1, kind="stable")
+
+
+def _varying(index: Index) -> tuple[int, ...]:
+    """Axes along which the channels differ."""
+    return tuple(a for a in range(index.ndim) if _varies(index, a))
 
 
 def _varies(index: Index, axis: int) -> bool:

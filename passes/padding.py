@@ -13,6 +13,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.names import Names
+from passes.ops import rules
+from passes.ops.movement import Pad, Transpose
+from passes.ops.pooling import MaxPool
 
 
 def merged(graph: gs.Graph) -> frozenset[str]:
@@ -42,12 +45,12 @@ def _padded(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
     """Each MaxPool that a Pad of zeros alone feeds, perhaps through Transposes, and that Pad."""
     outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
-        current = node if node.op == "MaxPool" else None
-        while current is not None and current.op != "Pad":
+        current = node if isinstance(rules(node), MaxPool) else None
+        while current is not None and not isinstance(rules(current), Pad):
             source = current.inputs[0]
             alone = len(source.outputs) == 1 and len(source.inputs) == 1 and id(source) not in outputs
             before = source.inputs[0] if alone else None
-            current = before if before is not None and before.op in ("Pad", "Transpose") else None
+            current = before if before is not None and isinstance(rules(before), (Pad, Transpose)) else None
         if current is not None and _fills_with_zeros(current):
             yield node, current
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, layout, nested, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -18,7 +18,7 @@ from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report
 from passes.trace import Trace
-from passes.understanding import understood
+from passes.understanding import understood, with_subgraphs
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,11 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, fr
         trace.stored.clear()
         trace.stage("prepare", graph, model)
     with _timed(seconds, "facts"):
-        found, made = understood(graph)
-    found.frugal = frugal
+        found, made = understood(graph, frugal=frugal)
     if trace is not None:
         trace.stage("facts", graph, model)
     with _timed(seconds, "nested"):
-        inner = nested.shrink(graph, found, adapters)
-        if inner.facts:
-            found = facts.analyse(graph, inside=inner.facts)
-            found.frugal = frugal
+        found, inner = with_subgraphs(graph, found, adapters)
     if trace is not None:
         trace.stage("nested", graph, model)
     with _timed(seconds, "layout"):

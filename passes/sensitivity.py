@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, facts, layout, nested, rewrite
+from passes import cost, layout, rewrite
 from passes.bind import bind
 from passes.clean import clean, prepared
 from passes.export import exported
@@ -16,7 +16,7 @@ from passes.facts import Facts
 from passes.layout import Layout
 from passes.ops import Link, Linked, rules
 from passes.tensors import Array, Index, is_constant, shape_of, size_of
-from passes.understanding import understood
+from passes.understanding import understood, with_subgraphs
 
 Labels = dict[tuple[str, int], Index]
 
@@ -57,12 +57,7 @@ def compiled_flops(model: onnx.ModelProto) -> int:
 
 def _planned(graph: gs.Graph) -> tuple[Facts, Layout]:
     """What the compiler knows of the graph and makes of it."""
-    found, _ = understood(graph)
-    found.frugal = False
-    inner = nested.shrink(graph, found, "auto")
-    if inner.facts:
-        found = facts.analyse(graph, inside=inner.facts)
-        found.frugal = False
+    found, _ = with_subgraphs(graph, understood(graph)[0])
     return found, layout.plan(graph, found)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Maps, Reads, Sets, merge, register
-from passes.ops.movement import Movement, same_axis
+from passes.ops.movement import Movement, all_but, same_axis
 from passes.tensors import Array, Index, Mask, is_constant, shape_of
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ class Compress(Movement):
         if "axis" not in node.attrs or not rank:
             return []
         axis = int(node.attrs["axis"]) % rank
-        found = same_axis(node, facts, [(a, a) for a in range(rank) if a != axis])
+        found = all_but(node, facts, axis)
         size = facts.size(node.inputs[0], axis)
         if is_constant(node.inputs[1]) and size is not None:
             source = np.flatnonzero(facts.value(node.inputs[1])[:size])

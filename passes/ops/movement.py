@@ -156,6 +156,12 @@ def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
             yield 0, axis, Known(np.ones(size, bool), np.full(size, value))
 
 
+def all_but(node: gs.Node, facts: Facts, axis: int) -> list[Link]:
+    """Links of input 0 to output 0 for all axes but this one (may be negative)."""
+    rank = len(shape_of(node.inputs[0]) or ())
+    return same_axis(node, facts, [(a, a) for a in range(rank) if a != axis % rank])
+
+
 @register("Transpose")
 class Transpose(Movement):
     """Axes in another order."""

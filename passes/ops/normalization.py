@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from passes import ties
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
-from passes.ops.movement import same_axis
+from passes.ops.moments import Absent, WrittenOut
+from passes.ops.movement import all_but, same_axis
 from passes.ops.slicewise import maps_by_slices
 from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
 
@@ -133,46 +134,6 @@ class Normalization(Linked):
         rewriter.become(node, "Gather", [data, places], axis=axis)
 
 
-class _Statistics:
-    """Writes a normalisation out, ahead of the node, in single precision at least."""
-
-    def __init__(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
-        self.node, self.rewriter, self.axis, self.seen = node, rewriter, axis, seen
-        self.dtype = np.dtype(rewriter.before.inputs[0].dtype)
-        self.narrow = self.dtype.itemsize < 4
-        self.data = rewriter.cast(node.inputs[0], np.dtype(np.float32)) if self.narrow else node.inputs[0]
-
-    def emit(self, op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Tensor:
-        return self.rewriter.emit(op, list(inputs), self.data, **attrs)
-
-    def reduce(self, op: str, tensor: gs.Tensor) -> gs.Tensor:
-        return self.rewriter.reduce(op, tensor, self.axis)
-
-    def _number(self, value: float) -> gs.Constant:
-        return self.rewriter.constant("statistic", np.asarray(value, self.data.dtype))
-
-    def times(self, tensor: gs.Tensor, value: float) -> gs.Tensor:
-        return self.emit("Mul", tensor, self._number(value))
-
-    def plus(self, tensor: gs.Tensor, value: float) -> gs.Tensor:
-        return self.emit("Add", tensor, self._number(value))
-
-    def finish(self, centred: gs.Tensor, variance: gs.Tensor, out: Mask, scale: Array, bias: Array) -> None:
-        """centred / sqrt(variance) · scale + bias, of the slices that are stored."""
-        result = self.emit("Mul", centred, self.emit("Reciprocal", self.emit("Sqrt", variance)))
-        if (self.seen != out).any():
-            places = self.rewriter.constant("channels", (np.cumsum(self.seen) - 1)[out])
-            result = self.emit("Gather", result, places, axis=self.axis)
-        if self.narrow:
-            result = self.rewriter.cast(result, self.dtype)
-        factors = self.rewriter.constant("scale", scale[out].astype(self.dtype))
-        if not bias[out].any():
-            self.rewriter.become(self.node, "Mul", [result, factors])
-            return
-        scaled = self.rewriter.emit("Mul", [result, factors], result)
-        self.rewriter.become(self.node, "Add", [scaled, self.rewriter.constant("bias", bias[out].astype(self.dtype))])
-
-
 @register("LayerNormalization")
 class LayerNormalization(Normalization):
     """(x - mean) / sqrt(variance + epsilon) · scale + bias. Source: ONNX operator specification."""
@@ -181,21 +142,13 @@ class LayerNormalization(Normalization):
         return np.stack([scale * value, -scale], axis=1)
 
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, known: Known, seen: Mask, out: Mask) -> None:
-        """With D constants c of n channels: mean = (sum of the others + sum c) / n; variance = (sum of the others'
-        squared distances + D (mean - mean c)² + sum (c - mean c)²) / n.
-        """
-        gone = known.value[known.mask & ~seen].astype(np.float64)
-        n, middle = seen.size, float(gone.mean())
-        at = _Statistics(node, rewriter, axis, seen)
-        mean = at.times(at.reduce("ReduceMean", at.data), float(seen.sum()) / n)
-        if gone.any():
-            mean = at.plus(mean, float(gone.sum()) / n)
-        centred = at.emit("Sub", at.data, mean)
-        squares = at.times(at.reduce("ReduceSumSquare", centred), 1 / n)
-        apart = at.plus(mean, -middle) if middle else mean
-        variance = at.emit("Add", squares, at.times(at.emit("Mul", apart, apart), gone.size / n))
-        rest = float(((gone - middle) ** 2).sum()) / n + float(node.attrs.get("epsilon", np.float32(1e-5)))
-        at.finish(centred, at.plus(variance, rest), out, *self._factors(rewriter.before, rewriter.facts, n))
+        n, at = seen.size, WrittenOut(node, rewriter)
+        absent = Absent.among(known.value[None], (known.mask & ~seen)[None])
+        epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
+        result = at.normalised(
+            at.data, axis, absent, epsilon, lambda centred: at.times(at.reduce("ReduceSumSquare", centred, axis), 1 / n)
+        )
+        at.finish(result, axis, seen, out, *self._factors(rewriter.before, rewriter.facts, n))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Mean, centring, variance (2), normalising, scale and bias: seven per element."""
@@ -226,9 +179,10 @@ class RMSNormalization(Normalization):
         scale, bias = self._factors(rewriter.before, rewriter.facts, n)
         epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
         if gone.any():
-            at = _Statistics(node, rewriter, axis, seen)
-            squares = at.times(at.reduce("ReduceSumSquare", at.data), 1 / n)
-            at.finish(at.data, at.plus(squares, float((gone**2).sum()) / n + epsilon), out, scale, bias)
+            at = WrittenOut(node, rewriter)
+            squares = at.times(at.reduce("ReduceSumSquare", at.data, axis), 1 / n)
+            result = at.over_root(at.data, at.plus(squares, float((gone**2).sum()) / n + epsilon))
+            at.finish(result, axis, seen, out, scale, bias)
             return
         factors = rewriter.constant("scale", (scale[seen] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
         share = rewriter.constant("share", np.asarray(np.sqrt(k / n), rewriter.before.inputs[0].dtype))
@@ -251,11 +205,7 @@ class LpNormalization(Linked):
     reason = "normalises along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        if not rank:
-            return []
-        axis = int(node.attrs.get("axis", -1)) % rank
-        return same_axis(node, facts, [(a, a) for a in range(rank) if a != axis])
+        return all_but(node, facts, int(node.attrs.get("axis", -1)))
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, register
-from passes.ops.movement import filled, same_axis
+from passes.ops.movement import all_but, filled, same_axis
 from passes.ops.slicewise import maps_by_slices
 from passes.patterns import Pattern, averaged, extreme
 from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
@@ -282,8 +282,7 @@ class Softmax(Linked):
         if not rank:
             return []
         if facts.opset >= 13:
-            axis = int(node.attrs.get("axis", -1)) % rank
-            return same_axis(node, facts, [(a, a) for a in range(rank) if a != axis])
+            return all_but(node, facts, int(node.attrs.get("axis", -1)))
         return same_axis(node, facts, [(a, a) for a in range(int(node.attrs.get("axis", 1)) % rank)])
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:

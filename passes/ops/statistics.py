@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 from passes import ties
 from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Reads, Sets, Ties, register
 from passes.ops.convolution import level
-from passes.ops.movement import same_axis
-from passes.tensors import Array, Mask, is_constant, is_float, volume
+from passes.ops.moments import Absent, WrittenOut
+from passes.ops.movement import all_but, same_axis
+from passes.tensors import Mask, is_constant, is_float, volume
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -28,8 +29,7 @@ class LocalResponseNormalization(Linked):
     reason = "divides by its neighbours along the channels"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(node.outputs[0].shape or ())
-        return same_axis(node, facts, [(a, a) for a in range(rank) if a != 1])
+        return all_but(node, facts, 1)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return self._zeros(node, known)
@@ -157,60 +157,21 @@ class GroupNormalization(Linked):
 
     @staticmethod
     def _write(node: gs.Node, rewriter: Rewriter, known: Known, seen: Mask, out: Mask) -> None:
-        """Per group of n channels with constants c that are not there, as for LayerNormalization."""
-        groups, x = int(node.attrs["num_groups"]), node.inputs[0]
-        gone = (known.mask & ~seen).reshape(groups, -1)
+        """The kept channels of each group as one row, as for LayerNormalization."""
+        groups, at = int(node.attrs["num_groups"]), WrittenOut(node, rewriter)
         kept = seen.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
-        n, share = gone.shape[1], float(seen.sum()) / float(kept.sum()) / gone.shape[1]
-        value = np.where(gone, known.value.reshape(groups, -1), 0).astype(np.float64)[kept]
-        count = gone[kept].sum(axis=1)
-        middle = value.sum(axis=1) / np.maximum(count, 1)
-        spread = np.where(gone[kept], (value - middle[:, None]) ** 2, 0).sum(axis=1) / n
-        sizes_out = [int(out.sum()) if a == 1 else d for a, d in enumerate(rewriter.shape(rewriter.before.inputs[0]))]
-        rank = len(sizes_out)
-        dtype = np.dtype(rewriter.before.inputs[0].dtype)
-        data = rewriter.cast(x, np.dtype(np.float32)) if dtype.itemsize < 4 else x
-
-        def each(values: Array | float) -> gs.Constant:
-            column = (
-                np.asarray(values, data.dtype).reshape(-1, 1) if np.ndim(values) else np.asarray(values, data.dtype)
-            )
-            return rewriter.constant("statistic", column)
-
-        def emit(op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Tensor:
-            return rewriter.emit(op, list(inputs), data, **attrs)
-
-        def average(tensor: gs.Tensor) -> gs.Tensor:
-            mean = rewriter.reduce("ReduceMean", tensor, 2)
-            return emit("Mul", mean, each(share)) if share < 1 else mean
-
+        gone = (known.mask & ~seen).reshape(groups, -1)[kept]
+        absent = Absent.among(known.value.reshape(groups, -1)[kept], gone)
+        epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
         sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
-        rows = emit("Reshape", data, sizes)
-        mean = average(rows)
-        mean = emit("Add", mean, each(value.sum(axis=1) / n)) if value.any() else mean
-        centred = emit("Sub", rows, mean)
-        squares = average(emit("Mul", centred, centred))
-        apart = emit("Sub", mean, each(middle))
-        between = emit("Mul", emit("Mul", apart, apart), each(count / n))
-        rest = each(spread + float(node.attrs.get("epsilon", np.float32(1e-5))))
-        variance = emit("Add", emit("Add", squares, between), rest)
-        normal = emit("Mul", centred, emit("Reciprocal", emit("Sqrt", variance)))
-        shape = rewriter.emit("Shape", [data], data)
-        shape.dtype = np.dtype(np.int64)
-        result = emit("Reshape", normal, shape)
-        result = rewriter.cast(result, dtype) if dtype.itemsize < 4 else result
-        if (seen != out).any():
-            places = rewriter.constant("channels", (np.cumsum(seen) - 1)[out])
-            result = rewriter.emit("Gather", [result, places], x, axis=1)
-        scale, bias = (
-            rewriter.constant(
-                hint, np.asarray(rewriter.before.inputs[i].values)[out].reshape(-1, *[1] * (rank - 2)).astype(dtype)
-            )
-            for hint, i in (("scale", 1), ("bias", 2))
+        rows = at.emit("Reshape", at.data, sizes)
+        result = at.normalised(
+            rows, 2, absent, epsilon, lambda centred: at.mean(at.emit("Mul", centred, centred), 2, absent.share)
         )
-        scaled = rewriter.emit("Mul", [result, scale], x)
-        result.shape, scaled.shape = list(sizes_out), list(sizes_out)  # ones and zeros are seen to do nothing
-        rewriter.become(node, "Add", [scaled, bias])
+        shape = at.emit("Shape", at.data)
+        shape.dtype = np.dtype(np.int64)
+        scale, bias = (np.asarray(rewriter.before.inputs[i].values) for i in (1, 2))
+        at.finish(at.emit("Reshape", result, shape), 1, seen, out, scale, bias)
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)

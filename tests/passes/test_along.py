@@ -9,10 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from passes import Shrunk
-from tests.generators.builder import Network
-from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, mask, model, operators, random, weight
+from tests.generators.check import adapters_cost
+from tests.passes.text import compiled, exact, mask, model, narrowed, operators, random, weight
 
 HEAD = "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n"
 
@@ -33,18 +31,6 @@ def source(
     given["wb"] = random(3, 6, 1, 1, seed=1) * mask(0, 1, 1, 1, 1, 1)
     signature = f"(float[{size}] x{more}) => (float[{out}] y)"
     return model(signature, f"{HEAD}{text}\n y = Conv(p, wb)", opset, **given, **constants)
-
-
-def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    for price in (None, 0.01, 1e9):
-        with adapters_cost(price):
-            check(Network(network, {}, symbols))
-
-
-def narrowed(network: onnx.ModelProto) -> Shrunk:
-    """Compiled with hardly any cost for putting constants back."""
-    with adapters_cost(0.01):
-        return compiled(network)
 
 
 THETA = np.asarray([[[0.9, 0.1, 0], [0, 1.1, 0.2]]])

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 
-from tests.generators.builder import Network
-from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, mask, model, operators, random, weight
-
-
-def exact(source: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    for price in (None, 0.01, 1e9):
-        with adapters_cost(price):
-            check(Network(source, {}, symbols))
-
+from tests.passes.text import compiled, exact, mask, model, operators, random, weight
 
 DEEP = "(float[N,4,H,W] x) => (float[N,2,K,L] y)"
 

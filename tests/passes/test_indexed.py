@@ -8,10 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from passes import Shrunk
-from tests.generators.builder import Network
-from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, mask, model, operators, random, weight
+from tests.passes.text import compiled, exact, mask, model, narrowed, operators, random, weight
 
 HEAD = "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n"
 ROW = np.asarray([5, 2, 0, 3, -2])  # along the channels; channel 2 is masked, 1 is not picked
@@ -22,18 +19,6 @@ def source(signature: str, text: str, *, shift: bool = False, opset: int = 17, *
     keep = mask(1, 1, 0, 1, 1, 1)
     given = {"wa": random(6, 4, 1, 1), "keep": keep, "shift": random(1, 6, 1, 1, seed=7) * shift}
     return model(signature, HEAD + text, opset, **given, **constants)
-
-
-def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    for price in (None, 0.01, 1e9):
-        with adapters_cost(price):
-            check(Network(network, {}, symbols))
-
-
-def narrowed(network: onnx.ModelProto) -> Shrunk:
-    """Compiled with hardly any cost for putting constants back."""
-    with adapters_cost(0.01):
-        return compiled(network)
 
 
 @pytest.mark.parametrize("shift", [False, True])

@@ -9,7 +9,8 @@ import onnx
 from numpy.typing import NDArray
 
 from passes import Shrunk, shrink
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.builder import Network
+from tests.generators.check import adapters_cost, assert_same_function, assert_well_formed, check
 
 Array = NDArray[Any]
 
@@ -32,6 +33,19 @@ def compiled(source: onnx.ModelProto) -> Shrunk:
     assert_same_function(source, shrunk.model)
     assert_well_formed(source, shrunk.model)
     return shrunk
+
+
+def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
+    """Every check that there is, with adapters at their price, for next to nothing and beyond it."""
+    for price in (None, 0.01, 1e9):
+        with adapters_cost(price):
+            check(Network(network, {}, symbols))
+
+
+def narrowed(network: onnx.ModelProto) -> Shrunk:
+    """Compiled with hardly any cost for putting constants back."""
+    with adapters_cost(0.01):
+        return compiled(network)
 
 
 def operators(result: Shrunk) -> list[str]:
