@@ -28,6 +28,7 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = f"input{number}_axis{axis}"
+    _hide_misread(light)
     for _ in range(8):  # each round carries symbols past one more layer of reshapes
         light = _infer(light)
         if not _name_reshaped(light.graph) | _name_padded(light.graph):
@@ -35,15 +36,49 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
+def _hide_misread(light: onnx.ModelProto) -> None:
+    """Have inference know no elements of vectors where it would believe wrong ones."""
+    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+
+    def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
+        known = outside | {t.name for t in graph.initializer}
+        known |= {name for n in graph.node if not n.input for name in n.output}
+        found = [n for n in graph.node if rules_of(n.domain, n.op_type).misread(n, known)]
+        for inner in (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
+            found += misread(inner, known)
+        return found
+
+    doubtful = misread(light.graph, frozenset())
+    if not doubtful:
+        return
+    ranks = _ranks(_infer(light, elements=False).graph)
+    for node in doubtful:
+        if ranks.get(node.output[0]) == 1:
+            # an operator of one operand whose output is a vector of the same type and of unknown length
+            node.op_type = "Unique"
+            del node.input[1:]
+
+
+def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    values = {v.name: dims_of(v) for v in [*graph.input, *graph.value_info, *graph.output]}
+    ranks = {name: len(dims) for name, dims in values.items() if dims is not None}
+    for inner in (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
+        ranks |= _ranks(inner)
+    return ranks
+
+
 def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
     """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
     return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
 
 
-def _infer(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
+def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
+    """What onnx infers; strict, it does not pass over nodes whose operands do not fit.
+
+    With `elements` it also follows those of vectors that are made of sizes.
+    """
     try:
-        # strict, onnx does not pass over nodes whose operands do not fit, and knows less of computed shapes
-        return onnx.shape_inference.infer_shapes(model, data_prop=not strict, strict_mode=strict)
+        return onnx.shape_inference.infer_shapes(model, data_prop=elements and not strict, strict_mode=strict)
     except Exception as error:
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 

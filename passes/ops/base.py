@@ -7,11 +7,12 @@ speaks of slices as vectors along one `(tensor, axis)`; the passes know no opera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
@@ -206,6 +207,10 @@ class Op:
     foldable = False
     #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none
     like = ""
+
+    def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
+        """Whether onnx's inference takes wrong elements for the output's; `known` are names of constant tensors."""
+        return False
 
     @property
     def understood(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
@@ -421,6 +423,10 @@ class Slice(Movement):
     """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
 
     only_picks = True
+
+    def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
+        # as of onnx 1.23 the elements of a vector are handed on whole where the start is not known
+        return len(node.input) > 1 and node.input[1] not in known
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         ranges = self._ranges(node)

@@ -365,3 +365,22 @@ def test_constants_beside_a_known_map_that_others_have_computed(width: str, stre
         axis=np.array([1]),
     )
     at_every_price(source, **({"W": (1, 5)} if width == "W" else {}), N=(1, 2))
+
+
+@pytest.mark.parametrize("start", ["Identity(at)", "Sub(at, nothing)"])
+def test_sizes_from_a_start_that_is_not_known(start: str) -> None:
+    """Inference takes a vector cut from an unknown start for the whole vector, and the rank of what it shapes for 5."""
+    text = f"""(float[N,4,8,5] x, int64[1] at) => (float[a,b,c] y) {{
+        sizes = Shape(x)
+        start = {start}
+        rest = Slice(sizes, start, four)
+        shape = Concat <axis = 0> (whatever, rest)
+        masked = Mul(x, keep)
+        c = Conv(masked, w)
+        d = Reshape(c, shape)
+        y = Transpose <perm = [0, 2, 1]> (d)
+    }}"""
+    keep = np.array([1.0, 0, 1, 0]).reshape(4, 1, 1)
+    numbers = {"nothing": np.array([0]), "four": np.array([4]), "whatever": np.array([-1])}
+    source = graph(text, w=(4, 4, 1, 1), keep=keep, **numbers)
+    check(Network(source, {"at": (2, 3)}, {"N": (1, 3)}))
