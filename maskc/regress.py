@@ -221,7 +221,11 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
         channels=Channels(report.channels_masked, report.channels_removed),
         removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
         held={key: ranges(sorted(some)) for key, some in held.items()},
-        widths={layer.name: layer.width_after for layer in report.layers if layer.width_after is not None},
-        layer_flops={layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
+        widths={
+            layer.name_after or layer.name: layer.width_after
+            for layer in report.layers
+            if layer.width_after is not None
+        },
+        layer_flops={layer.name_after or layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
     )
     return entry, report

@@ -29,24 +29,27 @@ def count(model: onnx.ModelProto) -> Cost:
 def of_graph(graph: gs.Graph) -> Cost:
     """Cost of a graph whose tensors carry their shapes."""
     nodes = []
+    weights: dict[int, int] = {}
     for node in graph.nodes:
         flops, macs = rules(node).cost(node)
-        inside = [of_graph(body) for body in subgraphs(node)]
+        held = subgraphs(node)
+        inside = [of_graph(body) for body in held]
         flops += max((c.flops for c in inside), default=0)
         macs += max((c.macs for c in inside), default=0)
         axis = rules(node).width_axis
         width = None if axis is None else size_of(node.outputs[0], axis)
-        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width))
-    weights = {
-        id(t): int(np.prod(t.shape))
-        for scope in (graph, *bodies(graph))
-        for node in scope.nodes
-        for t in node.inputs
-        if is_constant(t) and (is_float(t) or np.dtype(t.dtype).itemsize == 1)
-    }
+        inner = (n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)
+        read = [t for reader in (node, *inner) for t in reader.inputs]
+        new = {id(t): int(np.prod(t.shape)) for t in read if _is_weight(t) and id(t) not in weights}
+        weights |= new
+        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, sum(new.values())))
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def _is_weight(tensor: gs.Tensor) -> bool:
+    return is_constant(tensor) and (is_float(tensor) or np.dtype(tensor.dtype).itemsize == 1)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class NodeCost:
     """Cost of one node for one example. `flops` and `macs` are counts of operations.
 
-    `width` is the number of channels that a layer writes; None for other nodes, and where it is not static.
+    `width` is the number of channels that a layer writes; None for other nodes, and where it is not static. `params`
+    is the number of elements of the weights that it reads, of those that no node before it counts.
     """
 
     name: str
@@ -17,6 +18,7 @@ class NodeCost:
     flops: int
     macs: int
     width: int | None = None
+    params: int = 0
 
 
 @dataclass(frozen=True)

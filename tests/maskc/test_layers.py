@@ -15,8 +15,8 @@ from tests.maskc import build
 def test_the_layers_of_a_masked_perceptron() -> None:
     report = maskc.compile(build.mlp()).report
     assert report.layers == (
-        Layer("first", "MatMul", 16, 8, 16 * 15, 8 * 15),
-        Layer("second", "MatMul", 4, 4, 4 * 31, 4 * 15),
+        Layer("first", "MatMul", 16, 8, 16 * 15, 8 * 15, 8 * 16, 8 * 8),
+        Layer("second", "MatMul", 4, 4, 4 * 31, 4 * 15, 16 * 4, 8 * 4),
     )
     assert report.to_json()["layers"][0]["width_after"] == 8
     assert report.masked[0].channels == (1, 3, 5, 7, 9, 11, 13, 15)
@@ -25,7 +25,55 @@ def test_the_layers_of_a_masked_perceptron() -> None:
 def test_layers_that_only_one_side_has() -> None:
     before = Cost(0, 0, 0, (NodeCost("a", "Conv", 10, 5, 4), NodeCost("relu", "Relu", 3, 0)))
     after = Cost(0, 0, 0, (NodeCost("b", "MatMul", 7, 3, None),))
-    assert layers(before, after) == (Layer("a", "Conv", 4, None, 10, 0), Layer("b", "MatMul", None, None, 0, 7))
+    assert layers(before, after) == (
+        Layer("a", "Conv", 4, None, 10, 0, there=(True, False)),
+        Layer("b", "MatMul", None, None, 0, 7, there=(False, True)),
+    )
+
+
+def count(*nodes: tuple[str, str, int]) -> Cost:
+    """Layers of a name, an operator and a width."""
+    return Cost(0, 0, 0, tuple(NodeCost(name, op, 20 * width, 10 * width, width, width) for name, op, width in nodes))
+
+
+def told(before: Cost, after: Cost) -> list[tuple[str | None, str | None]]:
+    """The name before and the name after of each layer."""
+    return [
+        (layer.name if layer.there[0] else None, (layer.name_after or layer.name) if layer.there[1] else None)
+        for layer in layers(before, after)
+    ]
+
+
+def test_layers_of_other_names_are_matched_in_their_order() -> None:
+    before = count(("a", "Conv", 8), ("b", "Conv", 8), ("c", "Conv", 16), ("d", "MatMul", 10))
+    after = count(("/1", "Conv", 5), ("/2", "Conv", 8), ("/3", "Conv", 8), ("/4", "MatMul", 10))
+    assert told(before, after) == [("a", "/1"), ("b", "/2"), ("c", "/3"), ("d", "/4")]
+
+
+def test_the_layer_that_is_new_is_the_one_that_is_like_no_other() -> None:
+    before = count(("a", "Conv", 8), ("b", "Conv", 64), ("c", "Conv", 512))
+    after = count(("/1", "Conv", 6), ("/2", "Conv", 60), ("/3", "Conv", 1), ("/4", "Conv", 500))
+    assert told(before, after) == [("a", "/1"), ("b", "/2"), (None, "/3"), ("c", "/4")]
+
+
+def test_names_come_before_the_order_and_hold_the_others_in_place() -> None:
+    before = count(("a", "Conv", 8), ("x", "Conv", 8), ("b", "Conv", 8))
+    after = count(("b", "Conv", 8), ("y", "Conv", 8), ("a", "Conv", 8), ("z", "Conv", 8))
+    assert told(before, after) == [("a", "a"), ("x", "z"), ("b", "b"), (None, "y")]
+
+
+def test_nodes_that_share_a_name_are_all_told() -> None:
+    before = count(("same", "Conv", 8), ("same", "Conv", 9), ("other", "Conv", 10))
+    after = count(("same", "Conv", 4), ("same", "Conv", 5), ("other", "Conv", 6))
+    assert [(layer.width_before, layer.width_after) for layer in layers(before, after)] == [(8, 4), (9, 5), (10, 6)]
+
+
+def test_an_operator_that_took_the_place_of_another() -> None:
+    before = count(("a", "Gemm", 8), ("b", "Gemm", 7))
+    after = count(("m", "MatMul", 8), ("n", "MatMul", 5))
+    first, *others = layers(before, after)
+    assert (first.name_after, first.op_after) == ("m", "MatMul")
+    assert [layer.there for layer in others] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,31 @@ def test_matrix_product_convolution_and_elementwise_operators() -> None:
     assert [n.op for n in cost.nodes] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul", "Add"]
 
 
+def test_every_weight_counts_at_the_first_node_that_reads_it() -> None:
+    """A bias that is added is the Add's, a weight that is shared the first one's, a quantised one its reader's."""
+    cost = count(
+        model(
+            "(float[N,4] x) => (float[N,4] y)",
+            "wide = DequantizeLinear(q, scale)\n a = MatMul(x, wide)\n b = Add(a, bias)\n c = MatMul(b, w)\n"
+            "d = MatMul(c, w)\n e = MatMul(d, wide)\n y = Relu(e)",
+            q=random(4, 4).astype(np.int8),
+            scale=np.float32(0.1),
+            bias=random(4),
+            w=random(4, 4),
+        )
+    )
+    counted = {n.name.rpartition(" ")[2]: n.params for n in cost.nodes}
+    assert counted == {"a": 16, "b": 4, "c": 16, "d": 0, "e": 0, "y": 0}
+        "a": 16,
+        "b": 4,
+        "c": 16,
+        "d": 0,
+        "e": 0,
+        "y": 0,
+    }
+    assert cost.params == 16 + 4 + 16
+
+
 def test_groups_divide_the_work() -> None:
     cost = count(model("(float[1,4,8,8] x) => (float[1,8,6,6] y)", "y = Conv<group=4>(x, w)", w=random(8, 1, 3, 3)))
     assert cost.macs == 8 * 36 * 9
