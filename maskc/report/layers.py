@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from passes.report import Cost, NodeCost
 
@@ -18,7 +19,7 @@ class Layer:
 
     Widths are None where the node is not there or its channels are not of static number; FLOPs and parameters are 0
     where it is not there. `name` is that of the node before, or after where there is none before; `name_after` and
-    `op_after` are set where they are others. `there` says whether the node is there before, and whether after.
+    `op_after` are set where they are others. `only` says where the node is, if it is not in both.
     """
 
     name: str
@@ -31,14 +32,14 @@ class Layer:
     params_after: int = 0
     name_after: str | None = None
     op_after: str | None = None
-    there: tuple[bool, bool] = (True, True)
+    only: Literal["before", "after"] | None = None
 
     @property
     def changed(self) -> bool:
         """Whether there is anything but another name to tell of it."""
         before = (self.width_before, self.flops_before, self.params_before)
         after = (self.width_after, self.flops_after, self.params_after)
-        return before != after or self.op_after is not None or not all(self.there)
+        return before != after or self.op_after is not None or self.only is not None
 
 
 def layers(before: Cost, after: Cost) -> tuple[Layer, ...]:
@@ -68,7 +69,7 @@ def _layer(old: NodeCost | None, new: NodeCost | None) -> Layer:
         params_after=new.params if new else 0,
         name_after=new.name if new and new.name != first.name else None,
         op_after=new.op if new and new.op != first.op else None,
-        there=(old is not None, new is not None),
+        only="after" if old is None else "before" if new is None else None,
     )
 
 

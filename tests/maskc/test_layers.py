@@ -26,8 +26,8 @@ def test_layers_that_only_one_side_has() -> None:
     before = Cost(0, 0, 0, (NodeCost("a", "Conv", 10, 5, 4), NodeCost("relu", "Relu", 3, 0)))
     after = Cost(0, 0, 0, (NodeCost("b", "MatMul", 7, 3, None),))
     assert layers(before, after) == (
-        Layer("a", "Conv", 4, None, 10, 0, there=(True, False)),
-        Layer("b", "MatMul", None, None, 0, 7, there=(False, True)),
+        Layer("a", "Conv", 4, None, 10, 0, only="before"),
+        Layer("b", "MatMul", None, None, 0, 7, only="after"),
     )
 
 
@@ -39,7 +39,10 @@ def count(*nodes: tuple[str, str, int]) -> Cost:
 def told(before: Cost, after: Cost) -> list[tuple[str | None, str | None]]:
     """The name before and the name after of each layer."""
     return [
-        (layer.name if layer.there[0] else None, (layer.name_after or layer.name) if layer.there[1] else None)
+        (
+            None if layer.only == "after" else layer.name,
+            None if layer.only == "before" else layer.name_after or layer.name,
+        )
         for layer in layers(before, after)
     ]
 
@@ -73,7 +76,7 @@ def test_an_operator_that_took_the_place_of_another() -> None:
     after = count(("m", "MatMul", 8), ("n", "MatMul", 5))
     first, *others = layers(before, after)
     assert (first.name_after, first.op_after) == ("m", "MatMul")
-    assert [layer.there for layer in others] == [(True, False), (False, True)]
+    assert [layer.only for layer in others] == ["before", "after"]
 
 
 @pytest.mark.parametrize(

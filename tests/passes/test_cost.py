@@ -44,13 +44,6 @@ def test_every_weight_counts_at_the_first_node_that_reads_it() -> None:
     )
     counted = {n.name.rpartition(" ")[2]: n.params for n in cost.nodes}
     assert counted == {"a": 16, "b": 4, "c": 16, "d": 0, "e": 0, "y": 0}
-        "a": 16,
-        "b": 4,
-        "c": 16,
-        "d": 0,
-        "e": 0,
-        "y": 0,
-    }
     assert cost.params == 16 + 4 + 16
 
 
