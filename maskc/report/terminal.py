@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from maskc.comparison.latency import Latency
     from maskc.equivalence import Verification
     from maskc.report.compilation import CompileReport
+    from maskc.report.diff import Change, Diff
     from maskc.report.figures import Figures
+    from maskc.report.layers import Layer
     from passes.report import Cost, Held
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
 PIPE_WIDTH = 120
+
+# Of a file's own descriptions no more is shown.
+_LONGEST = 100
 
 
 def console() -> Console:
@@ -100,6 +105,26 @@ def show_explanation(report: CompileReport, out: Console) -> None:
     _show_notes(report.notes, out)
 
 
+def show_diff(found: Diff, out: Console, every: bool = False) -> None:
+    """The layers that changed, or `every` one, then the totals, then what else is not the same."""
+    out.print(f"{found.models[0]} → {found.models[1]}", markup=False, soft_wrap=True)
+    changed = [layer for layer in found.layers if layer.changed]
+    shown = found.layers if every else changed
+    if shown:
+        out.print(_layers(shown))
+    same = len(found.layers) - len(changed)
+    if same and not every:
+        which = "All layers" if not changed else f"{same:,} other layers" if same > 1 else "1 other layer"
+        out.print(f"{which} {'is' if same == 1 and changed else 'are'} the same; --all shows them.")
+    elif not found.layers:
+        out.print("Neither model has a layer that multiplies and accumulates.")
+    out.print(_figures(found.before, found.after))
+    if found.changes:
+        out.print(_changes(found.changes))
+    else:
+        out.print("Inputs, outputs, opsets, operators and metadata are the same.")
+
+
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
     """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do."""
     groups: dict[tuple[str, str, str], list[Held]] = {}
@@ -157,6 +182,67 @@ def _factor(before: int, after: int) -> str:
     if after == 0:
         return "-" if before == 0 else "all"
     return f"{before / after:.2f}×"
+
+
+def _layers(rows: Sequence[Layer]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Layer", overflow="fold")
+    table.add_column("Operator", overflow="fold")
+    for title in ("Channels", "FLOPs", "Change", "Parameters"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for layer in rows:
+        name = layer.name + (f" → {layer.name_after}" if layer.name_after else "")
+        change, style = _change(layer)
+        table.add_row(
+            Text(name),
+            Text(_arrow(layer.op, layer.op_after or layer.op)),
+            _arrow(*("-" if width is None else f"{width:,}" for width in (layer.width_before, layer.width_after))),
+            _arrow(brief(layer.flops_before), brief(layer.flops_after)),
+            Text(change, style=style),
+            _arrow(brief(layer.params_before), brief(layer.params_after)),
+        )
+    return table
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"
+
+
+def _change(layer: Layer) -> tuple[str, str]:
+    """What became of a layer's FLOPs, and the colour to say it in."""
+    if layer.only is not None:
+        return ("gone", "green") if layer.only == "before" else ("new", "red")
+    if layer.flops_before == layer.flops_after:
+        return "0", ""
+    if not layer.flops_before:
+        return "+", "red"
+    change = layer.flops_after / layer.flops_before - 1
+    return f"{change:+.1%}", "red" if change > 0 else "green"
+
+
+def brief(count: int) -> str:
+    """A count in at most five signs; exact below 10,000."""
+    if count < 10_000:
+        return f"{count:,}"
+    power = next((power for power in range(1, 5) if count < 999.5 * 1000**power), 5)
+    value, unit = count / 1000**power, " kMGTP"[power]
+    return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2}f}{unit}"
+
+
+def _changes(changes: Sequence[Change]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("Also changed", "", "before", "after"):
+        table.add_column(title, overflow="fold")
+    for change in changes:
+        sides = ("-" if value is None else str(value) for value in (change.before, change.after))
+        table.add_row(change.kind, Text(change.name), *(Text(_cut(side)) for side in sides))
+    return table
+
+
+def _cut(text: str) -> str:
+    """The beginning of a long text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def _errors(outputs: Sequence[OutputError]) -> Table:
