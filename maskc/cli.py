@@ -159,6 +159,15 @@ Adapting = Annotated[
         )
     ),
 ]
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html|FILE.json",
+        help="Write a report: a page to look at, or data. May be given for both.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -199,9 +208,14 @@ def compile(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.json", help="Write the whole report to a file.", show_default=False),
+    report: Reports = None,
+    bench: Annotated[
+        bool | None,
+        typer.Option(
+            "--bench/--no-bench",
+            help="Measure the latency of both on the CPU, which takes seconds. By default for an .html report.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -222,7 +236,14 @@ def compile(
     load(rules or ())
     target = output or default_output(model)
     result = compile_file(
-        model, target, masks, shapes=parse(shape or ()), adapters=adapters.value, verify=verify, report=report
+        model,
+        target,
+        masks,
+        shapes=parse(shape or ()),
+        adapters=adapters.value,
+        verify=verify,
+        reports=report or (),
+        bench=bench,
     )
     for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
@@ -307,6 +328,7 @@ def verify(
     bench: Annotated[
         bool, typer.Option("--bench", help="Measure the latency of both, side by side, on the provider.")
     ] = False,
+    report: Reports = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -339,6 +361,7 @@ def verify(
         exact=exact,
         dump=dump,
         bench=bench,
+        reports=report or (),
     )
     if as_json:
         from maskc.report.compilation import verification_json
@@ -424,9 +447,7 @@ def flops(
 def diff(
     before: Annotated[
         Path,
-        typer.Argument(
-            metavar="A", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False
-        ),
+        typer.Argument(metavar="A", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
     ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
     every: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,12 @@ from onnx import ModelProto
 
 import passes
 from maskc import __version__, frontend, storage
-from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, UnavailableError
+from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.frontend.onnx_file import check
 from maskc.graphs import model_bytes
+from maskc.report import files
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
 from maskc.report.layers import layers
@@ -30,6 +30,10 @@ from passes.report import Cost
 
 # Random samples that a verified compilation runs; `maskc verify` takes more.
 VERIFY_SAMPLES = 5
+
+# How long latency is measured for a report, and how many runs of each model there are at least.
+_TIMED_SECONDS = 1.5
+_TIMED_RUNS = 3
 
 Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
 
@@ -88,34 +92,38 @@ def compile_file(
     shapes: Shapes | None = None,
     adapters: Policy = "auto",
     verify: bool = True,
-    report: Path | None = None,
+    reports: Sequence[Path] = (),
+    bench: bool | None = None,
 ) -> CompileReport:
     """`compile` from path to path. When anything fails, the verification included, nothing is written.
 
-    `report` is a JSON file to write the report to. Raises as `compile` does.
+    `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
+    of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
     """
-    targets = (output,) if report is None else (output, report)
-    for target in targets:
-        _check_target(target)
-    if report is not None and report.resolve() == output.resolve():
+    files.check(reports)
+    files.check_target(output)
+    if any(report.resolve() == output.resolve() for report in reports):
         raise InputError("The report and the compiled model cannot be the same file.")
     source = frontend.read(model)
-    for target in targets:
-        _check_not_read(target, (*source.files, *((masks,) if masks is not None else ())))
+    read = (*source.files, *((masks,) if masks is not None else ()))
+    files.check_not_read(output, read)
+    for report in reports:
+        files.check_not_read(report, read, "report")
+    source = fixed(source, shapes)
     try:
-        compiled = _compile(fixed(source, shapes), masks, verify, adapters)
+        compiled = _compile(source, masks, verify, adapters)
     except NotEquivalentError as error:
         raise NotEquivalentError(f"{error} Nothing was written.") from error
+    result = compiled.report
+    if bench or (bench is None and any(map(files.is_page, reports))):
+        result = _timed(result, source, compiled.model)
     size = storage.write_model(compiled.model, output)
-    after = dataclasses.replace(compiled.report.after, bytes=size)
-    result = dataclasses.replace(compiled.report, after=after, output=str(output))
-    if report is not None:
-        try:
-            storage.write_bytes(report, (json.dumps(result.to_json(), indent=2) + "\n").encode())
-        except OSError as error:
-            raise InputError(
-                f"The report {report} cannot be written: {error.strerror or error}. The model was written."
-            ) from error
+    result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
+    try:
+        for report in reports:
+            result.save(report)
+    except InputError as error:
+        raise InputError(f"{error} The model was written.") from error
     return result
 
 
@@ -250,6 +258,22 @@ def _verified(
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *_too_new(compiled)))
 
 
+def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
+    """The report with the latency of both models on one random sample, or a warning that says why there is none."""
+    from maskc import sampling
+    from maskc.comparison.data import drawn
+    from maskc.comparison.latency import measure
+    from maskc.runtime import Session
+
+    try:
+        before, after = Session(source.model), Session(compiled)
+        sample = next(drawn(sampling.ports(source.model), {}, before, 1, 0, {}))
+        latency = measure(before, after, sample.inputs, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+    except (NotComparableError, RunError, UnavailableError) as error:
+        return dataclasses.replace(report, warnings=(*report.warnings, f"Latency was not measured: {error}"))
+    return dataclasses.replace(report, latency=latency)
+
+
 def _too_new(compiled: ModelProto) -> tuple[str, ...]:
     """A warning if the file keeps a version of the format from its source that is newer than ONNX Runtime here."""
     from maskc.runtime import reads_ir_version
@@ -266,19 +290,3 @@ def _too_new(compiled: ModelProto) -> tuple[str, ...]:
 def _check_policy(adapters: str) -> None:
     if adapters not in POLICIES:
         raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{adapters}'.")
-
-
-def _check_target(target: Path) -> None:
-    """Refuse, before any work is done, an output that could not be written."""
-    if target.is_dir():
-        raise InputError(f"The output {target} is a directory. Give the name of a file.")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target} cannot be written: {storage.NOT_A_FILE}.")
-    if not target.parent.is_dir():
-        raise InputError(f"The directory {target.parent} does not exist. Create it first.")
-
-
-def _check_not_read(target: Path, files: Sequence[Path]) -> None:
-    """Refuse an output that would take the place of something the model was made from."""
-    if target.exists() and any(file.exists() and target.samefile(file) for file in files):
-        raise InputError(f"The output {target} is the input itself. Give another name.")

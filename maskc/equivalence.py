@@ -40,7 +40,9 @@ from maskc.errors import InputError, NotComparableError, NotEquivalentError, Run
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.noise import NOISE_FACTOR, Noise, Sample
-from maskc.report.figures import Figures
+from maskc.report import files
+from maskc.report.figures import Figures, count
+from maskc.report.layers import layers
 from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime
 from maskc.sampling import Inputs
 from maskc.sizes import Shapes, fixed
@@ -103,6 +105,7 @@ def verify(
     exact: bool | None = None,
     dump: str | os.PathLike[str] | None = None,
     bench: bool = False,
+    reports: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
     """Compare a compiled model with its reference, both run in ONNX Runtime on the same inputs.
 
@@ -114,22 +117,30 @@ def verify(
     random ones. `provider` is `cpu`, `cuda` or `auto`. `exact` compares in double precision as well, in the
     reference evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models
     have such a form and no tolerance is given. `dump` is a directory for the smallest models that show a
-    difference, and `bench` measures both models' latency.
+    difference, and `bench` measures both models' latency. `reports` are files for a report, whether the models differ
+    or not: a page (`.html`) or data (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.
     """
-    before, after, tried = _sized(frontend.read(reference), frontend.read(compiled), shapes)
+    targets = [Path(report) for report in reports]
+    files.check(targets)
+    sources = frontend.read(reference), frontend.read(compiled)
+    given = [Path(item) for item in (masks, inputs) if isinstance(item, (str, os.PathLike))]
+    for path in targets:
+        files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
+    before, after, tried = _sized(*sources, shapes)
     target = before.model
     if masks is not None:
         target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(Path(masks)))
-    return compare(
+    costs = count(before), count(after)
+    result = compare(
         target,
         after.model,
         original=before if before.tensorflow is not None else None,
         # TensorFlow runs without the masks, so it can only be compared with the model as it was converted.
         masked=masks is not None,
-        figures=(Figures.of(before), Figures.of(after)),
+        figures=(Figures.from_cost(costs[0], before.bytes), Figures.from_cost(costs[1], after.bytes)),
         provider=provider,
         inputs=_real(inputs),
         tried=tried,
@@ -143,6 +154,14 @@ def verify(
         bench=bench,
         bisect=True,
     )
+    if targets:
+        from maskc.report.document import of_verification
+
+        paths = [None if source.path is None else str(source.path) for source in sources]
+        document = of_verification(result, (paths[0], paths[1]), layers(*costs))
+        for path in targets:
+            files.write(document, path)
+    return result
 
 
 def compare(
@@ -219,7 +238,7 @@ def compare(
                     files = write_dump(dump, parted, failed or data[0])
                     notes.append(f"Written: {', '.join(str(file) for file in files)}.")
             if bench:
-                latency = measure(expected, actual, data[0].inputs)
+                latency = measure(expected, actual, data[0].inputs, chosen)
             if chosen == "cuda":
                 notes.append(_placed_on_cuda(reference, compiled, data[0].inputs))
     equivalent = not reasons

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from maskc.comparison.statistics import Statistics
+from maskc.comparison.statistics import ErrorHistogram, Statistics
 from maskc.errors import RunError
 from maskc.graphs import float_types
 from maskc.noise import Noise, Outputs, Sample, distance
@@ -38,7 +38,7 @@ class OutputError:
     rows with the same largest entry, of outputs that look like scores of classes (floats of shape [n, classes]), else
     None. For integers, booleans and text, `max_abs` counts the elements that differ and `max_rel` is their share.
     `noise` is set when the plain tolerance failed: the largest movement of the reference under rounding that was
-    measured. `reason` says what failed, and where.
+    measured. `reason` says what failed, and where. `histogram` counts the errors by their magnitude.
     """
 
     name: str
@@ -55,6 +55,7 @@ class OutputError:
     noise: float | None
     passed: bool
     reason: str | None
+    histogram: ErrorHistogram | None = None
 
 
 def tolerance(dtype: np.dtype[Any], depth: int) -> float:
@@ -217,6 +218,7 @@ def _told(name: str, against: str, tally: _Tally, atol: float) -> OutputError:
         noise=tally.noise,
         passed=tally.reason is None,
         reason=tally.reason,
+        histogram=numbers.histogram,
     )
 
 

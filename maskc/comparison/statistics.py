@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,26 @@ from maskc.noise import FOREIGN_FLOATS, Distance
 
 # Units in the last place are counted at values of at least this share of the scale: at 0 they mean nothing.
 _LARGE_ENOUGH = 1e-3
+
+# Edges of the histogram's bins: powers of ten from the smallest error of a double to errors above the scale.
+_LOWEST, _HIGHEST = -20.0, 2.0
+_STEP = 0.5
+_BINS = round((_HIGHEST - _LOWEST) / _STEP)
+
+
+@dataclass(frozen=True)
+class ErrorHistogram:
+    """How many elements of an output are how far from the reference, over all samples.
+
+    `equal` elements are the same to the last bit. `counts[i]` have an error whose decimal logarithm, relative to the
+    scale of the sample, lies from `start + i * step` to `start + (i + 1) * step`; the first and the last bin also have
+    what lies beyond them. The list begins and ends with a bin that is not empty, and is empty when all are equal.
+    """
+
+    equal: int
+    start: float
+    step: float
+    counts: tuple[int, ...]
 
 
 class Statistics:
@@ -28,6 +49,18 @@ class Statistics:
         self._count = 0
         self._rows = 0
         self._same = 0
+        self._equal = 0
+        self._bins: NDArray[np.int64] | None = None
+
+    @property
+    def histogram(self) -> ErrorHistogram | None:
+        """The errors by magnitude; None for what must be equal, and where nothing could be compared."""
+        if self._bins is None:
+            return None
+        filled = np.flatnonzero(self._bins)
+        first, last = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
+        counts = tuple(int(count) for count in self._bins[first:last])
+        return ErrorHistogram(self._equal, _LOWEST + first * _STEP, _STEP, counts)
 
     @property
     def mean_abs(self) -> float:
@@ -55,9 +88,19 @@ class Statistics:
         errors = np.abs(left[finite] - right[finite])
         self._sum += float(errors.sum())
         self._count += errors.size
+        self._count_magnitudes(errors, error.scale)
         if not complex_:
             self._count_ulps(left[finite], errors, error.scale, wanted.dtype)
             self._count_classes(left, right)
+
+    def _count_magnitudes(self, errors: NDArray[Any], scale: float) -> None:
+        if self._bins is None:
+            self._bins = np.zeros(_BINS, np.int64)
+        unequal = errors[errors > 0]
+        self._equal += errors.size - unequal.size
+        with np.errstate(divide="ignore", over="ignore"):  # a scale of 0 makes every error infinitely large
+            places = (np.log10(unequal) - np.log10(scale) - _LOWEST) / _STEP
+        self._bins += np.bincount(np.clip(places, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
 
     def _count_ulps(self, wanted: NDArray[Any], errors: NDArray[Any], scale: float, dtype: np.dtype[Any]) -> None:
         large = np.abs(wanted) >= max(_LARGE_ENOUGH * scale, float(np.finfo(np.float32).tiny))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.figures import Figures
@@ -12,7 +15,13 @@ from maskc.report.layers import Layer
 from passes.report import Held, MaskedAxis
 
 if TYPE_CHECKING:
+    from maskc.comparison.latency import Latency
     from maskc.equivalence import Verification
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class CompileReport:
     the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
     the operator that holds it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
     and `warnings` say what to look at in the input. `verification` is None when none was made. `layers` are
-    the nodes that multiply and accumulate, with their channels and FLOPs before and after.
+    the nodes that multiply and accumulate, with their channels and FLOPs before and after. `latency` is None where it
+    was not measured, and `date` is when the report was made.
     """
 
     maskc: str
@@ -38,6 +48,8 @@ class CompileReport:
     output: str | None = None
     verification: Verification | None = None
     layers: tuple[Layer, ...] = ()
+    latency: Latency | None = None
+    date: str = field(default_factory=now)
 
     @property
     def flops_reduction(self) -> float:
@@ -55,16 +67,22 @@ class CompileReport:
         return sum(axis.removed for axis in self.masked)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as values that `json` can write."""
-        data: dict[str, Any] = plain(self)
-        data["reduction"] = ratio(self.flops_reduction)
-        data["channels"] = {
-            "masked": self.channels_masked,
-            "removed": self.channels_removed,
-            "held": sum(len(held.channels) for held in self.held),
-        }
-        data["verification"] = None if self.verification is None else verification_json(self.verification)
+        """The report as values that `json` can write; docs/report.md describes them."""
+        from maskc.report.document import of_compilation
+
+        data: dict[str, Any] = plain(of_compilation(self))
         return data
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a page or as data, by the ending of the name: `.html` or `.json`.
+
+        Raises `InputError` when the ending is another or the file cannot be written.
+        """
+        from maskc.report import files
+        from maskc.report.document import of_compilation
+
+        files.check((Path(path),))
+        files.write(of_compilation(self), Path(path))
 
 
 def verification_json(result: Verification) -> dict[str, Any]:

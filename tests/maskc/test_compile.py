@@ -206,7 +206,8 @@ def test_never_overwrites_the_input(mlp: Path) -> None:
     link.symlink_to(mlp)
     for target in (mlp, link, mlp.parent / "." / "mlp.onnx"):
         refused(maskc("compile", mlp, "-o", target), 2, "input itself")
-    refused(maskc("compile", mlp, "--report", mlp), 2, "input itself")
+    (mlp.parent / "link.json").symlink_to(mlp)
+    refused(maskc("compile", mlp, "--report", mlp.parent / "link.json"), 2, "input itself")
     assert mlp.read_bytes() == before
 
 
@@ -228,7 +229,7 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
     refused(maskc("compile", mlp, "-o", mlp.parent), 2, "is a directory")
     refused(maskc("compile", mlp, "-o", mlp.parent / "no" / "m.onnx"), 2, "does not exist")
     refused(maskc("compile", mlp, "--report", mlp.parent / "no" / "r.json"), 2, "does not exist")
-    both = mlp.parent / "both"
+    both = mlp.parent / "both.json"
     refused(maskc("compile", mlp, "-o", both, "--report", both), 2, "same file")
     assert files(mlp.parent) == ["mlp.onnx"]
 
@@ -238,9 +239,10 @@ def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
     pipe = mlp.parent / "pipe"
     os.mkfifo(pipe)
     refused(maskc("compile", mlp, "-o", pipe), 2, "pipe cannot be written", "not a file")
-    refused(maskc("compile", mlp, "--report", pipe), 2, "pipe cannot be written", "not a file")
     with pytest.raises(api.InputError, match="not a file"):
         api.compile(mlp).save(pipe)
+    pipe = pipe.rename(mlp.parent / "pipe.html")
+    refused(maskc("compile", mlp, "--report", pipe), 2, "pipe.html cannot be written", "not a file")
     assert pipe.is_fifo()
 
 

@@ -1,0 +1,175 @@
+"""The geometry of the page's charts: plain numbers that the template draws, and the words beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from maskc.comparison.judge import OutputError
+from maskc.comparison.latency import Latency
+from maskc.report.layers import Layer
+from passes.report import Held, MaskedAxis
+
+# A strip with more runs of channels than this draws shares instead; nobody could tell the runs apart.
+_MOST_RUNS = 600
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Two bars on one scale, in percent of its length."""
+
+    before: float
+    after: float
+
+
+def bars(before: float | None, after: float | None, largest: float) -> Bars:
+    """Bars for two values on a scale that ends with the largest; None is no bar."""
+    before, after = (100 * (value or 0) / largest if largest else 0.0 for value in (before, after))
+    return Bars(round(before, 2), round(after, 2))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One layer in a skyline: heights in percent, and what to say of it."""
+
+    label: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Skyline:
+    """One pair of columns for each layer, in the order of the graph."""
+
+    title: str
+    unit: str
+    largest: int
+    columns: tuple[Column, ...]
+
+
+def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
+    """FLOPs and channels over the layers; a skyline without any height is left out."""
+    found = []
+    for title, unit, pairs in (
+        ("FLOPs by layer", "FLOPs", [(layer.flops_before, layer.flops_after) for layer in layers]),
+        ("Channels by layer", "channels", [(layer.width_before or 0, layer.width_after or 0) for layer in layers]),
+    ):
+        largest = max((max(pair) for pair in pairs), default=0)
+        columns = []
+        for layer, (before, after) in zip(layers, pairs, strict=True):
+            height = bars(before, after, largest)
+            columns.append(Column(f"{layer.name}: {before:,} → {after:,} {unit}", height.before, height.after))
+        if largest:
+            found.append(Skyline(title, unit, largest, tuple(columns)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The channels of one axis side by side: SVG paths over `total` by 1 of those that live, went and stayed."""
+
+    axis: MaskedAxis
+    live: int
+    stayed: int
+    paths: tuple[tuple[str, str], ...]
+
+
+def strips(masked: Iterable[MaskedAxis], held: Iterable[Held]) -> tuple[Strip, ...]:
+    """A strip for each axis with masked channels."""
+    stayed: dict[tuple[str, int], set[int]] = {}
+    for item in held:
+        stayed.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    return tuple(_strip(axis, stayed.get((axis.tensor, axis.axis), set())) for axis in masked)
+
+
+def _strip(axis: MaskedAxis, held: Collection[int]) -> Strip:
+    masked = set(axis.channels)
+    kinds = ["stayed" if c in held else "removed" if c in masked else "live" for c in range(axis.total)]
+    runs = [(kind, len(list(group))) for kind, group in groupby(kinds)]
+    if len(runs) > _MOST_RUNS or len(masked) != axis.masked:
+        counts = {"live": axis.total - axis.masked, "removed": axis.removed, "stayed": axis.masked - axis.removed}
+        runs = [(kind, count) for kind, count in counts.items() if count]
+    paths: dict[str, list[str]] = {}
+    start = 0
+    for kind, length in runs:
+        paths.setdefault(kind, []).append(f"M{start} 0h{length}v1h-{length}z")
+        start += length
+    drawn = tuple((kind, "".join(parts)) for kind, parts in paths.items())
+    return Strip(axis, axis.total - axis.masked, axis.masked - axis.removed, drawn)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Errors between two powers of ten: where the bar stands and how high it is, in the units of the chart."""
+
+    x: float
+    width: float
+    height: float
+    count: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The errors of one output by magnitude, in a chart of `WIDTH` by `HEIGHT`.
+
+    `allowed` is where the tolerance stands, None where it is off the scale or not relative; `ticks` are places and
+    powers of ten.
+    """
+
+    output: OutputError
+    equal: int
+    total: int
+    bins: tuple[Bin, ...]
+    allowed: float | None
+    ticks: tuple[tuple[float, int], ...]
+
+    WIDTH = 300.0
+    HEIGHT = 96.0
+
+
+def histogram(output: OutputError) -> Histogram | None:
+    """The histogram of an output; None where no errors could be measured."""
+    counted = output.histogram
+    if counted is None:
+        return None
+    total = counted.equal + sum(counted.counts)
+    tolerance = math.log10(output.rtol) if output.rtol > 0 else None
+    low = math.floor(min([counted.start, *([tolerance] if tolerance is not None else [])])) - 1 if counted.counts else 0
+    end = counted.start + counted.step * len(counted.counts)
+    high = math.ceil(max([end, *([tolerance] if tolerance is not None else [])])) + 1
+    if not counted.counts:
+        return Histogram(output, counted.equal, total, (), None, ())
+    unit = Histogram.WIDTH / (high - low)
+    most = max(counted.counts)
+    bins = []
+    for i, count in enumerate(counted.counts):
+        left = counted.start + i * counted.step
+        label = f"{count:,} element{'s' * (count != 1)} from {10**left:.1e} to {10 ** (left + counted.step):.1e}"
+        height = max(2.0, Histogram.HEIGHT * count / most) if count else 0.0
+        bins.append(Bin(round((left - low) * unit, 2), round(counted.step * unit, 2), round(height, 2), count, label))
+    every = max(1, math.ceil((high - low) / 7))
+    ticks = tuple((round((power - low) * unit, 2), power) for power in range(low + 1, high, every))
+    allowed = None if tolerance is None else round((tolerance - low) * unit, 2)
+    return Histogram(output, counted.equal, total, tuple(bins), allowed, ticks)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The quartiles of one model's latency in milliseconds, and in percent of the chart's length."""
+
+    label: str
+    milliseconds: tuple[float, float, float]
+    percent: tuple[float, float, float]
+
+
+def spans(latency: Latency) -> tuple[Span, ...]:
+    """Both models on one scale that begins at 0."""
+    end = 1.05 * max(*latency.before, *latency.after) or 1.0
+    return tuple(
+        Span(label, quartiles, (round(100 * a / end, 2), round(100 * b / end, 2), round(100 * c / end, 2)))
+        for label, quartiles in (("before", latency.before), ("after", latency.after))
+        for a, b, c in (quartiles,)
+    )

@@ -1,0 +1,58 @@
+"""Writing reports: as pages or as data, by the ending of the file's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskc import storage
+from maskc.errors import InputError
+from maskc.report.compilation import plain
+
+if TYPE_CHECKING:
+    from maskc.report.document import Document
+
+
+def is_page(path: Path) -> bool:
+    """Whether this is to be a page, rather than data."""
+    return path.suffix.lower() == ".html"
+
+
+def check(reports: Sequence[Path]) -> None:
+    """Refuse, before any work is done, reports of another kind and files that could not be written."""
+    for path in reports:
+        if path.suffix.lower() not in (".html", ".json"):
+            raise InputError(f"The report {path} must end with .html, for a page, or with .json, for data.")
+        check_target(path, "report")
+
+
+def check_target(path: Path, what: str = "output") -> None:
+    """Refuse a file that could not be written."""
+    if path.is_dir():
+        raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} cannot be written: {storage.NOT_A_FILE}.")
+    if not path.parent.is_dir():
+        raise InputError(f"The directory {path.parent} does not exist. Create it first.")
+
+
+def check_not_read(path: Path, read: Iterable[Path], what: str = "output") -> None:
+    """Refuse a file that would take the place of something that is read."""
+    if path.exists() and any(file.exists() and path.samefile(file) for file in read):
+        raise InputError(f"The {what} {path} is the input itself. Give another name.")
+
+
+def write(document: Document, path: Path) -> None:
+    """Write the document, whole or not at all. Raises `InputError` when that fails."""
+    if is_page(path):
+        from maskc.report.page import page
+
+        text = page(document)
+    else:
+        text = json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
+    try:
+        storage.write_bytes(path, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise InputError(f"The report {path} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,203 @@
+"""The report as a page: one HTML file that needs nothing else, neither files nor a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from maskc.report import charts
+from maskc.report.document import Document
+from maskc.report.layers import Layer
+from maskc.report.terminal import ranges, size
+from passes.report import Held
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+# What HTML does not take, and what would turn the text around it: C0 and C1 controls and directions of writing.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# More rows than these scroll in a box of their own.
+_ROWS = 14
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One kind of figure of both models."""
+
+    name: str
+    before: str
+    after: str
+    factor: str
+    bars: charts.Bars
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer with its bars; `state` is `same`, `changed`, `gone` or `new`."""
+
+    layer: Layer
+    state: str
+    channels: charts.Bars
+    flops: charts.Bars
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verification says in brief: `kind` is `good`, `bad` or `open`."""
+
+    kind: str
+    title: str
+    detail: str
+
+
+def page(document: Document) -> str:
+    """The whole page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=printable,
+    )
+    environment.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, size=size, ms=milliseconds)
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    outputs = document.verification.outputs if document.verification else ()
+    drawn = [chart for chart in map(charts.histogram, outputs) if chart is not None]
+    return environment.get_template("report.html.j2").render(
+        report=document,
+        title=_base(document.model) or _base(document.output) or "a model in memory",
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=digest,
+        figures=_figures(document),
+        verdict=_verdict(document),
+        rows=_rows(document.layers),
+        others=_others(document),
+        skylines=charts.skylines(document.layers),
+        strips=charts.strips(document.masked or (), document.held or ()),
+        holders=_holders(document.held or ()),
+        histograms=drawn,
+        spans=charts.spans(document.latency) if document.latency else (),
+        scrolls=lambda things: len(things) > _ROWS,
+        hardware=lambda provider: "CUDA" if provider == "cuda" else "the CPU",
+    )
+
+
+def printable(value: Any) -> Any:
+    """Text without characters that a page cannot hold; anything else as it is."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return _UNPRINTABLE.sub("\ufffd", value)
+    return value
+
+
+def compact(value: int) -> str:
+    """A count in three digits: 999, 1.23 k, 45.6 M."""
+    number = float(value)
+    for unit in ("", " k", " M", " G", " T"):
+        if abs(number) < 999.5:
+            return f"{value}" if not unit else f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} P"
+
+
+def factor(before: float, after: float) -> str:
+    """How many times less: 2.50×; in words where there is nothing to divide by, or nothing changed."""
+    if before == after:
+        return "unchanged"
+    if after == 0:
+        return "all gone"
+    return f"{before / after:.2f}×" if before else "new"
+
+
+def error(value: float | None) -> str:
+    """An error in brief; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else "0" if value == 0 else f"{value:.1e}"
+
+
+def milliseconds(value: float) -> str:
+    """A time in milliseconds, in three digits."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+
+
+def _base(path: str | None) -> str:
+    return Path(path).name if path else ""
+
+
+def _figures(document: Document) -> list[Figure]:
+    before, after = document.before, document.after
+    return [
+        Figure(name, told(left), told(right), factor(left, right), charts.bars(left, right, max(left, right)))
+        for name, left, right, told in (
+            ("FLOPs", before.flops, after.flops, _grouped),
+            ("Multiply-accumulates", before.macs, after.macs, _grouped),
+            ("Parameters", before.params, after.params, _grouped),
+            ("File size", before.bytes, after.bytes, size),
+        )
+    ]
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}"
+
+
+def _verdict(document: Document) -> Verdict:
+    checked = document.verification
+    if checked is None:
+        return Verdict("open", "Not verified", "The two models were not compared.")
+    where = f"in ONNX Runtime on {'CUDA' if checked.provider == 'cuda' else 'the CPU'}"
+    if any(output.against == "TensorFlow" for output in checked.outputs):
+        where += " and in TensorFlow"
+    how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where}."
+    if checked.passed:
+        return Verdict("good", "Same function", how)
+    return Verdict("bad", "Same function, too little reduction" if checked.equivalent else "Not the same function", how)
+
+
+def _rows(layers: Iterable[Layer]) -> list[Row]:
+    layers = list(layers)
+    widest = max((width or 0 for layer in layers for width in (layer.width_before, layer.width_after)), default=0)
+    most = max((flops for layer in layers for flops in (layer.flops_before, layer.flops_after)), default=0)
+    return [
+        Row(
+            layer,
+            _state(layer),
+            charts.bars(layer.width_before, layer.width_after, widest),
+            charts.bars(layer.flops_before, layer.flops_after, most),
+        )
+        for layer in layers
+    ]
+
+
+def _state(layer: Layer) -> str:
+    if layer.only is not None:
+        return "gone" if layer.only == "before" else "new"
+    return "changed" if layer.changed else "same"
+
+
+def _others(document: Document) -> tuple[int, int]:
+    """FLOPs before and after of what is no layer."""
+    return (
+        document.before.flops - sum(layer.flops_before for layer in document.layers),
+        document.after.flops - sum(layer.flops_after for layer in document.layers),
+    )
+
+
+def _holders(held: Iterable[Held]) -> list[tuple[Held, list[Held]]]:
+    """What holds channels, one of its entries for its name and reason, with all of them."""
+    groups: dict[tuple[str, str, str], list[Held]] = {}
+    for item in held:
+        groups.setdefault((item.op, item.node, item.reason), []).append(item)
+    return [(items[0], items) for items in groups.values()]
