@@ -1,0 +1,56 @@
+"""Writes maskc/report/schema/report-1.json: the JSON Schema of what `--report out.json` writes, from its classes.
+
+Run `python docs/report_schema.py` after a change of them; a test compares the file with what this would write.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from maskc.report.document import SCHEMA, Document
+
+FILE = Path(__file__).parents[1] / "maskc" / "report" / "schema" / f"report-{SCHEMA}.json"
+
+
+class _Generator(GenerateJsonSchema):
+    """Floats may be null, as JSON has no infinity, and keys need no title of their own."""
+
+    def float_schema(self, schema: Any) -> JsonSchemaValue:
+        return {"type": ["number", "null"]}
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        inner = self.generate_inner(schema["schema"])
+        null: JsonSchemaValue = {"type": "null"}
+        return inner if "null" in inner.get("type", ()) else self.get_flattened_anyof([inner, null])
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def schema() -> dict[str, Any]:
+    """The schema of a report: every key that is written is required, and others may come."""
+    made = TypeAdapter(Document).json_schema(mode="serialization", schema_generator=_Generator)
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:maskc:report:{SCHEMA}",
+        "title": f"Report of maskc, version {SCHEMA}",
+    }
+    for definition in (made, *made["$defs"].values()):
+        definition["description"] = " ".join(definition["description"].replace("`", "").split())
+        definition["required"] = list(definition["properties"])
+    made["properties"]["schema"] = {"const": SCHEMA}
+    return head | {key: made[key] for key in made if key != "title"}
+
+
+def text() -> str:
+    """The text of the file."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
