@@ -8,11 +8,12 @@ own, derived from `Op`, `Linked` or `Elementwise`.
 
 from passes.bind import bind
 from passes.cost import count
+from passes.coupling import coupled
 from passes.ops import Demand, Elementwise, Known, Link, Linked, Op, register
 from passes.pipeline import Shrunk, shrink
 from passes.policy import Policy
 from passes.queries import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
-from passes.sensitivity import flops_by_mask
+from passes.sensitivity import flops_by_group, flops_by_mask
 from passes.sizes import fix_sizes
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
     "analyse",
     "bind",
     "count",
+    "coupled",
     "find_input_mask",
     "find_mask",
     "find_output_mask",
     "fix_sizes",
+    "flops_by_group",
     "flops_by_mask",
     "pruned_shape",
     "register",

@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.evaluate import evaluate
-from passes.tensors import Array, Dim, Index, Mask, is_float, volume
+from passes.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
 from passes.ties import Tied
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Demand:
 Constants = Iterator[tuple[int, int, Known]]  # output, axis, what is known
 Maps = Iterator[tuple[int, int, "Pattern"]]  # output, axis, what is known
 Ties = Iterator[tuple[int, int, Tied]]  # output, axis, slices that follow from others
+Place = tuple[gs.Tensor, int]  # tensor, axis
+Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
 Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
@@ -124,6 +126,18 @@ class Op:
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
+
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """Axes, beside those that are linked, of which a slice of one goes with slices of the other."""
+        for output, tensor in enumerate(node.outputs):
+            for axis in range(len(shape_of(tensor) or ())):
+                for index, a in self.carries(node, facts, output, axis):
+                    if facts.size(node.inputs[index], a) == facts.size(tensor, axis):
+                        yield (node.inputs[index], a), (tensor, axis), None
+
+    def partitions(self, node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
+        """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions."""
+        return iter(())
 
     def from_shapes(self, node: gs.Node) -> Array | None:
         """The output, where attributes and the inputs' static sizes alone say what it is."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.changes import Change, in_turn, inverse
-from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, Sets, register
+from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Reads, Sets, register
 from passes.ops.einsum import VectorProduct
 from passes.patterns import Absorbed, Pattern
 from passes.quantized import Quantized
@@ -398,6 +398,15 @@ class MatrixProduct(Op):
         dim = shape[sides[0].inner if sides else -1] if shape else 1
         k = dim if isinstance(dim, int) else 1
         return out * max(2 * k - 1, 0) + (out if self.addend(node) is not None else 0), out * k
+
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """Axes that the output keeps, and what is summed over where both factors are computed."""
+        sides = [s for s in self.sides(node) or () if not is_constant(node.inputs[s.index])]
+        for side in sides:
+            yield (node.inputs[side.index], side.free), (node.outputs[0], side.out), None
+        if len(sides) == 2:
+            left, right = sides
+            yield (node.inputs[left.index], left.inner), (node.inputs[right.index], right.inner), None
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [

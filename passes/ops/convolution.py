@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.changes import Change, in_turn, inverse
 from passes.extents import Extent, Window, slid, spatial_windows
 from passes.nonzero import Nonzero
-from passes.ops.base import Constants, Demand, Demands, Known, Maps, Op, Reads, Sets, register
+from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Place, Reads, Sets, register
 from passes.patterns import Absorbed, Pattern, Sliding
 from passes.quantized import Quantized
 from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
@@ -400,6 +401,20 @@ class Convolution(Op):
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         depthwise = group_size(node) > 1 and axis == 1
         return [(0, 1)] if depthwise else []
+
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """A group of one input channel is that channel; between the channels of larger groups nothing is fixed."""
+        sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
+        if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
+            yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
+
+    def partitions(self, node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
+        """Groups have equally many channels: whole groups go, or the same place in each."""
+        groups = group_size(node)
+        for tensor in (node.inputs[0], node.outputs[0]):
+            size = facts.size(tensor, 1)
+            if groups > 1 and size and size > groups:
+                yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
 
 
 @register("Conv")

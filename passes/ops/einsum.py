@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
+from passes.ops.base import Constants, Couples, Demand, Demands, Known, Op, Reads, Sets, register
 from passes.tensors import Array, Dim, Mask, is_constant, shape_of, volume
 
 if TYPE_CHECKING:
@@ -302,6 +302,15 @@ class SumOfProducts(Op):
         k = int(np.prod([s for letter, s in sizes.items() if letter not in terms[1]], dtype=np.int64))
         out, n = volume(node.outputs[0]), len(node.inputs)
         return out * (n * k - 1), out * k * (n - 1)
+
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """Letters that one computed operand shares with the output, or two of them that are summed over."""
+        for label in self.labels(node, facts):
+            places = [(node.inputs[i], a) for i, a in label.at if not is_constant(node.inputs[i])]
+            if label.out is None:
+                yield from ((places[0], other, None) for other in places[1:])
+            elif len(places) == 1:  # of what all have, the batch or the heads, only a part may be read
+                yield places[0], (node.outputs[0], label.out), None
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         found = [p for k in self.labels(node, facts) if k.out == axis for p in k.at]
