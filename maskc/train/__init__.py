@@ -21,8 +21,25 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from maskc.train.cost import ComputationalCost, computational_cost
+from maskc.train.features import FeatureSpec
 from maskc.train.mask import MaskLayer
+from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.optimizer import PruningOptimizer
 from maskc.train.pruner import Pruned
+from maskc.train.records import Records, write_records
 
-__all__ = ["ComputationalCost", "MaskLayer", "Pruned", "PruningOptimizer", "computational_cost"]
+__all__ = [
+    "ComputationalCost",
+    "FeatureSpec",
+    "MaskBlock",
+    "MaskBlockConfig",
+    "MaskLayer",
+    "MaskNet",
+    "MaskNetConfig",
+    "MlpConfig",
+    "Pruned",
+    "PruningOptimizer",
+    "Records",
+    "computational_cost",
+    "write_records",
+]
