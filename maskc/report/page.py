@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from maskc.report import charts
 from maskc.report.document import Document
@@ -69,7 +69,8 @@ def page(document: Document) -> str:
         undefined=StrictUndefined,
         finalize=printable,
     )
-    environment.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, size=size, ms=milliseconds)
+    environment.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, ms=milliseconds)
+    environment.filters.update(prose=prose, name=name)
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     outputs = document.verification.outputs if document.verification else ()
@@ -101,12 +102,22 @@ def printable(value: Any) -> Any:
     return value
 
 
+def prose(text: str) -> Markup:
+    """A sentence with what stands between backquotes set as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
+
+
+def name(text: str) -> Markup:
+    """A name that may break behind its slashes."""
+    return Markup(str(escape(printable(text))).replace("/", "/<wbr>"))
+
+
 def compact(value: int) -> str:
     """A count in three digits: 999, 1.23 k, 45.6 M."""
     number = float(value)
     for unit in ("", " k", " M", " G", " T"):
         if abs(number) < 999.5:
-            return f"{value}" if not unit else f"{number:.3g}{unit}"
+            return f"{value}" if not unit else f"{number:#.3g}".rstrip(".") + unit
         number /= 1000
     return f"{number:.3g} P"
 
@@ -139,8 +150,8 @@ def _base(path: str | None) -> str:
 def _figures(document: Document) -> list[Figure]:
     before, after = document.before, document.after
     return [
-        Figure(name, told(left), told(right), factor(left, right), charts.bars(left, right, max(left, right)))
-        for name, left, right, told in (
+        Figure(label, told(left), told(right), factor(left, right), charts.bars(left, right, max(left, right)))
+        for label, left, right, told in (
             ("FLOPs", before.flops, after.flops, _grouped),
             ("Multiply-accumulates", before.macs, after.macs, _grouped),
             ("Parameters", before.params, after.params, _grouped),
@@ -161,6 +172,11 @@ def _verdict(document: Document) -> Verdict:
     if any(output.against == "TensorFlow" for output in checked.outputs):
         where += " and in TensorFlow"
     how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where}."
+    errors = [output.max_rel for output in checked.outputs if output.histogram]
+    if errors and max(errors) == 0:
+        how += " All outputs are equal to the last bit."
+    elif errors:
+        how += f" The largest error is {error(max(errors))} of the scale of its output."
     if checked.passed:
         return Verdict("good", "Same function", how)
     return Verdict("bad", "Same function, too little reduction" if checked.equivalent else "Not the same function", how)
