@@ -14,12 +14,17 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from maskc import progress
 from maskc.errors import MaskcError
+from maskc.report.bars import Bars, Volume
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_CODES = (
     "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
@@ -43,6 +48,11 @@ class Adapters(StrEnum):
     never = "never"
 
 
+# How much the command at hand prints, by -q and -v.
+_volume = Volume()
+_EITHER = "-q and -v cannot both be given"
+
+
 class _Command(TyperGroup):
     """The command group, ending with a plain sentence and the contract's exit code whatever happens."""
 
@@ -50,6 +60,7 @@ class _Command(TyperGroup):
         """Run a command line; exits the process."""
         words = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
+        _volume.quiet = _volume.verbose = False
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
                 stream.reconfigure(errors="replace")
@@ -58,7 +69,8 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
-                result = super().main(words, *positional, **options)
+                with Bars(_volume) as bars, progress.listening(bars):
+                    result = super().main(words, *positional, **options)
             code = result if isinstance(result, int) else 0
         except typer.TyperException as error:
             code = _fail(_usage(error), 2, error, words)
@@ -95,6 +107,35 @@ def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> in
     if "--json" in words:
         _print_json({"error": message, "exit_code": code})
     return code
+
+
+def _set_quiet(value: bool) -> bool:
+    if value and _volume.verbose:
+        raise typer.BadParameter(_EITHER)
+    _volume.quiet = _volume.quiet or value
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    if value and _volume.quiet:
+        raise typer.BadParameter(_EITHER)
+    if value and not _volume.verbose:
+        from maskc.report.terminal import versions
+
+        _volume.verbose = True
+        progress.detail(versions())
+    return value
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings if not _volume.quiet else ():
+        print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _console() -> Console:
+    from maskc.report.terminal import console
+
+    return console(quiet=_volume.quiet)
 
 
 def _print_json(value: Any) -> None:
@@ -169,6 +210,12 @@ Reports = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print errors only; the exit code tells the rest.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Tell each step on stderr, and how long it took.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -176,6 +223,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def _maskc(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     if version:
@@ -218,6 +267,8 @@ def compile(
         ),
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Compile a model with masked channels into a smaller one that computes the same function.
@@ -245,14 +296,14 @@ def compile(
         reports=report or (),
         bench=bench,
     )
-    for warning in result.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+    _warn(result.warnings)
     if as_json:
         _print_json(result.to_json())
         return
-    from maskc.report.terminal import console, show_compilation
+    from maskc.report.terminal import show_compilation, show_reports
 
-    show_compilation(result, console())
+    show_compilation(result, _console())
+    show_reports(report or (), _console())
 
 
 @app.command(epilog=EXIT_CODES)
@@ -330,6 +381,8 @@ def verify(
     ] = False,
     report: Reports = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Check that a compiled model computes the same function as its reference.
@@ -368,11 +421,12 @@ def verify(
 
         _print_json({"reference": str(reference), "compiled": str(compiled)} | verification_json(result))
     else:
-        from maskc.report.terminal import console, show_verification
+        from maskc.report.terminal import show_reports, show_verification
 
-        show_verification(result, console())
+        show_verification(result, _console())
+        show_reports(report or (), _console())
     if not result.passed:
-        if as_json:
+        if as_json or _volume.quiet:
             print(f"Error: {result.reasons[0]}", file=sys.stderr)
         raise typer.Exit(1)
 
@@ -385,6 +439,8 @@ def explain(
     adapters: Adapting = Adapters.auto,
     rules: Rules = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Say which operators hold masked channels that would stay, why, and what to do.
@@ -399,15 +455,14 @@ def explain(
 
     load(rules or ())
     result = run(model, masks, shapes=parse(shape or ()), adapters=adapters.value)
-    for warning in result.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+    _warn(result.warnings)
     if as_json:
         told = result.to_json()
         _print_json({key: told[key] for key in ("model", "channels", "masked", "held", "notes", "warnings")})
         return
-    from maskc.report.terminal import console, show_explanation
+    from maskc.report.terminal import show_explanation
 
-    show_explanation(result, console())
+    show_explanation(result, _console())
 
 
 @app.command(epilog=EXIT_CODES)
@@ -417,6 +472,8 @@ def flops(
     shape: Shape = None,
     rules: Rules = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
@@ -438,9 +495,9 @@ def flops(
 
         _print_json({"model": str(model)} | plain(cost))
         return
-    from maskc.report.terminal import console, show_cost
+    from maskc.report.terminal import show_cost
 
-    show_cost(cost, console())
+    show_cost(cost, _console())
 
 
 @app.command(epilog=EXIT_CODES)
@@ -456,6 +513,8 @@ def diff(
     shape: Shape = None,
     rules: Rules = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Show two models side by side, layer by layer: channels, FLOPs, parameters, and what else is not the same.
@@ -476,9 +535,9 @@ def diff(
     if as_json:
         _print_json(result.to_json())
         return
-    from maskc.report.terminal import console, show_diff
+    from maskc.report.terminal import show_diff
 
-    show_diff(result, console(), every)
+    show_diff(result, _console(), every)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -526,6 +585,8 @@ def check(
     ] = None,
     rules: Rules = None,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Compile models again and fail if FLOPs are above the baseline, or a masked channel that went now stays.
@@ -541,7 +602,6 @@ def check(
     from maskc import regress
     from maskc.findings import Limits
     from maskc.report import regressions
-    from maskc.report.terminal import console
     from maskc.sizes import parse
 
     if not update and (masks or shape or adapters):
@@ -550,29 +610,30 @@ def check(
     limits = Limits(tolerance, min_reduction)
     jobs = jobs or os.cpu_count() or 1
     changed = False
-    with regressions.progress() as done:
-        if update:
-            outcomes, changed = regress.update(
-                baseline,
-                models or (),
-                masks=masks,
-                shapes=parse(shape or ()),
-                adapters=adapters.value if adapters else None,
-                limits=limits,
-                jobs=jobs,
-                rules=rules or (),
-                done=done,
-            )
-        else:
-            outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or (), done=done)
+    if update:
+        outcomes, changed = regress.update(
+            baseline,
+            models or (),
+            masks=masks,
+            shapes=parse(shape or ()),
+            adapters=adapters.value if adapters else None,
+            limits=limits,
+            jobs=jobs,
+            rules=rules or (),
+        )
+    else:
+        outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or ())
     for name, file in targets:
         if file is not None:
             regressions.write(outcomes, name, file)
         elif name == "table":
-            regressions.show(outcomes, console())
+            regressions.show(outcomes, _console())
         else:
             sys.stdout.write(regressions.FORMATS[name](outcomes))
-    if update:
+    if _volume.quiet:
+        for line in regressions.failures(outcomes):
+            print(f"Error: {line}", file=sys.stderr)
+    elif update:
         print(f"{baseline} {'was written' if changed else 'stays as it is'}.", file=sys.stderr)
     raise typer.Exit(regress.exit_code(outcomes))
 
@@ -582,15 +643,17 @@ def demo(
     directory: Annotated[
         Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to put the models.")
     ] = Path("demo"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     r"""Train, prune, compile and verify a small network on real data, and print what it gained.
 
     Needs maskc\[demo]. Takes a few minutes on two cores.
     """
-    from maskc.demo import run
+    from maskc.demo import run, show
 
-    run(directory)
+    show(run(directory), _console())
 
 
 def main() -> None:

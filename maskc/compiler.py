@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 import passes
-from maskc import __version__, frontend, storage
+from maskc import __version__, frontend, progress, storage
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
@@ -115,9 +115,11 @@ def compile_file(
     except NotEquivalentError as error:
         raise NotEquivalentError(f"{error} Nothing was written.") from error
     result = compiled.report
-    if bench or (bench is None and any(map(files.is_page, reports))):
+    cannot_run = verify and result.verification is None  # which a warning has said
+    if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
         result = _timed(result, source, compiled.model)
     size = storage.write_model(compiled.model, output)
+    progress.detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
         for report in reports:
@@ -182,10 +184,12 @@ def _compile(
     if masks is not None:
         target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
     try:
-        shrunk = passes.shrink(target, adapters)
+        with progress.stage("Compiling") as stage:
+            shrunk = passes.shrink(target, adapters, watch=lambda name: stage.advance(note=name))
+            _tell_passes(shrunk.report)
+            _check(shrunk.model)
     except GraphError as error:
         raise InputError(f"{source.name}: {error}") from error
-    _check(shrunk.model)
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
     before = shrunk.report.before if masks is None else count(source)
     report = CompileReport(
@@ -203,6 +207,20 @@ def _compile(
     if verify:
         report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)
     return Compiled(shrunk.model, report)
+
+
+def _tell_passes(report: passes.report.Report) -> None:
+    """Each pass with its time and what it changed."""
+    was = next(iter(report.sizes.values()))
+    for name, seconds in report.seconds.items():
+        now = report.sizes.get(name, was)
+        changes = [
+            f"{before:,} → {after:,} {what}"
+            for before, after, what in zip(was, now, ("nodes", "values in initializers"), strict=True)
+            if before != after
+        ]
+        progress.detail(f"  pass {name}: {seconds:.3f} s{''.join(f', {change}' for change in changes)}")
+        was = now
 
 
 def _check(compiled: ModelProto) -> None:

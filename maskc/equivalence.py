@@ -18,8 +18,9 @@ float32).
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc import frontend, sampling
+from maskc import frontend, progress, sampling
 from maskc.comparison import interface
 from maskc.comparison.bisection import Parted, Parting, part
 from maskc.comparison.data import Arrays, drawn, one_of_each, read_inputs, redrawn, size_notes
@@ -202,24 +203,27 @@ def compare(
     if not reasons:
         chosen = choose_provider(provider)
         import_onnxruntime()
-        try:
-            expected = Session(reference, chosen)
-        except RunError as error:
-            raise NotComparableError(f"The reference cannot be run: {error}") from error
-        try:
-            actual = Session(compiled, chosen)
-        except RunError as error:
-            actual = None
-            reasons.append(f"The compiled model cannot be run: {error}")
+        with progress.stage("Loading both models in ONNX Runtime"):
+            try:
+                expected = Session(reference, chosen)
+            except RunError as error:
+                raise NotComparableError(f"The reference cannot be run: {error}") from error
+            try:
+                actual = Session(compiled, chosen)
+            except RunError as error:
+                actual = None
+                reasons.append(f"The compiled model cannot be run: {error}")
         if actual is not None:
             ports = sampling.ports(reference)
-            data = list(drawn(ports, inputs or {}, expected, samples, seed, tried or {}))
+            data = _run(drawn(ports, inputs or {}, expected, samples, seed, tried or {}), samples + len(inputs or ()))
             notes += size_notes(data)
             if expected.widened or actual.widened:
                 notes.append("ONNX Runtime cannot compute with bfloat16 here, so float32 took its place.")
             count = len(data)
             judge = Judge(Noise(reference, compiled, expected, chosen, seed), reference, rtol, atol)
-            verdicts = judge.verdicts(_pairs(actual, original, masked, chosen), data)
+            pairs = _pairs(actual, original, masked, chosen)
+            with progress.stage("Comparing", len(pairs) * len(data)) as stage:
+                verdicts = judge.verdicts([_counted(pair, stage) for pair in pairs], data)
             errors = list(verdicts.errors)
             reasons += verdicts.failures
             failed = verdicts.sample
@@ -269,6 +273,28 @@ def compare(
         parting=None if parted is None else parted.parting,
         latency=latency,
     )
+
+
+def _run(samples: Iterable[Sample], count: int) -> list[Sample]:
+    """All samples, each of which the reference has run on when it comes."""
+    found: list[Sample] = []
+    with progress.stage("Running the reference", count) as stage:
+        for sample in samples:
+            found.append(sample)
+            stage.advance(note=sample.label)
+            shapes = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in sample.inputs.items())
+            progress.detail(f"  data: {sample.label}; {shapes}")
+    return found
+
+
+def _counted(pair: Pair, stage: progress.Stage) -> Pair:
+    """The pair, with each run of its model a step of the stage."""
+
+    def run(inputs: Inputs) -> dict[str, NDArray[Any]]:
+        stage.advance(note=f"with {pair.against}")
+        return pair.actual(inputs)
+
+    return dataclasses.replace(pair, actual=run)
 
 
 def _exactly(

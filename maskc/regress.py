@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from maskc import baseline, frontend
+from maskc import baseline, frontend, progress
 from maskc.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.compiler import compile
 from maskc.errors import InputError, MaskcError, NotEquivalentError
@@ -56,13 +56,11 @@ def check(
     limits: Limits | None = None,
     jobs: int = 1,
     rules: Sequence[Path] = (),
-    done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
 
-    `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. `done` is
-    told of each model in turn. Raises `InputError` when the baseline or the limits cannot be used; what is wrong with
-    one model is in its outcome.
+    `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. Raises
+    `InputError` when the baseline or the limits cannot be used; what is wrong with one model is in its outcome.
     """
     known = baseline.read(path)
     files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
@@ -74,7 +72,7 @@ def check(
     for key, file in files.items():
         entry = known.models.get(key)
         tasks.append(_Task(known, key, file, entry.options if entry else None, limits or Limits()))
-    return _all(tasks, jobs, rules, done)
+    return _all(tasks, jobs, rules)
 
 
 def update(
@@ -87,7 +85,6 @@ def update(
     limits: Limits | None = None,
     jobs: int = 1,
     rules: Sequence[Path] = (),
-    done: Callable[[Outcome], None] | None = None,
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
@@ -118,7 +115,7 @@ def update(
         if adapters:
             options = dataclasses.replace(options, adapters=adapters)
         tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False))
-    outcomes = _all(tasks, jobs, rules, done)
+    outcomes = _all(tasks, jobs, rules)
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
     kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
@@ -171,16 +168,15 @@ class _Task:
         )
 
 
-def _all(
-    tasks: Sequence[_Task], jobs: int, rules: Sequence[Path], done: Callable[[Outcome], None] | None
-) -> list[Outcome]:
+def _all(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> list[Outcome]:
     if jobs < 1:
         raise InputError(f"The number of jobs must be 1 or more, and not {jobs}.")
     outcomes = []
-    for outcome in _run(tasks, min(jobs, len(tasks)), rules):
-        outcomes.append(outcome)
-        if done is not None:
-            done(outcome)
+    with progress.stage("Compiling and comparing models", len(tasks)) as stage:
+        for outcome in _run(tasks, min(jobs, len(tasks)), rules):
+            outcomes.append(outcome)
+            stage.advance(note=f"{outcome.model} is done")
+            progress.detail(f"  {outcome.model}: {'passed' if outcome.passed else 'failed'}")
     return outcomes
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -29,59 +30,67 @@ class Shrunk:
     report: Report
 
 
-def shrink(model: onnx.ModelProto, adapters: Policy = "auto", trace: Trace | None = None) -> Shrunk:
+# Told the name of each pass before it runs.
+Watch = Callable[[str], None]
+
+
+def shrink(
+    model: onnx.ModelProto, adapters: Policy = "auto", trace: Trace | None = None, watch: Watch | None = None
+) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
     adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
-    says what the words mean. trace: where to note what each pass made of the model.
+    says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
+    before it runs.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     model = inlined(model)
-    result = _shrunk(model, adapters, trace, frugal=False)
+    result = _shrunk(model, adapters, trace, _Clock(watch), frugal=False)
     if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-        return _shrunk(model, adapters, trace, frugal=True)
+        return _shrunk(model, adapters, trace, _Clock(watch), frugal=True)
     return result
 
 
-def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, frugal: bool) -> Shrunk:
+def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock: _Clock, *, frugal: bool) -> Shrunk:
     """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "prepare"):
+    with clock.timed("prepare"):
         graph = checked(model)
-    with _timed(seconds, "cost"):
+    with clock.timed("cost"):
         before = cost.of_graph(graph)
-    with _timed(seconds, "prepare"):
+    clock.measure("source", graph)
+    with clock.timed("prepare"):
         graph = simplified(graph)
         merged = padding.merged(graph)
+    clock.measure("prepare", graph)
     unknown = _without_rules(graph)
     if trace is not None:
         trace.stored.clear()
         trace.stage("prepare", graph, model)
-    with _timed(seconds, "facts"):
+    with clock.timed("facts", graph):
         found, made = understood(graph, frugal=frugal)
     if trace is not None:
         trace.stage("facts", graph, model)
-    with _timed(seconds, "nested"):
+    with clock.timed("nested", graph):
         found, inner = with_subgraphs(graph, found, adapters)
     if trace is not None:
         trace.stage("nested", graph, model)
-    with _timed(seconds, "layout"):
+    with clock.timed("layout", graph):
         plan = policy.plan(graph, found, adapters)
     whole = policy.put_in(graph, plan) if adapters == "never" else []
-    with _timed(seconds, "explain"):
+    with clock.timed("explain"):
         masked, held = explain.explain(graph, found, plan, adapters, made)
         masked, held = (*masked, *inner.masked), (*held, *inner.held)
-    with _timed(seconds, "rewrite"):
+    with clock.timed("rewrite", graph):
         rewrite.apply(graph, found, plan)
     if trace is not None:
         trace.stage("rewrite", graph, model)
         trace.stored.update(plan.stored)
-    with _timed(seconds, "clean"):
+    with clock.timed("clean", graph):
         clean(graph)
         padding.keep_apart(graph, merged)
         compiled = exported(graph, model)
-    with _timed(seconds, "cost"):
+    with clock.timed("cost"):
         after = cost.count(compiled)
     notes = [*_notes(model), *unknown]
     if whole:
@@ -101,7 +110,7 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, *, fr
                 trace.stored.clear()
     if trace is not None:
         trace.stages["clean"] = compiled
-    return Shrunk(compiled, Report(before, after, masked, held, seconds, tuple(notes)))
+    return Shrunk(compiled, Report(before, after, masked, held, clock.seconds, tuple(notes), clock.sizes))
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:
@@ -118,8 +127,26 @@ def _without_rules(graph: gs.Graph) -> list[str]:
     return [f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}."] if names else []
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+@dataclass
+class _Clock:
+    """How long each pass takes, and how large the graph is behind it."""
+
+    watch: Watch | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str, graph: gs.Graph | None = None) -> Iterator[None]:
+        """Time the pass, and measure the graph that it leaves behind if it is told which."""
+        if self.watch is not None:
+            self.watch(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        if graph is not None:
+            self.measure(name, graph)
+
+    def measure(self, name: str, graph: gs.Graph) -> None:
+        """Note how large the graph is."""
+        stored = {id(t): math.prod(t.shape) for n in graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+        self.sizes[name] = len(graph.nodes), sum(stored.values())

@@ -69,7 +69,11 @@ class Held:
 
 @dataclass(frozen=True)
 class Report:
-    """What `passes.shrink` did: costs before and after, masked axes, what stayed and why."""
+    """What `passes.shrink` did: costs before and after, masked axes, what stayed and why.
+
+    `seconds` is the time of each pass. `sizes` are the numbers of nodes and of elements of initializers: first of the
+    `source`, then behind each pass that may change them.
+    """
 
     before: Cost
     after: Cost
@@ -77,3 +81,4 @@ class Report:
     held: tuple[Held, ...]
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)

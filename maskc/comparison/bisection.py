@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 import passes
+from maskc import progress
 from maskc.comparison.exact import Exact
 from maskc.comparison.inside import Inside, Values
 from maskc.comparison.judge import depths, tolerance
@@ -79,6 +80,7 @@ class Parted:
     after: ModelProto
 
 
+@progress.stage("Looking for where the models part")
 def part(
     reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, *, double: bool = True
 ) -> Parted | None:

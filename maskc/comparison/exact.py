@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from maskc import progress
 from maskc.comparison.data import elements
 from maskc.comparison.double import Evaluator, has_double, to_double, widen
 from maskc.errors import UnavailableError
@@ -89,23 +90,25 @@ class Exact:
     def compare(self, samples: Sequence[Sample]) -> tuple[ExactError, ...]:
         """The error of each output. Raises `UnavailableError` when the evaluator cannot run a model."""
         found: dict[str, ExactError] = {}
-        for sample in samples:
-            moved: list[dict[str, NDArray[Any]]] = []
-            feeds = widen(sample.inputs)
-            try:
-                wanted = self._run(self._reference, feeds)
-                got = self._run(self._compiled, feeds)
-                if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
-                    moved = [self._run(rounded, feeds) for rounded in self._copies()]
-            except Exception as error:
-                raise _unable(error) from error
-            for name, array in wanted.items():
-                error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
-                if not error_.passed and self.failed is None:
-                    self.failed = sample
-                worst = found.get(name)
-                if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
-                    found[name] = error_
+        with progress.stage("Comparing in double precision", len(samples)) as stage:
+            for sample in samples:
+                moved: list[dict[str, NDArray[Any]]] = []
+                feeds = widen(sample.inputs)
+                try:
+                    wanted = self._run(self._reference, feeds)
+                    got = self._run(self._compiled, feeds)
+                    if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
+                        moved = [self._run(rounded, feeds) for rounded in self._copies()]
+                except Exception as error:
+                    raise _unable(error) from error
+                for name, array in wanted.items():
+                    error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
+                    if not error_.passed and self.failed is None:
+                        self.failed = sample
+                    worst = found.get(name)
+                    if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
+                        found[name] = error_
+                stage.advance(note=sample.label)
         return tuple(found.values())
 
     def _copies(self) -> list[Evaluator]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskc import progress
 from maskc.runtime import Provider, Session
 from maskc.sampling import Inputs
 
@@ -36,6 +37,7 @@ class Latency:
         return self.before[1] / self.after[1]
 
 
+@progress.stage("Measuring latency")
 def measure(
     before: Session,
     after: Session,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from maskc import progress
 from maskc.demo.measure import TIMED_BATCH, Figures, measure
 from maskc.errors import NotEquivalentError
 
@@ -36,13 +36,12 @@ class Demo:
     compiled_model: Path
 
 
-def run(directory: str | Path, seed: int = 0, console: Console | None = None) -> Demo:
+def run(directory: str | Path, seed: int = 0) -> Demo:
     """Trains, prunes, compiles, verifies and times a small residual network on handwritten digits.
 
     Args:
         directory: where the models go; made if it is missing, and files of an earlier run are replaced.
         seed: of the weights, the batches, and the split into training and held-out data.
-        console: where to print; the terminal by default.
 
     Raises:
         NotEquivalentError: if the compiled model is not the same function as TensorFlow's, or has other FLOPs
@@ -50,13 +49,12 @@ def run(directory: str | Path, seed: int = 0, console: Console | None = None) ->
         UnavailableError: if TensorFlow, tf2onnx or scikit-learn is not installed.
     """
     began = time.perf_counter()
-    console = console or Console()
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    console.print("Starting TensorFlow")
-    from maskc.frontend.tensorflow import import_tensorflow
+    with progress.stage("Starting TensorFlow"):
+        from maskc.frontend.tensorflow import import_tensorflow
 
-    import_tensorflow()
+        import_tensorflow()
     from maskc import compile, storage, verify
     from maskc.demo.data import load_digits
     from maskc.demo.network import prune, train
@@ -65,14 +63,12 @@ def run(directory: str | Path, seed: int = 0, console: Console | None = None) ->
     files = {name: directory / f"{name}.onnx" for name in ("trained", "masked", "compiled")}
     exported = directory / "model"
     digits = load_digits(seed)
-    with _progress(console) as progress:
-        model = train(digits, seed, progress)
-        storage.write_model(to_onnx(model), files["trained"])
-        optimizer = prune(model, digits, progress)
+    model = train(digits, seed)
+    storage.write_model(to_onnx(model), files["trained"])
+    optimizer = prune(model, digits)
     model.export(exported, verbose=False)
     storage.write_model(to_onnx(model), files["masked"])
 
-    console.print("Compiling, verifying and timing")
     compile(exported).save(files["compiled"])
     verify(exported, files["compiled"], seed=seed).raise_if_failed()
     figures = measure(files, *digits.held_out)
@@ -81,29 +77,22 @@ def run(directory: str | Path, seed: int = 0, console: Console | None = None) ->
             f"The compiled file has {figures['compiled'].flops:,} FLOPs, and the optimizer reported "
             f"{optimizer.flops:,} at its last pruning step."
         )
-    demo = Demo(
+    return Demo(
         **figures,
         optimizer_flops=optimizer.flops,
         seconds=time.perf_counter() - began,
         model=exported,
         compiled_model=files["compiled"],
     )
+
+
+def show(demo: Demo, console: Console) -> None:
+    """Print what was gained."""
     console.print(_table(demo))
     console.print(
         "The compiled model computes what TensorFlow computes, with exactly the "
         f"{demo.optimizer_flops:,} FLOPs that the optimizer reported when it stopped pruning.\n"
         f"It is in {demo.compiled_model}; the whole demo took {demo.seconds:.0f} s."
-    )
-    return demo
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
     )
 
 

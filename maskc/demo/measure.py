@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskc import progress
+
 TIMED_BATCH = 64
 TIMED_RUNS = 200
 
@@ -27,6 +29,7 @@ class Figures:
     latency: float
 
 
+@progress.stage("Measuring")
 def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Figures]:
     """Measures each of the ONNX files on the same images, in ONNX Runtime on the CPU.
 

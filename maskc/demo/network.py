@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 from keras import layers
-from rich.progress import Progress
 
+from maskc import progress
 from maskc.demo.data import Digits
 from maskc.train import MaskLayer, PruningOptimizer
 
@@ -29,22 +29,22 @@ def build() -> Any:
     return keras.Model(inputs, layers.Dense(10)(x), name="digits")
 
 
-def train(digits: Digits, seed: int, progress: Progress) -> Any:
+def train(digits: Digits, seed: int) -> Any:
     """Returns the network, trained with all its channels."""
     keras.utils.set_random_seed(seed)
     model = build()
-    _fit(model, _adam(2e-3, TRAINING_EPOCHS, digits), digits, TRAINING_EPOCHS, progress, "Training")
+    _fit(model, _adam(2e-3, TRAINING_EPOCHS, digits), digits, TRAINING_EPOCHS, "Training")
     return model
 
 
-def prune(model: Any, digits: Digits, progress: Progress) -> PruningOptimizer:
+def prune(model: Any, digits: Digits) -> PruningOptimizer:
     """Prunes the network to `FLOPS_TARGET` and trains what is left; returns the optimizer that pruned."""
     optimizer = PruningOptimizer(
         keras.optimizers.SGD(5e-3, momentum=0.9), prune_every=4, burn_in=40, flops_target=FLOPS_TARGET
     )
-    _fit(model, optimizer, digits, PRUNING_EPOCHS, progress, "Pruning")
+    _fit(model, optimizer, digits, PRUNING_EPOCHS, "Pruning")
     # Any other optimizer leaves the masks as they are.
-    _fit(model, _adam(1e-3, TUNING_EPOCHS, digits), digits, TUNING_EPOCHS, progress, "Fine-tuning")
+    _fit(model, _adam(1e-3, TUNING_EPOCHS, digits), digits, TUNING_EPOCHS, "Fine-tuning")
     return optimizer
 
 
@@ -69,31 +69,24 @@ def _adam(rate: float, epochs: int, digits: Digits) -> Any:
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
 
 
-def _fit(model: Any, optimizer: Any, digits: Digits, epochs: int, progress: Progress, title: str) -> None:
+def _fit(model: Any, optimizer: Any, digits: Digits, epochs: int, title: str) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    bar = _Bar(progress, title, epochs)
-    model.fit(*digits.train, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[bar])
+    steps = epochs * -(-len(digits.train[0]) // BATCH)
+    with progress.stage(title, steps) as stage:
+        model.fit(*digits.train, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[_Watch(stage)])
 
 
-class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
-    """Shows how far training is, with the accuracy or the FLOPs left beside it; ends pruning in time."""
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells how far training is, with the accuracy or the FLOPs left beside it; ends pruning in time."""
 
-    def __init__(self, progress: Progress, title: str, epochs: int) -> None:
+    def __init__(self, stage: progress.Stage) -> None:
         super().__init__()
-        self.progress = progress
-        self.epochs = epochs
-        self.task = progress.add_task(title, total=None, note="")
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.progress.update(self.task, total=self.epochs * self.params["steps"])
+        self.stage = stage
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if isinstance(self.model.optimizer, PruningOptimizer) and self.model.optimizer.reached:
             self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.progress.update(self.task, completed=self.epochs * self.params["steps"])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         optimizer = self.model.optimizer
@@ -101,4 +94,4 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
             note = f"{optimizer.flops:,} FLOPs"
         else:
             note = f"accuracy {logs['accuracy']:.1%}"
-        self.progress.update(self.task, advance=1, note=note)
+        self.stage.advance(note=note)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
 from maskc.graphs import model_bytes
@@ -67,6 +68,11 @@ def read(model: str | os.PathLike[str] | ModelProto | Source) -> Source:
         checked, notes = onnx_file.prepare(model)
         return Source(checked, notes=notes)
     path = Path(model)
+    with progress.stage(f"Reading {path}"):
+        return _read(path)
+
+
+def _read(path: Path) -> Source:
     file = locate(path)
     if file.is_dir():
         from maskc.frontend import saved_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +41,13 @@ def show(outcomes: Sequence[Outcome], out: Console) -> None:
         for note in outcome.notes:
             out.print(f"{outcome.model}: note: {note}", style="yellow", markup=False, soft_wrap=True)
     out.print(_summary(outcomes), style="green" if all(o.passed for o in outcomes) else "red", markup=False)
+
+
+def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """What is wrong with which model."""
+    for outcome in outcomes:
+        for text in _told(outcome):
+            yield f"{outcome.model}: {text}"
 
 
 def as_table(outcomes: Sequence[Outcome]) -> str:
@@ -156,17 +161,6 @@ def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
         storage.write_bytes(file, FORMATS[name](outcomes).encode())
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[Outcome], None]]:
-    """What to tell of each model that is done; the last one is shown in a terminal, and gone at the end."""
-    out = Console(stderr=True)
-    if not out.is_terminal:
-        yield lambda outcome: None
-        return
-    with out.status("Compiling and comparing models") as status:
-        yield lambda outcome: status.update(f"Compiling and comparing models, {escape(outcome.model)} is done")
 
 
 _TITLES = ("Model", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import platform
 from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from maskc import __version__
 
 if TYPE_CHECKING:
     from maskc.comparison.exact import ExactError
@@ -25,14 +31,25 @@ if TYPE_CHECKING:
 # is.
 PIPE_WIDTH = 120
 
+_LIBRARIES = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx")
+
 # Of a file's own descriptions no more is shown.
 _LONGEST = 100
 
 
-def console() -> Console:
-    """A console for stdout that does not shorten what it prints into a pipe."""
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, PIPE_WIDTH))
+def console(quiet: bool = False) -> Console:
+    """A console for stdout that does not shorten what it prints into a pipe; a quiet one prints nothing."""
+    plain = Console(highlight=False, quiet=quiet)
+    return plain if plain.is_terminal else Console(highlight=False, quiet=quiet, width=max(plain.width, PIPE_WIDTH))
+
+
+def versions() -> str:
+    """A line on what runs here: maskc, Python and the libraries that results depend on."""
+    found = [f"maskc {__version__}", f"Python {platform.python_version()}"]
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)
 
 
 def show_compilation(report: CompileReport, out: Console) -> None:
@@ -70,6 +87,12 @@ def show_verification(result: Verification, out: Console) -> None:
     if result.parting is not None:
         out.print(str(result.parting), style="red", markup=False, soft_wrap=True)
     out.print(_verdict(result), markup=False, soft_wrap=True, style="green" if result.passed else "red")
+
+
+def show_reports(reports: Sequence[Path], out: Console) -> None:
+    """Where reports were written."""
+    for report in reports:
+        out.print(f"Report: {report}", markup=False, soft_wrap=True)
 
 
 def show_cost(cost: Cost, out: Console) -> None:

@@ -506,7 +506,7 @@ def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A compiled model that the checker rejects stays unwritten, in one file or with its weights in another."""
     right = passes.shrink
 
-    def wrong(model: onnx.ModelProto, adapters: passes.Policy) -> passes.Shrunk:
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy, **options: Any) -> passes.Shrunk:
         shrunk = right(model, adapters)
         for tensor in shrunk.model.graph.initializer:
             if list(tensor.dims) == [8, 4]:
@@ -522,7 +522,7 @@ def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def huge(model: onnx.ModelProto, adapters: str) -> None:
+    def huge(model: onnx.ModelProto, adapters: str, **options: Any) -> None:
         raise MemoryError("8 TiB were asked for")
 
     monkeypatch.setattr("passes.shrink", huge)
@@ -727,7 +727,7 @@ def test_errors_are_json_too_where_json_is_asked_for(tmp_path: Path) -> None:
 def test_what_was_not_foreseen_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
 
-    def broken(model: onnx.ModelProto, adapters: str) -> None:
+    def broken(model: onnx.ModelProto, adapters: str, **options: Any) -> None:
         raise KeyError("a fault\nof ours")
 
     monkeypatch.setattr("passes.shrink", broken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -155,7 +156,7 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that drops a bias."""
     right = passes.shrink
 
-    def wrong(model: onnx.ModelProto, adapters: passes.Policy) -> passes.Shrunk:
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy, **options: Any) -> passes.Shrunk:
         shrunk = right(model, adapters)
         for tensor in shrunk.model.graph.initializer:
             if len(tensor.dims) == 1:

@@ -55,7 +55,8 @@ def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
     }.items():
         monkeypatch.setattr(network, name, value)
     screen = io.StringIO()
-    demo = maskc.demo.run(tmp_path / "new" / "folder", console=Console(file=screen, width=100))
+    demo = maskc.demo.run(tmp_path / "new" / "folder")
+    maskc.demo.show(demo, Console(file=screen, width=100))
     assert demo.optimizer_flops == demo.compiled.flops == maskc.flops(demo.compiled_model).flops
     assert demo.compiled.flops <= 0.96 * demo.trained.flops
     assert demo.compiled.accuracy == demo.masked.accuracy
@@ -67,7 +68,7 @@ def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_whole_demo(tmp_path: Path) -> None:
-    demo = maskc.demo.run(tmp_path, console=Console(file=io.StringIO()))
+    demo = maskc.demo.run(tmp_path)
     assert demo.trained.accuracy > 0.97
     assert demo.compiled.accuracy >= demo.trained.accuracy - 0.01
     assert 5 * demo.compiled.flops <= demo.trained.flops

@@ -26,6 +26,16 @@ def test_same_input_same_bytes() -> None:
     assert first == second
 
 
+def test_each_pass_is_told_before_it_runs_and_measured_behind_it() -> None:
+    told: list[str] = []
+    report = shrink(small(), watch=told.append).report
+    assert set(told) == set(report.seconds)
+    assert told[:1] == ["prepare"] and told[-1] == "cost"
+    assert list(report.sizes) == ["source", "prepare", "facts", "nested", "layout", "rewrite", "clean"]
+    assert report.sizes["source"] == (4, 4 * 27 + 8 + 4)
+    assert report.sizes["clean"] == (3, 3 * 27 + 6)
+
+
 def test_what_the_model_says_of_itself_stays() -> None:
     source = small()
     source.producer_name, source.doc_string, source.model_version = "someone", "words", 7

@@ -1,0 +1,88 @@
+"""How far the work is: told by the functions that do it, shown by whoever listens.
+
+    with progress.stage("Comparing", total=len(samples)) as stage:
+        for sample in samples:
+            ...
+            stage.advance()
+
+The library never prints: without a listener nothing happens. With one,
+
+    with progress.listening(print):
+        maskc.compile("model.onnx")
+
+it is called with each stage as it begins, with every step and at its end, and with the details that are told between,
+as text. Stages nest. Work in other processes is not heard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(eq=False)
+class Stage:
+    """A piece of work: `done` steps of `total` (None: nobody knows how many), and a note on the latest.
+
+    `seconds` is how long it took, None while it goes on. `depth` counts the stages around it.
+    """
+
+    title: str
+    total: int | None = None
+    done: int = 0
+    note: str = ""
+    seconds: float | None = None
+    depth: int = 0
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Tell that so many more steps are done."""
+        self.done += steps
+        if note is not None:
+            self.note = note
+        _tell(self)
+
+
+Listener = Callable[[Stage | str], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("maskc_listener", default=None)
+_depth: ContextVar[int] = ContextVar("maskc_depth", default=0)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call the listener with what is told in this block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def stage(title: str, total: int | None = None) -> Iterator[Stage]:
+    """A stage that lasts as long as the block."""
+    depth = _depth.get()
+    now = Stage(title, total, depth=depth)
+    token = _depth.set(depth + 1)
+    start = time.perf_counter()
+    _tell(now)
+    try:
+        yield now
+    finally:
+        _depth.reset(token)
+        now.seconds = time.perf_counter() - start
+        _tell(now)
+
+
+def detail(text: str) -> None:
+    """Tell something that only those want to know who look closely."""
+    _tell(text)
+
+
+def _tell(event: Stage | str) -> None:
+    listener = _listener.get()
+    if listener is not None:
+        listener(event)
