@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -251,7 +252,7 @@ def test_the_least_reduction(repository: Path) -> None:
 def test_a_model_that_is_no_longer_equivalent(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = passes.shrink
 
-    def wrong(model: onnx.ModelProto, adapters: passes.Policy) -> passes.Shrunk:
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy, **options: Any) -> passes.Shrunk:
         """Drops the bias of the wider model."""
         shrunk = right(model, adapters)
         for tensor in shrunk.model.graph.initializer:
