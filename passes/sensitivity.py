@@ -148,11 +148,11 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
             if source not in labels or target not in labels:
                 continue
             labels[source], labels[target] = _joined(labels[source], labels[target], link)
-        for place, classes in divisions:
-            for index in classes if place in labels else ():
+        for key, classes in divisions:
+            for index in classes if key in labels else ():
                 gathered = np.zeros(int(index.max()) + 1, np.int64)
-                np.add.at(gathered, index, _mix(labels[place], labels[place]))
-                labels[place] = _mix(labels[place], gathered[index])
+                np.add.at(gathered, index, _mix(labels[key], labels[key]))
+                labels[key] = _mix(labels[key], gathered[index])
     return labels
 
 
