@@ -12,7 +12,7 @@ INSTALL = $(PIP) install --quiet -c constraints.txt setuptools && \
           $(PIP) install --quiet --no-build-isolation -c constraints.txt -e
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-fast test-slow lint format types clean
+.PHONY: help demo test test-fast test-slow lint format types docs clean
 
 help:
 	@echo "make demo       train, prune, compile and verify a small network on real data"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint       ruff check and format check"
 	@echo "make format     rewrite the sources as ruff wants them"
 	@echo "make types      mypy --strict on maskc and passes"
+	@echo "make docs       the documentation, into site/"
 	@echo "make clean      remove .venv, caches and build results"
 
 demo: $(VENV)/.demo
@@ -48,8 +49,13 @@ format: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy --strict -p maskc -p passes
 
+# The variable leaves out what the theme says of its successor.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html; for the search, python3 -m http.server -d site"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ensurepip is asked for because some systems ship a Python that cannot make a virtual environment with pip.

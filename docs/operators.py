@@ -20,7 +20,7 @@ HEAD = """\
 # Operators
 
 What is understood of each operator that the installed onnx {version} knows (opset {opset}), written by
-[operators.py](operators.py) from the rules themselves.
+`docs/operators.py` from the rules themselves.
 
 * **constants**: channels of its outputs are found to be constant when channels of its inputs are.
 * **maps**: so are channels that differ from place to place, as padding makes them.

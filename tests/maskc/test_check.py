@@ -636,16 +636,3 @@ def test_the_examples_for_github_and_pre_commit_fit_the_files() -> None:
     (used,) = hooks["repos"][0]["hooks"]
     assert used["id"] == hook["id"]
     assert maskc("check", "--help").exit_code == 0 and used["args"][0] in maskc("check", "--help").stdout
-
-
-def test_the_examples_in_python_run(repository: Path) -> None:
-    fixture, plain = blocks("python")
-    exec(compile(plain, "docs/ci.md", "exec"), {})
-    (repository / "pytest.ini").write_text("[pytest]\n")
-    (repository / "test_it.py").write_text(fixture)
-    done = pytest_in(repository)
-    assert done.returncode == 1 and "models/ranking.onnx is not in" in done.stdout
-    (repository / "models" / "a.onnx").rename(repository / "models" / "ranking.onnx")
-    assert check("--update", "models/ranking.onnx").exit_code == 0
-    (repository / "test_it.py").write_text(fixture.replace("min_reduction=4", "min_reduction=1.5"))
-    assert pytest_in(repository).returncode == 0

@@ -1,0 +1,95 @@
+"""Pages that mkdocs does not find in docs/: the command line, read off the program, and two files from beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from maskc.cli import EXIT_CODES, app
+
+ROOT = Path(__file__).parent.parent
+BESIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    files.append(File.generated(config, "cli.md", content=command_line()))
+    for page, name in BESIDE.items():
+        files.append(File.generated(config, page, content=inside((ROOT / name).read_text(encoding="utf-8"))))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put sections of README.md where a page asks for them with `<!-- README: name -->`."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(
+        r"<!-- README: (\w+) -->",
+        lambda asked: inside(readme.split(f"<!-- {asked[1]} -->\n")[1].split(f"<!-- end of {asked[1]} -->")[0]),
+        markdown,
+    )
+
+
+def inside(text: str) -> str:
+    """A page that lies beside docs/, as one that lies inside: what it says of docs/page.md becomes a link."""
+    text = text.replace("](docs/", "](")
+    return re.sub(r"`?\bdocs/([\w-]+\.md)\b`?", r"[\1](\1)", text)
+
+
+def command_line() -> str:
+    """The reference of all commands in Markdown, from what typer knows of them."""
+    root: Any = typer.main.get_command(app)
+    context = root.make_context("maskc", [], resilient_parsing=True)
+    codes = [code.split(" ", 1) for code in EXIT_CODES.partition(": ")[2].rstrip(".").split("; ")]
+    parts = [
+        "# The command line",
+        _plain(root.help),
+        "Every command also has `--help` (`-h`).",
+        "## Exit codes",
+        "| code | meaning |\n|---|---|",
+    ]
+    parts[-1] += "".join(f"\n| {code} | {meaning} |" for code, meaning in codes)
+    parts += ["## maskc", *_parameters(root, context)]
+    for name, command in root.commands.items():
+        if not command.hidden:
+            parts += _command(name, command, context)
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(name: str, command: Any, parent: Any) -> Iterator[str]:
+    context = typer.Context(command, info_name=name, parent=parent)
+    yield f"## maskc {name}"
+    yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
+    for paragraph in _plain(command.help).split("\n\n"):
+        example = re.sub(r"^Examples?: ", "", paragraph)
+        yield f"```sh\n{example}\n```" if example.startswith(f"maskc {name}") else paragraph
+    yield from _parameters(command, context)
+
+
+def _parameters(command: Any, context: Any) -> Iterator[str]:
+    """A definition list: how a parameter is written, and what it does, with its default."""
+    for parameter in command.params:
+        if not getattr(parameter, "hidden", False):
+            written, says = parameter.get_help_record(context)
+            written = written.replace(" <path>", "").replace(" / ", "` / `")
+            yield f"`{written}`\n:   {_remarks(_plain(says))}"
+
+
+def _remarks(says: str) -> str:
+    """What typer appends in brackets, as words: [required], [default: 16]."""
+    says, _, remarks = says.removesuffix("]").partition("  [")
+    for remark in filter(None, remarks.split("; ")):
+        word, _, value = remark.partition(": ")
+        says += f" {word.capitalize()}: `{value}`." if value else f" {word.capitalize()}."
+    return says
+
+
+def _plain(text: str | None) -> str:
+    """Help without the escapes of rich's markup."""
+    return text.replace("\\[", "[").strip() if text else ""

@@ -1,0 +1,197 @@
+"""What the pages show works, to the letter: every code block is run, or is in the list of those that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import numpy_helper
+
+from passes.ops import base
+from tests.documentation import PAGES, ROOT, Block, Reader, blocks, comparable, markers, session
+from tests.maskc.command import maskc
+from tests.passes import text
+
+FIXTURES = ROOT / "fixtures"
+PARSERS: dict[str, Callable[[str], Any]] = {"yaml": yaml.safe_load, "json": json.loads}
+LANGUAGES = {"python", "console", "sh", "text", *PARSERS}
+
+# The blocks that are not run, by their first line. A new one is to be added here, so that none slips in.
+NOT_RUN = {
+    "README.md": [
+        "make demo    # the table above",
+        "pip install .                  # the compiler: numpy, onnx, ONNX Runtime",
+    ],
+    "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
+    "architecture.md": [
+        "train with masks (TensorFlow/Keras) ──► model_dir ──► maskc compile ──► smaller .onnx ──► maskc verify",
+        '@register("Conv")',
+    ],
+    "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
+    "tutorial-keras.md": ["pip install '.[demo]'"],
+    "tutorial-onnx.md": ["git clone https://github.com/OWNER/maskc && cd maskc && pip install ."],
+}
+
+
+def runs(block: Block) -> bool:
+    """Whether a block is for running and says nothing against it."""
+    runnable = block.language in ("python", "console", "sh") or block.said("printed") is not None
+    return runnable and block.said("not run") is None
+
+
+RUN = [page for page in PAGES if any(map(runs, blocks(page)))]
+
+
+def data(directory: Path) -> dict[str, Any]:
+    """README.md: pictures and labels to train on, a model with a mask file, and a baseline."""
+    rng = np.random.default_rng(0)
+    source = text.model(
+        "(float[N,3,H,W] x) => (float[N,4,H,W] y)",
+        "h = Conv<pads = [1, 1, 1, 1]>(x, w)\n m = Mul(h, k)\n r = Relu(m)\n y = Conv(r, v)",
+        w=text.random(8, 3, 3, 3),
+        v=text.random(4, 8, 1, 1),
+        k=text.mask(1, 0, 1, 1, 0, 0, 1, 1),
+    )
+    onnx.save(source, directory / "model.onnx")
+    np.savez(directory / "masks.npz", r=np.array([1, 1, 1, 0, 1, 1, 1, 1]))
+    maskc("check", "--update", "model.onnx")
+    return {"images": rng.normal(size=(320, 28, 28, 1)).astype(np.float32), "labels": rng.integers(0, 10, 320)}
+
+
+def dense(directory: Path) -> dict[str, Any]:
+    """tutorial-onnx.md: scikit-learn's network, and its masks, and a transformer."""
+    for name in ("sklearn.onnx", "sklearn.masks.npz", "transformer.onnx"):
+        shutil.copy(FIXTURES / name, directory)
+    return {}
+
+
+def repository(directory: Path) -> dict[str, Any]:
+    """ci.md: a repository with two models."""
+    (directory / "models").mkdir()
+    shutil.copy(FIXTURES / "digits.onnx", directory / "models")
+    shutil.copy(FIXTURES / "masknet.onnx", directory / "models" / "ranking.onnx")
+    np.savez(directory / "masks.npz", scores=np.ones(1))
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    return {}
+
+
+def two(directory: Path) -> dict[str, Any]:
+    """diff.md: a model and what it compiles to."""
+    shutil.copy(FIXTURES / "resnet.onnx", directory)
+    assert maskc("compile", "resnet.onnx").exit_code == 0
+    return {}
+
+
+def masked(directory: Path) -> dict[str, Any]:
+    """A model with masks in the graph."""
+    shutil.copy(FIXTURES / "mlp.onnx", directory / "model.onnx")
+    return {}
+
+
+PREPARED = {
+    "README.md": data,
+    "api.md": masked,
+    "ci.md": repository,
+    "custom-operators.md": masked,
+    "diff.md": two,
+    "tutorial-onnx.md": dense,
+}
+
+
+def give_channels_back() -> None:
+    """Two channels of a mask of the digits become ones again."""
+    path = Path("models/digits.onnx")
+    digits = onnx.load(path)
+    (mask,) = (t for t in digits.graph.initializer if t.name == "digits_1/mask_layer_1_2/Cast/ReadVariableOp:0")
+    values = numpy_helper.to_array(mask).copy()
+    values.reshape(-1)[np.flatnonzero(values == 0)[:2]] = 1
+    mask.CopyFrom(numpy_helper.from_array(values, mask.name))
+    onnx.save(digits, path)
+
+
+EVENTS = {"two channels are given back": give_channels_back}
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory to work in; rules that a page registers are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTEST_PLUGINS", "maskc.pytest_plugin")  # as where maskc is installed
+    monkeypatch.setattr(base, "_RULES", dict(base._RULES))
+    yield tmp_path
+    for name in tmp_path.glob("*.py"):
+        sys.modules.pop(name.stem, None)
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[getattr(pytest.mark, m) for m in markers(page)]) for page in RUN]
+)
+def test_the_page_is_true(page: Path, directory: Path) -> None:
+    names = PREPARED.get(page.name, lambda _: {})(directory)
+    reader = Reader(directory, names, EVENTS)
+    for block in blocks(page):
+        if runs(block):
+            reader.follow(block)
+    if os.environ.get("UPDATE_DOCS"):
+        reader.rewrite(page)
+
+
+def test_every_block_is_run_or_is_known_not_to_be() -> None:
+    found: dict[str, list[str]] = {}
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in LANGUAGES, (
+                f"{block} has the language {block.language!r}; indented blocks have none"
+            )
+            if not runs(block) and block.language not in PARSERS:
+                found.setdefault(page.name, []).append(block.text.splitlines()[0])
+    assert found == NOT_RUN
+
+
+def test_data_in_the_pages_can_be_parsed() -> None:
+    parsed = [PARSERS[b.language](b.text) for page in PAGES for b in blocks(page) if b.language in PARSERS]
+    assert parsed and all(parsed)
+
+
+def test_what_is_compared() -> None:
+    assert comparable("a  b\n", False) == comparable("a b", False)
+    assert comparable("took 1.5 s, 3 ms", False) == comparable("took 17 s, 12.25 ms", False)
+    assert comparable("error 1.25e-07", False) == comparable("error 0.00e+00", False)
+    assert comparable("976,668 FLOPs", False) != comparable("976,669 FLOPs", False)
+    assert comparable("976,668 FLOPs", True) == comparable("1,976,669 FLOPs", True)
+    assert comparable("passed", True) != comparable("failed", True)
+
+
+def test_a_session_has_commands_and_outputs() -> None:
+    text = "$ one \\\n  more\nout\nput\n$ two\n"
+    assert list(session(text)) == [("one \\\n  more", "out\nput\n"), ("two", "")]
+
+
+def test_a_page_that_lies_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UPDATE_DOCS", raising=False)
+    page = tmp_path / "page.md"
+    for content, complaint in {
+        "```console\n$ echo 1\n2\n```": "prints\n1",
+        "```console\n$ false\n```": "ended with 1",
+        "```python\nprint(1)\n```\n<!-- printed -->\n```text\n2\n```": "prints\n1",
+        "```sh\nfalse\ntrue\n```": "ended with 1",
+        "<!-- exit code: 1 -->\n```sh\ntrue\n```": "ended with 0",
+    }.items():
+        page.write_text(content)
+        reader = Reader(tmp_path, {}, {})
+        *before, last = blocks(page)
+        for block in before:
+            reader.follow(block)
+        with pytest.raises(AssertionError, match=complaint):
+            reader.follow(last)
