@@ -69,7 +69,7 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
-                with Bars(_volume) as bars, progress.listening(bars):
+                with Bars(_volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
             code = result if isinstance(result, int) else 0
         except typer.TyperException as error:
@@ -119,12 +119,14 @@ def _set_quiet(value: bool) -> bool:
 def _set_verbose(value: bool) -> bool:
     if value and _volume.quiet:
         raise typer.BadParameter(_EITHER)
-    if value and not _volume.verbose:
-        from maskc.report.terminal import versions
-
-        _volume.verbose = True
-        progress.detail(versions())
+    _volume.verbose = _volume.verbose or value
     return value
+
+
+def _versions() -> str:
+    from maskc.report.terminal import versions
+
+    return versions()
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -36,8 +36,8 @@ class Bars:
     """A listener for `maskc.progress`, to be used as a context.
 
     Each stage that takes longer than `delay` seconds is shown while it lasts, if stderr is a terminal; nothing of it is
-    left behind. A `verbose` volume prints details, and each stage at its end with its time; a `quiet` one nothing. The
-    volume may change on the way.
+    left behind. A `verbose` volume prints details, and each stage at its end with its time, the first behind what
+    `opening` gives; a `quiet` one prints nothing. The volume may change on the way.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class Bars:
         delay: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
+        opening: Callable[[], str] | None = None,
     ) -> None:
         self._volume = volume
         self._delay = DELAY if delay is None else delay
         self._clock = clock
         self._console = console
+        self._opening = opening
         self._began: dict[Stage, float] = {}
         self._tasks: dict[Stage, TaskID] = {}
         self._progress: Progress | None = None
@@ -136,6 +138,8 @@ class Bars:
     def _say(self, text: str) -> None:
         if not self._volume.verbose:
             return
+        if self._opening is not None:
+            text, self._opening = f"{self._opening()}\n{text}", None
         if self._progress is None:
             print(text, file=sys.stderr)
         else:  # above the bars
