@@ -25,6 +25,7 @@ from maskc.train.features import FeatureSpec
 from maskc.train.mask import MaskLayer
 from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.optimizer import PruningOptimizer
+from maskc.train.prunable import prunable
 from maskc.train.pruner import Pruned
 from maskc.train.records import Records, write_records
 
@@ -41,5 +42,6 @@ __all__ = [
     "PruningOptimizer",
     "Records",
     "computational_cost",
+    "prunable",
     "write_records",
 ]
