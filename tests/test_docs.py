@@ -92,6 +92,12 @@ def two(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def held(directory: Path) -> dict[str, Any]:
+    """report.md: a model of which some masked channels stay."""
+    shutil.copy(FIXTURES / "transformer.onnx", directory / "model.onnx")
+    return {}
+
+
 def masked(directory: Path) -> dict[str, Any]:
     """A model with masks in the graph."""
     shutil.copy(FIXTURES / "mlp.onnx", directory / "model.onnx")
@@ -104,6 +110,7 @@ PREPARED = {
     "ci.md": repository,
     "custom-operators.md": masked,
     "diff.md": two,
+    "report.md": held,
     "tutorial-onnx.md": dense,
 }
 
