@@ -34,7 +34,7 @@ NOT_RUN = {
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
     "architecture.md": [
-        "train with masks (TensorFlow/Keras) ──► model_dir ──► maskc compile ──► smaller .onnx ──► maskc verify",
+        "   train with masks (TensorFlow, Keras) ─► SavedModel ─┐",
         '@register("Conv")',
     ],
     "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
@@ -110,6 +110,7 @@ PREPARED = {
     "ci.md": repository,
     "custom-operators.md": masked,
     "diff.md": two,
+    "report.md": masked,
     "report.md": held,
     "tutorial-onnx.md": dense,
 }
