@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 import passes
@@ -39,6 +41,45 @@ class ComputationalCost:
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
         self._graph, self._inputs = masked_graph(model, self.layers)
+        self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
+
+    def __call__(self, masks: Sequence[Any] | None = None) -> Any:
+        """Returns the FLOPs as a scalar float64 tensor that can be differentiated by the masks.
+
+        The derivative by an entry is the exact number of FLOPs that zeroing it would save, as `gradient` has it. Works
+        in eager mode and inside `tf.function`; the count itself is made on the host.
+
+        Args:
+            masks: tensors of shape `(channels,)` in the order of `layers`; by default the layers' own masks, which are
+                not trainable, so that a tape must be told to watch them.
+
+        Example:
+            >>> with tf.GradientTape() as tape:
+            ...     tape.watch([layer.mask.value for layer in cost.layers])
+            ...     flops = cost()
+            >>> tape.gradient(flops, [layer.mask.value for layer in cost.layers])
+        """
+        given = [layer.mask for layer in self.layers] if masks is None else masks
+        tensors = [tf.convert_to_tensor(mask) for mask in given]
+
+        def count(*values: Any) -> Any:
+            return np.float64(self.at(values)[0])
+
+        def differentiate(*values: Any) -> list[Any]:
+            return [s.astype(v.dtype) for s, v in zip(self.at(values)[1], values, strict=True)]
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def flops(*values: Any) -> Any:
+            def gradient(upstream: Any) -> list[Any]:
+                savings = tf.numpy_function(differentiate, values, [value.dtype for value in values])
+                return [
+                    tf.cast(upstream, value.dtype) * tf.ensure_shape(saving, value.shape)
+                    for saving, value in zip(savings, values, strict=True)
+                ]
+
+            return tf.ensure_shape(tf.numpy_function(count, values, tf.float64), ()), gradient
+
+        return flops(*tensors)
 
     def flops(self) -> int:
         """Returns the FLOPs per example at the present values of the masks."""
@@ -54,9 +95,33 @@ class ComputationalCost:
 
     def at(self, masks: Values) -> tuple[int, list[NDArray[np.int64]]]:
         """Returns the FLOPs and their derivatives, as above, at the given values of `layers`' masks."""
-        values = {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
-        flops, savings = passes.flops_by_mask(self._graph, values)
-        return flops, [np.asarray(savings[name], np.int64) for name in self._inputs]
+        values = self._named(masks)
+        key = b"".join(value.tobytes() for value in values.values())
+        if self._last is None or self._last[0] != key:
+            flops, savings = passes.flops_by_mask(self._graph, values)
+            self._last = key, (flops, [np.asarray(savings[name], np.int64) for name in self._inputs])
+        return self._last[1]
+
+    def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
+        """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
+
+        Args:
+            masks: as for `at`.
+            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
+        """
+        by_name = dict(zip(self._inputs, groups, strict=True))
+        structure = dict(zip(self._inputs, self.ties, strict=True))
+        flops, savings = passes.flops_by_group(self._graph, self._named(masks), by_name, structure)
+        return flops, np.asarray(savings, np.int64)
+
+    @functools.cached_property
+    def ties(self) -> list[NDArray[np.int64]]:
+        """For each mask the number of the group that each entry is coupled with, as the compiler's analysis has it."""
+        sizes = {name: len(mask) for name, mask in zip(self._inputs, self.masks(), strict=True)}
+        return list(passes.coupled(self._graph, sizes).values())
+
+    def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
+        return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
 
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""

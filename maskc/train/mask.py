@@ -1,7 +1,8 @@
-"""The mask on a tensor's channels, and the Fisher signal that tells what each channel is worth."""
+"""The mask on a tensor's channels, and the signal that tells what each channel is worth."""
 
 from __future__ import annotations
 
+import sys
 import weakref
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -9,15 +10,31 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
+from maskc.errors import InputError
+from maskc.train.methods import Method, mean_over_replicas
 from maskc.train.settings import Reduction
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """How a pruning optimizer wants signals: by which method, for which loss.
+
+    `reduction` is None if it is not known how the loss is reduced over the batch. `scaled` says whether the loss of
+    each replica is divided by the number of replicas, as Keras does in `fit`. `decay` is of the moving average.
+    """
+
+    method: Method
+    reduction: Reduction | None
+    scaled: bool
+    decay: float
 
 
 @runtime_checkable
 class Gatherer(Protocol):
-    """An optimizer that reads Fisher signals out of the gradients of `MaskLayer.signal`."""
+    """An optimizer that reads signals out of the gradients of `MaskLayer.signal`."""
 
-    def reduction_for(self, model: Any) -> Reduction | None:
-        """How the loss of `model` is reduced over the batch; None if that is not known."""
+    def gathering(self, model: Any) -> Gathering:
+        """How signals are to be gathered in a training call of `model`."""
         ...
 
 
@@ -35,6 +52,18 @@ class Observation:
     calls: int = field(default=1)
 
 
+@dataclass(frozen=True)
+class Passage:
+    """Tensors of the last training call outside of any optimizer's: what `update_pruning_signals` differentiates by.
+
+    `copies` has shape `(batch, channels)` and stands for each example's own copy of the mask; `inputs` is what was
+    masked.
+    """
+
+    copies: Any
+    inputs: Any
+
+
 @keras.saving.register_keras_serializable(package="maskc")
 class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     """Multiplies the channels (the last axis) of its input by a binary mask.
@@ -45,11 +74,15 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     Weights, both of shape `(channels,)`:
         mask: ones and zeros in the layer's variable dtype, not trainable, so that no optimizer can move it.
             `PruningOptimizer` sets its entries to zero.
-        signal: float32, the moving average of the Fisher signal of each entry (Theis et al. 2018,
-            arXiv 1801.05787): the mean over examples of `(d l_n / d mask_n[c])²`, where `l_n` is the loss of
-            one example and `mask_n` that example's own copy of the mask. It counts as trainable, because
-            that is how the ordinary backward pass of `fit` delivers the statistic to the optimizer. Under
-            any optimizer but `PruningOptimizer` its gradient is zero.
+        signal: float32, the moving average of what each entry is worth, by the method of the optimizer. With
+            "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
+            `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
+            the mask. It counts as trainable, because that is how the ordinary backward pass of `fit` delivers the
+            statistic to the optimizer. Under any optimizer but `PruningOptimizer` its gradient is zero.
+
+    Args:
+        groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
+            equally many, are pruned together.
 
     Signals are gathered in calls with `training=True`. The first axis must run over the examples, so this
     layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
@@ -65,13 +98,28 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         >>> model = keras.Model(inputs, outputs)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, groups: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if groups is not None and not isinstance(groups, str):
+            raise InputError(f"groups must be a name or None, not {groups!r}.")
+        self.groups = groups
         self.supports_masking = True
-        # What to prune is decided on the host in the middle of the training step, where XLA cannot go.
-        self.supports_jit = False
         self._gatherer: weakref.ref[Any] | None = None
         self._observation: Observation | None = None
+        self._passage: Passage | None = None
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether a model with this layer may be compiled with XLA: if that is asked for.
+
+        Pruning decisions are taken on the host, where XLA cannot go, and therefore between executions of a training
+        step that is compiled by it. So "auto" leaves it out, and `jit_compile=True` does not.
+        """
+        return not _is_automatic(sys._getframe(1))
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        """Keras sets it when a layer is made; the answer above stands."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights for an input of shape `(batch, ..., channels)`.
@@ -85,9 +133,11 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
                 f"number of channels, not {tuple(input_shape)}."
             )
         shape = (input_shape[-1],)
-        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, autocast=False, name="mask")
+        # On several replicas all copies are given the same values, so that of the first one stands for all.
+        same = {"autocast": False, "aggregation": "only_first_replica"}
+        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
         self.signal = self.add_weight(
-            shape=shape, initializer="zeros", trainable=True, autocast=False, dtype="float32", name="signal"
+            shape=shape, initializer="zeros", trainable=True, dtype="float32", name="signal", **same
         )
         # An optimizer is given variables and must find its way to the mask.
         self.signal._maskc_layer = weakref.ref(self)
@@ -97,12 +147,26 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         mask = tf.cast(self.mask, inputs.dtype)
         if not training:
             return inputs * mask
-        gathers, reduction = self._observe()
-        return _multiply(inputs, mask, tf.convert_to_tensor(self.signal), gathers, reduction)
+        gathering = self._observe()
+        if gathering is not None and gathering.method.reads == "activations":
+            (statistic,) = mean_over_replicas([gathering.method.statistic(activity(inputs))])
+            self.average(statistic, gathering.decay)
+        copies = _copies(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
+        if gathering is None and getattr(self._get_call_context().entry_layer, "optimizer", None) is None:
+            self._passage = Passage(copies, inputs)
+        return _multiply(inputs, mask, copies)
+
+    def average(self, statistic: Any, decay: Any) -> None:
+        """Lets the signal follow a batch's statistic, of shape `(channels,)`."""
+        self.signal.assign(decay * self.signal + (1 - decay) * statistic)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `input_shape`."""
         return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "groups": self.groups}
 
     def deliver_to(self, gatherer: Gatherer) -> None:
         """Makes training calls outside of a compiled model's `fit` gather signals for `gatherer`."""
@@ -112,8 +176,12 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """What the last training call that gathered signals looked like; None if there was none."""
         return self._observation
 
-    def _observe(self) -> tuple[bool, Reduction | None]:
-        """Whether a pruning optimizer waits for this training call's signal, and how the loss is reduced."""
+    def passage(self) -> Passage | None:
+        """The tensors of the last training call that no optimizer gathers signals of; None if there was none."""
+        return self._passage
+
+    def _observe(self) -> Gathering | None:
+        """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
         context = self._get_call_context()
         model = context.entry_layer
         optimizer = getattr(model, "optimizer", None)
@@ -122,13 +190,13 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         if optimizer is None and self._gatherer is not None:
             optimizer = self._gatherer()
         if not isinstance(optimizer, Gatherer):
-            return False, None
-        reduction = optimizer.reduction_for(model)
+            return None
+        gathering = optimizer.gathering(model)
         if self._observation is not None and self._observation.context() is context:
             self._observation.calls += 1
         else:
-            self._observation = Observation(weakref.ref(model), weakref.ref(context), reduction)
-        return True, reduction
+            self._observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
+        return gathering
 
 
 def layer_of(variable: Any) -> MaskLayer | None:
@@ -142,48 +210,80 @@ def mask_layers(model: Any) -> list[MaskLayer]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer)]
 
 
-def _multiply(inputs: Any, mask: Any, signal: Any, gathers: bool, reduction: Reduction | None) -> Any:
-    """`inputs · mask`, with the Fisher statistic as the gradient of `signal`.
+def _multiply(inputs: Any, mask: Any, copies: Any) -> Any:
+    """`inputs · mask`, of which `copies` takes the derivatives by each example's own copy of the mask.
 
-    The product does not depend on `signal`. The backward pass has everything at hand that the per-example
+    The product does not depend on the value of `copies`. The backward pass has everything at hand that the per-example
     gradients of a mask need: example n's derivative by its own mask entry c is the sum over positions of
-    `upstream · inputs`. So no copies of the mask are ever made.
-
-    The gradient is the *square root* of the statistic. That makes it proportional to the loss, as gradients
-    are: a scaled loss (mixed precision) gives a scaled gradient, and whoever divides gradients by the scale
-    is right.
+    `upstream · inputs`. So the mask is never repeated.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def multiply(inputs: Any, mask: Any, signal: Any) -> Any:
+    def multiply(inputs: Any, mask: Any, copies: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, None, Any]:
-            if not gathers:
-                return upstream * mask, None, tf.zeros_like(signal)
-            statistic = fisher_statistic(inputs, upstream, reduction or "mean")
-            return upstream * mask, None, tf.stop_gradient(tf.sqrt(statistic))
+            return upstream * mask, None, per_example(inputs, upstream)
 
         return inputs * mask, gradient
 
-    return multiply(inputs, mask, signal)
+    return multiply(inputs, mask, copies)
 
 
-def fisher_statistic(inputs: Any, upstream: Any, reduction: Reduction) -> Any:
-    """Returns the mean over examples of the squared derivative of an example's loss by its mask, per channel.
+def _copies(signal: Any, batch: Any, gathering: Gathering | None) -> Any:
+    """Zeros of shape `(batch, channels)`, whose gradients become that of `signal`: what the optimizer is to know.
 
-    Theis et al. 2018 (arXiv 1801.05787), without their constant factor 1/2.
+    The gradient is the `root` of the statistic, which is proportional to the loss.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def repeat(signal: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            if gathering is None or gathering.method.reads != "gradients":
+                return tf.zeros_like(signal)
+            losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean", gathering.scaled)
+            return tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
+
+        return tf.zeros((batch, signal.shape[0]), signal.dtype), gradient
+
+    return repeat(signal)
+
+
+def per_example(inputs: Any, upstream: Any) -> Any:
+    """Returns the derivatives of the batch's loss by each example's own copy of the mask.
 
     Args:
         inputs: what the mask multiplies, of shape `(batch, ..., channels)`.
         upstream: the derivative of the batch's loss by the product, of the same shape.
-        reduction: "mean" if the batch's loss is the mean of its examples' losses, "sum" if it is their sum.
 
     Returns:
-        A float32 tensor of shape `(channels,)`. With `g_n` the derivative of the batch's loss by example n's
-        mask and B the batch size it is `B · Σ g_n²` for a mean and `Σ g_n² / B` for a sum: the same,
-        whatever B is.
+        A float32 tensor of shape `(batch, channels)`.
     """
     product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
-    per_example = tf.reduce_sum(product, axis=list(range(1, product.shape.rank - 1)))
-    total = tf.reduce_sum(tf.square(per_example), axis=0)
-    size = tf.cast(tf.shape(inputs)[0], tf.float32)
-    return total * size if reduction == "mean" else tf.math.divide_no_nan(total, size)
+    return tf.reduce_sum(product, axis=list(range(1, product.shape.rank - 1)))
+
+
+def per_loss(batch: Any, reduction: Reduction, scaled: bool) -> Any:
+    """Returns what a derivative of the batch's loss is multiplied by to be one of the example's own loss.
+
+    Args:
+        batch: examples on this replica.
+        reduction: "mean" if the loss over all replicas is the mean of its examples' losses, "sum" if it is their sum.
+        scaled: whether the loss of each replica is divided by the number of replicas, even if it is a sum.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if reduction == "mean":
+        return tf.cast(batch * replicas, tf.float32)
+    return tf.constant(replicas if scaled else 1, tf.float32)
+
+
+def activity(inputs: Any) -> Any:
+    """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
+    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=list(range(1, inputs.shape.rank - 1)))
+
+
+def _is_automatic(frame: Any) -> bool:
+    """Whether Keras asks on its own account, to resolve `jit_compile="auto"`."""
+    while frame is not None and "keras" in frame.f_code.co_filename:
+        if frame.f_code.co_name == "_resolve_auto_jit_compile":
+            return True
+        frame = frame.f_back
+    return False

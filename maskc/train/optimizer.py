@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train.discovery import find_model
-from maskc.train.mask import MaskLayer, layer_of, mask_layers
+from maskc.train.execution import in_xla, settle_around
+from maskc.train.mask import Gathering, MaskLayer, layer_of, mask_layers
+from maskc.train.methods import METHODS, mean_over_replicas, random_signal
 from maskc.train.pruner import History, Pruned, Pruner
 from maskc.train.reduction import loss_reduction
 from maskc.train.settings import FlopsWeight, Reduction, Settings
@@ -22,32 +24,46 @@ from maskc.train.settings import FlopsWeight, Reduction, Settings
 
 @keras.saving.register_keras_serializable(package="maskc")
 class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Fisher pruning around any Keras optimizer (Theis et al. 2018, arXiv 1801.05787).
+    """Pruning around any Keras optimizer, after Theis et al. 2018 (arXiv 1801.05787).
 
-    Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the Fisher
-    signal of each mask entry follows its batches as an exponential moving average, and every `prune_every`
-    updates the entry that is worth least is set to zero, until the compiled model would have no more than
-    `flops_target` FLOPs. Nothing else changes a mask, and an entry that is zero stays zero.
+    Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the signal of each mask
+    entry follows its batches as an exponential moving average, and every `prune_every` updates the entries that are
+    worth least are set to zero, until the compiled model would have no more than `flops_target` FLOPs. Nothing else
+    changes a mask, and an entry that is zero stays zero.
 
     Args:
         optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
             schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
             never touch the masks.
-        prune_every: updates between two pruned entries.
+        prune_every: updates between two prunings.
         burn_in: updates before pruning starts.
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
             masks. With 0 it stops when every mask is down to `min_channels`.
         flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves; a number w,
             the one with the smallest `signal - w · FLOPs`.
+        update_params: False prunes without training: the wrapped optimizer makes no updates.
+        method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.methods`.
+        schedule: None prunes one entry (with what is tied to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
+            Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
+            schedule wants them; each round of that closes half of what is missing before savings are counted again.
+        ramp: updates from the end of the burn-in until a linear or cubic schedule reaches the target.
+        tie: "auto" prunes entries together that the compiler's analysis finds coupled (residual sums, depthwise and
+            grouped convolutions, gates, attention heads), by the sum of their signals and what they save together;
+            "none" each on its own. Layers that share `groups` go together in either case.
         min_channels: the fewest channels that a mask keeps.
+        seed: of the method "random".
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
             signal does not depend on which. "auto" looks at the loss that the model was compiled with.
         model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
 
     In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
     precision with float16, Keras puts its `LossScaleOptimizer` around this optimizer by itself; in a custom
-    loop, do the same.
+    loop, do the same. In a step that is compiled by XLA nothing can be decided: `fit` with `jit_compile=True` decides
+    between executions, and a custom loop calls `prune_if_due` behind each step.
+
+    Under a distribution strategy signals are averaged over the replicas, so that n replicas of batch b prune what one
+    of batch n · b would. The losses of the replicas must add up to that of the whole batch, as they do in `fit`.
 
     Example:
         >>> import keras
@@ -72,8 +88,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         decay: float = 0.96,
         flops_target: float = 0,
         flops_weight: FlopsWeight = "auto",
+        update_params: bool = True,
+        method: str = "fisher",
         *,
+        schedule: Literal["one-shot", "linear", "cubic"] | None = None,
+        ramp: int = 0,
+        tie: Literal["auto", "none"] = "auto",
         min_channels: int = 1,
+        seed: int = 0,
         loss_reduction: Reduction | Literal["auto"] = "auto",
         model: Any = None,
         name: str = "pruning_optimizer",
@@ -85,10 +107,26 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
-        self.settings = Settings(prune_every, burn_in, decay, flops_target, flops_weight, min_channels, loss_reduction)
+        self.settings = Settings(
+            prune_every,
+            burn_in,
+            decay,
+            flops_target,
+            flops_weight,
+            update_params,
+            method,
+            schedule,
+            ramp,
+            tie,
+            min_channels,
+            seed,
+            loss_reduction,
+        )
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history = History()
+        self._counter: Any = None
+        self._settled: int | None = None
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -102,6 +140,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """
         if not self.built:
             return None
+        self.prune_if_due()
         return int(self._flops.numpy()) or None
 
     @property
@@ -112,6 +151,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
+        self.prune_if_due()
         names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
         return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows)
 
@@ -133,7 +173,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer.build(_without_signals(variables))
         # Built in the middle of tracing, a variable would have no value before the traced step has run.
         with tf.init_scope():
-            self._flops = self.add_variable(shape=(), dtype="int64", name="flops")
+            self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
         super().build(variables)
         for layer in self._layers():
             layer.deliver_to(self)
@@ -152,27 +192,145 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._check_variables_are_known(variables)
         pruner = self._prepare()
 
-        decay = self.settings.decay
         plain = [pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is None]
-        if any(gradient is not None for gradient, _ in plain):
+        if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
             self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if gradient is not None and layer_of(variable) is not None:
-                root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
-                variable.assign(decay * variable + (1 - decay) * tf.square(root))
+        self._update_signals([pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is not None])
         self._iterations.assign_add(1)
+        if self._counter is not None:
+            self._counter.assign_add(1)
+        if in_xla():
+            self._decide_between_executions(pruner.model())
+        elif tf.distribute.in_cross_replica_context():
+            self._decide(None)
+        else:
+            # Copies of a variable can be set from inside of a condition only together, not by each replica.
+            tf.__internal__.distribute.interim.maybe_merge_call(self._decide, tf.distribute.get_strategy())
 
-        since = self._iterations - self.settings.burn_in
+    def minimize(
+        self,
+        loss: Any,
+        variables: Sequence[Any] | None = None,
+        *,
+        tape: Any = None,
+        prune_every: int | None = None,
+        burn_in: int | None = None,
+        decay: float | None = None,
+        flops_weight: FlopsWeight | None = None,
+        flops_target: float | None = None,
+        update_params: bool | None = None,
+        method: str | None = None,
+        global_step: Any = None,
+    ) -> Any:
+        """Makes one update that lowers a loss, for custom training loops.
+
+        Args:
+            loss: a function without arguments that returns the loss of a batch, or that loss with the `tape` that
+                recorded it.
+            variables: what to train, mask layers' signals among them; by default the trainable variables of `model`.
+            tape: the `tf.GradientTape` of the loss.
+            prune_every, burn_in, decay, flops_weight, flops_target, update_params, method: as for the constructor; they
+                replace what it was given, from now on.
+            global_step: an integer variable that counts the updates: it is increased by one, and `prune_every` and
+                `burn_in` go by it.
+
+        Returns:
+            The loss.
+
+        Raises:
+            InputError: if the variables are not known, or a tensor comes without its tape; else as `apply` does.
+
+        Example:
+            >>> optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean")
+            >>> for x, y in batches:
+            ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
+        """
+        given = {
+            "prune_every": prune_every,
+            "burn_in": burn_in,
+            "decay": decay,
+            "flops_weight": flops_weight,
+            "flops_target": flops_target,
+            "update_params": update_params,
+            "method": method,
+        }
+        self._configure({name: value for name, value in given.items() if value is not None})
+        if global_step is not None:
+            self._counter = global_step
+        if variables is None and self._model is not None:
+            model = self._model()
+            variables = None if model is None or not model.built else model.trainable_variables
+        if variables is None and not self.built:
+            raise InputError(
+                "minimize does not know what to train: give the optimizer a model that is built, or minimize variables."
+            )
+        if variables is None:
+            variables = self._trainable_variables
+        if not self.built:
+            self.build(variables)
+        if not callable(loss) and tape is None:
+            raise InputError("minimize needs a function that computes the loss, or the loss with the tape it is on.")
+        if callable(loss):
+            with tf.GradientTape() as tape:
+                value = loss()
+                scaled = self.scale_loss(value)
+        else:
+            value = scaled = loss
+            if self.loss_scale_factor is not None:
+                with tape:
+                    scaled = self.scale_loss(loss)
+        self.apply(tape.gradient(scaled, variables), variables)
+        return value
+
+    def prune_if_due(self) -> None:
+        """Takes decisions that a step compiled by XLA left open; there are none otherwise.
+
+        `fit` does so between executions. Where one execution holds several steps, the prunings that became due in
+        between are made at its end, by the signals of its end.
+        """
+        if self._settled is None or self._pruner is None or tf.inside_function():
+            return
+        step, settings = int(self._step.numpy()), self.settings
+        settled, self._settled = self._settled, step
+        dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
+        for _ in range(dues[1] - dues[0]):
+            if int(self._flops.numpy()) <= self._pruner.target:
+                break
+            self._prune(self._pruner)
+
+    def _update_signals(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """Lets the signals follow their gradients; those of other methods are not made from gradients."""
+        method = METHODS[self.settings.method]
+        pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+        if method.reads == "nothing":
+            for index, (_, variable) in enumerate(pairs):
+                variable.assign(random_signal(self.settings.seed, index, variable.shape[0]))
+        if method.reads != "gradients" or not pairs:
+            return
+        scale = self.loss_scale_factor
+        roots = [gradient if scale is None else gradient / scale for gradient, _ in pairs]
+        for statistic, (_, variable) in zip(
+            mean_over_replicas([method.power(root) for root in roots]), pairs, strict=True
+        ):
+            layer = layer_of(variable)
+            assert layer is not None
+            layer.average(statistic, self.settings.decay)
+
+    def _decide(self, strategy: Any) -> None:
+        """Prunes in the training step's graph if that is due, on all replicas at once."""
+        pruner = self._pruner
+        assert pruner is not None
+        since = tf.convert_to_tensor(self._step) - self.settings.burn_in
         due = tf.logical_and(since > 0, since % self.settings.prune_every == 0)
-        above = self._flops > pruner.target
+        above = tf.convert_to_tensor(self._flops) > pruner.target
         tf.cond(tf.logical_and(due, above), lambda: self._prune(pruner), lambda: tf.constant(False))
 
     def _prune(self, pruner: Pruner) -> Any:
-        """Sets one entry to zero, in the training step's graph; the decision itself is taken on the host."""
+        """Sets what is due to zero; the decision itself is taken on the host."""
         layers = self._layers()
         masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
         signals = [tf.convert_to_tensor(layer.signal) for layer in layers]
-        step = tf.convert_to_tensor(self._iterations)
+        step = tf.cast(tf.convert_to_tensor(self._step), tf.int64)
         with tf.device("CPU:0"):
             flops, *pruned = tf.numpy_function(
                 pruner.decide, [step, *masks, *signals], [tf.int64, *(mask.dtype for mask in masks)]
@@ -190,11 +348,16 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._flops.assign(tf.cond(flops <= pruner.target, recount, lambda: flops))
         return tf.constant(True)
 
+    def _decide_between_executions(self, model: Any) -> None:
+        """Lets decisions follow each execution of a training step that XLA compiles."""
+        if self._settled is None:
+            with tf.init_scope():
+                self._settled = int(self._step.numpy())
+        settle_around(model, self)
+
     def _prepare(self) -> Pruner:
         """Finds the model and counts its FLOPs, before the first update."""
         if self._pruner is None:
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                raise InputError("PruningOptimizer trains on one replica only; leave out the distribution strategy.")
             layers = self._layers()
             model = find_model(layers, None if self._model is None else self._model())
             seen = [layer.observation() for layer in layers]
@@ -211,15 +374,36 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._pruner = pruner
         return self._pruner
 
+    def _configure(self, given: dict[str, Any]) -> None:
+        settings = dataclasses.replace(self.settings, **given)
+        if settings == self.settings:
+            return
+        self.settings = settings
+        self._pruner = None  # made again, with the masks as they are
+        if self.built:
+            with tf.init_scope():
+                self._flops.assign(0)
+
+    @property
+    def _step(self) -> Any:
+        """The variable that counts updates."""
+        return self._iterations if self._counter is None else self._counter
+
     def _layers(self) -> list[MaskLayer]:
         return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
 
     # What mask layers, Keras and its loss scaling ask for
 
-    def reduction_for(self, model: Any) -> Reduction | None:
-        """Returns how the loss is reduced over the batch, or None if that is not known."""
+    def gathering(self, model: Any) -> Gathering:
+        """Returns how signals are to be gathered in a training call of `model`."""
         given = self.settings.loss_reduction
-        return loss_reduction(model) if given == "auto" else given
+        compiled = getattr(model, "optimizer", None) is not None
+        return Gathering(
+            METHODS[self.settings.method],
+            loss_reduction(model) if given == "auto" else given,
+            scaled=compiled,
+            decay=self.settings.decay,
+        )
 
     @property
     def variables(self) -> list[Any]:
@@ -269,6 +453,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
+        self.prune_if_due()
         for index, variable in enumerate(self._variables):
             store[str(index)] = variable.numpy()
         store["history"] = np.asarray(self._history.rows, np.int64).reshape(-1, 4)

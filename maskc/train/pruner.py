@@ -1,4 +1,4 @@
-"""The host's side of pruning: which entry goes, and what the model costs then."""
+"""The host's side of pruning: which entries go, and what the model costs then."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from maskc.errors import InputError, MaskcError
 from maskc.train.convert import compiled_flops
 from maskc.train.cost import ComputationalCost
+from maskc.train.groups import grouped, untied
 from maskc.train.mask import MaskLayer
-from maskc.train.prune import weakest
+from maskc.train.ranking import ranked
+from maskc.train.schedules import goal
 from maskc.train.settings import Settings
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """One entry that was set to zero: after which update, in which mask, and the FLOPs that were left."""
+    """One entry that was set to zero: after which update, in which mask, and the FLOPs left after that update."""
 
     step: int
     mask: str
@@ -48,6 +50,7 @@ class Pruner:
     Attributes:
         target: the FLOPs to reach.
         flops: FLOPs at the masks found in the model.
+        names: names of the prunable masks.
 
     Raises:
         InputError: if the target cannot be reached, or the model cannot be converted.
@@ -64,60 +67,64 @@ class Pruner:
         self._cost = ComputationalCost(model)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
-        self._flops_weight = settings.flops_weight
-        self._min_channels = settings.min_channels
+        self._settings = settings
         self._history = history
         self._exhausted = False
         self.names = [self._cost.names[position] for position in self._where]
 
         masks = self._cost.masks()
+        ties = self._cost.ties if settings.tie == "auto" else untied([len(mask) for mask in masks])
+        prunable = [position in self._where for position in range(len(masks))]
+        self._groups = grouped(self._cost.layers, ties, prunable)
         target = settings.flops_target
-        everything, _ = self._cost.at([np.ones_like(mask) for mask in masks])
-        self.target = int(target * everything if target <= 1 else target)
-        self.flops, savings = self._cost.at(masks)
-        self._check_reachable(masks, savings)
+        self._full, _ = self._cost.by_group([np.ones_like(mask) for mask in masks], self._groups)
+        self.target = int(target * self._full if target <= 1 else target)
+        self.flops, savings = self._cost.by_group(masks, self._groups)
+        self._floor = self._fewest(masks, savings) if self.target or settings.schedule else 0
+        if self.target and self._floor > self.target:
+            raise InputError(
+                f"flops_target cannot be reached: with {settings.min_channels} channel(s) left in every mask "
+                f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}."
+            )
         if self.flops <= self.target:
             self.flops = compiled_flops(model)
 
     def decide(self, step: int, *arrays: NDArray[np.floating]) -> list[NDArray[Any]]:
-        """Prunes one entry.
+        """Prunes what is due: one group of entries, or as many as the schedule asks for.
 
         Args:
-            step: the number of updates made, for the history.
+            step: the number of updates made.
             arrays: the prunable masks, then their signals, each of shape `(channels,)`.
 
         Returns:
-            FLOPs (an int64 scalar) and the masks with one more entry at zero; the same masks if none is left
-            to prune.
+            FLOPs (an int64 scalar) and the masks with more entries at zero; the same masks if none is left to prune.
 
         Raises:
             MaskcError: if a signal is not a number.
         """
-        masks, signals = list(arrays[: len(self._where)]), arrays[len(self._where) :]
+        given, signals = arrays[: len(self._where)], arrays[len(self._where) :]
         for name, signal in zip(self.names, signals, strict=True):
             if not np.all(np.isfinite(signal)):
                 raise MaskcError(f"The signal of the mask {name!r} is not finite: training has diverged.")
-        all_masks = self._cost.masks()
-        for position, mask in zip(self._where, masks, strict=True):
-            all_masks[position] = np.asarray(mask, np.float32)
-        flops, all_savings = self._cost.at(all_masks)
-        savings = [all_savings[position] for position in self._where]
-        choice = weakest(masks, signals, savings, self._flops_weight, self._min_channels)
-        if choice is None:
-            self._warn_exhausted(flops)
-            return [np.asarray(flops, np.int64), *masks]
-        index, entry = choice
-        masks[index] = masks[index].copy()
-        masks[index][entry] = 0
-        flops -= int(savings[index][entry])
-        self._history.rows.append((int(step), index, entry, flops))
-        return [np.asarray(flops, np.int64), *masks]
+        masks = self._cost.masks()
+        worth = [np.zeros_like(mask) for mask in masks]
+        for position, mask, signal in zip(self._where, given, signals, strict=True):
+            masks[position] = np.array(mask, np.float32)
+            worth[position] = np.asarray(signal)
+        before = [mask.copy() for mask in masks]
+        flops = self._prune(int(step), masks, worth)
+        for index, position in enumerate(self._where):
+            gone = np.flatnonzero(before[position] != masks[position])
+            self._history.rows += [(int(step), index, channel, flops) for channel in gone.tolist()]
+        pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
+        return [np.asarray(flops, np.int64), *pruned]
 
     def recount(self) -> NDArray[np.int64]:
-        """Returns the FLOPs of compiling the model as it is now, and corrects the last row of the history."""
+        """Returns the FLOPs of compiling the model as it is now, and corrects the last rows of the history."""
         flops = compiled_flops(self.model())
-        if self._history.rows:
-            self._history.rows[-1] = (*self._history.rows[-1][:3], flops)
+        rows = self._history.rows
+        last = rows[-1][0] if rows else None
+        rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
         return np.asarray(flops, np.int64)
 
     def model(self) -> Any:
@@ -131,35 +138,63 @@ class Pruner:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
 
-    def _check_reachable(self, masks: Sequence[NDArray[Any]], savings: Sequence[NDArray[Any]]) -> None:
-        """Compares the target with what is left when every mask is down to its fewest channels.
+    def _prune(self, step: int, masks: list[NDArray[np.float32]], worth: list[NDArray[Any]]) -> int:
+        """Zeroes entries of the masks in place and returns the FLOPs that are left."""
+        flops, savings = self._cost.by_group(masks, self._groups)
+        if self._settings.schedule is None:
+            chosen = next(self._ranked(masks, worth, savings), None)
+            if chosen is None:
+                self._warn_exhausted(flops)
+                return flops
+            self._zero(masks, chosen)
+            return flops - int(savings[chosen])
+        asked = max(self.target, self._floor)
+        asked = goal(self._settings.schedule, step, self._settings.burn_in, self._settings.ramp, self._full, asked)
+        while flops > asked:
+            # What a group saves changes as others go, so each round closes no more than half of what is left.
+            saved, any_left = 0, False
+            for chosen in self._ranked(masks, worth, savings):
+                self._zero(masks, chosen)
+                any_left = True
+                saved += int(savings[chosen])
+                if 2 * saved >= flops - asked:
+                    break
+            if not any_left:
+                self._warn_exhausted(flops)
+                break
+            flops, savings = self._cost.by_group(masks, self._groups)
+        return flops
 
-        Which ones are left matters where masks meet, in a sum say: the cheapest of each are tried, and the
-        first of each, which are the same channels in all of them.
+    def _ranked(self, masks: Any, worth: Any, savings: NDArray[np.int64]) -> Any:
+        settings = self._settings
+        return ranked(masks, worth, self._groups, savings, settings.flops_weight, settings.min_channels)
+
+    def _zero(self, masks: list[NDArray[np.float32]], chosen: int) -> None:
+        for mask, group in zip(masks, self._groups, strict=True):
+            mask[group == chosen] = 0
+
+    def _fewest(self, masks: Sequence[NDArray[Any]], savings: NDArray[np.int64]) -> int:
+        """FLOPs when every mask is down to its fewest channels.
+
+        Which ones are left matters where masks meet, in a sum say: the groups that save most go first, or the last,
+        which leaves the same channels in masks of equal sizes.
         """
-        if not self.target:
-            return
         floors = []
-        for worth in (savings, [np.zeros_like(mask) for mask in masks]):
-            least = [mask.copy() for mask in masks]
-            for position in self._where:
-                live = np.flatnonzero(masks[position])
-                cheapest_first = live[np.argsort(worth[position][live], kind="stable")]
-                least[position][cheapest_first[self._min_channels :]] = 0
-            floors.append(self._cost.at(least)[0])
-        floor = min(floors)
-        if floor > self.target:
-            raise InputError(
-                f"flops_target cannot be reached: with {self._min_channels} channel(s) left in every mask "
-                f"the model still has {floor:,} FLOPs, and the target is {self.target:,}."
-            )
+        for first in (savings, np.arange(len(savings))):
+            least = [np.array(mask, np.float32) for mask in masks]
+            for chosen in ranked(
+                masks, [np.zeros_like(m) for m in masks], self._groups, first, 1.0, self._settings.min_channels
+            ):
+                self._zero(least, chosen)
+            floors.append(self._cost.by_group(least, self._groups)[0])
+        return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:
         if self._exhausted or not self.target:
             return
         self._exhausted = True
         warnings.warn(
-            f"Every mask is down to {self._min_channels} channel(s), and the model still has {flops:,} "
+            f"Every mask is down to {self._settings.min_channels} channel(s), and the model still has {flops:,} "
             f"FLOPs, above the target of {self.target:,}.",
             stacklevel=2,
         )

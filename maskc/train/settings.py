@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.methods import canonical
+from maskc.train.schedules import SCHEDULES
 
 Reduction = Literal["mean", "sum"]
 FlopsWeight = float | Literal["auto"]
@@ -27,11 +29,28 @@ class Settings:
     decay: float
     flops_target: float
     flops_weight: FlopsWeight
+    update_params: bool
+    method: str
+    schedule: str | None
+    ramp: int
+    tie: Literal["auto", "none"]
     min_channels: int
+    seed: int
     loss_reduction: Reduction | Literal["auto"]
 
     def __post_init__(self) -> None:
-        for name, least in (("prune_every", 1), ("burn_in", 0), ("min_channels", 0)):
+        object.__setattr__(self, "method", canonical(self.method))
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise InputError(f"schedule must be None or one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+        if self.schedule in ("linear", "cubic") and self.ramp == 0:
+            raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
+        if self.ramp and self.schedule not in ("linear", "cubic"):
+            raise InputError('ramp goes with schedule="linear" or "cubic" only.')
+        if self.tie not in ("auto", "none"):
+            raise InputError(f'tie must be "auto" or "none", not {self.tie!r}.')
+        if not isinstance(self.update_params, bool):
+            raise InputError(f"update_params must be True or False, not {self.update_params!r}.")
+        for name, least in (("prune_every", 1), ("burn_in", 0), ("min_channels", 0), ("ramp", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")

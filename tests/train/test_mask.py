@@ -131,11 +131,8 @@ def test_other_optimizers_leave_masks_and_signals_alone(jit_compile: bool) -> No
     model = some_masked(mlp())
     before = [value.copy() for value in weights_of(model)]
     adam = keras.optimizers.Adam(0.1, global_clipnorm=1.0, use_ema=True, ema_overwrite_frequency=2)
-    if jit_compile:
-        with pytest.warns(UserWarning, match="jit_compile"):
-            model.compile(adam, "mse", jit_compile=True)
-    else:
-        model.compile(adam, "mse")
+    model.compile(adam, "mse", jit_compile=jit_compile)
+    assert model.jit_compile == jit_compile
     x, _ = data(model)
     kernel = model.layers[1].kernel.numpy()
     model.fit(x, np.zeros((len(x), 3)), batch_size=4, verbose=0)
@@ -150,3 +147,11 @@ def test_training_does_not_warn_about_missing_gradients(recwarn: pytest.Warnings
     x, _ = data(model)
     model.fit(x, np.zeros((len(x), 3)), verbose=0)
     assert not [warning for warning in recwarn if "Gradients do not exist" in str(warning.message)]
+
+
+def test_xla_only_where_it_is_asked_for() -> None:
+    model = mlp()
+    model.compile("sgd", "mse")
+    assert not model.jit_compile
+    model.compile("sgd", "mse", jit_compile=True)
+    assert model.jit_compile

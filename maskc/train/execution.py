@@ -1,0 +1,48 @@
+"""Training steps that XLA compiles, in which the host has no say."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+
+class Settling(Protocol):
+    """What is to be done between executions."""
+
+    def prune_if_due(self) -> None:
+        """Takes the decisions that the last execution left open."""
+        ...
+
+
+def in_xla() -> bool:
+    """Whether a function is being traced that XLA is to compile."""
+    return bool(tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def settle_around(model: Any, settling: Settling) -> None:
+    """Lets every later execution of `model.train_function` begin and end with `settling.prune_if_due()`.
+
+    Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
+    that was wrapped before, or in a custom loop, where there is none.
+    """
+    function = getattr(model, "train_function", None)
+    if function is None or getattr(function, "maskc_settles", None) is not None:
+        return
+    reference = weakref.ref(settling)
+
+    def settle() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.prune_if_due()
+
+    def execute(*arguments: Any) -> Any:
+        settle()
+        logs = function(*arguments)
+        settle()
+        return logs
+
+    execute.maskc_settles = reference  # type: ignore[attr-defined]
+    model.train_function = execute
