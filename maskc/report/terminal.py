@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # is.
 PIPE_WIDTH = 120
 
+# Terminals of fewer columns get a narrower table of errors.
+_NARROW = 100
+
 _LIBRARIES = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx")
 
 # Of a file's own descriptions no more is shown.
@@ -76,7 +79,7 @@ def show_verification(result: Verification, out: Console) -> None:
     """The figures of both files and the error of every output."""
     out.print(_figures(result.before, result.after))
     if result.outputs:
-        out.print(_errors(result.outputs))
+        out.print(_errors(result.outputs, out.width < _NARROW))
     if result.exact:
         out.print(_exact(result.exact))
     if result.latency is not None:
@@ -268,20 +271,23 @@ def _cut(text: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
-def _errors(outputs: Sequence[OutputError]) -> Table:
+def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
+    """A row for each output; a `narrow` table says in one column what is compared, and nothing of it is cut off."""
     table = Table(box=None, pad_edge=False)
     table.add_column("Output", overflow="fold")
-    table.add_column("against")
-    for title in ("type", "max abs error", "mean", "relative to scale", "allowed", "ULPs", "top-1", ""):
-        table.add_column(title, justify="right")
+    if not narrow:
+        table.add_column("against")
+        table.add_column("type", justify="right")
+    figures = ("max abs", "mean", "relative") if narrow else ("max abs error", "mean", "relative to scale")
+    for title in (*figures, "allowed", "ULPs", "top-1", ""):
+        table.add_column(title, justify="right", no_wrap=narrow and title != "allowed")
     for output in outputs:
         allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
         if output.noise is not None:
             allowed += " or noise"
+        what = [output.name, output.against, output.dtype]
         table.add_row(
-            Text(output.name),
-            output.against,
-            output.dtype,
+            *([Text(", ".join(what))] if narrow else [Text(what[0]), *what[1:]]),
             f"{output.max_abs:.2e}",
             f"{output.mean_abs:.2e}",
             f"{output.max_rel:.2e}" if math.isfinite(output.max_rel) else "-",

@@ -160,7 +160,10 @@ def test_a_bar_appears_when_work_is_long_and_goes_when_it_is_done() -> None:
         assert shown.at(22) == ""
         with progress.stage("Short"):
             assert shown.at(23) == ""
-    assert shown.at(30) == ""
+        with progress.stage("Again"):
+            assert "Again" in shown.at(30)
+    shown.file.write("printed next")
+    assert screen(shown.file.getvalue())[0] == "printed next"
 
 
 def test_bars_are_gone_after_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from maskc import runtime
 from maskc.errors import UnavailableError
 from tests.maskc import build
 from tests.maskc.build import node, value
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, process, refused
 
 
 @pytest.fixture
@@ -42,6 +43,14 @@ def test_a_compiled_model_passes(pair: tuple[Path, Path]) -> None:
     assert "Verified: the same function" in result.stdout
     for figure in ("412", "196", "2.10×", "FLOPs", "MACs", "Parameters", "File size"):
         assert figure in result.stdout
+
+
+def test_nothing_of_the_errors_is_cut_off_in_eighty_columns(pair: tuple[Path, Path]) -> None:
+    done = process("verify", *pair, "--rtol", "0", COLUMNS="80", FORCE_COLOR="1")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert "…" not in shown and "Output" in shown
+    (row,) = (line for line in shown.splitlines() if line.startswith("y, ONNX"))
+    assert len(re.findall(r"\d\.\d\de[-+]\d\d", row)) >= 3 and max(map(len, shown.splitlines()[:-3])) <= 80
 
 
 def test_json(pair: tuple[Path, Path]) -> None:
