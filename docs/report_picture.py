@@ -5,13 +5,15 @@ Run `PYTHONPATH=. python docs/report_picture.py` after a change of the page.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 from pathlib import Path
 
 from maskc.compiler import compile_file
 from tests.maskc.browser import browser, find
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).absolute().parent
 
 
 def main() -> None:
@@ -19,13 +21,12 @@ def main() -> None:
     chromium = find()
     if chromium is None:
         raise SystemExit("There is no Chromium here.")
-    with tempfile.TemporaryDirectory() as directory:
-        report = Path(directory) / "report.html"
-        compile_file(HERE.parent / "fixtures" / "mobilenet.onnx", Path(directory) / "small.onnx", reports=[report])
-        text = report.read_text().replace(f"{HERE.parent}/", "").replace(f"{directory}/", "")
-        report.write_text(text)
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        shutil.copy(HERE.parent / "fixtures" / "mobilenet.onnx", ".")
+        report = Path("report.html").absolute()
+        compile_file(Path("mobilenet.onnx"), Path("mobilenet.compiled.onnx"), reports=[report])
         with browser(chromium) as tab:
-            tab.look(1080, 900)
+            tab.look(1160, 880)
             tab.open(report.as_uri())
             (HERE / "report.png").write_bytes(tab.screenshot())
 

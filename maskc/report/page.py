@@ -123,12 +123,14 @@ def compact(value: int) -> str:
 
 
 def factor(before: float, after: float) -> str:
-    """How many times less: 2.50×; in words where there is nothing to divide by, or nothing changed."""
+    """How many times less: 2.50×; in words where it is more, nothing changed, or there is nothing to divide by."""
     if before == after:
         return "unchanged"
     if after == 0:
         return "all gone"
-    return f"{before / after:.2f}×" if before else "new"
+    if before > after:
+        return f"{before / after:.2f}×"
+    return f"{after / before:.2f}× more" if before else "new"
 
 
 def error(value: float | None) -> str:
@@ -173,10 +175,12 @@ def _verdict(document: Document) -> Verdict:
         where += " and in TensorFlow"
     how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where}."
     errors = [output.max_rel for output in checked.outputs if output.histogram]
+    if not checked.samples:
+        how = "The models were not run."
     if errors and max(errors) == 0:
         how += " All outputs are equal to the last bit."
     elif errors:
-        how += f" The largest error is {error(max(errors))} of the scale of its output."
+        how += f" The largest error is {error(max(errors))} of its output's scale."
     if checked.passed:
         return Verdict("good", "Same function", how)
     return Verdict("bad", "Same function, too little reduction" if checked.equivalent else "Not the same function", how)

@@ -155,6 +155,14 @@ def test_every_state_of_a_verification_is_told() -> None:
         assert ("It is too large." in text) is not verification.passed
 
 
+def test_models_that_were_not_run_are_not_said_to_be(tmp_path: Path) -> None:
+    report = tmp_path / "r.html"
+    assert not api.verify(build.mlp(), build.cnn(), reports=[report]).passed
+    text = Reader(report.read_text()).text
+    assert "The models were not run." in text and "samples" not in text.partition("Figures")[0]
+    assert "No output could be compared." in text and "× more" in text and "× less" not in text
+
+
 def test_many_outputs_are_folded() -> None:
     made = of_compilation(api.compile(build.mlp(), verify=True).report)
     assert made.verification is not None
@@ -182,7 +190,8 @@ def test_counts_in_brief(value: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "text"), [(10, 4, "2.50×"), (4, 4, "unchanged"), (4, 0, "all gone"), (0, 4, "new")]
+    ("before", "after", "text"),
+    [(10, 4, "2.50×"), (4, 4, "unchanged"), (4, 0, "all gone"), (0, 4, "new"), (4, 6, "1.50× more")],
 )
 def test_factors(before: int, after: int, text: str) -> None:
     assert page.factor(before, after) == text
