@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,9 @@ NOT_RUN = {
     "tutorial-keras.md": ["pip install '.[demo]'"],
     "tutorial-onnx.md": ["git clone https://github.com/OWNER/maskc && cd maskc && pip install ."],
 }
+
+# Files that readers have, not the repository.
+GIVEN = {"flops.json"}
 
 
 def runs(block: Block) -> bool:
@@ -92,6 +96,13 @@ def two(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def compiled(directory: Path) -> dict[str, Any]:
+    """verification.md: a model and what it compiles to."""
+    masked(directory)
+    assert maskc("compile", "model.onnx").exit_code == 0
+    return {}
+
+
 def held(directory: Path) -> dict[str, Any]:
     """report.md: a model of which some masked channels stay."""
     shutil.copy(FIXTURES / "transformer.onnx", directory / "model.onnx")
@@ -110,9 +121,9 @@ PREPARED = {
     "ci.md": repository,
     "custom-operators.md": masked,
     "diff.md": two,
-    "report.md": masked,
     "report.md": held,
     "tutorial-onnx.md": dense,
+    "verification.md": compiled,
 }
 
 
@@ -127,7 +138,17 @@ def give_channels_back() -> None:
     onnx.save(digits, path)
 
 
-EVENTS = {"two channels are given back": give_channels_back}
+def change_a_weight() -> None:
+    """The largest weight of a compiled model grows by one percent."""
+    changed = onnx.load("model.compiled.onnx")
+    tensor = max(changed.graph.initializer, key=lambda t: np.prod(t.dims))
+    values = numpy_helper.to_array(tensor).copy()
+    values.reshape(-1)[np.abs(values).argmax()] *= 1.01
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(changed, "model.compiled.onnx")
+
+
+EVENTS = {"two channels are given back": give_channels_back, "a weight is changed": change_a_weight}
 
 
 @pytest.fixture
@@ -170,6 +191,15 @@ def test_every_block_is_run_or_is_known_not_to_be() -> None:
 def test_data_in_the_pages_can_be_parsed() -> None:
     parsed = [PARSERS[b.language](b.text) for page in PAGES for b in blocks(page) if b.language in PARSERS]
     assert parsed and all(parsed)
+
+
+def test_files_that_pages_name_exist() -> None:
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    there = {f"/{path}" for path in files.stdout.split()}
+    written = {block.said("file") for page in PAGES for block in blocks(page)}
+    for page in PAGES:
+        for name in set(re.findall(r"`([\w/]+\.(?:py|yml|json|toml))`", page.read_text())) - written - GIVEN:
+            assert any(path.endswith(f"/{name}") for path in there), f"{page.name} names {name}"
 
 
 def test_what_is_compared() -> None:
