@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -263,6 +264,14 @@ print(sorted({{"jinja2", "jsonschema", "tensorflow"}} & set(sys.modules)))
 """
     done = process(code=code)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_the_package_has_what_pages_and_schemas_are_made_of() -> None:
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["maskc"]
+    files = {path.relative_to(ROOT / "maskc") for path in (ROOT / "maskc" / "report").rglob("*.*")}
+    needed = {path for path in files if path.suffix in (".j2", ".css", ".js", ".json")}
+    assert len(needed) == 4
+    assert all(any(path.match(pattern) for pattern in packaged) for path in needed), (needed, packaged)
 
 
 # Statistics.
