@@ -37,6 +37,7 @@ class Provider(StrEnum):
 
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
     auto = "auto"
 
 
@@ -326,7 +327,7 @@ def verify(
     shape: Shape = None,
     provider: Annotated[
         Provider,
-        typer.Option(help="Where to run: the CPU, CUDA (and nothing else), or CUDA where it can be used."),
+        typer.Option(help="Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used."),
     ] = Provider.cpu,
     inputs: Annotated[
         Path | None,

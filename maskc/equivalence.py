@@ -44,7 +44,7 @@ from maskc.noise import NOISE_FACTOR, Noise, Sample
 from maskc.report import files
 from maskc.report.figures import Figures, count
 from maskc.report.layers import layers
-from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime
+from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime, provider_title
 from maskc.sampling import Inputs
 from maskc.sizes import Shapes, fixed
 
@@ -115,7 +115,7 @@ def verify(
     `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
     model at these input sizes; if the compiled model takes any sizes, these are tried beside others.
     `inputs` adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples`
-    random ones. `provider` is `cpu`, `cuda` or `auto`. `exact` compares in double precision as well, in the
+    random ones. `provider` is `cpu`, `cuda`, `tensorrt` or `auto`. `exact` compares in double precision as well, in the
     reference evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models
     have such a form and no tolerance is given. `dump` is a directory for the smallest models that show a
     difference, and `bench` measures both models' latency. `reports` are files for a report, whether the models differ
@@ -243,8 +243,8 @@ def compare(
                     notes.append(f"Written: {', '.join(str(file) for file in files)}.")
             if bench:
                 latency = measure(expected, actual, data[0].inputs, chosen)
-            if chosen == "cuda":
-                notes.append(_placed_on_cuda(reference, compiled, data[0].inputs))
+            if chosen != "cpu":
+                notes.append(_placed(reference, compiled, data[0].inputs, chosen))
     equivalent = not reasons
     if any(error.noise is not None and error.passed for error in errors):
         notes.append(
@@ -390,16 +390,20 @@ def _pairs(actual: Session, original: frontend.Source | None, masked: bool, prov
     return pairs
 
 
-def _placed_on_cuda(reference: ModelProto, compiled: ModelProto, inputs: Inputs) -> str:
+def _placed(reference: ModelProto, compiled: ModelProto, inputs: Inputs, provider: Provider) -> str:
     """How many nodes really ran on the GPU. Raises `UnavailableError` when none of the reference's did."""
     counts = []
     for model in (reference, compiled):
-        session = Session(model, "cuda", profiled=True)
+        session = Session(model, provider, profiled=True)
         session.run(inputs)
-        counts.append(session.nodes_on_cuda())
+        counts.append(session.nodes_on(provider))
     if counts[0] == 0:
         raise UnavailableError(
-            "ONNX Runtime ran none of the reference's operators on CUDA, so nothing was verified there. "
+            f"ONNX Runtime ran none of the reference's operators on {provider_title(provider)}, so nothing was verified there. "
             "Use --provider cpu."
         )
-    return f"Run on CUDA, with TF32 off: {counts[0]} nodes of the reference, {counts[1]} of the compiled model."
+    what = "compiled parts" if provider == "tensorrt" else "nodes"
+    return (
+        f"Run on {provider_title(provider)}, with TF32 off: {counts[0]} {what} of the reference, {counts[1]} of the compiled "
+        "model."
+    )

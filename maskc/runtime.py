@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import io
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +26,38 @@ from maskc.graphs import HALF_TYPES, all_tensors, custom_operators, tensor_bytes
 from maskc.widening import widened
 from passes.errors import in_brief
 
-Provider = Literal["cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 
-_CUDA = "CUDAExecutionProvider"
+
+@dataclass(frozen=True)
+class _Gpu:
+    """A provider on the GPU: what people and ONNX Runtime call it, its library, its options, what brings it."""
+
+    title: str
+    name: str
+    library: str
+    options: dict[str, str]
+    advice: str
+
+
+# TF32 rounds inputs of products to 10 bits, which would drown what is being measured.
+_GPUS = {
+    "cuda": _Gpu(
+        "CUDA",
+        "CUDAExecutionProvider",
+        "onnxruntime_providers_cuda",
+        {"use_tf32": "0"},
+        "install maskc[cuda]",
+    ),
+    # It has no such option; `NVIDIA_TF32_OVERRIDE` speaks to NVIDIA's libraries themselves.
+    "tensorrt": _Gpu(
+        "TensorRT",
+        "TensorrtExecutionProvider",
+        "onnxruntime_providers_tensorrt",
+        {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
+        "install TensorRT and maskc[cuda]",
+    ),
+}
 _FATAL = 4  # the quietest of ONNX Runtime's log levels
 
 _FOREIGN_TO_NUMPY = HALF_TYPES - {TensorProto.FLOAT16}
@@ -51,10 +83,12 @@ class Session:
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers: list[Any] = ["CPUExecutionProvider"]
-        if provider == "cuda":
-            _require_cuda(ort)
-            # TF32 rounds inputs of products to 10 bits, which would drown what is being measured.
-            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        gpu = _GPUS.get(provider)
+        if gpu is not None:
+            _require(ort, gpu)
+            providers.insert(0, (_GPUS["cuda"].name, _GPUS["cuda"].options))
+        if provider == "tensorrt":  # what it has no kernel for runs on CUDA
+            providers.insert(0, (_GPUS["tensorrt"].name, _GPUS["tensorrt"].options))
         self._profiles: tempfile.TemporaryDirectory[str] | None = None
         if profiled:
             self._profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -71,8 +105,8 @@ class Session:
             self._inputs = {v.name: v.name for v in model.graph.input if type_of(v).elem_type == TensorProto.BFLOAT16}
         #: whether what the model has as bfloat16 is computed in float32
         self.widened = wide is not None
-        if provider == "cuda" and _CUDA not in self._session.get_providers():
-            raise UnavailableError(f"CUDA cannot be used: {_missing_for_cuda(ort)}. Use --provider cpu.")
+        if gpu is not None and gpu.name not in self._session.get_providers():
+            raise UnavailableError(f"{gpu.title} cannot be used: {_missing(ort, gpu)}. Use --provider cpu.")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name; a sequence or map is taken apart into arrays named `output[0]`, `output[key]`.
@@ -92,8 +126,11 @@ class Session:
             results.update(_arrays(name, value))
         return results
 
-    def nodes_on_cuda(self) -> int:
-        """How many nodes the runs so far have executed on the GPU; ends the profile of a profiled session."""
+    def nodes_on(self, provider: Provider) -> int:
+        """How many nodes the runs so far have executed on the provider; ends the profile of a profiled session.
+
+        What TensorRT compiled into one engine is one node.
+        """
         assert self._profiles is not None
         path = Path(self._session.end_profiling())
         events = json.loads(path.read_text())
@@ -102,7 +139,7 @@ class Session:
             {
                 event["name"]
                 for event in events
-                if event.get("cat") == "Node" and event.get("args", {}).get("provider") == _CUDA
+                if event.get("cat") == "Node" and event.get("args", {}).get("provider") == _GPUS[provider].name
             }
         )
 
@@ -120,19 +157,25 @@ def import_onnxruntime() -> Any:
 
 
 def choose_provider(wanted: str) -> Provider:
-    """`cpu` or `cuda` for what the user asked for; `auto` is CUDA where it can be used.
+    """The provider that the user asked for; `auto` is CUDA where it can be used, else the CPU.
 
-    Raises `UnavailableError` for `cuda` where it cannot.
+    Raises `UnavailableError` for `cuda` and `tensorrt` where they cannot.
     """
     if wanted == "cpu":
         return "cpu"
+    provider: Provider = "tensorrt" if wanted == "tensorrt" else "cuda"
     try:
-        Session(_probe(), "cuda")
+        Session(_probe(), provider)
     except UnavailableError:
         if wanted == "auto":
             return "cpu"
         raise
-    return "cuda"
+    return provider
+
+
+def provider_title(provider: str) -> str:
+    """What sentences call a provider."""
+    return _GPUS[provider].title if provider in _GPUS else "the CPU"
 
 
 def reads_ir_version(version: int) -> bool:
@@ -244,28 +287,32 @@ def _load_error(model: ModelProto, error: Exception) -> MaskcError:
     return RunError(f"ONNX Runtime cannot load the model: {gist(error)}.")
 
 
-def _require_cuda(ort: Any) -> None:
-    """Load the CUDA libraries installed as Python packages; refuse an ONNX Runtime built without CUDA."""
-    if _CUDA not in ort.get_available_providers():
+def _require(ort: Any, gpu: _Gpu) -> None:
+    """Load what is installed as Python packages; refuse an ONNX Runtime built without the provider."""
+    if gpu.name not in ort.get_available_providers():
         raise UnavailableError(
-            "The installed ONNX Runtime has no CUDA support. Install maskc[cuda], or use --provider cpu."
+            f"The installed ONNX Runtime has no {gpu.title} support. Install maskc[cuda], or use --provider cpu."
         )
-    if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+    if gpu is _GPUS["tensorrt"]:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
+        if gpu is _GPUS["tensorrt"]:
+            import_module("tensorrt")
 
 
-def _missing_for_cuda(ort: Any) -> str:
-    """Why the CUDA provider did not load. ONNX Runtime only logs it, so its library is opened by hand."""
+def _missing(ort: Any, gpu: _Gpu) -> str:
+    """Why the provider did not load. ONNX Runtime only logs it, so its library is opened by hand."""
     directory = Path(ort.__file__).parent / "capi"
-    suffix = "*.dll" if (directory / "onnxruntime_providers_cuda.dll").exists() else "*.so"
-    for stem in ("onnxruntime_providers_shared", "onnxruntime_providers_cuda"):
+    suffix = "*.dll" if (directory / f"{gpu.library}.dll").exists() else "*.so"
+    for stem in ("onnxruntime_providers_shared", gpu.library):
         for library in directory.glob(f"*{stem}{suffix}"):
             try:
                 ctypes.CDLL(str(library), mode=getattr(ctypes, "RTLD_GLOBAL", 0))
             except OSError as error:
                 name = str(error).partition(":")[0]
-                what = "the NVIDIA driver" if name.startswith(("libcuda.", "nvcuda")) else "install maskc[cuda]"
+                what = "the NVIDIA driver" if name.startswith(("libcuda.", "nvcuda")) else gpu.advice
                 return f"the library {name} cannot be loaded ({what})"
     return "no usable NVIDIA GPU was found"
 

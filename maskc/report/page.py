@@ -18,6 +18,7 @@ from maskc.report import charts
 from maskc.report.document import Document
 from maskc.report.layers import Layer
 from maskc.report.terminal import ranges, size
+from maskc.runtime import provider_title
 from passes.report import Held
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -91,7 +92,7 @@ def page(document: Document) -> str:
         histograms=drawn,
         spans=charts.spans(document.latency) if document.latency else (),
         scrolls=lambda things: len(things) > _ROWS,
-        hardware=lambda provider: "CUDA" if provider == "cuda" else "the CPU",
+        hardware=provider_title,
     )
 
 
@@ -170,7 +171,7 @@ def _verdict(document: Document) -> Verdict:
     checked = document.verification
     if checked is None:
         return Verdict("open", "Not verified", "The two models were not compared.")
-    where = f"in ONNX Runtime on {'CUDA' if checked.provider == 'cuda' else 'the CPU'}"
+    where = f"in ONNX Runtime on {provider_title(checked.provider)}"
     if any(output.against == "TensorFlow" for output in checked.outputs):
         where += " and in TensorFlow"
     how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where}."

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskc import __version__
+from maskc.runtime import provider_title
 
 if TYPE_CHECKING:
     from maskc.comparison.exact import ExactError
@@ -324,7 +325,7 @@ def _latency(latency: Latency) -> str:
 
 
 def _verdict(result: Verification) -> str:
-    where = f"in ONNX Runtime on {'CUDA' if result.provider == 'cuda' else 'the CPU'}"
+    where = f"in ONNX Runtime on {provider_title(result.provider)}"
     if any(output.against == "TensorFlow" for output in result.outputs):
         where += " and in TensorFlow"
     how = f"{result.samples} samples, seed {result.seed}, {where}"

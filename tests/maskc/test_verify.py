@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,62 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_cuda(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA cannot be used")
+
+
+def test_tensorrt_without_its_libraries_is_refused_by_name(pair: tuple[Path, Path]) -> None:
+    try:
+        runtime.choose_provider("tensorrt")
+    except UnavailableError:
+        pass
+    else:
+        pytest.skip("TensorRT can be used here")
+    refused(maskc("verify", *pair, "--provider", "tensorrt"), 3, "TensorRT cannot be used", "lib", "--provider cpu")
+
+
+def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is off on CUDA by its option, and in NVIDIA's libraries, of which TensorRT is one, by their variable."""
+    import onnxruntime
+
+    asked: list[Any] = []
+
+    class Accepting(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+            asked.append(providers)
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Accepting)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    runtime.Session(build.mlp(), "cuda")
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"  # other libraries of the process are left alone
+    runtime.Session(build.mlp(), "tensorrt")
+    (*others,), (trt, cuda, cpu) = asked
+    assert (trt[0], cuda, cpu) == (
+        "TensorrtExecutionProvider",
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        "CPUExecutionProvider",
+    )
+    assert trt[1]["trt_fp16_enable"] == "0" and others == [cuda, cpu]
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session says CUDA, and its profile the CPU."""
+    import onnxruntime
+
+    class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Pretending)
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "none of the reference's operators on CUDA")
 
 
 def test_a_runtime_without_cuda_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
