@@ -1,0 +1,146 @@
+"""A trained model as a directory: SavedModel, compiled ONNX model, and a manifest of masks and FLOPs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import maskc
+from maskc.errors import InputError
+from maskc.frontend.tensorflow import quiet
+from maskc.report.compilation import CompileReport, plain
+from maskc.train.cost import computational_cost
+from maskc.train.mask import MaskLayer
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        directory: which holds `saved_model/`, `model.keras`, `model.onnx` and `manifest.json`.
+        flops_before: FLOPs per example without masks.
+        flops: of the compiled file.
+        report: how it was compiled and verified.
+        manifest: the content of `manifest.json`.
+    """
+
+    directory: Path
+    flops_before: int
+    flops: int
+    report: CompileReport
+    manifest: dict[str, Any]
+
+
+def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] | None = None) -> Exported:
+    """Writes a model with masks as a SavedModel and a `.keras` file, and compiled and verified as ONNX.
+
+    The directory is there whole or not at all; an earlier export is replaced, and nothing else is.
+
+    Args:
+        model: built, with its masks.
+        directory: `saved_model/`, `model.keras`, `model.onnx` and `manifest.json` go into it.
+        training: what the manifest says about how the model was trained; JSON must be able to hold it.
+
+    The manifest is a JSON object:
+
+        flops: `before` (without masks) and `after` (of the compiled file), per example.
+        parameters: the same for weights.
+        masks: by the layer's path, `channels` and the indices that are `kept`.
+        verification: for each output and what it was compared with, the largest error and the output's scale.
+        versions: of what wrote it.
+        training: as given.
+
+    Raises:
+        InputError: if the model cannot be converted, or the directory holds something else or cannot be written.
+        NotEquivalentError: if the compiled model is not the same function, which is a fault of maskc.
+    """
+    directory = Path(directory)
+    check_target(directory)
+    cost = computational_cost(model)
+    before = cost.at([np.ones_like(mask) for mask in cost.masks()])[0]
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error.strerror or error}.") from error
+    try:
+        with quiet():
+            model.export(part / "saved_model", verbose=False)
+        model.save(part / "model.keras")
+        compiled = maskc.compile(part / "saved_model", verify=True)
+        compiled.save(part / "model.onnx")
+        report = compiled.report
+        manifest = {
+            "flops": {"before": before, "after": report.after.flops},
+            "parameters": {"before": report.before.params, "after": report.after.params},
+            "masks": {name: _mask(layer) for name, layer in zip(cost.names, cost.layers, strict=True)},
+            "verification": _verification(report),
+            "warnings": list(report.warnings),
+            "versions": _versions(),
+            "training": training,
+        }
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        part.chmod(0o755)
+        _put(part, directory)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Exported(directory, before, report.after.flops, report, manifest)
+
+
+def check_target(directory: Path) -> None:
+    """Refuses a directory that holds something other than an earlier export.
+
+    Raises:
+        InputError: if it does, or is a file.
+    """
+    if directory.is_dir():
+        if any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+            raise InputError(f"{directory} holds other files: give a directory that is new or an earlier export.")
+    elif directory.exists():
+        raise InputError(f"{directory} is a file: give a directory that is new or an earlier export.")
+
+
+def _put(part: Path, directory: Path) -> None:
+    """Puts the new directory in the place of the old one, which stays if that fails."""
+    if not directory.exists():
+        part.rename(directory)
+        return
+    old = part.with_suffix(".old")
+    directory.rename(old)
+    try:
+        part.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old)
+
+
+def _mask(layer: MaskLayer) -> dict[str, Any]:
+    mask = layer.mask.numpy()
+    return {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
+
+
+def _verification(report: CompileReport) -> dict[str, Any] | None:
+    found = report.verification
+    if found is None:
+        return None
+    outputs = [{"name": o.name, "against": o.against, "max_abs": o.max_abs, "scale": o.scale} for o in found.outputs]
+    return {"passed": found.passed, "outputs": plain(outputs)}
+
+
+def _versions() -> dict[str, str]:
+    found = {"maskc": maskc.__version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}

@@ -1,0 +1,230 @@
+"""Training with pruning, from data to a compiled model."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from maskc.errors import InputError
+from maskc.train.distillation import Distiller
+from maskc.train.epochs import as_epochs, explained
+from maskc.train.export import Exported, check_target, export_model
+from maskc.train.loop import Loop, Monitor, Position
+from maskc.train.mask import mask_layers
+from maskc.train.optimizer import PruningOptimizer
+from maskc.train.summaries import Summaries
+
+# Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
+ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999
+
+
+class PruningTrainer:
+    """Trains a Keras model while it prunes it, fine-tunes what is left, and exports it compiled.
+
+    A run can be interrupted at any step, by a signal or a crash, and the same calls on the same directory then go on
+    from the last checkpoint: with the same data they give the same masks and weights as an uninterrupted run, as far
+    as TensorFlow's kernels are deterministic (on CPUs they are for nearly all models; elsewhere call
+    `tf.config.experimental.enable_op_determinism()`).
+
+    Args:
+        model: built, with masks.
+        loss: a Keras loss, or its name.
+        directory: checkpoints and summaries go into it.
+        optimizer: the Keras optimizer (or its name) that trains the weights.
+        metrics: Keras metrics.
+        pruning_iter: updates between two pruned features.
+        pruning_burn_in: updates before pruning starts.
+        pruning_flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.
+        pruning_decay: of the moving average of signals, from 0 on and less than 1.
+        pruning: further arguments of `PruningOptimizer`, by name.
+        monitor: early stop; epochs count for it once the target is reached.
+        teacher: a Keras model of the same outputs, to distill from (see `distill`); usually the unpruned model.
+        distillation: further arguments of `Distiller`, by name.
+        batch_size: of arrays; other data come in batches.
+        seed: of the shuffling of arrays.
+        checkpoint_every, summary_every: updates between two of them.
+        compile_options: further arguments of `model.compile`, `weighted_metrics` for instance.
+
+    Example:
+        >>> trainer = PruningTrainer(model, keras.losses.BinaryCrossentropy(from_logits=True), "run", metrics=["auc"],
+        ...                          pruning_iter=10, pruning_burn_in=500, pruning_flops_target=0.1)
+        >>> trainer.train(Records("train-*.tfrecord", spec), Records("test.tfrecord", spec), epochs=10)
+        >>> trainer.fine_tune(Records("train-*.tfrecord", spec), Records("test.tfrecord", spec), epochs=2)
+        >>> trainer.export_model("exported")
+
+    Raises:
+        InputError: if the model has no masks, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        directory: str | Path,
+        optimizer: Any = "adam",
+        metrics: Any = (),
+        *,
+        pruning_iter: int = ITER,
+        pruning_burn_in: int = BURN_IN,
+        pruning_flops_target: float = FLOPS_TARGET,
+        pruning_decay: float = DECAY,
+        pruning: Mapping[str, Any] | None = None,
+        monitor: Monitor | None = None,
+        teacher: Any = None,
+        distillation: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        checkpoint_every: int = 1000,
+        summary_every: int = 100,
+        compile_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not mask_layers(model):
+            raise InputError(
+                f"The model {model.name!r} has no mask to prune: put at least one maskc.train.MaskLayer into it."
+            )
+        if checkpoint_every < 1 or summary_every < 1:
+            raise InputError("checkpoint_every and summary_every must be at least 1.")
+        self.model, self.loss, self.metrics = model, loss, metrics
+        self.directory = Path(directory)
+        self.teacher, self._distillation = teacher, dict(distillation or {})
+        self._monitor = monitor
+        self._batch_size, self._seed = batch_size, seed
+        self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
+        self._compile_options = dict(compile_options or {})
+        self._inner = keras.optimizers.get(optimizer)
+        self._settings = {
+            "prune_every": pruning_iter,
+            "burn_in": pruning_burn_in,
+            "flops_target": pruning_flops_target,
+            "decay": pruning_decay,
+            **(pruning or {}),
+        }
+        self.optimizer = self.get_train_op()
+        self._phases: dict[str, Position] = {}
+
+    def get_train_op(self) -> PruningOptimizer:
+        """Returns what makes the updates: a `PruningOptimizer` around the optimizer of the weights."""
+        return PruningOptimizer(self._inner, **self._settings)
+
+    @staticmethod
+    def add_parser_arguments(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
+        """Adds the flags of pruning to a parser, or to a new one; parsed, they are arguments of this class.
+
+        Example:
+            >>> arguments = PruningTrainer.add_parser_arguments().parse_args(["--pruning.iter", "10"])
+            >>> arguments.pruning_iter
+            10
+        """
+        parser = argparse.ArgumentParser() if parser is None else parser
+        for name, kind, default, text in PRUNING_FLAGS:
+            parser.add_argument(
+                f"--pruning.{name}", f"--pruning_{name}", type=kind, default=default, dest=f"pruning_{name}", help=text
+            )
+        return parser
+
+    @property
+    def flops(self) -> int | None:
+        """FLOPs per example of the compiled model after the last pruning step; None before the first update."""
+        return self.optimizer.flops
+
+    def train(self, data: Any, validation: Any = None, epochs: int = 1, *, resume: bool = True) -> Position:
+        """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
+
+        Args:
+            data: see `maskc.train.as_epochs`; batches of `(inputs, label)` or `(inputs, label, weight)`.
+            validation: the same, for the metrics that begin with `val_`.
+            epochs: in all, those of an interrupted run included.
+            resume: go on where an earlier run in this directory was; otherwise begin anew.
+
+        Raises:
+            InputError: if the data do not fit; the message names the record and the field.
+            Interrupted: if the process is asked to end, after writing a checkpoint.
+        """
+        position = self._run("training", "Pruning", self.optimizer, data, validation, epochs, resume)
+        if not self.optimizer.reached and self._settings["flops_target"]:
+            burn_in = self._settings["burn_in"]
+            late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""
+            warnings.warn(
+                f"Training ended after {position.step:,} updates, before pruning reached its target{late}. "
+                f"The model has {self.flops or 0:,} FLOPs.",
+                stacklevel=2,
+            )
+        return position
+
+    def fine_tune(
+        self, data: Any, validation: Any = None, epochs: int = 1, *, optimizer: Any = None, resume: bool = True
+    ) -> Position:
+        """Trains what is left, with the masks as they are; to be called after `train`.
+
+        Args:
+            data: as for `train`.
+            validation: as for `train`.
+            epochs: in all, those of an interrupted run included.
+            optimizer: by default a new one like that of `train`.
+            resume: as for `train`.
+
+        Raises:
+            InputError: as `train`.
+            Interrupted: as `train`.
+        """
+        if optimizer is None:
+            optimizer = self._inner.from_config(self._inner.get_config())
+        return self._run("fine-tuning", "Fine-tuning", optimizer, data, validation, epochs, resume)
+
+    def export_model(self, directory: str | Path) -> Exported:
+        """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`."""
+        training = {
+            "pruning": {name: value for name, value in self._settings.items() if isinstance(value, (int, float, str))},
+            "flops": self.flops,
+            "reached": self.optimizer.reached,
+            "steps": {phase: position.step for phase, position in self._phases.items()},
+            "metrics": next((position.metrics for position in reversed(self._phases.values())), {}),
+        }
+        return export_model(self.model, directory, training=training)
+
+    def check_export(self, directory: str | Path) -> None:
+        """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
+        check_target(Path(directory))
+
+    def _run(
+        self, phase: str, title: str, optimizer: Any, data: Any, validation: Any, epochs: int, resume: bool
+    ) -> Position:
+        model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
+        model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
+        pruning = optimizer is self.optimizer
+        loop = Loop(
+            model,
+            self.directory / phase,
+            monitor=self._monitor,
+            summarize=self._summarize,
+            counts=(lambda: self.optimizer.reached) if pruning else (lambda: True),
+            title=title,
+            **self._every,
+        )
+        batches = as_epochs(data, self._batch_size, self._seed)
+        held_out = None if validation is None else as_epochs(validation, self._batch_size)
+        with explained(data, validation):
+            position = loop.run(batches, held_out, epochs, resume)
+        self._phases[phase] = position
+        return position
+
+    def _summarize(self, summaries: Summaries, step: int) -> None:
+        if self.flops is not None:
+            summaries.scalar("pruning/flops", self.flops, step)
+        for layer in mask_layers(self.model):
+            summaries.scalar(f"pruning/kept/{layer.path}", float(layer.mask.numpy().sum()), step)
+            summaries.histogram(f"pruning/signal/{layer.path}", layer.signal.numpy(), step)
+
+
+# Name, type, default and help of each flag, here and in `maskc train`.
+PRUNING_FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("iter", int, ITER, "A feature is pruned every so many updates."),
+    ("burn_in", int, BURN_IN, "Updates before pruning starts."),
+    ("flops_target", float, FLOPS_TARGET, "FLOPs per example at which pruning stops; up to 1, a fraction of them."),
+    ("decay", float, DECAY, "Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates."),
+)
