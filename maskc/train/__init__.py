@@ -21,27 +21,40 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from maskc.train.cost import ComputationalCost, computational_cost
+from maskc.train.distillation import Distiller, distill
+from maskc.train.export import Exported, export_model
 from maskc.train.features import FeatureSpec
+from maskc.train.finetune import fine_tune
+from maskc.train.loop import Interrupted, Monitor
 from maskc.train.mask import MaskLayer
 from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.optimizer import PruningOptimizer
 from maskc.train.prunable import prunable
 from maskc.train.pruner import Pruned
 from maskc.train.records import Records, write_records
+from maskc.train.trainer import PruningTrainer
 
 __all__ = [
     "ComputationalCost",
+    "Distiller",
+    "Exported",
     "FeatureSpec",
+    "Interrupted",
     "MaskBlock",
     "MaskBlockConfig",
     "MaskLayer",
     "MaskNet",
     "MaskNetConfig",
     "MlpConfig",
+    "Monitor",
     "Pruned",
     "PruningOptimizer",
+    "PruningTrainer",
     "Records",
     "computational_cost",
+    "distill",
+    "export_model",
+    "fine_tune",
     "prunable",
     "write_records",
 ]
