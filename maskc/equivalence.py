@@ -397,13 +397,11 @@ def _placed(reference: ModelProto, compiled: ModelProto, inputs: Inputs, provide
         session = Session(model, provider, profiled=True)
         session.run(inputs)
         counts.append(session.nodes_on(provider))
+    where = provider_title(provider)
     if counts[0] == 0:
         raise UnavailableError(
-            f"ONNX Runtime ran none of the reference's operators on {provider_title(provider)}, so nothing was verified there. "
+            f"ONNX Runtime ran none of the reference's operators on {where}, so nothing was verified there. "
             "Use --provider cpu."
         )
     what = "compiled parts" if provider == "tensorrt" else "nodes"
-    return (
-        f"Run on {provider_title(provider)}, with TF32 off: {counts[0]} {what} of the reference, {counts[1]} of the compiled "
-        "model."
-    )
+    return f"Run on {where}, with TF32 off: {counts[0]} {what} of the reference, {counts[1]} of the compiled model."
