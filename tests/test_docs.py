@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import typer
 import yaml
 from onnx import numpy_helper
 
+from maskc.cli import app
 from passes.ops import base
 from tests.documentation import PAGES, ROOT, Block, Reader, blocks, comparable, markers, session
 from tests.maskc.command import maskc
@@ -233,3 +235,24 @@ def test_a_page_that_lies_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             reader.follow(block)
         with pytest.raises(AssertionError, match=complaint):
             reader.follow(last)
+
+
+def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and not done.stdout + done.stderr, done.stdout + done.stderr
+    loaded = re.compile(
+        r"<(?:script|img|iframe|source)[^>]* src=\"?https?:|<link[^>]* href=\"?https?:|@import|url\(https?:"
+    )
+    for file in tmp_path.rglob("*"):
+        if file.suffix in (".html", ".css"):
+            assert not loaded.search(file.read_text(encoding="utf-8")), file
+    reference = (tmp_path / "cli.html").read_text(encoding="utf-8")
+    for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"maskc {command}" in reference
