@@ -25,11 +25,13 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
-    arrays: dict[str, Any] = {f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))}
+    arrays: dict[str, Any] = {}
+    # Optimizers first: one that decides between steps may still have a mask to change.
     for index, optimizer in enumerate(_optimizers(model)):
         store: dict[str, Any] = {}
         optimizer.save_own_variables(store)
         arrays.update({f"optimizer/{index}/{key}": _array(value) for key, value in store.items()})
+    arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

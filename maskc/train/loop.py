@@ -29,6 +29,7 @@ class Position:
         batch: batches of it that are done.
         best: the best value of the monitored metric so far; None before there is one.
         waited: epochs since then.
+        counts: whether the last epoch counted for early stop: while pruning, whether the target was reached.
         done: whether the run came to its end.
         metrics: of the last epoch that was completed, by name; those of validation begin with `val_`.
     """
@@ -38,6 +39,7 @@ class Position:
     batch: int = 0
     best: float | None = None
     waited: int = 0
+    counts: bool = False
     done: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -167,11 +169,11 @@ class Loop:
         for name, value in metrics.items():
             if name.startswith("val_"):
                 summaries.scalar(f"validation/{name.removeprefix('val_')}", value, position.step)
-        position.metrics = metrics
+        position.metrics, position.counts = metrics, self.counts()
         position.epoch, position.batch = position.epoch + 1, 0
         self.summarize(summaries, position.step)
         summaries.flush()
-        if self.monitor is None or not self.counts():
+        if self.monitor is None or not position.counts:
             return
         if self.monitor.metric not in metrics:
             raise InputError(

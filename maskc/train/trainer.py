@@ -132,6 +132,11 @@ class PruningTrainer:
         """FLOPs per example of the compiled model after the last pruning step; None before the first update."""
         return self.optimizer.flops
 
+    @property
+    def reached(self) -> bool:
+        """Whether pruning reached its target."""
+        return "training" in self._phases and self._phases["training"].counts
+
     def train(self, data: Any, validation: Any = None, epochs: int = 1, *, resume: bool = True) -> Position:
         """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
 
@@ -146,7 +151,7 @@ class PruningTrainer:
             Interrupted: if the process is asked to end, after writing a checkpoint.
         """
         position = self._run("training", "Pruning", self.optimizer, data, validation, epochs, resume)
-        if not self.optimizer.reached and self._settings["flops_target"]:
+        if not self.reached and self._settings["flops_target"]:
             burn_in = self._settings["burn_in"]
             late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""
             warnings.warn(
@@ -181,7 +186,7 @@ class PruningTrainer:
         training = {
             "pruning": {name: value for name, value in self._settings.items() if isinstance(value, (int, float, str))},
             "flops": self.flops,
-            "reached": self.optimizer.reached,
+            "reached": self.reached,
             "steps": {phase: position.step for phase, position in self._phases.items()},
             "metrics": next((position.metrics for position in reversed(self._phases.values())), {}),
         }

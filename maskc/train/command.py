@@ -1,0 +1,170 @@
+"""What `maskc train` does: from names and files to a trainer, and to what it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from maskc.errors import InputError
+from maskc.storage import write_bytes
+from maskc.train.builders import load_model, load_saved
+from maskc.train.export import Exported
+from maskc.train.features import FeatureSpec
+from maskc.train.loop import Monitor
+from maskc.train.records import Records
+from maskc.train.trainer import PruningTrainer
+
+_SETTINGS = "settings.json"
+# What may differ when a run is taken up again.
+_FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of `maskc train`; see there."""
+
+    model: str
+    features: Path
+    data: Sequence[str]
+    output: Path
+    validation: Sequence[str] = ()
+    epochs: int = 1
+    fine_tune: int = 0
+    batch_size: int = 128
+    optimizer: str = "adam"
+    learning_rate: float | None = None
+    loss: str = "binary_crossentropy"
+    metrics: Sequence[str] = ()
+    teacher: Path | None = None
+    alpha: float = 0.5
+    temperature: float = 2.0
+    patience: int | None = None
+    monitor: str = "val_loss"
+    shuffle: int = 10_000
+    seed: int = 0
+    pruning: dict[str, Any] = field(default_factory=dict)
+    checkpoint_every: int = 1000
+    summary_every: int = 100
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out: the export, whether pruning reached its target, updates, and the last metrics."""
+
+    exported: Exported
+    reached: bool
+    steps: int
+    metrics: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a value that `json` can write."""
+        manifest = self.exported.manifest
+        return {
+            "directory": str(self.exported.directory),
+            "reached": self.reached,
+            "steps": self.steps,
+            "metrics": self.metrics,
+            "flops": manifest["flops"],
+            "parameters": manifest["parameters"],
+            "kept": {name: [len(mask["kept"]), mask["channels"]] for name, mask in manifest["masks"].items()},
+        }
+
+
+def train(arguments: Arguments, resume: bool = True) -> Trained:
+    """Trains, prunes, fine-tunes and exports; goes on where an earlier run in the same directory was.
+
+    Raises:
+        InputError: if something given does not fit.
+        Interrupted: if the process is asked to end, after writing a checkpoint.
+        NotEquivalentError: if the compiled model is not the same function, which is a fault of maskc.
+    """
+    if arguments.monitor.startswith("val_") and arguments.patience is not None and not arguments.validation:
+        raise InputError(f"Early stop by {arguments.monitor!r} needs --validation.")
+    keras.utils.set_random_seed(arguments.seed)
+    spec = FeatureSpec.read(arguments.features)
+    records = Records(arguments.data, spec, arguments.batch_size, shuffle=arguments.shuffle, seed=arguments.seed)
+    held_out = Records(arguments.validation, spec, arguments.batch_size, shuffle=0) if arguments.validation else None
+    trainer = _trainer(arguments, load_model(arguments.model, spec))
+    target = arguments.output / "model"
+    trainer.check_export(target)
+    _remember(arguments, resume)
+    position = trainer.train(records, held_out, arguments.epochs, resume=resume)
+    steps = position.step
+    if arguments.fine_tune:
+        position = trainer.fine_tune(records, held_out, arguments.fine_tune, resume=resume)
+        steps += position.step
+    exported = trainer.export_model(target)
+    return Trained(exported, trainer.reached, steps, position.metrics)
+
+
+def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
+    try:
+        optimizer = keras.optimizers.get(arguments.optimizer)
+        loss = _loss(arguments.loss)
+        metrics = [_metric(name, loss) for name in arguments.metrics or [_usual_metric(loss)]]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"An optimizer, loss or metric is not Keras's: {str(error).splitlines()[0]}") from error
+    if arguments.learning_rate is not None:
+        optimizer.learning_rate = arguments.learning_rate
+    pruning = {name: value for name, value in arguments.pruning.items() if not name.startswith("pruning_")}
+    return PruningTrainer(
+        model,
+        loss,
+        arguments.output,
+        optimizer,
+        metrics,
+        **{name: value for name, value in arguments.pruning.items() if name.startswith("pruning_")},
+        pruning=pruning,
+        monitor=None if arguments.patience is None else Monitor(arguments.monitor, arguments.patience),
+        teacher=None if arguments.teacher is None else load_saved(arguments.teacher),
+        distillation={"alpha": arguments.alpha, "temperature": arguments.temperature},
+        checkpoint_every=arguments.checkpoint_every,
+        summary_every=arguments.summary_every,
+    )
+
+
+def _loss(name: str) -> Any:
+    """A Keras loss by its name; cross-entropies take logits."""
+    loss = keras.losses.get(name)
+    return type(loss)(from_logits=True) if "from_logits" in loss.get_config() else loss
+
+
+def _usual_metric(loss: Any) -> str:
+    kinds = {keras.losses.BinaryCrossentropy: "auc", keras.losses.SparseCategoricalCrossentropy: "accuracy"}
+    return kinds.get(type(loss), "mean_squared_error")
+
+
+def _metric(name: str, loss: Any) -> Any:
+    """A Keras metric by its name; those of classes take logits."""
+    if name == "auc":
+        return keras.metrics.AUC(from_logits=True, num_thresholds=1000, name="auc")
+    if name == "accuracy" and isinstance(loss, keras.losses.BinaryCrossentropy):
+        return keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")
+    return name if name == "accuracy" else keras.metrics.get(name)
+
+
+def _remember(arguments: Arguments, resume: bool) -> None:
+    """Writes down what a run is, and refuses to go on with one that is another."""
+    now = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in _FREE}
+    now = json.loads(json.dumps(now, default=str))
+    path = arguments.output / _SETTINGS
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        before = json.loads(path.read_text()) if resume and path.is_file() else now
+        write_bytes(path, (json.dumps(now if before == now else before, indent=2) + "\n").encode())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: remove {arguments.output}, or give --no-resume.") from error
+    except OSError as error:
+        raise InputError(f"{arguments.output} cannot be written: {error.strerror or error}.") from error
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        raise InputError(
+            f"{arguments.output} holds a run with another {', '.join(differing)}: give another directory, or "
+            "--no-resume to begin anew."
+        )
