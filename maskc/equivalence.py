@@ -18,6 +18,7 @@ float32).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -190,7 +191,9 @@ def compare(
     `inputs` are arrays by input name, under what to call them; `tried` are values for symbolic sizes. With
     `bisect`, it is found where models part that differ.
     """
-    _validate(samples, rtol, atol, min_reduction)
+    _validate(samples, seed, rtol, atol, min_reduction)
+    if dump is not None and dump.exists() and not dump.is_dir():
+        raise InputError(f"{dump} is not a directory, and nothing can be dumped there.")
     reasons = interface.differences(reference, compiled)
     before, after = figures
     chosen: Provider = "cpu"
@@ -239,12 +242,13 @@ def compare(
                 if parted is None:
                     notes.append("Where the models part was not found.")
                 elif dump is not None:
-                    files = write_dump(dump, parted, failed or data[0])
-                    notes.append(f"Written: {', '.join(str(file) for file in files)}.")
-            if bench:
-                latency = measure(expected, actual, data[0].inputs, chosen)
-            if chosen != "cpu":
-                notes.append(_placed(reference, compiled, data[0].inputs, chosen))
+                    notes.append(_dumped(dump, parted, failed or data[0]))
+            # What cannot be run on these data has failed above.
+            with contextlib.suppress(RunError) if reasons else contextlib.nullcontext():
+                if chosen != "cpu":
+                    notes.append(_placed(reference, compiled, data[0].inputs, chosen))
+                if bench:
+                    latency = measure(expected, actual, data[0].inputs, chosen)
     equivalent = not reasons
     if any(error.noise is not None and error.passed for error in errors):
         notes.append(
@@ -346,6 +350,14 @@ def _parted(
     return part(reference, compiled, samples, seed, double=bool(affordable(samples[:1], flops)))
 
 
+def _dumped(directory: Path, parted: Parted, sample: Sample) -> str:
+    """Write what shows the difference; a sentence on how that went, which must not hide the difference itself."""
+    try:
+        return f"Written: {', '.join(map(str, write_dump(directory, parted, sample)))}."
+    except InputError as error:
+        return str(error)
+
+
 def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[Source, Source, dict[str, int]]:
     """The two models, with the reference at the sizes given, or sizes to try if the compiled model takes any."""
     at_sizes = fixed(reference, shapes)
@@ -371,9 +383,11 @@ def _real(inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None) ->
     return {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
 
 
-def _validate(count: int, rtol: float | None, atol: float, min_reduction: float | None) -> None:
+def _validate(count: int, seed: int, rtol: float | None, atol: float, min_reduction: float | None) -> None:
     if count < 0:
         raise InputError("The number of samples must not be negative.")
+    if seed < 0:
+        raise InputError("The seed must not be negative.")
     for name, value in (("rtol", rtol), ("atol", atol), ("min-reduction", min_reduction)):
         if value is not None and not (value >= 0 and np.isfinite(value)):
             raise InputError(f"The value of {name} must be a number that is not negative.")

@@ -112,12 +112,15 @@ def plan(
 
     def accepts(sizes: Mapping[str, int], ceiling: int) -> bool:
         nonlocal failure
-        try:
-            run(draw(inputs, sizes, "gaussian", np.random.default_rng(seed), ceiling))
-        except RunError as error:
-            failure = failure or error
-            return False
-        return True
+        drawn = draw(inputs, sizes, "gaussian", np.random.default_rng(seed), ceiling)
+        for values in (drawn, *(smaller(inputs, drawn) if ceiling == 1 else ())):
+            try:
+                run(values)
+            except RunError as error:
+                failure = failure or error
+            else:
+                return True
+        return False
 
     def first() -> tuple[dict[str, int], int] | None:
         for batch, ceiling in itertools.product(BATCHES if batches else (1,), (3, 2, 1)):
@@ -166,6 +169,20 @@ def generate(inputs: Sequence[Port], planned: Plan, samples: int, seed: int) -> 
         sizes = planned.sizes[(i + i // period) % count]
         stated = ", ".join(f"{name} {size}" for name, size in sizes.items())
         yield f"{kind}{f', {stated}' if stated else ''}", draw(inputs, sizes, kind, rng, planned.ceiling)
+
+
+def smaller(ports: Sequence[Port], inputs: Inputs) -> Iterator[Inputs]:
+    """The same values with smaller integers, where the graph does not say how many there are to choose from."""
+    free = {port.name for port in ports if port.entries is None}
+
+    def changed(low: int, high: int) -> Inputs:
+        return {
+            name: np.clip(array, low, high) if name in free and array.dtype.kind in "iu" else array
+            for name, array in inputs.items()
+        }
+
+    if any(name in free and array.dtype.kind in "iu" for name, array in inputs.items()):
+        yield from itertools.starmap(changed, ((0, 2), (1, 2), (0, 1), (1, 1), (0, 0)))
 
 
 def draw(inputs: Sequence[Port], sizes: Mapping[str, int], kind: str, rng: np.random.Generator, ceiling: int) -> Inputs:
@@ -277,8 +294,14 @@ def _picked(
     """The index input of a node that picks from a table, and the table's number of entries, if known."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     size: int | str | None = None
-    if node.op_type in ("Gather", "GatherElements") and len(node.input) == 2:
-        shape = types[node.input[0]].shape if node.input[0] in types else None
+    shape = types[node.input[0]].shape if node.input and node.input[0] in types else None
+    if node.op_type in ("GatherND", "ScatterND") and len(node.input) >= 2 and node.input[1] in types:
+        # The last axis of the indices has a place along each of the table's first axes; the shortest holds for all.
+        deep = (types[node.input[1]].shape or (None,))[-1]
+        first = attributes.get("batch_dims", 0)
+        sizes = shape[first : first + deep] if shape is not None and isinstance(deep, int) else ()
+        return node.input[1], min((size for size in sizes if isinstance(size, int)), default=None)
+    if node.op_type in ("Gather", "GatherElements", "ScatterElements", "Scatter") and len(node.input) >= 2:
         axis = attributes.get("axis", 0)
         if shape is not None and -len(shape) <= axis < len(shape):
             size = shape[axis]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,23 +65,31 @@ def drawn(
     the reference and `NotComparableError` when no random data does.
     """
     for label, arrays in given.items():
-        real = _fitted(ports, arrays)
+        real = _fitted(ports, arrays, label)
         try:
             yield Sample(label, real, expected.run(real))
         except RunError as error:
-            raise InputError(f"The reference cannot be run on the given inputs: {error}") from error
+            raise InputError(f"The reference cannot be run on the given inputs ({label}): {error}") from error
     if count == 0:
         if not given:
             raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
         return
     planned = sampling.plan(ports, expected.run, seed, tried)
     for label, inputs in sampling.generate(ports, planned, count, seed):
-        try:
-            yield _finite(Sample(label, inputs, expected.run(inputs)), expected)
-        except RunError as error:
-            raise NotComparableError(
-                f"The reference fails on random data ({label}): {error} Give real data with --inputs."
-            ) from error
+        yield _finite(_accepted(ports, label, inputs, expected), expected)
+
+
+def _accepted(ports: Sequence[sampling.Port], label: str, inputs: Inputs, expected: Session) -> Sample:
+    """The sample, or one with smaller integers if the reference refuses it."""
+    try:
+        return Sample(label, inputs, expected.run(inputs))
+    except RunError as error:
+        for other in sampling.smaller(ports, inputs):
+            with contextlib.suppress(RunError):
+                return Sample(label, other, expected.run(other))
+        raise NotComparableError(
+            f"The reference fails on random data ({label}): {error} Give real data with --inputs."
+        ) from error
 
 
 def _finite(sample: Sample, expected: Session) -> Sample:
@@ -98,16 +107,16 @@ def _finite(sample: Sample, expected: Session) -> Sample:
     return sample
 
 
-def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]]) -> Inputs:
-    """The given arrays in the types that the model declares."""
+def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]], label: str) -> Inputs:
+    """The given arrays in the types that the model declares; `label` is what messages call them."""
     wanted = {port.name: port for port in ports}
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise InputError(f"The input data has no array '{missing[0]}'. The model's inputs are {listed(wanted)}.")
+        raise InputError(f"The {label} has no array '{missing[0]}'. The model's inputs are {listed(wanted)}.")
     unknown = [name for name in given if name not in wanted]
     if unknown:
         raise InputError(
-            f"The input data has an array '{unknown[0]}', which is no input. The model's inputs are {listed(wanted)}."
+            f"The {label} has an array '{unknown[0]}', which is no input. The model's inputs are {listed(wanted)}."
         )
     result: Inputs = {}
     for name, port in wanted.items():
@@ -118,7 +127,7 @@ def _fitted(ports: Sequence[sampling.Port], given: Mapping[str, NDArray[Any]]) -
         elif np.can_cast(array.dtype, dtype, "same_kind"):
             result[name] = array.astype(dtype)
         else:
-            raise InputError(f"Input '{name}' must be of type {dtype}, and the data is of type {array.dtype}.")
+            raise InputError(f"Input '{name}' must be of type {dtype}, and the {label} is of type {array.dtype}.")
     return result
 
 

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import maskc as api
 from maskc import sampling
 from maskc.errors import RunError, UnavailableError
 from maskc.sampling import KINDS, Inputs, Port
@@ -152,6 +153,50 @@ def test_one_hot_depths_are_ranges() -> None:
         [build.constant("depth", [9], np.int64), build.constant("ends", [0, 1])],
     )
     assert sampling.ports(model)[0].entries == 9
+
+
+@pytest.mark.parametrize(
+    ("op", "indices", "updates", "result", "entries"),
+    [
+        ("GatherND", ["n", 2], None, ["n"], 4),
+        ("GatherND", ["n", 1], None, ["n", 4], 10),
+        ("GatherElements", [2, 4], None, [2, 4], 10),
+        ("ScatterND", ["n", 1], ["n", 4], [10, 4], 10),
+        ("ScatterND", ["n", 2], ["n"], [10, 4], 4),
+        ("ScatterElements", [2, 4], [2, 4], [10, 4], 10),
+    ],
+)
+def test_whatever_picks_from_a_table_gives_a_range(
+    op: str, indices: list[int | str], updates: list[int | str] | None, result: list[int | str], entries: int
+) -> None:
+    model = build.model(
+        [node(op, "table i u" if updates else "table i", "y")],
+        [value("i", indices, TensorProto.INT64), *([value("u", updates)] if updates else [])],
+        [value("y", result)],
+        [build.weight("table", 10, 4)],
+    )
+    assert sampling.ports(model)[0].entries == entries
+    assert api.verify(model, model).samples == 16
+
+
+@pytest.mark.parametrize(
+    ("nodes", "inputs"),
+    [
+        ([node("Div", "a b", "y")], [value("a", ["n"], TensorProto.INT64), value("b", ["n"], TensorProto.INT64)]),
+        (
+            [node("ReverseSequence", "x l", "y", batch_axis=0, time_axis=1)],
+            [value("x", ["n", 5, 2]), value("l", ["n"], TensorProto.INT64)],
+        ),
+    ],
+)
+def test_integers_that_the_model_refuses_now_and_then_are_made_smaller(
+    nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto]
+) -> None:
+    """Which ranges they must be in nothing in the graph says."""
+    kind = TensorProto.INT64 if nodes[0].op_type == "Div" else TensorProto.FLOAT
+    model = build.model(nodes, inputs, [value("y", ["n"] if kind == TensorProto.INT64 else ["n", 5, 2], kind)])
+    for seed in range(3):
+        assert api.verify(model, model, seed=seed).samples == 16
 
 
 def test_integers_that_are_too_large_for_the_model_are_lowered() -> None:

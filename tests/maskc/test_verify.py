@@ -153,6 +153,36 @@ def test_a_model_that_fails_on_other_batches_is_a_difference() -> None:
     assert not result.passed and "cannot be run" in result.reasons[0]
 
 
+def test_a_model_that_cannot_be_run_is_a_difference_however_it_is_looked_at(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """There is nothing to time then, and the verdict stands."""
+    model = onnx.load(pair[1])
+    model.graph.initializer.append(build.constant("pair", [2, 8], np.int64))
+    for item in model.graph.node:
+        item.input[:] = ["two" if name == "x" else name for name in item.input]
+    model.graph.node.insert(0, node("Reshape", "x pair", "two"))
+    stiff = build.save(model, tmp_path / "stiff.onnx")
+    result = maskc("verify", pair[0], stiff, "--bench", "--dump", tmp_path / "dump")
+    assert result.exit_code == 1, result.stderr
+    assert "cannot be run where the reference can" in result.stdout and "Latency" not in result.stdout
+    assert (tmp_path / "dump" / "input.npz").is_file()
+
+
+def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    wrong = onnx.load(pair[1])
+    next(item for item in wrong.graph.node if item.op_type == "Relu").op_type = "Sigmoid"
+    build.save(wrong, tmp_path / "wrong.onnx")
+    monkeypatch.setattr("maskc.comparison.dump.storage.write_model", full)
+    result = maskc("verify", pair[0], tmp_path / "wrong.onnx", "--dump", tmp_path / "dump")
+    assert result.exit_code == 1 and "No space left" in result.stdout and "part at tensor" in result.stdout
+
+
 def test_min_reduction(pair: tuple[Path, Path]) -> None:
     assert maskc("verify", *pair, "--min-reduction", "2").exit_code == 0
     result = maskc("verify", *pair, "--min-reduction", "3", "--json")
@@ -213,6 +243,10 @@ def test_unusable_data(
 ) -> None:
     np.savez(tmp_path / "data.npz", **arrays)
     refused(maskc("verify", *pair, "--inputs", tmp_path / "data.npz"), 2, word)
+    (tmp_path / "some").mkdir()
+    np.savez(tmp_path / "some" / "a.npz", x=np.ones((2, 8), np.float32))
+    np.savez(tmp_path / "some" / "b.npz", **arrays)
+    refused(maskc("verify", *pair, "--inputs", tmp_path / "some"), 2, "b.npz", word)
 
 
 def test_unusable_options(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -222,6 +256,8 @@ def test_unusable_options(pair: tuple[Path, Path], tmp_path: Path) -> None:
     refused(maskc("verify", *pair, "--samples", -1), 2, "samples")
     refused(maskc("verify", *pair, "--samples", 0), 2, "nothing to compare")
     refused(maskc("verify", *pair, "--rtol", -1), 2, "rtol")
+    refused(maskc("verify", *pair, "--seed", -1), 2, "seed must not be negative")
+    refused(maskc("verify", *pair, "--dump", pair[0]), 2, "mlp.onnx is not a directory")
     refused(maskc("verify", *pair, "--atol", "nan"), 2, "atol")
 
 
