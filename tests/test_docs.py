@@ -71,7 +71,7 @@ def data(directory: Path) -> dict[str, Any]:
     onnx.save(source, directory / "model.onnx")
     np.savez(directory / "masks.npz", r=np.array([1, 1, 1, 0, 1, 1, 1, 1]))
     maskc("check", "--update", "model.onnx")
-    return {"images": rng.normal(size=(320, 28, 28, 1)).astype(np.float32), "labels": rng.integers(0, 10, 320)}
+    return {"images": rng.normal(size=(192, 28, 28, 1)).astype(np.float32), "labels": rng.integers(0, 10, 192)}
 
 
 def dense(directory: Path) -> dict[str, Any]:
