@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -619,6 +620,52 @@ def test_the_hook_for_pre_commit(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", unmask(3))
     done = run()
     assert done.returncode == 1 and "channel 3 is no longer masked" in done.stdout
+
+
+def test_pre_commit_runs_the_hook(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """pre-commit itself, with the hook from a repository as docs/ci.md has it, and the `maskc` that is here."""
+    (example,) = (yaml.safe_load(block) for block in blocks("yaml") if "rev:" in block)
+    away = tmp_path_factory.mktemp("away")
+    ours = away / "maskc"
+    ours.mkdir()
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", ours)
+    environment = with_command(repository) | {
+        "PRE_COMMIT_HOME": str(away / "cache"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
+    environment |= {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {key: value for key, value in environment.items() if key not in ("GIT_DIR", "GIT_INDEX_FILE")}
+
+    def run(*command: str, cwd: Path = repository) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+    def git(*arguments: str, cwd: Path = repository) -> str:
+        done = run("git", *arguments, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    for directory in (ours, repository):
+        git("init", "-q", cwd=directory)
+        git("add", ".", cwd=directory)
+        git("commit", "-q", "-m", "first", cwd=directory)
+    (source,) = example["repos"]
+    source |= {"repo": str(ours), "rev": git("rev-parse", "HEAD", cwd=ours)}
+    source["hooks"][0]["language"] = "system"  # instead of an environment that is installed for it
+    (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump(example))
+    (repository / "notes.md").write_text("no model")
+    git("add", ".pre-commit-config.yaml", "notes.md")
+    hook = (sys.executable, "-m", "pre_commit", "run", "--color", "never")
+    done = run(*hook)
+    assert done.returncode == 0 and "Skipped" in done.stdout, done.stdout + done.stderr
+    edit(repository / "models" / "b.onnx", lambda model: setattr(model, "producer_name", "another"))
+    git("add", "models")
+    done = run(*hook)
+    assert done.returncode == 0 and "Passed" in done.stdout, done.stdout + done.stderr
+    edit(repository / "models" / "a.onnx", unmask(3))
+    git("add", "models")
+    done = run(*hook)
+    assert done.returncode == 1 and "Failed" in done.stdout and "channel 3 is no longer masked" in done.stdout
 
 
 # -- the page --------------------------------------------------------------------------------------------------
