@@ -3,7 +3,6 @@
 What a page says to its tests stands in HTML comments, which readers do not see, in front of a block:
 
     <!-- not run: why -->       nothing of it is run
-    <!-- file: NAME -->         it is a file that the reader writes
     <!-- exit code: N -->       its last command ends so; 0 where nothing is said
     <!-- figures vary -->       of its output, numbers are not compared
     <!-- printed -->            it is what the Python block in front of it prints
@@ -12,9 +11,10 @@ What a page says to its tests stands in HTML comments, which readers do not see,
 (several in one, with semicolons between). `<!-- tensorflow -->` or `<!-- slow -->` anywhere on a page gives its test
 this marker.
 
-The blocks of a page run in one directory and, if they are Python, in one namespace, in their order. A `console` block
-has commands behind `$` and what they print, where `…` stands for anything. Times, errors of rounding and the lengths
-of spaces and rules are never compared, and what TensorFlow says of itself on stderr is left out.
+A block with a title, as in ```python title="my_rules.py", is a file that the reader writes. The others of a page run in
+one directory and, if they are Python, in one namespace, in their order. A `console` block has commands behind `$` and
+what they print, where `…` stands for anything. Times, errors of rounding and the lengths of spaces and rules are never
+compared, and what TensorFlow says of itself on stderr is left out.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ CHATTER = r"^(WARNING: All log messages before absl|[IWE]0000 |To enable the fol
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, with what the comment in front of it says. `first` and `last` are lines of the page, from 0."""
+    """A fenced block, its title and the comment in front of it. `first` and `last` are lines of the page, from 0."""
 
     page: Path
     language: str
+    title: str
     text: str
     first: int
     last: int
@@ -69,8 +70,9 @@ def blocks(page: Path) -> list[Block]:
     for before, token in pairwise([tokens[0], *tokens]):
         if token.type in ("fence", "code_block") and token.map is not None:
             comment = before.content.strip().splitlines()[-1] if before.type == "html_block" else ""
-            language = token.info.split()[0] if token.info else ""
-            found.append(Block(page, language, token.content, *token.map, comment))
+            language, _, title = token.info.partition(" ")
+            title = title.removeprefix('title="').removesuffix('"')
+            found.append(Block(page, language, title, token.content, *token.map, comment))
     return found
 
 
@@ -92,11 +94,11 @@ class Reader:
 
     def follow(self, block: Block) -> None:
         """Write, run and compare one block."""
-        event, file = block.said("first"), block.said("file")
+        event = block.said("first")
         if event:
             self.events[event]()
-        if file:
-            (self.directory / file).write_text(block.text, encoding="utf-8")
+        if block.title:
+            (self.directory / block.title).write_text(block.text, encoding="utf-8")
         elif block.said("printed") is not None:
             self.printed[block] = self.stdout
             self._compare(block, "python", block.text, self.stdout)

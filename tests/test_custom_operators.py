@@ -22,7 +22,7 @@ from tests.maskc.command import maskc, refused
 from tests.passes.text import random
 
 PAGE = (Path(__file__).parent.parent / "docs" / "custom-operators.md").read_text()
-FILES: dict[str, str] = dict(re.findall(r"<!-- file: (\w+\.py) -->\n```python\n(.*?)```", PAGE, re.S))
+FILES: dict[str, str] = dict(re.findall(r'```python title="(\w+\.py)"\n(.*?)```', PAGE, re.S))
 
 
 class Turned(OpRun):  # type: ignore[misc]

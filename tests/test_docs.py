@@ -37,7 +37,7 @@ NOT_RUN = {
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
     "architecture.md": [
-        "   train with masks (TensorFlow, Keras) ─► SavedModel ─┐",
+        "SavedModel or .keras, trained with masks ─┐",
         '@register("Conv")',
     ],
     "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
@@ -198,7 +198,7 @@ def test_data_in_the_pages_can_be_parsed() -> None:
 def test_files_that_pages_name_exist() -> None:
     files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     there = {f"/{path}" for path in files.stdout.split()}
-    written = {block.said("file") for page in PAGES for block in blocks(page)}
+    written = {block.title for page in PAGES for block in blocks(page)}
     for page in PAGES:
         for name in set(re.findall(r"`([\w/]+\.(?:py|yml|json|toml))`", page.read_text())) - written - GIVEN:
             assert any(path.endswith(f"/{name}") for path in there), f"{page.name} names {name}"
