@@ -111,6 +111,8 @@ class Baseline:
 
 def read(path: Path) -> Baseline:
     """Read a baseline. Raises `InputError` where it is missing, from a newer maskc, or not as it should be."""
+    if path.is_dir():
+        raise InputError(f"The baseline {path} is a directory. Give the name of the file.")
     if not path.is_file():
         raise InputError(
             f"There is no baseline {path}. Write it with `maskc check --update --baseline {path} MODEL...`."

@@ -633,9 +633,9 @@ def check(
 
     if not update and (masks or shape or adapters):
         raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
-    targets = regressions.targets([*(formats or ()), *(["json"] if as_json else ())])
+    targets = regressions.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
     limits = Limits(tolerance, min_reduction)
-    jobs = jobs or os.cpu_count() or 1
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
     changed = False
     if update:
         outcomes, changed = regress.update(

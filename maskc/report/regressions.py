@@ -15,6 +15,7 @@ from rich.text import Text
 
 from maskc import storage
 from maskc.errors import InputError
+from maskc.report import files
 from maskc.report.compilation import plain
 from maskc.report.terminal import PIPE_WIDTH
 
@@ -138,10 +139,11 @@ FORMATS: dict[str, Callable[[Sequence[Outcome]], str]] = {
 }
 
 
-def targets(words: Sequence[str]) -> list[tuple[str, Path | None]]:
+def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, Path | None]]:
     """Formats and files from words like `junit=check.xml`, with one that goes to stdout (None) among them.
 
-    Raises `InputError` for a format that there is not, and when several would go to stdout.
+    Raises `InputError` for a format that there is not, when several would go to stdout or into one file, and for a file
+    that cannot be written or is among those to be `read`.
     """
     found: list[tuple[str, Path | None]] = []
     for word in words:
@@ -152,6 +154,12 @@ def targets(words: Sequence[str]) -> list[tuple[str, Path | None]]:
     printed = [name for name, file in found if file is None]
     if len(set(printed)) > 1:
         raise InputError(f"Only one format can be printed, and not {' and '.join(printed)}. Write the others to files.")
+    written = [file for _, file in found if file is not None]
+    for path in written:
+        files.check_target(path, "report")
+        files.check_not_read(path, read, "report")
+        if sum(other.resolve() == path.resolve() for other in written) > 1:
+            raise InputError(f"Two reports would be written to {path}. Give each a name of its own.")
     return found if printed else [*found, ("table", None)]
 
 

@@ -363,7 +363,17 @@ def test_arguments_that_make_no_sense(repository: Path) -> None:
     refused(check("--min-reduction", "0"), 2, "above 0")
     refused(check("--format", "xml"), 2, "no format 'xml'", "junit")
     refused(check("--format", "json", "--format", "github"), 2, "Only one format")
-    refused(check("--format", "json=nowhere/x.json"), 2, "cannot be written")
+    refused(check("--format", "json=nowhere/x.json"), 2, "nowhere does not exist")
+    refused(check("--format", "json=models"), 2, "models is a directory")
+    refused(check("--format", "json=x", "--format", "junit=./x"), 2, "Two reports")
+    refused(check("--jobs", "0"), 2, "1 or more")
+    refused(check("--baseline", "models"), 2, "models is a directory")
+    before = (repository / "flops.json").read_bytes()
+    refused(check("--format", "json=flops.json"), 2, "flops.json is the input itself")
+    assert (repository / "flops.json").read_bytes() == before
+    source = (repository / "models" / "a.onnx").read_bytes()
+    refused(check("models/a.onnx", "--format", "markdown=models/a.onnx"), 2, "is the input itself")
+    assert (repository / "models" / "a.onnx").read_bytes() == source
     refused(check("--update", "--baseline", "nowhere/f.json", "models/a.onnx"), 2, "does not exist")
     with pytest.raises(InputError, match="1 or more"):
         regress.check(Path("flops.json"), jobs=0)
