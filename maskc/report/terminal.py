@@ -218,7 +218,7 @@ def _layers(rows: Sequence[Layer]) -> Table:
     for title in ("Channels", "FLOPs", "Change", "Parameters"):
         table.add_column(title, justify="right", no_wrap=True)
     for layer in rows:
-        name = layer.name + (f" → {layer.name_after}" if layer.name_after else "")
+        name = _cut(layer.name) + (f" → {_cut(layer.name_after)}" if layer.name_after else "")
         change, style = _change(layer)
         table.add_row(
             Text(name),
@@ -262,13 +262,13 @@ def _changes(changes: Sequence[Change]) -> Table:
         table.add_column(title, overflow="fold")
     for change in changes:
         sides = ("-" if value is None else str(value) for value in (change.before, change.after))
-        table.add_row(change.kind, Text(change.name), *(Text(_cut(side)) for side in sides))
+        table.add_row(change.kind, *(Text(_cut(text)) for text in (change.name, *sides)))
     return table
 
 
 def _cut(text: str) -> str:
-    """The beginning of a long text, on one line."""
-    line = " ".join(text.split())
+    """The beginning of a long text, on one line, without what a terminal would take for commands."""
+    line = "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 

@@ -110,15 +110,18 @@ def test_what_else_is_not_the_same(pair: tuple[Path, Path], tmp_path: Path) -> N
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     entry = model.metadata_props.add()
     entry.key, entry.value = "[bold]licence", "[red]words " * 40
+    model.doc_string = "\x1b[31mred\n\x07"
     other = build.save(model, tmp_path / "other.onnx")
     assert set(diff(pair[0], other).changes) == {
         Change("opset", "ai.onnx", 17, 18),
         Change("input", "x", "float[n,8]", "float[3,8]"),
         Change("metadata", "producer", None, "somebody"),
+        Change("metadata", "description", None, "\x1b[31mred\n\x07"),
         Change("metadata", "[bold]licence", None, "[red]words " * 40),
     }
     shown = maskc("diff", pair[0], other).stdout
     assert "[bold]licence" in shown and "[red]words" in shown and "…" in shown
+    assert "�[31mred �" in shown and "\x1b" not in shown
 
 
 def test_shapes_fix_sizes_in_both(pair: tuple[Path, Path]) -> None:
