@@ -60,8 +60,8 @@ def check(
     """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
 
     `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. More than one
-    start Python anew, so a script that asks for that does so below `if __name__ == "__main__":`. Raises `InputError` when
-    the baseline or the limits cannot be used; what is wrong with one model is in its outcome.
+    start Python anew, so a script that asks for that does so below `if __name__ == "__main__":`. Raises `InputError`
+    when the baseline or the limits cannot be used; what is wrong with one model is in its outcome.
     """
     known = baseline.read(path)
     files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
