@@ -146,8 +146,8 @@ def prune(
     layers = [] if arrays else _layers(masks)
     if arrays and signals is None:
         raise InputError("Arrays have no signals of their own: give signals as well.")
-    values = list(masks) if arrays else [np.array(layer.mask) for layer in layers]
-    worth = [np.asarray(s) for s in ([layer.signal for layer in layers] if signals is None else signals)]
+    values = list(masks) if arrays else [layer.mask.numpy().copy() for layer in layers]
+    worth = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
     flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
     if not [v.shape for v in values] == [w.shape for w in worth] == [f.shape for f in flops]:
         raise InputError("Masks, signals and savings must have the same shapes, one array (channels,) for each mask.")

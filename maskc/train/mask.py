@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.methods import Method, mean_over_replicas
+from maskc.train.methods import Method
 from maskc.train.settings import Reduction
 
 
@@ -20,13 +21,12 @@ class Gathering:
     """How a pruning optimizer wants signals: by which method, for which loss.
 
     `reduction` is None if it is not known how the loss is reduced over the batch. `scaled` says whether the loss of
-    each replica is divided by the number of replicas, as Keras does in `fit`. `decay` is of the moving average.
+    each replica is divided by the number of replicas, as Keras does in `fit`.
     """
 
     method: Method
     reduction: Reduction | None
     scaled: bool
-    decay: float
 
 
 @runtime_checkable
@@ -35,6 +35,10 @@ class Gatherer(Protocol):
 
     def gathering(self, model: Any) -> Gathering:
         """How signals are to be gathered in a training call of `model`."""
+        ...
+
+    def prune_if_due(self) -> None:
+        """Takes decisions that are still open."""
         ...
 
 
@@ -107,6 +111,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self._gatherer: weakref.ref[Any] | None = None
         self._observation: Observation | None = None
         self._passage: Passage | None = None
+        self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
     @property
     def supports_jit(self) -> bool:
@@ -149,8 +154,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             return inputs * mask
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
-            (statistic,) = mean_over_replicas([gathering.method.statistic(activity(inputs))])
-            self.average(statistic, gathering.decay)
+            self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
         copies = _copies(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
         if gathering is None and getattr(self._get_call_context().entry_layer, "optimizer", None) is None:
             self._passage = Passage(copies, inputs)
@@ -168,6 +172,13 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """Returns the arguments."""
         return {**super().get_config(), "groups": self.groups}
 
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the weights, with the decisions about them taken that are due."""
+        gatherer = None if self._gatherer is None else self._gatherer()
+        if gatherer is not None:
+            gatherer.prune_if_due()
+        super().save_own_variables(store)
+
     def deliver_to(self, gatherer: Gatherer) -> None:
         """Makes training calls outside of a compiled model's `fit` gather signals for `gatherer`."""
         self._gatherer = weakref.ref(gatherer)
@@ -179,6 +190,10 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     def passage(self) -> Passage | None:
         """The tensors of the last training call that no optimizer gathers signals of; None if there was none."""
         return self._passage
+
+    def activity(self) -> Any:
+        """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""
+        return self._activity.pop(threading.get_ident(), None)
 
     def _observe(self) -> Gathering | None:
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""

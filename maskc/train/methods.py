@@ -81,6 +81,6 @@ def random_signal(seed: int, index: int, channels: int) -> Any:
 def mean_over_replicas(values: list[Any]) -> list[Any]:
     """Returns the means over all replicas of a distribution strategy; the values themselves where there is one."""
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    if not values or context is None or context.num_replicas_in_sync == 1:
         return values
     return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, values))

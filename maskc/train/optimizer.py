@@ -299,21 +299,23 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._prune(self._pruner)
 
     def _update_signals(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """Lets the signals follow their gradients; those of other methods are not made from gradients."""
+        """Lets the signals follow what the method reads of this batch."""
         method = METHODS[self.settings.method]
-        pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
-        if method.reads == "nothing":
-            for index, (_, variable) in enumerate(pairs):
-                variable.assign(random_signal(self.settings.seed, index, variable.shape[0]))
-        if method.reads != "gradients" or not pairs:
-            return
-        scale = self.loss_scale_factor
-        roots = [gradient if scale is None else gradient / scale for gradient, _ in pairs]
-        for statistic, (_, variable) in zip(
-            mean_over_replicas([method.power(root) for root in roots]), pairs, strict=True
-        ):
+        found: list[tuple[MaskLayer, Any]] = []
+        for index, (gradient, variable) in enumerate(pairs):
             layer = layer_of(variable)
-            assert layer is not None
+            if layer is None or gradient is None:
+                continue
+            if method.reads == "nothing":
+                layer.signal.assign(random_signal(self.settings.seed, index, layer.signal.shape[0]))
+            elif method.reads == "activations":
+                activity = layer.activity()
+                found += [] if activity is None else [(layer, activity)]
+            else:
+                root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
+                found.append((layer, method.power(root)))
+        statistics = mean_over_replicas([statistic for _, statistic in found])
+        for (layer, _), statistic in zip(found, statistics, strict=True):
             layer.average(statistic, self.settings.decay)
 
     def _decide(self, strategy: Any) -> None:
@@ -402,7 +404,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             METHODS[self.settings.method],
             loss_reduction(model) if given == "auto" else given,
             scaled=compiled,
-            decay=self.settings.decay,
         )
 
     @property

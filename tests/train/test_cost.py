@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import maskc
 import passes
@@ -121,3 +122,36 @@ def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
     model.export(tmp_path / "model", verbose=False)
     result = maskc.compile(tmp_path / "model")
     assert maskc.flops(result.model).flops == computational_cost(model).flops()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("build", [plain, residual])
+def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
+    model = build()
+    rng = np.random.default_rng(5)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= 0.4)
+    cost = computational_cost(model)
+    variables = [layer.mask.value for layer in cost.layers]
+
+    def differentiate() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            flops = cost()
+            penalty = 0.5 * flops
+        return flops, tape.gradient(penalty, variables)
+
+    flops, gradients = (tf.function(differentiate) if graph else differentiate)()
+    assert flops.shape == () and int(flops) == cost.flops()
+    for name, gradient in zip(cost.names, gradients, strict=True):
+        np.testing.assert_array_equal(gradient, 0.5 * cost.gradient()[name])
+
+
+def test_cost_of_masks_that_are_given() -> None:
+    model = plain()
+    cost = computational_cost(model)
+    first = tf.constant([1.0, 0.0, 0.0, 1.0, 1.0])
+    given = [first, *(layer.mask for layer in cost.layers[1:])]
+    assert float(cost(given)) < cost.flops()
+    masks(model)["first"].assign(first)
+    assert float(cost(given)) == cost.flops()

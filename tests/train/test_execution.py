@@ -1,0 +1,75 @@
+"""Training steps that XLA compiles prune the same, between executions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskc.train import MaskLayer, PruningOptimizer
+from tests.train.networks import data, mlp
+
+pytestmark = pytest.mark.tensorflow
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
+    keras.utils.set_random_seed(2)
+    model = mlp()
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), prune_every=2, decay=0.5, flops_target=0.5, method=method)
+    model.compile(optimizer, LOSS, **arguments)
+    x, y = data(model, count=4 * steps)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    return model
+
+
+def masks(model: Any) -> list[list[float]]:
+    return [layer.mask.numpy().tolist() for layer in model.layers if isinstance(layer, MaskLayer)]
+
+
+@pytest.mark.parametrize("method", ["fisher", "magnitude"])
+def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
+    plain, compiled = fitted(method=method), fitted(method=method, jit_compile=True)
+    assert compiled.jit_compile and not plain.jit_compile
+    assert len(plain.optimizer.history) == 4
+    assert compiled.optimizer.history == plain.optimizer.history
+    assert compiled.optimizer.flops == plain.optimizer.flops
+    assert masks(compiled) == masks(plain)
+
+
+def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) -> None:
+    model = fitted(steps=2, jit_compile=True, steps_per_execution=2)
+    model.save(tmp_path / "model.keras")
+    assert sum(np.sum(np.asarray(mask) == 0) for mask in masks(model)) == 1
+    assert masks(keras.models.load_model(tmp_path / "model.keras")) == masks(model)
+
+
+def test_several_steps_to_one_execution() -> None:
+    """Plain graphs decide within the execution and are exact; XLA decides at its end, as often as was due."""
+    assert fitted(steps_per_execution=3).optimizer.history == fitted().optimizer.history
+    compiled = fitted(jit_compile=True, steps_per_execution=4)
+    assert [entry.step for entry in compiled.optimizer.history] == [4, 4, 8, 8]
+
+
+def test_a_custom_loop_asks_for_decisions() -> None:
+    keras.utils.set_random_seed(2)
+    model = mlp()
+    optimizer = PruningOptimizer(
+        keras.optimizers.SGD(0.1), prune_every=2, decay=0.5, flops_target=0.5, model=model, loss_reduction="mean"
+    )
+
+    @tf.function(jit_compile=True)
+    def step(x: Any, y: Any) -> Any:
+        return optimizer.minimize(lambda: LOSS(y, model(x, training=True)))
+
+    x, y = data(model, count=36)
+    for start in range(0, 36, 4):
+        step(tf.constant(x[start : start + 4]), tf.constant(y[start : start + 4]))
+        optimizer.prune_if_due()
+    assert masks(model) == masks(fitted())
+    assert optimizer.history == fitted().optimizer.history
