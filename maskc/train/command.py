@@ -131,7 +131,7 @@ def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
 
 def _loss(name: str) -> Any:
     """A Keras loss by its name; cross-entropies take logits."""
-    loss = keras.losses.get(name)
+    loss = keras.losses.get("".join(word[:1].upper() + word[1:] for word in name.split("_")))
     return type(loss)(from_logits=True) if "from_logits" in loss.get_config() else loss
 
 

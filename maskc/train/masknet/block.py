@@ -31,7 +31,8 @@ class MaskBlock(layers.Layer):  # type: ignore[misc]
     Args:
         config: a `MaskBlockConfig`, or the dictionary of one.
         prunable: put a `MaskLayer` on the aggregation layer, on the hidden layer (before its normalisation) and on
-            the output.
+            the output. The last two are pruned together (they have the same `groups`): behind the normalisation a
+            hidden channel that is zero still gives something, which only the mask on the output takes away.
 
     Example:
         >>> import keras
@@ -72,9 +73,10 @@ class MaskBlock(layers.Layer):  # type: ignore[misc]
         self.projection = made(layers.Dense(net_shape[-1], dtype=dtype, name="projection"), inner)
         self.hidden = made(layers.Dense(config.output_size, dtype=dtype, name="hidden"), net_shape)
         self.output_norm = made(layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="output_norm"), output)
+        places = (("aggregation", inner, None), ("hidden", output, self.path), ("output", output, self.path))
         self.masks = {
-            name: made(MaskLayer(dtype=dtype, name=f"{name}_mask"), shape)
-            for name, shape in (("aggregation", inner), ("hidden", output), ("output", output))
+            name: made(MaskLayer(groups, dtype=dtype, name=f"{name}_mask"), shape)
+            for name, shape, groups in places
             if self.prunable
         }
 
