@@ -14,7 +14,7 @@ import keras
 
 from maskc.errors import InputError, MaskcError
 from maskc.train.features import FeatureSpec
-from maskc.train.ranker import RankerConfig, ranker
+from maskc.train.recommender import RankerConfig, ranker
 from passes.errors import in_brief
 
 
