@@ -31,6 +31,7 @@ from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConf
 from maskc.train.optimizer import PruningOptimizer
 from maskc.train.prunable import prunable
 from maskc.train.pruner import Pruned
+from maskc.train.recommender import RankerConfig, ranker
 from maskc.train.records import Records, write_records
 from maskc.train.trainer import PruningTrainer
 
@@ -50,11 +51,13 @@ __all__ = [
     "Pruned",
     "PruningOptimizer",
     "PruningTrainer",
+    "RankerConfig",
     "Records",
     "computational_cost",
     "distill",
     "export_model",
     "fine_tune",
     "prunable",
+    "ranker",
     "write_records",
 ]
