@@ -88,8 +88,7 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
         type_ = type_of(value)
         if type_.shape is None:
             raise UnavailableError(
-                f"Input '{value.name}' is not a tensor of known rank, so no random data can be made for it. "
-                "Give real data with --inputs."
+                f"Input '{value.name}' is not a tensor of known rank, and only models that take such can be compared."
             )
         found.append(Port(value.name, type_, limits.get(value.name)))
     return tuple(found)
