@@ -1,4 +1,4 @@
-"""Training with channel masks in TensorFlow and Keras: masks, Fisher signals, cost and the pruning optimizer.
+"""Training with channel masks in TensorFlow and Keras: masks, signals, cost, the pruning optimizer and the trainer.
 
 Needs the extra `maskc[tensorflow]`. Importing this package is what imports TensorFlow; `import maskc` does
 not.
@@ -25,12 +25,14 @@ from maskc.train.distillation import Distiller, distill
 from maskc.train.export import Exported, export_model
 from maskc.train.features import FeatureSpec
 from maskc.train.finetune import fine_tune
+from maskc.train.functional import apply_mask, prune, update_pruning_signals
 from maskc.train.loop import Interrupted, Monitor
 from maskc.train.mask import MaskLayer
 from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.optimizer import PruningOptimizer
 from maskc.train.prunable import prunable
 from maskc.train.pruner import Pruned
+from maskc.train.queries import find_input_mask, find_mask, find_output_mask, pruned_shape
 from maskc.train.recommender import RankerConfig, ranker
 from maskc.train.records import Records, write_records
 from maskc.train.trainer import PruningTrainer
@@ -53,11 +55,18 @@ __all__ = [
     "PruningTrainer",
     "RankerConfig",
     "Records",
+    "apply_mask",
     "computational_cost",
     "distill",
     "export_model",
+    "find_input_mask",
+    "find_mask",
+    "find_output_mask",
     "fine_tune",
     "prunable",
+    "prune",
+    "pruned_shape",
     "ranker",
+    "update_pruning_signals",
     "write_records",
 ]
