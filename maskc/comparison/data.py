@@ -149,13 +149,14 @@ def elements(sample: Sample) -> int:
 
 
 def redrawn(ports: Sequence[sampling.Port], samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """More data for what shows on few inputs only: Gaussian values, many examples at once where any batch will do.
+    """More data for what shows on few inputs only: many examples at once where any batch will do.
 
-    They are of the sizes of the largest sample, and do not say what is expected. What is not of floating point is
-    taken from that sample. Empty if no input is a float.
+    Floats are Gaussian and indices any of the entries that there are; all else is taken from the largest sample, whose
+    sizes they have. They do not say what is expected. Empty if there is nothing to draw.
     """
     like = max(samples, key=elements)
-    if not any(array.dtype.kind == "f" for array in like.inputs.values()):
+    entries = {port.name: port.entries for port in ports if port.entries is not None}
+    if not any(array.dtype.kind == "f" or name in entries for name, array in like.inputs.items()):
         return []
     rng = np.random.default_rng([seed, 1])
     batches = {port.symbols()[:1] for port in ports if port.type.shape and not isinstance(port.type.shape[0], int)}
@@ -167,10 +168,13 @@ def redrawn(ports: Sequence[sampling.Port], samples: Sequence[Sample], seed: int
         inputs: Inputs = {}
         for name, array in like.inputs.items():
             many = np.concatenate([array] * times) if times > 1 else array
-            inputs[name] = (
-                (scale * rng.normal(size=many.shape)).astype(array.dtype) if array.dtype.kind == "f" else many
-            )
-        found.append(Sample(f"gaussian, scale {scale:g}", inputs, {}))
+            if name in entries:
+                many = rng.integers(0, entries[name], many.shape).astype(array.dtype)
+            elif array.dtype.kind == "f":
+                many = (scale * rng.normal(size=many.shape)).astype(array.dtype)
+            inputs[name] = many
+        floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
+        found.append(Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {}))
     return found
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 import maskc as api
 from maskc import sampling
+from maskc.comparison.data import redrawn
 from maskc.comparison.judge import tolerance
 from maskc.comparison.statistics import Statistics
-from maskc.noise import distance
+from maskc.noise import Sample, distance
 from tests.maskc import build
 from tests.maskc.build import node, value
 from tests.maskc.command import maskc, refused
@@ -145,6 +147,23 @@ def test_exact_is_refused_where_there_is_no_double_form(tmp_path: Path) -> None:
 
 
 # Latency.
+
+
+def test_indices_are_drawn_again_within_their_ranges() -> None:
+    kind = TensorProto.INT64
+    model = build.model(
+        [node("Gather", "table i", "y"), node("Identity", "j", "z")],
+        [value("i", ["n", 3], kind), value("j", ["n"], kind)],
+        [value("y", ["n", 3, 4]), value("z", ["n"], kind)],
+        [build.weight("table", 10, 4)],
+    )
+    ports = sampling.ports(model)
+    given = [Sample("real", {"i": np.zeros((2, 3), np.int64), "j": np.array([7, 8])}, {})]
+    again = redrawn(ports, given, 0)
+    assert {sample.inputs["i"].shape for sample in again} == {(32, 3)}
+    assert {int(i) for sample in again for i in sample.inputs["i"].flat} == set(range(10))
+    assert {int(j) for sample in again for j in sample.inputs["j"]} == {7, 8}, "nobody knows the range of these"
+    assert redrawn(ports[1:], given, 0) == []
 
 
 def test_latency_side_by_side(pair: tuple[Path, Path]) -> None:
