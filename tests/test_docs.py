@@ -51,8 +51,8 @@ GIVEN = {"flops.json"}
 
 def runs(block: Block) -> bool:
     """Whether a block is for running and says nothing against it."""
-    runnable = block.language in ("python", "console", "sh") or block.said("printed") is not None
-    return runnable and block.said("not run") is None
+    runnable = block.language in ("python", "console", "sh") or block.title or block.said("printed") is not None
+    return bool(runnable) and block.said("not run") is None
 
 
 RUN = [page for page in PAGES if any(map(runs, blocks(page)))]
