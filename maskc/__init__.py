@@ -20,6 +20,7 @@ from maskc.errors import InputError, MaskcError, NotEquivalentError, Unavailable
 if TYPE_CHECKING:
     from maskc.compiler import compile, explain, flops
     from maskc.equivalence import verify
+    from maskc.report.diff import diff
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "UnavailableError",
     "__version__",
     "compile",
+    "diff",
     "explain",
     "flops",
     "verify",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "compile": "maskc.compiler",
+    "diff": "maskc.report.diff",
     "explain": "maskc.compiler",
     "flops": "maskc.compiler",
     "verify": "maskc.equivalence",

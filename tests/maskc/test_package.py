@@ -12,7 +12,7 @@ from maskc import cli
 from tests.maskc import build
 from tests.maskc.command import maskc, process
 
-_COMMANDS = ("compile", "verify", "flops", "check", "demo")
+_COMMANDS = ("compile", "verify", "explain", "flops", "diff", "check", "demo")
 
 
 def loaded(code: str, *modules: str) -> dict[str, bool]:
