@@ -104,7 +104,7 @@ def update_pruning_signals(
         for layer, gradient in zip(layers, gradients, strict=True):
             if gradient is None:
                 raise InputError(f"The loss does not depend on the mask {layer.name!r}, or the tape did not see it.")
-        values = [gradient * per_loss(tf.shape(gradient)[0], loss_reduction, False) for gradient in gradients]
+        values = [gradient * per_loss(tf.shape(gradient)[0], loss_reduction) for gradient in gradients]
     for layer, statistic in zip(layers, mean_over_replicas([rule.statistic(value) for value in values]), strict=True):
         layer.average(statistic, decay)
 

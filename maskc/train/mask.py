@@ -20,13 +20,11 @@ from maskc.train.settings import Reduction
 class Gathering:
     """How a pruning optimizer wants signals: by which method, for which loss.
 
-    `reduction` is None if it is not known how the loss is reduced over the batch. `scaled` says whether the loss of
-    each replica is divided by the number of replicas, as Keras does in `fit`.
+    `reduction` is None if it is not known how the loss is reduced over the batch.
     """
 
     method: Method
     reduction: Reduction | None
-    scaled: bool
 
 
 @runtime_checkable
@@ -254,7 +252,7 @@ def _copies(signal: Any, batch: Any, gathering: Gathering | None) -> Any:
         def gradient(upstream: Any) -> Any:
             if gathering is None or gathering.method.reads != "gradients":
                 return tf.zeros_like(signal)
-            losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean", gathering.scaled)
+            losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean")
             return tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
 
         return tf.zeros((batch, signal.shape[0]), signal.dtype), gradient
@@ -276,18 +274,17 @@ def per_example(inputs: Any, upstream: Any) -> Any:
     return tf.reduce_sum(product, axis=list(range(1, product.shape.rank - 1)))
 
 
-def per_loss(batch: Any, reduction: Reduction, scaled: bool) -> Any:
+def per_loss(batch: Any, reduction: Reduction) -> Any:
     """Returns what a derivative of the batch's loss is multiplied by to be one of the example's own loss.
 
     Args:
-        batch: examples on this replica.
-        reduction: "mean" if the loss over all replicas is the mean of its examples' losses, "sum" if it is their sum.
-        scaled: whether the loss of each replica is divided by the number of replicas, even if it is a sum.
+        batch: examples on this replica, equally many on all of them.
+        reduction: "mean" if the losses of the replicas add up to the mean of all examples' losses, "sum" if to their
+            sum. That is how Keras divides them in `fit`.
     """
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if reduction == "mean":
-        return tf.cast(batch * replicas, tf.float32)
-    return tf.constant(replicas if scaled else 1, tf.float32)
+    if reduction == "sum":
+        return tf.constant(1.0)
+    return tf.cast(batch * tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
 
 
 def activity(inputs: Any) -> Any:

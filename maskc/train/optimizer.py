@@ -399,12 +399,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def gathering(self, model: Any) -> Gathering:
         """Returns how signals are to be gathered in a training call of `model`."""
         given = self.settings.loss_reduction
-        compiled = getattr(model, "optimizer", None) is not None
-        return Gathering(
-            METHODS[self.settings.method],
-            loss_reduction(model) if given == "auto" else given,
-            scaled=compiled,
-        )
+        return Gathering(METHODS[self.settings.method], loss_reduction(model) if given == "auto" else given)
 
     @property
     def variables(self) -> list[Any]:

@@ -38,6 +38,15 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
         {"flops_weight": -1.0},
         {"min_channels": -1},
         {"loss_reduction": "median"},
+        {"method": "hessian"},
+        {"method": 3},
+        {"schedule": "square"},
+        {"schedule": "linear"},
+        {"ramp": -1},
+        {"ramp": 10},
+        {"tie": "all"},
+        {"update_params": 1},
+        {"seed": -1},
     ],
     ids=str,
 )
@@ -73,7 +82,7 @@ def test_all_masks_frozen() -> None:
 def test_a_target_that_cannot_be_reached() -> None:
     model = mlp()
     weights = model.get_weights()
-    with pytest.raises(InputError, match="cannot be reached"):
+    with pytest.raises(InputError, match=r"cannot be reached: .* still has 29 FLOPs, and the target is 1\."):
         fit(model, PruningOptimizer("sgd", flops_target=1.5))
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
