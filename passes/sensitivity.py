@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     bound = bind(model, masks)
     graph = prepared(bound, keep=masks)  # a mask of ones is looked at as well
     found, plan = _planned(graph)
-    labels = _labels(graph, found, plan)
+    labels = _labels(graph, found, plan, masks)
     total = _flops(bound, graph, found, plan)
     savings: dict[str, Array] = {}
     for name, mask in masks.items():
@@ -63,7 +63,7 @@ def flops_by_group(
     bound = bind(model, masks)
     graph = prepared(bound, keep=masks)
     found, plan = _planned(graph)
-    labels = _labels(graph, found, plan)
+    labels = _labels(graph, found, plan, masks)
     total = _flops(bound, graph, found, plan)
     values = np.concatenate([np.asarray(mask) for mask in masks.values()])
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
@@ -117,16 +117,18 @@ def _flops(model: onnx.ModelProto, graph: gs.Graph, found: Facts, plan: Layout) 
     return cost.of_graph(graph).flops
 
 
-def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
+def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str]) -> Labels:
     """A number for each slice, the same for slices of one axis that play the same part in the graph.
 
     Starts from what is known and stored of each slice, then gathers along links in both directions what is connected
-    to it, as in colour refinement.
+    to it, as in colour refinement. Initializers other than masks keep what they start from: two layers that share one
+    have nothing to do with each other.
     """
     labels: Labels = {}
     links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
     divisions: list[tuple[tuple[str, int], list[Index]]] = []
     tensors = {t.name: t for n in graph.nodes for t in [*n.inputs, *n.outputs] if not t.is_empty()}
+    fixed = {name for name, tensor in tensors.items() if is_constant(tensor) and name not in masks}
     for place, (name, tensor) in enumerate(tensors.items()):
         for axis in range(len(shape_of(tensor) or ())):
             size = size_of(tensor, axis)
@@ -147,7 +149,9 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout) -> Labels:
         for source, target, link in [*links, *reversed(links)]:
             if source not in labels or target not in labels:
                 continue
-            labels[source], labels[target] = _joined(labels[source], labels[target], link)
+            before, labels[target] = _joined(labels[source], labels[target], link)
+            if source[0] not in fixed:
+                labels[source] = before
         for key, classes in divisions:
             for index in classes if key in labels else ():
                 gathered = np.zeros(int(index.max()) + 1, np.int64)
