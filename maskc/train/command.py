@@ -19,6 +19,7 @@ from maskc.train.features import FeatureSpec
 from maskc.train.loop import Monitor
 from maskc.train.records import Records
 from maskc.train.trainer import PruningTrainer
+from passes.errors import in_brief
 
 _SETTINGS = "settings.json"
 # What may differ when a run is taken up again.
@@ -27,7 +28,7 @@ _FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every")
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of `maskc train`; see there."""
+    """The arguments of `maskc train`; see there. `pruning` are those of `PruningOptimizer` and of the trainer."""
 
     model: str
     features: Path
@@ -109,7 +110,7 @@ def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
         loss = _loss(arguments.loss)
         metrics = [_metric(name, loss) for name in arguments.metrics or [_usual_metric(loss)]]
     except (ValueError, TypeError) as error:
-        raise InputError(f"An optimizer, loss or metric is not Keras's: {str(error).splitlines()[0]}") from error
+        raise InputError(f"An optimizer, loss or metric is not Keras's: {in_brief(error)}.") from error
     if arguments.learning_rate is not None:
         optimizer.learning_rate = arguments.learning_rate
     pruning = {name: value for name, value in arguments.pruning.items() if not name.startswith("pruning_")}

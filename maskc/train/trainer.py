@@ -185,7 +185,6 @@ class PruningTrainer:
         """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`."""
         training = {
             "pruning": {name: value for name, value in self._settings.items() if isinstance(value, (int, float, str))},
-            "flops": self.flops,
             "reached": self.reached,
             "steps": {phase: position.step for phase, position in self._phases.items()},
             "metrics": next((position.metrics for position in reversed(self._phases.values())), {}),

@@ -1,0 +1,106 @@
+"""`maskc train` from the shell: what it writes, that it goes on where it was, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import maskc as package
+from maskc.train import write_records
+from tests.maskc.command import maskc, process, refused
+
+SPEC = "features:\n  a: {kind: dense, shape: [4]}\n  b: {kind: categorical, size: 3}\nlabel: label\n"
+NET = {
+    "mask_blocks": [{"output_size": 6, "aggregation_size": 8, "input_layer_norm": True}],
+    "mlp": {"layer_sizes": [6, 1]},
+    "embedding_size": 4,
+}
+FAST = ["--pruning.iter", 2, "--pruning.burn_in", 3, "--pruning.decay", 0.9, "--pruning.flops_target", 0.7]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = [(rng.normal(size=4), int(rng.integers(3))) for _ in range(96)]
+    write_records(tmp_path / "train.tfrecord", [{"a": a, "b": b, "label": float(a[0] * (b - 1) > 0)} for a, b in rows])
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "net.json").write_text(json.dumps(NET))
+    return tmp_path
+
+
+def train(work: Path, *more: Any, **changed: Any) -> Any:
+    given = {
+        "--model": work / "net.json",
+        "--features": work / "spec.yaml",
+        "--data": work / "*.tfrecord",
+        "--output": work / "run",
+        "--batch-size": 16,
+        **{f"--{name}": value for name, value in changed.items()},
+    }
+    return maskc("train", *(word for pair in given.items() for word in pair), *FAST, *more)
+
+
+def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> None:
+    held_out = ["--validation", work / "train.tfrecord", "--fine-tune", 1]
+    result = train(work, *held_out, "--epochs", 6, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["reached"]
+    assert told["steps"] == 42
+    assert {"auc", "val_auc", "loss", "val_loss"} == set(told["metrics"])
+    directory = Path(told["directory"])
+    assert told["flops"]["after"] == package.flops(directory / "model.onnx").flops <= 0.7 * told["flops"]["before"]
+    again = train(work, *held_out, "--epochs", 6, "--json")
+    assert json.loads(again.stdout) == told
+    other = train(work, "--seed", 1)
+    refused(other, 2, "run holds a run with another validation, seed", "--no-resume")
+    teacher = train(work, "--teacher", directory / "model.keras", "--epochs", 6, output=work / "distilled")
+    assert teacher.exit_code == 0, teacher.output
+    assert "Channels kept: " in teacher.stdout
+
+
+def test_a_target_that_is_not_reached_is_a_failed_check(work: Path) -> None:
+    result = train(work, "--epochs", 1)
+    assert result.exit_code == 1
+    assert "before pruning reached its target" in result.stderr
+    assert (work / "run/model/model.onnx").exists()
+
+
+def test_the_flags_of_the_original_are_there() -> None:
+    shown = process("train", "--help", COLUMNS="200").stdout
+    for flag in ("--pruning.iter", "--pruning.burn_in", "--pruning.flops_target", "--pruning.decay"):
+        assert flag in shown
+    for default in ("5000", "100000", "250000", "0.9999"):
+        assert default in shown
+
+
+def test_help_does_not_import_tensorflow() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from maskc.cli import app\n"
+        "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0\n"
+        "print([name for name in ('tensorflow', 'keras', 'yaml') if name in sys.modules])\n"
+    )
+    assert process(code=code).stdout.strip() == "[]"
+
+
+def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
+    refused(train(work, model=work / "net.onnx"), 2, "is not known: give a .yaml")
+    refused(train(work, features=work / "none.yaml"), 2, "none.yaml cannot be read")
+    refused(train(work, data=work / "none-*"), 2, "There is no file", "none-*")
+    refused(train(work, "--optimizer", "adamant"), 2, "optimizer, loss or metric is not Keras's")
+    refused(train(work, "--loss", "nothing"), 2, "optimizer, loss or metric is not Keras's")
+    refused(train(work, "--patience", 2), 2, "needs --validation")
+    refused(train(work, "--method", "magic"), 2, "--method")
+    refused(train(work, "--pruning.decay", 1), 2, "decay must be")
+    refused(train(work, "--pruning.flops_target", 10, output=work / "other"), 2, "flops_target cannot be reached")
+    (work / "run/model").mkdir(parents=True)
+    (work / "run/model/notes.txt").write_text("mine")
+    refused(train(work), 2, "holds other files")
+    write_records(work / "bad.tfrecord", [{"a": np.ones(4), "label": 1.0}])
+    refused(train(work, data=work / "bad.tfrecord"), 2, "bad.tfrecord, record 0: the field 'b' is missing")
