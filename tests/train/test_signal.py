@@ -194,14 +194,20 @@ def test_constant_loss_scale_leaves_the_signal_alone() -> None:
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
 
 
-def test_dynamic_loss_scale_leaves_the_signal_alone() -> None:
-    network, x, y = problem(dense, 6)
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = brute_force(network, x, y, loss)
-    scaled = keras.optimizers.LossScaleOptimizer(pruning(), initial_scale=2.0**15)
-    network.model.compile(scaled, loss)
-    network.model.fit(x, y, batch_size=6, verbose=0)
-    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
+@pytest.mark.parametrize("method", ["fisher", "taylor", "magnitude"])
+def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
+    signals = []
+    for scale in (1.0, 2.0**15):
+        network, x, y = problem(dense, 6)
+        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+        expected = brute_force(network, x, y, loss)
+        network.model.compile(keras.optimizers.LossScaleOptimizer(pruning(method=method), initial_scale=scale), loss)
+        network.model.fit(x, y, batch_size=6, verbose=0)
+        signals.append(network.masks[0].signal.numpy())
+        assert signals[-1].any()
+        if method == "fisher":
+            np.testing.assert_allclose(signals[-1], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(signals[0], signals[1], rtol=1e-5)
 
 
 def test_mixed_precision_agrees_with_single_precision() -> None:
