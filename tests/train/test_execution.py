@@ -32,7 +32,7 @@ def masks(model: Any) -> list[list[float]]:
     return [layer.mask.numpy().tolist() for layer in model.layers if isinstance(layer, MaskLayer)]
 
 
-@pytest.mark.parametrize("method", ["fisher", "magnitude"])
+@pytest.mark.parametrize("method", ["fisher", pytest.param("magnitude", marks=pytest.mark.slow)])
 def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
     plain, compiled = fitted(method=method), fitted(method=method, jit_compile=True)
     assert compiled.jit_compile and not plain.jit_compile
@@ -49,6 +49,7 @@ def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) ->
     assert masks(keras.models.load_model(tmp_path / "model.keras")) == masks(model)
 
 
+@pytest.mark.slow
 def test_several_steps_to_one_execution() -> None:
     """Plain graphs decide within the execution and are exact; XLA decides at its end, as often as was due."""
     assert fitted(steps_per_execution=3).optimizer.history == fitted().optimizer.history

@@ -52,7 +52,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_same_as_fit_and_as_the_constructors_arguments(graph: bool) -> None:
     fitted = fresh()
     fitted.compile(PruningOptimizer(keras.optimizers.SGD(0.1), **ARGUMENTS), LOSS)

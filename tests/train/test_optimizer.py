@@ -87,6 +87,7 @@ def test_one_entry_every_few_updates_after_the_burn_in() -> None:
     assert record.counts() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
 
 
+@pytest.mark.slow
 def test_pruned_entries_never_come_back() -> None:
     optimizer = PruningOptimizer(keras.optimizers.Adam(0.05), prune_every=2, tie="none")
     record = train(residual(), optimizer, steps=20)
@@ -131,7 +132,7 @@ def test_no_flops_weight_goes_by_the_signal() -> None:
     assert signals[entry.mask][entry.channel] == min(signal.min() for signal in signals.values())
 
 
-@pytest.mark.parametrize("build", [plain, residual, depthwise])
+@pytest.mark.parametrize("build", [plain, residual, pytest.param(depthwise, marks=pytest.mark.slow)])
 def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     model = build()
@@ -247,7 +248,7 @@ def test_config_round_trip() -> None:
     assert again.inner_optimizer.momentum == 0.5
 
 
-@pytest.mark.parametrize("inner", ["momentum", "adam"])
+@pytest.mark.parametrize("inner", [pytest.param("momentum", marks=pytest.mark.slow), "adam"])
 def test_a_saved_model_resumes_where_it_stopped(inner: str, tmp_path: Path) -> None:
     def fresh() -> Any:
         keras.utils.set_random_seed(4)

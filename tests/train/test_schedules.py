@@ -67,7 +67,7 @@ def test_a_schedule_without_a_target_ends_with_the_fewest_channels() -> None:
     assert [int(layer.mask.numpy().sum()) for layer in model.layers if isinstance(layer, MaskLayer)] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("way", ["file", "checkpoint"])
+@pytest.mark.parametrize("way", ["file", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(way: str, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {
         "prune_every": 2,

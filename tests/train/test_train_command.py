@@ -58,9 +58,16 @@ def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> N
     assert json.loads(again.stdout) == told
     other = train(work, "--seed", 1)
     refused(other, 2, "run holds a run with another validation, seed", "--no-resume")
-    teacher = train(work, "--teacher", directory / "model.keras", "--epochs", 6, output=work / "distilled")
-    assert teacher.exit_code == 0, teacher.output
-    assert "Channels kept: " in teacher.stdout
+
+
+@pytest.mark.slow
+def test_it_learns_from_a_teacher(work: Path) -> None:
+    unpruned = train(work, "--pruning.flops_target", 1, output=work / "unpruned")
+    assert unpruned.exit_code == 0, unpruned.output
+    teacher = work / "unpruned/model/model.keras"
+    result = train(work, "--teacher", teacher, "--epochs", 6, model=teacher)
+    assert result.exit_code == 0, result.output
+    assert "Channels kept: " in result.stdout
 
 
 def test_a_target_that_is_not_reached_is_a_failed_check(work: Path) -> None:

@@ -25,12 +25,14 @@ SPEC = FeatureSpec(
 
 
 def network() -> Any:
-    """A network with two masks, and dropout, whose state must survive an interruption."""
+    """A network with two masks; with dropout, whose state must survive an interruption, and with a normalisation, whose
+    scales of one cost less as they are than as training leaves them."""
     keras.utils.set_random_seed(0)
     inputs = model_inputs(SPEC)
     x = keras.layers.Concatenate()([inputs["a"], keras.layers.Embedding(3, 2)(inputs["b"])])
     for name in ("first", "second"):
         x = MaskLayer(name=name)(keras.layers.Dense(8, activation="relu")(x))
+        x = keras.layers.LayerNormalization()(x)
         x = keras.layers.Dropout(0.2, seed=1)(x)
     return keras.Model(inputs, keras.layers.Dense(1)(x), name="net")
 
