@@ -807,6 +807,7 @@ def train(
     from maskc.report.training import show_training
     from maskc.train.command import Arguments
     from maskc.train.command import train as run
+    from maskc.train.loop import Interrupted
 
     pruning = {
         "pruning_iter": pruning_iter,
@@ -843,7 +844,11 @@ def train(
         checkpoint_every=checkpoint_every,
         summary_every=summary_every,
     )
-    result = run(arguments, resume)
+    try:
+        result = run(arguments, resume)
+    except Interrupted as interrupted:
+        print(f"Interrupted: the same command goes on from {output}.", file=sys.stderr)
+        raise typer.Exit(130) from interrupted
     _warn(result.exported.report.warnings)
     if as_json:
         _print_json(result.to_json())

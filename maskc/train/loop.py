@@ -117,6 +117,7 @@ class Loop:
         prepare(self.model, train)
         found = checkpoints.latest(self.checkpoints) if resume else None
         if found is not None:
+            self._warm_up(train)
             self.position = Position(**checkpoints.restore(found, self.model))
         elif self.checkpoints.exists():
             checkpoints.clear(self.checkpoints, 0)
@@ -140,6 +141,15 @@ class Loop:
             summaries.close()
         self._finish()
         return position
+
+    def _warm_up(self, train: Epochs) -> None:
+        """Makes the optimizer count the model's FLOPs as the first run did: before anything was trained.
+
+        The count takes a fresh scale of one for what it is, and a trained one costs more. So one step is made, and all
+        that it changes is then restored. (XLA's steps decide afterwards, by how many there were since the last.)
+        """
+        if not self.model.jit_compile:
+            next(steps(self.model, train(0, 0)), None)
 
     def _epoch(self, train: Epochs, summaries: Summaries, asked: Callable[[], bool], stage: progress.Stage) -> None:
         """Trains on what is left of the present epoch."""
