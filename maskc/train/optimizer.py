@@ -20,10 +20,11 @@ from maskc.train.methods import METHODS, mean_over_replicas, random_signal
 from maskc.train.pruner import History, Pruned, Pruner
 from maskc.train.reduction import loss_reduction
 from maskc.train.settings import FlopsWeight, Reduction, Settings
+from maskc.train.wrapping import Wrapping, without_signals
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+class PruningOptimizer(Wrapping):
     """Pruning around any Keras optimizer, after Theis et al. 2018 (arXiv 1801.05787).
 
     Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the signal of each mask
@@ -170,7 +171,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
                 "model and leave it trainable."
             )
-        self.inner_optimizer.build(_without_signals(variables))
+        self.inner_optimizer.build(without_signals(variables))
         # Built in the middle of tracing, a variable would have no value before the traced step has run.
         with tf.init_scope():
             self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
@@ -394,42 +395,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _layers(self) -> list[MaskLayer]:
         return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
 
-    # What mask layers, Keras and its loss scaling ask for
+    # What mask layers ask for
 
     def gathering(self, model: Any) -> Gathering:
         """Returns how signals are to be gathered in a training call of `model`."""
         given = self.settings.loss_reduction
         return Gathering(METHODS[self.settings.method], loss_reduction(model) if given == "auto" else given)
-
-    @property
-    def variables(self) -> list[Any]:
-        """The variables of this optimizer and of the wrapped one."""
-        return [*self._variables, *self.inner_optimizer.variables]
-
-    @property
-    def learning_rate(self) -> Any:
-        """The wrapped optimizer's learning rate; may be set."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        self.inner_optimizer.learning_rate = value
-
-    @property
-    def loss_scale_factor(self) -> float | None:
-        """The wrapped optimizer's constant loss scale; may be set."""
-        inner = self.__dict__.get("inner_optimizer")
-        return None if inner is None else inner.loss_scale_factor
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, value: float | None) -> None:
-        inner = self.__dict__.get("inner_optimizer")
-        if inner is not None:  # Keras's own constructor sets it before there is a wrapped optimizer
-            inner.loss_scale_factor = value
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Lets the wrapped optimizer replace the weights by their averages, if it keeps any."""
-        self.inner_optimizer.finalize_variable_values(_without_signals(var_list))
 
     # Saving
 
@@ -462,7 +433,3 @@ class PruningOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
         self._history.rows = [tuple(row) for row in np.asarray(store["history"]).tolist()]
-
-
-def _without_signals(variables: Iterable[Any]) -> list[Any]:
-    return [variable for variable in variables if layer_of(variable) is None]
