@@ -59,8 +59,8 @@ def update_pruning_signals(
 ) -> None:
     """Lets the signals of masks follow a batch: `signal = decay · signal + (1 - decay) · statistic`.
 
-    The masks must have been applied in the forward pass of this loss with `training=True`, by no model that is compiled
-    with an optimizer. Works in eager mode and, together with the forward pass, inside one `tf.function`. Under a
+    The masks must have been applied in the forward pass of this loss with `training=True`, and no `PruningOptimizer`
+    gathers their signals. Works in eager mode and, together with the forward pass, inside one `tf.function`. Under a
     distribution strategy it is called in each replica, with losses that add up to that of the whole batch.
 
     Args:
@@ -92,8 +92,8 @@ def update_pruning_signals(
     for layer, passage in zip(layers, passages, strict=True):
         if passage is None:
             raise InputError(
-                f"The mask {layer.name!r} was not applied with training=True, or by a model that is compiled with an "
-                "optimizer: signals have nothing to come from."
+                f"There is nothing to update the signal of the mask {layer.name!r} from: it was not applied with "
+                "training=True, or a PruningOptimizer gathers it."
             )
     if rule.reads == "activations":
         values = [activity(passage.inputs) for passage in passages if passage]

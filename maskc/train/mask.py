@@ -56,7 +56,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Passage:
-    """Tensors of the last training call outside of any optimizer's: what `update_pruning_signals` differentiates by.
+    """Tensors of the last training call that no optimizer follows: what `update_pruning_signals` differentiates by.
 
     `copies` has shape `(batch, channels)` and stands for each example's own copy of the mask; `inputs` is what was
     masked.
@@ -154,7 +154,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
         copies = _copies(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
-        if gathering is None and getattr(self._get_call_context().entry_layer, "optimizer", None) is None:
+        if gathering is None:
             self._passage = Passage(copies, inputs)
         return _multiply(inputs, mask, copies)
 

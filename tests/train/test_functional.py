@@ -189,7 +189,7 @@ def applied() -> MaskLayer:
         (lambda: apply_mask(tf.ones((2, 3))), "make a MaskLayer"),
         (lambda: update_pruning_signals(1.0, 0.9, [applied()], "hessian"), "one of 'fisher'"),
         (lambda: update_pruning_signals(1.0, 0.9, [applied()]), "tape="),
-        (lambda: update_pruning_signals(1.0, 0.9, masks([1, 2]), tape=tf.GradientTape()), "not applied"),
+        (lambda: update_pruning_signals(1.0, 0.9, masks([1, 2]), tape=tf.GradientTape()), "was not applied"),
         (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),
         (lambda: update_pruning_signals(1.0, 0.9, keras.Sequential([keras.Input((2,))])), "no mask"),
         (lambda: prune(None, []), "no mask"),
@@ -212,3 +212,14 @@ def test_a_loss_that_the_mask_has_no_part_in() -> None:
         loss = tf.constant(1.0)
     with pytest.raises(InputError, match="does not depend on"):
         update_pruning_signals(loss, 0.9, [mask], tape=tape)
+
+
+def test_a_compiled_model_in_a_loop_of_ones_own() -> None:
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(apply_mask(inputs)))
+    model.compile("sgd", "mse")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(tf.ones((2, 3)), training=True))
+    update_pruning_signals(loss, 0.0, model, tape=tape)
+    kernel = model.layers[-1].kernel.numpy()
+    np.testing.assert_allclose(model.layers[1].signal.numpy(), kernel[:, 0] ** 2, rtol=1e-5)
