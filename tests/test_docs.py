@@ -49,7 +49,7 @@ NOT_RUN = {
 }
 
 # Files that readers have, not the repository.
-GIVEN = {"flops.json"}
+GIVEN = {"flops.json", "manifest.json"}
 
 
 def runs(block: Block) -> bool:
