@@ -69,7 +69,8 @@ def _load(path: Path) -> Any:
 def _sentence(error: pydantic.ValidationError) -> str:
     """The first thing that is wrong, where it is, and how many more there are."""
     first, *others = error.errors()
+    count = len(others) + 1
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    more = f" There are {len(others)} more mistakes." if others else ""
+    more = f" That is the first of {count} mistakes." if others else ""
     return f"{f'the field {where!r}: ' if where else ''}{message[:1].lower()}{message[1:]}.{more}"
