@@ -13,11 +13,12 @@ from passes.ops import Demand, Elementwise, Known, Link, Linked, Op, register
 from passes.pipeline import Shrunk, shrink
 from passes.policy import Policy
 from passes.queries import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
-from passes.sensitivity import flops_by_group, flops_by_mask
+from passes.sensitivity import Counted, flops_by_group, flops_by_mask
 from passes.sizes import fix_sizes
 
 __all__ = [
     "Analysis",
+    "Counted",
     "Demand",
     "Elementwise",
     "Known",

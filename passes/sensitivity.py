@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -13,12 +14,11 @@ from passes.bind import bind
 from passes.clean import clean, prepared
 from passes.export import exported
 from passes.facts import Facts
+from passes.kinds import kinds
 from passes.layout import Layout
-from passes.ops import Link, Linked, rules
-from passes.tensors import Array, Index, is_constant, shape_of, size_of
+from passes.ops import rules
+from passes.tensors import Array, Index
 from passes.understanding import understood, with_subgraphs
-
-Labels = dict[tuple[str, int], Index]
 
 
 def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
@@ -30,76 +30,84 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    bound = bind(model, masks)
-    graph = prepared(bound, keep=masks)  # a mask of ones is looked at as well
-    found, plan = _planned(graph)
-    labels = _labels(graph, found, plan, masks)
-    total = _flops(bound, graph, found, plan)
-    savings: dict[str, Array] = {}
-    for name, mask in masks.items():
-        saved = np.zeros(len(mask))
-        entries = np.asarray(mask) != 0
-        label = labels.get((name, 0), np.arange(len(mask)))
-        for value in np.unique(label[entries]):
-            alike = entries & (label == value)
-            trial = np.array(mask)
-            trial[int(alike.argmax())] = 0
-            saved[alike] = total - compiled_flops(bind(model, {**masks, name: trial}))
-        savings[name] = saved
-    return total, savings
+    ends = np.cumsum([0, *(len(mask) for mask in masks.values())])
+    single = {name: np.arange(first, last) for name, first, last in zip(masks, ends[:-1], ends[1:], strict=True)}
+    total, saved = flops_by_group(model, masks, single, single)
+    return total, {name: saved[index] for name, index in single.items()}
+
+
+@dataclass
+class Counted:
+    """What counts of one graph found, for the next one to begin with.
+
+    nodes: FLOPs by node at the masks of the last count. savings: by kind of group, what one saves and the nodes where.
+    """
+
+    nodes: dict[str, int] = field(default_factory=dict)
+    savings: dict[int, tuple[int, frozenset[str]]] = field(default_factory=dict)
+
+    def move_to(self, nodes: dict[str, int]) -> None:
+        """Forget what is saved at nodes that cost something else now."""
+        changed = _changed(self.nodes, nodes)
+        self.savings = {kind: saved for kind, saved in self.savings.items() if not changed & saved[1]}
+        self.nodes = nodes
 
 
 def flops_by_group(
-    model: onnx.ModelProto, masks: Mapping[str, Array], groups: Mapping[str, Index], structure: Mapping[str, Index]
+    model: onnx.ModelProto,
+    masks: Mapping[str, Array],
+    groups: Mapping[str, Index],
+    structure: Mapping[str, Index],
+    counted: Counted | None = None,
 ) -> tuple[int, Array]:
     """FLOPs of the compiled graph at these masks, and what zeroing each whole group would save.
 
     masks: as for `flops_by_mask`. groups: by mask name, int64 [channels], the group of each entry, -1 for entries that
     stay. structure: what `coupled` says of the masks. The savings are exact differences, float64 [groups], 0 for groups
-    without an entry that is not zero. Groups that nothing in the graph tells apart share one evaluation.
+    without an entry that is not zero. Groups that nothing in the graph tells apart share one evaluation, and those that
+    `counted` knows from other masks of the same graph need none, where nothing has changed in their surroundings.
 
     Raises as `flops_by_mask` does.
     """
     bound = bind(model, masks)
-    graph = prepared(bound, keep=masks)
+    graph = prepared(bound, keep=masks)  # a mask of ones is looked at as well
     found, plan = _planned(graph)
-    labels = _labels(graph, found, plan, masks)
-    total = _flops(bound, graph, found, plan)
-    values = np.concatenate([np.asarray(mask) for mask in masks.values()])
+    if not masks:
+        return sum(_flops_by_node(bound, graph, found, plan).values()), np.zeros(0)
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
+    kind_of = kinds(graph, found, plan, masks, group, structure)  # before the graph is rewritten
+    nodes = _flops_by_node(bound, graph, found, plan)
+    counted = Counted() if counted is None else counted
+    counted.move_to(nodes)
+    values = np.concatenate([np.asarray(mask) for mask in masks.values()])
     ends = np.cumsum([len(mask) for mask in masks.values()])[:-1]
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
-    kinds = _kinds(labels, masks, group, structure)
     live = np.unique(group[group >= 0])
-    for kind in np.unique(kinds[live]):
-        alike = live[kinds[live] == kind]
-        trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
-        saved[alike] = total - compiled_flops(bind(model, trial))
-    return total, saved
+    for kind in np.unique(kind_of[live]):
+        alike = live[kind_of[live] == kind]
+        if kind not in counted.savings:
+            trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
+            without = _compiled(bind(model, trial))
+            saving = sum(nodes.values()) - sum(without.values())
+            counted.savings[kind] = saving, _changed(nodes, without)
+        saved[alike] = counted.savings[kind][0]
+    return sum(nodes.values()), saved
 
 
-def _kinds(labels: Labels, masks: Mapping[str, Array], group: Index, structure: Mapping[str, Index]) -> Index:
-    """A hash for each group, the same for groups that hold like entries, coupled in like ways."""
-    offsets = np.cumsum([0, *(len(mask) for mask in masks.values())])
-    label = np.concatenate(
-        [
-            labels.get((name, 0), np.arange(len(mask)) + offset) + offset * np.int64(7919)
-            for (name, mask), offset in zip(masks.items(), offsets, strict=False)
-        ]
-    )
-    member = np.flatnonzero(group >= 0)
-    part = np.concatenate([structure[name] for name in masks])[member]
-    pairs, which = np.unique(np.stack([group[member], part], axis=1), axis=0, return_inverse=True)
-    inner, outer = np.zeros(len(pairs), np.int64), np.zeros(int(group.max(initial=-1)) + 1, np.int64)
-    np.add.at(inner, which.reshape(-1), _mix(label[member], label[member]))
-    np.add.at(outer, pairs[:, 0], _mix(inner, inner))
-    return outer
+def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> frozenset[str]:
+    """Names of the nodes whose FLOPs are not the same in both."""
+    return frozenset(name for name, _ in before.items() ^ after.items())
 
 
 def compiled_flops(model: onnx.ModelProto) -> int:
     """FLOPs of the compiled graph, without writing it."""
+    return sum(_compiled(model).values())
+
+
+def _compiled(model: onnx.ModelProto) -> dict[str, int]:
+    """FLOPs of the compiled graph by node, without writing it."""
     graph = prepared(model)
-    return _flops(model, graph, *_planned(graph))
+    return _flops_by_node(model, graph, *_planned(graph))
 
 
 def _planned(graph: gs.Graph) -> tuple[Facts, Layout]:
@@ -108,90 +116,13 @@ def _planned(graph: gs.Graph) -> tuple[Facts, Layout]:
     return found, layout.plan(graph, found)
 
 
-def _flops(model: onnx.ModelProto, graph: gs.Graph, found: Facts, plan: Layout) -> int:
+def _flops_by_node(model: onnx.ModelProto, graph: gs.Graph, found: Facts, plan: Layout) -> dict[str, int]:
     rewrite.apply(graph, found, plan)
     clean(graph)
     computing = [node for node in graph.nodes if not rules(node).moves]
-    if any(tensor.shape is None for node in computing for tensor in node.outputs):  # of nodes that were put in
-        return cost.count(exported(graph, model)).flops
-    return cost.of_graph(graph).flops
-
-
-def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str]) -> Labels:
-    """A number for each slice, the same for slices of one axis that play the same part in the graph.
-
-    Starts from what is known and stored of each slice, then gathers along links in both directions what is connected
-    to it, as in colour refinement. Initializers other than masks keep what they start from: two layers that share one
-    have nothing to do with each other.
-    """
-    labels: Labels = {}
-    links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
-    divisions: list[tuple[tuple[str, int], list[Index]]] = []
-    tensors = {t.name: t for n in graph.nodes for t in [*n.inputs, *n.outputs] if not t.is_empty()}
-    fixed = {name for name, tensor in tensors.items() if is_constant(tensor) and name not in masks}
-    for place, (name, tensor) in enumerate(tensors.items()):
-        for axis in range(len(shape_of(tensor) or ())):
-            size = size_of(tensor, axis)
-            if size:
-                labels[name, axis] = _start(found, plan, tensor, axis, size) * 1000003 + place * 31 + axis
-    for node in graph.nodes:
-        op = rules(node)
-        if isinstance(op, Linked):
-            links += [
-                ((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k)
-                for k in found.links(node)
-            ]
-            continue
-        for (first, a), (second, b), index in op.couples(node, found):
-            links.append(((first.name, a), (second.name, b), None if index is None else Link(0, a, 0, b, index)))
-        divisions += [((tensor.name, axis), classes) for (tensor, axis), classes in op.partitions(node, found)]
-    for _ in range(2):
-        for source, target, link in [*links, *reversed(links)]:
-            if source not in labels or target not in labels:
-                continue
-            before, labels[target] = _joined(labels[source], labels[target], link)
-            if source[0] not in fixed:
-                labels[source] = before
-        for key, classes in divisions:
-            for index in classes if key in labels else ():
-                gathered = np.zeros(int(index.max()) + 1, np.int64)
-                np.add.at(gathered, index, _mix(labels[key], labels[key]))
-                labels[key] = _mix(labels[key], gathered[index])
-    return labels
-
-
-def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:
-    """Labels of a linked input and output axis, each with the other's gathered in."""
-    order = None if link is None else link.source
-    if link is None or order is None:
-        if a.size != b.size:
-            return a, b
-        both = _mix(a, b)
-        return _mix(a, both), _mix(b, both)
-    if link.split:
-        gathered = np.zeros_like(b)
-        np.add.at(gathered, order, _mix(a, a))
-        return _mix(a, b[order]), _mix(b, gathered)
-    inside = order >= 0
-    gathered = np.zeros_like(a)
-    np.add.at(gathered, order[inside], _mix(b, b)[inside])
-    return _mix(a, gathered), np.where(inside, _mix(b, a[order]), b)
-
-
-def _start(found: Facts, plan: Layout, tensor: gs.Tensor, axis: int, size: int) -> Index:
-    state = np.zeros(size, np.int64)
-    if is_constant(tensor):
-        if len(tensor.shape) == 1 and size == tensor.shape[0]:
-            value = found.value(tensor)
-            return (value == 0).astype(np.int64) if value.dtype.kind in "fiub" else state
-        return state
-    known = found.known(tensor, axis)
-    if known is not None:
-        state = state + known.mask + 2 * (known.mask & (known.value == 0))
-    return np.asarray(state + 4 * plan.stays(tensor.name, axis, size) + 8 * found.live(tensor, axis))
-
-
-def _mix(a: Index, b: Index) -> Index:
-    """A hash of both, element by element (wrapping 64-bit arithmetic)."""
-    with np.errstate(over="ignore"):
-        return (a * np.int64(6364136223846793005) ^ (b + np.int64(1442695040888963407))) * np.int64(2862933555777941757)
+    unknown = any(tensor.shape is None for node in computing for tensor in node.outputs)  # of nodes that were put in
+    counts = cost.count(exported(graph, model)) if unknown else cost.of_graph(graph)
+    flops: dict[str, int] = {}
+    for node in counts.nodes:
+        flops[node.name] = flops.get(node.name, 0) + node.flops
+    return flops

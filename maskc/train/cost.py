@@ -15,6 +15,7 @@ import passes
 from maskc.errors import InputError
 from maskc.train.convert import masked_graph
 from maskc.train.mask import MaskLayer, mask_layers
+from passes.sensitivity import compiled_flops
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -41,6 +42,8 @@ class ComputationalCost:
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
         self._graph, self._inputs = masked_graph(model, self.layers)
+        # Where one entry goes, most others save what they did.
+        self._counted = passes.Counted()
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
 
     def __call__(self, masks: Sequence[Any] | None = None) -> Any:
@@ -102,6 +105,10 @@ class ComputationalCost:
             self._last = key, (flops, [np.asarray(savings[name], np.int64) for name in self._inputs])
         return self._last[1]
 
+    def count(self, masks: Values) -> int:
+        """Returns the FLOPs alone, at the given values of `layers`' masks."""
+        return compiled_flops(passes.bind(self._graph, self._named(masks)))
+
     def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
         """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
 
@@ -111,7 +118,7 @@ class ComputationalCost:
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
         structure = dict(zip(self._inputs, self.ties, strict=True))
-        flops, savings = passes.flops_by_group(self._graph, self._named(masks), by_name, structure)
+        flops, savings = passes.flops_by_group(self._graph, self._named(masks), by_name, structure, self._counted)
         return flops, np.asarray(savings, np.int64)
 
     @functools.cached_property

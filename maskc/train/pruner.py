@@ -77,7 +77,7 @@ class Pruner:
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, ties, prunable)
         target = settings.flops_target
-        self._full, _ = self._cost.by_group([np.ones_like(mask) for mask in masks], self._groups)
+        self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         self.target = int(target * self._full if target <= 1 else target)
         self.flops, savings = self._cost.by_group(masks, self._groups)
         self._floor = self._fewest(masks, savings) if self.target or settings.schedule else 0
@@ -186,7 +186,7 @@ class Pruner:
                 masks, [np.zeros_like(m) for m in masks], self._groups, first, 1.0, self._settings.min_channels
             ):
                 self._zero(least, chosen)
-            floors.append(self._cost.by_group(least, self._groups)[0])
+            floors.append(self._cost.count(least))
         return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:

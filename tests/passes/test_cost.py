@@ -127,8 +127,8 @@ def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest
         wc=random(64, 2, seed=2),
     )
     calls = []
-    original = sensitivity.compiled_flops
-    monkeypatch.setattr(sensitivity, "compiled_flops", lambda m: calls.append(m) or original(m))
+    original = sensitivity._compiled
+    monkeypatch.setattr(sensitivity, "_compiled", lambda m: calls.append(m) or original(m))
     flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
     assert len(calls) == 2
 
