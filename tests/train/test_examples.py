@@ -53,3 +53,15 @@ def test_movielens(tmp_path: Path) -> None:
     assert compiled["FLOPs"] == maskc.flops(tmp_path / "fisher-0.5-0/compiled.onnx").flops
     assert compiled["parameters"] < trained["parameters"]
     assert 0.5 < compiled["AUC, held out"] < 1
+
+
+@pytest.mark.slow
+def test_mnist(tmp_path: Path) -> None:
+    try:
+        result = example("mnist").run(tmp_path, target=0.4, examples=600, epochs=6)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    trained, pruned, compiled = result["trained"], result["pruned"], result["compiled"]
+    assert compiled["FLOPs"] <= 0.4 * trained["FLOPs"]
+    assert compiled["FLOPs"] == pruned["FLOPs"] == maskc.flops(tmp_path / "compiled.onnx").flops
+    assert compiled["accuracy"] > 0.7

@@ -1,0 +1,214 @@
+"""Quality against FLOPs, by method of pruning: python -m benchmarks.quality mnist movielens
+
+Runs the two examples (docs/examples) for several seeds and targets with each method, and records what is left of the
+accuracy or AUC on data held out. Points that the record has already are not measured again, so that a run may be
+interrupted, or go on with more seeds. It writes `results/quality-<example>.json`, and the picture and the tables of
+docs/quality.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+METHODS = ("fisher", "taylor", "magnitude", "random")
+FACTORS = {"mnist": (10, 20, 40, 80), "movielens": (10, 20, 40)}
+SEEDS = 5
+EPOCHS = 15  # of training and of fine-tuning, as in the example itself
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network: how much of its quality was left when it was pruned to 1/factor of its FLOPs, and after tuning.
+
+    `quality` is the accuracy or the AUC on data held out; of the unpruned network `method` is "none" and `factor` 1.
+    `pruned` is that before fine-tuning, None where it was not measured. `flops` are those of the compiled network.
+    """
+
+    method: str
+    factor: int
+    seed: int
+    flops: int
+    quality: float
+    pruned: float | None = None
+
+
+def mnist(seed: int, methods: list[str]) -> Iterator[Point]:
+    """The convolutional network: trained once, then pruned ever further by each method, and tuned at each factor."""
+    import keras
+
+    example = _example("mnist")
+    keras.utils.set_random_seed(seed)
+    train_data, test_data = example.data(seed)
+    model = example.network()
+    example.train(model, train_data, EPOCHS)
+    trained = model.get_weights()
+    yield Point("none", 1, seed, _flops(model), example.accuracy(model, test_data))
+    for method in methods:
+        model.set_weights(trained)
+        for factor in FACTORS["mnist"]:
+            optimizer = example.prune(model, train_data, 1 / factor, method, seed)
+            weights, pruned = model.get_weights(), example.accuracy(model, test_data)
+            example.tune(model, train_data, EPOCHS, seed)
+            yield Point(method, factor, seed, optimizer.flops, example.accuracy(model, test_data), pruned)
+            model.set_weights(weights)
+
+
+def movielens(seed: int, methods: list[str]) -> Iterator[Point]:
+    """MaskNet: trained once, and by each method pruned to each factor and distilled."""
+    example = _example("movielens")
+    with tempfile.TemporaryDirectory() as directory:
+        unpruned = False
+        for method in methods:
+            for factor in FACTORS["movielens"]:
+                found = example.run(Path(directory), 1 / factor, method, seed)
+                if not unpruned:
+                    unpruned = True
+                    yield Point("none", 1, seed, found["trained"]["FLOPs"], found["trained"]["AUC, held out"])
+                yield Point(method, factor, seed, found["compiled"]["FLOPs"], found["compiled"]["AUC, held out"])
+
+
+def _example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "examples" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _flops(model: Any) -> int:
+    from maskc.train import computational_cost
+
+    return computational_cost(model).flops()
+
+
+def measure(name: str, seeds: int) -> dict[str, Any]:
+    """Measures what is missing of an example's record, writing it after each network."""
+    file = HERE / "results" / f"quality-{name}.json"
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"points": []}
+    points = [Point(**point) for point in record["points"]]
+    for seed in range(seeds):
+        done = {(p.method, p.factor) for p in points if p.seed == seed}
+        wanted = [m for m in METHODS if any((m, factor) not in done for factor in FACTORS[name])]
+        if not wanted:
+            continue
+        for point in {"mnist": mnist, "movielens": movielens}[name](seed, wanted):
+            points = [p for p in points if (p.method, p.factor, p.seed) != (point.method, point.factor, seed)]
+            points.append(point)
+            print(point, flush=True)
+            record = {
+                "example": name,
+                "date": datetime.date.today().isoformat(),
+                "machine": platform.machine(),
+                "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
+                "points": [asdict(p) for p in points],
+            }
+            file.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _points(name: str) -> list[Point]:
+    file = HERE / "results" / f"quality-{name}.json"
+    return [Point(**point) for point in json.loads(file.read_text())["points"]] if file.exists() else []
+
+
+def qualities(points: list[Point], method: str, factor: int) -> np.ndarray[Any, Any]:
+    """The quality lost by each seed against its own unpruned network, in points of 100."""
+    whole = {p.seed: p.quality for p in points if p.method == "none"}
+    return np.array([100 * (p.quality - whole[p.seed]) for p in points if (p.method, p.factor) == (method, factor)])
+
+
+def table(name: str) -> str:
+    """Mean and standard deviation over seeds of what is lost, in Markdown."""
+    points = _points(name)
+    whole = np.array([p.quality for p in points if p.method == "none"])
+    measure_name = {"mnist": "accuracy", "movielens": "AUC"}[name]
+    lines = [
+        f"Unpruned: {measure_name} {whole.mean():.2%} ± {whole.std(ddof=1):.2%}, {len(whole)} seeds. Change in points "
+        f"of 100 (mean ± standard deviation):",
+        "",
+        "| FLOPs | " + " | ".join(METHODS) + " |",
+        "|---|" + "---:|" * len(METHODS),
+    ]
+    for factor in FACTORS[name]:
+        cells = [qualities(points, method, factor) for method in METHODS]
+        lines.append(
+            f"| ÷ {factor} | "
+            + " | ".join(f"{c.mean():+.2f} ± {c.std(ddof=1):.2f}" if len(c) > 1 else "-" for c in cells)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def draw(names: list[str]) -> None:
+    """Draws the curves of all examples side by side into docs/quality.svg."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "maskc", "svg.fonttype": "none", "font.family": "sans-serif"})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(names), figsize=(5.2 * len(names), 3.9), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        points = _points(name)
+        for method, colour in zip(METHODS, ("#0b7a5c", "#1f6fb2", "#b5651d", "#888888"), strict=True):
+            lost = [qualities(points, method, factor) for factor in FACTORS[name]]
+            factors = [1, *FACTORS[name]]
+            mean = np.array([0.0, *(values.mean() for values in lost)])
+            spread = np.array([0.0, *(values.std(ddof=1) for values in lost)])
+            axis.plot(factors, mean, marker="o", markersize=4, color=colour, label=method)
+            axis.fill_between(factors, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        axis.set_xscale("log")
+        axis.set_xticks([1, *FACTORS[name]], [f"÷ {factor}" for factor in [1, *FACTORS[name]]])
+        axis.minorticks_off()
+        axis.set_xlabel("FLOPs of the compiled network")
+        axis.set_ylabel({"mnist": "accuracy", "movielens": "AUC"}[name] + ", change in points of 100")
+        axis.set_title({"mnist": "CNN on 5,000 digits of MNIST", "movielens": "MaskNet on MovieLens-100k"}[name])
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(DOCS / "quality.svg", facecolor="white", metadata={"Date": None})
+
+
+def write_page(names: list[str]) -> None:
+    """Puts the tables into docs/quality.md."""
+    page = DOCS / "quality.md"
+    text = page.read_text()
+    for name in names:
+        start, end = f"<!-- {name}: written by benchmarks/quality.py -->\n", f"\n<!-- end of {name} -->"
+        before, rest = text.split(start)
+        text = before + start + table(name) + rest[rest.index(end) :]
+    page.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("examples", nargs="*", help=f"which to measure, of {', '.join(FACTORS)}; none: only draw")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    options = parser.parse_args()
+    for name in options.examples:
+        if name not in FACTORS:
+            parser.error(f"there is no example {name!r}")
+        measure(name, options.seeds)
+    names = [name for name in FACTORS if _points(name)]
+    if all(len({p.seed for p in _points(name)}) > 1 for name in names):
+        draw(names)
+        write_page(names)
+
+
+if __name__ == "__main__":
+    main()
