@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.facts import Facts
+from passes.fates import Fates
 from passes.layout import Layout
 from passes.ops import Link, Linked, rules
 from passes.tensors import Array, Index, is_constant, shape_of, size_of
@@ -22,12 +23,14 @@ def kinds(
     masks: Mapping[str, Array],
     group: Index,
     structure: Mapping[str, Index],
+    fate: Fates,
 ) -> Index:
     """A hash for each group, the same for groups that hold like entries, coupled in like ways: int64 [groups].
 
     group: for each entry of the masks, one after the other, its group, or -1. structure: what `coupled` says of them.
+    fate: what `fates` says of the slices.
     """
-    labels = _labels(graph, found, plan, masks)
+    labels = _labels(graph, found, plan, masks, fate)
     offsets = np.cumsum([0, *(len(mask) for mask in masks.values())])
     label = np.concatenate(
         [
@@ -44,12 +47,12 @@ def kinds(
     return outer
 
 
-def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str]) -> Labels:
+def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str], fate: Fates) -> Labels:
     """A number for each slice, the same for slices of one axis that play the same part in the graph.
 
-    Starts from what is known and stored of each slice, then gathers along links in both directions what is connected
-    to it, as in colour refinement. Initializers other than masks keep what they start from: two layers that share one
-    have nothing to do with each other.
+    Starts from what is known and stored of each slice and how it may end, then gathers along links in both directions
+    what is connected to it, as in colour refinement. Initializers other than masks keep what they start from: two
+    layers that share one have nothing to do with each other.
     """
     labels: Labels = {}
     links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
@@ -60,7 +63,11 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str])
         for axis in range(len(shape_of(tensor) or ())):
             size = size_of(tensor, axis)
             if size:
-                labels[name, axis] = _start(found, plan, tensor, axis, size) * 1000003 + place * 31 + axis
+                state = _start(found, plan, tensor, axis, size)
+                ends = fate.get((name, axis), np.zeros(size, np.int64))
+                if len(ends) == size:
+                    state = state + 16 * ends
+                labels[name, axis] = state * 1000003 + place * 31 + axis
     for node in graph.nodes:
         op = rules(node)
         if isinstance(op, Linked):

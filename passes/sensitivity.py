@@ -14,6 +14,7 @@ from passes.bind import bind
 from passes.clean import clean, prepared
 from passes.export import exported
 from passes.facts import Facts
+from passes.fates import Fates, fates
 from passes.kinds import kinds
 from passes.layout import Layout
 from passes.ops import rules
@@ -41,10 +42,12 @@ class Counted:
     """What counts of one graph found, for the next one to begin with.
 
     nodes: FLOPs by node at the masks of the last count. savings: by kind of group, what one saves and the nodes where.
+    fates: how slices end.
     """
 
     nodes: dict[str, int] = field(default_factory=dict)
     savings: dict[int, tuple[int, frozenset[str]]] = field(default_factory=dict)
+    fates: Fates = field(default_factory=dict)
 
     def move_to(self, nodes: dict[str, int]) -> None:
         """Forget what is saved at nodes that cost something else now."""
@@ -75,9 +78,10 @@ def flops_by_group(
     if not masks:
         return sum(_flops_by_node(bound, graph, found, plan).values()), np.zeros(0)
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
-    kind_of = kinds(graph, found, plan, masks, group, structure)  # before the graph is rewritten
-    nodes = _flops_by_node(bound, graph, found, plan)
     counted = Counted() if counted is None else counted
+    counted.fates = counted.fates or fates(model, masks)
+    kind_of = kinds(graph, found, plan, masks, group, structure, counted.fates)  # before the graph is rewritten
+    nodes = _flops_by_node(bound, graph, found, plan)
     counted.move_to(nodes)
     values = np.concatenate([np.asarray(mask) for mask in masks.values()])
     ends = np.cumsum([len(mask) for mask in masks.values()])[:-1]
@@ -85,12 +89,15 @@ def flops_by_group(
     live = np.unique(group[group >= 0])
     for kind in np.unique(kind_of[live]):
         alike = live[kind_of[live] == kind]
-        if kind not in counted.savings:
-            trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
-            without = _compiled(bind(model, trial))
-            saving = sum(nodes.values()) - sum(without.values())
-            counted.savings[kind] = saving, _changed(nodes, without)
-        saved[alike] = counted.savings[kind][0]
+        if kind in counted.savings:
+            saved[alike] = counted.savings[kind][0]
+            continue
+        trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
+        without = _compiled(bind(model, trial))
+        saving, where = sum(nodes.values()) - sum(without.values()), _changed(nodes, without)
+        saved[alike] = saving
+        if where:  # what saves nothing as yet has no surroundings by which to notice that it does
+            counted.savings[kind] = saving, where
     return sum(nodes.values()), saved
 
 

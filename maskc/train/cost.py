@@ -118,6 +118,10 @@ class ComputationalCost:
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
         structure = dict(zip(self._inputs, self.ties, strict=True))
+        if not _whole(self.ties, groups):
+            # Where parts of what is coupled go alone, what one saves turns on where the compiler puts constants back,
+            # which is decided over the whole network: nothing that was counted before may be relied on.
+            self._counted.savings.clear()
         flops, savings = passes.flops_by_group(self._graph, self._named(masks), by_name, structure, self._counted)
         return flops, np.asarray(savings, np.int64)
 
@@ -147,6 +151,12 @@ def computational_cost(model: Any) -> ComputationalCost:
         InputError: if the model is not built, or cannot be converted to ONNX.
     """
     return ComputationalCost(model)
+
+
+def _whole(ties: Sequence[NDArray[np.int64]], groups: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether entries that are coupled are always in the same group."""
+    pairs = np.unique(np.stack([np.concatenate(list(ties)), np.concatenate(list(groups))]), axis=1)
+    return bool(pairs.shape[1] == len(np.unique(pairs[0])))
 
 
 def _names(layers: Sequence[MaskLayer]) -> list[str]:
