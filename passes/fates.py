@@ -41,5 +41,5 @@ def fates(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Fates:
                 if even is not None:
                     fate = fate + even.mask + 2 * (even.mask & (even.value == 0))
                 key = tensor.name, axis
-                found[key] = found.get(key, np.zeros(size, np.int64)) * 5 + fate
+                found[key] = np.maximum(found.get(key, 0), fate)  # of what is kept, the other time says it
     return found

@@ -70,6 +70,9 @@ def flops_by_group(
     without an entry that is not zero. Groups that nothing in the graph tells apart share one evaluation, and those that
     `counted` knows from other masks of the same graph need none, where nothing has changed in their surroundings.
 
+    Where groups divide what is coupled (a residual sum, say), like ones may differ after all: where constants are put
+    back is decided for many channels at once, and by their order. The FLOPs at the masks are exact in any case.
+
     Raises as `flops_by_mask` does.
     """
     bound = bind(model, masks)
