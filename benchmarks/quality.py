@@ -14,7 +14,7 @@ import importlib.util
 import json
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -96,29 +96,29 @@ def _flops(model: Any) -> int:
     return computational_cost(model).flops()
 
 
-def measure(name: str, seeds: int) -> dict[str, Any]:
+def measure(name: str, seeds: Sequence[int]) -> None:
     """Measures what is missing of an example's record, writing it after each network."""
     file = HERE / "results" / f"quality-{name}.json"
-    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"points": []}
-    points = [Point(**point) for point in record["points"]]
-    for seed in range(seeds):
-        done = {(p.method, p.factor) for p in points if p.seed == seed}
+    for seed in seeds:
+        done = {(p.method, p.factor) for p in _points(name) if p.seed == seed}
         wanted = [m for m in METHODS if any((m, factor) not in done for factor in FACTORS[name])]
-        if not wanted:
-            continue
-        for point in {"mnist": mnist, "movielens": movielens}[name](seed, wanted):
-            points = [p for p in points if (p.method, p.factor, p.seed) != (point.method, point.factor, seed)]
-            points.append(point)
+        for point in {"mnist": mnist, "movielens": movielens}[name](seed, wanted) if wanted else ():
             print(point, flush=True)
+            # Read again: another process may measure other seeds.
+            points = {_place(p): p for p in _points(name)} | {_place(point): point}
             record = {
                 "example": name,
                 "date": datetime.date.today().isoformat(),
                 "machine": platform.machine(),
                 "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
-                "points": [asdict(p) for p in points],
+                "points": [asdict(points[key]) for key in sorted(points)],
             }
             file.write_text(json.dumps(record, indent=1) + "\n")
-    return record
+
+
+def _place(point: Point) -> tuple[int, int, int]:
+    """Where a point stands in the record."""
+    return point.seed, METHODS.index(point.method) if point.method in METHODS else -1, point.factor
 
 
 def _points(name: str) -> list[Point]:
@@ -198,7 +198,7 @@ def write_page(names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("examples", nargs="*", help=f"which to measure, of {', '.join(FACTORS)}; none: only draw")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=range(SEEDS), help="by default 0 to 4")
     options = parser.parse_args()
     for name in options.examples:
         if name not in FACTORS:
