@@ -21,8 +21,8 @@ from maskc.train.mask import MaskLayer
 def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, list[str]]:
     """Converts the inference graph of a built model, with the masks of `layers` as float32 inputs.
 
-    All other weights become constants. Those that are exactly zero are replaced by small numbers, since a
-    bias that merely has not been trained yet must not pass for a constant that is there to stay.
+    All other weights become constants. Those that are exactly zero or one are replaced by small numbers, since a bias or
+    scale that merely has not been trained yet must not pass for an addition or multiplication that does nothing.
 
     Returns:
         The graph and the names of the inputs that hold the masks, each of shape `(channels,)`, in order.
@@ -89,9 +89,9 @@ def _inputs(model: Any) -> tuple[Any, list[Any]]:
 
 
 def _generic(variable: Any, seed: int) -> NDArray[Any]:
-    """The value of a weight, with small positive numbers where it is exactly zero."""
+    """The value of a weight, with small positive numbers where it is exactly zero or one."""
     value: NDArray[Any] = variable.numpy()
     if not np.issubdtype(value.dtype, np.floating):
         return value
     filler = np.random.default_rng(seed).uniform(1e-3, 1e-2, value.shape).astype(value.dtype)
-    return np.where(value == 0, filler, value)
+    return np.where((value == 0) | (value == 1), filler, value)

@@ -197,7 +197,10 @@ class PruningOptimizer(Wrapping):
         if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
             self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
         self._update_signals([pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is not None])
-        self._iterations.assign_add(1)
+        # Where data end without notice, a last step is begun and given up: what has no gradients is no update.
+        given = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
+        with tf.control_dependencies(given):
+            self._iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
         if in_xla():

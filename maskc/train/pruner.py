@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,22 +154,32 @@ class Pruner:
         asked = goal(self._settings.schedule, step, self._settings.burn_in, self._settings.ramp, self._full, asked)
         while flops > asked:
             # What a group saves changes as others go, so each round closes no more than half of what is left.
-            saved, any_left = 0, False
+            half, saved, order = (flops - asked) / 2, 0, []
             for chosen in self._ranked(masks, worth, savings):
-                self._zero(masks, chosen)
-                any_left = True
+                order.append(chosen)
                 saved += int(savings[chosen])
-                if 2 * saved >= flops - asked:
+                if saved >= half:
                     break
-            if not any_left:
+            if not order:
                 self._warn_exhausted(flops)
                 break
+            if flops - self._cost.count(self._without(masks, order)) > 1.1 * saved:
+                # It even changes a lot, so that fewer do (behind a normalisation, say, where the first saves little).
+                numbers = range(1, len(order) + 1)
+                enough = bisect_left(
+                    numbers, True, key=lambda n: flops - self._cost.count(self._without(masks, order[:n])) >= half
+                )
+                order = order[: enough + 1]
+            masks[:] = self._without(masks, order)
             flops, savings = self._cost.by_group(masks, self._groups)
         return flops
 
     def _ranked(self, masks: Any, worth: Any, savings: NDArray[np.int64]) -> Any:
         settings = self._settings
         return ranked(masks, worth, self._groups, savings, settings.flops_weight, settings.min_channels)
+
+    def _without(self, masks: list[NDArray[np.float32]], gone: Sequence[int]) -> list[NDArray[np.float32]]:
+        return [mask * ~np.isin(group, gone) for mask, group in zip(masks, self._groups, strict=True)]
 
     def _zero(self, masks: list[NDArray[np.float32]], chosen: int) -> None:
         for mask, group in zip(masks, self._groups, strict=True):

@@ -193,3 +193,15 @@ def test_savings_stay_exact_as_pruning_goes_on(build: Any, tie: str) -> None:
                 assert savings[group] == flops - cost.count(fewer)
             gone = rng.permutation(live)[: max(1, len(live) // 5)]
             masks = [np.where(np.isin(g, gone), 0, mask) for g, mask in zip(groups, masks, strict=True)]
+
+
+@pytest.mark.parametrize("channels", [[1] * 8, [1, 0, 0, 1, 1, 0, 1, 1]])
+def test_weights_that_are_not_trained_yet_count_as_trained_ones(channels: list[int]) -> None:
+    """A bias of zeros and a scale of ones are only there to begin with."""
+    inputs = keras.Input((6,))
+    x = MaskLayer(name="only")(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LayerNormalization()(x)))
+    masks(model)["only"].assign(channels)
+    fresh = computational_cost(model).flops()
+    assert fresh == computational_cost(trained(model)).flops()
+    assert fresh == passes.shrink(to_onnx(model)).report.after.flops

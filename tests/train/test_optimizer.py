@@ -337,3 +337,15 @@ def test_a_subclassed_model() -> None:
     model.fit(*data(mlp(), count=12), batch_size=4, verbose=0)
     assert int(np.sum(model.mask.mask.numpy() == 0)) == 3
     assert optimizer.flops == computational_cost(model).flops()
+
+
+def test_data_that_end_without_notice_are_no_update() -> None:
+    """Keras begins a step to find out that there are no more batches; that is not one more update to prune by."""
+    model = plain()
+    optimizer = PruningOptimizer("sgd", prune_every=1)
+    model.compile(optimizer, LOSS)
+    x, y = data(model, count=12)
+    unknown = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).filter(lambda x, y: True)
+    model.fit(unknown, epochs=3, verbose=0)
+    assert int(optimizer.iterations) == 9
+    assert pruned(model) == 9
