@@ -21,8 +21,8 @@ from maskc.train.mask import MaskLayer
 def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, list[str]]:
     """Converts the inference graph of a built model, with the masks of `layers` as float32 inputs.
 
-    All other weights become constants. Those that are exactly zero or one are replaced by small numbers, since a bias or
-    scale that merely has not been trained yet must not pass for an addition or multiplication that does nothing.
+    All other weights become constants. Those that are exactly zero or one are replaced by small numbers, since a bias
+    or scale that merely has not been trained yet must not pass for an operation that does nothing.
 
     Returns:
         The graph and the names of the inputs that hold the masks, each of shape `(channels,)`, in order.

@@ -1,0 +1,16 @@
+"""The `maskc` command: parsing and printing, nothing else.
+
+One file for each command. The heavy imports are inside the commands, so that `maskc --help` answers at once.
+"""
+
+from maskc.cli.application import EXIT_CODES, app
+
+# In the order in which the help lists them.
+from maskc.cli import compile, verify, explain, flops, diff, check, train, demo  # noqa: F401  isort: skip
+
+__all__ = ["EXIT_CODES", "app", "main"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

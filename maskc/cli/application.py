@@ -1,0 +1,119 @@
+"""The `maskc` command itself: errors as sentences, exit codes, `--version`."""
+
+from __future__ import annotations
+
+import io
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from maskc import progress
+from maskc.cli.options import Debug, Quiet, Verbose
+from maskc.cli.output import print_json, volume
+from maskc.errors import MaskcError
+from maskc.report.bars import Bars
+
+EXIT_CODES = (
+    "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
+    "2 unusable input or arguments; 3 something needed is not installed or not usable here."
+)
+
+
+class _Command(TyperGroup):
+    """The command group, ending with a plain sentence and the contract's exit code whatever happens."""
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
+        """Run a command line; exits the process."""
+        words = list(sys.argv[1:] if args is None else args)
+        options["standalone_mode"] = False
+        volume.quiet = volume.verbose = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
+                stream.reconfigure(errors="replace")
+        try:
+            with warnings.catch_warnings():
+                # They are from libraries, about themselves; what a user should know is told in plain words.
+                if "--debug" not in words:
+                    warnings.simplefilter("ignore")
+                with Bars(volume, opening=_versions) as bars, progress.listening(bars):
+                    result = super().main(words, *positional, **options)
+            code = result if isinstance(result, int) else 0
+        except typer.TyperException as error:
+            code = _fail(_usage(error), 2, error, words)
+        except typer.Abort:
+            code = 130
+        except MaskcError as error:
+            code = _fail(str(error), error.exit_code, error, words)
+        except MemoryError as error:
+            code = _fail(f"There is not enough memory ({error}).", 2, error, words)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
+            code = _fail(
+                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
+                2,
+                error,
+                words,
+            )
+        sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "maskc"
+    return f"{message.rstrip('.')}. See `{command} --help`."
+
+
+def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> int:
+    """Tell what is wrong on stderr, and on stdout as well where JSON is expected there."""
+    if "--debug" in words:
+        traceback.print_exception(error)
+    message = " ".join(message.split())
+    print(f"Error: {message}", file=sys.stderr)
+    if "--json" in words:
+        print_json({"error": message, "exit_code": code})
+    return code
+
+
+def _versions() -> str:
+    from maskc.report.terminal import versions
+
+    return versions()
+
+
+app = typer.Typer(
+    name="maskc",
+    cls=_Command,
+    help=(
+        "Compiles networks trained with channel masks into smaller dense ONNX models that compute the same "
+        "function, and checks that they do."
+    ),
+    epilog=EXIT_CODES,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _maskc(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    if version:
+        from maskc import __version__
+
+        print(f"maskc {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)

@@ -1,0 +1,112 @@
+"""`maskc check`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Adapters, Debug, Json, Masks, Quiet, Rules, Shape, Verbose
+from maskc.cli.output import console, volume
+
+
+@app.command(epilog=EXIT_CODES)
+def check(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="MODEL", help="The models to check; by default all of the baseline."),
+    ] = None,
+    baseline: Annotated[Path, typer.Option(metavar="FILE", help="The baseline, see docs/ci.md.")] = Path("flops.json"),
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the baseline again; models named are added to it.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(metavar="F", help="FLOPs allowed above the baseline: 0.01 is one percent.")
+    ] = 0.0,
+    min_reduction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F", help="Fail when FLOPs before divided by FLOPs after is less than this.", show_default=False
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many models to compile at a time; by default one for each core.", show_default=False
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT[=FILE]",
+            help=(
+                "What to print: table, markdown, junit, github or json. With a file it is written there and the "
+                "table still printed; may be given several times."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    masks: Masks = None,
+    shape: Shape = None,
+    adapters: Annotated[
+        Adapters | None,
+        typer.Option(help="With --update: how the models named are compiled, as for compile.", show_default=False),
+    ] = None,
+    rules: Rules = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Compile models again and fail if FLOPs are above the baseline, or a masked channel that went now stays.
+
+    The baseline is a file to commit. It holds what each model costs and how
+    it is compiled: --masks, --shape and --adapters are given once, with
+    --update. A model that is no longer equivalent fails as well.
+
+    Examples: maskc check --update models/*.onnx
+
+    maskc check --format github --format junit=check.xml
+    """
+    from maskc import regress
+    from maskc.findings import Limits
+    from maskc.report import regressions
+    from maskc.sizes import parse
+
+    if not update and (masks or shape or adapters):
+        raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
+    targets = regressions.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
+    limits = Limits(tolerance, min_reduction)
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    changed = False
+    if update:
+        outcomes, changed = regress.update(
+            baseline,
+            models or (),
+            masks=masks,
+            shapes=parse(shape or ()),
+            adapters=adapters.value if adapters else None,
+            limits=limits,
+            jobs=jobs,
+            rules=rules or (),
+        )
+    else:
+        outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or ())
+    for name, file in targets:
+        if file is not None:
+            regressions.write(outcomes, name, file)
+        elif name == "table":
+            regressions.show(outcomes, console())
+        else:
+            sys.stdout.write(regressions.FORMATS[name](outcomes))
+    if volume.quiet:
+        for line in regressions.failures(outcomes):
+            print(f"Error: {line}", file=sys.stderr)
+    elif update:
+        print(f"{baseline} {'was written' if changed else 'stays as it is'}.", file=sys.stderr)
+    raise typer.Exit(regress.exit_code(outcomes))

@@ -1,0 +1,30 @@
+"""`maskc demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Quiet, Verbose
+from maskc.cli.output import console
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to put the models.")
+    ] = Path("demo"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    r"""Train, prune, compile and verify a small network on real data, and print what it gained.
+
+    Needs maskc\[demo]. Takes a few minutes on two cores.
+    """
+    from maskc.demo import run, show
+
+    show(run(directory), console())

@@ -1,0 +1,52 @@
+"""`maskc diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Json, Quiet, Rules, Shape, Verbose
+from maskc.cli.output import console, print_json
+
+
+@app.command(epilog=EXIT_CODES)
+def diff(
+    before: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+    ],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
+    every: Annotated[
+        bool, typer.Option("--all", help="Show the layers that are the same as well; --json always has them.")
+    ] = False,
+    shape: Shape = None,
+    rules: Rules = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Show two models side by side, layer by layer: channels, FLOPs, parameters, and what else is not the same.
+
+    A layer is a node that multiplies and accumulates. Layers are matched by
+    the names of their nodes, and where the names differ by their order and
+    what they are like. Nothing is run or compiled: whether both compute the
+    same function, verify tells. Ends with 0 whether they differ or not.
+
+    Example: maskc diff model.onnx model.compiled.onnx
+    """
+    from maskc.report.diff import diff as run
+    from maskc.rules import load
+    from maskc.sizes import parse
+
+    load(rules or ())
+    result = run(before, after, shapes=parse(shape or ()))
+    if as_json:
+        print_json(result.to_json())
+        return
+    from maskc.report.terminal import show_diff
+
+    show_diff(result, console(), every)

@@ -1,0 +1,41 @@
+"""`maskc explain`."""
+
+from __future__ import annotations
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Adapters, Adapting, Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
+from maskc.cli.output import console, print_json, warn
+
+
+@app.command(epilog=EXIT_CODES)
+def explain(
+    model: Model,
+    masks: Masks = None,
+    shape: Shape = None,
+    adapters: Adapting = Adapters.auto,
+    rules: Rules = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Say which operators hold masked channels that would stay, why, and what to do.
+
+    Takes what compile takes, and writes nothing.
+
+    Example: maskc explain model_dir
+    """
+    from maskc.compiler import explain as run
+    from maskc.rules import load
+    from maskc.sizes import parse
+
+    load(rules or ())
+    result = run(model, masks, shapes=parse(shape or ()), adapters=adapters.value)
+    warn(result.warnings)
+    if as_json:
+        told = result.to_json()
+        print_json({key: told[key] for key in ("model", "channels", "masked", "held", "notes", "warnings")})
+        return
+    from maskc.report.terminal import show_explanation
+
+    show_explanation(result, console())

@@ -1,0 +1,42 @@
+"""`maskc flops`."""
+
+from __future__ import annotations
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
+from maskc.cli.output import console, print_json
+
+
+@app.command(epilog=EXIT_CODES)
+def flops(
+    model: Model,
+    masks: Masks = None,
+    shape: Shape = None,
+    rules: Rules = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
+
+    Counts are for one example; sizes that are not known count as 1, and
+    --shape fixes them. With --masks, the count is that of the model compiled
+    with these masks.
+
+    Example: maskc flops model.onnx
+    """
+    from maskc.compiler import flops as run
+    from maskc.rules import load
+    from maskc.sizes import parse
+
+    load(rules or ())
+    cost = run(model, masks, shapes=parse(shape or ()))
+    if as_json:
+        from maskc.report.compilation import plain
+
+        print_json({"model": str(model)} | plain(cost))
+        return
+    from maskc.report.terminal import show_cost
+
+    show_cost(cost, console())

@@ -1,0 +1,98 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.output import volume
+
+_EITHER = "-q and -v cannot both be given"
+
+
+class Adapters(StrEnum):
+    """Where known constants are put back for the operators that must see them."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+def _set_quiet(value: bool) -> bool:
+    if value and volume.verbose:
+        raise typer.BadParameter(_EITHER)
+    volume.quiet = volume.quiet or value
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    if value and volume.quiet:
+        raise typer.BadParameter(_EITHER)
+    volume.verbose = volume.verbose or value
+    return value
+
+
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help=(
+            "More masks: an .npz or .safetensors file of 1-D arrays of 0 and 1. Keys are `tensor` or "
+            "`tensor@axis` for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and "
+            "the last one otherwise."
+        ),
+        show_default=False,
+    ),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x224x224",
+        help=(
+            "Fix the symbolic sizes of an input; may be given for several. `?` leaves a size as it is, a name calls "
+            "it so. With commas, as in NAME=?,128, names may have an x in them."
+        ),
+        show_default=False,
+    ),
+]
+Rules = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE.py",
+        help="Python code with rules for custom operators; may be given several times.",
+        show_default=False,
+    ),
+]
+Adapting = Annotated[
+    Adapters,
+    typer.Option(
+        help=(
+            "Where an operator must see channels that are constant: put them back there if that is cheaper than "
+            "computing them, put them back wherever it saves FLOPs, or compute them."
+        )
+    ),
+]
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html|FILE.json",
+        help="Write a report: a page to look at, or data. May be given for both.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print errors only; the exit code tells the rest.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Tell each step on stderr, and how long it took.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

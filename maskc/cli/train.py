@@ -1,0 +1,236 @@
+"""`maskc train`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Json, Quiet, Verbose
+from maskc.cli.output import console, print_json, warn
+
+
+class Method(StrEnum):
+    """What tells how much a channel is worth."""
+
+    fisher = "fisher"
+    taylor = "taylor"
+    magnitude = "magnitude"
+    random = "random"
+
+
+class Schedule(StrEnum):
+    """How the number of pruned channels grows."""
+
+    one_shot = "one-shot"
+    linear = "linear"
+    cubic = "cubic"
+
+
+class Tie(StrEnum):
+    """Whether channels that only go together are pruned together."""
+
+    auto = "auto"
+    none = "none"
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            help=(
+                "The function that builds the model, which has masks (or package.module:NAME); it is given the feature "
+                "specification if it has a parameter. Or a .yaml or .json file that configures a MaskNet, or a .keras "
+                "file."
+            ),
+            show_default=False,
+        ),
+    ],
+    features: Annotated[
+        Path,
+        typer.Option(
+            metavar="SPEC",
+            help="What the records hold, a .yaml or .json file; see docs/trainer.md.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="FILES", help="TFRecord files to train on, or a pattern; may be given several times."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where checkpoints, summaries and, in `model`, the results go.",
+            show_default=False,
+        ),
+    ],
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILES", help="TFRecord files that are held out; may be given several times."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="How often to go through the data.")] = 1,
+    fine_tune: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Epochs to train what is left, after pruning.")
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Examples in a batch.")] = 128,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="Keras's name of the optimizer.")] = "adam",
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="F", help="By default that of the optimizer.", show_default=False)
+    ] = None,
+    loss: Annotated[
+        str, typer.Option(metavar="NAME", help="Keras's name of the loss; cross-entropies take logits.")
+    ] = "binary_crossentropy",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keras's name of a metric; may be given several times. By default auc or accuracy, as fits the loss.",
+            show_default=False,
+        ),
+    ] = None,
+    pruning_iter: Annotated[
+        int,
+        typer.Option("--pruning.iter", metavar="N", help="A feature is pruned every so many updates."),
+    ] = 5000,
+    pruning_burn_in: Annotated[
+        int,
+        typer.Option("--pruning.burn_in", metavar="N", help="Updates before pruning starts."),
+    ] = 100_000,
+    pruning_flops_target: Annotated[
+        float,
+        typer.Option(
+            "--pruning.flops_target",
+            metavar="F",
+            help="FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.",
+        ),
+    ] = 250_000,
+    pruning_decay: Annotated[
+        float,
+        typer.Option(
+            "--pruning.decay",
+            metavar="F",
+            help="Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates.",
+        ),
+    ] = 0.9999,
+    method: Annotated[Method, typer.Option(help="By what the feature to prune is chosen.")] = Method.fisher,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help="Prune along a schedule over --ramp updates, and not one feature at a time.", show_default=False
+        ),
+    ] = None,
+    ramp: Annotated[int, typer.Option(metavar="N", min=0, help="Updates that a schedule takes.")] = 0,
+    tie: Annotated[
+        Tie, typer.Option(help="Prune features that only go together as one, or each on its own.")
+    ] = Tie.auto,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.keras", help="Distill from this model, the unpruned one say.", show_default=False),
+    ] = None,
+    alpha: Annotated[float, typer.Option(metavar="F", help="The teacher's share of the loss.")] = 0.5,
+    temperature: Annotated[float, typer.Option(metavar="F", help="That logits are divided by for the teacher.")] = 2.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Stop after so many epochs without a better --monitor; they count once the target is reached.",
+            show_default=False,
+        ),
+    ] = None,
+    monitor: Annotated[str, typer.Option(metavar="NAME", help="The metric for early stop.")] = "val_loss",
+    shuffle: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Examples to choose the next one from; 0 keeps the order.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the weights, the shuffling and random pruning.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between checkpoints.")] = 1000,
+    summary_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between summaries.")] = 100,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run in the same directory was.")
+    ] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model with masks on TFRecords while pruning it, and compile what is left.
+
+    An interrupted run goes on exactly where it was when the command is given
+    again. Afterwards OUTPUT/model holds the SavedModel, a .keras file, the
+    compiled and verified ONNX model, and a manifest of masks and FLOPs;
+    `tensorboard --logdir OUTPUT` shows how it went.
+
+    Example: maskc train --model net.yaml --features spec.yaml --data
+    'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000
+    --pruning.flops_target 0.1
+    """
+    from maskc.frontend.tensorflow import import_tensorflow
+
+    import_tensorflow()
+    from maskc.report.training import show_training
+    from maskc.train.command import Arguments
+    from maskc.train.command import train as run
+    from maskc.train.loop import Interrupted
+
+    pruning = {
+        "pruning_iter": pruning_iter,
+        "pruning_burn_in": pruning_burn_in,
+        "pruning_flops_target": pruning_flops_target,
+        "pruning_decay": pruning_decay,
+        "method": method.value,
+        "schedule": schedule.value if schedule else None,
+        "ramp": ramp,
+        "tie": tie.value,
+        "seed": seed,
+    }
+    arguments = Arguments(
+        model,
+        features,
+        data,
+        output,
+        validation=validation or (),
+        epochs=epochs,
+        fine_tune=fine_tune,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        loss=loss,
+        metrics=metric or (),
+        teacher=teacher,
+        alpha=alpha,
+        temperature=temperature,
+        patience=patience,
+        monitor=monitor,
+        shuffle=shuffle,
+        seed=seed,
+        pruning=pruning,
+        checkpoint_every=checkpoint_every,
+        summary_every=summary_every,
+    )
+    try:
+        result = run(arguments, resume)
+    except Interrupted as interrupted:
+        print(f"Interrupted: the same command goes on from {output}.", file=sys.stderr)
+        raise typer.Exit(130) from interrupted
+    warn(result.exported.report.warnings)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_training(result, console())
+    if not result.reached:
+        print(
+            f"Error: Training ended after {result.steps:,} updates, before pruning reached its target. Give more "
+            "--epochs, or a smaller --pruning.iter or --pruning.burn_in.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)

@@ -1,0 +1,148 @@
+"""`maskc verify`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Json, Masks, Quiet, Reports, Shape, Verbose
+from maskc.cli.output import console, print_json, volume
+
+
+class Provider(StrEnum):
+    """Where ONNX Runtime runs the models."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    tensorrt = "tensorrt"
+    auto = "auto"
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="The model to be equal to: an .onnx file, a .keras file or a SavedModel directory.",
+            show_default=False,
+        ),
+    ],
+    compiled: Annotated[
+        Path,
+        typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False),
+    ],
+    masks: Masks = None,
+    shape: Shape = None,
+    provider: Annotated[
+        Provider,
+        typer.Option(help="Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used."),
+    ] = Provider.cpu,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Real data to compare on as well, by input name: a file, or a directory of them.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help=(
+                "Error allowed, relative to the largest value of the output. By default 8 roundings times the "
+                "square root of the output's depth, at most 1e-5, or 1e-12 if all is float64 and 1e-3 if any is "
+                "half precision; ten times that against TensorFlow."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    atol: Annotated[float, typer.Option(metavar="F", help="Error allowed in any case.")] = 0.0,
+    min_reduction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Fail when FLOPs before divided by FLOPs after is less than this.",
+            show_default=False,
+        ),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help=(
+                "Compare in double precision as well, in the reference evaluator of ONNX, which tells errors of "
+                "logic from rounding. By default as far as that takes a few seconds."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to write, if the models differ, the smallest parts of both that do, and an input.",
+            show_default=False,
+        ),
+    ] = None,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure the latency of both, side by side, on the provider.")
+    ] = False,
+    report: Reports = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a compiled model computes the same function as its reference.
+
+    Both are run in ONNX Runtime on the same random inputs, of several kinds
+    and batch sizes, and all outputs are compared. Where the reference is a
+    TensorFlow model, TensorFlow's own outputs are compared too. An error above
+    the tolerance passes only if rounding the reference's own weights moves its
+    output about as far; that is said. If the models differ, the first tensor
+    where they part is named, with the node that makes it.
+
+    Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
+    """
+    from maskc.equivalence import verify as run
+    from maskc.sizes import parse
+
+    result = run(
+        reference,
+        compiled,
+        masks=masks,
+        shapes=parse(shape or ()),
+        provider=provider.value,
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        rtol=rtol,
+        atol=atol,
+        min_reduction=min_reduction,
+        exact=exact,
+        dump=dump,
+        bench=bench,
+        reports=report or (),
+    )
+    if as_json:
+        from maskc.report.compilation import verification_json
+
+        print_json({"reference": str(reference), "compiled": str(compiled)} | verification_json(result))
+    else:
+        from maskc.report.terminal import show_reports, show_verification
+
+        show_verification(result, console())
+        show_reports(report or (), console())
+    if not result.passed:
+        if as_json or volume.quiet:
+            print(f"Error: {result.reasons[0]}", file=sys.stderr)
+        raise typer.Exit(1)
