@@ -68,7 +68,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     directory = Path(directory)
     check_target(directory)
     cost = computational_cost(model)
-    before = cost.at([np.ones_like(mask) for mask in cost.masks()])[0]
+    before = cost.count([np.ones_like(mask) for mask in cost.masks()])
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
