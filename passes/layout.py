@@ -106,7 +106,7 @@ class _Planner:
 
     def run(self) -> Layout:
         for tensor in self.graph.outputs:
-            why = self._reason("the caller", "output", f"is the graph output `{tensor.name}`")
+            why = self._reason("the caller", "output", f"takes the graph output `{tensor.name}` whole")
             self._claim_whole(tensor, -1, 0, why)
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.graph.nodes[index])

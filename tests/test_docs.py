@@ -94,6 +94,16 @@ def repository(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def pictures(directory: Path) -> dict[str, Any]:
+    """training.md: pictures and labels, in batches as well, and a loss."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(64, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 64)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {"images": images, "labels": labels, "batches": [(images[:32], labels[:32])], "loss": loss}
+
+
 def two(directory: Path) -> dict[str, Any]:
     """diff.md: a model and what it compiles to."""
     shutil.copy(FIXTURES / "resnet.onnx", directory)
@@ -127,6 +137,7 @@ PREPARED = {
     "custom-operators.md": masked,
     "diff.md": two,
     "report.md": held,
+    "training.md": pictures,
     "tutorial-onnx.md": dense,
     "verification.md": compiled,
 }

@@ -45,6 +45,9 @@ def write(directory: Path, parted: Parted, sample: Sample) -> tuple[Path, ...]:
 def _parts(parted: Parted, sample: Sample) -> tuple[tuple[ModelProto, ModelProto], Arrays]:
     """From the last tensors in front that agree to the one that does not; from the inputs where that shows nothing."""
     tensor, pair = parted.parting.tensor, (parted.before, parted.after)
+    whole = (up_to(parted.before, tensor), up_to(parted.after, tensor)), sample.inputs
+    if not all(_makes(model, tensor) for model in pair):
+        return whole
     try:
         inside = Inside(*pair, seed=0, double=False).values(sample)
         front = _front(parted.after, tensor, inside.before, inside.after)
@@ -62,7 +65,7 @@ def _parts(parted: Parted, sample: Sample) -> tuple[tuple[ModelProto, ModelProto
             return (parts[0], parts[1]), inputs
     except MaskcError:
         pass
-    return (up_to(parted.before, tensor), up_to(parted.after, tensor)), sample.inputs
+    return whole
 
 
 def _front(model: ModelProto, tensor: str, before: Tensors, after: Tensors) -> set[str]:
@@ -93,7 +96,7 @@ def up_to(model: ModelProto, tensor: str, front: Arrays | None = None) -> ModelP
     front = front or {}
     copy = ModelProto()
     copy.CopyFrom(model)
-    if not any(tensor in node.output for node in model.graph.node):
+    if not _makes(model, tensor):
         return copy
     needed, kept = {tensor}, []
     for node in reversed(model.graph.node):
@@ -115,6 +118,10 @@ def up_to(model: ModelProto, tensor: str, front: Arrays | None = None) -> ModelP
         copy.graph.output.add(name=tensor)
     del copy.graph.value_info[:]
     return copy
+
+
+def _makes(model: ModelProto, tensor: str) -> bool:
+    return any(tensor in node.output for node in model.graph.node)
 
 
 def _reads(node: NodeProto) -> list[str]:

@@ -189,7 +189,7 @@ def test_a_masked_channel_that_used_to_go_stays(repository: Path) -> None:
     result = check("--tolerance", "10")
     assert result.exit_code == 1, "whatever FLOPs are allowed"
     assert "8 masked channels that used to go stay now:" in result.stdout
-    assert "the caller is the graph output `d`:" in result.stdout
+    assert "the caller takes the graph output `d` whole:" in result.stdout
     assert "an output keeps its size" in result.stdout
     assert "FLOPs rose" not in result.stdout
 

@@ -107,7 +107,7 @@ def test_a_graph_output_and_a_subgraph(tmp_path: Path) -> None:
     built = build.mlp()
     built.graph.output.append(build.value("d", ["n", 16]))
     text = shown(build.save(built, tmp_path / "m.onnx"))
-    assert "the caller is the graph output `d`:" in text and "an output keeps its size" in text
+    assert "the caller takes the graph output `d` whole:" in text and "an output keeps its size" in text
     net = architectures.build(architectures.branching, architectures.Masks(consistent=False))
     text = shown(build.save(net.model(), tmp_path / "if.onnx"))
     assert "reads it inside a subgraph:" in text and "choose the branch, or unroll the loop" in text

@@ -14,7 +14,7 @@ from maskc.report.compilation import CompileReport, plain
 from maskc.report.figures import Figures
 from passes.report import Held, MaskedAxis
 
-HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "is the graph output `y`", advice="do this")
+HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "takes the graph output `y` whole", advice="do this")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) ->
     shown = text(report)
     assert "Masked channels: 4, of which 1 are removed and 5 stay:" in shown
     assert "  Add 'sum [1]' reads another branch:\n    mask 't' axis 1, channels 0-2, 5\n" in shown
-    assert "  the caller is the graph output `y`:\n    mask 'y' axis 1, channel 3: do this\n" in shown
+    assert "  the caller takes the graph output `y` whole:\n    mask 'y' axis 1, channel 3: do this\n" in shown
 
 
 def test_names_are_not_read_as_markup(report: CompileReport) -> None:
