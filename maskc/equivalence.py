@@ -45,7 +45,7 @@ from maskc.noise import NOISE_FACTOR, Noise, Sample
 from maskc.report import files
 from maskc.report.figures import Figures, count
 from maskc.report.layers import layers
-from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime, provider_title
+from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime, provider_title, rounds_products
 from maskc.sampling import Inputs
 from maskc.sizes import Shapes, fixed
 
@@ -254,6 +254,11 @@ def compare(
         notes.append(
             f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
             "reference's weights, or ONNX Runtime's own optimizations, do to it."
+        )
+    if any(map(rounds_products, (reference, compiled))):
+        notes.append(
+            "Products with quantised weights were computed in single precision. By default ONNX Runtime rounds their "
+            "data to 8 bits as well, where it sees them; session.qdq_matmulnbits_accuracy_level=1 tells it not to."
         )
     reduction = before.reduction_to(after)
     if min_reduction is not None and reduction < min_reduction:

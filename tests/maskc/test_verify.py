@@ -583,3 +583,27 @@ def test_an_ir_version_that_the_runtime_does_not_read_is_lowered() -> None:
     model = build.mlp()
     model.ir_version = onnx.IR_VERSION
     assert api.verify(model, model).passed
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_products_with_weights_of_few_bits_are_compared_as_the_graph_says(turned: bool) -> None:
+    """By default ONNX Runtime rounds their other operand to 8 bits as well, and not in every form of the graph."""
+    rng = np.random.default_rng(0)
+    shape = (16, 24) if turned else (24, 16)
+    nodes = [node("DequantizeLinear", "w step", "plain")]
+    nodes += [node("Transpose", "plain", "turned", perm=[1, 0])] if turned else []
+    nodes += [node("MatMul", f"x {'turned' if turned else 'plain'}", "a"), node("Mul", "a keep", "b")]
+    nodes += [node("Relu", "b", "c"), node("MatMul", "c v", "y")]
+    stored = [
+        build.constant("w", rng.integers(-127, 128, shape), np.int8),
+        build.constant("step", 0.01),
+        build.constant("keep", [1, 0] * 8),
+        build.weight("v", 16, 3),
+    ]
+    reference = build.model(nodes, [value("x", ["N", 24])], [value("y", ["N", 3])], stored)
+    compiled = api.compile(reference, verify=True)
+    assert compiled.report.verification is not None and compiled.report.verification.passed
+    assert "DequantizeLinear" in {item.op_type for item in compiled.model.graph.node}
+    assert max(error.max_rel for error in compiled.report.verification.outputs) < 1e-5
+    (note,) = compiled.report.verification.notes
+    assert "8 bits" in note
