@@ -57,6 +57,7 @@ def test_several_steps_to_one_execution() -> None:
     assert [entry.step for entry in compiled.optimizer.history] == [4, 4, 8, 8]
 
 
+@pytest.mark.slow
 def test_a_custom_loop_asks_for_decisions() -> None:
     keras.utils.set_random_seed(2)
     model = mlp()

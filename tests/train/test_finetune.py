@@ -84,6 +84,7 @@ def test_the_loss_is_that_of_hinton_et_al(outputs: int, weighted: bool) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distillation_brings_the_pruned_model_nearer_to_the_teacher() -> None:
     keras.utils.set_random_seed(0)
     teacher = networks.mlp()

@@ -122,6 +122,7 @@ def test_it_computes_in_half_precision_where_asked() -> None:
     assert model.output["output"].dtype == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [True, False])
 def test_pruned_networks_compile_to_the_flops_the_optimizer_believes(parallel: bool, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)

@@ -88,6 +88,7 @@ def interrupting(data: Records, epoch: int, batch: int) -> Any:
     return batches
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole")
     whole.train(records(files), epochs=4)
@@ -108,6 +109,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_a_run_that_is_done_is_not_repeated(files: Path, tmp_path: Path) -> None:
     done = trainer(tmp_path).train(records(files), epochs=3)
