@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -44,8 +46,8 @@ def _hide_misread(light: onnx.ModelProto) -> None:
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
         found = [n for n in graph.node if rules_of(n.domain, n.op_type).misread(n, known)]
-        for inner in (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
-            found += misread(inner, known)
+        for body in _bodies(graph):
+            found += misread(body, known)
         return found
 
     doubtful = misread(light.graph, frozenset())
@@ -62,9 +64,14 @@ def _hide_misread(light: onnx.ModelProto) -> None:
 def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
     values = {v.name: dims_of(v) for v in [*graph.input, *graph.value_info, *graph.output]}
     ranks = {name: len(dims) for name, dims in values.items() if dims is not None}
-    for inner in (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
-        ranks |= _ranks(inner)
+    for body in _bodies(graph):
+        ranks |= _ranks(body)
     return ranks
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that nodes of this one hold."""
+    return (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
 
 
 def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
@@ -167,10 +174,8 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     for value in graph.output:
         if value.name in written - told and value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _forget_declared(attribute.g)
+    for body in _bodies(graph):
+        _forget_declared(body)
 
 
 def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:

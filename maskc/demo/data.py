@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maskc import datasets
 from maskc.errors import UnavailableError
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -28,14 +29,13 @@ def load_digits(seed: int) -> Digits:
         UnavailableError: if scikit-learn is not installed.
     """
     try:
-        from sklearn import datasets, model_selection
+        from sklearn import model_selection
     except ImportError as error:
         raise UnavailableError(
             "The demo needs scikit-learn, which is not installed: pip install 'maskc[demo]'."
         ) from error
-    digits = datasets.load_digits()
-    images = (digits.images[..., np.newaxis] / 16).astype(np.float32)
+    images, labels = datasets.digits()
     x, held_x, y, held_y = model_selection.train_test_split(
-        images, digits.target.astype(np.int64), test_size=1 / 3, random_state=seed, stratify=digits.target
+        images, labels, test_size=1 / 3, random_state=seed, stratify=labels
     )
     return Digits((x, y), (held_x, held_y))

@@ -147,7 +147,7 @@ class Pruner:
             if chosen is None:
                 self._warn_exhausted(flops)
                 return flops
-            self._zero(masks, chosen)
+            masks[:] = self._without(masks, [chosen])
             # What one of several like entries saves alone may turn on their order, where adapters are put for all.
             return self._cost.count(masks) if self._settings.tie == "none" else flops - int(savings[chosen])
         asked = max(self.target, self._floor)
@@ -178,12 +178,8 @@ class Pruner:
         settings = self._settings
         return ranked(masks, worth, self._groups, savings, settings.flops_weight, settings.min_channels)
 
-    def _without(self, masks: list[NDArray[np.float32]], gone: Sequence[int]) -> list[NDArray[np.float32]]:
+    def _without(self, masks: Sequence[NDArray[Any]], gone: Sequence[int]) -> list[NDArray[np.float32]]:
         return [mask * ~np.isin(group, gone) for mask, group in zip(masks, self._groups, strict=True)]
-
-    def _zero(self, masks: list[NDArray[np.float32]], chosen: int) -> None:
-        for mask, group in zip(masks, self._groups, strict=True):
-            mask[group == chosen] = 0
 
     def _fewest(self, masks: Sequence[NDArray[Any]], savings: NDArray[np.int64]) -> int:
         """FLOPs when every mask is down to its fewest channels.
@@ -193,12 +189,9 @@ class Pruner:
         """
         floors = []
         for first in (savings, np.arange(len(savings))):
-            least = [np.array(mask, np.float32) for mask in masks]
-            for chosen in ranked(
-                masks, [np.zeros_like(m) for m in masks], self._groups, first, 1.0, self._settings.min_channels
-            ):
-                self._zero(least, chosen)
-            floors.append(self._cost.count(least))
+            worthless = [np.zeros_like(mask) for mask in masks]
+            gone = ranked(masks, worthless, self._groups, first, 1.0, self._settings.min_channels)
+            floors.append(self._cost.count(self._without(masks, list(gone))))
         return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:
