@@ -1,15 +1,13 @@
 """MaskNet ranking on MovieLens-100k: TFRecords, `maskc train`, `maskc compile`, `maskc verify`.
 
-    python docs/examples/movielens.py --target 0.1 --method fisher --seed 0
-
-Needs `maskc[examples]`. Whether a user likes a movie (4 stars or 5) is predicted from who the user is, what the movie
-is and which movies the user liked last. The last fifth of each user's ratings is held out. The unpruned network is
-trained once for each seed, pruned while it goes on training, and distilled from the unpruned one all the time.
+Run it with `python docs/examples/movielens.py --target 0.1 --method fisher --seed 0`. It needs `maskc[examples]`.
+Whether a user likes a movie (4 stars or 5) is predicted from who the user is, what the movie is and which movies the
+user liked last. The last fifth of each user's ratings is held out. The unpruned network is trained once for each seed,
+pruned while it goes on training, and distilled from the unpruned one all the time.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 import yaml
+
+from maskc import datasets
 
 HISTORY = 10
 
@@ -40,54 +41,57 @@ BLOCK = {"output_size": 64, "reduction_factor": 2.0, "input_layer_norm": True, "
 MASKNET = {"mask_blocks": [BLOCK] * 2, "use_parallel": True, "mlp": {"layer_sizes": [64, 1]}, "embedding_size": 16}
 
 
-def main() -> None:
-    """Run the example and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default=Path("movielens"), help="where everything goes")
-    parser.add_argument("--target", type=float, default=0.1, help="share of the FLOPs to keep")
-    parser.add_argument("--method", default="fisher", help="fisher, taylor, magnitude or random")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
-    parser.add_argument("--ratings", type=int, default=100_000, help="use only so many, the first ones")
-    parser.add_argument("--epochs", type=int, default=2, help="of training and of pruning; then one to fine-tune")
-    given = parser.parse_args()
-    result = run(given.directory, given.target, given.method, given.seed, given.ratings, given.epochs)
-    print(f"{'':<20}{'trained':>12}{'compiled':>12}")
-    for name in ("AUC, held out", "FLOPs", "parameters"):
-        form = "12.4f" if name.startswith("AUC") else "12,d"
-        print(f"{name:<20}" + "".join(format(result[column][name], form) for column in ("trained", "compiled")))
-
-
 def run(
-    directory: Path, target: float, method: str = "fisher", seed: int = 0, ratings: int = 100_000, epochs: int = 2
+    directory: Path = Path("movielens"),
+    target: float = 0.1,
+    method: str = "fisher",
+    seed: int = 0,
+    ratings: int = 100_000,
+    epochs: int = 2,
 ) -> dict[str, dict[str, Any]]:
-    """Trains, prunes, compiles and verifies; returns the figures of the unpruned and of the compiled network."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """MaskNet ranking on MovieLens-100k: train it, prune it to a share of its FLOPs, compile, verify, print figures."""
     batches = write(directory, ratings)
-    common = [
-        *("--features", directory / "features.yaml", "--data", directory / "train.tfrecord"),
-        *("--validation", directory / "held-out.tfrecord", "--batch-size", 256, "--seed", seed, "--epochs", epochs),
-    ]
-    teacher = directory / f"unpruned-{seed}"
-    pruned = directory / f"{method}-{target}-{seed}"
+    trained = figures(train(directory, seed, epochs), "before")
+    pruned = prune(directory, target, method, seed, epochs, batches)
+    # What `maskc train` did already, once more by hand.
+    saved_model, onnx = pruned / "model/saved_model", pruned / "compiled.onnx"
+    maskc("compile", saved_model, "-o", onnx)
+    maskc("verify", saved_model, onnx, "--min-reduction", 0.99 / target)
+    compiled = figures(pruned, "after")
+    print(f"{'':<15}{'trained':>12}{'compiled':>12}")
+    for name, value in trained.items():
+        print(f"{name:<15}{round(value, 4):12,}{round(compiled[name], 4):12,}")
+    return {"trained": trained, "compiled": compiled}
+
+
+def train(directory: Path, seed: int, epochs: int, *more: Any, to: str = "unpruned") -> Path:
+    """Runs `maskc train` on the records; with no more arguments it trains without pruning. Returns its directory."""
+    result = directory / f"{to}-{seed}"
     # With all its FLOPs as the target nothing is pruned.
-    maskc("train", "--model", directory / "masknet.yaml", *common, "--pruning.flops_target", 1, "-o", teacher)
-    steps = epochs * batches
+    more = more or ("--model", directory / "masknet.yaml", "--pruning.flops_target", 1)
     maskc(
-        *("train", "--model", teacher / "model/model.keras", *common, "-o", pruned, "--method", method),
+        *("train", "--features", directory / "features.yaml", "--data", directory / "train.tfrecord", *more),
+        *("--validation", directory / "held-out.tfrecord", "--batch-size", 256, "--epochs", epochs),
+        *("--seed", seed, "-o", result),
+    )
+    return result
+
+
+def prune(directory: Path, target: float, method: str, seed: int, epochs: int, batches: int) -> Path:
+    """Prunes the network that `train` trained while it goes on training, and fine-tunes what is left."""
+    teacher, steps = directory / f"unpruned-{seed}/model/model.keras", epochs * batches
+    return train(
+        *(directory, seed, epochs, "--model", teacher, "--teacher", teacher, "--fine-tune", 1),
         *("--pruning.flops_target", target, "--pruning.burn_in", steps // 8, "--pruning.decay", 0.99),
         *("--schedule", "cubic", "--ramp", steps * 5 // 8, "--pruning.iter", max(1, steps // 20)),
-        *("--learning-rate", 5e-4, "--fine-tune", 1, "--teacher", teacher / "model/model.keras"),
+        *("--learning-rate", 5e-4, "--method", method),
+        to=f"{method}-{target}",
     )
-    # What `maskc train` wrote already, once more by hand.
-    saved_model, compiled = pruned / "model/saved_model", pruned / "compiled.onnx"
-    maskc("compile", saved_model, "-o", compiled)
-    maskc("verify", saved_model, compiled, "--min-reduction", 0.99 / target)
-    return {"trained": figures(teacher / "model", "before"), "compiled": figures(pruned / "model", "after")}
 
 
-def figures(model: Path, when: str) -> dict[str, Any]:
+def figures(trained: Path, when: str) -> dict[str, Any]:
     """What the manifest of a trained model says."""
-    manifest = json.loads((model / "manifest.json").read_text())
+    manifest = json.loads((trained / "model/manifest.json").read_text())
     auc = manifest["training"]["metrics"]["val_auc"]
     return {"AUC, held out": auc, "FLOPs": manifest["flops"][when], "parameters": manifest["parameters"][when]}
 
@@ -96,12 +100,13 @@ def write(directory: Path, ratings: int) -> int:
     """Writes the records, their specification and the network's configuration; returns batches in an epoch."""
     from maskc.train import write_records
 
-    train, held_out = split(ratings)
-    write_records(directory / "train.tfrecord", train)
-    write_records(directory / "held-out.tfrecord", held_out)
+    training, held_out = split(ratings)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, examples in (("train", training), ("held-out", held_out)):
+        write_records(directory / f"{name}.tfrecord", examples)
     (directory / "features.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
     (directory / "masknet.yaml").write_text(yaml.safe_dump(MASKNET, sort_keys=False))
-    return -(-len(train) // 256)
+    return -(-len(training) // 256)
 
 
 def split(ratings: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -112,14 +117,11 @@ def split(ratings: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for user in np.unique(users):
         mine = np.flatnonzero(users == user)
         last[mine[int(0.8 * len(mine)) :]] = True
-    train, held_out = ([examples[i] for i in np.flatnonzero(chosen)] for chosen in (~last, last))
-    return train, held_out
+    return [examples[i] for i in np.flatnonzero(~last)], [examples[i] for i in np.flatnonzero(last)]
 
 
 def read(ratings: int) -> Iterator[dict[str, Any]]:
     """The examples, each with the movies that the user liked before."""
-    from maskc import datasets
-
     table = {name: column[:ratings] for name, column in datasets.movielens().items()}
     liked: dict[int, list[int]] = defaultdict(list)
     for row in range(len(table["rating"])):
@@ -144,4 +146,4 @@ def maskc(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(run)
