@@ -127,32 +127,42 @@ def _points(name: str) -> list[Point]:
     return [Point(**point) for point in json.loads(file.read_text())["points"]] if file.exists() else []
 
 
-def qualities(points: list[Point], method: str, factor: int) -> np.ndarray[Any, Any]:
-    """The quality lost by each seed against its own unpruned network, in points of 100."""
+def changes(points: list[Point], method: str, factor: int, tuned: bool = True) -> dict[int, float]:
+    """By seed, how a network's quality differs from that of the unpruned one, in points of 100."""
     whole = {p.seed: p.quality for p in points if p.method == "none"}
-    return np.array([100 * (p.quality - whole[p.seed]) for p in points if (p.method, p.factor) == (method, factor)])
+    found = [(p.seed, p.quality if tuned else p.pruned) for p in points if (p.method, p.factor) == (method, factor)]
+    return {seed: 100 * (quality - whole[seed]) for seed, quality in found if quality is not None}
 
 
-def table(name: str) -> str:
+def tables(name: str) -> str:
     """Mean and standard deviation over seeds of what is lost, in Markdown."""
     points = _points(name)
     whole = np.array([p.quality for p in points if p.method == "none"])
-    measure_name = {"mnist": "accuracy", "movielens": "AUC"}[name]
+    measured = {"mnist": "Accuracy", "movielens": "AUC"}[name]
+    text = (
+        f"{measured} of the unpruned network: {whole.mean():.2%} ± {whole.std(ddof=1):.2%} ({len(whole)} seeds). "
+        f"What pruning and fine-tuning changed, in points of 100:\n\n{_table(points, name, tuned=True)}"
+    )
+    if any(p.pruned is not None for p in points):
+        text += f"\n\nThe same before fine-tuning:\n\n{_table(points, name, tuned=False)}"
+    return text
+
+
+def _table(points: list[Point], name: str, tuned: bool) -> str:
     lines = [
-        f"Unpruned: {measure_name} {whole.mean():.2%} ± {whole.std(ddof=1):.2%}, {len(whole)} seeds. Change in points "
-        f"of 100 (mean ± standard deviation):",
-        "",
-        "| FLOPs | " + " | ".join(METHODS) + " |",
-        "|---|" + "---:|" * len(METHODS),
+        "| FLOPs | " + " | ".join(METHODS) + " | fisher - random |",
+        "|---|" + "---:|" * (len(METHODS) + 1),
     ]
     for factor in FACTORS[name]:
-        cells = [qualities(points, method, factor) for method in METHODS]
-        lines.append(
-            f"| ÷ {factor} | "
-            + " | ".join(f"{c.mean():+.2f} ± {c.std(ddof=1):.2f}" if len(c) > 1 else "-" for c in cells)
-            + " |"
-        )
+        found = {method: changes(points, method, factor, tuned) for method in METHODS}
+        pairs = [value - found["random"][seed] for seed, value in found["fisher"].items() if seed in found["random"]]
+        cells = [_spread(list(values.values())) for values in found.values()] + [_spread(pairs)]
+        lines.append(f"| ÷ {factor} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "-"
 
 
 def draw(names: list[str]) -> None:
@@ -167,10 +177,10 @@ def draw(names: list[str]) -> None:
     for axis, name in zip(axes[0], names, strict=True):
         points = _points(name)
         for method, colour in zip(METHODS, ("#0b7a5c", "#1f6fb2", "#b5651d", "#888888"), strict=True):
-            lost = [qualities(points, method, factor) for factor in FACTORS[name]]
-            factors = [1, *FACTORS[name]]
-            mean = np.array([0.0, *(values.mean() for values in lost)])
-            spread = np.array([0.0, *(values.std(ddof=1) for values in lost)])
+            lost = {factor: list(changes(points, method, factor).values()) for factor in FACTORS[name]}
+            factors = [1, *(factor for factor, values in lost.items() if len(values) > 1)]
+            mean = np.array([0.0, *(np.mean(lost[factor]) for factor in factors[1:])])
+            spread = np.array([0.0, *(np.std(lost[factor], ddof=1) for factor in factors[1:])])
             axis.plot(factors, mean, marker="o", markersize=4, color=colour, label=method)
             axis.fill_between(factors, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         axis.set_xscale("log")
@@ -192,7 +202,7 @@ def write_page(names: list[str]) -> None:
     for name in names:
         start, end = f"<!-- {name}: written by benchmarks/quality.py -->\n", f"\n<!-- end of {name} -->"
         before, rest = text.split(start)
-        text = before + start + table(name) + rest[rest.index(end) :]
+        text = before + start + tables(name) + rest[rest.index(end) :]
     page.write_text(text)
 
 
