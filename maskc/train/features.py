@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -148,7 +150,7 @@ class FeatureSpec(Checked):
         weight: importance
 
     Attributes:
-        features: by the name of the field in the records, which is also the name of the model's input.
+        features: by the name of the field in the records; `inputs` says what the model calls them.
         label: what to predict; a name alone stands for one float.
         weight: the field with the example's weight, one float; by default all weigh the same.
 
@@ -173,4 +175,29 @@ class FeatureSpec(Checked):
         used = [*self.features, self.label.name, *(name for name in (*values, self.weight) if name is not None)]
         if twice := next((name for name in used if used.count(name) > 1), None):
             raise ValueError(f"the field {twice!r} is used twice")
+        # TensorFlow does not tell names apart by case.
+        fields: dict[str, str] = {}
+        for field, name in self.inputs.items():
+            if (other := fields.setdefault(name.lower(), field)) != field:
+                raise ValueError(f"the model cannot have inputs for both {other!r} and {field!r}: rename one of them")
         return self
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The name of the model's input for each field; the same, unless the field's is no name to a program."""
+        return {field: input_name(field) for field in self.features}
+
+
+def input_name(field: str) -> str:
+    """Returns what a model's input for a field is called.
+
+    Characters but ASCII letters, digits and `_` become `_`; where a letter must come first, `arg_` does; and a word
+    that Python keeps for itself ends in `_`.
+
+    Example:
+        >>> [input_name(field) for field in ("age", "hours-per-week", "2nd", "class")]
+        ['age', 'hours_per_week', 'arg_2nd', 'class_']
+    """
+    name = re.sub(r"\W", "_", field, flags=re.ASCII)
+    name = name if name[:1].isalpha() else f"arg_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or name == "self" else name

@@ -14,9 +14,9 @@ _TYPES: dict[Stored, Any] = {"int": tf.int64, "float": tf.float32, "string": tf.
 
 
 def model_inputs(spec: FeatureSpec) -> dict[str, Any]:
-    """Returns a `keras.Input` for each feature, by name."""
+    """Returns a `keras.Input` for each feature, by its own name (see `FeatureSpec.inputs`)."""
     inputs = {}
-    for name, feature in spec.features.items():
+    for name, feature in zip(spec.inputs.values(), spec.features.values(), strict=True):
         match feature:
             case Dense(shape=shape):
                 inputs[name] = keras.Input(shape, name=name)
@@ -53,14 +53,15 @@ class Parser:
         """Parses strings of shape `(batch,)`.
 
         Returns:
-            Inputs by name, the label, and the weights of shape `(batch,)` if the specification has one.
+            Inputs by their names, the label, and the weights of shape `(batch,)` if the specification has one.
 
         Raises:
             tf.errors.InvalidArgumentError: when run, if a record does not fit; `maskc.train.misfits` says which.
         """
         spec = self.spec
         fields = tf.io.parse_example(serialized, _fields(spec))
-        inputs = {name: self._input(name, feature, fields) for name, feature in spec.features.items()}
+        names = spec.inputs
+        inputs = {names[field]: self._input(field, feature, fields) for field, feature in spec.features.items()}
         label = _finite(fields[spec.label.name])
         return (inputs, label) if spec.weight is None else (inputs, label, _finite(fields[spec.weight]))
 

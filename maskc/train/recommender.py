@@ -39,25 +39,34 @@ def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
         (None, 1)
     """
     inputs = model_inputs(spec)
+    taken = set(inputs)
+
+    def named(name: str) -> str:
+        """The name, or one like it that no input has."""
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
+
     parts = []
-    for name, feature in spec.features.items():
+    for name, feature in zip(inputs, spec.features.values(), strict=True):
         tensor = inputs[name]
         match feature:
             case Categorical(depth=depth):
-                tensor = layers.Embedding(depth, config.embedding_size, name=f"{name}_embedding")(tensor)
+                tensor = layers.Embedding(depth, config.embedding_size, name=named(f"{name}_embedding"))(tensor)
             case Sequence(depth=depth):
-                tensor = MeanEmbedding(depth, config.embedding_size, name=f"{name}_embedding")(tensor)
+                tensor = MeanEmbedding(depth, config.embedding_size, name=named(f"{name}_embedding"))(tensor)
             case Sparse():
-                tensor = layers.Dense(config.embedding_size, use_bias=False, name=f"{name}_embedding")(tensor)
+                tensor = layers.Dense(config.embedding_size, use_bias=False, name=named(f"{name}_embedding"))(tensor)
             case _ if len(feature.shape) > 1:
-                tensor = layers.Flatten(name=f"{name}_flat")(tensor)
+                tensor = layers.Flatten(name=named(f"{name}_flat"))(tensor)
         parts.append(tensor)
-    x = layers.Concatenate(name="features")(parts) if len(parts) > 1 else parts[0]
+    x = layers.Concatenate(name=named("features"))(parts) if len(parts) > 1 else parts[0]
     fields = MaskNetConfig.model_fields
-    net = MaskNet(MaskNetConfig(**{name: getattr(config, name) for name in fields}), name="masknet")
+    net = MaskNet(MaskNetConfig(**{name: getattr(config, name) for name in fields}), name=named("masknet"))
     scores = net(x)["output"]
     if scores.shape[-1] != config.outputs:
-        scores = layers.Dense(config.outputs, name="scores")(scores)
+        scores = layers.Dense(config.outputs, name=named("scores"))(scores)
     return keras.Model(inputs, scores, name="ranker")
 
 

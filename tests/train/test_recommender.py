@@ -7,10 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import pydantic
 import pytest
 
 from maskc.errors import InputError
-from maskc.train import FeatureSpec
+from maskc.frontend.keras import from_model
+from maskc.train import FeatureSpec, Records, write_records
 from maskc.train.builders import load_model
 from maskc.train.mask import mask_layers
 from maskc.train.recommender import MeanEmbedding, RankerConfig, ranker
@@ -46,6 +48,20 @@ def test_every_kind_of_feature_is_read() -> None:
     for name, values in given.items():
         changed = model({**given, name: (values + 1) % 5 if values.dtype == np.int32 else values + 1}).numpy()
         assert not np.allclose(changed, before), name
+
+
+def test_fields_may_be_called_anything(tmp_path: Path) -> None:
+    fields = ["hours per week", "user/id", "Füße", "_private", "2nd", "class", "self", "a", "a_embedding", "masknet"]
+    spec = FeatureSpec(features={field: {"kind": "categorical", "size": 3} for field in fields}, label="y")
+    model = ranker(RankerConfig(mask_blocks=[BLOCK], embedding_size=2, outputs=2), spec)
+    names = ["hours_per_week", "user_id", "F__e", "arg__private", "arg_2nd", "class_", "self_", *fields[-3:]]
+    assert list(model.input) == names == list(spec.inputs.values())
+    write_records(tmp_path / "train.tfrecord", [dict.fromkeys(fields, 2) | {"y": 1.0}])
+    ((given, _),) = Records(tmp_path / "train.tfrecord", spec)(0)
+    assert model(given).shape == (1, 2)
+    assert sorted(from_model(model).inputs) == sorted(names)
+    with pytest.raises(pydantic.ValidationError, match="inputs for both 'user id' and 'user_ID': rename one"):
+        FeatureSpec(features=dict.fromkeys(["user id", "user_ID"], {"kind": "dense"}), label="y")
 
 
 def test_an_mlp_that_ends_in_the_outputs_needs_nothing_behind_it() -> None:
