@@ -61,7 +61,7 @@ def test_fields_may_be_called_anything(tmp_path: Path) -> None:
     assert model(given).shape == (1, 2)
     assert sorted(from_model(model).inputs) == sorted(names)
     with pytest.raises(pydantic.ValidationError, match="inputs for both 'user id' and 'user_ID': rename one"):
-        FeatureSpec(features=dict.fromkeys(["user id", "user_ID"], {"kind": "dense"}), label="y")
+        FeatureSpec(features={key: {"kind": "dense"} for key in ["user id", "user_ID"]}, label="y")
 
 
 def test_an_mlp_that_ends_in_the_outputs_needs_nothing_behind_it() -> None:
