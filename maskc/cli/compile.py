@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Adapters, Adapting, Debug, Json, Masks, Model, Quiet, Reports, Rules, Shape, Verbose
+from maskc.cli.options import (
+    Adapters,
+    Adapting,
+    Debug,
+    Jobs,
+    Json,
+    Masks,
+    Models,
+    Quiet,
+    Reports,
+    Rules,
+    Shape,
+    Verbose,
+)
 from maskc.cli.output import console, print_json, warn
+
+if TYPE_CHECKING:
+    from maskc.batch import Outcome
 
 
 @app.command(epilog=EXIT_CODES)
 def compile(
-    model: Model,
+    models: Models,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="OUT.onnx",
-            help="Where to write. By default beside the input, under its name with .compiled.onnx.",
+            metavar="OUT.onnx|DIR",
+            help=(
+                "Where to write; for several models, a directory, which is made. By default beside the input, under "
+                "its name with .compiled.onnx."
+            ),
             show_default=False,
         ),
     ] = None,
@@ -41,6 +62,7 @@ def compile(
             show_default=False,
         ),
     ] = None,
+    jobs: Jobs = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -53,23 +75,32 @@ def compile(
     is compared with the input in ONNX Runtime (and with TensorFlow, if the
     input is a TensorFlow model), and nothing is written if they differ.
 
-    Example: maskc compile model_dir -o small.onnx
+    Several models are compiled side by side, each in a process of its own,
+    and one that fails does not keep the others from being written. The exit
+    code is the worst of theirs.
+
+    Examples: maskc compile model_dir -o small.onnx
+
+    maskc compile models/*.onnx -o small --jobs 4
     """
     from maskc.compiler import compile_file, default_output
     from maskc.rules import load
     from maskc.sizes import parse
 
+    shapes = parse(shape or ())
+    if len(models) > 1:
+        if masks or report or bench:
+            raise typer.BadParameter("--masks, --report and --bench are for one model; compile it alone.")
+        from maskc import batch
+
+        options = {"shapes": shapes, "adapters": adapters.value, "verify": verify}
+        outcomes = batch.compile_files(models, output, jobs=jobs, rules=rules or (), **options)
+        raise typer.Exit(_show(outcomes, as_json))
     load(rules or ())
+    model = models[0]
     target = output or default_output(model)
     result = compile_file(
-        model,
-        target,
-        masks,
-        shapes=parse(shape or ()),
-        adapters=adapters.value,
-        verify=verify,
-        reports=report or (),
-        bench=bench,
+        model, target, masks, shapes=shapes, adapters=adapters.value, verify=verify, reports=report or (), bench=bench
     )
     warn(result.warnings)
     if as_json:
@@ -79,3 +110,25 @@ def compile(
 
     show_compilation(result, console())
     show_reports(report or (), console())
+
+
+def _show(outcomes: Iterable[Outcome], as_json: bool) -> int:
+    """Tell what became of each model as it is done, and of all at the end; returns the exit code."""
+    from maskc import batch
+    from maskc.report import outcomes as report
+
+    out, done = console(), []
+    for outcome in outcomes:
+        done.append(outcome)
+        if outcome.report is not None:
+            warn([f"{outcome.model}: {warning}" for warning in outcome.report.warnings])
+            if not as_json:
+                report.show_one(outcome, out)
+        else:
+            print(f"Error: {outcome.told}", file=sys.stderr)
+    code = batch.exit_code(done)
+    if as_json:
+        print_json({"models": [outcome.to_json() for outcome in done], "exit_code": code})
+    else:
+        report.show_all(done, out)
+    return code

@@ -39,6 +39,12 @@ Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
 ]
+Models = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory; or several.", show_default=False
+    ),
+]
 Masks = Annotated[
     Path | None,
     typer.Option(
@@ -85,6 +91,16 @@ Reports = Annotated[
         "--report",
         metavar="FILE.html|FILE.json",
         help="Write a report: a page to look at, or data. May be given for both.",
+        show_default=False,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        help="How many to compile at a time; by default one for each core.",
         show_default=False,
     ),
 ]

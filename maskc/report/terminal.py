@@ -200,12 +200,13 @@ def _figures(before: Figures, after: Figures) -> Table:
         ("MACs", before.macs, after.macs),
         ("Parameters", before.params, after.params),
     ):
-        table.add_row(name, f"{left:,}", f"{right:,}", _factor(left, right))
-    table.add_row("File size", size(before.bytes), size(after.bytes), _factor(before.bytes, after.bytes))
+        table.add_row(name, f"{left:,}", f"{right:,}", factor(left, right))
+    table.add_row("File size", size(before.bytes), size(after.bytes), factor(before.bytes, after.bytes))
     return table
 
 
-def _factor(before: int, after: int) -> str:
+def factor(before: int, after: int) -> str:
+    """How many times less, or in a word where there is nothing to divide by."""
     if after == 0:
         return "-" if before == 0 else "all"
     return f"{before / after:.2f}×"
