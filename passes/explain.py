@@ -77,11 +77,14 @@ def _held(
         label, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
         holder = holders.get(label)
         for writer, some in writers(holder, facts, tensor, axis, channels):
-            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer)
+            aligned = number in layout.aligned
+            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, aligned=aligned)
 
 
 def _advice(holder: gs.Node | None, held: Held, adapters: Policy) -> str:
     """What a person can do so that the channels go; "" where nothing is known to help."""
+    if held.aligned:
+        return "compile with `--align none`, which leaves fewer FLOPs"
     if held.written_by:
         return "share the mask or mask both"
     if held.op == "output":

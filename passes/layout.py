@@ -44,7 +44,8 @@ class Layout:
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
     stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons`
-    (node, operator, words) of what holds it although it is constant, or -1: `otherwise`.
+    (node, operator, words) of what holds it although it is constant, or -1: `otherwise`. `aligned` are the indices of
+    those that speak of a width that was chosen.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Layout:
     computed: set[int] = field(default_factory=set)
     reason: dict[Key, Index] = field(default_factory=dict)
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
+    aligned: set[int] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     otherwise: tuple[str, str, str] = ("the whole graph", "all", "would cost more to narrow than it saves")
 
@@ -64,10 +66,14 @@ class Layout:
 
 @dataclass
 class Least:
-    """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole."""
+    """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole.
+
+    `why[key]` are the words for what is stored for the sake of a width: consumers that can read it do.
+    """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
     intact: set[int] = field(default_factory=set)
+    why: dict[Key, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -374,12 +380,13 @@ class _Planner:
         if not claims or not size:
             return
         held = np.ones(size, bool) if stored is None else stored
-        why = np.full(size, -1)
+        wider = self._wider(tensor, axis, held)
+        why = self._widened(tensor, axis, wider)
         for claim in claims:
             demand = claim.demand
             need = demand.need
             if demand.flexible and held.any() and not (need & ~held).any():
-                extra = demand.flops * float((held & ~need).sum())
+                extra = demand.flops * float((held & ~need & ~wider).sum())
                 if not need.any() or extra <= self._moving(tensor, axis, held, need):
                     need = held
             elif not need.any() and not demand.optional:
@@ -395,6 +402,20 @@ class _Planner:
             )
             why = np.where(why < 0, own, why)
         self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
+
+    def _wider(self, tensor: gs.Tensor, axis: int, held: Mask) -> Mask:
+        """What is stored along the axis for the sake of its width: bool [size]."""
+        least = self.least.stored.get((tensor.name, axis)) if (tensor.name, axis) in self.least.why else None
+        return np.zeros(held.size, bool) if least is None else held & least
+
+    def _widened(self, tensor: gs.Tensor, axis: int, wider: Mask) -> Index:
+        """The index of the reason for these slices, -1 for the others."""
+        if not wider.any() or not tensor.inputs:
+            return np.full(wider.size, -1)
+        node = tensor.inputs[0]
+        number = self._reason(describe(node), node.op, self.least.why[tensor.name, axis])
+        self.layout.aligned.add(number)
+        return np.where(wider, number, -1)
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite
+from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite, widths
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
 from passes.ops import rules
 from passes.policy import Policy
-from passes.report import Report
+from passes.report import Report, Width
 from passes.trace import Trace
 from passes.understanding import understood, with_subgraphs
+from passes.widths import Align
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,31 @@ Watch = Callable[[str], None]
 
 
 def shrink(
-    model: onnx.ModelProto, adapters: Policy = "auto", trace: Trace | None = None, watch: Watch | None = None
+    model: onnx.ModelProto,
+    adapters: Policy = "auto",
+    trace: Trace | None = None,
+    watch: Watch | None = None,
+    align: Align | None = None,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
     adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
     says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
-    before it runs.
+    before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
+    there are channels to keep; by default no channel is kept for that.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     model = inlined(model)
-    result = _shrunk(model, adapters, trace, _Clock(watch), frugal=False)
+    result = _shrunk(model, adapters, trace, _Clock(watch), align, frugal=False)
     if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-        return _shrunk(model, adapters, trace, _Clock(watch), frugal=True)
+        return _shrunk(model, adapters, trace, _Clock(watch), align, frugal=True)
     return result
 
 
-def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock: _Clock, *, frugal: bool) -> Shrunk:
+def _shrunk(
+    model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock: _Clock, align: Align | None, *, frugal: bool
+) -> Shrunk:
     """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
     with clock.timed("prepare"):
         graph = checked(model)
@@ -77,6 +85,12 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock
         trace.stage("nested", graph, model)
     with clock.timed("layout", graph):
         plan = policy.plan(graph, found, adapters)
+    wider: tuple[Width, ...] = ()
+    if align is not None:
+        with clock.timed("widths", graph):
+            plan, wider = widths.chosen(
+                graph, found, plan, align, lambda least: policy.plan(graph, found, adapters, least)
+            )
     whole = policy.put_in(graph, plan) if adapters == "never" else []
     with clock.timed("explain"):
         masked, held = explain.explain(graph, found, plan, adapters, made)
@@ -96,6 +110,8 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock
     if whole:
         names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
         notes.append(f"Constant altogether, with nothing left to compute them, and put in all the same: {names}.")
+    if after.flops > before.flops and wider:  # what is kept for its width takes more than what went
+        return _shrunk(model, adapters, trace, clock, None, frugal=frugal)
     if after.flops > before.flops:
         graph = prepared(model)
         left = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
@@ -110,7 +126,7 @@ def _shrunk(model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock
                 trace.stored.clear()
     if trace is not None:
         trace.stages["clean"] = compiled
-    return Shrunk(compiled, Report(before, after, masked, held, clock.seconds, tuple(notes), clock.sizes))
+    return Shrunk(compiled, Report(before, after, masked, held, clock.seconds, tuple(notes), clock.sizes, wider))
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:

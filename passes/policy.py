@@ -24,8 +24,8 @@ _DEAR = 1e30
 _CHEAP = 1e-6
 
 
-def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
-    """What each tensor stores.
+def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto", least: Least | None = None) -> Layout:
+    """What each tensor stores; `least` in any case.
 
     `auto` puts constants back where that costs less than computing them, by the cost rule of `layout`; `always` takes
     adapters to cost nothing, so that the fewest FLOPs are left; `never` writes none: the producers compute what their
@@ -33,13 +33,13 @@ def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto") -> Layout:
     another word.
     """
     if adapters == "auto":
-        return layout.plan(graph, facts)
+        return layout.plan(graph, facts, least=least)
     if adapters == "always":
-        return layout.plan(graph, facts, _CHEAP)
+        return layout.plan(graph, facts, _CHEAP, least)
     if adapters != "never":
         raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {adapters!r}.")
     facts = replace(facts, tied={})  # who stores one slice for another must be able to put it back
-    least = Least()
+    least = least or Least()
     while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
         chosen = layout.plan(graph, facts, _DEAR, least)
         if not _Widening(graph, facts, chosen, least).run():

@@ -54,7 +54,7 @@ class Held:
     """Masked channels that are still computed, the operator that holds them, and why.
 
     `written_by` is the operator or input that gives the holder's other operand these channels, if that is the reason;
-    `advice` says what would let them go.
+    `advice` says what would let them go. `aligned`: they stay for a width that runs faster, or was asked for.
     """
 
     tensor: str
@@ -65,14 +65,28 @@ class Held:
     reason: str
     written_by: str = ""
     advice: str = ""
+    aligned: bool = False
+
+
+@dataclass(frozen=True)
+class Width:
+    """A layer that computes more channels than it must: `kept` out of `total`, where `live` would do, and why."""
+
+    node: str
+    op: str
+    live: int
+    kept: int
+    total: int
+    reason: str
 
 
 @dataclass(frozen=True)
 class Report:
     """What `passes.shrink` did: costs before and after, masked axes, what stayed and why.
 
-    `seconds` is the time of each pass. `sizes` are the numbers of nodes and of elements of initializers: first of the
-    `source`, then behind each pass that may change them.
+    `widths` are the layers with channels that stay for a rounder width. `seconds` is the time of each pass. `sizes` are
+    the numbers of nodes and of elements of initializers: first of the `source`, then behind each pass that may change
+    them.
     """
 
     before: Cost
@@ -82,3 +96,4 @@ class Report:
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    widths: tuple[Width, ...] = ()

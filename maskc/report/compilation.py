@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskc.report.figures import Figures
 from maskc.report.layers import Layer
-from passes.report import Held, MaskedAxis
+from passes.report import Held, MaskedAxis, Width
 
 if TYPE_CHECKING:
     from maskc.comparison.latency import Latency
@@ -32,7 +32,8 @@ class CompileReport:
     the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
     the operator that holds it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
     and `warnings` say what to look at in the input. `verification` is None when none was made. `layers` are
-    the nodes that multiply and accumulate, with their channels and FLOPs before and after. `latency` is None where it
+    the nodes that multiply and accumulate, with their channels and FLOPs before and after. `widths` are those that
+    keep channels for a width that runs faster, or was asked for. `latency` is None where it
     was not measured, and `date` is when the report was made.
     """
 
@@ -50,6 +51,7 @@ class CompileReport:
     layers: tuple[Layer, ...] = ()
     latency: Latency | None = None
     date: str = field(default_factory=now)
+    widths: tuple[Width, ...] = ()
 
     @property
     def flops_reduction(self) -> float:

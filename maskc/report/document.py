@@ -20,7 +20,7 @@ from maskc.comparison.latency import Latency
 from maskc.report.compilation import now
 from maskc.report.figures import Figures
 from maskc.report.layers import Layer
-from passes.report import Held, MaskedAxis
+from passes.report import Held, MaskedAxis, Width
 
 if TYPE_CHECKING:
     from maskc.equivalence import Verification
@@ -76,8 +76,8 @@ class Document:
 
     `model` is the path of the source or the reference, and `output` that of the compiled model; null for a model in
     memory. `before` and `after` are their figures, `reduction` is FLOPs before over FLOPs after, and `layers` are the
-    nodes that multiply and accumulate. `channels`, `masked`, `held` and `seconds` (of each pass) are known to a
-    compilation only and null otherwise. `verification` and `latency` are null where nothing was verified or measured.
+    nodes that multiply and accumulate. `channels`, `masked`, `held`, `widths` (layers that keep channels for their
+    width) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and `latency` are null where nothing was verified or measured.
     `notes` are the compiler's, and `warnings` say what to look at in the input. `versions` are those of the libraries
     that were used, and `machine` says on what kind of machine. Numbers that are infinite or not defined are null.
     """
@@ -97,6 +97,7 @@ class Document:
     layers: tuple[Layer, ...]
     masked: tuple[MaskedAxis, ...] | None
     held: tuple[Held, ...] | None
+    widths: tuple[Width, ...] | None
     verification: Checked | None
     latency: Latency | None
     seconds: dict[str, float] | None
@@ -124,6 +125,7 @@ def of_compilation(report: CompileReport) -> Document:
         layers=report.layers,
         masked=report.masked,
         held=report.held,
+        widths=report.widths,
         verification=None if report.verification is None else Checked.of(report.verification),
         latency=report.latency,
         seconds=report.seconds,
@@ -150,6 +152,7 @@ def of_verification(result: Verification, names: tuple[str | None, str | None], 
         layers=layers,
         masked=None,
         held=None,
+        widths=None,
         verification=Checked.of(result),
         latency=result.latency,
         seconds=None,

@@ -217,8 +217,8 @@ def _others(document: Document) -> tuple[int, int]:
 
 
 def _holders(held: Iterable[Held]) -> list[tuple[Held, list[Held]]]:
-    """What holds channels, one of its entries for its name and reason, with all of them."""
+    """What holds channels, one of its entries for its name and reason, with all of them; widths come last."""
     groups: dict[tuple[str, str, str], list[Held]] = {}
-    for item in held:
+    for item in sorted(held, key=lambda item: item.aligned):
         groups.setdefault((item.op, item.node, item.reason), []).append(item)
     return [(items[0], items) for items in groups.values()]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from maskc.report.diff import Change, Diff
     from maskc.report.figures import Figures
     from maskc.report.layers import Layer
-    from passes.report import Cost, Held
+    from passes.report import Cost, Held, Width
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
@@ -70,6 +70,9 @@ def show_compilation(report: CompileReport, out: Console) -> None:
         out.print("No channel is masked.")
     for line in held_lines(report.held):
         out.print(f"  {line}", markup=False, soft_wrap=True)
+    for line in width_lines(report.widths):
+        out.print(line, markup=False, soft_wrap=True)
+        break  # `maskc explain` and reports tell of each layer
     _show_notes(report.notes, out)
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
@@ -127,7 +130,7 @@ def show_explanation(report: CompileReport, out: Console) -> None:
         out.print(f"All {report.channels_masked:,} masked channels go; nothing holds any of them.")
     else:
         out.print(f"Masked channels: {report.channels_masked:,}, of which {held:,} stay:")
-    for line in held_lines(report.held):
+    for line in (*held_lines(report.held), *width_lines(report.widths)):
         out.print(line, markup=False, soft_wrap=True)
     _show_notes(report.notes, out)
 
@@ -153,9 +156,14 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
 
 
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
-    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do."""
+    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do.
+
+    Channels that stay for a width are told of by layer, in `width_lines`.
+    """
     groups: dict[tuple[str, str, str], list[Held]] = {}
     for item in held:
+        if item.aligned:
+            continue
         groups.setdefault((item.op, item.node, item.reason), []).append(item)
     for (op, node, reason), items in groups.items():
         yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
@@ -164,6 +172,17 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
             written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
             what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
+
+
+def width_lines(widths: Sequence[Width]) -> Iterable[str]:
+    """A line on the layers that keep channels for their widths, and one for each of them."""
+    if not widths:
+        return
+    more, count = sum(width.kept - width.live for width in widths), len(widths)
+    layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
+    yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
+    for width in widths:
+        yield f"  {width.op} '{width.node}': {width.live:,} live of {width.total:,}, {width.kept:,} computed: {width.reason}"
 
 
 def ranges(channels: Sequence[int]) -> str:

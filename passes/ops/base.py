@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import onnx
@@ -71,7 +71,33 @@ Place = tuple[gs.Tensor, int]  # tensor, axis
 Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
+Blocks = Literal["never", "always", "whole"]
 Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
+
+
+@dataclass(frozen=True)
+class Work:
+    """A convolution as its kernels see it: what its time depends on beside its numbers of channels.
+
+    `kernel`, `strides` and `dilations` are those of its window, `places` the sizes of its output behind the channels
+    and `batch` that in front of them (a size that is not static is a usual one). `groups` is 1, or the number of groups
+    before any goes; `depthwise` where each reads and writes one channel. `blocks` says whether it is of a form for
+    which there are kernels that hold channels in blocks: two spatial axes, single precision, weights that are stored.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    places: tuple[int, ...]
+    batch: int = 1
+    groups: int = 1
+    depthwise: bool = False
+    blocks: bool = True
+
+    @property
+    def taps(self) -> int:
+        """Weights of the window, for one channel read and one written."""
+        return math.prod(self.kernel)
 
 
 class Op:
@@ -122,6 +148,14 @@ class Op:
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """FLOPs and MACs for one example. The operator nobody knows counts one FLOP per output element."""
         return sum(volume(t) for t in node.outputs if is_float(t)), 0
+
+    def work(self, node: gs.Node) -> Work | None:
+        """The node as a convolution whose time depends on how round its widths are; None if it is something else."""
+        return None
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        """Whether a runtime that holds channels in blocks leaves them so here: at any width, or in whole blocks only."""
+        return "never"
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""

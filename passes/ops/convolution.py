@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 from passes.changes import Change, in_turn, inverse
 from passes.extents import Extent, Window, slid, spatial_windows
 from passes.nonzero import Nonzero
-from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Place, Reads, Sets, register
+from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Place, Reads, Sets, Work, register
 from passes.patterns import Absorbed, Pattern, Sliding
 from passes.quantized import Quantized
 from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
 from passes.ties import Tied
+from passes.usual import usual_sizes
 
 if TYPE_CHECKING:
     from passes.affine import Affine
@@ -453,6 +454,24 @@ class Conv(Convolution):
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
         return strongest
+
+    def work(self, node: gs.Node) -> Work | None:
+        weights, shape = shape_of(node.inputs[1]), shape_of(node.outputs[0])
+        if weights is None or shape is None or not all(isinstance(size, int) for size in weights):
+            return None
+        out, read, *kernel = (int(size or 0) for size in weights)
+        groups, ones = group_size(node), [1] * len(kernel)
+        batch, _, *places = usual_sizes(node.outputs[0])
+        return Work(
+            kernel=tuple(kernel),
+            strides=tuple(node.attrs.get("strides", ones)),
+            dilations=tuple(node.attrs.get("dilations", ones)),
+            places=tuple(places),
+            batch=batch,
+            groups=groups,
+            depthwise=groups > 1 and read == 1 and out == groups,
+            blocks=len(kernel) == 2 and is_constant(node.inputs[1]) and node.outputs[0].dtype == np.float32,
+        )
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out = volume(node.outputs[0])

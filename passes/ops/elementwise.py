@@ -15,7 +15,7 @@ from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, w
 from passes.changes import Change, in_turn, inverse
 from passes.evaluate import evaluate
 from passes.extents import Extent
-from passes.ops.base import Constants, Known, Link, Linked, Maps, Ties, merge, register
+from passes.ops.base import Blocks, Constants, Known, Link, Linked, Maps, Ties, merge, register
 from passes.patterns import MOST_PLACES, Pattern, refined, whole
 from passes.rows import Rows
 from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, size_of, volume
@@ -278,9 +278,15 @@ class Elementwise(Linked):
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule(bounds))
 
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "always" if node.op in _IN_BLOCKS else "never"
+
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
 
+
+# What ONNX Runtime computes on channels in blocks, or as a part of the convolution before it.
+_IN_BLOCKS = frozenset("Add Clip HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid Sum Swish Tanh".split())
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()
 _LOWEST: dict[str, Callable[[list[float]], float]] = {

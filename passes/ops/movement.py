@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.affine import Affine
 from passes.extents import Extent, Window
 from passes.ops.arrangement import Arrangement, reshaped, transposed
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register, rules
+from passes.ops.base import Blocks, Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register, rules
 from passes.patterns import MOST_PLACES, Pattern, Sliding, combined
 from passes.rows import Rows, together
 from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
@@ -250,6 +250,9 @@ class Squeeze(Movement):
 @register("Concat")
 class Concat(Movement):
     """Operands side by side along `axis`; one that stores nothing there is left out."""
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "whole"
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return axis if axis != node.attrs["axis"] % len(node.outputs[0].shape) else None

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.extents import Extent, Window, slid, spatial_windows
-from passes.ops.base import Known, Link, Linked, Maps, register
+from passes.ops.base import Blocks, Known, Link, Linked, Maps, register
 from passes.ops.movement import same_axis
 from passes.patterns import Pattern, Sliding, averaged, extreme, whole
 from passes.tensors import Array, volume
@@ -67,6 +67,9 @@ class Pool(Linked):
 class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "whole"
+
     def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
         found = sliding.over(known, float("-inf")) if known.value.dtype.kind == "f" else None
         return None if found is None else Pattern(known.mask, found[1].max(axis=sliding.inner), found[0])
@@ -75,6 +78,9 @@ class MaxPool(Pool):
 @register("AveragePool")
 class AveragePool(Pool):
     """A constant channel stays constant unless padding is counted."""
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "whole"
 
     def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
         found = sliding.over(known, 0.0)
@@ -117,6 +123,9 @@ class LpPool(Pool):
 @register("GlobalAveragePool", "GlobalMaxPool")
 class GlobalPool(Pool):
     """The mean or maximum of a constant is the constant."""
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "whole"
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x = operands[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Known, Link, Linked, Maps, register
+from passes.ops.base import Blocks, Known, Link, Linked, Maps, register
 from passes.ops.movement import same_axis
 from passes.patterns import Pattern
 from passes.rows import Rows
@@ -23,6 +23,9 @@ class Resize(Linked):
     """Slices of an axis that keeps its size pass through."""
 
     reason = "resizes each channel"
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "always"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())

@@ -79,6 +79,7 @@ def test_json(tmp_path: Path) -> None:
         "reason": "adds or combines channels one by one, and another operand is live there",
         "written_by": "block4/conv3",
         "advice": "share the mask or mask both",
+        "aligned": False,
     }
     assert set(told) == {"model", "channels", "masked", "held", "notes", "warnings"}
 

@@ -1,0 +1,128 @@
+"""How fast convolutions run by how round their widths are: what `timing.py` estimates with.
+
+Each kind of processor has a `Rates`. Those of `avx512` were fitted to the profiles of ONNX Runtime 1.31 on one core of
+an AMD EPYC with AVX-512 (`benchmarks/widths.py --profile` takes them again): the estimates are within a tenth of the
+profiled times for most layers. `avx2` has the same kernels with blocks of half the size, and is taken to run all of
+them at half the speed; it was not measured. Only the ratios matter.
+
+Which convolutions run on channels in blocks is decided by ONNX Runtime when it loads the model
+(onnxruntime/core/optimizer/nchwc_transformer.cc); `Rates.form` says the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from passes.ops.base import Work
+
+# How a convolution runs. `plain`: as a matrix product, channel by channel. `blocked`: on channels in blocks, which it
+# reads and writes so. `entering`: it reads few channels as they are and writes blocks.
+Form = Literal["plain", "blocked", "entering"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Nanoseconds of one core, by what a kernel does.
+
+    block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
+    plain, blocked, entering: for one multiply-add. tile: places of the output that a matrix product computes together.
+    lowered: for laying out one element of a window. depthwise: for one multiply-add of a blocked depthwise convolution;
+    alone, each: for one multiply-add and one channel of one that is not blocked. element: for one element that an
+    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
+    element that an adapter delivers. node: for any operator.
+    """
+
+    name: str
+    block: int
+    step: int
+    plain: float
+    blocked: float
+    entering: float
+    tile: int
+    lowered: float
+    depthwise: float
+    alone: float
+    each: float
+    element: float
+    reorder: float
+    move: float
+    node: float
+
+    def form(self, work: Work, read: int, written: int) -> Form:
+        """How the convolution runs that reads and writes so many channels."""
+        if not work.blocks:
+            return "plain"
+        if work.depthwise:
+            return "plain" if written % self.step else "blocked"
+        if work.groups > 1:
+            whole = read % (work.groups * self.block) == written % (work.groups * self.block) == 0
+            return "blocked" if whole else "plain"
+        if read < self.block:
+            return "entering"
+        return "plain" if read % self.step else "blocked"
+
+    def convolution(self, work: Work, read: int, written: int) -> float:
+        """Nanoseconds of the convolution itself."""
+        form = self.form(work, read, written)
+        places = work.batch * math.prod(work.places)
+        if work.depthwise:
+            if form == "blocked":
+                return self.node + _up(written, self.block) * work.taps * places * self.depthwise
+            return self.node + written * (work.batch * self.each + work.taps * places * self.alone)
+        groups = work.groups
+        inner, outer = read / groups, written / groups
+        if form == "plain":
+            tiled = work.batch * _up(math.prod(work.places), self.tile)
+            lowered = inner * work.taps * places * self.lowered
+            return self.node + groups * (inner * outer * work.taps * tiled * self.plain + lowered)
+        if form == "entering":
+            return self.node + read * _up(written, self.block) * work.taps * places * self.entering
+        wide = _up(read, self.block) * _up(written, self.block) / groups
+        return self.node + wide * work.taps * places * self.blocked
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+_AVX512 = Rates(
+    name="avx512",
+    block=16,
+    step=4,
+    plain=1 / 46,
+    blocked=1 / 51,
+    entering=1 / 42,
+    tile=16,
+    lowered=0.24,
+    depthwise=1 / 18,
+    alone=0.37,
+    each=400.0,
+    element=0.2,
+    reorder=0.27,
+    move=0.25,
+    node=1500.0,
+)
+
+#: by the instruction set that ONNX Runtime's kernels use on the processor
+RATES: dict[str, Rates] = {
+    "avx512": _AVX512,
+    "avx2": Rates(
+        name="avx2",
+        block=8,
+        step=4,
+        plain=2 * _AVX512.plain,
+        blocked=2 * _AVX512.blocked,
+        entering=2 * _AVX512.entering,
+        tile=16,
+        lowered=_AVX512.lowered,
+        depthwise=2 * _AVX512.depthwise,
+        alone=_AVX512.alone,
+        each=_AVX512.each,
+        element=_AVX512.element,
+        reorder=_AVX512.reorder,
+        move=_AVX512.move,
+        node=_AVX512.node,
+    ),
+}

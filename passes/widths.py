@@ -1,0 +1,215 @@
+"""Which channels that could go stay after all, because a rounder width runs faster.
+
+They are constant or nobody reads them, so the function is the same whether they are computed or not. A plan stores as
+little as it can; some axes then have widths for which there are no fast kernels. Slices that are only stored together
+(`bundles.py`) get the same number of spare ones. By a table of rates (`timing.py`) these numbers are improved one after
+the other until nothing gets faster, once from the plan as it is and once from round widths everywhere, as a
+convolution may only gain where both of its sides are round. The graph is planned again with what was found, and the
+plan that is estimated to be faster is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.bundles import Bundle, Bundles
+from passes.facts import Facts
+from passes.layout import Key, Layout, Least
+from passes.ops import rules
+from passes.rates import Rates
+from passes.report import Width
+from passes.tensors import describe
+from passes.timing import Forms, Timing
+
+#: a multiple to round widths up to, or rates to choose widths by
+Align = int | Rates
+
+# Sweeps over all bundles; seldom does the third change anything.
+_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A plan, what it stores in any case, and how many nanoseconds it is estimated to take."""
+
+    plan: Layout
+    least: Least
+    time: float
+
+    def __lt__(self, other: _Choice) -> bool:
+        return self.time < other.time
+
+
+def chosen(
+    graph: gs.Graph, facts: Facts, plan: Layout, align: Align, replan: Callable[[Least], Layout]
+) -> tuple[Layout, tuple[Width, ...]]:
+    """The plan with wider axes where that is wanted or faster, and the layers that it concerns.
+
+    `replan` makes a plan that stores what it is given in any case. With rates, no plan is returned that they say takes
+    longer than `plan` does, nor than the graph with all of its channels.
+    """
+    if isinstance(align, int):
+        bundles = Bundles(graph, facts, plan)
+        extras = _rounded(_written(graph, bundles.found), align)
+        least = _least(bundles, plan, extras, f"a multiple of {align}")
+        result = replan(least) if extras else plan
+        return result, tuple(_widths(graph, plan, result, least.why))
+    base = Timing(graph, plan, align)
+    if not any(step.work for step in base.steps):
+        return plan, ()
+    best = _Choice(plan, Least(), base.total())
+    bundles = Bundles(graph, facts, plan)
+    extras = _fastest(base, bundles.found)
+    if extras:
+        best = min(best, _planned(graph, align, replan, _least(bundles, plan, extras, "which runs faster than {}")))
+    whole = Layout(computed=set(range(len(graph.nodes))))
+    if Timing(graph, whole, align).total() < best.time:
+        stored = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
+        why = "kept, as the model with fewer channels would run slower than it does with all"
+        best = _planned(graph, align, replan, Least(stored, why=dict.fromkeys(stored, why)))
+    return best.plan, tuple(_widths(graph, plan, best.plan, best.least.why))
+
+
+def _planned(graph: gs.Graph, rates: Rates, replan: Callable[[Least], Layout], least: Least) -> _Choice:
+    wider = replan(least)
+    return _Choice(wider, least, Timing(graph, wider, rates).total())
+
+
+def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
+    """Bundles with slices that some layer writes, by their numbers."""
+    layers = {
+        (node.outputs[0].name, axis % len(node.outputs[0].shape))
+        for node in graph.nodes
+        if (axis := rules(node).width_axis) is not None and node.outputs[0].shape
+    }
+    return {number: bundle for number, bundle in enumerate(bundles) if layers & bundle.along.keys()}
+
+
+def _rounded(bundles: dict[int, Bundle], multiple: int) -> dict[int, int]:
+    """How many more of each bundle make it a multiple, where there are as many."""
+    missing = {number: -bundle.stored % multiple for number, bundle in bundles.items()}
+    return {number: more for number, more in missing.items() if 0 < more <= bundles[number].spare.size}
+
+
+# -- the fastest -----------------------------------------------------------------------------------------------------
+
+
+def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
+    """How many more of each bundle to store, by its number."""
+    at: dict[Key, set[int]] = {}
+    for index, step in enumerate(timing.steps):
+        for port in (*step.inputs, step.output):
+            at.setdefault(port.key, set()).add(index)
+    reached = _reached(timing)
+    regions = {}
+    for number, bundle in enumerate(bundles):
+        touched = {index for key in bundle.along for index in at.get(key, ())}
+        touched |= {later for index in touched for later in reached[index]}
+        if bundle.spare.size and any(timing.steps[index].work for index in touched):
+            regions[number] = sorted(touched)
+    block = timing.rates.block
+    found = {number: bundles[number] for number in regions}
+    starts = [{}, _rounded(found, timing.rates.step), _rounded(found, block)]
+    tried = [_improved(timing, found, regions, start) for start in starts]
+    best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
+    return {number: more for number, more in best.items() if more}
+
+
+def _reached(timing: Timing) -> list[set[int]]:
+    """For each step the later ones that its output comes to before a convolution has read it, these among them."""
+    readers: dict[str, list[int]] = {}
+    for index, step in enumerate(timing.steps):
+        for port in step.inputs:
+            readers.setdefault(port.name, []).append(index)
+    reached: list[set[int]] = [set() for _ in timing.steps]
+    for index in range(len(timing.steps) - 1, -1, -1):
+        for reader in readers.get(timing.steps[index].output.name, ()):
+            reached[index].add(reader)
+            if timing.steps[reader].work is None:
+                reached[index] |= reached[reader]
+    return reached
+
+
+def _improved(
+    timing: Timing, bundles: dict[int, Bundle], regions: dict[int, list[int]], start: dict[int, int]
+) -> dict[int, int]:
+    """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
+    extras = dict(start)
+    gains = _gains(bundles, extras)
+    forms: Forms = {}
+    timing.of(range(len(timing.steps)), gains, forms)
+    for _ in range(_SWEEPS):
+        changed = False
+        for number, bundle in bundles.items():
+            before = extras.get(number, 0)
+            times = {}
+            for more in _candidates(bundle, before, timing.rates):
+                _add(gains, bundle, more - extras.get(number, 0))
+                extras[number] = more
+                times[more] = timing.of(regions[number], gains, dict(forms))
+            best = min(times, key=lambda more: (times[more], more))
+            _add(gains, bundle, best - extras[number])
+            extras[number] = best
+            if best != before:
+                changed = True
+                timing.of(regions[number], gains, forms)
+        if not changed:
+            break
+    return extras
+
+
+def _candidates(bundle: Bundle, now: int, rates: Rates) -> list[int]:
+    """Numbers of spare slices worth trying: none, one, and those that make the width round."""
+    rounded = [-bundle.stored % n + more for n in (rates.step, rates.block) for more in (0, rates.step, rates.block)]
+    tried = {0, 1, now, bundle.spare.size, *rounded}
+    return sorted(more for more in tried if more <= bundle.spare.size)
+
+
+def _gains(bundles: dict[int, Bundle], extras: dict[int, int]) -> dict[Key, int]:
+    gains: dict[Key, int] = {}
+    for number, more in extras.items():
+        _add(gains, bundles[number], more)
+    return gains
+
+
+def _add(gains: dict[Key, int], bundle: Bundle, more: int) -> None:
+    for key, times in bundle.along.items():
+        gains[key] = gains.get(key, 0) + more * times
+
+
+# -- what is stored --------------------------------------------------------------------------------------------------
+
+
+def _least(bundles: Bundles, plan: Layout, extras: dict[int, int], reason: str) -> Least:
+    """So many spare slices of each bundle, with the reason for each axis."""
+    least = Least()
+    for number, more in extras.items():
+        bundle = bundles.found[number]
+        for key in bundle.along:
+            mask = bundles.slices(key, bundle.spare[:more])
+            least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
+    for key, mask in least.stored.items():
+        before = int(plan.stored[key].sum())
+        least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
+    return least
+
+
+def _widths(graph: gs.Graph, before: Layout, after: Layout, why: Mapping[Key, str]) -> Iterable[Width]:
+    """The layers that are wider in the second plan."""
+    for index, node in enumerate(graph.nodes):
+        axis = rules(node).width_axis
+        if axis is None or index not in after.computed or not node.outputs[0].shape:
+            continue
+        tensor = node.outputs[0]
+        axis %= len(tensor.shape)
+        was = before.stored.get((tensor.name, axis))
+        if was is None:
+            continue
+        now = after.stays(tensor.name, axis, was.size)
+        if now.sum() > was.sum():
+            reason = why.get((tensor.name, axis), "kept along with channels of its neighbours")
+            yield Width(describe(node), str(node.op), int(was.sum()), int(now.sum()), was.size, reason)
