@@ -12,7 +12,7 @@ Which convolutions run on channels in blocks is decided by ONNX Runtime when it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from passes.ops.base import Work
@@ -27,7 +27,8 @@ class Rates:
     """Nanoseconds of one core, by what a kernel does.
 
     block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
-    plain, blocked, entering: for one multiply-add. tile: places of the output that a matrix product computes together.
+    plain, blocked, entering: for one multiply-add. tile: places of the output that a matrix product computes together;
+    few: as how many each counts where there are fewer.
     lowered: for laying out one element of a window. depthwise: for one multiply-add of a blocked depthwise convolution;
     alone, each: for one multiply-add and one channel of one that is not blocked. element: for one element that an
     elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
@@ -41,6 +42,7 @@ class Rates:
     blocked: float
     entering: float
     tile: int
+    few: float
     lowered: float
     depthwise: float
     alone: float
@@ -74,7 +76,8 @@ class Rates:
         groups = work.groups
         inner, outer = read / groups, written / groups
         if form == "plain":
-            tiled = work.batch * _up(math.prod(work.places), self.tile)
+            alone = math.prod(work.places)
+            tiled = work.batch * min(_up(alone, self.tile), self.few * alone)
             lowered = inner * work.taps * places * self.lowered
             return self.node + groups * (inner * outer * work.taps * tiled * self.plain + lowered)
         if form == "entering":
@@ -95,6 +98,7 @@ _AVX512 = Rates(
     blocked=1 / 51,
     entering=1 / 42,
     tile=16,
+    few=3.5,
     lowered=0.24,
     depthwise=1 / 18,
     alone=0.37,
@@ -105,24 +109,13 @@ _AVX512 = Rates(
     node=1500.0,
 )
 
+# Half the elements in a register, so half the speed of what multiplies and adds.
+_AVX2 = replace(
+    _AVX512,
+    name="avx2",
+    block=8,
+    **{rate: 2 * getattr(_AVX512, rate) for rate in ("plain", "blocked", "entering", "depthwise")},
+)
+
 #: by the instruction set that ONNX Runtime's kernels use on the processor
-RATES: dict[str, Rates] = {
-    "avx512": _AVX512,
-    "avx2": Rates(
-        name="avx2",
-        block=8,
-        step=4,
-        plain=2 * _AVX512.plain,
-        blocked=2 * _AVX512.blocked,
-        entering=2 * _AVX512.entering,
-        tile=16,
-        lowered=_AVX512.lowered,
-        depthwise=2 * _AVX512.depthwise,
-        alone=_AVX512.alone,
-        each=_AVX512.each,
-        element=_AVX512.element,
-        reorder=_AVX512.reorder,
-        move=_AVX512.move,
-        node=_AVX512.node,
-    ),
-}
+RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _AVX2)}

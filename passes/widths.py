@@ -10,7 +10,7 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,9 @@ Align = int | Rates
 
 # Sweeps over all bundles; seldom does the third change anything.
 _SWEEPS = 4
+
+# What is estimated to be faster by less than this share may not be: the table is not as exact.
+_DOUBT = 0.02
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,14 @@ def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
         for port in (*step.inputs, step.output):
             at.setdefault(port.key, set()).add(index)
     reached = _reached(timing)
-    regions = {}
+    regions: dict[int, Set[int]] = {}
     for number, bundle in enumerate(bundles):
         touched = {index for key in bundle.along for index in at.get(key, ())}
         touched |= {later for index in touched for later in reached[index]}
         if bundle.spare.size and any(timing.steps[index].work for index in touched):
-            regions[number] = sorted(touched)
-    block = timing.rates.block
+            regions[number] = frozenset(touched)
     found = {number: bundles[number] for number in regions}
-    starts = [{}, _rounded(found, timing.rates.step), _rounded(found, block)]
+    starts = [{}, _rounded(found, timing.rates.block)]
     tried = [_improved(timing, found, regions, start) for start in starts]
     best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
     return {number: more for number, more in best.items() if more}
@@ -135,37 +137,37 @@ def _reached(timing: Timing) -> list[set[int]]:
 
 
 def _improved(
-    timing: Timing, bundles: dict[int, Bundle], regions: dict[int, list[int]], start: dict[int, int]
+    timing: Timing, bundles: dict[int, Bundle], regions: dict[int, Set[int]], start: dict[int, int]
 ) -> dict[int, int]:
     """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
     extras = dict(start)
     gains = _gains(bundles, extras)
+    near = {a: {b for b in bundles if b != a and not regions[a].isdisjoint(regions[b])} for a in bundles}
     forms: Forms = {}
     timing.of(range(len(timing.steps)), gains, forms)
+    waiting = set(bundles)
     for _ in range(_SWEEPS):
-        changed = False
-        for number, bundle in bundles.items():
-            before = extras.get(number, 0)
+        now, waiting = waiting, set()
+        for number in sorted(now):
+            bundle, before = bundles[number], extras.get(number, 0)
             times = {}
             for more in _candidates(bundle, before, timing.rates):
                 _add(gains, bundle, more - extras.get(number, 0))
                 extras[number] = more
-                times[more] = timing.of(regions[number], gains, dict(forms))
+                doubt = 1 + _DOUBT if more else 1
+                times[more] = timing.of(sorted(regions[number]), gains, dict(forms)) * doubt
             best = min(times, key=lambda more: (times[more], more))
             _add(gains, bundle, best - extras[number])
             extras[number] = best
             if best != before:
-                changed = True
-                timing.of(regions[number], gains, forms)
-        if not changed:
-            break
+                timing.of(sorted(regions[number]), gains, forms)
+                waiting |= near[number]
     return extras
 
 
 def _candidates(bundle: Bundle, now: int, rates: Rates) -> list[int]:
     """Numbers of spare slices worth trying: none, one, and those that make the width round."""
-    rounded = [-bundle.stored % n + more for n in (rates.step, rates.block) for more in (0, rates.step, rates.block)]
-    tried = {0, 1, now, bundle.spare.size, *rounded}
+    tried = {0, 1, now, -bundle.stored % rates.step, -bundle.stored % rates.block}
     return sorted(more for more in tried if more <= bundle.spare.size)
 
 

@@ -77,9 +77,10 @@ class Document:
     `model` is the path of the source or the reference, and `output` that of the compiled model; null for a model in
     memory. `before` and `after` are their figures, `reduction` is FLOPs before over FLOPs after, and `layers` are the
     nodes that multiply and accumulate. `channels`, `masked`, `held`, `widths` (layers that keep channels for their
-    width) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and `latency` are null where nothing was verified or measured.
-    `notes` are the compiler's, and `warnings` say what to look at in the input. `versions` are those of the libraries
-    that were used, and `machine` says on what kind of machine. Numbers that are infinite or not defined are null.
+    width) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and `latency`
+    are null where nothing was verified or measured. `notes` are the compiler's, and `warnings` say what to look at in
+    the input. `versions` are those of the libraries that were used, and `machine` says on what kind of machine. Numbers
+    that are infinite or not defined are null.
     """
 
     schema: int

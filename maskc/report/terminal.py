@@ -182,7 +182,8 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
     layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
     yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
     for width in widths:
-        yield f"  {width.op} '{width.node}': {width.live:,} live of {width.total:,}, {width.kept:,} computed: {width.reason}"
+        counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
+        yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
 
 
 def ranges(channels: Sequence[int]) -> str:
