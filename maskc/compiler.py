@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivale
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.frontend.onnx_file import check
-from maskc.graphs import model_bytes
+from maskc.graphs import has_external, model_bytes, without_weights
 from maskc.report import files
 from maskc.report.compilation import CompileReport
 from maskc.report.figures import Figures, count
@@ -27,6 +27,7 @@ from maskc.sizes import Shapes, fixed
 from passes.errors import GraphError, in_brief
 from passes.policy import POLICIES, Policy
 from passes.report import Cost
+from passes.store import Store
 
 # Random samples that a verified compilation runs; `maskc verify` takes more.
 VERIFY_SAMPLES = 5
@@ -104,21 +105,22 @@ def compile_file(
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):
         raise InputError("The report and the compiled model cannot be the same file.")
-    source = frontend.read(model)
+    source = frontend.read(model, stay=True)
     read = (*source.files, *((masks,) if masks is not None else ()))
     files.check_not_read(output, read)
     for report in reports:
         files.check_not_read(report, read, "report")
     source = fixed(source, shapes)
-    try:
-        compiled = _compile(source, masks, verify, adapters)
-    except NotEquivalentError as error:
-        raise NotEquivalentError(f"{error} Nothing was written.") from error
-    result = compiled.report
-    cannot_run = verify and result.verification is None  # which a warning has said
-    if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
-        result = _timed(result, source, compiled.model)
-    size = storage.write_model(compiled.model, output)
+    with storage.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
+        try:
+            compiled = _compile(source, masks, verify, adapters, store=store)
+        except NotEquivalentError as error:
+            raise NotEquivalentError(f"{error} Nothing was written.") from error
+        result = compiled.report
+        cannot_run = verify and result.verification is None  # which a warning has said
+        if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
+            result = _timed(result, source, compiled.model)
+        size = storage.write_model(compiled.model, output, store=store)
     progress.detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
@@ -179,13 +181,14 @@ def _compile(
     seed: int = 0,
     rtol: float | None = None,
     atol: float = 0.0,
+    store: Store | None = None,
 ) -> Compiled:
     target = source.model
     if masks is not None:
         target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
     try:
         with progress.stage("Compiling") as stage:
-            shrunk = passes.shrink(target, adapters, watch=lambda name: stage.advance(note=name))
+            shrunk = passes.shrink(target, adapters, watch=lambda name: stage.advance(note=name), store=store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except GraphError as error:
@@ -227,12 +230,9 @@ def _check(compiled: ModelProto) -> None:
     """Nothing leaves the compiler that the ONNX checker would reject."""
     try:
         if storage.embeds(compiled):
-            check(compiled)
+            check(storage.inlined(compiled))
             return
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "model.onnx"
-            storage.write_model(compiled, path)
-            check(path)
+        check(without_weights(compiled))
     except MaskcError:
         raise
     except Exception as error:

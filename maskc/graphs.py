@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from passes.lazy import External, stored_bytes
 
 # Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.
 _SHAPE_DATA = 1024
@@ -94,14 +99,34 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
                 yield sparse.indices
 
 
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data are in a file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def has_external(model: ModelProto) -> bool:
+    """Whether the model has weights that stay in files, which then are named by absolute paths."""
+    return any(map(is_external, all_tensors(model)))
+
+
+def array_of(tensor: TensorProto) -> NDArray[Any]:
+    """The elements of a tensor, which may be in a file."""
+    return np.asarray(External(tensor)) if is_external(tensor) else onnx.numpy_helper.to_array(tensor)
+
+
 def tensor_bytes(tensor: TensorProto) -> int:
-    """Bytes of the tensor's data as it is held in memory (0 while it is in an external file)."""
+    """Bytes of the tensor's data as it is held in memory, or in an external file."""
+    if is_external(tensor):
+        return stored_bytes(tensor)
     return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()
 
 
 def model_bytes(model: ModelProto) -> int:
-    """Bytes of the model's file; of one too large for a single file, those of its weights."""
+    """Bytes of the model's files; of one too large for a single file, those of its weights."""
     weights = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
+    if has_external(model):
+        inside = int(model.ByteSize())
+        return inside + sum(tensor_bytes(tensor) for tensor in all_tensors(model) if is_external(tensor))
     return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
 
 
@@ -146,6 +171,20 @@ def without_weights(model: ModelProto) -> ModelProto:
         elif tensor.name not in declared:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return light
+
+
+def without_initializers(model: ModelProto) -> ModelProto:
+    """A copy in which the graph has no initializers."""
+    bare = ModelProto()
+    for copy, original in ((bare, model), (bare.graph, model.graph)):
+        for field, value in original.ListFields():
+            if field.name in ("graph", "initializer"):
+                continue
+            if field.is_repeated or field.message_type is not None:
+                getattr(copy, field.name).MergeFrom(value)
+            else:
+                setattr(copy, field.name, value)
+    return bare
 
 
 def tensor_types(model: ModelProto) -> dict[str, TensorType]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import RunError
-from maskc.graphs import all_graphs, all_nodes
+from maskc.graphs import all_graphs, all_nodes, is_external
 from maskc.runtime import Provider, Session
 from maskc.sampling import Inputs
 
@@ -199,7 +199,7 @@ def rounded_weights(
     copy = ModelProto()
     copy.CopyFrom(model)
     for tensor in _weights(copy):
-        if tensor.data_type in _PERTURBED:
+        if tensor.data_type in _PERTURBED and not is_external(tensor):  # all of those would be written anew
             values = _rounded(numpy_helper.to_array(tensor), rng, ulps, together)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return copy

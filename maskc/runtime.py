@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto
 
 from maskc.errors import MaskcError, RunError, UnavailableError
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
-from maskc.graphs import HALF_TYPES, all_tensors, custom_operators, tensor_bytes, type_of
+from maskc.graphs import HALF_TYPES, all_tensors, custom_operators, has_external, tensor_bytes, type_of
 from maskc.widening import widened
 from passes.errors import in_brief
 
@@ -235,6 +235,9 @@ def _load(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> tu
 
 def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> Any:
     stored = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
+    if has_external(model):
+        model = _mapped(model, options)
+        stored = 0
     # Loading the CUDA libraries prints what it could not find.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as directory:
         try:
@@ -254,6 +257,19 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
     older = _copied(model)
     older.ir_version = int(readable.group(1))
     return _create(ort, older, options, providers)
+
+
+def _mapped(model: ModelProto, options: Any) -> ModelProto:
+    """The model as ONNX Runtime takes it whose weights are in files: it maps them into memory and copies none."""
+    anchor = Path.cwd().anchor
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", anchor)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    copy = _copied(model)
+    for tensor in all_tensors(copy):
+        for entry in tensor.external_data:
+            if entry.key == "location" and Path(entry.value).is_absolute():
+                entry.value = Path(entry.value).relative_to(anchor).as_posix()
+    return copy
 
 
 def _in_numpy_types(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:

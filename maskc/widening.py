@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, TypeProto
 
-from maskc.graphs import all_graphs, all_nodes, all_tensors
+from maskc.graphs import all_graphs, all_nodes, all_tensors, array_of
 
 _TYPES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
@@ -21,7 +21,7 @@ def widened(model: ModelProto) -> ModelProto | None:
     changed = False
     for tensor in all_tensors(copy):
         if tensor.data_type == TensorProto.BFLOAT16:
-            wide = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            wide = array_of(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
             changed = True
     for node in all_nodes(copy):

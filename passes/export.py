@@ -10,16 +10,21 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes import defaults
+from passes.lazy import External, Inline, lazy, raw
 from passes.shapes import annotated
+from passes.store import Store
 from passes.subgraphs import shared_constants
 from passes.tensors import is_sparse
 
 
-def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
+def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
     """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
 
-    Sizes of inner tensors are left out, but for those that the source tells and nobody could infer.
+    Sizes of inner tensors are left out, but for those that the source tells and nobody could infer. Weights that are
+    read or computed when they are asked for are written to the store, if there is one, and to nowhere else.
     """
+    if store is not None:
+        store.clear()
     model = _described_as(source)
     told = annotated(source)
     initializers = {t.name for t in source.graph.initializer} - defaults.overridable(source)
@@ -28,10 +33,13 @@ def exported(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:
     defaults.restore(model, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
-        _append(model.graph, tensor)
+        _append(model.graph, tensor, store)
     for node in graph.nodes:
         model.graph.node.append(_node(node, constants))
+        _fetch(model.graph.node[-1])
         model.graph.value_info.extend(_noted(t) for t in node.outputs if t.name in told and t.shape is not None)
+    if store is not None:
+        store.flush()
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
         model.ir_version = 4
     return model
@@ -76,6 +84,16 @@ def _without(graph: onnx.GraphProto, outside: Collection[str]) -> None:
                 _without(attribute.g, outside)
 
 
+def _fetch(node: onnx.NodeProto) -> None:
+    """Put weights into the subgraphs that only say where they lie."""
+    for graph in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(External(tensor)), tensor.name))
+        for inner in graph.node:
+            _fetch(inner)
+
+
 def _noted(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     element = tensor.dtype if isinstance(tensor.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
     return onnx.helper.make_tensor_value_info(tensor.name, element, tensor.shape)
@@ -100,12 +118,19 @@ def _constants(graph: gs.Graph) -> list[gs.Constant]:
     return [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
 
 
-def _append(graph: onnx.GraphProto, tensor: gs.Constant) -> None:
+def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = None) -> None:
     # one by one: what is added in one go is serialised, and that ends at 2 GB
     if is_sparse(tensor):
         graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         return
-    as_read = getattr(tensor._values, "tensor", None)  # not looked into since it was read
+    values = lazy(tensor)
+    if values is not None and store is not None:
+        element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+        store.put(graph.initializer.add(name=tensor.name, data_type=element, dims=values.shape), raw(values))
+        return
+    as_read = values.stored if isinstance(values, Inline) else None
+    if values is None:
+        as_read = getattr(tensor._values, "tensor", None)  # not looked into since it was read
     if as_read is None:
         graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name))
     else:

@@ -13,11 +13,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.extents import Extent, Span
+from passes.lazy import Lazy, lazy
 from passes.nonzero import Nonzero
 from passes.ops import Link, Linked, rules
 from passes.ops.base import Known, merge
 from passes.patterns import MOST_PLACES, Pattern, combined, uniform, whole
 from passes.subgraphs import captured
+from passes.summary import is_filled_with, nonzero, uniform_slices
+from passes.summary import lowest as least
 from passes.tensors import Array, Mask, is_constant, shape_of, size_of
 from passes.ties import Tied
 
@@ -73,7 +76,10 @@ class Facts:
             return self.constant.get(tensor.name, {}).get(axis)
         axes = self.constant.setdefault(tensor.name, {})
         if axis not in axes:
-            axes[axis] = _uniform_slices(self.value(tensor), axis)
+            values = lazy(tensor)
+            axes[axis] = (
+                _uniform_slices(self.value(tensor), axis) if values is None else Known(*uniform_slices(values, axis))
+            )
         return axes[axis]
 
     def span(self, tensor: gs.Tensor, axis: int) -> Span:
@@ -133,6 +139,10 @@ class Facts:
         """The elements of an initializer."""
         return np.asarray(tensor.values)
 
+    def _values(self, tensor: gs.Tensor) -> Array | Lazy:
+        """The elements of an initializer, which may be elsewhere."""
+        return lazy(tensor) or self.value(tensor)
+
     def sums_to_one(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether a sum over the axis, weighted with this tensor, is a mean."""
         return self.sums.get(tensor.name) == axis
@@ -142,9 +152,9 @@ class Facts:
         if not is_constant(tensor):
             return self.bound.get(tensor.name, -math.inf)
         if tensor.name not in self.bound:
-            values = self.value(tensor)
+            values = self._values(tensor)
             usable = values.size > 0 and values.dtype.kind in "fiu"
-            lowest = float(values.min()) if usable else -math.inf
+            lowest = -math.inf if not usable else least(values) if isinstance(values, Lazy) else float(values.min())
             self.bound[tensor.name] = lowest if lowest == lowest else -math.inf
         return self.bound[tensor.name]
 
@@ -153,14 +163,18 @@ class Facts:
         if not is_constant(tensor):
             return None
         if tensor.name not in self._uniform:
-            values = self.value(tensor).reshape(-1)
-            same = values.size > 0 and bool((values == values[0]).all())
-            self._uniform[tensor.name] = values[0] if same else None
+            values = self._values(tensor)
+            first = np.asarray(next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)[:1]
+            same = first.size > 0 and is_filled_with(values, first[0])
+            self._uniform[tensor.name] = first[0] if same else None
         return self._uniform[tensor.name]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
         """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
         key = tensor.name, axes
+        weight = lazy(tensor)
+        if weight is not None:
+            return nonzero(weight, axes)
         if key not in self._nonzero:
             values = self.value(tensor)
             rest = tuple(a for a in range(values.ndim) if a not in axes)
@@ -168,7 +182,7 @@ class Facts:
             if rest:  # all of them is soon seen, and the usual case
                 kept = tuple(values.shape[a] for a in sorted(axes))
                 found = np.ones(kept, bool) if found.all() else found.any(axis=rest)
-            self._nonzero[key] = Nonzero(found if axes[0] < axes[1] else found.T)
+            self._nonzero[key] = Nonzero.of(found if axes[0] < axes[1] else found.T)
         return self._nonzero[key]
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:

@@ -6,11 +6,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
+from passes.lazy import Lazy, Scaled, lazy
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import captured
-from passes.tensors import SMALL, is_constant, operand
+from passes.summary import is_finite
+from passes.tensors import SMALL, Array, is_constant, operand
 
 
 def fuse(graph: gs.Graph) -> None:
@@ -79,14 +81,19 @@ class Fuser:
         channels = int(weight.shape[axis])
         if affine.axis not in (None, behind) or any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
             return False
-        dtype = np.asarray(weight.values).dtype
+        dtype = weight.dtype
         shape = [channels if a == axis else 1 for a in range(len(weight.shape))]
         scale = np.broadcast_to(affine.scale, channels)
         rescaled = bool((scale != 1).any())
-        scaled = np.asarray(weight.values * scale.reshape(shape) if rescaled else weight.values).astype(dtype)
+        values = lazy(weight)
+        scaled: Array | Lazy
+        if values is None:
+            scaled = np.asarray(weight.values * scale.reshape(shape) if rescaled else weight.values).astype(dtype)
+        else:
+            scaled = Scaled(values, scale.reshape(shape)) if rescaled else values
         old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
         shifted = (scale * old + affine.shift).astype(dtype)
-        if not (np.isfinite(scaled).all() and np.isfinite(shifted).all()):
+        if not (is_finite(scaled) and np.isfinite(shifted).all()):
             return False
         if rescaled:
             node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
 import numpy as np
 
 from passes.tensors import Mask
 
 
-@dataclass(frozen=True)
 class Nonzero:
-    """`matrix[i, j]`: whether weight (i, j) is not zero, or any of the weights there if there are several."""
+    """`matrix[i, j]`: whether weight (i, j) is not zero, or any of the weights there if there are several.
 
-    matrix: Mask
+    The matrix itself is asked for only where zeros lie elsewhere than in zero rows and zero columns, as they do where
+    single weights were pruned.
+    """
 
-    @cached_property
-    def _any(self) -> tuple[Mask, Mask]:
-        return np.asarray(self.matrix.any(axis=1)), np.asarray(self.matrix.any(axis=0))
+    def __init__(self, rows: Mask, columns: Mask, count: int, matrix: Callable[[], Mask]) -> None:
+        self._rows, self._columns, self._matrix = rows, columns, matrix
+        self._simple = count == int(rows.sum()) * int(columns.sum())
 
-    @cached_property
-    def _simple(self) -> bool:
-        """Whether all zeros lie in zero rows and zero columns, as they do unless single weights were pruned."""
-        rows, columns = self._any
-        return int(self.matrix.sum()) == int(rows.sum()) * int(columns.sum())
+    @classmethod
+    def of(cls, matrix: Mask) -> Nonzero:
+        """From the matrix, which is kept."""
+        return cls(np.asarray(matrix.any(axis=1)), np.asarray(matrix.any(axis=0)), int(matrix.sum()), lambda: matrix)
+
+    @property
+    def matrix(self) -> Mask:
+        """bool [rows, columns]."""
+        return self._matrix()
 
     def columns(self, rows: Mask) -> Mask:
         """Columns in which any of these rows has a weight."""
         if self._simple:
-            live, all_columns = self._any
-            return all_columns & (live & rows).any()
+            return np.asarray(self._columns & (self._rows & rows).any())
         return np.asarray(self.matrix[rows].any(axis=0))
 
     def rows(self, columns: Mask) -> Mask:
         """Rows that have a weight in any of these columns."""
         if self._simple:
-            all_rows, live = self._any
-            return all_rows & (live & columns).any()
+            return np.asarray(self._rows & (self._columns & columns).any())
         return np.asarray((self.matrix & columns).any(axis=1))
+
+    @property
+    def transposed(self) -> Nonzero:
+        """The same with rows and columns exchanged."""
+        count = int(self._rows.sum()) * int(self._columns.sum()) if self._simple else -1
+        return Nonzero(self._columns, self._rows, count, lambda: self.matrix.T)

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.changes import Change, in_turn
+from passes.lazy import Picked, moved
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import captured
-from passes.tensors import SMALL, Array, Index, is_constant, shape_of, size_of
+from passes.tensors import SMALL, Index, is_constant, shape_of, size_of
 
 
 def absorb_orders(graph: gs.Graph) -> None:
@@ -93,7 +94,7 @@ class Orders:
             return None  # others read it as it is, and it would be stored twice
 
         def change() -> None:
-            values: Array = np.take(np.asarray(tensor.values), order, axis=axis)
-            node.inputs[index] = gs.Constant(self._names.fresh(tensor.name), np.ascontiguousarray(values))
+            values = moved(tensor, Picked({axis: order}))
+            node.inputs[index] = gs.Constant(self._names.fresh(tensor.name), values)
 
         return change

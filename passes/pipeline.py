@@ -18,6 +18,7 @@ from passes.inline import inlined
 from passes.ops import rules
 from passes.policy import Policy
 from passes.report import Report, Width
+from passes.store import Store
 from passes.trace import Trace
 from passes.understanding import understood, with_subgraphs
 from passes.widths import Align
@@ -41,25 +42,34 @@ def shrink(
     trace: Trace | None = None,
     watch: Watch | None = None,
     align: Align | None = None,
+    store: Store | None = None,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
     adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
     says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
     before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
-    there are channels to keep; by default no channel is kept for that.
+    there are channels to keep; by default no channel is kept for that. store: where large weights of the result are
+    written, one after another; the result then names them as external data, by the path of that file.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     model = inlined(model)
-    result = _shrunk(model, adapters, trace, _Clock(watch), align, frugal=False)
+    result = _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=False)
     if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-        return _shrunk(model, adapters, trace, _Clock(watch), align, frugal=True)
+        return _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=True)
     return result
 
 
 def _shrunk(
-    model: onnx.ModelProto, adapters: Policy, trace: Trace | None, clock: _Clock, align: Align | None, *, frugal: bool
+    model: onnx.ModelProto,
+    adapters: Policy,
+    trace: Trace | None,
+    clock: _Clock,
+    align: Align | None,
+    store: Store | None,
+    *,
+    frugal: bool,
 ) -> Shrunk:
     """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
     with clock.timed("prepare"):
@@ -103,7 +113,7 @@ def _shrunk(
     with clock.timed("clean", graph):
         clean(graph)
         padding.keep_apart(graph, merged)
-        compiled = exported(graph, model)
+        compiled = exported(graph, model, store)
     with clock.timed("cost"):
         after = cost.count(compiled)
     notes = [*_notes(model), *unknown]
@@ -111,12 +121,12 @@ def _shrunk(
         names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
         notes.append(f"Constant altogether, with nothing left to compute them, and put in all the same: {names}.")
     if after.flops > before.flops and wider:  # what is kept for its width takes more than what went
-        return _shrunk(model, adapters, trace, clock, None, frugal=frugal)
+        return _shrunk(model, adapters, trace, clock, None, store, frugal=frugal)
     if after.flops > before.flops:
         graph = prepared(model)
         left = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
         clean(graph)
-        plain = exported(graph, model)
+        plain = exported(graph, model, store)
         cost_of_plain = cost.count(plain)
         # where sizes behind a subgraph are not known to the source they count as 1 there, and there only
         if after.flops > cost_of_plain.flops:  # what is put back costs more than what went: nothing goes

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from passes.lazy import Picked, moved
 from passes.names import Names
 from passes.subgraphs import captured
 from passes.tensors import Array
@@ -64,10 +65,12 @@ class Quantized(gs.Constant):  # type: ignore[misc]
 
     def moved(self, name: str, move: Callable[[Array], Array]) -> Quantized | None:
         """The weight after its elements were moved or dropped; None where scales would have to be stored for each."""
-        stored = gs.Constant(f"{name}_quantised", np.ascontiguousarray(move(np.asarray(self.stored.values))))
+        stored = gs.Constant(f"{name}_quantised", moved(self.stored, move))
         scale = np.asarray(self.scale.values)
         if scale.size == 1:
             return Quantized(name, stored, self.scale, self.zero, {k: v for k, v in self.attrs.items() if k != "axis"})
+        if isinstance(move, Picked) and not self.block and stored.shape[self.axis] > 1:  # they run along one axis
+            return self._with(name, stored, move.picked.get(self.axis, np.arange(scale.size)), self.attrs)
         numbers = self._spread(np.arange(scale.size).reshape(scale.shape))
         places = move(np.broadcast_to(numbers, self.stored.shape))  # which scale each element has now
         changes = [np.flatnonzero(_differs(places, axis)) + 1 for axis in range(places.ndim)]

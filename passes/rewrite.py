@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.adapters import Adapters
 from passes.facts import Facts
 from passes.layout import Layout
+from passes.lazy import Picked, moved
 from passes.names import Names
 from passes.ops import rules
 from passes.patterns import Pattern
@@ -120,13 +121,7 @@ class Rewriter:
             return tensor
         key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())
         if key not in self._slices:
-
-            def cut(values: Array) -> Array:
-                for axis, mask in cuts.items():
-                    values = np.take(values, np.flatnonzero(mask), axis=axis)
-                return values
-
-            self._slices[key] = self.moved(tensor, cut)
+            self._slices[key] = self.moved(tensor, Picked({a: np.flatnonzero(m) for a, m in cuts.items()}))
             self._origins[tensor.name] = tensor
         return self._slices[key]
 
@@ -136,7 +131,7 @@ class Rewriter:
             found = tensor.moved(self._names.fresh(tensor.name), move)
             if found is not None:
                 return found
-        return self.constant(tensor.name, move(np.asarray(tensor.values)))
+        return gs.Constant(self._names.fresh(tensor.name), moved(tensor, move))
 
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""

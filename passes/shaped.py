@@ -15,6 +15,7 @@ from passes.errors import GraphError
 from passes.export import outlined
 from passes.fold import fold_constants
 from passes.inline import inlined
+from passes.lazy import LARGE, External, Inline, Lazy
 from passes.ops import rules
 from passes.shapes import INFERRED, annotate, check, check_declared, inferred
 from passes.subgraphs import bodies
@@ -54,12 +55,21 @@ def _imported(model: onnx.ModelProto) -> gs.Graph:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Constant) and type(tensor._values) is LazyValues:
             stored = tensor._values.tensor
-            if isinstance(tensor.dtype, int) or stored.HasField("raw_data"):
+            if (values := _lazy(stored)) is not None:
+                tensor._values = values
+            elif isinstance(tensor.dtype, int) or stored.HasField("raw_data"):
                 tensor._values = _Stored(stored)
     for tensor in _exported_elsewhere(graph):
         if type(tensor._values) in (LazyValues, _Stored):
-            tensor._values = _Lent(tensor._values.tensor)
+            tensor._values = _lazy(tensor._values.tensor) or _Lent(tensor._values.tensor)
     return graph
+
+
+def _lazy(stored: onnx.TensorProto) -> Lazy | None:
+    """What reads the tensor whenever it is asked for, None where it is small and at hand."""
+    if stored.data_location == onnx.TensorProto.EXTERNAL:
+        return External(stored)
+    return Inline(stored) if len(stored.raw_data) >= LARGE else None
 
 
 def _exported_elsewhere(graph: gs.Graph) -> Iterator[gs.Constant]:

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from maskc.comparison.operators import OPERATORS
 from maskc.graphs import all_graphs as graphs
+from maskc.graphs import array_of
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -64,7 +65,7 @@ def has_double(model: ModelProto) -> bool:
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type in NARROW:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
+        array = array_of(tensor).astype(np.float64)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 

@@ -24,7 +24,8 @@ __all__ = ["Source", "load", "read"]
 class Source:
     """A model as it was read.
 
-    `model` is valid ONNX without local functions and with all weights in memory. `path` and `files` say
+    `model` is valid ONNX without local functions and with all weights in memory, but for those that were to stay in
+    their files and are named there by absolute paths. `path` and `files` say
     where it was stored (None and empty for a model in memory); `notes` are for the user; `tensorflow` is the
     original of a model that was converted, to compare with.
     """
@@ -57,10 +58,11 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
     return read(path).model
 
 
-def read(model: str | os.PathLike[str] | ModelProto | Source) -> Source:
+def read(model: str | os.PathLike[str] | ModelProto | Source, *, stay: bool = False) -> Source:
     """Read a model together with what else is known about it; a `ModelProto` is checked and left untouched.
 
-    What has been read already is given back. Raises as `load` does.
+    With `stay`, the weights of an ONNX model that are large and in external files are left there. What has been read
+    already is given back. Raises as `load` does.
     """
     if isinstance(model, Source):
         return model
@@ -69,10 +71,10 @@ def read(model: str | os.PathLike[str] | ModelProto | Source) -> Source:
         return Source(checked, notes=notes)
     path = Path(model)
     with progress.stage(f"Reading {path}"):
-        return _read(path)
+        return _read(path, stay)
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path, stay: bool) -> Source:
     file = locate(path)
     if file.is_dir():
         from maskc.frontend import saved_model
@@ -84,7 +86,7 @@ def _read(path: Path) -> Source:
 
         original = keras.read(file)
         return Source(original.to_onnx(), path, (file,), tensorflow=original)
-    proto, files, notes = onnx_file.read(file)
+    proto, files, notes = onnx_file.read(file, stay=stay)
     return Source(proto, path, files, notes)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
-from maskc.graphs import HALF_TYPES, TensorType, all_graphs, bodies, tensor_types
+from maskc.graphs import HALF_TYPES, TensorType, all_graphs, array_of, bodies, tensor_types
 
 # Mul takes these only since opset 14; the other numbers since opset 7.
 _SMALL_INTEGERS = frozenset({TensorProto.INT8, TensorProto.INT16, TensorProto.UINT8, TensorProto.UINT16})
@@ -189,7 +189,7 @@ def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtyp
 def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> None:
     if tensor.data_type == TensorProto.STRING:
         raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds text and cannot be masked.")
-    values = numpy_helper.to_array(tensor)
+    values = array_of(tensor)
     if tensor.data_type in HALF_TYPES:
         # Half precision goes through single: both ways are exact for a product with 0 or 1.
         masked = np.where(mask, values.astype(np.float32), np.float32(0)).astype(values.dtype)

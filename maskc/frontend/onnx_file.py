@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -13,19 +14,24 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import structure
-from maskc.graphs import all_tensors, without_weights
+from maskc.graphs import all_tensors, is_external, without_weights
 from passes.errors import in_brief
+from passes.lazy import LARGE, stored_bytes
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
+
+# bytes: external data that are more in all stay in their files, and are read when they are asked for.
+STAYS = 64 * 2**20
 
 # What is put in place of masks is written in operators that were all there then.
 OLDEST_OPSET = 9
 
 
-def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
+def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
     """Read and check an ONNX file, with its external data, and inline its local functions.
 
+    With `stay`, large external data stay where they are: large initializers of the graph then name absolute paths.
     Returns the model, the files it was read from, and notes for the user.
     Raises `InputError` for a file that is not a valid ONNX model, or external data that is missing or outside
     the model's directory; nothing outside that directory is opened.
@@ -36,6 +42,8 @@ def read(path: Path) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
         _load_external(model, path)
     model, notes = _checked(model, path)
     inlined = _inlined(model, str(path))
+    if stay and sys.byteorder == "little":
+        _leave_external(inlined, path)
     _load_external(inlined, path)
     if model.functions:
         _check_inlined(inlined, str(path))
@@ -107,8 +115,27 @@ def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
                 f"{path}: the data of tensor '{tensor.name}' is missing: there is no file '{file}'. "
                 "Keep the external data files beside the model."
             )
+        _check_extent(tensor, path, file)
         files[file] = None
     return tuple(files)
+
+
+def _check_extent(tensor: TensorProto, path: Path, file: Path) -> None:
+    """Raise `InputError` where the file ends before the tensor does, or the tensor is not what its shape says."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        offset, needed = int(said.get("offset", 0)), stored_bytes(tensor)
+        length = int(said.get("length", needed))
+    except (KeyError, ValueError, TypeError):  # no such element type, or no number: reading it says so
+        return
+    what = f"{path}: the data of tensor '{tensor.name}'"
+    if length != needed:
+        raise InputError(f"{what} are {length} bytes as the model says, and its shape needs {needed}. Export it again.")
+    if offset + needed > file.stat().st_size:
+        raise InputError(
+            f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
+            "The file is damaged or not whole; copy or export it again."
+        )
 
 
 def _leaves(directory: Path, location: str) -> bool:
@@ -251,9 +278,21 @@ def _densified(model: ModelProto, what: str) -> ModelProto:
     return dense
 
 
+def _leave_external(model: ModelProto, path: Path) -> None:
+    """Let large initializers say where they lie, whatever the working directory, if they are much in all."""
+    stored = [t for t in model.graph.initializer if is_external(t) and stored_bytes(t) >= LARGE]
+    if sum(map(stored_bytes, stored)) < STAYS:
+        return
+    for tensor in stored:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str((path.parent / entry.value).resolve())
+
+
 def _load_external(model: ModelProto, path: Path) -> None:
     for tensor in all_tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        if not is_external(tensor) or Path(location).is_absolute():
             continue
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))

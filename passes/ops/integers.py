@@ -68,7 +68,7 @@ class IntegerProduct(Op):
         """Which input channels [rows] each output channel [columns] depends on."""
         weight = node.inputs[self.operands.weight]
         values = np.moveaxis(facts.value(weight), (self.inner, self.free), (-2, -1))
-        return Nonzero((values != self._points(node, facts)).reshape(-1, *values.shape[-2:]).any(axis=0))
+        return Nonzero.of((values != self._points(node, facts)).reshape(-1, *values.shape[-2:]).any(axis=0))
 
     def _at_zero(self, node: gs.Node, facts: Facts) -> Mask:
         """Channels of the data that lie at its zero point."""
@@ -186,7 +186,7 @@ class Depthwise(IntegerConvolution):
     def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
         values = facts.value(node.inputs[self.operands.weight])
         live = (np.moveaxis(values, 0, -1) != self._points(node, facts)).any(axis=tuple(range(values.ndim - 1)))
-        return Nonzero(np.diag(live))
+        return Nonzero.of(np.diag(live))
 
     def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().sees(node, facts, stored)

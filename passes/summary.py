@@ -1,0 +1,167 @@
+"""What is known of a weight after one look at each of its elements: its uniform slices, and where it is zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from passes.lazy import Lazy
+from passes.nonzero import Nonzero
+from passes.tensors import Array, Mask
+
+Axes = tuple[int, int]
+
+
+def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
+    """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
+    if ("line", axis) not in values.notes:
+        _summarise(values)
+    line: _Line = values.notes["line", axis]
+    return line.mask, line.value
+
+
+def nonzero(values: Lazy, axes: Axes) -> Nonzero:
+    """Where anything is not zero, over the indices along two axes, in that order."""
+    if axes[0] > axes[1]:
+        return nonzero(values, (axes[1], axes[0])).transposed
+    if axes == (0, 1) and values.lead in axes and ("zeros", axes) not in values.notes:
+        _summarise(values)
+    if ("zeros", axes) not in values.notes:
+        values.notes["zeros", axes] = zeros = _Zeros(values, axes)
+        if values.lead in axes:
+            _look(values, [zeros.look])
+        else:
+            zeros.take(zeros.matrix())
+    found: _Zeros = values.notes["zeros", axes]
+    return Nonzero(found.rows, found.columns, found.count, found.matrix)
+
+
+def lowest(values: Lazy) -> float:
+    """The least element, not a number if one is not."""
+    if "lowest" not in values.notes:
+        values.notes["lowest"] = float(np.min([block.min() for block in values.blocks()]))
+    found: float = values.notes["lowest"]
+    return found
+
+
+def is_filled_with(values: Array | Lazy, value: object) -> bool:
+    """Whether all elements are this one."""
+    blocks = values.blocks() if isinstance(values, Lazy) else [values]
+    return all(bool(np.all(block == value)) for block in blocks)
+
+
+def is_finite(values: Array | Lazy) -> bool:
+    """Whether all elements are finite numbers."""
+    blocks = values.blocks() if isinstance(values, Lazy) else [values]
+    return all(bool(np.isfinite(block).all()) for block in blocks)
+
+
+def _summarise(values: Lazy) -> None:
+    """Look at all axes at once: reading is what takes long."""
+    lines = [_Line(values, axis) for axis in range(len(values.shape))]
+    looks = [line.look for line in lines]
+    if len(values.shape) > 1 and values.lead < 2:
+        values.notes["zeros", (0, 1)] = zeros = _Zeros(values, (0, 1))
+        looks.append(zeros.look)
+    values.notes.update({("line", line.axis): line for line in lines})
+    _look(values, looks)
+
+
+def _look(values: Lazy, looks: Sequence[Callable[[Array, int], None]]) -> None:
+    start = 0
+    for block in values.blocks():
+        if block.size:
+            for look in looks:
+                look(block, start)
+        start += block.shape[values.lead]
+
+
+class _Line:
+    """The slices along one axis, as far as they have been seen."""
+
+    def __init__(self, values: Lazy, axis: int) -> None:
+        self.axis, self.lead = axis, values.lead
+        self.mask = np.full(values.shape[axis], values.size > 0)
+        self.value: Array = np.zeros(values.shape[axis], values.dtype)
+
+    def look(self, block: Array, start: int) -> None:
+        if self.axis == self.lead:
+            rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
+            self.value[start : start + len(rows)] = rows[:, 0]
+            self.mask[start : start + len(rows)] = _alike(rows)
+            return
+        others = tuple(a for a in range(block.ndim) if a != self.axis)
+        if start == 0:
+            self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
+        for probe in (np.take(block, [0, block.shape[self.lead] - 1], self.lead), block):
+            left = np.flatnonzero(self.mask)  # ends show of most slices that they vary
+            if not left.size:
+                return
+            picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
+            shape = [-1 if a == self.axis else 1 for a in range(block.ndim)]
+            self.mask[left] = (picked == self.value[left].reshape(shape)).all(axis=others)
+
+
+def _alike(rows: Array) -> Mask:
+    """Whether each row [n, elements] holds one value throughout."""
+    value = rows[:, 0]
+    mask = np.asarray((rows[:, -1] == value) & (rows[:, rows.shape[1] // 2] == value))
+    if mask.any():
+        mask[mask] = (rows[mask] == value[mask, None]).all(axis=1)
+    return mask
+
+
+class _Zeros:
+    """Where anything is not zero over two axes, the first before the second, as far as it has been seen."""
+
+    def __init__(self, values: Lazy, axes: Axes) -> None:
+        self._values, self._axes = values, axes
+        self.rows: Mask = np.zeros(values.shape[axes[0]], bool)
+        self.columns: Mask = np.zeros(values.shape[axes[1]], bool)
+        self.count = 0
+        self._kept: Array | None = None
+
+    def look(self, block: Array, start: int) -> None:
+        found = _reduced(block, self._axes)
+        rows, columns = self._place(block, start)
+        count = int(np.count_nonzero(found))
+        self.count += count
+        full = count == found.size
+        self.rows[rows] |= np.ones(len(found), bool) if full else found.any(axis=1)
+        self.columns[columns] |= np.ones(found.shape[1], bool) if full else found.any(axis=0)
+
+    def take(self, matrix: Mask) -> None:
+        """All at once, from the matrix."""
+        self.rows, self.columns = np.asarray(matrix.any(axis=1)), np.asarray(matrix.any(axis=0))
+        self.count = int(matrix.sum())
+
+    def _place(self, block: Array, start: int) -> tuple[slice, slice]:
+        """Where the block lies along the two axes."""
+        lead = self._values.lead
+        first, second = (slice(start, start + block.shape[a]) if a == lead else slice(None) for a in self._axes)
+        return first, second
+
+    def matrix(self) -> Mask:
+        """bool [rows, columns]; where the weights are in memory it is kept, in bits."""
+        if self._kept is not None:
+            return np.unpackbits(self._kept, axis=1, count=self.columns.size).view(bool)
+        matrix = np.zeros((self.rows.size, self.columns.size), bool)
+        start = 0
+        for block in self._values.blocks():
+            matrix[self._place(block, start)] |= _reduced(block, self._axes)
+            start += block.shape[self._values.lead]
+        if not self._values.on_disk:
+            self._kept = np.packbits(matrix, axis=1)
+        return matrix
+
+
+def _reduced(block: Array, axes: Axes) -> Mask:
+    """Where anything is not zero, over two axes in the order in which they lie."""
+    found = np.asarray(block != 0)
+    rest = tuple(a for a in range(block.ndim) if a not in axes)
+    if not rest:
+        return found
+    if found.all():  # soon seen, and the usual case
+        return np.ones([block.shape[a] for a in axes], bool)
+    return np.asarray(found.any(axis=rest))

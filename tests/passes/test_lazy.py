@@ -1,0 +1,186 @@
+"""Weights that are read when they are asked for are the same as those in memory, and so is what is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, numpy_helper
+
+from passes import lazy, shrink, summary
+from passes.errors import GraphError
+from passes.lazy import Cut, External, Inline, Lazy, Scaled
+from passes.store import Store
+from passes.tensors import Array
+from tests.generators import architectures
+
+SHAPES = [(7,), (6, 5), (1, 9), (1, 1, 4), (4, 3, 2, 2), (3, 1, 5), (2, 6, 4), (5, 0), ()]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "BLOCK", 40)
+
+
+def external(values: Array, path: Path, offset: int = 0) -> External:
+    """The values in a file, behind so many other bytes."""
+    stored = numpy_helper.from_array(values, "w")
+    path.write_bytes(b"\7" * offset + stored.raw_data)
+    light = TensorProto(name="w", data_type=stored.data_type, dims=stored.dims, data_location=TensorProto.EXTERNAL)
+    light.external_data.add(key="location", value=str(path))
+    light.external_data.add(key="offset", value=str(offset))
+    return External(light)
+
+
+def holed(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Numbers with some slices alike throughout along each axis, some of them zero, and single zeros at times."""
+    values = rng.normal(size=shape).astype(np.float32)
+    for axis in range(len(shape)):
+        for index in np.flatnonzero(rng.random(shape[axis]) < 0.4):
+            values[(slice(None),) * axis + (index,)] = rng.integers(3)
+    values[rng.random(shape) < rng.choice([0, 0.3])] = 0
+    return values
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float16, np.int8, np.bool_, np.int64, ml_dtypes.bfloat16, ml_dtypes.int4]
+)
+def test_values_in_a_file(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    values = np.asarray(np.random.default_rng(0).integers(-3, 4, shape)).astype(dtype)
+    found = external(values, tmp_path / "w", offset=3)
+    np.testing.assert_array_equal(np.asarray(found), values)
+    assert (found.dtype, found.shape, found.size) == (values.dtype, list(shape), values.size)
+
+
+def test_a_file_that_ends_early_or_is_gone(tmp_path: Path) -> None:
+    found = external(np.ones((8, 8), np.float32), tmp_path / "w")
+    (tmp_path / "w").write_bytes(b"\0" * 100)
+    with pytest.raises(GraphError, match="`w` end too early"):
+        np.asarray(found)
+    (tmp_path / "w").unlink()
+    with pytest.raises(GraphError, match="`w` cannot be read"):
+        np.asarray(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SHAPES[:7]), st.integers(0, 2**31), st.booleans())
+def test_cut_and_scaled(shape: tuple[int, ...], seed: int, in_order: bool) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=shape).astype(np.float32)
+    picked, wanted = {}, values
+    for axis in rng.permutation(len(shape))[: rng.integers(1, len(shape) + 1)]:
+        index = rng.permutation(shape[axis])[: max(1, shape[axis] // 2)]
+        picked[int(axis)] = np.sort(index) if in_order else index
+        wanted = np.take(wanted, picked[int(axis)], axis)
+    cut = Cut(Inline(numpy_helper.from_array(values)), picked)
+    np.testing.assert_array_equal(np.asarray(cut), wanted)
+    axis = int(rng.integers(len(shape)))
+    factors = rng.normal(size=[d if a == axis else 1 for a, d in enumerate(wanted.shape)])
+    np.testing.assert_array_equal(np.asarray(Scaled(cut, factors)), (wanted * factors).astype(np.float32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(SHAPES[:7]), st.integers(0, 2**31))
+def test_a_summary_says_what_all_elements_say(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = holed(rng, shape)
+    stored: Lazy = Inline(numpy_helper.from_array(values))
+    for axis in range(len(shape)):
+        rows = np.moveaxis(values, axis, 0).reshape(shape[axis], -1)
+        mask, first = summary.uniform_slices(stored, axis)
+        np.testing.assert_array_equal(mask, (rows == rows[:, :1]).all(axis=1))
+        np.testing.assert_array_equal(first[mask], rows[mask, 0])
+    for axes in [(a, b) for a in range(len(shape)) for b in range(len(shape)) if a != b]:
+        rest = tuple(a for a in range(len(shape)) if a not in axes)
+        matrix = (values != 0).any(axis=rest)
+        matrix = matrix if axes[0] < axes[1] else matrix.T
+        found = summary.nonzero(stored, axes)
+        np.testing.assert_array_equal(found.matrix, matrix)
+        rows_kept, columns_kept = rng.random(matrix.shape[0]) < 0.5, rng.random(matrix.shape[1]) < 0.5
+        np.testing.assert_array_equal(found.columns(rows_kept), matrix[rows_kept].any(axis=0))
+        np.testing.assert_array_equal(found.rows(columns_kept), matrix[:, columns_kept].any(axis=1))
+    assert summary.lowest(stored) == values.min()
+    assert summary.is_filled_with(stored, values.flat[0]) == bool((values == values.flat[0]).all())
+
+
+def test_the_elements_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Inline(numpy_helper.from_array(holed(np.random.default_rng(1), (6, 5))))
+    looks: list[int] = []
+    monkeypatch.setattr(Inline, "blocks", lambda self: looks.append(0) or self._blocks())
+    for axis in (0, 1):
+        summary.uniform_slices(stored, axis)
+    summary.nonzero(stored, (0, 1)), summary.nonzero(stored, (1, 0))
+    assert len(looks) == 1
+
+
+def test_a_store_holds_what_was_put_there_last(tmp_path: Path) -> None:
+    first, second = (np.arange(n, dtype=np.float32) for n in (20, 3000))
+    with Store(tmp_path / "weights") as store:
+        store.put(TensorProto(data_type=TensorProto.FLOAT, dims=[20]), [first.tobytes()])
+        before = store.digest
+        store.clear()
+        tensors = []
+        for values in (second, first):
+            tensors.append(TensorProto(data_type=TensorProto.FLOAT, dims=values.shape))
+            store.put(tensors[-1], lazy.raw(Inline(numpy_helper.from_array(values))))
+        store.flush()
+        assert store.digest != before
+        for tensor, values in zip(tensors, (second, first), strict=True):
+            np.testing.assert_array_equal(np.asarray(External(tensor)), values)
+    assert (tmp_path / "weights").stat().st_size == 12288 + 80
+
+
+NETWORKS = [
+    "vgg",
+    "resnext",
+    "mobilenet3",
+    "unet",
+    "vit",
+    "bert",
+    "swin",
+    "dlrm",
+    "lstm",
+    "branching",
+    "looping",
+    "tied",
+]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "quantised"])
+def test_a_model_in_files_compiles_to_the_same(name: str, tmp_path: Path) -> None:
+    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
+    model = net.model()
+    expected = shrink(model).model
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    outside = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    moved = 0
+    for tensor in outside.graph.initializer:
+        if np.prod(tensor.dims) > 16:  # what may be a shape is in memory
+            next(e for e in tensor.external_data if e.key == "location").value = str(tmp_path / "weights")
+            moved += 1
+        else:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(tmp_path))
+    for body in outside.graph.node:
+        for attribute in body.attribute:
+            for tensor in attribute.g.initializer:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(tmp_path))
+            if attribute.HasField("t") and attribute.t.data_location == TensorProto.EXTERNAL:
+                onnx.external_data_helper.load_external_data_for_tensor(attribute.t, str(tmp_path))
+    assert moved
+    with Store(tmp_path / "compiled") as store:
+        found = shrink(outside, store=store).model
+        kept = {t.name: External(t) for t in found.graph.initializer if t.data_location == TensorProto.EXTERNAL}
+        assert [t.name for t in found.graph.initializer] == [t.name for t in expected.graph.initializer]
+        for tensor, other in zip(found.graph.initializer, expected.graph.initializer, strict=True):
+            values = np.asarray(kept[tensor.name]) if tensor.name in kept else numpy_helper.to_array(tensor)
+            np.testing.assert_array_equal(values, numpy_helper.to_array(other), err_msg=tensor.name)
+    assert list(found.graph.node) == list(expected.graph.node)
+    whole = shrink(outside).model
+    assert not any(t.data_location == TensorProto.EXTERNAL for t in whole.graph.initializer)
+    assert list(whole.graph.initializer) == list(expected.graph.initializer)
