@@ -1,7 +1,8 @@
-"""Scales and shifts of single channels, as values."""
+"""Scales and shifts of single channels, and clips of whole tensors, as values."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,48 @@ class Affine:
     scale: Array
     shift: Array
     axis: int | None
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """x -> min(max(scale · x + shift, low), high), with the same numbers for all elements of the tensor x."""
+
+    data: gs.Tensor
+    scale: float = 1.0
+    shift: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    def behind(self, first: Ramp) -> Ramp | None:
+        """Both as one, `first` first; None where that would be the same for every x, or not finite."""
+        scale, shift = self.scale * first.scale, self.scale * first.shift + self.shift
+        if scale == 0 or not (math.isfinite(scale) and math.isfinite(shift)):
+            return None
+        ends = sorted(self.scale * end + self.shift for end in (first.low, first.high))
+        low, high = (min(max(end, self.low), self.high) for end in ends)
+        return Ramp(first.data, scale, shift, low, high)
+
+    def in_single_precision(self) -> Ramp:
+        """With its numbers rounded: six sixths are one again."""
+        return Ramp(self.data, *(float(np.float32(v)) for v in (self.scale, self.shift, self.low, self.high)))
+
+    def factored(self) -> tuple[Ramp, float]:
+        """A ramp that takes fewer operators, and what its result is to be multiplied by."""
+        if self.low == 0 and 0 < self.high < math.inf:
+            return Ramp(self.data, self.scale / self.high, self.shift / self.high, 0.0, 1.0), self.high
+        if self.scale < 0:
+            return self, 1.0
+        return Ramp(self.data, 1.0, *(v / self.scale for v in (self.shift, self.low, self.high))), self.scale
+
+    def is_hard_sigmoid(self) -> bool:
+        """Whether it ends at 0 and at 1."""
+        return (self.low, self.high) == (0.0, 1.0)
+
+    def operators(self) -> int:
+        """How many operators it takes."""
+        if self.is_hard_sigmoid():
+            return 1
+        return (self.scale != 1) + (self.shift != 0) + ((self.low, self.high) != (-math.inf, math.inf))
 
 
 def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import fold, fuse, order, quantized, reorder
+from passes import fold, fuse, order, quantized, ramps, reorder
 from passes.errors import GraphError
 from passes.shaped import shaped
 
@@ -44,6 +44,7 @@ def clean(graph: gs.Graph) -> None:
     fold.drop_identities(graph)
     order.absorb_orders(graph)
     fuse.fuse(graph)
+    ramps.join(graph)
     fold.drop_identities(graph)
     fold.drop_unused(graph)
     quantized.restore(graph)

@@ -20,7 +20,7 @@ from passes.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
 from passes.ties import Tied
 
 if TYPE_CHECKING:
-    from passes.affine import Affine
+    from passes.affine import Affine, Ramp
     from passes.changes import Change
     from passes.extents import Extent
     from passes.facts import Facts
@@ -212,6 +212,14 @@ class Op:
     def affine(self, node: gs.Node) -> Affine | None:
         """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
         return None
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
+        return None
+
+    def multiplies(self, node: gs.Node) -> bool:
+        """Whether output 0 is the product of two computed operands, element by element."""
+        return False
 
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """Put an affine map of the output into the node's own constants; whether that was possible."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import ties
-from passes.affine import Affine, along_one_axis, is_filled_with, keeps_shape, with_constant
+from passes.affine import Affine, Ramp, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.changes import Change, in_turn, inverse
 from passes.evaluate import evaluate
 from passes.extents import Extent
@@ -299,10 +299,10 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 }
 
 register(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish".split(),
-    *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSwish".split(),
+    *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
-    *"Pow Mod Min Max Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Pow Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
 
@@ -324,8 +324,18 @@ class Arithmetic(Elementwise):
         operands = with_constant(node)
         if operands is None or (not self.commutes and is_constant(node.inputs[0])):
             return None
+        shape = shape_of(operands[0])
+        if shape is None or len(shape) < len(operands[1].shape):
+            return None  # it may add axes as well
         found = along_one_axis(operands[1], node.outputs[0])
         return None if found is None else self.with_values(operands[0], *found)
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        affine = self.affine(node)
+        if affine is None or shape_of(affine.data) != shape_of(node.outputs[0]):
+            return None
+        scale, shift = _only(affine.scale), _only(affine.shift)
+        return None if scale is None or shift is None else Ramp(affine.data, scale, shift)
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         """The operation with this constant."""
@@ -371,6 +381,9 @@ class Product(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, values, np.zeros(()), axis)
 
+    def multiplies(self, node: gs.Node) -> bool:
+        return not any(is_constant(t) for t in node.inputs)
+
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return ties.multiplied(*parts)
 
@@ -413,6 +426,12 @@ class Quotient(Arithmetic):
         return _zero_by_one(operands[:1]) if safe else None
 
 
+def _only(values: Array) -> float | None:
+    """The number that all elements are; None if they differ."""
+    first = values.reshape(-1)[:1]
+    return float(first[0]) if first.size and bool((values == first[0]).all()) else None
+
+
 def _zero_by_one(operands: list[Known | None]) -> Known:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
@@ -435,9 +454,47 @@ class Where(Elementwise):
         return Known(mask, np.where(truth, chosen.value, other.value).astype(dtype))
 
 
+@register("Relu")
+class Rectifier(Elementwise):
+    """Not below zero."""
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        return Ramp(node.inputs[0], low=0.0)
+
+
+@register("HardSigmoid")
+class HardSigmoid(Elementwise):
+    """A ramp from 0 to 1."""
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        scale, shift = node.attrs.get("alpha", np.float32(0.2)), node.attrs.get("beta", np.float32(0.5))
+        return Ramp(node.inputs[0], float(scale), float(shift), 0.0, 1.0)
+
+
+@register("Min", "Max")
+class Extremum(Elementwise):
+    """The smallest or the largest of its operands; with one number beside the data, a bound."""
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        operands = with_constant(node)
+        found = None if operands is None else along_one_axis(operands[1], node.outputs[0])
+        if operands is None or found is None or shape_of(operands[0]) != shape_of(node.outputs[0]):
+            return None
+        bound = _only(found[0])
+        return None if bound is None else Ramp(operands[0], **{"high" if node.op == "Min" else "low": bound})
+
+
 @register("Clip")
 class Clip(Elementwise):
     """Between two bounds, which are operands from opset 11 on."""
+
+    def ramp(self, node: gs.Node) -> Ramp | None:
+        bounds = [node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)]
+        for place, tensor in present(node.inputs[1:3]):
+            if not is_constant(tensor):
+                return None
+            bounds[place] = float(np.asarray(tensor.values).reshape(()))
+        return Ramp(node.inputs[0], low=float(bounds[0]), high=float(bounds[1])) if bounds[0] <= bounds[1] else None
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         if "min" in node.attrs or "max" in node.attrs or operands[0] is None:

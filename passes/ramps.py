@@ -1,0 +1,184 @@
+"""Scalings, shifts and clips in a row become as few operators as they can: an activation spelled out is one again.
+
+Exporters write a HardSigmoid as Add, Clip and Div, and a HardSwish as these around a Mul. ONNX Runtime computes them
+one after the other, each over all of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.affine import Ramp
+from passes.names import Names
+from passes.ops import rules
+from passes.subgraphs import captured
+
+_HARD_SWISH = 14  # the opset that brought the operator
+_CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
+
+
+@dataclass(frozen=True)
+class Row:
+    """Nodes that make a ramp, the last one first; none but the next reads what a node before the last writes."""
+
+    ramp: Ramp
+    nodes: list[gs.Node]
+
+
+def join(graph: gs.Graph) -> None:
+    """Write rows of scalings, shifts and clips with as few nodes as they need.
+
+    Afterwards a row takes no more nodes than its ramp does, and a factor behind a product, one of whose operands is
+    such a row, is part of that row. In single precision only: ONNX Runtime has no HardSigmoid for others.
+    """
+    joiner = _Joiner(graph)
+    for node in reversed(list(graph.nodes)):
+        if node.outputs and not joiner.move_factor(node):
+            joiner.shorten(node)
+    graph.nodes = joiner.nodes()
+    if graph.opset >= _HARD_SWISH:
+        for node in graph.nodes:
+            joiner.swish(node)
+        graph.nodes = [n for n in graph.nodes if n.outputs]
+
+
+class _Joiner:
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names = Names(graph)
+        self._opset: int = graph.opset
+        self._old = list(graph.nodes)
+        self._own = {id(n) for n in graph.nodes}
+        self._new: dict[int, list[gs.Node]] = {}  # what stands where a node stood
+        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+
+    def nodes(self) -> list[gs.Node]:
+        """All that is there now, in order."""
+        return [n for old in self._old for n in (*self._new.get(id(old), ()), old) if n.outputs]
+
+    def shorten(self, last: gs.Node) -> None:
+        """Write the row that ends with the node in fewer nodes, where that can be."""
+        row = self._row(last)
+        if row is not None and max(row.ramp.operators(), 1) < len(row.nodes):
+            output = last.outputs[0]
+            self._clear(row.nodes)
+            self._write(row.ramp, output, last)
+
+    def move_factor(self, last: gs.Node) -> bool:
+        """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
+        row = self._row(last)
+        product = None if row is None else self._before(row.ramp.data)
+        if row is None or product is None or not rules(product).multiplies(product):
+            return False
+        for index, operand in enumerate(product.inputs):
+            before = self._before(operand)
+            inner = None if before is None else self._row(before)
+            if inner is None:
+                continue
+            core, factor = inner.ramp.factored()
+            outer = row.ramp.behind(Ramp(product.outputs[0], scale=factor))
+            if outer is None:
+                continue
+            core, outer = core.in_single_precision(), outer.in_single_precision()
+            if core.operators() + outer.operators() < len(row.nodes) + len(inner.nodes):
+                self._write_product(product, index, core, outer, row, inner)
+                return True
+        return False
+
+    def _write_product(self, product: gs.Node, index: int, core: Ramp, outer: Ramp, row: Row, inner: Row) -> None:
+        """The product with `core` as that operand, and `outer` behind it, in place of the two rows."""
+        last, operand, output = row.nodes[0], inner.nodes[0].outputs[0], row.nodes[0].outputs[0]
+        self._clear([*row.nodes, *inner.nodes])
+        if core.operators() == 0:
+            product.inputs[index] = core.data
+        else:
+            product.inputs[index] = operand
+            self._write(core, operand, product)
+        if outer.operators() == 0:
+            product.outputs = [output]
+        else:
+            self._write(outer, output, last)
+
+    def swish(self, product: gs.Node) -> None:
+        """x · min(max(x / 6 + 1 / 2, 0), 1) is a HardSwish."""
+        if not rules(product).multiplies(product):
+            return
+        for data, factor in (product.inputs, reversed(product.inputs)):
+            before = self._before(factor)
+            ramp = None if before is None else rules(before).ramp(before)
+            if ramp is None or before is None or ramp.data is not data or not ramp.is_hard_sigmoid():
+                continue
+            if (ramp.scale, ramp.shift) == (float(np.float32(1 / 6)), 0.5):
+                self._clear([before])
+                product.op, product.inputs = "HardSwish", [data]
+                return
+
+    def _row(self, last: gs.Node) -> Row | None:
+        """The longest row that ends with the node, None if the node is no ramp."""
+        ramp, nodes = self._ramp(last), [last]
+        while ramp is not None:
+            before = self._before(ramp.data)
+            first = None if before is None else self._ramp(before)
+            joint = None if first is None else ramp.behind(first)
+            if before is None or joint is None:
+                return Row(ramp.in_single_precision(), nodes)
+            ramp = joint
+            nodes.append(before)
+        return None
+
+    @staticmethod
+    def _ramp(node: gs.Node) -> Ramp | None:
+        return rules(node).ramp(node) if node.outputs and node.outputs[0].dtype == np.float32 else None
+
+    def _before(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that writes a tensor which is read once and not seen outside; None for other tensors."""
+        if tensor.name in self._shared or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+            return None
+        return tensor.inputs[0] if id(tensor.inputs[0]) in self._own else None
+
+    @staticmethod
+    def _clear(nodes: list[gs.Node]) -> None:
+        for node in nodes:
+            node.inputs.clear()
+            node.outputs.clear()
+
+    def _write(self, ramp: Ramp, output: gs.Tensor, place: gs.Node) -> None:
+        """The nodes of a ramp, in front of the place of a node."""
+        data, nodes = ramp.data, self._new.setdefault(id(place), [])
+        steps = self._steps(ramp)
+        for step, (op, constants, attrs) in enumerate(steps):
+            last = step == len(steps) - 1
+            made = output if last else gs.Variable(self._names.fresh(f"{output.name}_{op.lower()}"), output.dtype)
+            if not last:
+                made.shape = output.shape
+            name = self._names.fresh(f"{place.name or output.name}_{op.lower()}")
+            nodes.append(gs.Node(op, name, attrs, [data, *map(self._constant, constants)], [made]))
+            self._own.add(id(nodes[-1]))
+            data = made
+
+    def _steps(self, ramp: Ramp) -> list[tuple[str, list[float | None], dict[str, float]]]:
+        """The operators of a ramp, with their constant operands and attributes."""
+        if ramp.is_hard_sigmoid():
+            return [("HardSigmoid", [], {"alpha": ramp.scale, "beta": ramp.shift})]
+        steps: list[tuple[str, list[float | None], dict[str, float]]] = []
+        if ramp.scale != 1:
+            steps.append(("Mul", [ramp.scale], {}))
+        if ramp.shift != 0:
+            steps.append(("Add", [ramp.shift], {}))
+        bounds = {"min": ramp.low, "max": ramp.high}
+        given = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+        if given == {"min": 0.0}:
+            steps.append(("Relu", [], {}))
+        elif given and self._opset < _CLIP_BY_OPERANDS:
+            steps.append(("Clip", [], given))
+        elif given:
+            steps.append(("Clip", [given.get("min"), *([given["max"]] if "max" in given else [])], {}))
+        return steps or [("Identity", [], {})]
+
+    def _constant(self, value: float | None) -> gs.Tensor:
+        if value is None:
+            return gs.Variable.empty()
+        return gs.Constant(self._names.fresh("ramp"), np.asarray(value, np.float32))
