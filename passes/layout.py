@@ -68,11 +68,12 @@ class Layout:
 class Least:
     """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole.
 
-    `why[key]` are the words for what is stored for the sake of a width: consumers that can read it do.
+    `wider` is what of it is stored for the sake of a width, which consumers read if they can, with words (`why`).
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
     intact: set[int] = field(default_factory=set)
+    wider: dict[Key, Mask] = field(default_factory=dict)
     why: dict[Key, str] = field(default_factory=dict)
 
 
@@ -292,7 +293,7 @@ class _Planner:
     def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, need: Mask) -> float:
         """Cost of an adapter that delivers these slices of what is stored."""
         elements = float(need.sum()) * volume(tensor) / need.size
-        if _at_ends(stored, need):
+        if at_ends(stored, need):
             return self.price * elements
         block = 1
         for dim in (shape_of(tensor) or ())[axis + 1 :]:
@@ -405,8 +406,8 @@ class _Planner:
 
     def _wider(self, tensor: gs.Tensor, axis: int, held: Mask) -> Mask:
         """What is stored along the axis for the sake of its width: bool [size]."""
-        least = self.least.stored.get((tensor.name, axis)) if (tensor.name, axis) in self.least.why else None
-        return np.zeros(held.size, bool) if least is None else held & least
+        wider = self.least.wider.get((tensor.name, axis))
+        return np.zeros(held.size, bool) if wider is None else held & wider
 
     def _widened(self, tensor: gs.Tensor, axis: int, wider: Mask) -> Index:
         """The index of the reason for these slices, -1 for the others."""
@@ -432,7 +433,7 @@ def _position(node: gs.Node, tensor: gs.Tensor) -> int:
     return next(i for i, t in enumerate(node.outputs) if t is tensor)
 
 
-def _at_ends(stored: Mask, need: Mask) -> bool:
+def at_ends(stored: Mask, need: Mask) -> bool:
     """Whether what is stored only has to be padded at its ends, or cut there."""
     if (stored & ~need).any() and (need & ~stored).any():
         return False

@@ -98,9 +98,7 @@ def _shrunk(
     wider: tuple[Width, ...] = ()
     if align is not None:
         with clock.timed("widths", graph):
-            plan, wider = widths.chosen(
-                graph, found, plan, align, lambda least: policy.plan(graph, found, adapters, least)
-            )
+            plan, wider = widths.chosen(graph, found, plan, align, adapters)
     whole = policy.put_in(graph, plan) if adapters == "never" else []
     with clock.timed("explain"):
         masked, held = explain.explain(graph, found, plan, adapters, made)

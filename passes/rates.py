@@ -32,7 +32,7 @@ class Rates:
     lowered: for laying out one element of a window. depthwise: for one multiply-add of a blocked depthwise convolution;
     alone, each: for one multiply-add and one channel of one that is not blocked. element: for one element that an
     elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
-    element that an adapter delivers. node: for any operator.
+    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any operator.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Rates:
     element: float
     reorder: float
     move: float
+    copy: float
     node: float
 
     def form(self, work: Work, read: int, written: int) -> Form:
@@ -106,6 +107,7 @@ _AVX512 = Rates(
     element=0.2,
     reorder=0.27,
     move=0.25,
+    copy=7.4,
     node=1500.0,
 )
 

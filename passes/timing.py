@@ -1,8 +1,8 @@
 """What a plan takes to run, by a table of rates: its convolutions, and what stands between them.
 
 ONNX Runtime decides for each convolution whether it runs on channels in blocks. Where a tensor is written in one form
-and read in the other it is reordered, once for all who read it. Matrix products are not among what is counted: they
-take no shorter time where widths are round.
+and read in the other it is reordered, once for all who read it. Matrix products take the time of their multiply-adds,
+whatever their widths: no kernel for round ones is faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.layout import Key, Layout
+from passes.layout import Key, Layout, at_ends
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
 from passes.rates import Rates
@@ -29,13 +29,18 @@ Forms = dict[str, bool]
 
 @dataclass(frozen=True)
 class Port:
-    """An operand or output: its elements for each channel. `delivered` is None, or what an adapter makes of it."""
+    """An operand or output: its channels, and its elements for each.
+
+    `delivered` is None, or the number of channels that an adapter makes of them, which takes `moving` nanoseconds an
+    element.
+    """
 
     name: str
     key: Key
     width: int
     each: float
     delivered: int | None = None
+    moving: float = 0.0
 
     def wide(self, gains: Gains) -> int:
         """Channels that are stored."""
@@ -44,13 +49,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the plan that is computed; `free` if it becomes a part of what is before it."""
+    """One node of the plan that is computed; `free` if it becomes a part of what is before it.
+
+    `fixed` are the nanoseconds of what does not depend on numbers of channels: multiply-adds that are no convolution's,
+    and adapters along other axes.
+    """
 
     inputs: tuple[Port, ...]
     output: Port
     work: Work | None
     blocks: Blocks
     free: bool
+    fixed: float
 
 
 class Timing:
@@ -59,6 +69,8 @@ class Timing:
     def __init__(self, graph: gs.Graph, plan: Layout, rates: Rates) -> None:
         self.rates = rates
         self._plan = plan
+        #: whether there are any
+        self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
         self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
 
@@ -72,13 +84,13 @@ class Timing:
         for index in steps:
             step = self.steps[index]
             blocked, time = self._time(step, gains, forms)
-            total += time
+            total += time + step.fixed
             for port in step.inputs:
                 wanted = self._reads_blocks(step, blocked, port, gains)
                 written = forms.get(port.name, False)
                 moved = port.wide(gains) * port.each
                 if port.delivered is not None:
-                    total += self.rates.node + moved * self.rates.move
+                    total += self.rates.node + port.delivered * port.each * port.moving
                     if wanted:
                         total += self._reordered(moved)
                     wanted = False
@@ -130,25 +142,72 @@ class Timing:
         if not outputs or outputs[0].name in self._plan.absent:
             return None
         inputs = tuple(self._ports(index, node))
+        work = op.work(node) if inputs else None
+        output = self._port(outputs[0])
         return Step(
             inputs=inputs,
-            output=self._port(outputs[0]),
-            work=op.work(node) if inputs else None,
+            output=output,
+            work=work,
             blocks=op.in_blocks(node),
             free=len(inputs) == 1 and op.affine(node) is not None,
+            fixed=self._other_doors(index, node) + (0.0 if work else self._multiplied(index, node)),
         )
 
+    def _multiplied(self, index: int, node: gs.Node) -> float:
+        """Nanoseconds of multiply-adds: of as many as are left where the first operand and the output are narrower."""
+        macs = rules(node).cost(node)[1]
+        if not macs:
+            return 0.0
+        left = 1.0
+        for axis in range(len(shape_of(node.outputs[0]) or ())):
+            mask = self._plan.stored.get((node.outputs[0].name, axis))
+            left *= 1.0 if mask is None else float(mask.mean())
+        read = self._plan.seen.get((index, 0, len(shape_of(node.inputs[0]) or ()) - 1))
+        return macs * left * (1.0 if read is None else float(read.mean())) * self.rates.plain
+
     def _ports(self, index: int, node: gs.Node) -> Iterator[Port]:
+        for i, tensor in self._computed(node):
+            if len(shape_of(tensor) or ()) > 2:
+                port, door = self._port(tensor), self._door(index, i, tensor, 1)
+                yield port if door is None else replace(port, delivered=door[0], moving=door[1])
+
+    def _other_doors(self, index: int, node: gs.Node) -> float:
+        """Nanoseconds of adapters that are not along channels."""
+        total = 0.0
+        for i, tensor in self._computed(node):
+            rank = len(shape_of(tensor) or ())
+            for axis in (a for a in range(rank) if a != 1 or rank < 3):
+                door = self._door(index, i, tensor, axis)
+                if door is not None:
+                    sizes = self._stored_sizes(tensor)
+                    total += self.rates.node + math.prod(sizes[:axis] + sizes[axis + 1 :]) * door[0] * door[1]
+        return total
+
+    def _computed(self, node: gs.Node) -> Iterator[tuple[int, gs.Tensor]]:
         for i, tensor in present(node.inputs):
-            if is_constant(tensor) or tensor.name in self._plan.absent or len(shape_of(tensor) or ()) < 3:
-                continue
-            port, whole = self._port(tensor), np.ones(usual_sizes(tensor)[1], bool)
-            stored, seen = self._plan.stored.get(port.key, whole), self._plan.seen.get((index, i, 1), whole)
-            yield port if np.array_equal(stored, seen) else replace(port, delivered=int(seen.sum()))
+            if not is_constant(tensor) and tensor.name not in self._plan.absent:
+                yield i, tensor
+
+    def _door(self, index: int, i: int, tensor: gs.Tensor, axis: int) -> tuple[int, float] | None:
+        """The slices that an adapter delivers there, and nanoseconds for each element; None if there is none."""
+        stored, seen = self._plan.stored.get((tensor.name, axis)), self._plan.seen.get((index, i, axis))
+        if stored is None and seen is None:
+            return None
+        whole = np.ones(usual_sizes(tensor)[axis], bool)
+        stored, seen = (whole if mask is None else mask for mask in (stored, seen))
+        if np.array_equal(stored, seen):
+            return None
+        self.adapters = True
+        block = math.prod(self._stored_sizes(tensor)[axis + 1 :])
+        copied = 0.0 if at_ends(stored, seen) else self.rates.copy / max(block, 1)
+        return int(seen.sum()), self.rates.move + copied
+
+    def _stored_sizes(self, tensor: gs.Tensor) -> list[int]:
+        sizes = usual_sizes(tensor)
+        stored = (self._plan.stored.get((tensor.name, a)) for a in range(len(sizes)))
+        return [size if mask is None else int(mask.sum()) for size, mask in zip(sizes, stored, strict=True)]
 
     def _port(self, tensor: gs.Tensor) -> Port:
-        sizes = usual_sizes(tensor)
-        stored = [self._plan.stored.get((tensor.name, a)) for a in range(len(sizes))]
-        counts = [size if mask is None else int(mask.sum()) for size, mask in zip(sizes, stored, strict=True)]
-        width = counts[1] if len(counts) > 1 else 1
-        return Port(tensor.name, (tensor.name, 1), width, math.prod(counts) / max(width, 1))
+        sizes = self._stored_sizes(tensor)
+        width = sizes[1] if len(sizes) > 2 else 1
+        return Port(tensor.name, (tensor.name, 1), width, math.prod(sizes) / max(width, 1))

@@ -10,16 +10,18 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import policy
 from passes.bundles import Bundle, Bundles
 from passes.facts import Facts
 from passes.layout import Key, Layout, Least
 from passes.ops import rules
+from passes.policy import Policy
 from passes.rates import Rates
 from passes.report import Width
 from passes.tensors import describe
@@ -37,49 +39,55 @@ _DOUBT = 0.02
 
 @dataclass(frozen=True)
 class _Choice:
-    """A plan, what it stores in any case, and how many nanoseconds it is estimated to take."""
+    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
 
     plan: Layout
+    adapters: Policy
     least: Least
+    timing: Timing
     time: float
-
-    def __lt__(self, other: _Choice) -> bool:
-        return self.time < other.time
 
 
 def chosen(
-    graph: gs.Graph, facts: Facts, plan: Layout, align: Align, replan: Callable[[Least], Layout]
+    graph: gs.Graph, facts: Facts, plan: Layout, align: Align, adapters: Policy
 ) -> tuple[Layout, tuple[Width, ...]]:
     """The plan with wider axes where that is wanted or faster, and the layers that it concerns.
 
-    `replan` makes a plan that stores what it is given in any case. With rates, no plan is returned that they say takes
-    longer than `plan` does, nor than the graph with all of its channels.
+    `plan` was made with this policy of `adapters`. With rates, no plan is returned that they say takes longer than
+    `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster.
     """
     if isinstance(align, int):
         bundles = Bundles(graph, facts, plan)
         extras = _rounded(_written(graph, bundles.found), align)
-        least = _least(bundles, plan, extras, f"a multiple of {align}")
-        result = replan(least) if extras else plan
-        return result, tuple(_widths(graph, plan, result, least.why))
-    base = Timing(graph, plan, align)
-    if not any(step.work for step in base.steps):
+        least = _least(bundles, plan, extras, f"a multiple of {align}", Least())
+        result = policy.plan(graph, facts, adapters, least) if extras else plan
+        return result, tuple(_widths(graph, plan, result, least))
+
+    def choice(adapters: Policy, least: Least, made: Layout | None = None) -> _Choice:
+        result = policy.plan(graph, facts, adapters, least) if made is None else made
+        timing = Timing(graph, result, align)
+        return _Choice(result, adapters, least, timing, timing.total())
+
+    first = choice(adapters, Least(), plan)
+    if not any(step.work for step in first.timing.steps):
         return plan, ()
-    best = _Choice(plan, Least(), base.total())
-    bundles = Bundles(graph, facts, plan)
-    extras = _fastest(base, bundles.found)
-    if extras:
-        best = min(best, _planned(graph, align, replan, _least(bundles, plan, extras, "which runs faster than {}")))
+    starts = [first]
+    if adapters == "auto" and first.timing.adapters:
+        starts.append(choice("never", Least()))
+    choices = list(starts)
+    for start in starts:
+        bundles = Bundles(graph, facts, start.plan)
+        extras = _fastest(start.timing, bundles.found)
+        if extras:
+            least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
+            choices.append(choice(start.adapters, least))
+    best = min(choices, key=lambda found: found.time)
     whole = Layout(computed=set(range(len(graph.nodes))))
     if Timing(graph, whole, align).total() < best.time:
-        stored = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
+        wider = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
         why = "kept, as the model with fewer channels would run slower than it does with all"
-        best = _planned(graph, align, replan, Least(stored, why=dict.fromkeys(stored, why)))
-    return best.plan, tuple(_widths(graph, plan, best.plan, best.least.why))
-
-
-def _planned(graph: gs.Graph, rates: Rates, replan: Callable[[Least], Layout], least: Least) -> _Choice:
-    wider = replan(least)
-    return _Choice(wider, least, Timing(graph, wider, rates).total())
+        best = choice(adapters, Least(dict(wider), wider=wider, why=dict.fromkeys(wider, why)))
+    return best.plan, tuple(_widths(graph, plan, best.plan, best.least))
 
 
 def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
@@ -186,32 +194,32 @@ def _add(gains: dict[Key, int], bundle: Bundle, more: int) -> None:
 # -- what is stored --------------------------------------------------------------------------------------------------
 
 
-def _least(bundles: Bundles, plan: Layout, extras: dict[int, int], reason: str) -> Least:
-    """So many spare slices of each bundle, with the reason for each axis."""
-    least = Least()
+def _least(bundles: Bundles, plan: Layout, extras: dict[int, int], reason: str, base: Least) -> Least:
+    """So many spare slices of each bundle, with the reason for each axis, beside what is stored in any case."""
+    least = Least(dict(base.stored), set(base.intact))
     for number, more in extras.items():
         bundle = bundles.found[number]
         for key in bundle.along:
             mask = bundles.slices(key, bundle.spare[:more])
-            least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
-    for key, mask in least.stored.items():
+            least.wider[key] = least.wider.get(key, np.zeros(mask.size, bool)) | mask
+    for key, mask in least.wider.items():
+        least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
         before = int(plan.stored[key].sum())
         least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
     return least
 
 
-def _widths(graph: gs.Graph, before: Layout, after: Layout, why: Mapping[Key, str]) -> Iterable[Width]:
+def _widths(graph: gs.Graph, before: Layout, after: Layout, least: Least) -> Iterator[Width]:
     """The layers that are wider in the second plan."""
     for index, node in enumerate(graph.nodes):
         axis = rules(node).width_axis
         if axis is None or index not in after.computed or not node.outputs[0].shape:
             continue
-        tensor = node.outputs[0]
-        axis %= len(tensor.shape)
-        was = before.stored.get((tensor.name, axis))
+        key = node.outputs[0].name, axis % len(node.outputs[0].shape)
+        was = before.stored.get(key)
         if was is None:
             continue
-        now = after.stays(tensor.name, axis, was.size)
-        if now.sum() > was.sum():
-            reason = why.get((tensor.name, axis), "kept along with channels of its neighbours")
-            yield Width(describe(node), str(node.op), int(was.sum()), int(now.sum()), was.size, reason)
+        kept = int(after.stays(*key, was.size).sum())
+        if kept > was.sum():
+            reason = least.why.get(key, "computed, as that takes less time than to put them back where they are seen")
+            yield Width(describe(node), str(node.op), int(was.sum()), kept, was.size, reason)
