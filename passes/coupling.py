@@ -68,12 +68,27 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], flood: _Flood, part:
 
     first = int(np.flatnonzero(entries >= 0)[0])
     alone, _ = worth(np.arange(len(entries)) == first)
-    together = [worth((index == index[first]) & (entries >= 0)) for index in part.classes]
-    most = max(saved for saved, _ in together)
+    # where a whole mask would go or none of it, each entry is better on its own
+    choices = [d for d, index in enumerate(part.classes) if _leaves_a_choice(flood.root, masks, entries, index)]
+    together = {d: worth((part.classes[d] == part.classes[d][first]) & (entries >= 0)) for d in choices}
+    most = max((saved for saved, _ in together.values()), default=0)
     if most <= _WORTH * max(alone, 0):
         return None
-    near = [division for division, (saved, _) in enumerate(together) if saved * _COARSE >= most]
+    near = [division for division, (saved, _) in together.items() if saved * _COARSE >= most]
     return min(near, key=lambda division: together[division][1])
+
+
+def _leaves_a_choice(root: Index, masks: Mapping[str, int], entries: Index, index: Index) -> bool:
+    """Whether no mask of several groups becomes a single one, where the entries of each class go together."""
+    reached, united = entries >= 0, np.arange(len(root))
+    before = None
+    while before is None or not np.array_equal(before, united):
+        before = united.copy()
+        lowest = np.full(int(index.max()) + 1, len(root))
+        np.minimum.at(lowest, index[reached], united[entries[reached]])
+        np.minimum.at(united, entries[reached], lowest[index[reached]])
+    groups = zip(_split(root, masks).values(), _split(united[root], masks).values(), strict=True)
+    return all(len(np.unique(after)) > 1 or len(np.unique(old)) == 1 for old, after in groups)
 
 
 def _split(values: Array, masks: Mapping[str, object]) -> dict[str, Array]:

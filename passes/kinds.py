@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -75,6 +76,7 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str],
                 ((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k)
                 for k in found.links(node)
             ]
+            links += [(before, after, None) for before, after in _along(node, found)]
             continue
         for (first, a), (second, b), index in op.couples(node, found):
             links.append(((first.name, a), (second.name, b), None if index is None else Link(0, a, 0, b, index)))
@@ -92,6 +94,22 @@ def _labels(graph: gs.Graph, found: Facts, plan: Layout, masks: Collection[str],
                 np.add.at(gathered, index, _mix(labels[key], labels[key]))
                 labels[key] = _mix(labels[key], gathered[index])
     return labels
+
+
+def _along(node: gs.Node, found: Facts) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
+    """Input and output axes that an operator works along, as a normalisation does.
+
+    No slice goes with another there, but what one costs may turn on whether the same slice behind is read.
+    """
+    reached = {(True, k.input, k.input_axis) for k in found.links(node)}
+    reached |= {(False, k.output, k.output_axis) for k in found.links(node)}
+    for (i, before), (o, after) in itertools.product(enumerate(node.inputs), enumerate(node.outputs)):
+        shapes = shape_of(before), shape_of(after)
+        if is_constant(before) or not shapes[0] or not shapes[1] or len(shapes[0]) != len(shapes[1]):
+            continue
+        for axis in range(len(shapes[0])):
+            if (True, i, axis) not in reached and (False, o, axis) not in reached:
+                yield (before.name, axis), (after.name, axis)
 
 
 def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:

@@ -11,14 +11,14 @@ import onnx_graphsurgeon as gs
 
 from passes import cost, layout, rewrite
 from passes.bind import bind
-from passes.clean import clean, prepared
+from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.facts import Facts
 from passes.fates import Fates, fates
 from passes.kinds import kinds
 from passes.layout import Layout
 from passes.ops import rules
-from passes.tensors import Array, Index
+from passes.tensors import Array, Index, describe, is_constant, is_float
 from passes.understanding import understood, with_subgraphs
 
 
@@ -37,23 +37,44 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     return total, {name: saved[index] for name, index in single.items()}
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiled graph costs: FLOPs by node, and for each node those that it exchanges values with."""
+
+    nodes: dict[str, int]
+    near: dict[str, frozenset[str]]
+
+    @property
+    def flops(self) -> int:
+        """Those of all nodes."""
+        return sum(self.nodes.values())
+
+
 @dataclass
 class Counted:
     """What counts of one graph found, for the next one to begin with.
 
-    nodes: FLOPs by node at the masks of the last count. savings: by kind of group, what one saves and the nodes where.
-    fates: how slices end.
+    compiled: graphs by the values of their masks, that of the last count of groups and those that were counted since.
+    savings: by kind of group, what one saves and the nodes that this turns on. fates: how slices end.
     """
 
-    nodes: dict[str, int] = field(default_factory=dict)
+    compiled: dict[bytes, Compiled] = field(default_factory=dict)
     savings: dict[int, tuple[int, frozenset[str]]] = field(default_factory=dict)
     fates: Fates = field(default_factory=dict)
+    _nodes: dict[str, int] = field(default_factory=dict)
 
-    def move_to(self, nodes: dict[str, int]) -> None:
-        """Forget what is saved at nodes that cost something else now."""
-        changed = _changed(self.nodes, nodes)
+    def at(self, model: onnx.ModelProto, masks: Mapping[str, Array]) -> Compiled:
+        """The compiled graph at these masks, compiled if it is not known yet."""
+        key = _key(masks)
+        if key not in self.compiled:
+            self.compiled[key] = _compiled(bind(model, masks))
+        return self.compiled[key]
+
+    def move_to(self, masks: Mapping[str, Array], compiled: Compiled) -> None:
+        """Forget what is saved where something costs something else now, and all graphs but this one."""
+        changed = _changed(self._nodes, compiled.nodes)
         self.savings = {kind: saved for kind, saved in self.savings.items() if not changed & saved[1]}
-        self.nodes = nodes
+        self.compiled, self._nodes = {_key(masks): compiled}, compiled.nodes
 
 
 def flops_by_group(
@@ -75,17 +96,16 @@ def flops_by_group(
 
     Raises as `flops_by_mask` does.
     """
-    bound = bind(model, masks)
-    graph = prepared(bound, keep=masks)  # a mask of ones is looked at as well
+    graph = prepared(bind(model, masks), keep=masks)  # a mask of ones is looked at as well
     found, plan = _planned(graph)
-    if not masks:
-        return sum(_flops_by_node(bound, graph, found, plan).values()), np.zeros(0)
-    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
     counted = Counted() if counted is None else counted
+    compiled = counted.at(model, masks)
+    if not masks:
+        return compiled.flops, np.zeros(0)
+    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
     counted.fates = counted.fates or fates(model, masks)
-    kind_of = kinds(graph, found, plan, masks, group, structure, counted.fates)  # before the graph is rewritten
-    nodes = _flops_by_node(bound, graph, found, plan)
-    counted.move_to(nodes)
+    kind_of = kinds(graph, found, plan, masks, group, structure, counted.fates)
+    counted.move_to(masks, compiled)
     values = np.concatenate([np.asarray(mask) for mask in masks.values()])
     ends = np.cumsum([len(mask) for mask in masks.values()])[:-1]
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
@@ -97,11 +117,12 @@ def flops_by_group(
             continue
         trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
         without = _compiled(bind(model, trial))
-        saving, where = sum(nodes.values()) - sum(without.values()), _changed(nodes, without)
+        saving, where = compiled.flops - without.flops, _changed(compiled.nodes, without.nodes)
         saved[alike] = saving
         if where:  # what saves nothing as yet has no surroundings by which to notice that it does
-            counted.savings[kind] = saving, where
-    return sum(nodes.values()), saved
+            around = frozenset().union(*(found.near.get(name, ()) for found in (compiled, without) for name in where))
+            counted.savings[kind] = saving, where | around
+    return compiled.flops, saved
 
 
 def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> frozenset[str]:
@@ -111,28 +132,67 @@ def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> frozenset[s
 
 def compiled_flops(model: onnx.ModelProto) -> int:
     """FLOPs of the compiled graph, without writing it."""
-    return sum(_compiled(model).values())
+    return _compiled(model).flops
 
 
-def _compiled(model: onnx.ModelProto) -> dict[str, int]:
-    """FLOPs of the compiled graph by node, without writing it."""
-    graph = prepared(model)
-    return _flops_by_node(model, graph, *_planned(graph))
+def _key(masks: Mapping[str, Array]) -> bytes:
+    return b"".join(np.asarray(mask, np.float32).tobytes() for mask in masks.values())
 
 
-def _planned(graph: gs.Graph) -> tuple[Facts, Layout]:
+def _compiled(model: onnx.ModelProto) -> Compiled:
+    """The costs of what `shrink` makes of the graph, with its second thoughts, without writing it."""
+    graph = checked(model)
+    source = cost.of_graph(graph)
+    result, params = _shrunk(model, simplified(graph))
+    if params > source.params:
+        result, _ = _shrunk(model, prepared(model), frugal=True)
+    if result.flops > source.flops:
+        graph = prepared(model)
+        clean(graph)
+        plain, _ = _costs(model, graph)
+        result = min(result, plain, key=lambda costs: costs.flops)
+    return result
+
+
+def _shrunk(model: onnx.ModelProto, graph: gs.Graph, frugal: bool = False) -> tuple[Compiled, int]:
+    """Costs and number of parameters of the model's graph with all gone that may go; the graph is changed in place."""
+    rewrite.apply(graph, *_planned(graph, frugal))
+    clean(graph)
+    return _costs(model, graph)
+
+
+def _planned(graph: gs.Graph, frugal: bool = False) -> tuple[Facts, Layout]:
     """What the compiler knows of the graph and makes of it."""
-    found, _ = with_subgraphs(graph, understood(graph)[0])
+    found, _ = with_subgraphs(graph, understood(graph, frugal=frugal)[0])
     return found, layout.plan(graph, found)
 
 
-def _flops_by_node(model: onnx.ModelProto, graph: gs.Graph, found: Facts, plan: Layout) -> dict[str, int]:
-    rewrite.apply(graph, found, plan)
-    clean(graph)
+def _costs(model: onnx.ModelProto, graph: gs.Graph) -> tuple[Compiled, int]:
     computing = [node for node in graph.nodes if not rules(node).moves]
     unknown = any(tensor.shape is None for node in computing for tensor in node.outputs)  # of nodes that were put in
     counts = cost.count(exported(graph, model)) if unknown else cost.of_graph(graph)
     flops: dict[str, int] = {}
     for node in counts.nodes:
         flops[node.name] = flops.get(node.name, 0) + node.flops
-    return flops
+    return Compiled(flops, _near(graph, flops)), counts.params
+
+
+def _near(graph: gs.Graph, flops: Mapping[str, int]) -> dict[str, frozenset[str]]:
+    """For each node that costs something those whose values it reads or that read its own, moved or not."""
+    tensors: dict[int, set[str]] = {}  # by the identity of a tensor, the nodes that write it or read it
+    moving = []
+    for node in graph.nodes:
+        ends = [tensor for tensor in [*node.inputs, *node.outputs] if not is_constant(tensor) and is_float(tensor)]
+        if flops.get(describe(node)):
+            for tensor in ends:
+                tensors.setdefault(id(tensor), set()).add(describe(node))
+        else:
+            moving.append(ends)
+    for ends in moving:  # in the order of the graph, so that the last of several hands on what came to the first
+        together = set().union(*(tensors.get(id(tensor), set()) for tensor in ends))
+        tensors.update((id(tensor), together) for tensor in ends)
+    near: dict[str, set[str]] = {}
+    for names in tensors.values():
+        for name in names:
+            near.setdefault(name, set()).update(names)
+    return {name: frozenset(names) for name, names in near.items()}

@@ -15,7 +15,6 @@ import passes
 from maskc.errors import InputError
 from maskc.train.convert import masked_graph
 from maskc.train.mask import MaskLayer, mask_layers
-from passes.sensitivity import compiled_flops
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -107,7 +106,7 @@ class ComputationalCost:
 
     def count(self, masks: Values) -> int:
         """Returns the FLOPs alone, at the given values of `layers`' masks."""
-        return compiled_flops(passes.bind(self._graph, self._named(masks)))
+        return self._counted.at(self._graph, self._named(masks)).flops
 
     def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
         """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.

@@ -148,8 +148,7 @@ class Pruner:
                 self._warn_exhausted(flops)
                 return flops
             masks[:] = self._without(masks, [chosen])
-            # What one of several like entries saves alone may turn on their order, where adapters are put for all.
-            return self._cost.count(masks) if self._settings.tie == "none" else flops - int(savings[chosen])
+            return self._cost.count(masks)
         asked = max(self.target, self._floor)
         asked = goal(self._settings.schedule, step, self._settings.burn_in, self._settings.ramp, self._full, asked)
         while flops > asked:

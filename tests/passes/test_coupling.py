@@ -122,6 +122,25 @@ CASES = {
         {"u": (6, 2, 1, 1), "v": (8, 3, 3, 3), "w": (2, 8, 1, 1)},
         [[0, 1, 2, 0, 1, 2]],
     ),
+    "a normalisation, masked before and behind": (
+        "a = MatMul(x, u) am = Mul(a, m1) l = LayerNormalization(am, scale, shift) r = Relu(l) rm = Mul(r, m2) "
+        "y = MatMul(rm, w)",
+        {"m1": 8, "m2": 8},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 8), "scale": (8,), "shift": (8,), "w": (8, 2)},
+        [list(range(8)), list(range(8, 16))],
+    ),
+    "a normalisation behind two filters for each channel": (
+        "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
+        "d = Conv<group=4>(n, v) t2 = Transpose<perm=[0,2,3,1]>(d) l = LayerNormalization(t2, scale, shift) "
+        "y = MatMul(l, w)",
+        {"m1": 4},
+        "float[N,2,4,4] x",
+        "float[N,2,2,2] y",
+        {"u": (4, 2, 1, 1), "v": (8, 1, 3, 3), "scale": (8,), "shift": (8,), "w": (8, 2)},
+        [[0, 1, 2, 3]],
+    ),
 }
 
 
@@ -190,7 +209,7 @@ def test_far_away_nothing_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sensitivity, "_compiled", lambda m: calls.append(m) or original(m))
     values["m3"][2] = 0
     passes.flops_by_group(built, values, structure, structure, counted)
-    assert len(calls) == 3  # the mask itself and its two neighbours
+    assert len(calls) == 4  # as it is, and the mask itself and its two neighbours
 
 
 def test_no_such_mask() -> None:

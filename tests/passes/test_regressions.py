@@ -384,3 +384,19 @@ def test_sizes_from_a_start_that_is_not_known(start: str) -> None:
     numbers = {"nothing": np.array([0]), "four": np.array([4]), "whatever": np.array([-1])}
     source = graph(text, w=(4, 4, 1, 1), keep=keep, **numbers)
     check(Network(source, {"at": (2, 3)}, {"N": (1, 3)}))
+
+
+def test_a_product_with_zeros_behind_which_nothing_is_done() -> None:
+    """A row of operators that comes to nothing takes no operator, but what it wrote must still be written."""
+    text = """(float[N,5] x) => (float[N,4] y) {
+        a = MatMul(x, w)
+        b = Add(a, shift)
+        m = Mul(b, none)
+        s = Sigmoid(m)
+        t = Mul(m, s)
+        c = MatMul(t, v)
+        y = Sigmoid(c)
+    }"""
+    check(Network(graph(text, w=(5, 3), shift=(3,), none=np.zeros(3), v=(3, 4)), {}, {"N": (1, 3)}))
+    text = "(float[N,5] x) => (float[N,5] y) { a = Div(x, six)  b = Clip(a, low)  c = MatMul(b, w)  y = Mul(c, six) }"
+    check(Network(graph(text, six=np.array(6.0), low=np.array(0.0), w=(5, 5)), {}, {"N": (1, 3)}))
