@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 import passes
-from maskc import __version__, frontend, progress, storage
+from maskc import __version__, aligning, frontend, progress, storage
+from maskc.aligning import NO_WIDTHS, Align, Widths
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
@@ -57,6 +58,9 @@ def compile(
     *,
     shapes: Shapes | None = None,
     adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+    align_seconds: float = aligning.SECONDS,
     verify: bool = False,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
@@ -72,7 +76,10 @@ def compile(
     symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
     compiled model then takes these sizes only. `adapters` says where known constants are put back for
     whoever must see them: `auto` where that costs less than computing them, `always` where it saves any
-    FLOPs, `never` nowhere. With `verify`, both models are run on `samples` random inputs (from `seed`, on
+    FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
+    by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
+    `align_seconds`, a number by rounding every width up to a multiple of it; `none` leaves the fewest FLOPs, which are
+    those that training counts. With `verify`, both models are run on `samples` random inputs (from `seed`, on
     `provider`, with the tolerances of `maskc.verify`).
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
@@ -81,8 +88,9 @@ def compile(
     says so.
     """
     _check_policy(adapters)
+    widths = Widths(align, align_for, align_seconds)
     source = fixed(frontend.read(model), shapes)
-    return _compile(source, masks, verify, adapters, provider, samples, seed, rtol, atol)
+    return _compile(source, masks, verify, adapters, provider, samples, seed, rtol, atol, widths=widths)
 
 
 def compile_file(
@@ -92,6 +100,9 @@ def compile_file(
     *,
     shapes: Shapes | None = None,
     adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+    align_seconds: float = aligning.SECONDS,
     verify: bool = True,
     reports: Sequence[Path] = (),
     bench: bool | None = None,
@@ -101,6 +112,7 @@ def compile_file(
     `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
     of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
     """
+    widths = Widths(align, align_for, align_seconds)
     files.check(reports)
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):
@@ -113,7 +125,7 @@ def compile_file(
     source = fixed(source, shapes)
     with storage.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
-            compiled = _compile(source, masks, verify, adapters, store=store)
+            compiled = _compile(source, masks, verify, adapters, store=store, widths=widths)
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
@@ -144,7 +156,8 @@ def flops(
     """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
 
     FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
-    `compile`. With `masks`, the count is that of the model compiled with them. Raises as `compile` does.
+    `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
+    does.
     """
     source = fixed(frontend.read(model), shapes)
     if masks is None:
@@ -162,13 +175,15 @@ def explain(
     *,
     shapes: Shapes | None = None,
     adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
 ) -> CompileReport:
     """Find what would hold masked channels, without writing or verifying anything.
 
     The arguments are those of `compile`. The report's `held` names, for every masked channel that would stay, the
     operator that holds it, why, and what would let it go. Raises as `compile` does.
     """
-    return compile(model, masks, shapes=shapes, adapters=adapters).report
+    return compile(model, masks, shapes=shapes, adapters=adapters, align=align, align_for=align_for).report
 
 
 def _compile(
@@ -182,13 +197,14 @@ def _compile(
     rtol: float | None = None,
     atol: float = 0.0,
     store: Store | None = None,
+    widths: Widths = NO_WIDTHS,
 ) -> Compiled:
     target = source.model
     if masks is not None:
         target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
     try:
         with progress.stage("Compiling") as stage:
-            shrunk = passes.shrink(target, adapters, watch=lambda name: stage.advance(note=name), store=store)
+            shrunk = widths.shrink(target, adapters, lambda name: stage.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except GraphError as error:
@@ -203,7 +219,8 @@ def _compile(
         masked=shrunk.report.masked,
         held=shrunk.report.held,
         seconds=dict(shrunk.report.seconds),
-        notes=shrunk.report.notes,
+        notes=(*shrunk.report.notes, *widths.notes()),
+        widths=shrunk.report.widths,
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),
     )

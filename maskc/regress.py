@@ -202,7 +202,7 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
     source = frontend.read(file)
     masks = None if options.masks is None else known.file(options.masks)
     policy = cast(Policy, options.adapters)
-    report = compile(source, masks, shapes=options.shapes, adapters=policy, verify=True).report
+    report = compile(source, masks, shapes=options.shapes, adapters=policy, align="none", verify=True).report
     masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
     held: dict[str, set[int]] = {}
     for item in report.held:

@@ -119,5 +119,8 @@ _AVX2 = replace(
     **{rate: 2 * getattr(_AVX512, rate) for rate in ("plain", "blocked", "entering", "depthwise")},
 )
 
+#: for a processor that is not known, where convolutions are timed: no channels are put into blocks
+ANY = replace(_AVX512, name="any", block=1, step=1)
+
 #: by the instruction set that ONNX Runtime's kernels use on the processor
 RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _AVX2)}

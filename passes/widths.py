@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,8 +28,8 @@ from passes.report import Width
 from passes.tensors import describe
 from passes.timing import Forms, Timing
 
-#: a multiple to round widths up to, or rates to choose widths by
-Align = int | Rates
+#: a multiple to round widths up to, rates to choose widths by, or all channels
+Align = int | Rates | Literal["all"]
 
 # Sweeps over all bundles; seldom does the third change anything.
 _SWEEPS = 4
@@ -56,6 +57,10 @@ def chosen(
     `plan` was made with this policy of `adapters`. With rates, no plan is returned that they say takes longer than
     `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster.
     """
+    if align == "all":
+        least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
+        result = policy.plan(graph, facts, adapters, least)
+        return result, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int):
         bundles = Bundles(graph, facts, plan)
         extras = _rounded(_written(graph, bundles.found), align)
@@ -84,9 +89,7 @@ def chosen(
     best = min(choices, key=lambda found: found.time)
     whole = Layout(computed=set(range(len(graph.nodes))))
     if Timing(graph, whole, align).total() < best.time:
-        wider = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
-        why = "kept, as the model with fewer channels would run slower than it does with all"
-        best = choice(adapters, Least(dict(wider), wider=wider, why=dict.fromkeys(wider, why)))
+        best = choice(adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
     return best.plan, tuple(_widths(graph, plan, best.plan, best.least))
 
 
@@ -207,6 +210,12 @@ def _least(bundles: Bundles, plan: Layout, extras: dict[int, int], reason: str, 
         before = int(plan.stored[key].sum())
         least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
     return least
+
+
+def _everything(plan: Layout, why: str) -> Least:
+    """All slices of all axes."""
+    wider = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
+    return Least(dict(wider), wider=wider, why=dict.fromkeys(wider, why))
 
 
 def _widths(graph: gs.Graph, before: Layout, after: Layout, least: Least) -> Iterator[Width]:

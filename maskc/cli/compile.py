@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.options import (
     Adapters,
     Adapting,
+    AlignFor,
+    Aligning,
+    AlignSeconds,
     Debug,
     Jobs,
     Json,
@@ -49,6 +52,9 @@ def compile(
     masks: Masks = None,
     shape: Shape = None,
     adapters: Adapting = Adapters.auto,
+    align: Aligning = "auto",
+    align_for: AlignFor = None,
+    align_seconds: AlignSeconds = 30.0,
     rules: Rules = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
@@ -83,24 +89,38 @@ def compile(
 
     maskc compile models/*.onnx -o small --jobs 4
     """
+    from maskc import aligning
     from maskc.compiler import compile_file, default_output
     from maskc.rules import load
     from maskc.sizes import parse
 
     shapes = parse(shape or ())
+    widths: dict[str, Any] = {
+        "align": aligning.parse(align),
+        "align_for": align_for,
+        "align_seconds": align_seconds,
+    }
     if len(models) > 1:
         if masks or report or bench:
             raise typer.BadParameter("--masks, --report and --bench are for one model; compile it alone.")
         from maskc import batch
 
-        options = {"shapes": shapes, "adapters": adapters.value, "verify": verify}
+        options = {"shapes": shapes, "adapters": adapters.value, **widths, "verify": verify}
         outcomes = batch.compile_files(models, output, jobs=jobs, rules=rules or (), **options)
         raise typer.Exit(_show(outcomes, as_json))
     load(rules or ())
     model = models[0]
     target = output or default_output(model)
     result = compile_file(
-        model, target, masks, shapes=shapes, adapters=adapters.value, verify=verify, reports=report or (), bench=bench
+        model,
+        target,
+        masks,
+        shapes=shapes,
+        adapters=adapters.value,
+        **widths,
+        verify=verify,
+        reports=report or (),
+        bench=bench,
     )
     warn(result.warnings)
     if as_json:

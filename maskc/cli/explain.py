@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Adapters, Adapting, Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
+from maskc.cli.options import (
+    Adapters,
+    Adapting,
+    AlignFor,
+    Aligning,
+    Debug,
+    Json,
+    Masks,
+    Model,
+    Quiet,
+    Rules,
+    Shape,
+    Verbose,
+)
 from maskc.cli.output import console, print_json, warn
 
 
@@ -13,6 +26,8 @@ def explain(
     masks: Masks = None,
     shape: Shape = None,
     adapters: Adapting = Adapters.auto,
+    align: Aligning = "auto",
+    align_for: AlignFor = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -25,16 +40,24 @@ def explain(
 
     Example: maskc explain model_dir
     """
+    from maskc import aligning
     from maskc.compiler import explain as run
     from maskc.rules import load
     from maskc.sizes import parse
 
     load(rules or ())
-    result = run(model, masks, shapes=parse(shape or ()), adapters=adapters.value)
+    result = run(
+        model,
+        masks,
+        shapes=parse(shape or ()),
+        adapters=adapters.value,
+        align=aligning.parse(align),
+        align_for=align_for,
+    )
     warn(result.warnings)
     if as_json:
         told = result.to_json()
-        print_json({key: told[key] for key in ("model", "channels", "masked", "held", "notes", "warnings")})
+        print_json({key: told[key] for key in ("model", "channels", "masked", "held", "widths", "notes", "warnings")})
         return
     from maskc.report.terminal import show_explanation
 

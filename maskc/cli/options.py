@@ -85,6 +85,29 @@ Adapting = Annotated[
         )
     ),
 ]
+Aligning = Annotated[
+    str,
+    typer.Option(
+        "--align",
+        metavar="none|N|auto|measure",
+        help=(
+            "Keep a few of the channels that could go where a rounder width runs faster: nowhere, up to multiples of "
+            "N, where a table for this processor says so, or where timing each layer here does."
+        ),
+    ),
+]
+AlignFor = Annotated[
+    str | None,
+    typer.Option(
+        "--align-for",
+        metavar="avx2|avx512",
+        help="The processor that --align auto is for; by default this one.",
+        show_default=False,
+    ),
+]
+AlignSeconds = Annotated[
+    float, typer.Option(metavar="SECONDS", help="How long --align measure times layers; the times are kept for later.")
+]
 Reports = Annotated[
     list[Path] | None,
     typer.Option(

@@ -69,7 +69,7 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
     model.export(exported, verbose=False)
     storage.write_model(to_onnx(model), files["masked"])
 
-    compile(exported).save(files["compiled"])
+    compile(exported, align="none").save(files["compiled"])
     verify(exported, files["compiled"], seed=seed).raise_if_failed()
     figures = measure(files, *digits.held_out)
     if optimizer.flops != figures["compiled"].flops:

@@ -78,7 +78,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         with quiet():
             model.export(part / "saved_model", verbose=False)
         model.save(part / "model.keras")
-        compiled = maskc.compile(part / "saved_model", verify=True)
+        compiled = maskc.compile(part / "saved_model", align="none", verify=True)
         compiled.save(part / "model.onnx")
         report = compiled.report
         manifest = {

@@ -1,0 +1,99 @@
+"""Widths that run faster: what `--align` says, and for which processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from onnx import ModelProto
+
+import passes
+from maskc.errors import InputError
+from passes.pipeline import Shrunk, Watch
+from passes.policy import Policy
+from passes.rates import RATES, Rates
+from passes.store import Store
+
+#: no channel for the sake of a width, those that a table of rates says, or those that measuring here says; a number
+#: rounds every width up to a multiple of it
+Align = Literal["none", "auto", "measure"] | int
+
+WORDS: tuple[str, ...] = get_args(get_args(Align)[0])
+
+#: how long `measure` times layers, in seconds
+SECONDS = 30.0
+
+NO_RATES = (
+    "There is no table of rates for this processor, so no channel stays for its width. `--align measure` times the "
+    "layers here, and `--align-for` names another processor."
+)
+
+
+def parse(word: str) -> Align:
+    """What was given to `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
+    return check(int(word) if word.isascii() and word.isdigit() else cast("Align", word))
+
+
+def check(align: Align) -> Align:
+    """`align`, if it is a word or a whole number from 2 on. Raises `InputError` if not."""
+    number = isinstance(align, int) and not isinstance(align, bool)
+    if (number and cast("int", align) < 2) or (not number and align not in WORDS):
+        raise InputError(
+            f"The value of align must be {', '.join(WORDS)} or a whole number from 2 on, and not '{align}'."
+        )
+    return align
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How widths are chosen: `align` of `maskc.compile`, the processor that `auto` is for, and seconds of `measure`.
+
+    Raises `InputError` when one of them cannot be used.
+    """
+
+    align: Align = "auto"
+    target: str | None = None
+    seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        check(self.align)
+        if self.target is not None and self.target not in RATES:
+            raise InputError(f"There are no rates for '{self.target}'; there are for {' and '.join(sorted(RATES))}.")
+        if self.target is not None and self.align != "auto":
+            raise InputError(f"A processor ('{self.target}') is named for align 'auto', and align is '{self.align}'.")
+        if not self.seconds > 0:
+            raise InputError(f"The seconds to measure for must be more than 0, and not {self.seconds:g}.")
+
+    def shrink(self, model: ModelProto, adapters: Policy, watch: Watch, store: Store | None) -> Shrunk:
+        """Run the passes with these widths."""
+        if self.align == "measure":
+            from maskc.measuring import fastest
+
+            return fastest(model, adapters, watch, rates_for(None), self.seconds)
+        align = self.align if isinstance(self.align, int) else rates_for(self.target) if self.align == "auto" else None
+        return passes.shrink(model, adapters, watch=watch, store=store, align=align)
+
+    def notes(self) -> tuple[str, ...]:
+        """What to know about how widths were chosen."""
+        return (NO_RATES,) if self.align == "auto" and rates_for(self.target) is None else ()
+
+
+#: no channel stays for the sake of a width
+NO_WIDTHS = Widths("none")
+
+
+def rates_for(name: str | None) -> Rates | None:
+    """The rates of a processor, by default of this one; None if it has none."""
+    return RATES.get(name or instruction_set())
+
+
+def instruction_set() -> str:
+    """The widest instruction set of this processor that ONNX Runtime has kernels of its own for; "" for others."""
+    import numpy as np
+
+    config = cast("dict[str, dict[str, list[str]]]", np.show_config(mode="dicts"))
+    simd = config.get("SIMD Extensions", {})
+    found = {name.upper() for kind in ("baseline", "found") for name in simd.get(kind, [])}
+    if any(name.startswith(("AVX512", "X86_V4")) for name in found):
+        return "avx512"
+    return "avx2" if found & {"AVX2", "X86_V3"} else ""
