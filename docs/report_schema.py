@@ -1,6 +1,6 @@
-"""Writes maskc/report/schema/report-1.json: the JSON Schema of what `--report out.json` writes, from its classes.
+"""Writes the JSON Schemas of what `--report out.json` and `maskc sweep` write, from its classes: maskc/report/schema.
 
-Run `python docs/report_schema.py` after a change of them; a test compares the file with what this would write.
+Run `python docs/report_schema.py` after a change of them; tests compare the files with what this would write.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from maskc.frontier import record
 from maskc.report.document import SCHEMA, Document
 
-FILE = Path(__file__).parents[1] / "maskc" / "report" / "schema" / f"report-{SCHEMA}.json"
+DIRECTORY = Path(__file__).parents[1] / "maskc" / "report" / "schema"
+FILE = DIRECTORY / f"report-{SCHEMA}.json"
+SWEEP_FILE = DIRECTORY / f"sweep-{record.SCHEMA}.json"
 
 
 class _Generator(GenerateJsonSchema):
@@ -32,18 +35,18 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def schema() -> dict[str, Any]:
-    """The schema of a report: every key that is written is required, and others may come."""
-    made = TypeAdapter(Document).json_schema(mode="serialization", schema_generator=_Generator)
+def schema(kind: Any = Document, name: str = "report", version: int = SCHEMA) -> dict[str, Any]:
+    """The schema of a report, or of a sweep: every key that is written is required, and others may come."""
+    made = TypeAdapter(kind).json_schema(mode="serialization", schema_generator=_Generator)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:maskc:report:{SCHEMA}",
-        "title": f"Report of maskc, version {SCHEMA}",
+        "$id": f"urn:maskc:{name}:{version}",
+        "title": f"{name.capitalize()} of maskc, version {version}",
     }
     for definition in (made, *made["$defs"].values()):
         definition["description"] = " ".join(definition["description"].replace("`", "").split())
         definition["required"] = list(definition["properties"])
-    made["properties"]["schema"] = {"const": SCHEMA}
+    made["properties"]["schema"] = {"const": version}
     return head | {key: made[key] for key in made if key != "title"}
 
 
@@ -52,5 +55,11 @@ def text() -> str:
     return json.dumps(schema(), indent=2) + "\n"
 
 
+def sweep_text() -> str:
+    """The text of the file for sweeps."""
+    return json.dumps(schema(record.Sweep, "sweep", record.SCHEMA), indent=2) + "\n"
+
+
 if __name__ == "__main__":
     FILE.write_text(text())
+    SWEEP_FILE.write_text(sweep_text())

@@ -20,6 +20,7 @@ from maskc.errors import InputError, MaskcError, NotEquivalentError, Unavailable
 if TYPE_CHECKING:
     from maskc.compiler import compile, explain, flops
     from maskc.equivalence import verify
+    from maskc.frontier import sweep
     from maskc.report.diff import diff
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "diff",
     "explain",
     "flops",
+    "sweep",
     "verify",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "diff": "maskc.report.diff",
     "explain": "maskc.compiler",
     "flops": "maskc.compiler",
+    "sweep": "maskc.frontier",
     "verify": "maskc.equivalence",
 }
 

@@ -10,14 +10,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 from maskc import storage
 from maskc.errors import InputError
+from maskc.typed import parsed
 
 SCHEMA = 1
 
@@ -129,7 +128,7 @@ def read(path: Path) -> Baseline:
             f"The baseline {path} has schema {schema}, and this maskc reads up to {SCHEMA}. Upgrade maskc."
         )
     try:
-        models: dict[str, Entry] = {key: _parsed(Entry, value, key) for key, value in data["models"].items()}
+        models: dict[str, Entry] = {key: parsed(Entry, value, key) for key, value in data["models"].items()}
         for entry in models.values():
             for text in (*entry.removed.values(), *entry.held.values()):
                 channels(text)
@@ -158,20 +157,3 @@ def digest(files: Iterable[Path]) -> str:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
-
-
-def _parsed(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as what the type says: a dataclass, a dictionary, a number, a text. Raises ValueError."""
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if not isinstance(value, Mapping) or set(value) != set(hints):
-            raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
-        return kind(**{key: _parsed(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: _parsed(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_parsed(get_args(kind)[0], item, where) for item in value]
-    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(value) not in allowed:
-        raise ValueError(f"`{where}` has the wrong type")
-    return value

@@ -124,6 +124,17 @@ def held(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def unmasked(directory: Path) -> dict[str, Any]:
+    """sweep.md: scikit-learn's network, and what it says of some data."""
+    import onnxruntime
+
+    shutil.copy(FIXTURES / "sklearn.onnx", directory / "model.onnx")
+    images = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    np.save(directory / "labels.npy", session.run(None, {"X": images})[0])
+    return {}
+
+
 def masked(directory: Path) -> dict[str, Any]:
     """A model with masks in the graph."""
     shutil.copy(FIXTURES / "mlp.onnx", directory / "model.onnx")
@@ -137,6 +148,7 @@ PREPARED = {
     "custom-operators.md": masked,
     "diff.md": two,
     "report.md": held,
+    "sweep.md": unmasked,
     "training.md": pictures,
     "tutorial-onnx.md": dense,
     "verification.md": compiled,

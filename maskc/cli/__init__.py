@@ -6,7 +6,7 @@ One file for each command. The heavy imports are inside the commands, so that `m
 from maskc.cli.application import EXIT_CODES, app
 
 # In the order in which the help lists them.
-from maskc.cli import compile, verify, explain, flops, diff, check, train, demo  # noqa: F401  isort: skip
+from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train, demo  # noqa: F401  isort: skip
 
 __all__ = ["EXIT_CODES", "app", "main"]
 

@@ -60,9 +60,9 @@ class Verdict:
     detail: str
 
 
-def page(document: Document) -> str:
-    """The whole page as text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates of all pages are, and what they may call."""
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         trim_blocks=True,
@@ -70,29 +70,43 @@ def page(document: Document) -> str:
         undefined=StrictUndefined,
         finalize=printable,
     )
-    environment.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, ms=milliseconds)
-    environment.filters.update(prose=prose, name=name)
-    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    made.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, ms=milliseconds)
+    made.filters.update(prose=prose, name=name)
+    return made
+
+
+def stylesheet() -> Markup:
+    """The style of all pages."""
+    return Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
+
+
+def page(document: Document) -> str:
+    """The whole page as text."""
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     outputs = document.verification.outputs if document.verification else ()
     drawn = [chart for chart in map(charts.histogram, outputs) if chart is not None]
-    return environment.get_template("report.html.j2").render(
-        report=document,
-        title=_base(document.model) or _base(document.output) or "a model in memory",
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=digest,
-        figures=_figures(document),
-        verdict=_verdict(document),
-        rows=_rows(document.layers),
-        others=_others(document),
-        skylines=charts.skylines(document.layers),
-        strips=charts.strips(document.masked or (), document.held or ()),
-        holders=_holders(document.held or ()),
-        histograms=drawn,
-        spans=charts.spans(document.latency) if document.latency else (),
-        scrolls=lambda things: len(things) > _ROWS,
-        hardware=provider_title,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=document,
+            title=_base(document.model) or _base(document.output) or "a model in memory",
+            style=stylesheet(),
+            script=Markup(script),
+            script_hash=digest,
+            figures=_figures(document),
+            verdict=_verdict(document),
+            rows=_rows(document.layers),
+            others=_others(document),
+            skylines=charts.skylines(document.layers),
+            strips=charts.strips(document.masked or (), document.held or ()),
+            holders=_holders(document.held or ()),
+            histograms=drawn,
+            spans=charts.spans(document.latency) if document.latency else (),
+            scrolls=lambda things: len(things) > _ROWS,
+            hardware=provider_title,
+        )
     )
 
 

@@ -69,6 +69,7 @@ def names(directory: Path) -> set[str]:
 
 def test_the_schema_is_up_to_date() -> None:
     assert report_schema.FILE.read_text() == report_schema.text(), "Run `python docs/report_schema.py`."
+    assert report_schema.SWEEP_FILE.read_text() == report_schema.sweep_text(), "Run `python docs/report_schema.py`."
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
@@ -270,7 +271,7 @@ def test_the_package_has_what_pages_and_schemas_are_made_of() -> None:
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["maskc"]
     files = {path.relative_to(ROOT / "maskc") for path in (ROOT / "maskc" / "report").rglob("*.*")}
     needed = {path for path in files if path.suffix in (".j2", ".css", ".js", ".json")}
-    assert len(needed) == 4
+    assert len(needed) == 6
     assert all(any(path.match(pattern) for pattern in packaged) for path in needed), (needed, packaged)
 
 

@@ -1,0 +1,145 @@
+"""`maskc sweep`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.options import Debug, Jobs, Json, Models, Quiet, Rules, Shape, Verbose
+from maskc.cli.output import console, print_json
+from maskc.cli.verify import Provider
+
+
+@app.command(epilog=EXIT_CODES)
+def sweep(
+    models: Models,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where to write, a directory, which is made. By default beside the model, under its name with .sweep.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0.5,0.25",
+            help="Shares of the model's FLOPs: masks are made by the size of its weights that leave so many.",
+            show_default=False,
+        ),
+    ] = None,
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file of masks, as for compile, is a level; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    adapters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto,always,never", help="The values of --adapters to compile each level with.", show_default=False
+        ),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="How good a model is: a command with {model} in it that prints a number last.",
+            show_default=False,
+        ),
+    ] = None,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="Less is better: quality is a loss, or an error.")
+    ] = False,
+    shape: Shape = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare each model with its level before it is written.")
+    ] = True,
+    provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = Provider.cpu,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="How long the latency of each model is measured; 0: not at all.")
+    ] = 2.0,
+    jobs: Jobs = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compile on the Ray cluster at this address, or with `auto` on the one around; needs maskc[ray].",
+            show_default=False,
+        ),
+    ] = None,
+    rules: Rules = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model at several levels of pruning and in several ways, and draw what each is worth.
+
+    Levels are made by --targets, given by --masks, or other models that
+    somebody pruned; the first model is what all are compared with. They are
+    compiled side by side, then each is measured alone, in turns with the
+    first. DIR gets the models, their masks, sweep.json and sweep.html. What is
+    in it already, of the same input and options, is not compiled again.
+
+    Example: maskc sweep model.onnx --targets 0.5,0.25 --quality "python eval.py {model}"
+    """
+    from maskc.compiler import default_output
+    from maskc.frontier import run
+    from maskc.rules import load
+    from maskc.sizes import parse
+
+    load(rules or ())
+    axes = {"adapters": adapters}
+    named = [[(key, value) for value in _values(text)] for key, text in axes.items() if text is not None]
+    directory = output or default_output(models[0]).with_suffix("").with_suffix(".sweep")
+    result = run.sweep(
+        models,
+        directory,
+        targets=_numbers("--targets", targets),
+        masks=masks or (),
+        policies=[dict(pairs) for pairs in itertools.product(*named)],
+        quality=quality,
+        lower_is_better=lower_is_better,
+        shapes=parse(shape or ()),
+        verify=verify,
+        provider=provider.value,
+        seconds=seconds,
+        jobs=jobs,
+        ray=ray,
+        rules=rules or (),
+    )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        from maskc.report.sweeps import show
+
+        show(result, console())
+        console().print(f"{directory}: sweep.html, sweep.json and the models", markup=False, soft_wrap=True)
+    for point in result.points:
+        if point.error is not None:
+            print(f"Error: {point.name}: {point.error}", file=sys.stderr)
+    raise typer.Exit(result.exit_code)
+
+
+def _values(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(option: str, text: str | None) -> list[float]:
+    try:
+        return [float(part) for part in _values(text or "")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} takes numbers with commas between, like 0.5,0.25, and not '{text}'."
+        ) from None

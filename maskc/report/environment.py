@@ -1,0 +1,21 @@
+"""Where figures were found: the libraries that were loaded, and the kind of machine."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from os import cpu_count
+
+# What figures may depend on, beside maskc.
+_LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorflow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what was loaded, by name."""
+    loaded = {name: sys.modules[name].__version__ for name in _LIBRARIES if name in sys.modules}
+    return {"python": platform.python_version()} | loaded
+
+
+def machine() -> str:
+    """The system, the instruction set and the number of cores."""
+    return f"{platform.system()} {platform.machine()}, {cpu_count()} cores"

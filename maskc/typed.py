@@ -1,0 +1,41 @@
+"""JSON values as what the types of dataclasses say."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def parsed(kind: Any, value: Any, where: str) -> Any:
+    """A JSON value as the type says: a dataclass, a dictionary, a list or tuple, a number, a text, one of several.
+
+    Where a float is wanted a whole number will do. `where` is what messages call the value. Raises ValueError.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(value, Mapping) or set(value) != set(hints):
+            raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
+        return kind(**{key: parsed(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+    if origin is dict and isinstance(value, dict):
+        return {key: parsed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [parsed(arguments[0], item, where) for item in value]
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) == len(value):
+            return tuple(parsed(each, item, where) for each, item in zip(kinds, value, strict=True))
+    if origin in (Union, types.UnionType):
+        for each in arguments:
+            try:
+                return parsed(each, value, where)
+            except ValueError:
+                if dataclasses.is_dataclass(each) and value is not None:
+                    raise
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind or (kind is types.NoneType and value is None):
+        return value
+    raise ValueError(f"`{where}` has the wrong type")
