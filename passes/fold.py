@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.lazy import LARGE, Lazy, Made, lazy
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
@@ -49,7 +51,7 @@ def fold_constants(graph: gs.Graph) -> bool:
     return computed
 
 
-def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized] | None:
+def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
     if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
         return None
     weight = rules(node).quantized(node)
@@ -80,7 +82,25 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Quantized
         return None
     if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
         return None  # the reference implementation is wrong about some operators
-    return results if sum(r.size for r in results) <= room else None
+    if sum(r.size for r in results) > room:
+        return None
+    if any(stored.on_disk for t in operands.values() if (stored := lazy(t)) is not None):
+        return [_again(node, opset, operands, i, r) if r.nbytes >= LARGE else r for i, r in enumerate(results)]
+    return results
+
+
+def _again(node: gs.Node, opset: int, operands: Mapping[int, gs.Constant], output: int, result: Array) -> Lazy:
+    """What computes a result of the node whenever it is asked for, as it is too large to be kept."""
+    alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
+    alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
+
+    def made() -> Array:
+        values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(alone.inputs))]
+        results = rules(alone).computed(alone, opset, values)
+        assert results is not None  # it could be had before
+        return results[output]
+
+    return Made(result.shape, result.dtype, made)
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -7,7 +7,7 @@ what can do with a part at a time goes through its blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -122,7 +122,7 @@ class Inline(Lazy):
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
         values: Array = onnx.numpy_helper.to_array(self.stored)
-        return values if dtype is None else values.astype(dtype, copy=False)
+        return values.astype(dtype or values.dtype, copy=bool(copy))
 
     def _proto(self) -> onnx.TensorProto:
         return self.stored
@@ -246,18 +246,63 @@ def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     return np.ascontiguousarray(move(np.asarray(tensor.values)))
 
 
-class Made(Lazy):
-    """Values that are all made at once, each time that they are asked for."""
+class Patched(Lazy):
+    """Other values with some slices along one axis replaced, by those of an array along its first axis."""
 
-    def __init__(self, shape: list[int], dtype: np.dtype[np.generic], make: Callable[[], Array]) -> None:
-        super().__init__(shape, dtype)
+    def __init__(self, source: Lazy, axis: int, places: Index, slices: Array) -> None:
+        super().__init__(source.shape, source.dtype, source.lead)
+        self._source, self._axis, self._places, self._slices = source, axis, places, slices
+        self.on_disk = source.on_disk
+
+    def _blocks(self) -> Iterator[Array]:
+        start = 0
+        for block in self._source.blocks():
+            stop = start + block.shape[self.lead]
+            patched = np.array(block)
+            along = np.moveaxis(patched, self._axis, 0)
+            if self._axis == self.lead:
+                inside = (self._places >= start) & (self._places < stop)
+                along[self._places[inside] - start] = self._slices[inside]
+            else:
+                lead = self.lead + (self._axis > self.lead)  # of the slices, whose first axis was this one
+                along[self._places] = np.take(self._slices, range(start, stop), lead)
+            start = stop
+            yield patched
+
+
+def contracted(values: Lazy, axis: int, factors: Array) -> Array:
+    """Sums of the slices along `axis`, each times its factors [slices, sums]: float64 [sums, other axes...]."""
+    rest = [d for a, d in enumerate(values.shape) if a != axis]
+    total, start = np.zeros([factors.shape[1], *rest]), 0
+    for block in values.blocks():
+        stop = start + block.shape[values.lead]
+        rows = np.moveaxis(block, axis, 0)
+        if axis == values.lead:
+            used = factors[start:stop].any(axis=1)
+            total += np.tensordot(factors[start:stop][used].T, rows[used].astype(np.float64), axes=1)
+        else:
+            lead = values.lead + (axis > values.lead)
+            part = (slice(None),) * lead + (slice(start, stop),)
+            total[part] = np.tensordot(factors.T, rows.astype(np.float64), axes=1)
+        start = stop
+    return total
+
+
+class Made(Lazy):
+    """Values that are all made at once, each time that they are asked for, of others that are on disk."""
+
+    on_disk = True
+
+    def __init__(self, shape: Sequence[int], dtype: np.dtype[np.generic], make: Callable[[], Array]) -> None:
+        super().__init__(list(shape), dtype)
         self._make = make
 
     def _blocks(self) -> Iterator[Array]:
         yield self._make()
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
-        return np.asarray(self._make(), dtype)
+        values = self._make()
+        return values.astype(dtype or values.dtype, copy=bool(copy))
 
 
 def bits(data_type: int) -> int:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.adapters import Adapters
 from passes.facts import Facts
 from passes.layout import Layout
-from passes.lazy import Picked, moved
+from passes.lazy import Lazy, Picked, moved
 from passes.names import Names
 from passes.ops import rules
 from passes.patterns import Pattern
@@ -113,6 +113,10 @@ class Rewriter:
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
         return gs.Constant(self._names.fresh(hint), np.asarray(values, order="C"))
+
+    def unread(self, hint: str, values: Lazy) -> gs.Constant:
+        """A new initializer whose values are not in memory."""
+        return gs.Constant(self._names.fresh(hint), values)
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""

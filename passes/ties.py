@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from passes.lazy import Cut, Lazy, Patched, contracted
 from passes.tensors import Array, Index, Mask
 
 #: how many slices may stand for all others
@@ -54,6 +55,13 @@ class Tied:
         added = weights[self.reps].astype(np.float64) + np.tensordot(self.coef[followers].T, rows, axes=1)
         result[self.reps] = added.astype(weights.dtype)
         return result
+
+    def folded_along(self, weights: Lazy, axis: int, followers: Mask) -> Lazy:
+        """The same for weights that are not in memory, of a sum over slices along `axis`."""
+        order = np.argsort(self.reps)
+        before = np.moveaxis(np.asarray(Cut(weights, {axis: self.reps[order]})), axis, 0).astype(np.float64)
+        added = contracted(weights, axis, np.where(followers[:, None], self.coef, 0))[order]
+        return Patched(weights, axis, self.reps[order], (before + added).astype(weights.dtype))
 
     def without(self, others: Mask) -> Tied | None:
         """The same for fewer slices; None if that says nothing any more."""

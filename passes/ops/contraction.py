@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.changes import Change, in_turn, inverse
+from passes.lazy import contracted, lazy
 from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Reads, Sets, register
 from passes.ops.einsum import VectorProduct
 from passes.patterns import Absorbed, Pattern
@@ -135,6 +136,9 @@ class MatrixProduct(Op):
     @staticmethod
     def _shift(facts: Facts, w: gs.Tensor, weight: Side, values: Array) -> Array:
         """Sum over the inner axis of `values` times the weights: float64 [free]."""
+        stored = lazy(w)
+        if stored is not None:
+            return np.asarray(contracted(stored, weight.inner, values.astype(np.float64)[:, None])[0])
         used = np.flatnonzero(values)
         rows = np.take(facts.value(w), used, axis=weight.inner).astype(np.float64)
         return np.tensordot(values[used].astype(np.float64), rows, axes=(0, weight.inner))
@@ -316,9 +320,12 @@ class MatrixProduct(Op):
             followers = None if seen is None or tied is None else tied.mask & ~seen
             taken = w
             if tied is not None and followers is not None and followers.any():
-                values = facts.value(w)
-                along = np.moveaxis(values, weight.inner, 0)
-                taken = rewriter.constant(w.name, np.moveaxis(tied.folded(along, followers), 0, weight.inner))
+                stored = lazy(w)
+                if stored is None:
+                    along = np.moveaxis(facts.value(w), weight.inner, 0)
+                    taken = rewriter.constant(w.name, np.moveaxis(tied.folded(along, followers), 0, weight.inner))
+                else:
+                    taken = rewriter.unread(w.name, tied.folded_along(stored, weight.inner, followers))
             cut = rewriter.slice(taken, {**cuts, weight.inner: seen, weight.free: out})
             rewriter.set_input(node, weight.index, cut)
             if seen is None:

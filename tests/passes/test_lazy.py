@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
+from maskc.graphs import all_tensors, array_of
 from passes import lazy, shrink, summary
 from passes.errors import GraphError
-from passes.lazy import Cut, External, Inline, Lazy, Scaled
+from passes.lazy import Cut, External, Inline, Lazy, Patched, Scaled
 from passes.store import Store
 from passes.tensors import Array
 from tests.generators import architectures
+from tests.passes import text
 
 SHAPES = [(7,), (6, 5), (1, 9), (1, 1, 4), (4, 3, 2, 2), (3, 1, 5), (2, 6, 4), (5, 0), ()]
 
@@ -58,6 +60,13 @@ def test_values_in_a_file(tmp_path: Path, shape: tuple[int, ...], dtype: type) -
     assert (found.dtype, found.shape, found.size) == (values.dtype, list(shape), values.size)
 
 
+def test_a_copy_may_be_changed() -> None:
+    stored = Inline(numpy_helper.from_array(np.zeros((2, 3), np.float32)))
+    for copy in (np.array(stored), np.array(stored, np.int64), np.array(stored, copy=True)):
+        copy[0] = 1
+    assert not np.asarray(stored).any()
+
+
 def test_a_file_that_ends_early_or_is_gone(tmp_path: Path) -> None:
     found = external(np.ones((8, 8), np.float32), tmp_path / "w")
     (tmp_path / "w").write_bytes(b"\0" * 100)
@@ -83,6 +92,22 @@ def test_cut_and_scaled(shape: tuple[int, ...], seed: int, in_order: bool) -> No
     axis = int(rng.integers(len(shape)))
     factors = rng.normal(size=[d if a == axis else 1 for a, d in enumerate(wanted.shape)])
     np.testing.assert_array_equal(np.asarray(Scaled(cut, factors)), (wanted * factors).astype(np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SHAPES[1:7]), st.integers(0, 2**31))
+def test_patched_and_contracted(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, axis = rng.normal(size=shape).astype(np.float32), int(rng.integers(len(shape)))
+    stored, along = Inline(numpy_helper.from_array(values)), np.moveaxis(values, axis, 0)
+    factors = rng.normal(size=(shape[axis], 2)) * rng.integers(2, size=(shape[axis], 1))
+    sums = lazy.contracted(stored, axis, factors)
+    np.testing.assert_allclose(sums, np.tensordot(factors.T, along.astype(np.float64), axes=1), atol=1e-12)
+    places = np.sort(rng.permutation(shape[axis])[: max(1, shape[axis] // 2)])
+    slices = rng.normal(size=(places.size, *along.shape[1:])).astype(np.float32)
+    expected = values.copy()
+    np.moveaxis(expected, axis, 0)[places] = slices
+    np.testing.assert_array_equal(np.asarray(Patched(stored, axis, places, slices)), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,51 +161,60 @@ def test_a_store_holds_what_was_put_there_last(tmp_path: Path) -> None:
     assert (tmp_path / "weights").stat().st_size == 12288 + 80
 
 
-NETWORKS = [
-    "vgg",
-    "resnext",
-    "mobilenet3",
-    "unet",
-    "vit",
-    "bert",
-    "swin",
-    "dlrm",
-    "lstm",
-    "branching",
-    "looping",
-    "tied",
-]
+def in_files(model: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
+    """The model with all initializers of the graph that cannot be shapes in a file."""
+    onnx.save_model(model, directory / "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    outside = onnx.load(directory / "m.onnx", load_external_data=False)
+    stay = [t for t in outside.graph.initializer if np.prod(t.dims) > 16]
+    assert stay
+    for tensor in stay:
+        next(e for e in tensor.external_data if e.key == "location").value = str(directory / "weights")
+    for tensor in all_tensors(outside):
+        if tensor.data_location == TensorProto.EXTERNAL and not any(tensor is t for t in stay):
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(directory))
+    return outside
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "quantised"])
-def test_a_model_in_files_compiles_to_the_same(name: str, tmp_path: Path) -> None:
-    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
-    model = net.model()
-    expected = shrink(model).model
-    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
-    outside = onnx.load(tmp_path / "m.onnx", load_external_data=False)
-    moved = 0
-    for tensor in outside.graph.initializer:
-        if np.prod(tensor.dims) > 16:  # what may be a shape is in memory
-            next(e for e in tensor.external_data if e.key == "location").value = str(tmp_path / "weights")
-            moved += 1
-        else:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(tmp_path))
-    for body in outside.graph.node:
-        for attribute in body.attribute:
-            for tensor in attribute.g.initializer:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(tmp_path))
-            if attribute.HasField("t") and attribute.t.data_location == TensorProto.EXTERNAL:
-                onnx.external_data_helper.load_external_data_for_tensor(attribute.t, str(tmp_path))
-    assert moved
-    with Store(tmp_path / "compiled") as store:
+def assert_same(model: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
+    """What is made of the model is the same with its weights in a file; returns that with its weights in one."""
+    expected, outside = shrink(model).model, in_files(model, directory)
+    with Store(directory / "compiled") as store:
         found = shrink(outside, store=store).model
-        kept = {t.name: External(t) for t in found.graph.initializer if t.data_location == TensorProto.EXTERNAL}
         assert [t.name for t in found.graph.initializer] == [t.name for t in expected.graph.initializer]
         for tensor, other in zip(found.graph.initializer, expected.graph.initializer, strict=True):
-            values = np.asarray(kept[tensor.name]) if tensor.name in kept else numpy_helper.to_array(tensor)
-            np.testing.assert_array_equal(values, numpy_helper.to_array(other), err_msg=tensor.name)
+            np.testing.assert_array_equal(array_of(tensor), numpy_helper.to_array(other), err_msg=tensor.name)
     assert list(found.graph.node) == list(expected.graph.node)
     whole = shrink(outside).model
-    assert not any(t.data_location == TensorProto.EXTERNAL for t in whole.graph.initializer)
+    assert not any(t.data_location == TensorProto.EXTERNAL for t in all_tensors(whole))
     assert list(whole.graph.initializer) == list(expected.graph.initializer)
+    return found
+
+
+NETWORKS = ("vgg", "resnext", "unet", "vit", "bert", "dlrm", "lstm", "branching", "looping", "quantised", "tied")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_model_in_files_compiles_to_the_same(name: str, tmp_path: Path) -> None:
+    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
+    assert_same(net.model(), tmp_path)
+
+
+SIGNATURE = "(float[N,24] x) => (float[N,4] y)"
+
+
+def test_folded_weights_are_computed_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("passes.fold.LARGE", 1)
+    body = "t = Transpose <perm=[1, 0]> (w)\n c = Cast <to=1> (t)\n m = Mul(x, k)\n y = MatMul(m, c)"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 24)).astype(np.float16), "k": np.arange(24.0) % 2}
+    found = assert_same(text.model(SIGNATURE, body, **weights), tmp_path)
+    assert [n.op_type for n in found.graph.node] == ["Gather", "MatMul"]
+    assert [list(t.dims) for t in found.graph.initializer if t.data_location == TensorProto.EXTERNAL] == [[12, 4]]
+
+
+def test_constants_behind_a_normalisation_go_into_weights_in_files(tmp_path: Path) -> None:
+    body = "m = Mul(x, k)\n n = LayerNormalization <axis=-1> (m, s, b)\n y = MatMul(n, w)"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(24, 4)), "k": np.arange(24.0) % 2, "s": rng.normal(size=24)}
+    found = assert_same(text.model(SIGNATURE, body, **weights, b=rng.normal(size=24)), tmp_path)
+    assert any(t.data_location == TensorProto.EXTERNAL and t.dims[1:] == [4] for t in found.graph.initializer)
