@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +42,12 @@ def sweep(
             metavar="FILE",
             help="A file of masks, as for compile, is a level; may be given several times.",
             show_default=False,
+        ),
+    ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none,auto,measure,8", help="The values of --align to compile each level with.", show_default=False
         ),
     ] = None,
     adapters: Annotated[
@@ -94,14 +100,19 @@ def sweep(
 
     Example: maskc sweep model.onnx --targets 0.5,0.25 --quality "python eval.py {model}"
     """
+    from maskc import aligning
     from maskc.compiler import default_output
     from maskc.frontier import run
     from maskc.rules import load
     from maskc.sizes import parse
 
     load(rules or ())
-    axes = {"adapters": adapters}
-    named = [[(key, value) for value in _values(text)] for key, text in axes.items() if text is not None]
+    axes: dict[str, list[Any]] = {}
+    if align is not None:
+        axes["align"] = [aligning.parse(word) for word in _values(align)]
+    if adapters is not None:
+        axes["adapters"] = _values(adapters)
+    named = [[(key, value) for value in values] for key, values in axes.items()]
     directory = output or default_output(models[0]).with_suffix("").with_suffix(".sweep")
     result = run.sweep(
         models,

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from maskc import __version__, baseline, frontend, progress, storage
+from maskc import __version__, aligning, baseline, frontend, progress, storage
+from maskc.aligning import Widths
 from maskc.compiler import compile_file, default_output
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import Source
@@ -236,9 +237,17 @@ class _Keeper:
     def compile(self, verify: bool, jobs: int | None, ray: str | None, rules: Sequence[Path]) -> None:
         """Compile what is not there yet."""
         missing = [i for i, point in enumerate(self._points) if point.sha256 is None and point.error is None]
-        tasks = [self._task(self._points[i], verify) for i in missing]
-        if not tasks:
+        # Whoever times layers does so here, and alone.
+        timing = [i for i in missing if self._points[i].options.get("align") == "measure"]
+        self._compile([i for i in missing if i not in timing], verify, jobs, ray, rules)
+        self._compile(timing, verify, 1, None, rules)
+
+    def _compile(
+        self, missing: Sequence[int], verify: bool, jobs: int | None, ray: str | None, rules: Sequence[Path]
+    ) -> None:
+        if not missing:
             return
+        tasks = [self._task(self._points[i], verify) for i in missing]
         with progress.stage("Compiling", len(tasks)) as stage:
             if ray is None:
                 done: Iterator[tuple[int, work.Done | MaskcError]] = each(work.run, tasks, jobs or 1, rules)
@@ -370,6 +379,10 @@ def _check(targets: Sequence[float], policies: Sequence[Options], seconds: float
             raise InputError(
                 f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{options['adapters']}'."
             )
+        given: Any = options
+        Widths(
+            given.get("align", "auto"), given.get("align_for"), given.get("align_seconds", aligning.SECONDS)
+        )  # raises where they cannot be used
     if not policies:
         raise InputError("There is no way to compile: give at least one policy, which may be empty.")
     if seconds < 0:

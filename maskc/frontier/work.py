@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskc import __version__, baseline, storage
+from maskc.aligning import instruction_set
 from maskc.compiler import compile_file
 from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontier.record import Value
@@ -106,13 +107,20 @@ def _scattered(ray: Any, tasks: Sequence[Task], most: int, rules: list[bytes]) -
                 if task.files not in stored:
                     stored[task.files] = ray.put(_content(task.files, task.model.parent))
                 masks = None if task.masks is None else task.masks.read_bytes()
-                running[remote.remote(__version__, task, stored[task.files], masks, rules)] = index
+                running[remote.remote(__version__, _for_here(task), stored[task.files], masks, rules)] = index
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             index = running.pop(ready)
             yield index, attempt(_brought, (ray, ready, tasks[index]))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _for_here(task: Task) -> Task:
+    """The task with widths for the processor of this machine, where latency is measured, and not for that of a node."""
+    if task.options.get("align", "auto") != "auto" or task.options.get("align_for") or not instruction_set():
+        return task
+    return replace(task, options={**task.options, "align_for": instruction_set()})
 
 
 def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: list[bytes]) -> tuple[Any, Files]:

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 import maskc as api
 import passes
 from maskc.errors import InputError
-from maskc.frontier import pareto, work
+from maskc.frontier import pareto, run, work
 from maskc.frontier.record import Origin, Point
 from maskc.report.figures import Figures
 from maskc.report.sweeps import charts, page
@@ -58,18 +58,23 @@ def recorded(directory: str | Path) -> dict[str, Any]:
 
 
 def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path) -> None:
-    result = maskc("sweep", model, "--targets", "0.6,0.3", "--seconds", 0, "-o", "out")
+    result = maskc("sweep", model, "--targets", "0.6,0.3", "--align", "none", "--seconds", 0, "-o", "out")
     assert result.exit_code == 0, result.stderr
     total = passes.count(onnx.load(model)).flops
     for target in (0.6, 0.3):
-        flops = passes.count(onnx.load(f"out/flops-{target}.onnx")).flops
+        flops = passes.count(onnx.load(f"out/flops-{target}.align-none.onnx")).flops
         assert flops <= target * total
-        assert maskc("compile", model, "--masks", f"out/flops-{target}.masks.npz", "-o", "again.onnx").exit_code == 0
-        assert Path("again.onnx").read_bytes() == Path(f"out/flops-{target}.onnx").read_bytes()
+        assert (
+            maskc(
+                "compile", model, "--masks", f"out/flops-{target}.masks.npz", "--align", "none", "-o", "again.onnx"
+            ).exit_code
+            == 0
+        )
+        assert Path("again.onnx").read_bytes() == Path(f"out/flops-{target}.align-none.onnx").read_bytes()
     data = recorded("out")
     assert [(p["name"], p["verified"], p["latency"]) for p in data["points"]] == [
-        ("flops-0.6", True, None),
-        ("flops-0.3", True, None),
+        ("flops-0.6 align=none", True, None),
+        ("flops-0.3 align=none", True, None),
     ]
     assert [p["share"] for p in data["points"]] == [
         passes.count(onnx.load(f"out/{p['output']}")).flops / total for p in data["points"]
@@ -171,6 +176,7 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
         ("model.onnx", "--targets", "0.5,0.5"): "given twice",
         ("model.onnx", "--masks", "nowhere.npz"): "nowhere.npz does not exist",
         ("model.onnx", "--adapters", "some"): "auto, always, never",
+        ("model.onnx", "--align", "none,some"): "whole number",
         ("model.onnx", "--quality", "rate"): "{model}",
         ("model.onnx", "--jobs", "0"): "1 or more",
         ("model.onnx", "--seconds", "-1"): "0 or more",
@@ -308,3 +314,17 @@ def test_ray_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     refused(maskc("sweep", model, "--ray", "127.0.0.1:1"), 3, "No Ray cluster answers at 127.0.0.1:1")
     monkeypatch.setattr(work.importlib.util, "find_spec", lambda name: None)
     refused(maskc("sweep", model, "--ray", "auto"), 3, "maskc[ray]")
+
+
+def test_widths_that_are_measured_are_measured_alone_and_here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = []
+    each = run.each
+
+    def noted(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
+        rounds.append((jobs, [task.options["align"] for task in tasks]))
+        return each(call, tasks, jobs, rules)
+
+    monkeypatch.setattr(run, "each", noted)
+    options = [{"align": "measure", "align_seconds": 0.1}, {"align": 4}, {"align": "none"}]
+    result = api.sweep(model, "out", masks=["mine.masks.npz"], policies=options, seconds=0, jobs=2)
+    assert rounds == [(2, [4, "none"]), (1, ["measure"])] and result.exit_code == 0
