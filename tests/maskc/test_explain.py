@@ -15,6 +15,9 @@ from tests.generators import architectures
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 
+# What stays for its width is told of in tests/maskc/test_align.py.
+WITHOUT = ("--align", "none")
+
 
 def residual() -> onnx.ModelProto:
     """x[n,2,8,8] → two cheap convolutions with masks of their own, added, and a third one → y."""
@@ -40,7 +43,7 @@ def residual() -> onnx.ModelProto:
 
 
 def shown(*arguments: object) -> str:
-    result = maskc("explain", *arguments)
+    result = maskc("explain", *arguments, *WITHOUT)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 
@@ -62,8 +65,8 @@ def test_what_it_advises_helps() -> None:
     for tensor in shared.graph.initializer:
         if tensor.name in ("m1", "m2"):
             tensor.CopyFrom(build.constant(tensor.name, (np.arange(16) % 2).reshape(1, 16, 1, 1)))
-    assert api.explain(shared).held == ()
-    assert api.explain(residual(), adapters="always").held == ()
+    assert api.explain(shared, align="none").held == ()
+    assert api.explain(residual(), adapters="always", align="none").held == ()
 
 
 def test_json(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_json(tmp_path: Path) -> None:
         "advice": "share the mask or mask both",
         "aligned": False,
     }
-    assert set(told) == {"model", "channels", "masked", "held", "notes", "warnings"}
+    assert set(told) == {"model", "channels", "masked", "held", "widths", "notes", "warnings"}
 
 
 def test_nothing_stays_and_nothing_is_masked(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_a_graph_output_and_a_subgraph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "words"), [("resnext", "mask whole groups"), ("vit", "mask whole parts of the axis")])
 def test_operators_say_how_to_mask_instead(name: str, words: str) -> None:
     net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
-    held = api.explain(net.model(), adapters="never").held
+    held = api.explain(net.model(), adapters="never", align="none").held
     assert any(item.advice.startswith(words) and "`--adapters always`" in item.advice for item in held)
 
 
@@ -148,7 +151,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnext", "mobilenet3", "densenet", "yolo", "dlrm", "vit", "lstm", "quantised"])
 def test_every_channel_that_stays_is_named_with_something_to_do(name: str) -> None:
     net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
-    report = api.explain(net.model())
+    report = api.explain(net.model(), align="none")
     nodes = {node.name for node in net.model().graph.node}
     assert sum(len(held.channels) for held in report.held) == report.channels_masked - report.channels_removed
     for held in report.held:

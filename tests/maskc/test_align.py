@@ -1,0 +1,169 @@
+"""`--align` and `align`: what may be asked for, and that it is done and told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+import maskc as api
+from maskc import aligning, measuring
+from maskc.errors import InputError
+from passes.ops.base import Work
+from passes.rates import ANY, RATES
+from tests.maskc import build
+from tests.maskc.command import maskc, refused
+from tests.passes.test_widths import chain, widths
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return build.save(chain(31, 57, side=14), tmp_path / "m.onnx")
+
+
+def compiled(source: Path, *options: str) -> list[int]:
+    """The widths that `maskc compile` leaves with these options."""
+    out = source.with_name("out.onnx")
+    result = maskc("compile", source, "-o", out, *options)
+    assert result.exit_code == 0, result.stderr
+    return widths(onnx.load(out))[:2]
+
+
+def test_each_way_to_choose(source: Path) -> None:
+    assert compiled(source, "--align", "none") == [31, 57]
+    assert compiled(source, "--align", "8") == [32, 64]
+    assert compiled(source, "--align-for", "avx512") == [32, 60]
+    assert compiled(source, "--align", "auto", "--align-for", "avx2") == [32, 60]
+
+
+def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        api.compile(source, align_for="avx512").save(tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_terminal_and_data_say_what_stays(source: Path) -> None:
+    out = source.with_name("out.onnx")
+    told = maskc("compile", source, "-o", out, "--align", "8").stdout
+    assert "2 layers keep 8 channels for the sake of a width; `--align none` lets go of them." in told
+    explained = maskc("explain", source, "--align", "8").stdout
+    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a width of 32, a multiple of 8" in explained
+    data = json.loads(maskc("compile", source, "-o", out, "--align", "8", "--json").stdout)
+    assert data["widths"][0] == {
+        "node": "Conv -> a",
+        "op": "Conv",
+        "live": 31,
+        "kept": 32,
+        "total": 64,
+        "reason": "kept for a width of 32, a multiple of 8",
+    }
+    assert sum(len(item["channels"]) for item in data["held"] if item["aligned"]) == 8
+
+
+def test_the_page_has_a_table_of_widths(source: Path, tmp_path: Path) -> None:
+    api.compile(source, align=8).report.save(tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Layers that keep channels for their width" in page
+    assert "kept for a width of 32, a multiple of 8" in page
+
+
+@pytest.mark.parametrize("word", ["1", "0", "-8", "8.5", "fast", "", "٨"])
+def test_what_cannot_be_asked_for(source: Path, word: str) -> None:
+    words = f"must be none, auto, measure or a whole number from 2 on, and not '{word}'"
+    refused(maskc("compile", source, f"--align={word}"), 2, words)
+    assert not source.with_name("m.compiled.onnx").exists()
+
+
+def test_processors_that_cannot_be_named(source: Path) -> None:
+    unknown = "There are no rates for 'arm'; there are for avx2 and avx512."
+    refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
+    refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
+    refused(maskc("compile", source, "--align=measure", "--align-seconds=0"), 2, "must be more than 0")
+    with pytest.raises(InputError, match="whole number from 2 on"):
+        api.compile(source, align=True)
+
+
+def test_a_processor_without_a_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligning, "instruction_set", lambda: "")
+    result = api.compile(source)
+    assert widths(result.model)[:2] == [31, 57]
+    assert any("no table of rates for this processor" in note for note in result.report.notes)
+
+
+def test_this_processor_has_a_table_or_none() -> None:
+    assert aligning.instruction_set() in {*RATES, ""}
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measuring, "_COMPARED", 0.1)
+    first = api.compile(source, align="measure", verify=True)
+    assert first.report.verification is not None
+    assert first.report.after.flops <= first.report.before.flops
+    (kept,) = (tmp_path / "cache").iterdir()
+    times = json.loads(kept.read_text())["nanoseconds"]
+    assert len(times) > 3
+    assert all(value > 0 for value in times.values())
+    monkeypatch.setattr(measuring, "_timed", lambda *_: pytest.fail("this layer was timed before"))
+    rates, _ = measuring.measured(RATES["avx512"], 1.0)
+    assert rates.times == times
+
+
+def test_decides_by_what_was_timed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all odd numbers of channels are slow, none is left, whatever the table says."""
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measuring, "_timed", lambda _, read, written: 1e6 * (1 + 9 * (read % 2 + written % 2)))
+    monkeypatch.setattr(measuring, "_ratios", lambda _: [(0.9, 0.8), (1.0, 0.9)])
+    assert [width % 2 for width in widths(api.compile(source, align="measure").model)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([(0.9, 0.8), (1.0, 0.9)], [32, 60]),  # the wider model is fastest
+        ([(0.8, 0.9), (1.0, 1.1)], [31, 57]),  # the narrower one is
+        ([(1.2, 1.1), (1.0, 0.9)], [64, 64]),  # both are slower than their source
+    ],
+)
+def test_takes_what_runs_fastest(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ratios: list[tuple[float, float]],
+    expected: list[int],
+) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(measuring, "_timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    monkeypatch.setattr(measuring, "_ratios", lambda _: ratios)
+    assert widths(api.compile(source, align="measure").model)[:2] == expected
+
+
+def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    work = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
+    monkeypatch.setattr(measuring, "_timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
+    rates, _ = measuring.measured(None, 3600.0)
+    rates.convolution(work, 8, 8)
+    late, _ = measuring.measured(None, -1.0)
+    late.times.update(rates.times)
+    late.convolution(work, 8, 8)
+    assert late.convolution(work, 64, 64) == pytest.approx(2 * ANY.convolution(work, 64, 64))
+
+
+def test_a_broken_cache_is_written_anew(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    rates, save = measuring.measured(None, 1.0)
+    rates.times["a"] = 1.0
+    save()
+    (path,) = tmp_path.glob("widths-*.json")
+    path.write_text('{"nanoseconds": [1')
+    rates, save = measuring.measured(None, 1.0)
+    assert rates.times == {}
+    save()
+    assert json.loads(path.read_text())["nanoseconds"] == {}
