@@ -590,7 +590,7 @@ def adapters_cost(price: float | None) -> Iterator[None]:
         yield
         return
     original = layout.plan
-    with patch.object(layout, "plan", lambda graph, facts: original(graph, facts, price)):
+    with patch.object(layout, "plan", lambda graph, facts, least=None: original(graph, facts, price, least)):
         yield
 
 
