@@ -166,7 +166,7 @@ def without_weights(model: ModelProto) -> ModelProto:
         elements = 1
         for dim in tensor.dims:
             elements *= dim
-        if elements <= _SHAPE_DATA:
+        if elements <= _SHAPE_DATA and not is_external(tensor):
             graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in declared:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

@@ -62,7 +62,7 @@ def store_beside(path: Path) -> Iterator[Store]:
     try:
         with (
             tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as directory,
-            Store(Path(directory) / "weights") as store,
+            Store(Path(directory).resolve() / "weights") as store,
         ):
             yield store
     except OSError as error:

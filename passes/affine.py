@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import summary
+from passes.lazy import lazy
 from passes.tensors import Array, Dim, is_constant, shape_of
 
 
@@ -81,19 +83,21 @@ def along_one_axis(constant: gs.Constant, output: gs.Tensor) -> tuple[Array, int
         return None
     if len(shape) > len(shape_of(output) or shape):
         return None
-    values = np.asarray(constant.values, np.float64)
     wide = [a for a, d in enumerate(shape) if d != 1]
+    if len(wide) > 1:
+        return None
+    values = np.asarray(constant.values, np.float64)
     if not wide:
         return values.reshape(()), None
-    return (values.reshape(-1), len(shape) - wide[0]) if len(wide) == 1 else None
+    return values.reshape(-1), len(shape) - wide[0]
 
 
 def is_filled_with(constant: gs.Tensor, value: float) -> bool:
     """Whether all elements of an initializer are this number."""
     if not is_constant(constant) or isinstance(constant.dtype, int):
         return False
-    values = np.asarray(constant.values)
-    return values.dtype.kind in "fiuV" and bool((values == value).all())
+    values = lazy(constant) or np.asarray(constant.values)
+    return values.dtype.kind in "fiuV" and summary.is_filled_with(values, value)
 
 
 def keeps_shape(data: tuple[Dim, ...] | None, constant: list[int]) -> bool:

@@ -115,13 +115,16 @@ def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
                 f"{path}: the data of tensor '{tensor.name}' is missing: there is no file '{file}'. "
                 "Keep the external data files beside the model."
             )
-        _check_extent(tensor, path, file)
+        _settle_extent(tensor, path, file)
         files[file] = None
     return tuple(files)
 
 
-def _check_extent(tensor: TensorProto, path: Path, file: Path) -> None:
-    """Raise `InputError` where the file ends before the tensor does, or the tensor is not what its shape says."""
+def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
+    """Have the tensor say how long it is, which it may leave out.
+
+    Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
+    """
     said = {entry.key: entry.value for entry in tensor.external_data}
     try:
         offset, needed = int(said.get("offset", 0)), stored_bytes(tensor)
@@ -136,6 +139,8 @@ def _check_extent(tensor: TensorProto, path: Path, file: Path) -> None:
             f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
             "The file is damaged or not whole; copy or export it again."
         )
+    if "length" not in said:
+        tensor.external_data.add(key="length", value=str(needed))
 
 
 def _leaves(directory: Path, location: str) -> bool:
