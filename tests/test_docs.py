@@ -141,6 +141,12 @@ def masked(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def convolutions(directory: Path) -> dict[str, Any]:
+    """widths.md: a network with masked convolutions."""
+    shutil.copy(FIXTURES / "cnn.onnx", directory / "model.onnx")
+    return {}
+
+
 PREPARED = {
     "README.md": data,
     "api.md": masked,
@@ -152,6 +158,7 @@ PREPARED = {
     "training.md": pictures,
     "tutorial-onnx.md": dense,
     "verification.md": compiled,
+    "widths.md": convolutions,
 }
 
 
@@ -185,6 +192,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTEST_PLUGINS", "maskc.pytest_plugin")  # as where maskc is installed
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(base, "_RULES", dict(base._RULES))
     yield tmp_path
     for name in tmp_path.glob("*.py"):

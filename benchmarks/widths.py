@@ -1,0 +1,151 @@
+"""What widths that run faster win: python -m benchmarks.widths [NETWORK ...].
+
+Networks with random weights and consistent random masks that close 30, 50 and 70% of the channels, each compiled with
+`--align none` and `--align auto`. The source without masks and both results are run in turns in one process, on one
+thread; a figure is the median of the ratios of neighbouring runs, with the quartiles. What is timed is the processor
+time of that thread, which on a machine that does other things as well is disturbed less than the time on the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from rich.console import Console
+from rich.table import Table
+
+import passes
+from maskc.aligning import instruction_set
+from maskc.measuring import processor
+from passes.rates import RATES
+from tests.generators.check import with_sizes
+from tests.models import networks
+
+HERE = Path(__file__).parent
+NETWORKS = ("ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "Xception")
+CLOSED = (0.3, 0.5, 0.7)
+KINDS = ("activation", "layer")
+
+
+def load(name: str, side: int) -> networks.Gated:
+    """A network of `keras.applications` for square images with gates, and with biases that masks leave behind."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
+    for variable in model.weights:
+        if variable.path.rsplit("/", 1)[-1] in ("beta", "bias"):
+            variable.assign(rng.normal(size=variable.shape) * 0.3)
+    return networks._converted(model, name)
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def timed(models: list[onnx.ModelProto], seconds: float) -> np.ndarray[Any, Any]:
+    """Processor seconds of each run of each model, in turns: [runs, models]."""
+    sessions = [session(model) for model in models]
+    (value,) = sessions[0].get_inputs()
+    feeds = {value.name: np.random.default_rng(0).normal(size=value.shape).astype(np.float32)}
+    rows: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rows) < 12 or time.perf_counter() < end:
+        row = [0.0] * len(sessions)
+        for place in range(len(sessions)):
+            index = (place + len(rows)) % len(sessions)
+            start = time.thread_time()
+            sessions[index].run(None, feeds)
+            row[index] = time.thread_time() - start
+        rows.append(row)
+    return np.array(rows[2:])
+
+
+def quartiles(ratios: np.ndarray[Any, Any]) -> list[float]:
+    return [round(float(q), 4) for q in np.percentile(ratios, (25, 50, 75))]
+
+
+def measured(gated: networks.Gated, kind: str, closed: float, seconds: float) -> dict[str, Any]:
+    """One network with one share of its channels closed."""
+    one = {gated.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param: 1}
+    opened = passes.shrink(with_sizes(gated.opened(), one)).model
+    masked = with_sizes(gated.masked(kind, consistent=True, keep=1 - closed), one)
+    narrow = passes.shrink(masked)
+    wide = passes.shrink(masked, align=RATES[instruction_set()])
+    times = timed([opened, narrow.model, wide.model], seconds)
+    return {
+        "auto_over_none": quartiles(times[:, 2] / times[:, 1]),
+        "none_speedup": quartiles(times[:, 0] / times[:, 1]),
+        "auto_speedup": quartiles(times[:, 0] / times[:, 2]),
+        "flops_ratio_none": narrow.report.before.flops / narrow.report.after.flops,
+        "flops_ratio_auto": narrow.report.before.flops / wide.report.after.flops,
+        "layers_widened": len(wide.report.widths),
+        "passes_seconds": [round(sum(r.report.seconds.values()), 3) for r in (narrow, wide)],
+        "milliseconds": [round(1e3 * float(t), 3) for t in np.median(times, axis=0)],
+        "runs": len(times),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--kinds", nargs="*", default=KINDS)
+    arguments = parser.parse_args()
+    load = [round(x, 2) for x in os.getloadavg()]
+    console, results = Console(width=120), {}
+    table = Table("network, masks, closed", "auto / none (quartiles)", "speed-up none", "auto", "FLOPs ÷", "layers")
+    for name in arguments.networks:
+        gated = load(name, arguments.side)
+        for kind in arguments.kinds:
+            for closed in CLOSED:
+                row = measured(gated, kind, closed, arguments.seconds)
+                results[f"{name}, {kind}, {closed:.0%}"] = row
+                low, middle, high = row["auto_over_none"]
+                table.add_row(
+                    f"{name}, {kind}, {closed:.0%}",
+                    f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                    f"{row['none_speedup'][1]:.2f}",
+                    f"{row['auto_speedup'][1]:.2f}",
+                    f"{row['flops_ratio_auto']:.2f}",
+                    str(row["layers_widened"]),
+                )
+                console.print(f"{name}, {kind}, {closed:.0%}: {middle:.2f}")
+    ratios = [row["auto_over_none"][1] for row in results.values()]
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    console.print(table)
+    console.print(f"Geometric mean {mean:.3f}, largest {max(ratios):.3f}; goals: 0.90 and 1.03.")
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "processor": processor(),
+            "instruction_set": instruction_set(),
+            "cores": os.cpu_count(),
+            "threads": 1,
+            "load_before": load,
+        },
+        "versions": {"onnxruntime": ort.__version__} | {name: version(name) for name in ("onnx", "numpy", "keras")},
+        "side": arguments.side,
+        "auto_over_none": {"geometric_mean": round(mean, 4), "largest": max(ratios)},
+        "results": results,
+    }
+    (HERE / "results" / "widths.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
