@@ -8,9 +8,11 @@ import numpy as np
 
 from passes.lazy import Lazy
 from passes.nonzero import Nonzero
-from passes.tensors import Array, Mask
+from passes.tensors import Array, Index, Mask
 
 Axes = tuple[int, int]
+
+_FEW = 16
 
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
@@ -34,7 +36,7 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
         else:
             zeros.take(zeros.matrix())
     found: _Zeros = values.notes["zeros", axes]
-    return Nonzero(found.rows, found.columns, found.count, found.matrix)
+    return Nonzero(found.rows, found.columns, found.matrix)
 
 
 def lowest(values: Lazy) -> float:
@@ -113,28 +115,32 @@ def _alike(rows: Array) -> Mask:
 
 
 class _Zeros:
-    """Where anything is not zero over two axes, the first before the second, as far as it has been seen."""
+    """How many are not zero in each slice along two axes, the first before the second, as far as has been seen.
+
+    Where there are other axes, what lies at one place of the two counts as one.
+    """
 
     def __init__(self, values: Lazy, axes: Axes) -> None:
         self._values, self._axes = values, axes
-        self.rows: Mask = np.zeros(values.shape[axes[0]], bool)
-        self.columns: Mask = np.zeros(values.shape[axes[1]], bool)
-        self.count = 0
+        self.rows: Index = np.zeros(values.shape[axes[0]], np.int64)
+        self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
         self._kept: Array | None = None
 
     def look(self, block: Array, start: int) -> None:
         found = _reduced(block, self._axes)
         rows, columns = self._place(block, start)
-        count = int(np.count_nonzero(found))
-        self.count += count
-        full = count == found.size
-        self.rows[rows] |= np.ones(len(found), bool) if full else found.any(axis=1)
-        self.columns[columns] |= np.ones(found.shape[1], bool) if full else found.any(axis=0)
+        zeros = found.size - int(np.count_nonzero(found))
+        if zeros * _FEW < found.size:  # finding them is quicker than counting along both axes
+            places = np.nonzero(~found) if zeros else (np.zeros(0, np.int64),) * 2
+            self.rows[rows] += found.shape[1] - np.bincount(places[0], minlength=found.shape[0])
+            self.columns[columns] += found.shape[0] - np.bincount(places[1], minlength=found.shape[1])
+        else:
+            self.rows[rows] += np.count_nonzero(found, axis=1)
+            self.columns[columns] += np.count_nonzero(found, axis=0)
 
     def take(self, matrix: Mask) -> None:
         """All at once, from the matrix."""
-        self.rows, self.columns = np.asarray(matrix.any(axis=1)), np.asarray(matrix.any(axis=0))
-        self.count = int(matrix.sum())
+        self.rows, self.columns = np.count_nonzero(matrix, axis=1), np.count_nonzero(matrix, axis=0)
 
     def _place(self, block: Array, start: int) -> tuple[slice, slice]:
         """Where the block lies along the two axes."""
