@@ -12,7 +12,7 @@ INSTALL = $(PIP) install --quiet -c constraints.txt setuptools && \
           $(PIP) install --quiet --no-build-isolation -c constraints.txt -e
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-fast test-slow lint format types docs clean
+.PHONY: help demo test test-fast test-slow lint format types docs bench clean
 
 help:
 	@echo "make demo       train, prune, compile and verify a small network on real data"
@@ -23,6 +23,7 @@ help:
 	@echo "make format     rewrite the sources as ruff wants them"
 	@echo "make types      mypy --strict on maskc and passes"
 	@echo "make docs       the documentation, into site/"
+	@echo "make bench      every benchmark, for hours; make bench ONLY=\"dense growth\" for some"
 	@echo "make clean      remove .venv, caches and build results"
 
 demo: $(VENV)/.demo
@@ -54,8 +55,12 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html; for the search, python3 -m http.server -d site"
 
+# Nothing else should run meanwhile. Other tools to compare with go into .peers, an environment of their own.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ONLY)
+
 clean:
-	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .peers site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ensurepip is asked for because some systems ship a Python that cannot make a virtual environment with pip.
@@ -80,3 +85,8 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing maskc and what its tests need into $(VENV)"
 	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the benchmarks need into $(VENV)"
+	@$(INSTALL) '.[dev,bench]'
+	@touch $@
