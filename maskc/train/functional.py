@@ -14,7 +14,7 @@ from maskc.train.groups import grouped, untied
 from maskc.train.mask import MaskLayer, activity, mask_layers, per_loss
 from maskc.train.methods import METHODS, canonical, mean_over_replicas, random_signal
 from maskc.train.ranking import ranked
-from maskc.train.settings import Reduction
+from maskc.train.settings import Reduction, check_decay
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
@@ -73,7 +73,8 @@ def update_pruning_signals(
         seed: of the method "random".
 
     Raises:
-        InputError: if there is no such method, no mask, no tape, or a mask was not applied.
+        InputError: if there is no such method, no mask, no tape, a mask was not applied, or an argument is out of
+            range.
 
     Example:
         >>> mask, dense = MaskLayer(), keras.layers.Dense(1)
@@ -84,6 +85,10 @@ def update_pruning_signals(
     """
     rule = METHODS[canonical(method)]
     layers = _layers(masks)
+    if not tf.is_tensor(decay):
+        check_decay(decay)
+    if loss_reduction not in ("mean", "sum"):
+        raise InputError(f'loss_reduction must be "mean" or "sum", not {loss_reduction!r}.')
     if rule.reads == "nothing":
         for index, layer in enumerate(layers):
             layer.signal.assign(random_signal(seed, index, layer.signal.shape[0]))

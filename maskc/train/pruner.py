@@ -87,6 +87,12 @@ class Pruner:
                 f"flops_target cannot be reached: with {settings.min_channels} channel(s) left in every mask "
                 f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}."
             )
+        if self.target > self._full:
+            warnings.warn(
+                f"flops_target is {self.target:,}, and the model has {self._full:,} FLOPs without masks: nothing will "
+                "be pruned.",
+                stacklevel=2,
+            )
         if self.flops <= self.target:
             self.flops = compiled_flops(model)
 

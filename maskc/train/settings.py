@@ -54,8 +54,7 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-        if not _is_number(self.decay) or not 0 <= self.decay < 1:
-            raise InputError(f"decay must be at least 0 and less than 1, not {self.decay!r}.")
+        check_decay(self.decay)
         if not _is_number(self.flops_target) or self.flops_target < 0:
             raise InputError(
                 f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
@@ -66,6 +65,12 @@ class Settings:
             )
         if self.loss_reduction not in ("auto", "mean", "sum"):
             raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
+
+
+def check_decay(decay: Any) -> None:
+    """Raises InputError if `decay` is not one of a moving average."""
+    if not _is_number(decay) or not 0 <= decay < 1:
+        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
 
 
 def _is_number(value: Any) -> bool:

@@ -49,6 +49,44 @@ def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) ->
     assert masks(keras.models.load_model(tmp_path / "model.keras")) == masks(model)
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_pause_under_xla_changes_nothing(steps_per_execution: int, tmp_path: Path) -> None:
+    """In the middle of a schedule, of an accumulation of gradients, and between two prunings."""
+
+    def fresh() -> Any:
+        keras.utils.set_random_seed(2)
+        model = mlp()
+        optimizer = PruningOptimizer(
+            keras.optimizers.Adam(0.05, gradient_accumulation_steps=3),
+            prune_every=4,
+            burn_in=2,
+            decay=0.5,
+            flops_target=0.4,
+            schedule="cubic",
+            ramp=10,
+        )
+        model.compile(optimizer, LOSS, jit_compile=True, steps_per_execution=steps_per_execution)
+        return model
+
+    def fit(model: Any, start: int, stop: int) -> None:
+        x, y = data(model, count=60)
+        model.fit(x[4 * start : 4 * stop], y[4 * start : 4 * stop], batch_size=4, shuffle=False, verbose=0)
+
+    straight, paused = fresh(), fresh()
+    fit(straight, 0, 14)
+    fit(paused, 0, 8)
+    paused.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert resumed.jit_compile
+    fit(resumed, 8, 14)
+    steps = {entry.step for entry in straight.optimizer.history}
+    assert min(steps) <= 8 < max(steps)
+    assert resumed.optimizer.history == straight.optimizer.history
+    assert masks(resumed) == masks(straight)
+    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_several_steps_to_one_execution() -> None:
     """Plain graphs decide within the execution and are exact; XLA decides at its end, as often as was due."""

@@ -88,6 +88,13 @@ def test_a_target_that_cannot_be_reached() -> None:
         np.testing.assert_array_equal(before, after)
 
 
+def test_a_target_above_the_flops_that_there_are() -> None:
+    model = mlp()
+    with pytest.warns(UserWarning, match=r"flops_target is 1,000,000, .* 168 FLOPs .*: nothing will be pruned"):
+        fit(model, PruningOptimizer("sgd", prune_every=1, flops_target=1e6))
+    assert model.optimizer.history == () and model.optimizer.reached
+
+
 def test_a_mask_layer_called_twice() -> None:
     inputs = keras.Input((4,))
     mask = MaskLayer()
