@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
     arguments = parser.parse_args()
-    load = [round(x, 2) for x in os.getloadavg()]
+    busy = [round(x, 2) for x in os.getloadavg()]
     console, results = Console(width=120), {}
     table = Table("network, masks, closed", "auto / none (quartiles)", "speed-up none", "auto", "FLOPs ÷", "layers")
     for name in arguments.networks:
@@ -126,10 +126,21 @@ def main() -> None:
                     str(row["layers_widened"]),
                 )
                 console.print(f"{name}, {kind}, {closed:.0%}: {middle:.2f}")
-    ratios = [row["auto_over_none"][1] for row in results.values()]
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+                write(results, arguments.side, busy)
     console.print(table)
-    console.print(f"Geometric mean {mean:.3f}, largest {max(ratios):.3f}; goals: 0.90 and 1.03.")
+    mean, largest = summary(results)
+    console.print(f"Geometric mean {mean:.3f}, largest {largest:.3f}; goals: 0.90 and 1.03.")
+
+
+def summary(results: dict[str, dict[str, Any]]) -> tuple[float, float]:
+    """The geometric mean of `auto` over `none`, and the largest."""
+    ratios = [row["auto_over_none"][1] for row in results.values()]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)), max(ratios)
+
+
+def write(results: dict[str, dict[str, Any]], side: int, busy: list[float]) -> None:
+    """Record what was measured so far."""
+    mean, largest = summary(results)
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": {
@@ -137,11 +148,11 @@ def main() -> None:
             "instruction_set": instruction_set(),
             "cores": os.cpu_count(),
             "threads": 1,
-            "load_before": load,
+            "load": {"before": busy, "behind": [round(x, 2) for x in os.getloadavg()]},
         },
         "versions": {"onnxruntime": ort.__version__} | {name: version(name) for name in ("onnx", "numpy", "keras")},
-        "side": arguments.side,
-        "auto_over_none": {"geometric_mean": round(mean, 4), "largest": max(ratios)},
+        "side": side,
+        "auto_over_none": {"geometric_mean": round(mean, 4), "largest": largest},
         "results": results,
     }
     (HERE / "results" / "widths.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -88,8 +88,8 @@ class Bundles:
         sizes = [self._plan.stored[key].size for key in keys]
         axis = np.repeat(np.arange(len(keys)), sizes)
         held = np.concatenate([np.zeros(0, bool), *(self._plan.stored[key] for key in keys)])
-        # a sum of one random number for each slice says which axes, but for one chance in 2^63
-        signs = np.random.default_rng(0).integers(1, 2**63, len(keys), np.int64).astype(np.uint64)
+        # a sum of one scattered number for each slice says along which axes, but for one chance in 2^64
+        signs = _scattered(len(keys))
         signature, score = np.zeros(self._size, np.uint64), np.zeros(self._size, np.int64)
         np.add.at(signature, self._class, signs[axis])
         np.add.at(score, self._class, wanted)
@@ -117,6 +117,17 @@ def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
     work = rules(node).work(node)
     if work is not None and work.depthwise:
         yield Link(0, 1, 0, 1)
+
+
+def _scattered(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Numbers without a pattern, the same in every run: uint64 [count].
+
+    Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def _components(size: int, first: Index, second: Index) -> Index:

@@ -121,7 +121,7 @@ def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
     model = trained(plain())
     masks(model)["first"].assign([1, 0, 1, 0, 1])
     model.export(tmp_path / "model", verbose=False)
-    result = maskc.compile(tmp_path / "model")
+    result = maskc.compile(tmp_path / "model", align="none")
     assert maskc.flops(result.model).flops == computational_cost(model).flops()
 
 

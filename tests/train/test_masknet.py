@@ -136,7 +136,7 @@ def test_pruned_networks_compile_to_the_flops_the_optimizer_believes(parallel: b
     model.fit(x, y, batch_size=16, epochs=12, verbose=0)
     assert optimizer.reached
     model.export(tmp_path / "model", verbose=False)
-    compiled = maskc.compile(tmp_path / "model", verify=True)
+    compiled = maskc.compile(tmp_path / "model", align="none", verify=True)
     compiled.save(tmp_path / "model.onnx")
     assert compiled.report.verification is not None
     assert compiled.report.verification.passed
