@@ -100,17 +100,18 @@ def train(
     ] = None,
     pruning_iter: Annotated[
         int,
-        typer.Option("--pruning.iter", metavar="N", help="A feature is pruned every so many updates."),
+        typer.Option("--pruning.iter", metavar="N", min=1, help="A feature is pruned every so many updates."),
     ] = 5000,
     pruning_burn_in: Annotated[
         int,
-        typer.Option("--pruning.burn_in", metavar="N", help="Updates before pruning starts."),
+        typer.Option("--pruning.burn_in", metavar="N", min=0, help="Updates before pruning starts."),
     ] = 100_000,
     pruning_flops_target: Annotated[
         float,
         typer.Option(
             "--pruning.flops_target",
             metavar="F",
+            min=0,
             help="FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.",
         ),
     ] = 250_000,
@@ -137,8 +138,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE.keras", help="Distill from this model, the unpruned one say.", show_default=False),
     ] = None,
-    alpha: Annotated[float, typer.Option(metavar="F", help="The teacher's share of the loss.")] = 0.5,
-    temperature: Annotated[float, typer.Option(metavar="F", help="That logits are divided by for the teacher.")] = 2.0,
+    alpha: Annotated[float, typer.Option(metavar="F", min=0, max=1, help="The teacher's share of the loss.")] = 0.5,
+    temperature: Annotated[
+        float, typer.Option(metavar="F", min=0, help="That logits are divided by for the teacher.")
+    ] = 2.0,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -152,9 +155,14 @@ def train(
     shuffle: Annotated[
         int, typer.Option(metavar="N", min=0, help="Examples to choose the next one from; 0 keeps the order.")
     ] = 10_000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the weights, the shuffling and random pruning.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the weights, the shuffling and random pruning.")
+    ] = 0,
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between checkpoints.")] = 1000,
     summary_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between summaries.")] = 100,
+    steps_per_execution: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Updates between two returns to Python; more are faster.")
+    ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run in the same directory was.")
     ] = True,
@@ -216,11 +224,13 @@ def train(
         pruning=pruning,
         checkpoint_every=checkpoint_every,
         summary_every=summary_every,
+        steps_per_execution=steps_per_execution,
     )
     try:
         result = run(arguments, resume)
     except Interrupted as interrupted:
-        print(f"Interrupted: the same command goes on from {output}.", file=sys.stderr)
+        without = "" if resume else ", without --no-resume,"
+        print(f"Interrupted: the same command{without} goes on from {output}.", file=sys.stderr)
         raise typer.Exit(130) from interrupted
     warn(result.exported.report.warnings)
     if as_json:

@@ -70,11 +70,11 @@ def from_model(model: Any, name: str = "The Keras model") -> TensorFlowModel:
         with quiet():
             function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
     except Exception as error:
-        raise InputError(f"{name} cannot be traced: {_reason(error)}.") from error
+        raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
     return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)))
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
     found = re.search(
         r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M

@@ -14,6 +14,7 @@ import numpy as np
 
 from maskc.errors import InputError
 from maskc.storage import write_bytes
+from maskc.train.replicas import is_chief
 
 _NAME = re.compile(r"step-(\d+)\.npz")
 
@@ -21,6 +22,8 @@ _NAME = re.compile(r"step-(\d+)\.npz")
 def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     """Writes the weights (masks, signals and the state of random layers among them), the optimizer and its history,
     the metrics, and `state`, which JSON must be able to hold.
+
+    Of several workers all must call this, since they collect what the metrics hold, and the first one writes.
 
     Raises:
         InputError: if the file cannot be written.
@@ -32,6 +35,8 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
         optimizer.save_own_variables(store)
         arrays.update({f"optimizer/{index}/{key}": _array(value) for key, value in store.items()})
     arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
+    if not is_chief(model.distribute_strategy):
+        return
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,18 @@ import keras
 
 from maskc.errors import InputError
 from maskc.storage import write_bytes
+from maskc.train import checkpoints
 from maskc.train.builders import load_model, load_saved
 from maskc.train.export import Exported
 from maskc.train.features import FeatureSpec
 from maskc.train.loop import Monitor
 from maskc.train.records import Records
-from maskc.train.trainer import PruningTrainer
+from maskc.train.trainer import FINE_TUNING, TRAINING, PruningTrainer
 from passes.errors import in_brief
 
 _SETTINGS = "settings.json"
 # What may differ when a run is taken up again.
-_FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every")
+_FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every", "steps_per_execution")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Arguments:
     pruning: dict[str, Any] = field(default_factory=dict)
     checkpoint_every: int = 1000
     summary_every: int = 100
+    steps_per_execution: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
     except (ValueError, TypeError) as error:
         raise InputError(f"An optimizer, loss or metric is not Keras's: {in_brief(error)}.") from error
     if arguments.learning_rate is not None:
+        if not 0 < arguments.learning_rate < math.inf:
+            raise InputError(f"--learning-rate must be greater than 0, not {arguments.learning_rate}.")
         optimizer.learning_rate = arguments.learning_rate
     pruning = {name: value for name, value in arguments.pruning.items() if not name.startswith("pruning_")}
     return PruningTrainer(
@@ -127,13 +132,15 @@ def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
         distillation={"alpha": arguments.alpha, "temperature": arguments.temperature},
         checkpoint_every=arguments.checkpoint_every,
         summary_every=arguments.summary_every,
+        compile_options={"steps_per_execution": arguments.steps_per_execution},
     )
 
 
 def _loss(name: str) -> Any:
     """A Keras loss by its name; cross-entropies take logits."""
-    loss = keras.losses.get("".join(word[:1].upper() + word[1:] for word in name.split("_")))
-    return type(loss)(from_logits=True) if "from_logits" in loss.get_config() else loss
+    by_class = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+    loss = keras.losses.get(by_class if hasattr(keras.losses, by_class) else name)
+    return type(loss)(from_logits=True) if "from_logits" in getattr(loss, "get_config", dict)() else loss
 
 
 def _usual_metric(loss: Any) -> str:
@@ -152,20 +159,38 @@ def _metric(name: str, loss: Any) -> Any:
 
 def _remember(arguments: Arguments, resume: bool) -> None:
     """Writes down what a run is, and refuses to go on with one that is another."""
-    now = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in _FREE}
-    now = json.loads(json.dumps(now, default=str))
     path = arguments.output / _SETTINGS
+    places = [arguments.output / phase / "checkpoints" for phase in (TRAINING, FINE_TUNING)]
+    now = _flat({name: value for name, value in dataclasses.asdict(arguments).items() if name not in _FREE})
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        before = json.loads(path.read_text()) if resume and path.is_file() else now
-        write_bytes(path, (json.dumps(now if before == now else before, indent=2) + "\n").encode())
-    except ValueError as error:
+        if resume and path.is_file() and any(map(checkpoints.latest, places)):
+            before = _flat(json.loads(path.read_text()))
+            differing = [_flag(name) for name in now if before.get(name, now[name]) != now[name]]
+            if differing:
+                raise InputError(
+                    f"{arguments.output} holds a run with another {', '.join(differing)}: give another directory, or "
+                    "--no-resume to begin anew."
+                )
+        elif not resume:
+            for place in places:
+                checkpoints.clear(place, 0)
+        write_bytes(path, (json.dumps(now, indent=2) + "\n").encode())
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged: remove {arguments.output}, or give --no-resume.") from error
     except OSError as error:
         raise InputError(f"{arguments.output} cannot be written: {error.strerror or error}.") from error
-    differing = [name for name in now if before.get(name) != now[name]]
-    if differing:
-        raise InputError(
-            f"{arguments.output} holds a run with another {', '.join(differing)}: give another directory, or "
-            "--no-resume to begin anew."
-        )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, those of pruning among the others."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    pruning: dict[str, Any] = plain.pop("pruning", {})
+    return plain | pruning
+
+
+def _flag(name: str) -> str:
+    """What the setting is called on the command line."""
+    if name.startswith("pruning_"):
+        return f"--pruning.{name.removeprefix('pruning_')}"
+    return {"metrics": "--metric"}.get(name, f"--{name.replace('_', '-')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from maskc import progress
 from maskc.errors import InputError
 from maskc.train import checkpoints
 from maskc.train.epochs import Epochs
+from maskc.train.replicas import any_of, is_chief
 from maskc.train.stepping import end_epoch, number, prepare, steps
 from maskc.train.summaries import Summaries
 
@@ -31,7 +33,8 @@ class Position:
         waited: epochs since then.
         counts: whether the last epoch counted for early stop: while pruning, whether the target was reached.
         done: whether the run came to its end.
-        metrics: of the last epoch that was completed, by name; those of validation begin with `val_`.
+        metrics: of the last epoch that was completed (at the end of early stop: of the best one), by name; those of
+            validation begin with `val_`.
     """
 
     step: int = 0
@@ -60,9 +63,9 @@ class Monitor:
     mode: Literal["auto", "min", "max"] = "auto"
 
     def better(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best so far."""
-        if best is None:
-            return True
+        """Whether a value is better than the best so far; what is not a number never is."""
+        if best is None or math.isnan(value):
+            return not math.isnan(value)
         more = self.mode == "max" or any(word in self.metric for word in ("auc", "acc", "precision", "recall"))
         return value > best if more and self.mode != "min" else value < best
 
@@ -83,7 +86,10 @@ class Loop:
         monitor: when to stop early; by default never.
         summarize: writes more summaries at a step.
         counts: whether an epoch counts for early stop already.
+        begins: called when it is clear that there is something to train.
         title: what the run is called where its progress is shown.
+
+    Of several workers, which must share the file system, the first one alone writes.
     """
 
     def __init__(
@@ -97,12 +103,15 @@ class Loop:
         monitor: Monitor | None = None,
         summarize: Callable[[Summaries, int], None] = lambda summaries, step: None,
         counts: Callable[[], bool] = lambda: True,
+        begins: Callable[[], None] = lambda: None,
         title: str = "Training",
     ) -> None:
         self.model = model
+        self.strategy = model.distribute_strategy
+        self.writes = is_chief(self.strategy)
         self.checkpoints, self.logs = directory / "checkpoints", directory / "logs"
         self.checkpoint_every, self.summary_every, self.keep = checkpoint_every, summary_every, keep
-        self.monitor, self.summarize, self.counts = monitor, summarize, counts
+        self.monitor, self.summarize, self.counts, self.begins = monitor, summarize, counts, begins
         self.title = title
         self.position = Position()
         self._batches: int | None = None  # of an epoch, once one is done
@@ -119,14 +128,24 @@ class Loop:
         if found is not None:
             self._warm_up(train)
             self.position = Position(**checkpoints.restore(found, self.model))
-        elif self.checkpoints.exists():
-            checkpoints.clear(self.checkpoints, 0)
         position = self.position
-        if position.done and position.epoch >= epochs:
+        if position.done and (position.epoch >= epochs or self._stopped()):
             return position
-        summaries = Summaries(self.logs)
+        if position.done and self._end.exists():
+            # More epochs than before: they follow on what was trained last, and not on averages or the best weights.
+            self.position = position = Position(**checkpoints.restore(self._end, self.model))
+        self._check_monitor(validation is not None)
+        if self.writes:
+            self.begins()
+            if found is None:
+                checkpoints.clear(self.checkpoints, 0)
+        summaries = Summaries(self.logs, anew=found is None) if self.writes else None
         try:
-            with _asked_to_end() as asked:
+            with _asked_to_end() as asked_here:
+
+                def asked() -> bool:
+                    return any_of(self.strategy, asked_here())
+
                 while position.epoch < epochs and not self._stopped():
                     title = f"{self.title}, epoch {position.epoch + 1} of {epochs}"
                     with progress.stage(title, self._batches) as stage:
@@ -138,7 +157,8 @@ class Loop:
                         self._save()
                         raise Interrupted
         finally:
-            summaries.close()
+            if summaries is not None:
+                summaries.close()
         self._finish()
         return position
 
@@ -151,47 +171,56 @@ class Loop:
         if not self.model.jit_compile:
             next(steps(self.model, train(0, 0)), None)
 
-    def _epoch(self, train: Epochs, summaries: Summaries, asked: Callable[[], bool], stage: progress.Stage) -> None:
+    def _check_monitor(self, validates: bool) -> None:
+        names = list(self.model.get_metrics_result())
+        names += [f"val_{name}" for name in names if validates]
+        if self.monitor is not None and self.monitor.metric not in names:
+            raise InputError(
+                f"There is no metric {self.monitor.metric!r} to stop early by; there are: {', '.join(sorted(names))}."
+            )
+
+    def _epoch(
+        self, train: Epochs, summaries: Summaries | None, asked: Callable[[], bool], stage: progress.Stage
+    ) -> None:
         """Trains on what is left of the present epoch."""
         model, position = self.model, self.position
         if not position.batch:
             model.reset_metrics()
-        for logs in steps(model, train(position.epoch, position.batch)):
-            position.batch += 1
-            position.step += 1
-            stage.advance()
-            if position.step % self.summary_every == 0:
+        for done, logs in steps(model, train(position.epoch, position.batch)):
+            before = position.step
+            position.batch += done
+            position.step += done
+            stage.advance(done)
+            if position.step // self.summary_every > before // self.summary_every:
                 stage.note = f"loss {number(logs['loss']):.4g}" if "loss" in logs else ""
-                for name, value in logs.items():
-                    summaries.scalar(f"train/{name}", number(value), position.step)
-                self.summarize(summaries, position.step)
+                if summaries is not None:
+                    for name, value in logs.items():
+                        summaries.scalar(f"train/{name}", number(value), position.step)
+                    self.summarize(summaries, position.step)
             if asked():
                 self._save()
                 raise Interrupted
-            if position.step % self.checkpoint_every == 0:
+            if position.step // self.checkpoint_every > before // self.checkpoint_every:
                 self._save()
         self._batches = position.batch
 
-    def _end_epoch(self, validation: Epochs | None, summaries: Summaries) -> None:
+    def _end_epoch(self, validation: Epochs | None, summaries: Summaries | None) -> None:
         """Validates, and sees whether this was the best epoch so far."""
         model, position = self.model, self.position
         metrics = end_epoch(model, validation)
-        for name, value in metrics.items():
-            if name.startswith("val_"):
-                summaries.scalar(f"validation/{name.removeprefix('val_')}", value, position.step)
         position.metrics, position.counts = metrics, self.counts()
         position.epoch, position.batch = position.epoch + 1, 0
-        self.summarize(summaries, position.step)
-        summaries.flush()
+        if summaries is not None:
+            for name, value in metrics.items():
+                if name.startswith("val_"):
+                    summaries.scalar(f"validation/{name.removeprefix('val_')}", value, position.step)
+            self.summarize(summaries, position.step)
+            summaries.flush()
         if self.monitor is None or not position.counts:
             return
-        if self.monitor.metric not in metrics:
-            raise InputError(
-                f"There is no metric {self.monitor.metric!r} to stop early by; there are: {', '.join(sorted(metrics))}."
-            )
         if self.monitor.better(metrics[self.monitor.metric], position.best):
             position.best, position.waited = metrics[self.monitor.metric], 0
-            checkpoints.save(self._best, model, {})
+            checkpoints.save(self._best, model, {"metrics": metrics})
         else:
             position.waited += 1
 
@@ -201,8 +230,10 @@ class Loop:
     def _finish(self) -> None:
         """Takes back the best weights, or lets the optimizer put in its averages."""
         model, position = self.model, self.position
+        checkpoints.save(self._end, model, dataclasses.asdict(position))
         if self.monitor is not None and position.best is not None:
-            checkpoints.restore(self._best, model)
+            any_of(self.strategy, False)  # the workers wait until the first one has written
+            position.metrics = checkpoints.restore(self._best, model)["metrics"]
         else:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         position.done = True
@@ -211,7 +242,12 @@ class Loop:
     def _save(self) -> None:
         position = self.position
         checkpoints.save(self.checkpoints / checkpoints.name(position.step), self.model, dataclasses.asdict(position))
-        checkpoints.clear(self.checkpoints, self.keep)
+        if self.writes:
+            checkpoints.clear(self.checkpoints, self.keep)
+
+    @property
+    def _end(self) -> Path:
+        return self.checkpoints / "end.npz"
 
     @property
     def _best(self) -> Path:

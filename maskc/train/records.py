@@ -128,7 +128,9 @@ def _found(patterns: Iterable[str | Path]) -> list[Path]:
     for pattern in patterns:
         found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(str(pattern))))  # noqa: PTH207
         if not found:
-            raise InputError(f"There is no file {pattern}.")
+            raise InputError(f"There is no file {pattern if str(pattern) else 'without a name'}.")
+        if directory := next((path for path in found if path.is_dir()), None):
+            raise InputError(f"{directory} is a directory: give its files, '{directory}/*.tfrecord' for instance.")
         files += found
     if not files:
         raise InputError("There are no TFRecord files to read.")

@@ -16,9 +16,15 @@ class Summaries:
 
     `tf.summary.scalar` needs the package tensorboard; what it writes is a tensor with a note on which plugin shows
     it, and so that is written here.
+
+    Args:
+        directory: of the event files.
+        anew: remove those of an earlier run.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, anew: bool = False) -> None:
+        for old in directory.glob("events.out.tfevents.*") if anew else ():
+            old.unlink()
         self._writer = tf.summary.create_file_writer(str(directory))
 
     def scalar(self, name: str, value: float, step: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +13,21 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
+from maskc.train import checkpoints
 from maskc.train.distillation import Distiller
 from maskc.train.epochs import as_epochs, explained
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.loop import Loop, Monitor, Position
 from maskc.train.mask import mask_layers
 from maskc.train.optimizer import PruningOptimizer
+from maskc.train.replicas import is_chief
 from maskc.train.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
 ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999
+
+# The directories of the two phases.
+TRAINING, FINE_TUNING = "training", "fine-tuning"
 
 
 class PruningTrainer:
@@ -96,7 +103,7 @@ class PruningTrainer:
         self._batch_size, self._seed = batch_size, seed
         self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
         self._compile_options = dict(compile_options or {})
-        self._inner = keras.optimizers.get(optimizer)
+        self._inner = self._placed(optimizer)
         self._settings = {
             "prune_every": pruning_iter,
             "burn_in": pruning_burn_in,
@@ -109,7 +116,8 @@ class PruningTrainer:
 
     def get_train_op(self) -> PruningOptimizer:
         """Returns what makes the updates: a `PruningOptimizer` around the optimizer of the weights."""
-        return PruningOptimizer(self._inner, **self._settings)
+        with self.model.distribute_strategy.scope():
+            return PruningOptimizer(self._inner, **self._settings)
 
     @staticmethod
     def add_parser_arguments(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
@@ -135,7 +143,7 @@ class PruningTrainer:
     @property
     def reached(self) -> bool:
         """Whether pruning reached its target."""
-        return "training" in self._phases and self._phases["training"].counts
+        return TRAINING in self._phases and self._phases[TRAINING].counts
 
     def train(self, data: Any, validation: Any = None, epochs: int = 1, *, resume: bool = True) -> Position:
         """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
@@ -150,7 +158,7 @@ class PruningTrainer:
             InputError: if the data do not fit; the message names the record and the field.
             Interrupted: if the process is asked to end, after writing a checkpoint.
         """
-        position = self._run("training", "Pruning", self.optimizer, data, validation, epochs, resume)
+        position = self._run(TRAINING, "Pruning", self.optimizer, data, validation, epochs, resume)
         if not self.reached and self._settings["flops_target"]:
             burn_in = self._settings["burn_in"]
             late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""
@@ -178,18 +186,26 @@ class PruningTrainer:
             Interrupted: as `train`.
         """
         if optimizer is None:
-            optimizer = self._inner.from_config(self._inner.get_config())
-        return self._run("fine-tuning", "Fine-tuning", optimizer, data, validation, epochs, resume)
+            with self.model.distribute_strategy.scope():
+                optimizer = self._inner.from_config(self._inner.get_config())
+        return self._run(FINE_TUNING, "Fine-tuning", self._placed(optimizer), data, validation, epochs, resume)
 
     def export_model(self, directory: str | Path) -> Exported:
-        """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`."""
+        """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`.
+
+        Of several workers the first one writes, and the others are told the same.
+        """
         training = {
             "pruning": {name: value for name, value in self._settings.items() if isinstance(value, (int, float, str))},
             "reached": self.reached,
             "steps": {phase: position.step for phase, position in self._phases.items()},
             "metrics": next((position.metrics for position in reversed(self._phases.values())), {}),
         }
-        return export_model(self.model, directory, training=training)
+        if is_chief(self.model.distribute_strategy):
+            return export_model(self.model, directory, training=training)
+        with tempfile.TemporaryDirectory() as unused:
+            exported = export_model(self.model, Path(unused) / "model", training=training)
+        return dataclasses.replace(exported, directory=Path(directory))
 
     def check_export(self, directory: str | Path) -> None:
         """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
@@ -198,15 +214,19 @@ class PruningTrainer:
     def _run(
         self, phase: str, title: str, optimizer: Any, data: Any, validation: Any, epochs: int, resume: bool
     ) -> Position:
-        model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
-        model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
+        with self.model.distribute_strategy.scope():
+            model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
+            model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
         pruning = optimizer is self.optimizer
+        tuning = self.directory / FINE_TUNING / "checkpoints"
         loop = Loop(
             model,
             self.directory / phase,
             monitor=self._monitor,
             summarize=self._summarize,
             counts=(lambda: self.optimizer.reached) if pruning else (lambda: True),
+            # What was fine-tuned after an earlier end of training is void when training goes on.
+            begins=(lambda: checkpoints.clear(tuning, 0)) if pruning else (lambda: None),
             title=title,
             **self._every,
         )
@@ -216,6 +236,15 @@ class PruningTrainer:
             position = loop.run(batches, held_out, epochs, resume)
         self._phases[phase] = position
         return position
+
+    def _placed(self, optimizer: Any) -> Any:
+        """The optimizer, or one like it where it was not made under the distribution strategy of the model."""
+        strategy = self.model.distribute_strategy
+        with strategy.scope():
+            given = keras.optimizers.get(optimizer)
+            if strategy.num_replicas_in_sync > 1 and given._distribution_strategy is not strategy:
+                given = given.from_config(given.get_config())
+        return given
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
         if self.flops is not None:

@@ -1,8 +1,8 @@
 """Trains a small network and prints what was pruned as JSON: alone, on two devices of one process, or as a worker.
 
-    python -m tests.train.replicas alone
-    python -m tests.train.replicas mirrored
-    TF_CONFIG=... python -m tests.train.replicas worker
+    python -m tests.train.replicas alone DIRECTORY
+    python -m tests.train.replicas mirrored DIRECTORY
+    TF_CONFIG=... python -m tests.train.replicas worker DIRECTORY
 
 Each way sees the same twelve batches of eight examples, split over the replicas where there are several.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -27,7 +28,7 @@ else:
 
 import keras  # noqa: E402
 
-from maskc.train import PruningOptimizer  # noqa: E402
+from maskc.train import PruningOptimizer, PruningTrainer  # noqa: E402
 from tests.train.networks import data, plain, residual  # noqa: E402
 
 BATCH = 8
@@ -69,17 +70,46 @@ def by_loop(reduction: str, method: str) -> Any:
     return optimizer
 
 
+def by_trainer() -> dict[str, Any]:
+    """A run of two epochs; with several replicas it is taken up again after the first one."""
+
+    def trained(epochs: int) -> tuple[PruningTrainer, Any]:
+        keras.utils.set_random_seed(1)
+        with STRATEGY.scope():
+            model = plain()
+        trainer = PruningTrainer(
+            *(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True), sys.argv[2], "sgd", ["accuracy"]),
+            pruning_iter=2,
+            pruning_burn_in=0,
+            pruning_decay=0.5,
+            pruning_flops_target=0.5,
+            batch_size=BATCH,
+        )
+        # To validate, the last batch has one example, fewer than there are replicas.
+        held_out = data(model, count=2 * BATCH + 1)
+        return trainer, trainer.train(data(model, count=7 * BATCH), held_out, epochs)
+
+    if WAY != "alone":
+        trained(1)
+    trainer, position = trained(2)
+    exported = trainer.export_model(Path(sys.argv[2]) / "model")
+    assert exported.flops == trainer.flops
+    return {**pruned_by(trainer.optimizer), "metrics": position.metrics}
+
+
+def pruned_by(optimizer: Any) -> dict[str, Any]:
+    rows = [(entry.step, entry.mask, entry.channel, entry.flops) for entry in optimizer.history]
+    return {"pruned": rows, "signals": [layer.signal.numpy().tolist() for layer in optimizer._layers()]}
+
+
 def main() -> None:
-    report = {}
+    report = {"trainer": by_trainer()}
     cases = [(by_loop, "mean", "fisher"), (by_loop, "sum", "taylor"), (by_loop, "mean", "random")]
     if WAY != "worker":  # fit of Keras 3 does not run on several workers
         cases += [(by_fit, "sum_over_batch_size", "fisher"), (by_fit, "sum", "fisher")]
         cases += [(by_fit, "sum_over_batch_size", "magnitude")]
     for train, reduction, method in cases:
-        optimizer = train(reduction, method)
-        rows = [(entry.step, entry.mask, entry.channel, entry.flops) for entry in optimizer.history]
-        signals = [layer.signal.numpy().tolist() for layer in optimizer._layers()]
-        report[f"{train.__name__} {reduction} {method}"] = {"pruned": rows, "signals": signals}
+        report[f"{train.__name__} {reduction} {method}"] = pruned_by(train(reduction, method))
     print("REPORT", json.dumps(report), flush=True)
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -57,7 +58,7 @@ def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> N
     again = train(work, *held_out, "--epochs", 6, "--json")
     assert json.loads(again.stdout) == told
     other = train(work, "--seed", 1)
-    refused(other, 2, "run holds a run with another validation, seed", "--no-resume")
+    refused(other, 2, "run holds a run with another --validation, --seed:", "--no-resume")
 
 
 @pytest.mark.slow
@@ -96,6 +97,14 @@ def test_help_does_not_import_tensorflow() -> None:
     assert process(code=code).stdout.strip() == "[]"
 
 
+def test_losses_go_by_every_name_that_keras_knows() -> None:
+    from maskc.train.command import _loss
+
+    assert _loss("mse") is keras.losses.mean_squared_error
+    assert isinstance(_loss("mean_squared_error"), keras.losses.MeanSquaredError)
+    assert all(_loss(name).get_config()["from_logits"] for name in ("binary_crossentropy", "BinaryCrossentropy"))
+
+
 def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
     refused(train(work, model=work / "net.onnx"), 2, "is not known: give a .yaml")
     refused(train(work, features=work / "none.yaml"), 2, "none.yaml cannot be read")
@@ -105,7 +114,21 @@ def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
     refused(train(work, "--patience", 2), 2, "needs --validation")
     refused(train(work, "--method", "magic"), 2, "--method")
     refused(train(work, "--pruning.decay", 1), 2, "decay must be")
-    refused(train(work, "--pruning.flops_target", 10, output=work / "other"), 2, "flops_target cannot be reached")
+    refused(train(work, "--pruning.iter", 0), 2, "--pruning.iter")
+    refused(train(work, "--seed", -1), 2, "--seed")
+    refused(train(work, "--learning-rate", 0), 2, "--learning-rate must be greater than 0")
+    refused(train(work, "--pruning.flops_target", 10), 2, "flops_target cannot be reached")
+    # Nothing was trained yet, so that the mistake may be corrected.
+    refused(train(work, "--pruning.flops_target", 11), 2, "flops_target cannot be reached")
+    (work / "net.py").write_text(
+        "import keras\nfrom maskc.train import MaskLayer\n"
+        "def build():\n    x = keras.Input((7,), name='z')\n"
+        "    return keras.Model(x, keras.layers.Dense(1)(MaskLayer()(keras.layers.Dense(3)(x))), name='mine')\n"
+    )
+    refused(train(work, model=f"{work / 'net.py'}:build"), 2, "The model 'mine' or the loss does not fit")
+    wrong = train(work, "--loss", "sparse_categorical_crossentropy")
+    refused(wrong, 2, "loss does not fit the data: Received a label value of 1 which is outside the valid range")
+    refused(train(work, data=work), 2, "is a directory: give its files")
     (work / "run/model").mkdir(parents=True)
     (work / "run/model/notes.txt").write_text("mine")
     refused(train(work), 2, "holds other files")

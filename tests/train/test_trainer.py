@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ import maskc
 from maskc.errors import InputError
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
 from maskc.train.loop import Interrupted, Monitor
+from maskc.train.mask import mask_layers
 from maskc.train.parsing import model_inputs
 
 SPEC = FeatureSpec(
@@ -37,7 +39,7 @@ def network() -> Any:
     return keras.Model(inputs, keras.layers.Dense(1)(x), name="net")
 
 
-def trainer(directory: Path, model: Any = None, **options: Any) -> PruningTrainer:
+def trainer(directory: Path, model: Any = None, optimizer: Any = None, **options: Any) -> PruningTrainer:
     settings = {
         "pruning_iter": 2,
         "pruning_burn_in": 5,
@@ -48,7 +50,9 @@ def trainer(directory: Path, model: Any = None, **options: Any) -> PruningTraine
         **options,
     }
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    return PruningTrainer(model or network(), loss, directory, keras.optimizers.Adam(1e-2), ["auc"], **settings)
+    return PruningTrainer(
+        model or network(), loss, directory, optimizer or keras.optimizers.Adam(1e-2), ["auc"], **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,14 +198,67 @@ def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path,
     first = next(index for index, (reached, _) in enumerate(seen) if reached)
     assert first > 0
     assert position.epoch == len(seen) == first + 3
+    assert position.metrics["val_loss"] == first + 1  # of the weights that were taken back
     for expected, found in zip(seen[first][1], weights(run.model), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 def test_a_metric_that_is_not_there_is_named(files: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0)
-    with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss"):
-        run.train(records(files), epochs=2)
+    with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss, val_auc, val_l"):
+        run.train(records(files), records(files), epochs=2)
+    assert not (tmp_path / "training/checkpoints").exists()  # before anything was trained
+
+
+def test_what_is_not_a_number_is_never_better() -> None:
+    monitor = Monitor("val_loss")
+    assert monitor.better(1.0, None)
+    assert not monitor.better(math.nan, None)
+    assert not monitor.better(math.nan, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_training_that_goes_on_voids_what_was_fine_tuned_before(files: Path, tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        run = trainer(tmp_path)
+        run.train(records(files), epochs=epochs)
+        masks = [layer.mask.numpy() for layer in mask_layers(run.model)]
+        assert run.fine_tune(records(files), epochs=1).step == 7
+        for layer, mask in zip(mask_layers(run.model), masks, strict=True):
+            np.testing.assert_array_equal(layer.mask.numpy(), mask)
+    assert len(list((tmp_path / "fine-tuning/logs").iterdir())) == 1  # and its summaries
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+@pytest.mark.parametrize("options", [{"steps_per_execution": 3}, {"steps_per_execution": 2, "jit_compile": True}])
+def test_several_steps_to_an_execution_go_on_exactly_too(files: Path, tmp_path: Path, options: Any) -> None:
+    whole = trainer(tmp_path / "whole", compile_options=options)
+    assert whole.train(records(files), epochs=3).step == 21
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "parts", compile_options=options).train(interrupting(records(files), 1, 4), epochs=3)
+    parts = trainer(tmp_path / "parts", compile_options=options)
+    assert parts.train(records(files), epochs=3).step == 21
+    assert parts.optimizer.history == whole.optimizer.history
+    for expected, found in zip(weights(whole.model), weights(parts.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path) -> None:
+    """And not on the averages of the weights, which take their place at the end."""
+
+    def averaging(directory: Path) -> PruningTrainer:
+        return trainer(directory, optimizer=keras.optimizers.SGD(1e-2, use_ema=True, ema_momentum=0.5))
+
+    whole = averaging(tmp_path / "whole")
+    whole.train(records(files), epochs=3)
+    averaging(tmp_path / "parts").train(records(files), epochs=2)
+    parts = averaging(tmp_path / "parts")
+    parts.train(records(files), epochs=3)
+    for expected, found in zip(weights(whole.model), weights(parts.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Training ended")
