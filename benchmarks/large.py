@@ -27,6 +27,8 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "large.json"
+PAGE = HERE.parent / "docs" / "performance.md"
+MARKS = ("<!-- large: written by benchmarks/large.py -->", "<!-- end of large -->")
 GIGABYTES = (0.01, 0.1, 1.0, 8.0)
 GOALS = {"time_over_copy": 2.0, "memory": "1.3 x the largest initializer + 400 MB", "slope": 1.1}
 HEADS = 16
@@ -220,6 +222,33 @@ def slope(points: Sequence[dict[str, Any]]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
+def _told(point: dict[str, Any], key: str) -> str:
+    return f"{point[key] / 1e6:,.0f}" if key.endswith("bytes") else f"{point[key]:.1f}"
+
+
+def section(record: dict[str, Any]) -> str:
+    """What docs/performance.md says of a run, between its marks."""
+    machine, versions = record["machine"], record["versions"]
+    keys = ("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds")
+    keys += ("copy_seconds", "copy_synced_seconds", "written_bytes")
+    rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in record["results"]]
+    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+    what = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return "\n".join(
+        [
+            MARKS[0],
+            "| model, MB | largest initializer, MB | peak memory, MB | bound, MB | processor, s | clock, s "
+            "| `cp`, s | `cp` and `sync`, s | written, MB |",
+            "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            *rows,
+            "",
+            f"Processor time grows with the power {record['slope']:.2f} of bytes over the whole range.",
+            f"{record['date']}; {where}; {what}; {machine['load']}.",
+            MARKS[1],
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -231,9 +260,7 @@ def main() -> None:
     points = [measure(size, arguments.repeats, arguments.directory) for size in arguments.gigabytes]
     table = Table(*(key.replace("_", " ").replace("bytes", "MB").replace("seconds", "s") for key in COLUMNS))
     for point in points:
-        table.add_row(
-            *(f"{point[key] / 1e6:,.0f}" if key.endswith("bytes") else f"{point[key]:.2f}" for key in COLUMNS)
-        )
+        table.add_row(*(_told(point, key) for key in COLUMNS))
     console = Console(width=150)
     console.print(table)
     grown = slope(points) if len(points) > 1 else None
@@ -255,6 +282,9 @@ def main() -> None:
         "results": points,
     }
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
+    page = PAGE.read_text()
+    start, end = page.index(MARKS[0]), page.index(MARKS[1]) + len(MARKS[1])
+    PAGE.write_text(page[:start] + section(record) + page[end:])
 
 
 if __name__ == "__main__":

@@ -87,8 +87,9 @@ class Fuser:
         rescaled = bool((scale != 1).any())
         values = lazy(weight)
         scaled: Array | Lazy
-        if values is None:
-            scaled = np.asarray(weight.values * scale.reshape(shape) if rescaled else weight.values).astype(dtype)
+        if values is None or not values.on_disk:
+            whole = np.asarray(weight.values)
+            scaled = (whole * scale.reshape(shape)).astype(dtype) if rescaled else whole
         else:
             scaled = Scaled(values, scale.reshape(shape)) if rescaled else values
         old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)

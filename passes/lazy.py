@@ -241,7 +241,7 @@ class Picked:
 def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     """The values of an initializer after their elements were moved or dropped."""
     values = lazy(tensor)
-    if values is not None and isinstance(move, Picked):
+    if values is not None and values.on_disk and isinstance(move, Picked):
         return Cut(values, move.picked)
     return np.ascontiguousarray(move(np.asarray(tensor.values)))
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import passes
-from benchmarks import growth
+from benchmarks import growth, large
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,6 +25,11 @@ def test_the_page_and_the_chart_are_those_of_the_record() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
     assert growth.section(record()) in page
     assert (ROOT / "docs" / "compile-time.svg").read_text() == growth.chart(record()["results"])  # type: ignore[arg-type]
+
+
+def test_the_page_has_the_figures_of_large_models() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "large.json").read_text())
+    assert large.section(found) in (ROOT / "docs" / "performance.md").read_text()
 
 
 def test_the_models_have_the_sizes_they_are_asked_for() -> None:
