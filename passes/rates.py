@@ -28,11 +28,11 @@ class Rates:
 
     block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
     plain, blocked, entering: for one multiply-add. tile: places of the output that a matrix product computes together;
-    few: as how many each counts where there are fewer.
-    lowered: for laying out one element of a window. depthwise: for one multiply-add of a blocked depthwise convolution;
-    alone, each: for one multiply-add and one channel of one that is not blocked. element: for one element that an
-    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
-    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any operator.
+    few: as how many each counts where there are fewer. lowered: for laying out one element of a window. depthwise: for
+    one multiply-add of a blocked depthwise convolution; alone, each: for one multiply-add and one channel of one that
+    is not blocked. element: for one element that an elementwise operator writes. reorder: for one element that is
+    brought into blocks or out of them. move: for one element that an adapter delivers, and copy: for each of the pieces
+    that a Gather takes one by one. node: for any operator.
     """
 
     name: str

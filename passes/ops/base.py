@@ -154,7 +154,7 @@ class Op:
         return None
 
     def in_blocks(self, node: gs.Node) -> Blocks:
-        """Whether a runtime that holds channels in blocks leaves them so here: at any width, or in whole blocks only."""
+        """Whether channels that a runtime holds in blocks can stay so here: at any width, or in whole blocks only."""
         return "never"
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
