@@ -42,7 +42,8 @@ NOT_RUN = {
     ],
     "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
     "trainer.md": [
-        "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1"
+        "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",
+        "with tf.distribute.MirroredStrategy().scope():",
     ],
     "tutorial-keras.md": ["pip install '.[demo]'"],
     "tutorial-onnx.md": ["git clone https://github.com/OWNER/maskc && cd maskc && pip install ."],
