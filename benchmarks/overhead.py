@@ -191,12 +191,11 @@ def main() -> None:
         status = Path("/proc/self/status").read_text().splitlines()
         print(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
         return
-    rows = [measure(name, options.rounds) for name in options.networks or networks()]
-    for row in rows:
-        print(json.dumps(row))
+    rows = []
+    for name in options.networks or networks():
+        rows.append(measure(name, options.rounds))
+        print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
-    if options.networks:
-        return
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
