@@ -37,6 +37,11 @@ _SWEEPS = 4
 # What is estimated to be faster by less than this share may not be: the table is not as exact.
 _DOUBT = 0.02
 
+# Nanoseconds, and the share of a model's time, that are worth computing channels which could go. In a network of some
+# microseconds the operators' own overhead decides, and what the table says of the rest is too rough.
+_WORTH = 10_000.0
+_WORTH_SHARE = 0.02
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -90,6 +95,8 @@ def chosen(
     whole = Layout(computed=set(range(len(graph.nodes))))
     if Timing(graph, whole, align).total() < best.time:
         best = choice(adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
+    if first.time - best.time < max(_WORTH, _WORTH_SHARE * first.time):
+        return plan, ()
     return best.plan, tuple(_widths(graph, plan, best.plan, best.least))
 
 

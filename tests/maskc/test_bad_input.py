@@ -698,7 +698,6 @@ def test_custom_operators_compile_with_a_warning_and_cannot_be_verified(tmp_path
     [
         ["bogus"],
         ["compile"],
-        ["compile", "a", "b"],
         ["compile", "a", "--bogus"],
         ["verify", "a"],
         ["verify", "a", "b", "--rtol", "much"],

@@ -195,7 +195,8 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
     everything = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), AVX512).total()
     compiled = prepared(shrink(source, align=AVX512).model)
     time = Timing(compiled, Layout(computed=set(range(len(compiled.nodes)))), AVX512).total()
-    assert time <= 1.001 * min(narrow, everything)
+    worth = max(passes.widths._WORTH, passes.widths._WORTH_SHARE * narrow)  # less is not acted on
+    assert time <= 1.001 * min(narrow, everything + worth)
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
