@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +22,8 @@ from passes.layout import Layout
 from passes.ops import rules
 from passes.tensors import Array, Index, describe, is_constant, is_float
 from passes.understanding import understood, with_subgraphs
+
+_LARGE = 4_000_000  # elements: so many weights are not left to be collected at some time
 
 
 def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
@@ -110,6 +114,8 @@ def flops_by_group(
     ends = np.cumsum([len(mask) for mask in masks.values()])[:-1]
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
     live = np.unique(group[group >= 0])
+    # Nodes and tensors hold each other, so the weights of every graph would wait for a collection.
+    large = sum(math.prod(t.dims) for t in model.graph.initializer) > _LARGE
     for kind in np.unique(kind_of[live]):
         alike = live[kind_of[live] == kind]
         if kind in counted.savings:
@@ -117,6 +123,8 @@ def flops_by_group(
             continue
         trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
         without = _compiled(bind(model, trial))
+        if large:
+            gc.collect()
         saving, where = compiled.flops - without.flops, _changed(compiled.nodes, without.nodes)
         saved[alike] = saving
         if where:  # what saves nothing as yet has no surroundings by which to notice that it does

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from passes import bind, count, flops_by_mask, sensitivity, shrink
@@ -131,6 +134,32 @@ def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest
     monkeypatch.setattr(sensitivity, "_compiled", lambda m: calls.append(m) or original(m))
     flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
     assert len(calls) == 3  # as it is, and one entry of each mask
+
+
+def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph's nodes and tensors hold each other; ten graphs of ResNet50 that wait to be collected are 2 GB."""
+    monkeypatch.setattr(sensitivity, "_LARGE", 1000)
+    depth = 6
+    body = "".join(f"a{i} = MatMul(h{i}, w{i})\n h{i + 1} = Mul(a{i}, m{i})\n" for i in range(depth))
+    signature = ", ".join(["float[N,32] h0", *(f"float[32] m{i}" for i in range(depth))])
+    weights = {f"w{i}": random(32, 32, seed=i) for i in range(depth)}
+    source = model(f"({signature}) => (float[N,32] h{depth})", body, **weights)
+    most = []
+    original = sensitivity._compiled
+
+    def counted(trial: onnx.ModelProto) -> sensitivity.Compiled:
+        most.append(sum(isinstance(thing, gs.Node) for thing in gc.get_objects()))
+        return original(trial)
+
+    monkeypatch.setattr(sensitivity, "_compiled", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        flops_by_mask(source, {f"m{i}": np.ones(32) for i in range(depth)})
+    finally:
+        gc.enable()
+    assert len(most) > depth
+    assert max(most) <= 4 * 2 * depth
 
 
 def test_bind_leaves_the_model_and_names_what_is_missing() -> None:
