@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Adapters, Debug, Json, Masks, Quiet, Rules, Shape, Verbose
+from maskc.cli.options import Adapters, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
 from maskc.cli.output import console, volume
 
 
@@ -33,12 +33,7 @@ def check(
             metavar="F", help="Fail when FLOPs before divided by FLOPs after is less than this.", show_default=False
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="How many models to compile at a time; by default one for each core.", show_default=False
-        ),
-    ] = None,
+    jobs: Jobs = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(

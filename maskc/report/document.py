@@ -6,10 +6,7 @@ docs/report_schema.py.
 
 from __future__ import annotations
 
-import platform
-import sys
 from dataclasses import dataclass, fields
-from os import cpu_count
 from typing import TYPE_CHECKING, Literal
 
 from maskc import __version__
@@ -18,6 +15,7 @@ from maskc.comparison.exact import ExactError
 from maskc.comparison.judge import OutputError
 from maskc.comparison.latency import Latency
 from maskc.report.compilation import now
+from maskc.report.environment import machine, versions
 from maskc.report.figures import Figures
 from maskc.report.layers import Layer
 from passes.report import Held, MaskedAxis, Width
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1
-
-# What the figures may depend on, beside maskc; told of what was loaded.
-_LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorflow")
 
 
 @dataclass(frozen=True)
@@ -112,8 +107,8 @@ def of_compilation(report: CompileReport) -> Document:
         schema=SCHEMA,
         command="compile",
         maskc=report.maskc,
-        versions=_versions(),
-        machine=_machine(),
+        versions=versions(),
+        machine=machine(),
         date=report.date,
         model=report.model,
         output=report.output,
@@ -141,8 +136,8 @@ def of_verification(result: Verification, names: tuple[str | None, str | None], 
         schema=SCHEMA,
         command="verify",
         maskc=__version__,
-        versions=_versions(),
-        machine=_machine(),
+        versions=versions(),
+        machine=machine(),
         date=now(),
         model=names[0],
         output=names[1],
@@ -160,12 +155,3 @@ def of_verification(result: Verification, names: tuple[str | None, str | None], 
         notes=(),
         warnings=(),
     )
-
-
-def _versions() -> dict[str, str]:
-    loaded = {name: sys.modules[name].__version__ for name in _LIBRARIES if name in sys.modules}
-    return {"python": platform.python_version()} | loaded
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {cpu_count()} cores"
