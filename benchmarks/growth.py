@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
+from benchmarks import circumstances, marks
 from benchmarks.chart import Panel, svg
 
 HERE = Path(__file__).parent
@@ -169,7 +167,7 @@ def chart(results: dict[str, Any]) -> str:
 
 def section(record: dict[str, Any]) -> str:
     """What docs/performance.md says of a run, between its marks."""
-    results, machine, versions = record["results"], record["machine"], record["versions"]
+    results = record["results"]
     rows = [
         f"| {label} | {point['nodes']:,} | {point['bytes'] / 1e6:,.1f} | {point['seconds_median']:.3f} "
         f"| {point['wall_seconds_median']:.3f} | {point['wall_seconds_least']:.3f} |"
@@ -180,19 +178,15 @@ def section(record: dict[str, Any]) -> str:
         )
         for point in points
     ]
-    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-    what = ", ".join(f"{name} {number}" for name, number in versions.items())
     return "\n".join(
         [
-            MARKS[0],
             "| | nodes | weights, MB | processor, s | clock, s | clock, least, s |",
             "|---|---:|---:|---:|---:|---:|",
             *rows,
             "",
             f"Time grows with the power {results['slope_nodes']:.2f} of nodes and {results['slope_bytes']:.2f} of",
             "bytes: slopes of the lines through the points.",
-            f"{record['date']}; {where}; {what}; {machine['load']}.",
-            MARKS[1],
+            circumstances.told(record),
         ]
     )
 
@@ -204,7 +198,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="*", default=MEGABYTES)
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     arguments = parser.parse_args()
-    load = [os.getloadavg()[0]]
+    load = os.getloadavg()[0]
     results: dict[str, Any] = {
         "resnet50": measure(resnet50(), 3 * arguments.repeats),
         "nodes": [measure(residual(n), arguments.repeats) for n in arguments.nodes],
@@ -231,21 +225,12 @@ def main() -> None:
     if arguments.dry:
         return
     record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "load": f"load of the machine {load[0]:.1f} before and {os.getloadavg()[0]:.1f} after",
-        },
-        "versions": {name: version(name) for name in ("numpy", "onnx", "onnx-graphsurgeon")},
+        **circumstances.found(load),
         "results": results,
     }
     (HERE / "results" / "growth.json").write_text(json.dumps(record, indent=2) + "\n")
     CHART.write_text(chart(results))
-    page = PAGE.read_text()
-    start, end = page.index(MARKS[0]), page.index(MARKS[1]) + len(MARKS[1])
-    PAGE.write_text(page[:start] + section(record) + page[end:])
+    marks.put(PAGE, MARKS, section(record))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -14,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import circumstances, marks
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "large.json"
@@ -228,23 +227,18 @@ def _told(point: dict[str, Any], key: str) -> str:
 
 def section(record: dict[str, Any]) -> str:
     """What docs/performance.md says of a run, between its marks."""
-    machine, versions = record["machine"], record["versions"]
     keys = ("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds")
     keys += ("copy_seconds", "copy_synced_seconds", "written_bytes")
     rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in record["results"]]
-    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-    what = ", ".join(f"{name} {number}" for name, number in versions.items())
     return "\n".join(
         [
-            MARKS[0],
             "| model, MB | largest initializer, MB | peak memory, MB | bound, MB | processor, s | clock, s "
             "| `cp`, s | `cp` and `sync`, s | written, MB |",
             "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
             *rows,
             "",
             f"Processor time grows with the power {record['slope']:.2f} of bytes over the whole range.",
-            f"{record['date']}; {where}; {what}; {machine['load']}.",
-            MARKS[1],
+            circumstances.told(record),
         ]
     )
 
@@ -269,22 +263,13 @@ def main() -> None:
     if arguments.dry:
         return
     record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "load": f"load of the machine {load:.1f} before and {os.getloadavg()[0]:.1f} after",
-        },
-        "versions": {name: version(name) for name in ("numpy", "onnx", "onnx-graphsurgeon")},
+        **circumstances.found(load),
         "goals": GOALS,
         "slope": grown,
         "results": points,
     }
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
-    page = PAGE.read_text()
-    start, end = page.index(MARKS[0]), page.index(MARKS[1]) + len(MARKS[1])
-    PAGE.write_text(page[:start] + section(record) + page[end:])
+    marks.put(PAGE, MARKS, section(record))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import marks
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 METHODS = ("fisher", "taylor", "magnitude", "random")
@@ -197,13 +199,9 @@ def draw(names: list[str]) -> None:
 
 def write_page(names: list[str]) -> None:
     """Puts the tables into docs/quality.md."""
-    page = DOCS / "quality.md"
-    text = page.read_text()
     for name in names:
-        start, end = f"<!-- {name}: written by benchmarks/quality.py -->\n", f"\n<!-- end of {name} -->"
-        before, rest = text.split(start)
-        text = before + start + tables(name) + rest[rest.index(end) :]
-    page.write_text(text)
+        ends = f"<!-- {name}: written by benchmarks/quality.py -->", f"<!-- end of {name} -->"
+        marks.put(DOCS / "quality.md", ends, tables(name))
 
 
 def main() -> None:
