@@ -55,12 +55,12 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html; for the search, python3 -m http.server -d site"
 
-# Nothing else should run meanwhile. Other tools to compare with go into .peers, an environment of their own.
+# Nothing else should run meanwhile. Other tools to compare with go into .peers, published models into .published.
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ONLY)
 
 clean:
-	rm -rf $(VENV) .peers site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .peers .published site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ensurepip is asked for because some systems ship a Python that cannot make a virtual environment with pip.
