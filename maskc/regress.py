@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,7 +17,7 @@ from maskc.report.compilation import CompileReport
 from maskc.report.terminal import ranges
 from maskc.rules import load
 from maskc.sizes import Shapes
-from passes.errors import in_brief
+from maskc.workers import attempt, check_jobs, each
 from passes.policy import Policy
 
 
@@ -143,58 +140,44 @@ class _Task:
 
     def run(self) -> Outcome:
         entry = self.baseline.models.get(self.model)
-        outcome = Outcome(self.model, self.file, before=entry, compared=self.compare)
         if self.options is None:
             path = self.baseline.path
-            error = f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
-            return dataclasses.replace(outcome, error=error, error_code=2)
-        try:
-            now, report = _measured(self.baseline, self.file, self.options)
-        except NotEquivalentError as error:
-            return dataclasses.replace(outcome, findings=(Finding("equivalence", str(error)),))
-        except MaskcError as error:
-            return dataclasses.replace(outcome, error=str(error), error_code=error.exit_code)
-        except MemoryError:
-            return dataclasses.replace(outcome, error="There is not enough memory.", error_code=2)
-        except Exception as error:  # one model must not keep the others from being checked
-            reason = f"{type(error).__name__}: {in_brief(error)}"
-            text = f"maskc failed unexpectedly ({reason}). Compile the model with --debug to see where."
-            return dataclasses.replace(outcome, error=text, error_code=2)
-        entry = entry if self.compare else None
-        return dataclasses.replace(
-            outcome,
-            now=now,
-            findings=tuple(findings(entry, now, report, self.limits)),
-            notes=(*report.warnings, *notes(entry, now)),
-        )
+            raise InputError(
+                f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
+            )
+        now, report = _measured(self.baseline, self.file, self.options)
+        found = findings(entry if self.compare else None, now, report, self.limits)
+        told = (*report.warnings, *notes(entry if self.compare else None, now))
+        return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
+
+    def ended(self, found: Outcome | MaskcError) -> Outcome:
+        """The outcome of a run that may have ended with an error."""
+        if isinstance(found, Outcome):
+            return found
+        entry = self.baseline.models.get(self.model)
+        outcome = Outcome(self.model, self.file, before=entry, compared=self.compare)
+        if isinstance(found, NotEquivalentError):
+            return dataclasses.replace(outcome, findings=(Finding("equivalence", str(found)),))
+        return dataclasses.replace(outcome, error=str(found), error_code=found.exit_code)
 
 
 def _all(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> list[Outcome]:
-    if jobs < 1:
-        raise InputError(f"The number of jobs must be 1 or more, and not {jobs}.")
-    outcomes = []
+    check_jobs(jobs)
+    outcomes = {}
     with progress.stage("Compiling and comparing models", len(tasks)) as stage:
-        for outcome in _run(tasks, min(jobs, len(tasks)), rules):
-            outcomes.append(outcome)
+        for index, found in _run(tasks, min(jobs, len(tasks)), rules):
+            outcome = outcomes[index] = tasks[index].ended(found)
             stage.advance(note=f"{outcome.model} is done")
             progress.detail(f"  {outcome.model}: {'passed' if outcome.passed else 'failed'}")
-    return outcomes
+    return [outcomes[index] for index in sorted(outcomes)]
 
 
-def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[Outcome]:
-    load(rules)
-    if jobs <= 1:
-        yield from map(_Task.run, tasks)
+def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[tuple[int, Outcome | MaskcError]]:
+    if jobs > 1:
+        yield from each(_Task.run, tasks, jobs, rules)
         return
-    # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=load, initargs=(tuple(rules),)) as pool:
-        try:
-            yield from pool.map(_Task.run, tasks)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "A process that compiled models ended without a word, most likely for want of memory. Try --jobs 1."
-            ) from error
+    load(rules)
+    yield from ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
 
 
 def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:

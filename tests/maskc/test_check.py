@@ -409,6 +409,21 @@ def test_rules_reach_every_process(repository: Path) -> None:
     assert "layer 'first' has 16 channels and had 8" in without.stdout
 
 
+def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository: Path) -> None:
+    rule = (
+        "import os\nimport passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
+        "class Fancy(passes.Elementwise):\n    "
+    )
+    model = build.save(build.custom(), repository / "models" / "c.onnx")
+    Path("rules.py").write_text(rule + "pass\n")
+    assert maskc("check", "--update", "--jobs", "1", "--rules", "rules.py", model).exit_code == 0
+    Path("rules.py").write_text(rule + "def reads(self, node, facts):\n        os._exit(9)\n")
+    done = process("check", "--jobs", 2, "--rules", "rules.py")
+    assert done.returncode == 2
+    assert "ended without a word (exit code 9)" in done.stdout + done.stderr
+    assert "Of 3 models, 1 could not be checked" in done.stdout
+
+
 def test_every_format_names_the_layer(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", unmask(3))
     files = [f"{name}=out.{name}" for name in regressions.FORMATS]
