@@ -61,7 +61,7 @@ def prune(model: Any, train_data: Any, target: float, method: str = "fisher", se
     """Prunes while training goes on, until `target` of the FLOPs is left."""
     optimizer = PruningOptimizer(
         keras.optimizers.Adam(5e-4),
-        prune_every=4,
+        prune_every=8,
         burn_in=60,
         decay=0.95,
         flops_target=target,

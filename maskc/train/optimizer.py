@@ -41,8 +41,9 @@ class PruningOptimizer(Wrapping):
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
             masks. With 0 it stops when every mask is down to `min_channels`.
-        flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves; a number w,
-            the one with the smallest `signal - w · FLOPs`.
+        flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves, where what it
+            would save beyond the target does not count; a number w, the one with the smallest
+            `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
         method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.methods`.
         schedule: None prunes one entry (with what is tied to it) at a time. "one-shot", "linear" and "cubic" (Zhu &

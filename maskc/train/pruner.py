@@ -149,7 +149,7 @@ class Pruner:
         """Zeroes entries of the masks in place and returns the FLOPs that are left."""
         flops, savings = self._cost.by_group(masks, self._groups)
         if self._settings.schedule is None:
-            chosen = next(self._ranked(masks, worth, savings), None)
+            chosen = next(self._ranked(masks, worth, savings, flops), None)
             if chosen is None:
                 self._warn_exhausted(flops)
                 return flops
@@ -160,7 +160,7 @@ class Pruner:
         while flops > asked:
             # What a group saves changes as others go, so each round closes no more than half of what is left.
             half, saved, order = (flops - asked) / 2, 0, []
-            for chosen in self._ranked(masks, worth, savings):
+            for chosen in self._ranked(masks, worth, savings, flops):
                 order.append(chosen)
                 saved += int(savings[chosen])
                 if saved >= half:
@@ -179,8 +179,11 @@ class Pruner:
             flops, savings = self._cost.by_group(masks, self._groups)
         return flops
 
-    def _ranked(self, masks: Any, worth: Any, savings: NDArray[np.int64]) -> Any:
+    def _ranked(self, masks: Any, worth: Any, savings: NDArray[np.int64], flops: int) -> Any:
         settings = self._settings
+        if settings.flops_weight == "auto":
+            # Else an entry that saves far more than is missing would look cheap, and quality go for nothing.
+            savings = np.minimum(savings, max(flops - self.target, 1))
         return ranked(masks, worth, self._groups, savings, settings.flops_weight, settings.min_channels)
 
     def _without(self, masks: Sequence[NDArray[Any]], gone: Sequence[int]) -> list[NDArray[np.float32]]:

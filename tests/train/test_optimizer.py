@@ -114,6 +114,24 @@ def test_the_entry_with_the_smallest_signal_per_flop_goes() -> None:
     assert layers[entry.mask].mask.numpy()[entry.channel] == 0
 
 
+@pytest.mark.parametrize(("missing", "goes"), [(1, "third"), (2000, "first")])
+def test_what_would_be_saved_beyond_the_target_does_not_count(missing: int, goes: str) -> None:
+    """Where one FLOP is missing, which any entry saves, the smallest signal goes though it is large for its FLOPs."""
+    model = plain()
+    cost = computational_cost(model)
+    savings = cost.gradient()
+    signals = {name: saving.astype(np.float32) for name, saving in savings.items()}
+    signals["first"][2] *= 0.9
+    assert savings["third"].max() < 0.9 * savings["first"][2] < 2000
+    optimizer = PruningOptimizer(
+        keras.optimizers.SGD(0.0), prune_every=1, decay=0.9999, flops_target=cost.flops() - missing
+    )
+    for name, signal in signals.items():
+        model.get_layer(name).signal.assign(signal)
+    train(model, optimizer, steps=1)
+    assert optimizer.history[0].mask == goes
+
+
 def test_a_large_flops_weight_goes_by_flops() -> None:
     model = plain()
     cost = computational_cost(model).gradient()
