@@ -11,7 +11,7 @@ import passes
 from maskc.errors import InputError
 from passes.pipeline import Shrunk, Watch
 from passes.policy import Policy
-from passes.rates import RATES, Rates
+from passes.rates import LINES, RATES, Lines, Rates
 from passes.store import Store
 
 #: no channel for the sake of a width, those that a table of rates says, or those that measuring here says; a number
@@ -19,6 +19,8 @@ from passes.store import Store
 Align = Literal["none", "auto", "measure"] | int
 
 WORDS: tuple[str, ...] = get_args(get_args(Align)[0])
+
+_TABLES: dict[str, Rates | Lines] = {**RATES, **LINES}
 
 #: how long `measure` times layers, in seconds
 SECONDS = 30.0
@@ -57,8 +59,8 @@ class Widths:
 
     def __post_init__(self) -> None:
         check(self.align)
-        if self.target is not None and self.target not in RATES:
-            raise InputError(f"There are no rates for '{self.target}'; there are for {' and '.join(sorted(RATES))}.")
+        if self.target is not None and self.target not in _TABLES:
+            raise InputError(f"There is no table of widths for '{self.target}'; there are: {', '.join(_TABLES)}.")
         if self.target is not None and self.align != "auto":
             raise InputError(f"A processor ('{self.target}') is named for align 'auto', and align is '{self.align}'.")
         if not self.seconds > 0:
@@ -69,22 +71,21 @@ class Widths:
         if self.align == "measure":
             from maskc.measuring import fastest
 
-            return fastest(model, adapters, watch, rates_for(None), self.seconds)
-        align = self.align if isinstance(self.align, int) else rates_for(self.target) if self.align == "auto" else None
+            return fastest(model, adapters, watch, RATES.get(instruction_set()), self.seconds)
+        align = self.align if isinstance(self.align, int) else self._table() if self.align == "auto" else None
         return passes.shrink(model, adapters, watch=watch, store=store, align=align)
 
     def notes(self) -> tuple[str, ...]:
         """What to know about how widths were chosen."""
-        return (NO_RATES,) if self.align == "auto" and rates_for(self.target) is None else ()
+        return (NO_RATES,) if self.align == "auto" and self._table() is None else ()
+
+    def _table(self) -> Rates | Lines | None:
+        """What `auto` goes by; None for processors of which nothing is known."""
+        return _TABLES.get(self.target or instruction_set())
 
 
 #: no channel stays for the sake of a width
 NO_WIDTHS = Widths("none")
-
-
-def rates_for(name: str | None) -> Rates | None:
-    """The rates of a processor, by default of this one; None if it has none."""
-    return RATES.get(name or instruction_set())
 
 
 def instruction_set() -> str:

@@ -87,6 +87,18 @@ class Rates:
         return self.node + wide * work.taps * places * self.blocked
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Kernels that read channels in pieces of so many bytes, and are slower where widths are no multiple of a piece."""
+
+    name: str
+    bytes: int
+
+    def multiple(self, itemsize: int) -> int:
+        """How many elements of `itemsize` bytes widths are rounded up to."""
+        return max(1, self.bytes // itemsize)
+
+
 def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -124,3 +136,7 @@ ANY = replace(_AVX512, name="any", block=1, step=1)
 
 #: by the instruction set that ONNX Runtime's kernels use on the processor
 RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _AVX2)}
+
+#: by ONNX Runtime's provider. Tensor cores want 4 elements of TF32 (what float32 is multiplied as), 8 of half
+#: precision, 16 of int8 (NVIDIA, Deep Learning Performance, Matrix Multiplication Background); not measured
+LINES = {"cuda": Lines("cuda", 16)}

@@ -10,7 +10,7 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,13 +23,13 @@ from passes.facts import Facts
 from passes.layout import Key, Layout, Least
 from passes.ops import rules
 from passes.policy import Policy
-from passes.rates import Rates
+from passes.rates import Lines, Rates
 from passes.report import Width
 from passes.tensors import describe
 from passes.timing import Forms, Timing
 
-#: a multiple to round widths up to, rates to choose widths by, or all channels
-Align = int | Rates | Literal["all"]
+#: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
+Align = int | Lines | Rates | Literal["all"]
 
 # Sweeps over all bundles; seldom does the third change anything.
 _SWEEPS = 4
@@ -66,10 +66,11 @@ def chosen(
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
         result = policy.plan(graph, facts, adapters, least)
         return result, tuple(_widths(graph, plan, result, least))
-    if isinstance(align, int):
+    if isinstance(align, int | Lines):
         bundles = Bundles(graph, facts, plan)
-        extras = _rounded(_written(graph, bundles.found), align)
-        least = _least(bundles, plan, extras, f"a multiple of {align}", Least())
+        extras = _rounded(_written(graph, bundles.found), _multiples(graph, bundles.found, align))
+        reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
+        least = _least(bundles, plan, extras, reason, Least())
         result = policy.plan(graph, facts, adapters, least) if extras else plan
         return result, tuple(_widths(graph, plan, result, least))
 
@@ -110,9 +111,18 @@ def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
     return {number: bundle for number, bundle in enumerate(bundles) if layers & bundle.along.keys()}
 
 
-def _rounded(bundles: dict[int, Bundle], multiple: int) -> dict[int, int]:
+def _multiples(graph: gs.Graph, bundles: list[Bundle], align: int | Lines) -> list[int]:
+    """What the width of each bundle is rounded up to a multiple of: by the smallest elements that are stored so."""
+    if isinstance(align, int):
+        return [align] * len(bundles)
+    sizes = {name: np.dtype(tensor.dtype).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
+    smallest = (min((sizes[name] for name, _ in bundle.along if sizes.get(name)), default=4) for bundle in bundles)
+    return [align.multiple(size) for size in smallest]
+
+
+def _rounded(bundles: dict[int, Bundle], multiples: Sequence[int]) -> dict[int, int]:
     """How many more of each bundle make it a multiple, where there are as many."""
-    missing = {number: -bundle.stored % multiple for number, bundle in bundles.items()}
+    missing = {number: -bundle.stored % multiples[number] for number, bundle in bundles.items()}
     return {number: more for number, more in missing.items() if 0 < more <= bundles[number].spare.size}
 
 
@@ -133,7 +143,7 @@ def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
         if bundle.spare.size and any(timing.steps[index].work for index in touched):
             regions[number] = frozenset(touched)
     found = {number: bundles[number] for number in regions}
-    starts = [{}, _rounded(found, timing.rates.block)]
+    starts = [{}, _rounded(found, [timing.rates.block] * len(bundles))]
     tried = [_improved(timing, found, regions, start) for start in starts]
     best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
     return {number: more for number, more in best.items() if more}

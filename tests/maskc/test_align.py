@@ -36,6 +36,7 @@ def test_each_way_to_choose(source: Path) -> None:
     assert compiled(source, "--align", "8") == [32, 64]
     assert compiled(source, "--align-for", "avx512") == [32, 60]
     assert compiled(source, "--align", "auto", "--align-for", "avx2") == [32, 60]
+    assert compiled(source, "--align-for", "cuda") == [32, 60]
 
 
 def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_cannot_be_asked_for(source: Path, word: str) -> None:
 
 
 def test_processors_that_cannot_be_named(source: Path) -> None:
-    unknown = "There are no rates for 'arm'; there are for avx2 and avx512."
+    unknown = "There is no table of widths for 'arm'; there are: avx512, avx2, cuda."
     refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
     refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
     refused(maskc("compile", source, "--align=measure", "--align-seconds=0"), 2, "must be more than 0")

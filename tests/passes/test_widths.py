@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import passes.widths
 from passes import count, shrink
@@ -15,7 +16,7 @@ from passes.clean import prepared
 from passes.layout import Layout
 from passes.ops.base import Work
 from passes.policy import plan
-from passes.rates import ANY, RATES, Rates
+from passes.rates import ANY, LINES, RATES, Rates
 from passes.timing import Timing
 from passes.understanding import understood
 from tests.generators import architectures
@@ -115,6 +116,30 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
     assert widths(odd.model)[:2] == [
         width if width <= 51 else was for width, was in zip(expected, (33, 50), strict=True)
     ]
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
+def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[int]) -> None:
+    """16 bytes, also of what is stored in 8 bits on its way from one layer to the next."""
+    source = chain(33, 50)
+    if bits in (16, 64):
+        kind = {16: np.float16, 64: np.float64}[bits]
+        for tensor in source.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+        for value in (*source.graph.input, *source.graph.output):
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    elif bits == 8:
+        for name in ("ar", "br"):
+            at, reader = next((i, n) for i, n in enumerate(source.graph.node) if name in n.input)
+            reader.input[0] = f"{name}d"
+            source.graph.node.insert(
+                at, helper.make_node("DequantizeLinear", [f"{name}q", "scale", "zero"], [f"{name}d"])
+            )
+            source.graph.node.insert(at, helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}q"]))
+        for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0))):
+            source.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    result = shrink(source, align=LINES["cuda"])
+    assert widths(result.model)[:2] == expected
 
 
 def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
