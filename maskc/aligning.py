@@ -71,7 +71,7 @@ class Widths:
         if self.align == "measure":
             from maskc.measuring import fastest
 
-            return fastest(model, adapters, watch, RATES.get(instruction_set()), self.seconds)
+            return fastest(model, adapters, watch, RATES.get(instruction_set()), self.seconds, store)
         align = self.align if isinstance(self.align, int) else self._table() if self.align == "auto" else None
         return passes.shrink(model, adapters, watch=watch, store=store, align=align)
 

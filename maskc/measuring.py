@@ -25,10 +25,12 @@ from maskc import progress, sampling
 from maskc.comparison.data import drawn
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.runtime import Session, import_onnxruntime
+from maskc.storage import EMBEDDED_LIMIT, embeds
 from passes.ops.base import Work
 from passes.pipeline import Shrunk, Watch
 from passes.policy import Policy
 from passes.rates import ANY, Rates
+from passes.store import Store
 
 # One layer is run for so many seconds, and so often at least.
 _SECONDS = 0.02
@@ -68,17 +70,28 @@ class Measured(Rates):
         return self.times[key] + self.node
 
 
-def fastest(model: onnx.ModelProto, adapters: Policy, watch: Watch, table: Rates | None, seconds: float) -> Shrunk:
+def fastest(
+    model: onnx.ModelProto,
+    adapters: Policy,
+    watch: Watch,
+    table: Rates | None,
+    seconds: float,
+    store: Store | None = None,
+) -> Shrunk:
     """The compiled model that runs fastest here: with the fewest channels, with widths chosen by timing, or with all.
 
-    All are timed in turns with their source. A model that cannot be run here on random inputs is compiled with widths
-    that were chosen by the times of its layers.
+    All are timed in turns with their source. A model that cannot be run here on random inputs, or whose weights are too
+    many to have three such models in memory, is compiled with widths that were chosen by the times of its layers; the
+    weights of the latter go to the store.
     """
-    narrow = passes.shrink(model, adapters, watch=watch)
+    large = not embeds(model, EMBEDDED_LIMIT)
     rates, save = measured(table, seconds)
     with progress.stage("Timing layers"):
-        wide = passes.shrink(model, adapters, watch=watch, align=rates)
+        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=store if large else None)
     save()
+    if large:
+        return wide
+    narrow = passes.shrink(model, adapters, watch=watch)
     try:
         with progress.stage("Timing the model"):
             ratios = _ratios([model, narrow.model, wide.model])

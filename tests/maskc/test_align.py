@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 import maskc as api
-from maskc import aligning, measuring
+from maskc import aligning, measuring, storage
 from maskc.errors import InputError
+from maskc.frontend import onnx_file
 from passes.ops.base import Work
 from passes.rates import ANY, RATES
 from tests.maskc import build
@@ -143,6 +144,24 @@ def test_takes_what_runs_fastest(
     monkeypatch.setattr(measuring, "_timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     monkeypatch.setattr(measuring, "_ratios", lambda _: ratios)
     assert widths(api.compile(source, align="measure").model)[:2] == expected
+
+
+def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would be in memory several times; they go to the file as with the other ways to align."""
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(measuring, "_timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    large = tmp_path / "large.onnx"
+    build.save_external(onnx.load(source), large)
+    monkeypatch.setattr(measuring, "EMBEDDED_LIMIT", 1000)
+    monkeypatch.setattr(measuring, "_ratios", lambda _: pytest.fail("no room for these models"))
+    for module in (storage, onnx_file):
+        monkeypatch.setattr(module, "STAYS", 1000)
+    assert maskc("compile", large, "--align", "measure", "-o", tmp_path / "small.onnx").exit_code == 0
+    assert widths(onnx.load(tmp_path / "small.onnx"))[:2] == [32, 60]
+    assert len(list(tmp_path.glob("small.onnx*"))) == 2, "weights stay beside the model"
 
 
 def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
