@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import summary
 from passes.lazy import lazy
 from passes.tensors import Array, Dim, is_constant, shape_of
+
+_SINGLE = np.finfo(np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,26 @@ class Ramp:
     high: float = math.inf
 
     def behind(self, first: Ramp) -> Ramp | None:
-        """Both as one, `first` first; None where that would be the same for every x, or not finite."""
-        scale, shift = self.scale * first.scale, self.scale * first.shift + self.shift
-        if scale == 0 or not (math.isfinite(scale) and math.isfinite(shift)):
+        """Both as one, `first` first; None where single precision has no such ramp, or where `first` rounds."""
+        if not (self.fits and first.fits) or rounds(first.shift, np.float32):
             return None
         ends = sorted(self.scale * end + self.shift for end in (first.low, first.high))
         low, high = (min(max(end, self.low), self.high) for end in ends)
-        return Ramp(first.data, scale, shift, low, high)
+        joint = Ramp(first.data, self.scale * first.scale, self.scale * first.shift + self.shift, low, high)
+        return joint if joint.fits else None
+
+    @property
+    def fits(self) -> bool:
+        """Whether its numbers are neither too large for single precision nor too small, and it is not constant."""
+        tiny, most = float(_SINGLE.smallest_normal), float(_SINGLE.max)
+        inside = tiny <= abs(self.scale) <= most and abs(self.shift) <= most
+        return inside and self.low <= self.high and self.low <= most and self.high >= -most
 
     def in_single_precision(self) -> Ramp:
         """With its numbers rounded: six sixths are one again."""
-        return Ramp(self.data, *(float(np.float32(v)) for v in (self.scale, self.shift, self.low, self.high)))
+        with np.errstate(over="ignore"):  # a bound that no number reaches
+            numbers = [float(np.float32(v)) for v in (self.scale, self.shift, self.low, self.high)]
+        return Ramp(self.data, *numbers)
 
     def factored(self) -> tuple[Ramp, float]:
         """A ramp that takes fewer operators, and what its result is to be multiplied by."""
@@ -66,6 +79,17 @@ class Ramp:
         if self.is_hard_sigmoid():
             return 1
         return (self.scale != 1) + (self.shift != 0) + ((self.low, self.high) != (-math.inf, math.inf))
+
+
+def rounds(shift: Array | float, dtype: object) -> bool:
+    """Whether to add this and take it away again rounds to halves or coarser, as is done on purpose."""
+    return bool(np.max(np.abs(shift), initial=0.0) * float(limits(dtype).eps) >= 0.5)
+
+
+def limits(dtype: object) -> np.finfo[Any]:
+    """The extent and the steps of a floating-point type; those of single precision where it is not known."""
+    known = np.float32 if dtype is None or isinstance(dtype, int) else dtype
+    return ml_dtypes.finfo(known)  # type: ignore[no-untyped-call]
 
 
 def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.affine import Affine
+from passes.affine import Affine, limits, rounds
 from passes.lazy import Lazy, Scaled, lazy
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import captured
-from passes.summary import is_finite
+from passes.summary import peaks
 from passes.tensors import SMALL, Array, is_constant, operand
 
 
@@ -47,7 +47,7 @@ class Fuser:
         data = affine.data
         if data.name in self._shared or len(data.outputs) != 1 or len(data.inputs) != 1:
             return False
-        if id(data.inputs[0]) not in self._own:
+        if id(data.inputs[0]) not in self._own or rounds(affine.shift, data.dtype):
             return False
         return rules(data.inputs[0]).takes(data.inputs[0], affine, self)
 
@@ -56,13 +56,16 @@ class Fuser:
         before = rules(node).affine(node)
         if before is None or (affine.axis is not None and affine.axis != before.axis):
             return False
+        index = 0 if is_constant(node.inputs[0]) else 1
+        old = node.inputs[index]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
+            values = np.asarray(values, np.asarray(old.values).dtype)
+        if rounds(before.shift, values.dtype) or not np.isfinite(values).all():
+            return False
         scaling = Affine(before.data, affine.scale, np.zeros(()), affine.axis)
         if (affine.scale != 1).any() and not self.fold(scaling):
             return False
-        index = 0 if is_constant(node.inputs[0]) else 1
-        old = node.inputs[index]
-        values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
-        values = np.asarray(values, np.asarray(old.values).dtype)
         node.inputs[index] = gs.Constant(self._names.fresh(old.name), values)
         return True
 
@@ -86,6 +89,8 @@ class Fuser:
         scale = np.broadcast_to(affine.scale, channels)
         rescaled = bool((scale != 1).any())
         values = lazy(weight)
+        if rescaled and not _keeps_precision(values or np.asarray(weight.values), axis, scale):
+            return False
         scaled: Array | Lazy
         if values is None or not values.on_disk:
             whole = np.asarray(weight.values)
@@ -93,8 +98,9 @@ class Fuser:
         else:
             scaled = Scaled(values, scale.reshape(shape)) if rescaled else values
         old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
-        shifted = (scale * old + affine.shift).astype(dtype)
-        if not (is_finite(scaled) and np.isfinite(shifted).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = (scale * old + affine.shift).astype(dtype)
+        if rounds(old, dtype) or not np.isfinite(shifted).all():
             return False
         if rescaled:
             node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)
@@ -102,3 +108,13 @@ class Fuser:
             constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
             node.inputs = [*list(node.inputs)[:2], constant]
         return True
+
+
+def _keeps_precision(values: Array | Lazy, axis: int, scale: Array) -> bool:
+    """Whether weights scaled along the axis are finite, and no slice becomes too small for its type to be exact."""
+    precision = limits(values.dtype)
+    most, tiny = float(precision.max), float(precision.smallest_normal)
+    before = peaks(values, axis).astype(np.float64)
+    after = before * np.abs(scale)
+    lost = (after < tiny) & (before >= tiny) & (scale != 0)
+    return bool((after <= most).all()) and not lost.any()

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.affine import Ramp
+from passes.affine import Ramp, rounds
 from passes.names import Names
 from passes.ops import rules
 from passes.subgraphs import captured
 
 _HARD_SWISH = 14  # the opset that brought the operator
 _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
+# Without a factor so large or so small the product could leave the range of single precision.
+_MOST = 2.0**16
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class _Joiner:
                 continue
             core, factor = inner.ramp.factored()
             outer = row.ramp.behind(Ramp(product.outputs[0], scale=factor))
-            if outer is None:
+            if outer is None or not core.fits or rounds(inner.ramp.shift, np.float32):
+                continue
+            if not 1 / _MOST <= abs(factor) <= _MOST:
                 continue
             core, outer = core.in_single_precision(), outer.in_single_precision()
             if core.operators() + outer.operators() < len(row.nodes) + len(inner.nodes):
@@ -131,7 +135,9 @@ class _Joiner:
 
     @staticmethod
     def _ramp(node: gs.Node) -> Ramp | None:
-        return rules(node).ramp(node) if node.outputs and node.outputs[0].dtype == np.float32 else None
+        """The node as a ramp in single precision; None if it is none."""
+        ramp = rules(node).ramp(node) if node.outputs and node.outputs[0].dtype == np.float32 else None
+        return ramp if ramp is not None and ramp.fits else None
 
     def _before(self, tensor: gs.Tensor) -> gs.Node | None:
         """The node that writes a tensor which is read once and not seen outside; None for other tensors."""

@@ -53,10 +53,17 @@ def is_filled_with(values: Array | Lazy, value: object) -> bool:
     return all(bool(np.all(block == value)) for block in blocks)
 
 
-def is_finite(values: Array | Lazy) -> bool:
-    """Whether all elements are finite numbers."""
-    blocks = values.blocks() if isinstance(values, Lazy) else [values]
-    return all(bool(np.isfinite(block).all()) for block in blocks)
+def peaks(values: Array | Lazy, axis: int) -> Array:
+    """The largest magnitude in each slice along an axis, not a number where one is not: the weight's type [size]."""
+    if not isinstance(values, Lazy):
+        return _peaks(values, axis)
+    found = [_peaks(block, axis) for block in values.blocks()]
+    return np.concatenate(found) if axis == values.lead else np.max(found, axis=0)
+
+
+def _peaks(block: Array, axis: int) -> Array:
+    others = tuple(a for a in range(block.ndim) if a != axis)
+    return np.asarray(np.maximum(block.max(axis=others, initial=0), -block.min(axis=others, initial=0)))
 
 
 def _summarise(values: Lazy) -> None:

@@ -331,8 +331,8 @@ class Arithmetic(Elementwise):
         return None if found is None else self.with_values(operands[0], *found)
 
     def ramp(self, node: gs.Node) -> Ramp | None:
-        affine = self.affine(node)
-        if affine is None or shape_of(affine.data) != shape_of(node.outputs[0]):
+        operands, affine = with_constant(node), self.affine(node)
+        if operands is None or affine is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
             return None
         scale, shift = _only(affine.scale), _only(affine.shift)
         return None if scale is None or shift is None else Ramp(affine.data, scale, shift)
@@ -478,7 +478,7 @@ class Extremum(Elementwise):
     def ramp(self, node: gs.Node) -> Ramp | None:
         operands = with_constant(node)
         found = None if operands is None else along_one_axis(operands[1], node.outputs[0])
-        if operands is None or found is None or shape_of(operands[0]) != shape_of(node.outputs[0]):
+        if operands is None or found is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
             return None
         bound = _only(found[0])
         return None if bound is None else Ramp(operands[0], **{"high" if node.op == "Min" else "low": bound})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
-from tests.passes.text import compiled, mask, model, operators, random, weight
+from tests.generators.check import assert_same_function
+from tests.passes.text import Array, compiled, mask, model, operators, random, weight
 
 BATCH_NORMALISATION = {
     "s": np.linspace(0.5, 1.5, 4),
@@ -112,3 +114,18 @@ def test_no_gather_is_left_that_takes_all_channels_in_order() -> None:
         halves=np.asarray([2, 2]),
     )
     compiled(source)
+
+
+def test_half_precision_takes_no_scale_that_it_cannot_hold() -> None:
+    """Scaled, the shift is infinite, or the weights are as small as the steps between the smallest numbers."""
+    large = half("a = MatMul(x, w)\n b = Add(a, shift)\n y = Mul(b, scale)", np.eye(4), shift=[-300.0] * 4, scale=300.0)
+    assert_same_function(large, compiled(large).model, cases=[{"x": np.float16([[299, 300, 301, 299.5]])}])
+    small = half("a = MatMul(x, w)\n b = Mul(a, scale)\n y = Relu(b)", random(4, 4) * 1e-3, scale=1e-3)
+    case = {"x": (random(8, 4, seed=1) * 1000).astype(np.float16)}
+    assert_same_function(small, compiled(small).model, cases=[case], rtol=1e-3)
+
+
+def half(body: str, weights: Array, **numbers: float | list[float]) -> onnx.ModelProto:
+    """A model of half precision."""
+    signature = "(float16[N,4] x) => (float16[N,4] y)"
+    return model(signature, body, **{k: np.float16(v) for k, v in {"w": weights, **numbers}.items()})

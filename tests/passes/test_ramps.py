@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.affine import Ramp
+from tests.generators.check import Runner, assert_same_function
 from tests.passes.text import compiled, model, operators, random
 
 SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
@@ -173,3 +174,68 @@ def test_two_ramps_are_one(first: tuple[float, float, bool, bool], second: tuple
 
 def _run(ramp: Ramp, x: np.ndarray) -> np.ndarray:
     return np.clip(ramp.scale * x + ramp.shift, ramp.low, ramp.high)
+
+
+@pytest.mark.parametrize("bounded", ["a = Max(u, k)\n b = Min(a, k)", "a = Min(k, u)\n b = Relu(a)"])
+def test_a_bound_that_adds_axes_stays(bounded: str) -> None:
+    """Behind an If whose branches differ nothing is known of them."""
+    branches = "then_branch = t () => (float[4] p) { p = Identity(x) }, "
+    branches += "else_branch = e () => (float q) { q = ReduceSum<keepdims=0>(x) }"
+    source = model(
+        "(float[4] x, bool f) => (float[r,c] y)",
+        f"u = If(f) <{branches}>\n {bounded}\n y = Relu(b)",
+        k=np.full((1, 1), 2.0),
+    )
+    x = np.float32([1, -2, 3, 4])
+    assert_same_function(source, compiled(source).model, cases=[{"x": x, "f": np.array(f)} for f in (True, False)])
+
+
+def row(body: str, **numbers: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Nodes on an input of four numbers, before and after."""
+    source = model("(float[N,4] x) => (float[N,4] y)", body, **{k: np.array(v) for k, v in numbers.items()})
+    return source, compiled(source).model
+
+
+@pytest.mark.parametrize(("op", "bound"), [("Max", np.inf), ("Min", -np.inf)])
+def test_a_bound_that_leaves_one_number_stays(op: str, bound: float) -> None:
+    source, result = row(f"a = {op}(x, n)\n b = Mul(a, two)\n y = Mul(b, two)", n=bound, two=2.0)
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1, -2, 3]])}])
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers"),
+    [
+        ("a = Mul(x, n)\n b = Mul(a, n)\n y = Clip(b, l, h)", {"n": 1e30, "l": -1.0, "h": 1.0}),
+        ("a = Mul(x, n)\n y = Mul(a, n)", {"n": 1e-23}),
+        ("a = Mul(x, s)\n b = Max(a, n)\n c = Mul(b, x)\n y = Mul(c, two)", {"s": 1e-30, "n": 1e10, "two": 2.0}),
+        ("a = Mul(x, s)\n b = Add(a, n)\n c = Mul(b, x)\n y = Mul(c, two)", {"s": 1e-30, "n": 1e10, "two": 2.0}),
+        (
+            "a = Add(x, n)\n b = Mul(a, s)\n c = Mul(a, b)\n r = Relu(c)\n y = Max(r, h)",
+            {"n": 1e20, "s": 1e-30, "h": 2.0},
+        ),
+        ("a = Relu(x)\n b = Min(a, n)\n c = Mul(b, x)\n y = Mul(c, k)", {"n": 1e-39, "k": 1e30}),
+    ],
+)
+def test_numbers_that_single_precision_does_not_have_stay_apart(body: str, numbers: dict[str, float]) -> None:
+    source, result = row(body, **numbers)
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1, -2, 3]])}])
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1e10, -2e10, 3e10]])}])
+
+
+@pytest.mark.parametrize("front", ["a = Identity(x)", "a = Conv(x, w)", "m = MatMul(x, w)\n a = Add(m, two)"])
+def test_what_rounds_to_whole_numbers_stays(front: str) -> None:
+    """A large number that is added and taken away again: what is smaller than one step of it is gone."""
+    square = {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)} if "w" in front else {}
+    shape = "N,4,1,1" if "Conv" in front else "N,4"
+    source = model(
+        f"(float[{shape}] x) => (float[{shape}] y)",
+        f"{front}\n b = Mul(a, third)\n c = Add(b, large)\n d = Sub(c, large)\n y = Mul(d, three)",
+        large=np.array(1.5 * 2**23),
+        third=np.array(1 / 3),
+        **{name: NUMBERS[name] for name in ("two", "three") if name in f"{front} three"},
+        **square,
+    )
+    x = np.float32([0.4, 1.2, -1.9, 3.3]).reshape(1, 4, *[1] * (shape.count(",") - 1))
+    result = compiled(source).model
+    expected, found = (Runner(m, optimize=False)({"x": x})[0] for m in (source, result))
+    np.testing.assert_array_equal(expected, found)
