@@ -42,14 +42,15 @@ Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled model and the report on how it was made."""
+    """A compiled model, the report on how it was made, and the files that were read for it."""
 
     model: ModelProto = field(repr=False)
     report: CompileReport
+    read: tuple[Path, ...] = field(default=(), repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as an ONNX file, whole or not at all. Raises `InputError` when that fails."""
-        storage.write_model(self.model, Path(path))
+        storage.write_model(self.model, Path(path), keep=self.read)
 
 
 def compile(
@@ -132,7 +133,7 @@ def compile_file(
         cannot_run = verify and result.verification is None  # which a warning has said
         if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
             result = _timed(result, source, compiled.model)
-        size = storage.write_model(compiled.model, output, store=store)
+        size = storage.write_model(compiled.model, output, store=store, keep=read)
     progress.detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
@@ -226,7 +227,7 @@ def _compile(
     )
     if verify:
         report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)
-    return Compiled(shrunk.model, report)
+    return Compiled(shrunk.model, report, source.files)
 
 
 def _tell_passes(report: passes.report.Report) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -69,14 +69,17 @@ def store_beside(path: Path) -> Iterator[Store]:
         raise _unwritable(path, error) from error
 
 
-def write_model(model: ModelProto, path: Path, limit: int | None = None, store: Store | None = None) -> int:
+def write_model(
+    model: ModelProto, path: Path, limit: int | None = None, store: Store | None = None, keep: Iterable[Path] = ()
+) -> int:
     """Write a model so that `path` is the old file or the whole new one at every moment; returns bytes
     written.
 
     Weights that do not fit in an ONNX file go to one beside it, `<name>.<hash>.data`. The hash of its content
     is in its name, so an existing model never finds new weights under the name it knows. Data files that an
-    earlier model of this name used are removed at the end. `store` is one from `store_beside` that holds weights of the
-    model already, and becomes that file. `limit` is that of `embeds`. Raises `InputError` when writing fails.
+    earlier model of this name used are removed at the end, but for those to `keep`. `store` is one from `store_beside`
+    that holds weights of the model already, and becomes that file. `limit` is that of `embeds`. Raises `InputError`
+    when writing fails.
     """
     try:
         earlier = _data_files(path)
@@ -84,7 +87,7 @@ def write_model(model: ModelProto, path: Path, limit: int | None = None, store: 
             data, weights = serialized(inlined(model)), None
         elif store is None:
             with store_beside(path) as empty:
-                return write_model(model, path, limit, empty)
+                return write_model(model, path, limit, empty, keep)
         else:
             model, weights = _write_weights(model, path, store)
             data = serialized(model)
@@ -95,7 +98,7 @@ def write_model(model: ModelProto, path: Path, limit: int | None = None, store: 
                 weights.unlink()
             raise
         for stale in earlier:
-            if stale != weights:
+            if stale != weights and not any(file.exists() and stale.samefile(file) for file in keep):
                 stale.unlink()
     except OSError as error:
         raise _unwritable(path, error) from error

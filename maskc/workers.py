@@ -83,11 +83,11 @@ def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tup
 
 
 def _received(ready: Connection) -> Any:
-    """What a process sent; None if it ended without a word."""
+    """What a process sent; None if it ended without a word, or in the middle of one."""
     with ready:
         try:
             return ready.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return None
 
 

@@ -121,10 +121,10 @@ def _shrunk(
     if after.flops > before.flops and wider:  # what is kept for its width takes more than what went
         return _shrunk(model, adapters, trace, clock, None, store, frugal=frugal)
     if after.flops > before.flops:
-        graph = prepared(model)
-        left = explain.explain(graph, facts.analyse(graph), layout.Layout(), adapters)
-        clean(graph)
-        plain = exported(graph, model, store)
+        source = prepared(model)
+        left = explain.explain(source, facts.analyse(source), layout.Layout(), adapters)
+        clean(source)
+        plain = exported(source, model, store)
         cost_of_plain = cost.count(plain)
         # where sizes behind a subgraph are not known to the source they count as 1 there, and there only
         if after.flops > cost_of_plain.flops:  # what is put back costs more than what went: nothing goes
@@ -132,6 +132,8 @@ def _shrunk(
             notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
             if trace is not None:
                 trace.stored.clear()
+        elif store is not None:  # which holds the weights of the other one now
+            compiled = exported(graph, model, store)
     if trace is not None:
         trace.stages["clean"] = compiled
     return Shrunk(compiled, Report(before, after, masked, held, clock.seconds, tuple(notes), clock.sizes, wider))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -121,17 +122,22 @@ def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
 
 
 def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
-    """Have the tensor say how long it is, which it may leave out.
+    """Have the tensor say how long it is, which it may leave out, or say with 0.
 
     Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
     """
     said = {entry.key: entry.value for entry in tensor.external_data}
-    try:
-        offset, needed = int(said.get("offset", 0)), stored_bytes(tensor)
-        length = int(said.get("length", needed))
-    except (KeyError, ValueError, TypeError):  # no such element type, or no number: reading it says so
-        return
     what = f"{path}: the data of tensor '{tensor.name}'"
+    for key in ("offset", "length"):
+        if not re.fullmatch(r"\d+", said.get(key, "0"), re.ASCII):
+            raise InputError(
+                f"{what} have '{said[key]}' for their {key}, which is no number of bytes. Export it again."
+            )
+    try:
+        needed = stored_bytes(tensor)
+    except (KeyError, ValueError, TypeError):  # no such element type: reading it says so
+        return
+    offset, length = int(said.get("offset", 0)), int(said.get("length", 0)) or needed
     if length != needed:
         raise InputError(f"{what} are {length} bytes as the model says, and its shape needs {needed}. Export it again.")
     if offset + needed > file.stat().st_size:
@@ -139,7 +145,9 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
             f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
             "The file is damaged or not whole; copy or export it again."
         )
-    if "length" not in said:
+    if int(said.get("length", 0)) != needed:
+        for entry in [entry for entry in tensor.external_data if entry.key == "length"]:
+            tensor.external_data.remove(entry)
         tensor.external_data.add(key="length", value=str(needed))
 
 

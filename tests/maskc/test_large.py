@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
+import maskc as api
 from benchmarks import large
 from maskc import frontend, storage
 from maskc.compiler import compile_file
@@ -161,6 +162,44 @@ def test_a_length_that_is_not_that_of_the_shape(tmp_path: Path) -> None:
     tensor.external_data[2].value = "12"
     build.save(light, source)
     refused(maskc("compile", source), 2, f"'{tensor.name}' are 12 bytes", "its shape needs")
+
+
+@pytest.mark.usefixtures("staying")
+@pytest.mark.parametrize(("key", "value"), [("offset", "-8"), ("offset", "1e3"), ("length", "all")])
+def test_a_place_that_is_no_number(tmp_path: Path, key: str, value: str) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    light = onnx.load(source, load_external_data=False)
+    tensor = next(t for t in light.graph.initializer if len(t.external_data) == 3)
+    next(entry for entry in tensor.external_data if entry.key == key).value = value
+    build.save(light, source)
+    refused(maskc("compile", source), 2, f"'{tensor.name}'", f"'{value}'", key)
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_length_of_0_is_none(tmp_path: Path) -> None:
+    """So ONNX and ONNX Runtime read it."""
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    light = onnx.load(source, load_external_data=False)
+    for tensor in light.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "0" if entry.key == "length" else entry.value
+    build.save(light, source)
+    compile_file(source, tmp_path / "out.onnx")
+
+
+@pytest.mark.usefixtures("staying")
+def test_files_that_are_read_never_go(tmp_path: Path) -> None:
+    """A compiled model under another name reads the file of weights that was written with it."""
+    source = scattered(build.mlp(masked=False, hidden=64), tmp_path)
+    compile_file(source, tmp_path / "out.onnx", verify=False)
+    (data,) = (name for name in files(tmp_path) if name.startswith("out.onnx."))
+    renamed = (tmp_path / "out.onnx").rename(tmp_path / "renamed.onnx")
+    masks = {"w1@1": np.arange(64) % 2}
+    np.savez(tmp_path / "masks.npz", **masks)
+    compile_file(renamed, tmp_path / "out.onnx", tmp_path / "masks.npz", verify=False)
+    assert data in files(tmp_path)
+    api.compile(renamed, masks).save(tmp_path / "out.onnx")
+    assert data in files(tmp_path)
 
 
 @pytest.mark.usefixtures("staying")

@@ -218,3 +218,24 @@ def test_constants_behind_a_normalisation_go_into_weights_in_files(tmp_path: Pat
     weights = {"w": rng.normal(size=(24, 4)), "k": np.arange(24.0) % 2, "s": rng.normal(size=24)}
     found = assert_same(text.model(SIGNATURE, body, **weights, b=rng.normal(size=24)), tmp_path)
     assert any(t.data_location == TensorProto.EXTERNAL and t.dims[1:] == [4] for t in found.graph.initializer)
+
+
+def test_weights_are_those_of_the_graph_that_is_returned(tmp_path: Path) -> None:
+    """Behind the If the source counts sizes as 1, so that it is prepared once more, to compare with."""
+    branches = "then_branch = yes () => (float[N,16] t) { t = Mul(m, s) }, "
+    branches += "else_branch = no () => (float[N,16] e) { c = Unsqueeze(k, zero) e = Mul(m, c) }"
+    rng = np.random.default_rng(0)
+    shapes = {"a": (24, 6), "w": (6, 16), "s": (16,), "v": (16, 30)}
+    source = text.model(
+        "(float[N,24] x, bool q) => (float[N,30] y)",
+        f"g = MatMul(x, a)\n n = Mul(g, l)\n h = MatMul(n, w)\n m = Mul(h, k)\ni = If(q) <{branches}>\n y = Gemm(i, v)",
+        zero=np.array([0]),
+        l=np.arange(6.0) % 2,
+        k=(np.arange(16) % 4 != 1).astype(float),
+        **{name: rng.normal(size=shape) for name, shape in shapes.items()},
+    )
+    expected, outside = shrink(source).model, in_files(source, tmp_path)
+    with Store(tmp_path / "compiled") as store:
+        found = shrink(outside, store=store).model
+        for tensor, other in zip(found.graph.initializer, expected.graph.initializer, strict=True):
+            np.testing.assert_array_equal(array_of(tensor), numpy_helper.to_array(other), err_msg=tensor.name)
