@@ -7,8 +7,9 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import fold, fuse, order, quantized, ramps, reorder
+from passes import ahead, cost, fold, fuse, inblocks, order, quantized, ramps, reorder, unroll
 from passes.errors import GraphError
+from passes.rates import Rates
 from passes.shaped import shaped
 
 
@@ -38,15 +39,22 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     return graph
 
 
-def clean(graph: gs.Graph) -> None:
-    """Leave nothing of the masks behind: fold, fuse, drop, share."""
+def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0) -> None:
+    """Leave nothing of the masks behind: fold, fuse, drop, share.
+
+    With rates, write what runs faster by them, as far as the graph does not come to more than these FLOPs.
+    """
     fold.fold_constants(graph)
     fold.drop_identities(graph)
     order.absorb_orders(graph)
     fuse.fuse(graph)
     ramps.join(graph)
+    ahead.fold_ahead(graph)
     fold.drop_identities(graph)
     fold.drop_unused(graph)
+    if rates is not None:
+        inblocks.stay_in_blocks(graph, rates, flops - cost.of_graph(graph).flops)
+        unroll.unroll(graph, rates, flops - cost.of_graph(graph).flops)
     quantized.restore(graph)
     fold.share_constants(graph)
 

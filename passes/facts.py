@@ -37,11 +37,13 @@ class Facts:
     which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
     `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below,
     `sums[name]` an axis along which the elements add up to one.
+    `adds_maps`: contractions may add what known maps bring, as a map, instead of reading these channels.
     `inside` holds the facts of the subgraphs of control flow, by their `id`.
     """
 
     opset: int
     frugal: bool = True
+    adds_maps: bool = True
     pattern: dict[str, dict[int, Pattern]] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine, limits, rounds
+from passes.changes import Change
 from passes.lazy import Lazy, Scaled, lazy
 from passes.names import Names
 from passes.ops import rules
@@ -51,6 +52,10 @@ class Fuser:
             return False
         return rules(data.inputs[0]).takes(data.inputs[0], affine, self)
 
+    def is_seen_outside(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor is an output of the graph, or a subgraph reads it."""
+        return tensor.name in self._shared
+
     def into_addend(self, node: gs.Node, affine: Affine) -> bool:
         """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it."""
         before = rules(node).affine(node)
@@ -75,12 +80,8 @@ class Fuser:
         `behind` is the axis of the output, from its end, along which that axis of the weights runs.
         """
         weight, bias = node.inputs[1], operand(node, 2)
-        if not is_constant(weight) or isinstance(weight.dtype, int) or (bias is not None and not is_constant(bias)):
+        if not _own(weight) or (bias is not None and not is_constant(bias)):
             return False
-        if isinstance(weight, Quantized):  # scaled, it would lie between its steps
-            return False
-        if len(weight.outputs) > 1 and int(np.prod(weight.shape)) > SMALL:
-            return False  # others read it as it is, and it would be stored twice
         channels = int(weight.shape[axis])
         if affine.axis not in (None, behind) or any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
             return False
@@ -88,15 +89,9 @@ class Fuser:
         shape = [channels if a == axis else 1 for a in range(len(weight.shape))]
         scale = np.broadcast_to(affine.scale, channels)
         rescaled = bool((scale != 1).any())
-        values = lazy(weight)
-        if rescaled and not _keeps_precision(values or np.asarray(weight.values), axis, scale):
+        if rescaled and not _keeps_precision(lazy(weight) or np.asarray(weight.values), axis, scale):
             return False
-        scaled: Array | Lazy
-        if values is None or not values.on_disk:
-            whole = np.asarray(weight.values)
-            scaled = (whole * scale.reshape(shape)).astype(dtype) if rescaled else whole
-        else:
-            scaled = Scaled(values, scale.reshape(shape)) if rescaled else values
+        scaled = _scaled(weight, scale.reshape(shape) if rescaled else None)
         old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = (scale * old + affine.shift).astype(dtype)
@@ -108,6 +103,80 @@ class Fuser:
             constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
             node.inputs = [*list(node.inputs)[:2], constant]
         return True
+
+    def from_inputs(self, node: gs.Node, affine: Affine, axes: tuple[int, int], groups: int = 1) -> Change | None:
+        """What puts an affine map of input 0 into the weights (input 1) and the bias (input 2); None if it cannot be.
+
+        `axes` are those of the weights that run along the channels of the output and, in each group, of the input.
+        """
+        weight, bias = node.inputs[1], operand(node, 2)
+        if not _own(weight) or (affine.shift.any() and bias is not None and not is_constant(bias)):
+            return None
+        values = lazy(weight)
+        if affine.shift.any() and values is not None and values.on_disk:  # all of it would have to be looked at again
+            return None
+        out, inner = axes
+        written, read = int(weight.shape[out]), int(weight.shape[inner])
+        if any(v.size not in (1, read * groups) for v in (affine.scale, affine.shift)):
+            return None
+        shape = [1] * len(weight.shape)
+        shape[inner] = read
+        if groups > 1:
+            shape[out] = written
+
+        def spread(values: Array) -> Array:
+            """What each element of the weights meets of the input's channels, in the axes of the weights."""
+            rows = np.broadcast_to(values, read * groups).reshape(groups, read)
+            rows = np.repeat(rows, written // groups, axis=0) if groups > 1 else rows
+            return rows.reshape(shape) if out < inner or groups == 1 else rows.T.reshape(shape)
+
+        rescaled = bool((affine.scale != 1).any())
+        scale = np.broadcast_to(affine.scale, read * groups)
+        if rescaled and groups > 1:  # each row of the weights meets other channels
+            spans = np.abs(scale).reshape(groups, read)
+            outer = np.repeat([spans.min(axis=1), spans.max(axis=1)], written // groups, axis=1)
+            if not all(_keeps_precision(values or np.asarray(weight.values), out, each) for each in outer):
+                return None
+        elif rescaled and not _keeps_precision(values or np.asarray(weight.values), inner, scale):
+            return None
+        scaled = _scaled(weight, spread(affine.scale) if rescaled else None)
+        shifted = None
+        if affine.shift.any():
+            others = tuple(a for a in range(len(shape)) if a != out)
+            shift = (np.asarray(weight.values, np.float64) * spread(affine.shift)).sum(axis=others)
+            old = np.zeros(written) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                shifted = (old + shift).astype(weight.dtype)
+            if rounds(affine.shift, weight.dtype) or rounds(old, weight.dtype) or not np.isfinite(shifted).all():
+                return None
+
+        def change() -> None:
+            if rescaled:
+                node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)
+            if shifted is not None:
+                constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
+                node.inputs = [*list(node.inputs)[:2], constant]
+
+        return change
+
+
+def _own(weight: gs.Tensor) -> bool:
+    """Whether a node may change its weights."""
+    if not is_constant(weight) or isinstance(weight.dtype, int):
+        return False
+    if isinstance(weight, Quantized):  # scaled, it would lie between its steps
+        return False
+    # what others read as it is would be stored twice
+    return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
+
+
+def _scaled(weight: gs.Constant, factors: Array | None) -> Array | Lazy:
+    """The weights times factors, in their type; read later if they are elsewhere."""
+    values = lazy(weight)
+    if values is None or not values.on_disk:
+        whole = np.asarray(weight.values)
+        return whole if factors is None else (whole * factors).astype(weight.dtype)
+    return values if factors is None else Scaled(values, factors)
 
 
 def _keeps_precision(values: Array | Lazy, axis: int, scale: Array) -> bool:

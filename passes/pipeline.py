@@ -17,6 +17,7 @@ from passes.export import exported
 from passes.inline import inlined
 from passes.ops import rules
 from passes.policy import Policy
+from passes.rates import Rates
 from passes.report import Report, Width
 from passes.store import Store
 from passes.trace import Trace
@@ -98,7 +99,7 @@ def _shrunk(
     wider: tuple[Width, ...] = ()
     if align is not None:
         with clock.timed("widths", graph):
-            plan, wider = widths.chosen(graph, found, plan, align, adapters)
+            plan, found, wider = widths.chosen(graph, found, plan, align, adapters)
     whole = policy.put_in(graph, plan) if adapters == "never" else []
     with clock.timed("explain"):
         masked, held = explain.explain(graph, found, plan, adapters, made)
@@ -109,7 +110,7 @@ def _shrunk(
         trace.stage("rewrite", graph, model)
         trace.stored.update(plan.stored)
     with clock.timed("clean", graph):
-        clean(graph)
+        clean(graph, align if isinstance(align, Rates) else None, before.flops)
         padding.keep_apart(graph, merged)
         compiled = exported(graph, model, store)
     with clock.timed("cost"):

@@ -22,17 +22,25 @@ from passes.ops.base import Work
 Form = Literal["plain", "blocked", "entering"]
 
 
+# Blocks of the output that a kernel computes at once.
+_AT_ONCE = 4
+
+
 @dataclass(frozen=True)
 class Rates:
     """Nanoseconds of one core, by what a kernel does.
 
     block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
-    plain, blocked, entering: for one multiply-add. tile: places of the output that a matrix product computes together;
-    few: as how many each counts where there are fewer. lowered: for laying out one element of a window. depthwise: for
-    one multiply-add of a blocked depthwise convolution; alone, each: for one multiply-add and one channel of one that
-    is not blocked. element: for one element that an elementwise operator writes. reorder: for one element that is
-    brought into blocks or out of them. move: for one element that an adapter delivers, and copy: for each of the pieces
-    that a Gather takes one by one. node: for any operator.
+    plain, blocked, entering: for one multiply-add. single: how much longer blocked and entering take for a block of the
+    output that is the last one beside whole fours, as a kernel computes four at once. resumed: for one element of the
+    output that an entering convolution takes up again, once for each channel it reads. tile: places of the output that
+    a matrix product computes together; few: as how many each counts where there are fewer. lowered: for laying out one
+    element of a window. depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has
+    strides; alone, each: for one multiply-add and one channel of one that is not blocked. touched: for one element that
+    a blocked convolution reads or writes, those that fill blocks up among them. element: for one element that an
+    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
+    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
+    operator.
     """
 
     name: str
@@ -41,12 +49,16 @@ class Rates:
     plain: float
     blocked: float
     entering: float
+    single: float
+    resumed: float
     tile: int
     few: float
     lowered: float
     depthwise: float
+    strided: float
     alone: float
     each: float
+    touched: float
     element: float
     reorder: float
     move: float
@@ -70,21 +82,27 @@ class Rates:
         """Nanoseconds of the convolution itself."""
         form = self.form(work, read, written)
         places = work.batch * math.prod(work.places)
-        if work.depthwise:
-            if form == "blocked":
-                return self.node + _up(written, self.block) * work.taps * places * self.depthwise
+        if work.depthwise and form != "blocked":
             return self.node + written * (work.batch * self.each + work.taps * places * self.alone)
-        groups = work.groups
-        inner, outer = read / groups, written / groups
         if form == "plain":
+            inner, outer = read / work.groups, written / work.groups
             alone = math.prod(work.places)
             tiled = work.batch * min(_up(alone, self.tile), self.few * alone)
             lowered = inner * work.taps * places * self.lowered
-            return self.node + groups * (inner * outer * work.taps * tiled * self.plain + lowered)
+            return self.node + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
+        taken = read if form == "entering" else _up(read, self.block)
+        moved = taken * math.prod(work.strides) + _up(written, self.block)
+        return self.node + places * (self._blocked(work, form, taken, written) + moved * self.touched)
+
+    def _blocked(self, work: Work, form: Form, read: int, written: int) -> float:
+        """Nanoseconds for each place of the output of a convolution that writes blocks."""
+        if work.depthwise:
+            return read * work.taps * (self.depthwise if max(work.strides) == 1 else self.strided)
+        blocks = _up(written, self.block) // self.block
+        wide = self.block * (blocks - 1 + self.single if blocks % _AT_ONCE == 1 else blocks) / work.groups
         if form == "entering":
-            return self.node + read * _up(written, self.block) * work.taps * places * self.entering
-        wide = _up(read, self.block) * _up(written, self.block) / groups
-        return self.node + wide * work.taps * places * self.blocked
+            return read * wide * (work.taps * self.entering + self.resumed)
+        return read * wide * work.taps * self.blocked
 
 
 @dataclass(frozen=True)
@@ -107,19 +125,23 @@ _AVX512 = Rates(
     name="avx512",
     block=16,
     step=4,
-    plain=1 / 46,
-    blocked=1 / 51,
-    entering=1 / 42,
+    plain=1 / 107,
+    blocked=1 / 126,
+    entering=1 / 128,
+    single=1.36,
+    resumed=0.016,
     tile=16,
     few=3.5,
-    lowered=0.24,
-    depthwise=1 / 18,
-    alone=0.37,
-    each=400.0,
-    element=0.2,
-    reorder=0.27,
-    move=0.25,
-    copy=7.4,
+    lowered=0.14,
+    depthwise=1 / 130,
+    strided=1 / 47,
+    alone=0.12,
+    each=200.0,
+    touched=0.06,
+    element=0.14,
+    reorder=0.15,
+    move=0.15,
+    copy=4.0,
     node=1500.0,
 )
 
@@ -128,7 +150,7 @@ _AVX2 = replace(
     _AVX512,
     name="avx2",
     block=8,
-    **{rate: 2 * getattr(_AVX512, rate) for rate in ("plain", "blocked", "entering", "depthwise")},
+    **{rate: 2 * getattr(_AVX512, rate) for rate in ("plain", "blocked", "entering", "depthwise", "strided")},
 )
 
 #: for a processor that is not known, where convolutions are timed: no channels are put into blocks

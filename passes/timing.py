@@ -14,12 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.facts import Facts
 from passes.layout import Key, Layout, at_ends
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
 from passes.rates import Rates
 from passes.tensors import is_constant, present, shape_of
 from passes.usual import usual_sizes
+
+# A map that is added is read as well: it takes so many times what another elementwise operator does.
+_ADDED = 1.5
 
 #: how many slices more than the plan are stored
 Gains = Mapping[Key, int]
@@ -51,8 +55,9 @@ class Port:
 class Step:
     """One node of the plan that is computed; `free` if it becomes a part of what is before it.
 
-    `fixed` are the nanoseconds of what does not depend on numbers of channels: multiply-adds that are no convolution's,
-    and adapters along other axes.
+    `scales`: it is a scale and shift that nothing takes, which is done on blocks as well as without. `maps`: known maps
+    are added to what it writes, and not in blocks. `fixed` are the nanoseconds of what does not depend on numbers of
+    channels: multiply-adds that are no convolution's, and adapters along other axes.
     """
 
     inputs: tuple[Port, ...]
@@ -60,15 +65,22 @@ class Step:
     work: Work | None
     blocks: Blocks
     free: bool
+    scales: bool
+    maps: bool
     fixed: float
 
 
 class Timing:
-    """Estimates of a plan, and of the same plan with other numbers of channels."""
+    """Estimates of a plan, and of the same plan with other numbers of channels.
 
-    def __init__(self, graph: gs.Graph, plan: Layout, rates: Rates) -> None:
+    `facts` are those that the plan was made with; without them no maps are taken to be added.
+    """
+
+    def __init__(self, graph: gs.Graph, plan: Layout, rates: Rates, facts: Facts | None = None) -> None:
         self.rates = rates
         self._plan = plan
+        self._facts = facts
+        self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
@@ -85,6 +97,10 @@ class Timing:
             step = self.steps[index]
             blocked, time = self._time(step, gains, forms)
             total += time + step.fixed
+            if step.maps:
+                moved = step.output.wide(gains) * step.output.each
+                total += self.rates.node + moved * self.rates.element * _ADDED
+                total += self._reordered(moved) if blocked else 0.0
             for port in step.inputs:
                 wanted = self._reads_blocks(step, blocked, port, gains)
                 written = forms.get(port.name, False)
@@ -97,7 +113,7 @@ class Timing:
                 if wanted != written and (port.name, wanted) not in there:
                     there.add((port.name, wanted))
                     total += self._reordered(moved)
-            forms[step.output.name] = blocked
+            forms[step.output.name] = blocked = blocked and not step.maps
             if blocked and step.output.name in self._outputs:
                 total += self._reordered(step.output.wide(gains) * step.output.each)
         return total
@@ -120,11 +136,13 @@ class Timing:
         computed = step.inputs
         blocked = bool(computed) and all(forms.get(p.name, False) and p.delivered is None for p in computed)
         if step.blocks == "never":
-            blocked = blocked and step.free
+            blocked = blocked and (step.free or step.scales)
         elif step.blocks == "whole":
             blocked = blocked and all(p.wide(gains) % self.rates.block == 0 for p in computed)
         else:  # operands of other sizes are broadcast, which is done without blocks
             blocked = blocked and len({p.each * p.wide(gains) for p in computed}) == 1
+        if step.scales and blocked:
+            return blocked, self.rates.node + written * step.output.each * self.rates.depthwise
         if step.free or (step.blocks == "always" and blocked):
             return blocked, 0.0
         return blocked, self.rates.node + written * step.output.each * self.rates.element
@@ -144,14 +162,30 @@ class Timing:
         inputs = tuple(self._ports(index, node))
         work = op.work(node) if inputs else None
         output = self._port(outputs[0])
+        affine = op.affine(node) if len(inputs) == 1 else None
+        free = affine is not None and affine.data.name in self._parts
+        if free or op.cost(node)[1]:
+            self._parts.add(outputs[0].name)
         return Step(
             inputs=inputs,
             output=output,
             work=work,
-            blocks=op.in_blocks(node),
-            free=len(inputs) == 1 and op.affine(node) is not None,
+            # an operand of no channels, or of sizes that are not known, is not in blocks
+            blocks=op.in_blocks(node) if len(inputs) == len(list(self._computed(node))) else "never",
+            free=free,
+            scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
+            maps=self._maps(index, node),
             fixed=self._other_doors(index, node) + (0.0 if work else self._multiplied(index, node)),
         )
+
+    def _maps(self, index: int, node: gs.Node) -> bool:
+        """Whether known maps of channels that the node does not see are added to its output."""
+        uneven = {} if self._facts is None or not node.inputs else self._facts.pattern.get(node.inputs[0].name, {})
+        found = False
+        for axis, pattern in uneven.items():
+            seen = self._plan.seen.get((index, 0, axis))
+            found = found or (seen is not None and bool((pattern.mask & ~seen).any()))
+        return found and rules(node).cost(node)[1] > 0 and is_constant(node.inputs[1])
 
     def _multiplied(self, index: int, node: gs.Node) -> float:
         """Nanoseconds of multiply-adds: of as many as are left where the first operand and the output are narrower."""

@@ -11,7 +11,7 @@ plan that is estimated to be faster is taken.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -48,6 +48,7 @@ class _Choice:
     """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
 
     plan: Layout
+    facts: Facts
     adapters: Policy
     least: Least
     timing: Timing
@@ -56,49 +57,52 @@ class _Choice:
 
 def chosen(
     graph: gs.Graph, facts: Facts, plan: Layout, align: Align, adapters: Policy
-) -> tuple[Layout, tuple[Width, ...]]:
-    """The plan with wider axes where that is wanted or faster, and the layers that it concerns.
+) -> tuple[Layout, Facts, tuple[Width, ...]]:
+    """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
 
     `plan` was made with this policy of `adapters`. With rates, no plan is returned that they say takes longer than
-    `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster.
+    `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
+    and channels that are known maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
         result = policy.plan(graph, facts, adapters, least)
-        return result, tuple(_widths(graph, plan, result, least))
+        return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
         bundles = Bundles(graph, facts, plan)
         extras = _rounded(_written(graph, bundles.found), _multiples(graph, bundles.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
         least = _least(bundles, plan, extras, reason, Least())
         result = policy.plan(graph, facts, adapters, least) if extras else plan
-        return result, tuple(_widths(graph, plan, result, least))
+        return result, facts, tuple(_widths(graph, plan, result, least))
 
-    def choice(adapters: Policy, least: Least, made: Layout | None = None) -> _Choice:
+    def choice(facts: Facts, adapters: Policy, least: Least, made: Layout | None = None) -> _Choice:
         result = policy.plan(graph, facts, adapters, least) if made is None else made
-        timing = Timing(graph, result, align)
-        return _Choice(result, adapters, least, timing, timing.total())
+        timing = Timing(graph, result, align, facts)
+        return _Choice(result, facts, adapters, least, timing, timing.total())
 
-    first = choice(adapters, Least(), plan)
+    first = choice(facts, adapters, Least(), plan)
     if not any(step.work for step in first.timing.steps):
-        return plan, ()
+        return plan, facts, ()
     starts = [first]
     if adapters == "auto" and first.timing.adapters:
-        starts.append(choice("never", Least()))
+        starts.append(choice(facts, "never", Least()))
+    if any(step.maps for step in first.timing.steps):
+        starts.append(choice(replace(facts, adds_maps=False), adapters, Least()))
     choices = list(starts)
     for start in starts:
         bundles = Bundles(graph, facts, start.plan)
         extras = _fastest(start.timing, bundles.found)
         if extras:
             least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
-            choices.append(choice(start.adapters, least))
+            choices.append(choice(start.facts, start.adapters, least))
     best = min(choices, key=lambda found: found.time)
     whole = Layout(computed=set(range(len(graph.nodes))))
     if Timing(graph, whole, align).total() < best.time:
-        best = choice(adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
+        best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time - best.time < max(_WORTH, _WORTH_SHARE * first.time):
-        return plan, ()
-    return best.plan, tuple(_widths(graph, plan, best.plan, best.least))
+        return plan, facts, ()
+    return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
 
 
 def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:

@@ -225,6 +225,10 @@ class Op:
         """Put an affine map of the output into the node's own constants; whether that was possible."""
         return False
 
+    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        """What puts an affine map of input `index` into the node's own constants; None if that cannot be."""
+        return None
+
     def written_out(self, node: gs.Node, facts: Facts, writing: Writing) -> bool:
         """Write the node out in simpler ones where that lets channels go; whether it was."""
         return False

@@ -20,6 +20,7 @@ from passes.ties import Tied
 
 if TYPE_CHECKING:
     from passes.affine import Affine
+    from passes.changes import Change
     from passes.facts import Facts
     from passes.fuse import Fuser
     from passes.order import Orders
@@ -239,6 +240,8 @@ class MatrixProduct(Op):
     def _adds_map(self, node: gs.Node, facts: Facts, weight: Side, uneven: Pattern, need: Mask) -> bool:
         """Whether one added map takes the place of the uneven slices that are needed."""
         x, w = node.inputs[1 - weight.index], node.inputs[weight.index]
+        if not facts.adds_maps:
+            return False
         read = uneven.mask & need
         axis = next(d.inner for d, other in self._facing(node) if other.index == weight.index)
         made_of = Absorbed(facts.weights(x, axis), facts.size(w, weight.free) or 1)
@@ -439,6 +442,11 @@ class MatMul(MatrixProduct):
         matrix = len(shape_of(node.inputs[1]) or ()) == 2
         return matrix and not affine.shift.any() and fuser.into_weights(node, affine, 1, 1)
 
+    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        """A scale of the rows; a shift has no place here."""
+        matrix = index == 0 and len(shape_of(node.inputs[1]) or ()) == 2 and affine.axis in (None, 1)
+        return fuser.from_inputs(node, affine, (1, 0)) if matrix and not affine.shift.any() else None
+
 
 @register("Gemm")
 class Gemm(MatrixProduct):
@@ -451,3 +459,13 @@ class Gemm(MatrixProduct):
         wide = bias is None or (constant and columns is not None and int(np.prod(bias.shape)) == columns[axis])
         plain = self.alpha(node) == self.beta(node) == 1.0
         return plain and wide and fuser.into_weights(node, affine, axis, 1)
+
+    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        bias, out = self.addend(node), 0 if node.attrs.get("transB", 0) else 1
+        if index != 0 or affine.axis not in (None, 1) or node.attrs.get("transA", 0):
+            return None
+        if affine.shift.any():
+            wide = bias is None or list(bias.shape) == [list(node.inputs[1].shape or (0, 0))[out]]
+            if not wide or self.alpha(node) != 1 or self.beta(node) != 1:
+                return None
+        return fuser.from_inputs(node, affine, (out, 1 - out))

@@ -267,7 +267,7 @@ class Convolution(Op):
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, gone: Mask) -> bool:
         """Whether one added map takes the place of the uneven channels. `gone` are all that need not be read then."""
         over, maps = self.windows(node), facts.pattern[node.inputs[0].name][1]
-        if not uneven.any() or over is None:
+        if not uneven.any() or over is None or not facts.adds_maps:
             return False
         places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
         made_of = Absorbed(facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, self._taps(node))
@@ -380,6 +380,14 @@ class Convolution(Op):
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
 
+    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        weight = node.inputs[1]
+        if index != 0 or not is_constant(weight) or affine.axis not in (None, len(weight.shape) - 1):
+            return None
+        if affine.shift.any() and not self.spreads_evenly(node):
+            return None
+        return fuser.from_inputs(node, affine, self.channel_axes, group_size(node))
+
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         return self._in_order(node, self.channel_axes[0], order, orders, bias=True) if axis == 1 else None
 
@@ -489,6 +497,9 @@ class ConvTranspose(Convolution):
 
     def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return group_size(node) == 1 and super().takes(node, affine, fuser)
+
+    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        return super().takes_ahead(node, index, affine, fuser) if group_size(node) == 1 else None
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         x, w = node.inputs[0], node.inputs[1]

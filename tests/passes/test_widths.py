@@ -87,9 +87,24 @@ def test_what_the_table_says_of_a_chain(first: int, second: int, expected: tuple
     assert_same_function(source, result.model)
 
 
-def test_one_more_channel_can_keep_a_layer_off_the_kernels_for_round_widths() -> None:
+def test_nothing_is_kept_where_either_kernel_takes_as_long() -> None:
     """What reads 20 channels is put into blocks of 16 and takes as long as with 32; what reads 21 is not."""
-    assert widths(shrink(chain(20, 40), align=AVX512).model)[0] == 21
+    assert widths(shrink(chain(20, 40), align=AVX512).model)[0] == 20
+
+
+def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> None:
+    """What reads 12 channels as they are goes over its output once for each; in blocks it does not."""
+    source = model(
+        "(float[1,16,56,56] x) => (float[1,16,56,56] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
+        wa=random(24, 16, 1, 1),
+        wb=random(96, 24, 1, 1, seed=1),
+        wc=random(16, 96, 1, 1, seed=2),
+        ma=live(12, 24),
+    )
+    result = shrink(source, align=AVX512)
+    assert widths(result.model) == [16, 96, 16]
+    assert_same_function(source, result.model)
 
 
 def test_a_depthwise_convolution_pays_for_a_few_more() -> None:

@@ -1,0 +1,94 @@
+"""Scales and shifts between convolutions that hold channels in blocks become operators that leave them there."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.affine import Affine
+from passes.layout import Layout
+from passes.names import Names
+from passes.ops import rules
+from passes.rates import Rates
+from passes.subgraphs import captured
+from passes.tensors import Array, shape_of, volume
+from passes.timing import Forms, Timing
+
+# Of a BatchNormalization, for each element.
+_FLOPS = 2
+
+
+def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
+    """Write scales and shifts of what is held in blocks as BatchNormalization, for no more FLOPs in addition than that.
+
+    ONNX Runtime brings channels out of blocks for a Mul or Add with a constant, and into them again for the next
+    convolution. A BatchNormalization behind an operator that writes blocks it computes as a depthwise convolution, in
+    blocks. Afterwards no Mul or Add with constants reads what these rates say to be in blocks, as far as the
+    FLOPs go.
+    """
+    forms: Forms = {}
+    timing = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), rates)
+    timing.of(range(len(timing.steps)), {}, forms)
+    writer = _Writer(graph)
+    nodes: list[gs.Node] = []
+    for node in graph.nodes:
+        row, taken = writer.row(node)
+        if row is None or not forms.get(row.data.name, False):
+            nodes.append(node)
+            continue
+        more = max(_FLOPS * volume(node.outputs[0]) - taken, 0)
+        if more > flops:
+            nodes.append(node)
+            continue
+        flops -= more
+        nodes.append(writer.normalization(node, row))
+    read = {t.name for t in graph.outputs} | {t.name for n in nodes for t in (*n.inputs, *captured(n))}
+    graph.nodes = [n for n in nodes if any(t.name in read for t in n.outputs)]
+
+
+class _Writer:
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names = Names(graph)
+        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+
+    def row(self, last: gs.Node) -> tuple[Affine | None, int]:
+        """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
+        whole = self._affine(last)
+        if whole is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
+            return None, 0
+        flops = rules(last).cost(last)[0]
+        while len(whole.data.inputs) == 1 and len(whole.data.outputs) == 1 and whole.data.name not in self._shared:
+            before = self._affine(whole.data.inputs[0])
+            if before is None:
+                break
+            flops += rules(whole.data.inputs[0]).cost(whole.data.inputs[0])[0]
+            shift = whole.scale * before.shift + whole.shift
+            whole = Affine(before.data, whole.scale * before.scale, shift, whole.axis or before.axis)
+        return whole, flops
+
+    @staticmethod
+    def _affine(node: gs.Node) -> Affine | None:
+        shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)
+        if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
+            return None
+        return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None
+
+    def normalization(self, last: gs.Node, row: Affine) -> gs.Node:
+        """A BatchNormalization in place of the nodes that end with this one."""
+        output = last.outputs[0]
+        channels = int(output.shape[1])
+
+        def constant(name: str, values: Array) -> gs.Constant:
+            spread = np.broadcast_to(np.asarray(values, np.float32), channels).copy()
+            return gs.Constant(self._names.fresh(f"{output.name}_{name}"), spread)
+
+        inputs = [
+            row.data,
+            constant("scale", row.scale),
+            constant("shift", row.shift),
+            constant("mean", np.zeros(())),
+            constant("variance", np.ones(())),
+        ]
+        name = self._names.fresh(f"{last.name or output.name}_in_blocks")
+        last.outputs = []
+        return gs.Node("BatchNormalization", name, {"epsilon": 0.0}, inputs, [output])

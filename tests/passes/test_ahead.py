@@ -1,0 +1,95 @@
+"""Scales and shifts that the contractions behind them take into their weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.passes.text import compiled, mask, model, operators, random
+
+AFFINE = {"s": random(4, 1, 1, seed=5), "t": random(4, 1, 1, seed=6)}
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_scale_and_shift_behind_an_activation_go_into_the_convolution_behind(group: int) -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,8,8,8] y)",
+        f"c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, s)\n a = Add(m, t)\n y = Conv<group={group}>(a, v, b)",
+        w=random(4, 3, 1, 1),
+        v=random(8, 4 // group, 1, 1, seed=1),
+        b=random(8, seed=2),
+        **AFFINE,
+    )
+    assert operators(compiled(source)) == ["Conv", "Sigmoid", "Conv"]
+
+
+def test_a_padded_convolution_takes_the_scale_only() -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,2,8,8] z)",
+        "c = Conv(x, w)\n r = Relu(c)\n m = Mul(r, s)\n y = Conv<pads=[1,1,1,1]>(m, v)\n"
+        "q = Sigmoid(c)\n n = Add(q, t)\n z = Conv<pads=[1,1,1,1]>(n, u)",
+        w=random(4, 3, 1, 1),
+        v=random(2, 4, 3, 3, seed=1),
+        u=random(2, 4, 3, 3, seed=2),
+        **AFFINE,
+    )
+    assert sorted(operators(compiled(source))) == ["Add", "Conv", "Conv", "Conv", "Relu", "Sigmoid"]
+
+
+def test_all_who_read_it_must_take_it() -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,4,8,8] z)",
+        "c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, s)\n y = Conv(m, v)\n z = Tanh(m)",
+        w=random(4, 3, 1, 1),
+        v=random(2, 4, 1, 1, seed=1),
+        **AFFINE,
+    )
+    assert operators(compiled(source)).count("Mul") == 1
+
+
+def test_products_of_matrices_take_a_scale_and_with_a_bias_a_shift() -> None:
+    source = model(
+        "(float[N,3] x) => (float[N,2] y)",
+        "h = MatMul(x, w)\n r = Sigmoid(h)\n m = Mul(r, s)\n g = MatMul(m, v)\n q = Tanh(g)\n n = Mul(q, s)\n"
+        "a = Add(n, t)\n y = Gemm<transB=1>(a, u, b)",
+        w=random(3, 4),
+        v=random(4, 4, seed=1),
+        u=random(2, 4, seed=2),
+        b=random(2, seed=3),
+        s=random(4, seed=4),
+        t=random(4, seed=5),
+    )
+    assert operators(compiled(source)) == ["MatMul", "Sigmoid", "MatMul", "Tanh", "Gemm"]
+
+
+def test_a_scale_along_another_axis_stays() -> None:
+    source = model(
+        "(float[N,3,4,4] x) => (float[N,2,4,4] y)",
+        "c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, columns)\n y = Conv(m, v)",
+        w=random(4, 3, 1, 1),
+        v=random(2, 4, 1, 1, seed=1),
+        columns=random(4, seed=2),
+    )
+    assert operators(compiled(source)).count("Mul") == 1
+
+
+def test_a_shift_that_would_drown_the_data_stays() -> None:
+    source = model(
+        "(float[N,4,8,8] x) => (float[N,2,8,8] y)",
+        "m = Add(x, far)\n y = Conv(m, v)",
+        v=random(2, 4, 1, 1, seed=1),
+        far=np.full((), -1e6),
+    )
+    assert operators(compiled(source)) == ["Add", "Conv"]
+
+
+def test_masked_channels_go_first() -> None:
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "c = Conv(x, w)\n k = Mul(c, open)\n r = Sigmoid(k)\n m = Mul(r, s)\n a = Add(m, t)\n y = Conv(a, v)",
+        w=random(4, 3, 1, 1),
+        v=random(2, 4, 1, 1, seed=1),
+        open=mask(1, 0, 1, 0),
+        **AFFINE,
+    )
+    assert operators(compiled(source)) == ["Conv", "Sigmoid", "Conv"]

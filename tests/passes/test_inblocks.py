@@ -1,0 +1,67 @@
+"""Scales and shifts that leave channels in blocks."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from passes import shrink
+from passes.rates import RATES
+from tests.generators.check import assert_same_function, assert_well_formed
+from tests.passes.text import mask, model, random
+
+AVX512 = RATES["avx512"]
+
+
+def between(middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)") -> onnx.ModelProto:
+    """Something in front of a padded convolution, from `r` to `a`, behind a layer half of which is masked."""
+    return model(
+        signature,
+        f"h = Conv(x, u)\n k = Mul(h, half)\n c = Conv(k, w)\n r = Sigmoid(c)\n {middle}\n"
+        " y = Conv<pads=[1,1,1,1]>(a, v)",
+        u=random(32, 16, 1, 1),
+        half=mask(*[1, 0] * 16),
+        w=random(32, 32, 1, 1),
+        v=random(16, 32, 3, 3, seed=1),
+        s=random(32, 1, 1, seed=2),
+        t=random(32, 1, 1, seed=3),
+        one=random(1, seed=4),
+    )
+
+
+def operators(source: onnx.ModelProto, **options: object) -> list[str]:
+    """Those of the compiled model, in order, once it was checked."""
+    result = shrink(source, **options).model  # type: ignore[arg-type]
+    assert_same_function(source, result)
+    assert_well_formed(source, result)
+    return [node.op_type for node in result.graph.node]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    ["m = Mul(r, s)\n a = Add(m, t)", "m = Mul(one, r)\n a = Add(m, t)", "a = Sub(r, t)", "a = Add(r, one)"],
+)
+def test_a_scale_and_shift_in_front_of_a_padded_convolution(middle: str) -> None:
+    source = between(middle)
+    assert operators(source, align=AVX512) == ["Conv", "Conv", "Sigmoid", "BatchNormalization", "Conv"]
+    assert "BatchNormalization" not in operators(source)
+
+
+def test_what_is_not_in_blocks_stays_as_it_is() -> None:
+    assert "BatchNormalization" not in operators(
+        between("p = Transpose<perm=[0,1,3,2]>(r)\n a = Add(p, t)"), align=AVX512
+    )
+
+
+def test_what_others_read_in_between_stays() -> None:
+    source = between(
+        "m = Mul(r, s)\n a = Add(m, t)", signature="(float[1,16,28,28] x) => (float[1,16,28,28] y, float[1,32,28,28] m)"
+    )
+    assert operators(source, align=AVX512).count("Mul") == 1
+
+
+def test_the_model_it_was_made_of_is_understood_again() -> None:
+    """A BatchNormalization that was written is read like any other when the result is compiled again."""
+    once = shrink(between("m = Mul(r, s)\n a = Add(m, t)"), align=AVX512).model
+    twice = shrink(once, align=AVX512).model
+    assert_same_function(once, twice)
