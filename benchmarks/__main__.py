@@ -29,6 +29,7 @@ class Step:
 STEPS = (
     Step("compiled"),
     Step("dense"),
+    Step("speedup"),
     Step("widths"),
     Step("growth"),
     Step("large"),

@@ -81,7 +81,8 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
     for value in model.graph.output:
         dims = known[value.name].type.tensor_type.shape.dim
         for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):
-            if not dim.HasField("dim_value") and found.HasField("dim_value"):
+            stated = dim.HasField("dim_value") and dim.dim_value >= 0  # some exporters write -1 for what is not known
+            if not stated and found.HasField("dim_value"):
                 dim.dim_value = found.dim_value
 
 

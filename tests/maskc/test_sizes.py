@@ -91,6 +91,14 @@ def test_verify_takes_the_same_sizes(tmp_path: Path) -> None:
     assert maskc("verify", source, compiled, "--shape", "x=?x3x12x11").exit_code == 1
 
 
+def test_a_size_of_minus_one_at_an_output_is_one_that_is_not_known() -> None:
+    source = padded()
+    for axis in (0, 2, 3):
+        source.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = -1
+    result = api.compile(source, shapes={"x": (1, 3, 8, 8)}, verify=False).model
+    assert [d.dim_value for d in result.graph.output[0].type.tensor_type.shape.dim] == [1, 64, 8, 8]
+
+
 def test_a_size_that_inputs_share_is_fixed_in_all_of_them() -> None:
     result = api.compile(two_inputs(), shapes={"left": (3, 4)})
     assert shapes(result.model) == {"left": [3, 4], "right": [3, 4], "y": [3, 2]}
