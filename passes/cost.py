@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -13,7 +15,7 @@ from passes.subgraphs import bodies, subgraphs
 from passes.tensors import describe, is_constant, is_float, size_of
 
 
-def count(model: onnx.ModelProto) -> Cost:
+def count(model: onnx.ModelProto, graph: gs.Graph | None = None) -> Cost:
     """Cost of a model for one example; dimensions without a size count as 1.
 
     FLOPs: matrix products `m n (2k - 1)`, convolutions `output elements · (2 · kernel · in / groups - 1)`, one more
@@ -21,9 +23,11 @@ def count(model: onnx.ModelProto) -> Cost:
     Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
     Loop or Scan one round.
 
+    graph: that of the model, where it is at hand; it is changed.
+
     Raises GraphError when the shapes contradict each other.
     """
-    return of_graph(shaped(model))
+    return of_graph(shaped(model, graph))
 
 
 def of_graph(graph: gs.Graph) -> Cost:
@@ -40,7 +44,7 @@ def of_graph(graph: gs.Graph) -> Cost:
         width = None if axis is None else size_of(node.outputs[0], axis)
         inner = (n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)
         read = [t for reader in (node, *inner) for t in reader.inputs]
-        new = {id(t): int(np.prod(t.shape)) for t in read if _is_weight(t) and id(t) not in weights}
+        new = {id(t): math.prod(t.shape) for t in read if _is_weight(t) and id(t) not in weights}
         weights |= new
         nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, sum(new.values())))
     return Cost(

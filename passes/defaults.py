@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import onnx
 
 
@@ -15,8 +16,10 @@ def overridable(model: onnx.ModelProto) -> set[str]:
     """
     if model.ir_version < 4:
         return set()
-    sizes = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer}
-    listed = {v.name for v in model.graph.input} & sizes.keys()
+    listed = {v.name for v in model.graph.input} & {t.name for t in model.graph.initializer}
+    if not listed:
+        return set()
+    sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer}
     return set() if 2 * sum(sizes[n] for n in listed) >= sum(sizes.values()) else listed
 
 

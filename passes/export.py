@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -55,7 +56,7 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
     model.graph.output.extend(source.graph.output)
     model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told)
     for tensor in _constants(graph):
-        if is_sparse(tensor) or int(np.prod(tensor.shape)) <= largest:
+        if is_sparse(tensor) or math.prod(tensor.shape) <= largest:
             _append(model.graph, tensor)
         else:
             model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 
@@ -68,7 +69,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     if any(isinstance(t.dtype, int) for t in operands.values()):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
-    room = max(SMALL, sum(int(np.prod(t.shape)) for t in operands.values() if len(t.outputs) == 1))
+    room = max(SMALL, sum(math.prod(t.shape) for t in operands.values() if len(t.outputs) == 1))
     size = _result_size(node)
     if size > room:
         return None
@@ -128,7 +129,7 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
 def _result_size(node: gs.Node) -> int:
     """Elements of the result where its shape is known beforehand, else 0."""
     shapes = [t.shape for t in node.outputs if t.shape is not None]
-    return sum(int(np.prod(s)) for s in shapes if all(isinstance(d, int) for d in s))
+    return sum(math.prod(s) for s in shapes if all(isinstance(d, int) for d in s))
 
 
 def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
@@ -188,7 +189,7 @@ def share_constants(graph: gs.Graph) -> None:
     seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
     for node in graph.nodes:
         for index, tensor in enumerate(list(node.inputs)):
-            if not is_constant(tensor) or isinstance(tensor.dtype, int) or int(np.prod(tensor.shape)) > _COMPARED:
+            if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
                 continue
             values = np.asarray(tensor.values)
             if values.dtype == object:

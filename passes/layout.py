@@ -269,14 +269,19 @@ class _Planner:
         candidates = [must, *(must | d.need for d in tried), union]
         if must is not asked:  # what follows from others may be computed itself
             candidates += [asked, *(asked | d.need for d in tried)]
-        candidates += self._sources(node, tensor, axis, must, size)
-        unit, added = self._unit(tensor, axis), self._added(node, tensor, axis, size)
-        best, best_cost = must, float("inf")
+        arriving = list(self._arriving(node, _position(node, tensor), axis, size))
+        candidates += [must | held for _, _, held in arriving]  # what the producer's inputs hold anyway
+        different: dict[bytes, Mask] = {}
         for candidate in candidates:
-            cost = (candidate & ~added).sum() * unit + sum(self._door(tensor, axis, candidate, d) for d in demands)
-            cost += self._inlets(node, tensor, axis, candidate)
-            if cost < best_cost and (candidate.any() or not best.any()):
-                best, best_cost = candidate, cost
+            different.setdefault(candidate.tobytes(), candidate)
+        best, best_cost = must, float("inf")
+        if len(different) > 1:
+            unit, added = self._unit(tensor, axis), self._added(node, tensor, axis, size)
+            for candidate in different.values():
+                cost = (candidate & ~added).sum() * unit + sum(self._door(tensor, axis, candidate, d) for d in demands)
+                cost += self._inlets(arriving, candidate)
+                if cost < best_cost and (candidate.any() or not best.any()):
+                    best, best_cost = candidate, cost
         if not must.any() and self._can_vanish(tensor, axis):
             return must
         return best.copy()
@@ -312,19 +317,9 @@ class _Planner:
             return move
         return min(move, demand.flops * float((stored & ~demand.need).sum()))
 
-    def _inlets(self, node: gs.Node, tensor: gs.Tensor, axis: int, stored: Mask) -> float:
+    def _inlets(self, arriving: list[tuple[gs.Tensor, int, Mask]], stored: Mask) -> float:
         """Cost of narrowing what the producer reads, where its inputs hold more for others anyway."""
-        total = 0.0
-        output = _position(node, tensor)
-        for source, a, held in self._arriving(node, output, axis, stored.size):
-            if (held & ~stored).any():
-                total += self._moving(source, a, held, stored)
-        return total
-
-    def _sources(self, node: gs.Node, tensor: gs.Tensor, axis: int, must: Mask, size: int) -> list[Mask]:
-        """What the producer's inputs hold anyway."""
-        output = _position(node, tensor)
-        return [must | held for _, _, held in self._arriving(node, output, axis, size)]
+        return sum((self._moving(t, a, held, stored) for t, a, held in arriving if (held & ~stored).any()), 0.0)
 
     def _arriving(self, node: gs.Node, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, Mask]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there."""

@@ -11,8 +11,8 @@ class Names:
     """Names that nothing in a graph has, subgraphs included; the same graph gives the same names."""
 
     def __init__(self, graph: gs.Graph) -> None:
+        self._graph = graph
         self._taken: set[str] = set()
-        self._collect(graph)
 
     def _collect(self, graph: gs.Graph) -> None:
         self._taken |= {t.name for t in [*graph.inputs, *graph.outputs]}
@@ -23,6 +23,8 @@ class Names:
 
     def fresh(self, hint: str) -> str:
         """`hint`, with a number behind it if it is taken."""
+        if not self._taken:  # most never make a name
+            self._collect(self._graph)
         name, number = hint, 0
         while name in self._taken:
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -56,10 +57,23 @@ def shrink(
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
     model = inlined(model)
-    result = _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=False)
-    if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-        return _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=True)
+    with _uncollected():
+        result = _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=False)
+        if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
+            return _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=True)
     return result
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without searches for unused cycles: there are next to none, and each visits all nodes and tensors of a graph."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _shrunk(
@@ -114,7 +128,8 @@ def _shrunk(
         padding.keep_apart(graph, merged)
         compiled = exported(graph, model, store)
     with clock.timed("cost"):
-        after = cost.count(compiled)
+        # where inputs have defaults, it is the file that decides whether they are weights of it
+        after = cost.count(compiled, None if defaults.overridable(model) else graph)
     notes = [*_notes(model), *unknown]
     if whole:
         names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")

@@ -22,14 +22,16 @@ from passes.subgraphs import bodies
 from passes.tensors import Array, describe
 
 
-def shaped(model: onnx.ModelProto) -> gs.Graph:
+def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
+
+    graph: that of the model, where it is at hand, which is then changed and returned.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other, or what the model declares.
     """
     model = inlined(defaults.opened(model))
-    graph = _imported(model)
+    graph = _imported(model) if graph is None else graph
     outline = model
     light = inferred(outline)
     annotate(graph, light)

@@ -90,14 +90,17 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def _without_weights(model: onnx.ModelProto, stand_ins: bool = True) -> onnx.ModelProto:
+    """The model with large initializers as inputs; `stand_ins`: for operators whose shapes onnx does not know."""
     light = onnx.ModelProto()
     light.ir_version = max(model.ir_version, 4)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)
     graph = light.graph
     graph.name = model.graph.name
-    graph.node.extend(_inferable(node) for node in model.graph.node)
+    graph.node.extend(model.graph.node)
+    if stand_ins:
+        _put_stand_ins(graph)
     graph.value_info.extend(model.graph.value_info)
     initializers = {t.name for t in model.graph.initializer}
     graph.input.extend(v for v in model.graph.input if v.name not in initializers)
@@ -118,8 +121,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def annotated(model: onnx.ModelProto) -> set[str]:
     """Tensors noted in the model that an operator writes which onnx does not know."""
-    unknown = {name for n in model.graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
-    return unknown & {v.name for v in model.graph.value_info}
+    unknown = _unknown(model.graph)
+    return unknown & {v.name for v in model.graph.value_info} if unknown else set()
 
 
 def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
@@ -127,9 +130,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
 
     `light` is what was inferred of the model.
     """
-    strict = _without_weights(model)
-    del strict.graph.node[:]  # what stands in for an operator may be more particular than that is
-    strict.graph.node.extend(model.graph.node)
+    strict = _without_weights(model, stand_ins=False)  # they may be more particular than the operator is
     for node in strict.graph.node:
         node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
     del strict.graph.value_info[:]
@@ -166,7 +167,7 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     What a model declares need not be true, and sizes that an exporter wrote under a name of its own for each tensor say
     less than those inferred again.
     """
-    told = {name for n in graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
+    told = _unknown(graph)
     written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
     kept = [v for v in graph.value_info if v.name in told]
     del graph.value_info[:]
@@ -178,18 +179,32 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
         _forget_declared(body)
 
 
-def _inferable(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node, or one with the same output shapes in place of an operator whose shapes onnx does not know."""
+def _put_stand_ins(graph: onnx.GraphProto) -> None:
+    """Put operators with the same output shapes in the place of those whose shapes onnx does not know."""
+    likes = {kind: _stand_in(*kind) for kind in {(n.domain, n.op_type) for n in graph.node}}
+    for node in graph.node if any(likes.values()) else ():
+        like = likes[node.domain, node.op_type]
+        if like:
+            node.op_type, node.domain = like, ""
+
+
+def _stand_in(domain: str, op: str) -> str:
+    """An operator with the same output shapes, if onnx does not know those of this one; else ""."""
     from passes.ops.base import rules_of  # the rules themselves ask about shapes
 
-    like = rules_of(node.domain, node.op_type).like
-    known_to_onnx = onnx.defs.has(node.op_type, node.domain)
-    if not like or (known_to_onnx and onnx.defs.get_schema(node.op_type).has_type_and_shape_inference_function):
-        return node
-    known = onnx.NodeProto()
-    known.CopyFrom(node)
-    known.op_type, known.domain = like, ""
-    return known
+    like = rules_of(domain, op).like
+    known_to_onnx = onnx.defs.has(op, domain)
+    if not like or (known_to_onnx and onnx.defs.get_schema(op).has_type_and_shape_inference_function):
+        return ""
+    return like
+
+
+def _unknown(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that operators write which onnx does not know."""
+    kinds = {(n.op_type, n.domain) for n in graph.node}
+    strange = {kind for kind in kinds if not onnx.defs.has(*kind)}
+    nodes = graph.node if strange else ()
+    return {name for n in nodes if (n.op_type, n.domain) in strange for name in n.output}
 
 
 def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
@@ -313,6 +328,7 @@ def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
 
 def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
     inferred_types = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
+    dtypes: dict[int, object] = {}
     for tensor in [*graph.inputs, *(t for node in graph.nodes for t in node.outputs)]:
         value = inferred_types.get(tensor.name)
         if isinstance(tensor, gs.Constant) or tensor.is_empty():
@@ -320,12 +336,17 @@ def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
         if value is None or not value.type.HasField("tensor_type"):
             tensor.shape = None
             continue
-        tensor.shape = dims_of(value)
+        dims = dims_of(value)
+        if tensor.shape != dims:  # asking takes less than setting
+            tensor.shape = dims
         element = value.type.tensor_type.elem_type
-        try:
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(element) if element else tensor.dtype
-        except KeyError:
-            tensor.dtype = int(element)
+        if element not in dtypes:
+            try:
+                dtypes[element] = onnx.helper.tensor_dtype_to_np_dtype(element)
+            except KeyError:
+                dtypes[element] = int(element)
+        if element:
+            tensor.dtype = dtypes[element]
     for node, proto in zip(graph.nodes, light.node, strict=True):
         inside = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
         for name, value in node.attrs.items():

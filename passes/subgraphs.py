@@ -55,7 +55,7 @@ def _read(graph: gs.Graph) -> Iterator[gs.Tensor]:
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
-    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
 
 
 def _named(graph: gs.Graph) -> Iterator[gs.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     shape = tensor.shape
     if shape is None or not all(isinstance(d, (int, np.integer)) for d in shape):
         return None
-    return tuple(int(d) for d in shape)
+    return tuple(map(int, shape))
 
 
 def size_of(tensor: gs.Tensor, axis: int) -> int | None:
@@ -66,8 +67,11 @@ def volume(tensor: gs.Tensor) -> int:
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether the elements are floating-point numbers (of any width), as far as the type is known."""
     dtype = tensor.dtype
-    if dtype is None:
-        return True
+    return dtype is None or _is_floating(dtype)
+
+
+@functools.cache
+def _is_floating(dtype: Any) -> bool:
     if isinstance(dtype, (int, np.integer)):  # an ONNX type that numpy does not have
         return True
     return np.dtype(dtype).kind not in "iubSUO" and "int" not in np.dtype(dtype).name

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from maskc.comparison.double import Evaluator
-from passes import shrink
+from passes import count, shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
 from tests.passes.text import Array, compiled, model, operators, random, weight
@@ -77,6 +77,17 @@ def test_a_mask_that_the_caller_may_override_masks_nothing() -> None:
     result = compiled(listed(two_layers(), "k"))
     assert [i.name for i in result.model.graph.input] == ["x", "k"]
     assert weight(result, "MatMul").shape == (4, 8)
+
+
+def test_what_is_counted_is_what_the_file_says() -> None:
+    """Of what is left most are defaults, so whoever reads the file takes them to be weights."""
+    keep = np.zeros(8, np.float32)
+    keep[0] = 1
+    text = "s = Mul(x, t) h = MatMul(s, w) m = Mul(h, k) o = MatMul(m, v) y = Mul(o, u)"
+    values = {"t": random(4), "w": random(4, 8), "k": keep, "v": random(8, 3), "u": random(3)}
+    result = compiled(listed(model("(float[N,4] x) => (float[N,3] y)", text, 17, **values), "t", "u"))
+    assert [i.name for i in result.model.graph.input] == ["x", "t", "u"]
+    assert result.report.after == count(result.model)
 
 
 # -- element types -------------------------------------------------------------------------------------------------
