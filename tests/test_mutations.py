@@ -25,6 +25,7 @@ def judged(score: dict[str, Any], mutants: int, correct: int) -> None:
     assert score["located"] >= 0.95 * score["mutants"], score["misplaced"]
 
 
+@pytest.mark.slow
 def test_a_few_mutants() -> None:
     judged(mutations.run(12, 12).to_json(), 12, 12)
 

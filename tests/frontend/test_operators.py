@@ -227,6 +227,7 @@ def test_positions_of_extremes(keras: Any) -> None:
     np.testing.assert_array_equal(actual, [[1, 2], [2, 1], [0, 1], [1, 0]])
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None:
     """Loops, attention and shared constants, converted twice here and once in another process."""
     import subprocess

@@ -217,6 +217,7 @@ def test_what_is_not_a_number_is_never_better() -> None:
     assert not monitor.better(math.nan, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_training_that_goes_on_voids_what_was_fine_tuned_before(files: Path, tmp_path: Path) -> None:
     for epochs in (1, 3):
