@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, layout, padding, policy, rewrite, widths
+from passes import cost, defaults, explain, facts, fold, layout, padding, policy, rewrite, widths
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -93,8 +93,9 @@ def _shrunk(
         before = cost.of_graph(graph)
     clock.measure("source", graph)
     with clock.timed("prepare"):
+        fold.drop_identities(graph)
+        merged = padding.merged(graph)  # nodes that nobody reads are still there, and count as readers
         graph = simplified(graph)
-        merged = padding.merged(graph)
     clock.measure("prepare", graph)
     unknown = _without_rules(graph)
     if trace is not None:

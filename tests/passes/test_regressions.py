@@ -292,6 +292,19 @@ def test_padding_that_only_a_maximum_still_reads(opset: int) -> None:
     check(graph(text % pads, opset, **constants))
 
 
+def test_padding_that_a_maximum_and_a_node_without_readers_read() -> None:
+    """ONNX Runtime counts the latter, and does not merge; when it is gone nothing but the maximum reads the padding."""
+    text = """(float[N,3,5,5] x) => (float[N,8,3,3] y) {
+        a = Conv(x, w)
+        b = Sub(a, twenty)
+        c = Pad(b, pads)
+        i = Identity(c)
+        y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (i)
+        e = Relu(c)
+    }"""
+    check(graph(text, w=(8, 3, 1, 1), twenty=np.full((1,), 20.0), pads=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+
+
 def test_question_marks_for_different_sizes() -> None:
     """Some exporters call every size they do not know "?"; two of them need not be equal."""
     source = graph(
