@@ -1,4 +1,4 @@
-"""Scales and shifts between convolutions that hold channels in blocks become operators that leave them there."""
+"""Scales, shifts and gates between convolutions that hold channels in blocks become operators that leave them there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.affine import Affine
+from passes.gates import gated
 from passes.layout import Layout
 from passes.names import Names
 from passes.ops import rules
@@ -19,12 +20,12 @@ _FLOPS = 2
 
 
 def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
-    """Write scales and shifts of what is held in blocks as BatchNormalization, for no more FLOPs in addition than that.
+    """Write what is done to channels in blocks so that they stay there, for no more FLOPs in addition than these.
 
-    ONNX Runtime brings channels out of blocks for a Mul or Add with a constant, and into them again for the next
-    convolution. A BatchNormalization behind an operator that writes blocks it computes as a depthwise convolution, in
-    blocks. Afterwards no Mul or Add with constants reads what these rates say to be in blocks, as far as the
-    FLOPs go.
+    ONNX Runtime brings channels out of blocks for a Mul or Add whose operands are not of the same sizes, and into them
+    again for the next convolution. A BatchNormalization behind an operator that writes blocks it computes as a
+    depthwise convolution, and a Resize of one place to all of them in blocks, too. Afterwards no Mul or Add with
+    constants reads what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as FLOPs go.
     """
     forms: Forms = {}
     timing = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), rates)
@@ -32,6 +33,9 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     writer = _Writer(graph)
     nodes: list[gs.Node] = []
     for node in graph.nodes:
+        gate = gated(node, graph.opset)
+        if gate is not None and all(forms.get(t.name, False) for t in node.inputs):
+            nodes.append(writer.spread(node, gate))
         row, taken = writer.row(node)
         if row is None or not forms.get(row.data.name, False):
             nodes.append(node)
@@ -72,6 +76,16 @@ class _Writer:
         if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
             return None
         return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None
+
+    def spread(self, node: gs.Node, index: int) -> gs.Node:
+        """A Resize of that operand to the places of the other one, in front of the node."""
+        gate, places = node.inputs[index], list(node.inputs[1 - index].shape)[2:]
+        name = self._names.fresh(f"{gate.name}_spread")
+        wide = gs.Variable(name, np.dtype(np.float32), list(node.inputs[1 - index].shape))
+        scales = gs.Constant(self._names.fresh("scales"), np.array([1, 1, *places], np.float32))
+        attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        node.inputs[index] = wide
+        return gs.Node("Resize", name, attrs, [gate, gs.Variable.empty(), scales], [wide])
 
     def normalization(self, last: gs.Node, row: Affine) -> gs.Node:
         """A BatchNormalization in place of the nodes that end with this one."""

@@ -77,12 +77,14 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
 
 def _fix_outputs(model: onnx.ModelProto) -> None:
     """Write down the sizes of outputs that follow from those of the inputs."""
+    for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
+        if dim.dim_value < 0:  # some exporters write -1 for what is not known
+            dim.ClearField("dim_value")
     known = {v.name: v for v in inferred(model).graph.output}
     for value in model.graph.output:
         dims = known[value.name].type.tensor_type.shape.dim
         for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):
-            stated = dim.HasField("dim_value") and dim.dim_value >= 0  # some exporters write -1 for what is not known
-            if not stated and found.HasField("dim_value"):
+            if not dim.HasField("dim_value") and found.HasField("dim_value"):
                 dim.dim_value = found.dim_value
 
 

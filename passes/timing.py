@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.facts import Facts
+from passes.gates import gated
 from passes.layout import Key, Layout, at_ends
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
@@ -56,7 +57,8 @@ class Step:
     """One node of the plan that is computed; `free` if it becomes a part of what is before it.
 
     `scales`: it is a scale and shift that nothing takes, which is done on blocks as well as without. `maps`: known maps
-    are added to what it writes, and not in blocks. `fixed` are the nanoseconds of what does not depend on numbers of
+    are added to what it writes, and not in blocks. `gated`: it is a product of which one operand has one place for each
+    channel, which `inblocks.py` lets stay in blocks. `fixed` are the nanoseconds of what does not depend on numbers of
     channels: multiply-adds that are no convolution's, and adapters along other axes.
     """
 
@@ -67,6 +69,7 @@ class Step:
     free: bool
     scales: bool
     maps: bool
+    gated: bool
     fixed: float
 
 
@@ -80,6 +83,7 @@ class Timing:
         self.rates = rates
         self._plan = plan
         self._facts = facts
+        self._opset: int = graph.opset
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
@@ -139,6 +143,9 @@ class Timing:
             blocked = blocked and (step.free or step.scales)
         elif step.blocks == "whole":
             blocked = blocked and all(p.wide(gains) % self.rates.block == 0 for p in computed)
+        elif blocked and step.gated:  # one operand is first brought to the places of the other
+            moved = written * step.output.each
+            return True, 2 * self.rates.node + moved * (self.rates.element + self.rates.touched)
         else:  # operands of other sizes are broadcast, which is done without blocks
             blocked = blocked and len({p.each * p.wide(gains) for p in computed}) == 1
         if step.scales and blocked:
@@ -175,6 +182,7 @@ class Timing:
             free=free,
             scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
             maps=self._maps(index, node),
+            gated=gated(node, self._opset) is not None,
             fixed=self._other_doors(index, node) + (0.0 if work else self._multiplied(index, node)),
         )
 

@@ -93,8 +93,9 @@ def test_verify_takes_the_same_sizes(tmp_path: Path) -> None:
 
 def test_a_size_of_minus_one_at_an_output_is_one_that_is_not_known() -> None:
     source = padded()
-    for axis in (0, 2, 3):
-        source.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = -1
+    for value in (source.graph.input[0], source.graph.output[0]):
+        for axis in (0, 2, 3):
+            value.type.tensor_type.shape.dim[axis].dim_value = -1
     result = api.compile(source, shapes={"x": (1, 3, 8, 8)}, verify=False).model
     assert [d.dim_value for d in result.graph.output[0].type.tensor_type.shape.dim] == [1, 64, 8, 8]
 

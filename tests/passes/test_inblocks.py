@@ -8,12 +8,14 @@ import pytest
 from passes import shrink
 from passes.rates import RATES
 from tests.generators.check import assert_same_function, assert_well_formed
-from tests.passes.text import mask, model, random
+from tests.passes.text import Array, mask, model, random
 
 AVX512 = RATES["avx512"]
 
 
-def between(middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)") -> onnx.ModelProto:
+def between(
+    middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)", **more: Array
+) -> onnx.ModelProto:
     """Something in front of a padded convolution, from `r` to `a`, behind a layer half of which is masked."""
     return model(
         signature,
@@ -26,6 +28,7 @@ def between(middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,
         s=random(32, 1, 1, seed=2),
         t=random(32, 1, 1, seed=3),
         one=random(1, seed=4),
+        **more,
     )
 
 
@@ -65,3 +68,11 @@ def test_the_model_it_was_made_of_is_understood_again() -> None:
     once = shrink(between("m = Mul(r, s)\n a = Add(m, t)"), align=AVX512).model
     twice = shrink(once, align=AVX512).model
     assert_same_function(once, twice)
+
+
+def test_a_gate_is_brought_to_the_places_of_what_it_multiplies() -> None:
+    squeezed = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
+    for product in ("Mul(r, gate)", "Mul(gate, r)"):
+        source = between(squeezed + f"a = {product}", s1=random(16, 32, 1, 1, seed=5), s2=random(32, 16, 1, 1, seed=6))
+        assert operators(source, align=AVX512).count("Resize") == 1
+        assert "Resize" not in operators(source)
