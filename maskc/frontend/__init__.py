@@ -80,12 +80,12 @@ def _read(path: Path, stay: bool) -> Source:
         from maskc.frontend import saved_model
 
         original = saved_model.read(file)
-        return Source(original.to_onnx(), path, _files_below(file), tensorflow=original)
+        return Source(original.to_onnx(), path, _files_below(file), original.notes, original)
     if file.suffix == ".keras":
         from maskc.frontend import keras
 
         original = keras.read(file)
-        return Source(original.to_onnx(), path, (file,), tensorflow=original)
+        return Source(original.to_onnx(), path, (file,), original.notes, original)
     proto, files, notes = onnx_file.read(file, stay=stay)
     return Source(proto, path, files, notes)
 

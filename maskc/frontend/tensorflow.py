@@ -6,6 +6,8 @@ TensorFlow itself is imported by the first function here that needs it, never by
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -37,7 +39,7 @@ class TensorFlowModel:
 
     `function` is a concrete function whose placeholders and results are in the order of `inputs` and
     `outputs`, and `call` runs it with tensors in that order; `owner` holds the variables and lookup tables
-    it captures; `name` is for messages.
+    it captures; `name` is for messages. What it computes in bfloat16 is run and converted in float32.
     """
 
     name: str
@@ -54,10 +56,11 @@ class TensorFlowModel:
         """
         import tensorflow as tf
 
+        call = self._wide or self.call
         try:
             with tf.device("/CPU:0"):
                 arguments = [tf.convert_to_tensor(inputs[name]) for name in self.inputs]
-                results = tf.nest.flatten(self.call(*arguments))
+                results = tf.nest.flatten(call(*arguments))
         except Exception as error:
             raise RunError(f"TensorFlow fails on {self.name}: {in_brief(error)}.") from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}
@@ -68,7 +71,7 @@ class TensorFlowModel:
         Input and output names are kept, and unknown leading dimensions are named `batch`. Raises `InputError`
         when an operator has no ONNX form that tf2onnx knows.
         """
-        model = _convert(self)
+        model = _convert(self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide))
         _shape_outputs(model, self)
         _name_dimensions(model)
         foreign = _foreign_operators(model)
@@ -81,6 +84,20 @@ class TensorFlowModel:
                 f"{self.name} cannot be converted: tf2onnx wrote an invalid ONNX model, {in_brief(error)}."
             ) from error
         return model
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the conversion."""
+        if self._wide is None:
+            return ()
+        return ("What TensorFlow computes in bfloat16 is float32 here, inputs and outputs as well: it rounds less.",)
+
+    @functools.cached_property
+    def _wide(self) -> Any | None:
+        import_tensorflow()
+        from maskc.frontend.bfloat16 import widened
+
+        return widened(self.function)
 
 
 def import_tensorflow() -> Any:

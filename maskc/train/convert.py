@@ -91,7 +91,7 @@ def _inputs(model: Any) -> tuple[Any, list[Any]]:
 def _generic(variable: Any, seed: int) -> NDArray[Any]:
     """The value of a weight, with small positive numbers where it is exactly zero or one."""
     value: NDArray[Any] = variable.numpy()
-    if not np.issubdtype(value.dtype, np.floating):
+    if not keras.backend.is_float_dtype(variable.dtype):
         return value
     filler = np.random.default_rng(seed).uniform(1e-3, 1e-2, value.shape).astype(value.dtype)
     return np.where((value == 0) | (value == 1), filler, value)

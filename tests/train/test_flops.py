@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 import maskc
-from maskc.train import MaskLayer, PruningOptimizer, computational_cost
+from maskc.train import MaskLayer, PruningOptimizer, computational_cost, pruned_shape
 from tests.train.networks import data
 
 pytestmark = pytest.mark.tensorflow
@@ -82,3 +82,30 @@ def test_flops_at_the_end_are_the_files(build: Any, tie: Any, tmp_path: Path) ->
     assert result.report.after.flops == maskc.flops(result.model).flops == optimizer.flops
     masks = [layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)]
     assert all(mask.any() for mask in masks) and not all(np.all(mask) for mask in masks)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: Path) -> None:
+    def network(policy: str) -> Any:
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((6, 6, 2), dtype="float32")
+        x = layers.ReLU(dtype=policy)(layers.Conv2D(4, 3, use_bias=False, dtype=policy)(inputs))
+        x = MaskLayer(dtype=policy, name="mask")(x)
+        x = layers.GlobalAveragePooling2D(dtype=policy)(x)
+        return keras.Model(inputs, layers.Dense(3, dtype="float32" if "mixed" in policy else policy)(x))
+
+    model = network(policy)
+    assert computational_cost(model).flops() == computational_cost(network("float32")).flops()
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=0.3)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = data(model, count=16)
+    model.fit(x, y, batch_size=2, verbose=0)
+    assert optimizer.reached
+    assert pruned_shape(model, "mask")[-1] == model.get_layer("mask").mask.numpy().astype(int).sum() < 4
+    model.export(tmp_path / "exported", verbose=False)
+    result = maskc.compile(tmp_path / "exported", align="none", verify=True)
+    assert result.report.verification is not None and result.report.verification.passed
+    assert result.report.after.flops == optimizer.flops
+    assert result.report.warnings == (
+        "What TensorFlow computes in bfloat16 is float32 here, inputs and outputs as well: it rounds less.",
+    )
