@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
+from maskc.frontend.keras import reason
 from maskc.train.convert import masked_graph
 from maskc.train.mask import MaskLayer, mask_layers
 from passes.bind import bind
@@ -60,17 +61,19 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     """
     if not isinstance(model, (Functional, keras.Sequential)) or not model.built:
         raise InputError(
-            f"prunable needs a functional or Sequential model whose inputs are known, and {model.name!r} is not one. "
-            "Put a MaskLayer behind each layer that may shrink."
+            "prunable needs a functional or Sequential model whose inputs are known, and "
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer behind each layer that may "
+            "shrink."
         )
     if mask_layers(model):
         raise InputError(f"The model {model.name!r} has masks already.")
     chosen = _rule(after)
-    copy = _Copy(model, chosen)
-    kept = _shrinking(copy)
-    if not kept:
-        raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
-    return copy.model if len(kept) == len(copy.masks) else _Copy(model, chosen, kept).model
+    with model.distribute_strategy.scope():
+        copy = _Copy(model, chosen)
+        kept = _shrinking(copy)
+        if not kept:
+            raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
+        return copy.model if len(kept) == len(copy.masks) else _Copy(model, chosen, kept).model
 
 
 def _rule(after: Place) -> Callable[[Any], bool]:
@@ -84,6 +87,7 @@ def _rule(after: Place) -> Callable[[Any], bool]:
 
 def _activates(operation: Any) -> bool:
     """Whether what comes out of a layer or operation comes out of a function of each element."""
+    operation = _inside(operation)
     function = getattr(operation, "activation", None)
     if function is not None:
         return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
@@ -92,7 +96,14 @@ def _activates(operation: Any) -> bool:
 
 
 def _has_channels(operation: Any) -> bool:
-    return isinstance(operation, _WEIGHTED)
+    return isinstance(_inside(operation), _WEIGHTED)
+
+
+def _inside(operation: Any) -> Any:
+    """What a layer around another one applies."""
+    while isinstance(operation, (layers.Wrapper, layers.Bidirectional)):
+        operation = operation.layer if isinstance(operation, layers.Wrapper) else operation.forward_layer
+    return operation
 
 
 class _Copy:
@@ -136,7 +147,7 @@ class _Copy:
             copy = self._graph(operation)
             self._inside_repeated = outside
         else:
-            copy = type(operation).from_config(operation.get_config())
+            copy = _copied(operation)
         self._copies[id(operation)] = copy
         self._originals[id(copy)] = id(operation)
         return copy
@@ -154,9 +165,21 @@ class _Copy:
             return outputs
         name = f"{operation.name}_mask"
         self._names[name] += 1
-        mask = MaskLayer(name=name if self._names[name] == 1 else f"{name}_{self._names[name]}")
+        policy = getattr(operation, "dtype_policy", outputs.dtype)
+        mask = MaskLayer(name=name if self._names[name] == 1 else f"{name}_{self._names[name]}", dtype=policy)
         self.masks[self._places] = mask
         return mask(outputs)
+
+
+def _copied(operation: Any) -> Any:
+    try:
+        return type(operation).from_config(operation.get_config())
+    except Exception as error:
+        raise InputError(
+            f"The layer {operation.name!r} cannot be copied by its configuration: {reason(error)}. A "
+            f"{type(operation).__name__} needs a get_config that tells all of its arguments, and functions that are "
+            "registered with Keras."
+        ) from error
 
 
 def _functional(model: Any) -> Any:

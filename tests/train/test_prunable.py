@@ -134,7 +134,33 @@ def test_frozen_layers_stay_frozen() -> None:
     assert copy.get_layer("inner").trainable
 
 
+def test_behind_what_a_layer_applies_at_each_step() -> None:
+    inputs = keras.Input((6, 8))
+    x = layers.TimeDistributed(layers.Dense(7, activation="relu"), name="each")(inputs)
+    x = layers.Bidirectional(layers.GRU(4), name="both")(x)
+    assert names(prunable(keras.Model(inputs, layers.Dense(2)(x)))) == ["each_mask", "both_mask"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_masks_compute_in_the_precision_of_what_they_stand_behind(policy: str) -> None:
+    inputs = keras.Input((8,))
+    x = ops.relu(layers.Dense(6, activation="relu", dtype=policy)(inputs))
+    model = prunable(keras.Model(inputs, layers.Dense(2, dtype=policy)(x)))
+    assert [layer.compute_dtype for layer in mask_layers(model)] == [policy.removeprefix("mixed_")] * 2
+    assert model.output.dtype == policy.removeprefix("mixed_")
+
+
+def unregistered(x: Any) -> Any:
+    return x * x
+
+
 def test_wrong_use_is_told() -> None:
+    with pytest.raises(InputError, match="and 'NoneType' is not one"):
+        prunable(None)
+    odd = keras.Sequential([keras.Input((8,)), layers.Dense(4, activation=unregistered, name="odd"), layers.Dense(2)])
+    with pytest.raises(InputError, match=r"The layer 'odd' cannot be copied by its configuration: .*unregistered"):
+        prunable(odd)
+
     class Own(keras.Model):
         def call(self, inputs: Any) -> Any:
             return inputs
