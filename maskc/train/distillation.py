@@ -18,11 +18,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     The loss is `(1 - alpha) · loss(labels) + alpha · temperature² · soft`, where `soft` is the cross-entropy between
     the teacher's and the student's probabilities, both from logits divided by `temperature`, less the entropy of the
-    teacher's (so that it is 0 where they agree). It is averaged over the examples, weighted as they are.
+    teacher's (so that it is 0 where they agree). It is averaged over the examples, weighted as they are, and added up
+    over the outputs, if there are several.
 
     Args:
-        student: gives logits of shape `(batch, ..., outputs)`. Its weights are the ones that are trained.
-        teacher: takes the same inputs and gives logits of the same shape. It is not trained, nor saved with this.
+        student: gives logits of shape `(batch, ..., outputs)`, or several such. Its weights are the ones that are
+            trained.
+        teacher: takes the same inputs and gives logits of the same shapes. It is not trained, nor saved with this.
         temperature: greater than 0.
         alpha: from 0 (labels alone) to 1 (the teacher alone).
         soft: what the logits stand for, "softmax" or "sigmoid", or "mse" for the mean squared difference of outputs
@@ -47,6 +49,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not callable(teacher):
+            raise InputError(f"The teacher must be a Keras model, not a {type(teacher).__name__}.")
         if not temperature > 0 or not 0 <= alpha <= 1:
             raise InputError("The temperature must be greater than 0, and alpha from 0 to 1.")
         if soft not in ("auto", "softmax", "sigmoid", "mse"):
@@ -58,7 +62,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             return teacher(inputs, training=False)
 
         self._teach = teach
-        self.temperature, self.alpha, self.soft = temperature, alpha, soft
+        self.alpha, self._soft = alpha, _SoftLoss(temperature, soft)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's output."""
@@ -76,18 +80,34 @@ class Distiller(keras.Model):  # type: ignore[misc]
         hard = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return hard
-        taught = ops.stop_gradient(self._teach(x))
-        if taught.shape[1:] != y_pred.shape[1:]:
-            raise InputError(f"The teacher's outputs have shape {taught.shape}, and the student's {y_pred.shape}.")
-        soft = self._soft_loss(ops.cast(taught, "float32"), ops.cast(y_pred, "float32"))
-        soft = ops.reshape(soft, (ops.shape(soft)[0], -1))
-        soft = ops.mean(soft, axis=-1)
-        if sample_weight is not None:
-            soft = soft * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        return (1 - self.alpha) * hard + self.alpha * ops.mean(soft)
+        taught, given = (keras.tree.flatten(outputs) for outputs in (self._teach(x), y_pred))
+        shapes = [[tuple(output.shape) for output in side] for side in (taught, given)]
+        if [shape[1:] for shape in shapes[0]] != [shape[1:] for shape in shapes[1]]:
+            theirs, own = (" and ".join(map(str, side)) for side in shapes)
+            raise InputError(f"The teacher's outputs have shape {theirs}, and the student's {own}.")
+        weights = keras.tree.flatten(sample_weight)  # one for all outputs, or one for each
+        weights = weights * len(given) if len(weights) == 1 else weights
+        soft = sum(
+            # Keras's losses know how many replicas share a batch.
+            self._soft(ops.stop_gradient(ops.cast(output, "float32")), ops.cast(own, "float32"), sample_weight=weight)
+            for output, own, weight in zip(taught, given, weights, strict=True)
+        )
+        return (1 - self.alpha) * hard + self.alpha * soft
 
-    def _soft_loss(self, taught: Any, given: Any) -> Any:
-        """The loss of each example against the teacher, over the outputs."""
+
+class _SoftLoss(keras.losses.Loss):  # type: ignore[misc]
+    """How far a student's outputs are from those of its teacher, averaged over examples."""
+
+    def __init__(self, temperature: float, soft: Soft | Literal["auto"]) -> None:
+        super().__init__(name="soft", reduction="sum_over_batch_size")
+        self.temperature, self.soft = temperature, soft
+
+    def call(self, taught: Any, given: Any) -> Any:
+        """Returns the loss of each example, of shape `(batch,)`: a mean over all but the last axis."""
+        losses = self._by_position(taught, given)
+        return ops.mean(ops.reshape(losses, (ops.shape(losses)[0], -1)), axis=-1)
+
+    def _by_position(self, taught: Any, given: Any) -> Any:
         kind = self.soft if self.soft != "auto" else ("sigmoid" if given.shape[-1] == 1 else "softmax")
         if kind == "mse":
             return ops.mean(ops.square(taught - given), axis=-1)
@@ -127,6 +147,7 @@ def distill(
     Raises:
         InputError: as `Distiller` and `fine_tune` do.
     """
-    distiller = Distiller(student, teacher, temperature, alpha, soft, name=student.name)
+    with student.distribute_strategy.scope():
+        distiller = Distiller(student, teacher, temperature, alpha, soft, name=student.name)
     options.setdefault("loss", getattr(student, "loss", None))
     return fine_tune(distiller, data, **options)

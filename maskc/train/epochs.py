@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.train.records import Records
+from passes.errors import in_brief
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """What may know why TensorFlow failed."""
+
+    def explain(self, error: Exception) -> MaskcError | None:
+        """Returns what is wrong, or None if it is nothing that is known here."""
+        ...
+
 
 # The batches of an epoch, as a tf.data.Dataset, without the first few.
 Epochs = Callable[[int, int], Any]
@@ -27,14 +38,19 @@ def as_epochs(data: Any, batch_size: int = 32, seed: int = 0) -> Epochs:
         seed: of the shuffling of arrays.
 
     Raises:
-        InputError: if it is something else.
+        InputError: if it is something else, or the arrays have unlike numbers of examples.
     """
     if isinstance(data, Records):
         return data
     if isinstance(data, tf.data.Dataset):
         return lambda epoch, skip: data.skip(skip)
     if isinstance(data, tuple):
-        examples = tf.data.Dataset.from_tensor_slices(data)
+        if batch_size < 1:
+            raise InputError(f"The batch size must be at least 1, not {batch_size}.")
+        try:
+            examples = tf.data.Dataset.from_tensor_slices(data)
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise InputError(f"The arrays do not make examples, equally many in each: {in_brief(error)}.") from error
         count = max(1, int(examples.cardinality()))
 
         def shuffled(epoch: int, skip: int) -> Any:
@@ -51,13 +67,16 @@ def as_epochs(data: Any, batch_size: int = 32, seed: int = 0) -> Epochs:
 
 
 @contextlib.contextmanager
-def explained(*data: Any) -> Iterator[None]:
-    """Where records that do not fit make TensorFlow fail in this block, raises `InputError` with a sentence instead."""
+def explained(*sources: Any) -> Iterator[None]:
+    """Where TensorFlow fails in this block, raises the error that one of the sources makes of that instead.
+
+    `explain` of `Records` tells of records that do not fit, that of a `PruningOptimizer` what a decision failed at.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        for records in data:
-            told = records.explain(error) if isinstance(records, Records) else None
+        for source in sources:
+            told = source.explain(error) if isinstance(source, Explaining) else None
             if told is not None:
                 raise told from error
         raise

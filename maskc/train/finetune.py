@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from maskc.errors import InputError
 from maskc.train.epochs import as_epochs, explained
 from maskc.train.mask import mask_layers
 from maskc.train.optimizer import PruningOptimizer
+from maskc.train.replicas import placed
 from maskc.train.stepping import end_epoch, prepare, steps
 
 
@@ -48,18 +51,21 @@ def fine_tune(
     Raises:
         InputError: if there is no loss, or the data are of another kind.
     """
+    if not isinstance(model, keras.Model):
+        raise InputError(f"What is fine-tuned must be a Keras model, not a {type(model).__name__}.")
     if isinstance(optimizer, PruningOptimizer):
         raise InputError("fine_tune leaves the masks as they are: give it the optimizer of the weights alone.")
     loss = getattr(model, "loss", None) if loss is None else loss
     if loss is None:
         raise InputError(f"There is no loss to train the model {model.name!r} with: pass loss=.")
-    model.compile(optimizer, loss, metrics=metrics)
+    with model.distribute_strategy.scope():
+        model.compile(placed(optimizer, model.distribute_strategy), loss, metrics=metrics)
     train = as_epochs(data, batch_size, seed)
     held_out = None if validation_data is None else as_epochs(validation_data, batch_size)
     # Weight decay would move the signals, which count as trainable.
     signals = [(layer.signal, layer.signal.numpy()) for layer in mask_layers(model)]
     history: dict[str, list[float]] = {}
-    prepare(model, train)
+    prepare(model, train, held_out)
     with explained(data, validation_data):
         for epoch in range(epochs):
             model.reset_metrics()

@@ -123,7 +123,7 @@ class Loop:
             InputError: if the data cannot be read, a checkpoint does not fit, or the monitored metric is not there.
             Interrupted: if the process is asked to end (SIGINT, SIGTERM), after writing a checkpoint.
         """
-        prepare(self.model, train)
+        prepare(self.model, train, validation)
         found = checkpoints.latest(self.checkpoints) if resume else None
         if found is not None:
             self._warm_up(train)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.train.discovery import find_model
 from maskc.train.execution import in_xla, settle_around
 from maskc.train.mask import Gathering, MaskLayer, layer_of, mask_layers
@@ -156,6 +156,10 @@ class PruningOptimizer(Wrapping):
         self.prune_if_due()
         names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
         return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows)
+
+    def explain(self, error: Exception) -> MaskcError | None:
+        """Returns what a decision failed at, which TensorFlow passes on as an error of its own; None if none did."""
+        return None if self._pruner is None else self._pruner.failure
 
     # One update
 

@@ -52,6 +52,7 @@ class Pruner:
         target: the FLOPs to reach.
         flops: FLOPs at the masks found in the model.
         names: names of the prunable masks.
+        failure: what the last decision failed at; None if it did not.
 
     Raises:
         InputError: if the target cannot be reached, or the model cannot be converted.
@@ -71,6 +72,7 @@ class Pruner:
         self._settings = settings
         self._history = history
         self._exhausted = False
+        self.failure: MaskcError | None = None
         self.names = [self._cost.names[position] for position in self._where]
 
         masks = self._cost.masks()
@@ -112,7 +114,8 @@ class Pruner:
         given, signals = arrays[: len(self._where)], arrays[len(self._where) :]
         for name, signal in zip(self.names, signals, strict=True):
             if not np.all(np.isfinite(signal)):
-                raise MaskcError(f"The signal of the mask {name!r} is not finite: training has diverged.")
+                self.failure = MaskcError(f"The signal of the mask {name!r} is not finite: training has diverged.")
+                raise self.failure
         masks = self._cost.masks()
         worth = [np.zeros_like(mask) for mask in masks]
         for position, mask, signal in zip(self._where, given, signals, strict=True):

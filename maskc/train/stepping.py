@@ -21,15 +21,17 @@ from maskc.train.epochs import Epochs
 _counters: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def prepare(model: Any, train: Epochs) -> None:
+def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
     """Creates all that training a compiled model needs: weights, the optimizer's state, metrics.
 
     Raises:
-        InputError: if there is nothing to train on, or the model does not take it.
+        InputError: if there is nothing to train or to validate on, or the model does not take it.
     """
     first = next(iter(train(0, 0)), None)
     if first is None:
         raise InputError("There is no example to train on.")
+    if validation is not None and next(iter(validation(0, 0)), None) is None:
+        raise InputError("There is no example to validate on.")
     strategy = model.distribute_strategy
     with strategy.scope():
         if replicas.several_workers(strategy):

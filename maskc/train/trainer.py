@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from maskc.errors import InputError
 from maskc.train import checkpoints
 from maskc.train.distillation import Distiller
@@ -20,7 +18,7 @@ from maskc.train.export import Exported, check_target, export_model
 from maskc.train.loop import Loop, Monitor, Position
 from maskc.train.mask import mask_layers
 from maskc.train.optimizer import PruningOptimizer
-from maskc.train.replicas import is_chief
+from maskc.train.replicas import is_chief, placed
 from maskc.train.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
@@ -103,7 +101,7 @@ class PruningTrainer:
         self._batch_size, self._seed = batch_size, seed
         self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
         self._compile_options = dict(compile_options or {})
-        self._inner = self._placed(optimizer)
+        self._inner = placed(optimizer, model.distribute_strategy)
         self._settings = {
             "prune_every": pruning_iter,
             "burn_in": pruning_burn_in,
@@ -188,7 +186,8 @@ class PruningTrainer:
         if optimizer is None:
             with self.model.distribute_strategy.scope():
                 optimizer = self._inner.from_config(self._inner.get_config())
-        return self._run(FINE_TUNING, "Fine-tuning", self._placed(optimizer), data, validation, epochs, resume)
+        optimizer = placed(optimizer, self.model.distribute_strategy)
+        return self._run(FINE_TUNING, "Fine-tuning", optimizer, data, validation, epochs, resume)
 
     def export_model(self, directory: str | Path) -> Exported:
         """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`.
@@ -232,19 +231,10 @@ class PruningTrainer:
         )
         batches = as_epochs(data, self._batch_size, self._seed)
         held_out = None if validation is None else as_epochs(validation, self._batch_size)
-        with explained(data, validation):
+        with explained(self.optimizer, data, validation):
             position = loop.run(batches, held_out, epochs, resume)
         self._phases[phase] = position
         return position
-
-    def _placed(self, optimizer: Any) -> Any:
-        """The optimizer, or one like it where it was not made under the distribution strategy of the model."""
-        strategy = self.model.distribute_strategy
-        with strategy.scope():
-            given = keras.optimizers.get(optimizer)
-            if strategy.num_replicas_in_sync > 1 and given._distribution_strategy is not strategy:
-                given = given.from_config(given.get_config())
-        return given
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
         if self.flops is not None:

@@ -27,8 +27,9 @@ else:
     STRATEGY = tf.distribute.get_strategy()
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 
-from maskc.train import PruningOptimizer, PruningTrainer  # noqa: E402
+from maskc.train import PruningOptimizer, PruningTrainer, distill, fine_tune  # noqa: E402
 from tests.train.networks import data, plain, residual  # noqa: E402
 
 BATCH = 8
@@ -94,7 +95,22 @@ def by_trainer() -> dict[str, Any]:
     trainer, position = trained(2)
     exported = trainer.export_model(Path(sys.argv[2]) / "model")
     assert exported.flops == trainer.flops
-    return {**pruned_by(trainer.optimizer), "metrics": position.metrics}
+    return {**pruned_by(trainer.optimizer), "metrics": {**position.metrics, **tuned(trainer.model)}}
+
+
+def tuned(model: Any) -> dict[str, float]:
+    """The losses of fine-tuning what is pruned, and of its distillation from a teacher."""
+    keras.utils.set_random_seed(2)
+    with STRATEGY.scope():
+        teacher = plain()
+    (x, y), loss = data(model, count=5 * BATCH), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    weight = np.linspace(0.5, 2, len(y), dtype=np.float32)
+    options: dict[str, Any] = {"loss": loss, "epochs": 2, "optimizer": "sgd", "batch_size": BATCH}
+    fine = fine_tune(model, (x, y), **options)
+    taught = distill(model, teacher, (x, y, weight), alpha=0.9, **options)
+    return {
+        f"{name} {way}": history[name][-1] for way, history in (("fine", fine), ("taught", taught)) for name in history
+    }
 
 
 def pruned_by(optimizer: Any) -> dict[str, Any]:

@@ -117,12 +117,48 @@ def test_pruning_goes_on_while_distilling() -> None:
     assert all(np.all(layer.mask.numpy() == 1) for layer in mask_layers(teacher))
 
 
+def test_distillation_of_several_outputs_adds_them_up() -> None:
+    keras.utils.set_random_seed(1)
+
+    def network() -> Any:
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, {"a": keras.layers.Dense(3)(inputs), "b": keras.layers.Dense(1)(inputs)})
+
+    student, teacher = network(), network()
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    y = {"a": np.arange(5)[:, None] % 3, "b": x[:, :1]}
+    weights = {"a": np.arange(5.0), "b": np.ones(5)}
+    losses = {"a": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "b": "mse"}
+    parts = []
+    for name in ("a", "b"):
+        one = [keras.Model(model.input, model.output[name]) for model in (student, teacher)]
+        distiller = Distiller(*one)
+        distiller.compile("sgd", losses[name])
+        parts.append(distiller.compute_loss(x, y[name], distiller(x), weights[name]))
+    distiller = Distiller(student, teacher)
+    distiller.compile("sgd", losses)
+    np.testing.assert_allclose(distiller.compute_loss(x, y, distiller(x), weights), sum(parts), rtol=1e-6)
+
+
+def test_data_that_make_no_examples_are_told() -> None:
+    model = networks.mlp()
+    x, y = networks.data(model)
+    with pytest.raises(InputError, match="arrays do not make examples, equally many in each"):
+        fine_tune(model, (x, y[:-1]), loss="mse")
+    with pytest.raises(InputError, match="batch size must be at least 1, not 0"):
+        fine_tune(model, (x, y), loss="mse", batch_size=0)
+    with pytest.raises(InputError, match="must be a Keras model, not a str"):
+        fine_tune("model.keras", (x, y), loss="mse")
+
+
 def test_wrong_distillation_is_told() -> None:
     student, teacher = networks.mlp(), keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     with pytest.raises(InputError, match="temperature must be greater than 0"):
         Distiller(student, teacher, temperature=0)
     with pytest.raises(InputError, match='soft must be "auto"'):
         Distiller(student, teacher, soft="cosine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="teacher must be a Keras model, not a NoneType"):
+        Distiller(student, None)
     x, y = networks.data(student)
     with pytest.raises(InputError, match=r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)"):
         distill(student, teacher, (x, y), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import maskc
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
 from maskc.train.loop import Interrupted, Monitor
 from maskc.train.mask import mask_layers
@@ -292,6 +292,19 @@ def test_records_that_do_not_fit_end_training_with_a_sentence(files: Path, tmp_p
     run = trainer(tmp_path / "run")
     with pytest.raises(InputError, match=r"bad.tfrecord, record 110: the field 'b' holds 3"):
         run.train(Records(tmp_path / "bad.tfrecord", SPEC, 16), epochs=2)
+
+
+def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
+    inputs = {"a": np.zeros((32, 4), np.float32), "b": np.zeros(32, np.int32)}
+    with pytest.raises(MaskcError, match=r"^The signal of the mask 'first' is not finite: training has diverged\.$"):
+        trainer(tmp_path, pruning_burn_in=0, batch_size=8).train((inputs, np.full((32, 1), np.nan, np.float32)))
+
+
+def test_no_example_to_validate_on_is_told(tmp_path: Path) -> None:
+    inputs = {"a": np.zeros((8, 4), np.float32), "b": np.zeros(8, np.int32)}
+    data = tf.data.Dataset.from_tensor_slices((inputs, np.zeros((8, 1), np.float32))).batch(4)
+    with pytest.raises(InputError, match="no example to validate on"):
+        trainer(tmp_path).train(data, data.take(0))
 
 
 def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
