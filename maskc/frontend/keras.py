@@ -16,14 +16,15 @@ from maskc.frontend.tensorflow import TensorFlowModel, import_tensorflow, quiet
 from passes.errors import in_brief
 
 
-def to_onnx(model: Any) -> ModelProto:
+def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
     """Convert a live `keras.Model` to ONNX, in inference mode.
 
     Inputs and outputs have the names of the model's inputs and output layers (the keys, where the model
-    returns a dictionary), and unknown batch sizes stay dynamic. Raises `InputError` when a layer has no ONNX
+    returns a dictionary), and unknown batch sizes stay dynamic; with `any_batch` the others are made so, as Keras's own
+    export does. Raises `InputError` when a layer has no ONNX
     form and `UnavailableError` when TensorFlow or tf2onnx is not installed.
     """
-    return from_model(model).to_onnx()
+    return from_model(model, any_batch=any_batch).to_onnx()
 
 
 def read(path: Path) -> TensorFlowModel:
@@ -45,8 +46,8 @@ def read(path: Path) -> TensorFlowModel:
     return from_model(model, name=str(path))
 
 
-def from_model(model: Any, name: str = "The Keras model") -> TensorFlowModel:
-    """Trace a live `keras.Model` for inference."""
+def from_model(model: Any, name: str = "The Keras model", any_batch: bool = False) -> TensorFlowModel:
+    """Trace a live `keras.Model` for inference; `any_batch` as for `to_onnx`."""
     tf = import_tensorflow()
     import keras
 
@@ -60,7 +61,10 @@ def from_model(model: Any, name: str = "The Keras model") -> TensorFlowModel:
         return _by_export(model, name)
     names = _unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=f"maskc_input_{i}") for i, tensor in enumerate(tensors)]
+    shapes = [(None, *tensor.shape[1:]) if any_batch else tensor.shape for tensor in tensors]
+    specs = [
+        tf.TensorSpec(s, t.dtype, f"maskc_input_{i}") for i, (s, t) in enumerate(zip(shapes, tensors, strict=True))
+    ]
 
     def call(*arguments: Any) -> Any:
         packed = keras.tree.pack_sequence_as(structure, list(arguments))

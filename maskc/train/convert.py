@@ -70,7 +70,8 @@ def compiled_flops(model: Any) -> int:
     Raises:
         InputError: if the model cannot be converted to ONNX.
     """
-    return passes.shrink(to_onnx(model)).report.after.flops
+    # Whatever batch the model was built with, a Sequential one by its first training step for instance.
+    return passes.shrink(to_onnx(model, any_batch=True)).report.after.flops
 
 
 def _inputs(model: Any) -> tuple[Any, list[Any]]:
@@ -88,9 +89,20 @@ def _inputs(model: Any) -> tuple[Any, list[Any]]:
     return structure, specs
 
 
+def value_of(variable: Any) -> NDArray[Any]:
+    """The present value of a weight; ones, as masks begin, where the first training step is just making it.
+
+    A Sequential model without an input is built in the middle of tracing that step, and has no values before it ran.
+    """
+    value: NDArray[Any] = variable.numpy()
+    if value.shape == tuple(variable.shape):
+        return value
+    return np.ones(variable.shape, tf.as_dtype(variable.dtype).as_numpy_dtype)
+
+
 def _generic(variable: Any, seed: int) -> NDArray[Any]:
     """The value of a weight, with small positive numbers where it is exactly zero or one."""
-    value: NDArray[Any] = variable.numpy()
+    value = value_of(variable)
     if not keras.backend.is_float_dtype(variable.dtype):
         return value
     filler = np.random.default_rng(seed).uniform(1e-3, 1e-2, value.shape).astype(value.dtype)

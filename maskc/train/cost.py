@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import passes
 from maskc.errors import InputError
-from maskc.train.convert import masked_graph
+from maskc.train.convert import masked_graph, value_of
 from maskc.train.mask import MaskLayer, mask_layers
 
 Values = Sequence[NDArray[np.floating]]
@@ -73,7 +73,8 @@ class ComputationalCost:
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def flops(*values: Any) -> Any:
             def gradient(upstream: Any) -> list[Any]:
-                savings = tf.numpy_function(differentiate, values, [value.dtype for value in values])
+                # Of a list of one TensorFlow gives the one.
+                savings = tf.nest.flatten(tf.numpy_function(differentiate, values, [value.dtype for value in values]))
                 return [
                     tf.cast(upstream, value.dtype) * tf.ensure_shape(saving, value.shape)
                     for saving, value in zip(savings, values, strict=True)
@@ -135,7 +136,7 @@ class ComputationalCost:
 
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""
-        return [np.asarray(layer.mask.numpy(), np.float32) for layer in self.layers]
+        return [np.asarray(value_of(layer.mask), np.float32) for layer in self.layers]
 
 
 def computational_cost(model: Any) -> ComputationalCost:

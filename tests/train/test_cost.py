@@ -125,8 +125,13 @@ def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
     assert maskc.flops(result.model).flops == computational_cost(model).flops()
 
 
+def single() -> Any:
+    """A model with one mask."""
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), MaskLayer(), keras.layers.Dense(2)])
+
+
 @pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("build", [single, plain, residual])
 def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
     model = build()
     rng = np.random.default_rng(5)

@@ -84,6 +84,16 @@ def test_flops_at_the_end_are_the_files(build: Any, tie: Any, tmp_path: Path) ->
     assert all(mask.any() for mask in masks) and not all(np.all(mask) for mask in masks)
 
 
+@pytest.mark.parametrize("target", [0.5, 1.0])
+def test_a_sequential_model_that_is_built_by_its_first_step(target: float) -> None:
+    model = keras.Sequential([layers.Dense(16, activation="relu"), MaskLayer(), layers.Dense(2)])
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=target)
+    model.compile(optimizer, "mse")
+    rng = np.random.default_rng(0)
+    model.fit(rng.normal(size=(40, 8)), rng.normal(size=(40, 2)), batch_size=4, verbose=0)
+    assert optimizer.reached and optimizer.flops == computational_cost(model).flops()
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: Path) -> None:
     def network(policy: str) -> Any:
