@@ -116,9 +116,9 @@ def array_of(tensor: TensorProto) -> NDArray[Any]:
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor's data as it is held in memory, or in an external file."""
-    if is_external(tensor):
+    if is_external(tensor) or tensor.HasField("raw_data"):  # which is copied by whoever asks for it
         return stored_bytes(tensor)
-    return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()
+    return int(tensor.ByteSize())
 
 
 def model_bytes(model: ModelProto) -> int:

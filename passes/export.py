@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection
 
 import numpy as np
@@ -15,7 +16,7 @@ from passes.lazy import External, Inline, lazy, raw
 from passes.shapes import annotated
 from passes.store import Store
 from passes.subgraphs import shared_constants
-from passes.tensors import is_sparse
+from passes.tensors import Array, is_sparse
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
@@ -133,8 +134,17 @@ def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = N
     if values is None:
         as_read = getattr(tensor._values, "tensor", None)  # not looked into since it was read
     if as_read is None:
-        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name))
+        _add(graph, np.asarray(tensor.values), tensor.name)
     else:
         added = graph.initializer.add()
         added.CopyFrom(as_read)
         added.name = tensor.name
+
+
+def _add(graph: onnx.GraphProto, values: Array, name: str) -> None:
+    """Add an initializer with these values, which are copied once where numpy holds them as a file does."""
+    if values.dtype.kind not in "biuf" or not values.dtype.isnative or sys.byteorder != "little":
+        graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        return
+    element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    graph.initializer.add(name=name, data_type=element, dims=values.shape).raw_data = values.tobytes()

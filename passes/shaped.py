@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -15,11 +16,14 @@ from passes.errors import GraphError
 from passes.export import outlined
 from passes.fold import fold_constants
 from passes.inline import inlined
-from passes.lazy import LARGE, External, Inline, Lazy
+from passes.lazy import LARGE, External, Inline, Lazy, stored_bytes
 from passes.ops import rules
 from passes.shapes import INFERRED, annotate, check, check_declared, inferred
 from passes.subgraphs import bodies
 from passes.tensors import Array, describe
+
+# Bytes of the largest element.
+_MOST = 16
 
 
 def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None) -> gs.Graph:
@@ -71,7 +75,9 @@ def _lazy(stored: onnx.TensorProto) -> Lazy | None:
     """What reads the tensor whenever it is asked for, None where it is small and at hand."""
     if stored.data_location == onnx.TensorProto.EXTERNAL:
         return External(stored)
-    return Inline(stored) if len(stored.raw_data) >= LARGE else None
+    # asking for `raw_data`, were it for its length, copies it
+    large = stored.HasField("raw_data") and _MOST * prod(stored.dims) >= LARGE and stored_bytes(stored) >= LARGE
+    return Inline(stored) if large else None
 
 
 def _exported_elsewhere(graph: gs.Graph) -> Iterator[gs.Constant]:

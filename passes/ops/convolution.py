@@ -288,10 +288,9 @@ class Convolution(Op):
         seen, out = rewriter.seen(node, 0, 1), rewriter.stored(node.outputs[0], 1)
         if seen is None and out is None:
             return
-        weights = self.weights(before, facts)
-        groups = group_size(before)
-        outputs = np.ones(weights.shape[0], bool) if out is None else out
-        inputs = np.ones(weights.shape[1] * groups, bool) if seen is None else seen
+        groups, dtype = group_size(before), np.dtype(before.inputs[1].dtype)
+        outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if out is None else out
+        inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if seen is None else seen
         known = facts.known(before.inputs[0], 1)
         gone = self._read_by(before, facts, outputs) & ~inputs
         dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
@@ -299,7 +298,6 @@ class Convolution(Op):
         followers = np.zeros(inputs.shape, bool) if tied is None else tied.mask & gone
         if tied is not None and followers.any():
             dropped = np.where(followers, tied.shift, dropped)
-            weights = np.moveaxis(tied.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
         uneven = facts.pattern.get(before.inputs[0].name, {}).get(1)
         carried = bool(dropped.any()) and not self.spreads_evenly(before)
         # a map was chosen, and the uneven channels are here nevertheless, as others read them
@@ -310,17 +308,19 @@ class Convolution(Op):
             assert maps is not None
             added = self.convolved(before, facts, Pattern(maps.mask & gone, maps.value, maps.index), outputs)
             assert added is not None
-            self._add_map(node, rewriter, added, weights.dtype)
+            self._add_map(node, rewriter, added, dtype)
         elif dropped.any() and not carried:
-            self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], weights.dtype)
+            self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], dtype)
         if groups > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
             cut = rewriter.moved(before.inputs[1], lambda w: self._cut_groups(w, outputs, inputs, groups))
-        elif carried:
-            assert known is not None
-            folded = self._fold_into_carrier(weights, dropped, inputs, known)[np.ix_(outputs, inputs)]
-            cut = rewriter.constant(before.inputs[1].name, self.stored_order(folded))
-        elif followers.any():
+        elif carried or followers.any():
+            weights = self.weights(before, facts)
+            if tied is not None and followers.any():
+                weights = np.moveaxis(tied.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
+            if carried:
+                assert known is not None
+                weights = self._fold_into_carrier(weights, dropped, inputs, known)
             cut = rewriter.constant(before.inputs[1].name, self.stored_order(weights[np.ix_(outputs, inputs)]))
         else:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (out, seen), strict=True)))
