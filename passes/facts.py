@@ -69,8 +69,14 @@ class Facts:
         """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
         if id(node) not in self._links:
             op = rules(node)
-            self._links[id(node)] = op.links(node, self) if isinstance(op, Linked) else []
+            links = op.links(node, self) if isinstance(op, Linked) else []
+            self._links[id(node)] = [link for link in links if self._is_static(node, link)]
         return self._links[id(node)]
+
+    def _is_static(self, node: gs.Node, link: Link) -> bool:
+        """Whether both sizes are known; inside a subgraph one may not be inferred, of constants from outside."""
+        ends = (node.inputs[link.input], link.input_axis), (node.outputs[link.output], link.output_axis)
+        return all(self.size(*end) is not None for end in ends)
 
     def known(self, tensor: gs.Tensor, axis: int) -> Known | None:
         """Constant slices along the axis, None if there are none (or none are known)."""
@@ -257,7 +263,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             tensor = node.outputs[output]
             # a value that is not finite is left to the run time: nothing may be derived from it
             usable = known.mask & _finite(known.value)
-            if usable.any():
+            if usable.any() and facts.size(tensor, axis) is not None:
                 facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
         for output, axis, extent in _extents(node, facts):
             tensor = node.outputs[output]
@@ -276,7 +282,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
         for output, axis, tied in rules(node).ties(node, facts):
             constant = facts.constants(node.outputs[output], axis)
             left = tied if constant is None else tied.without(constant)
-            if left is not None:
+            if left is not None and facts.size(node.outputs[output], axis) is not None:
                 facts.tied[node.outputs[output].name, axis] = left
 
 
@@ -296,6 +302,8 @@ def _extents(node: gs.Node, facts: Facts) -> Iterator[tuple[int, int, Extent | N
 
 def _keep(facts: Facts, tensor: gs.Tensor, axis: int, pattern: Pattern) -> None:
     """Remember maps: what is uniform among them as constants, the rest as they are."""
+    if facts.size(tensor, axis) is None:
+        return
     pattern = pattern.compact()
     spans = [facts.span(tensor, a) for a in range(len(tensor.shape)) if a != axis]
     if any(rows is not None and rows.span != span for rows, span in zip(pattern.index, spans, strict=True)):

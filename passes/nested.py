@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from passes import explain, facts, fold, fuse, policy, rewrite
+from passes import explain, facts, fold, fuse, padding, policy, rewrite
 from passes.facts import Facts
 from passes.names import Names
 from passes.ops import rules
@@ -38,6 +38,7 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
     for node in graph.nodes:
         for body in subgraphs(node):
             fold.drop_identities(body)
+            merged = padding.merged(body)
             fold.fold_constants(body)
             fold.drop_unused(body)
             known = _analysed(node, body, found, {})
@@ -56,6 +57,7 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
             fuse.fuse(body)
             fold.drop_unused(body)
             fold.share_constants(body)
+            padding.keep_apart(body, merged)
 
 
 def _analysed(node: gs.Node, body: gs.Graph, around: Facts, inside: dict[int, Facts]) -> Facts:

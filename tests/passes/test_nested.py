@@ -283,3 +283,43 @@ def test_sizes_that_only_the_result_knows_do_not_count_against_it() -> None:
     )
     result = check(source)
     assert not result.report.notes
+
+
+BODIES = {
+    "padded rows": "c = Pad(b, pads)\n d = MaxPool <kernel_shape = [3,3], strides = [2,2]> (c)\n"
+    "e = AveragePool <kernel_shape = [3,3], strides = [2,2]> (c)\n f = Mul(e, keep)\n t = Add(d, f)",
+    "a MaxPool alone": "p = Constant <value_ints = [0,0,1,1,0,0,1,1]> ()\n c = Pad(b, p)\n"
+    "d = MaxPool <kernel_shape = [3,3], strides = [2,2]> (c)\n"
+    "e = AveragePool <kernel_shape = [3,3], strides = [2,2]> (c)\n f = Mul(e, none)\n t = Add(d, f)",
+    "channels": "c = Slice(b, two, five, one)\n d = Mul(c, some)\n t = Conv(d, v)",
+    "picked channels": "c = Gather <axis = 1> (b, places)\n d = Mul(c, some)\n t = Conv(d, v)",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_amounts_and_places_from_outside(body: str) -> None:
+    """Nothing infers the sizes behind them inside, though all else is known of what they write.
+
+    And a MaxPool must not be left alone with a padding that ONNX Runtime would take for the MaxPool's own.
+    """
+    values = {
+        "keep": np.array([0.0, 0, 0, 0, 1, 1, 1, 1]).reshape(8, 1, 1),
+        "none": np.zeros((8, 1, 1)),
+        "some": np.array([0.0, 1, 0]).reshape(3, 1, 1),
+        "v": random(8, 3, 1, 1, seed=1),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "places": np.array([5, 0, 7]),
+    }
+    values |= {name: np.array([number]) for name, number in {"one": 1, "two": 2, "five": 5}.items()}
+    source = graph(
+        f"""(float[1,3,5,5] x, bool q) => (float[1,8,h,w] y) {{
+            a = Conv(x, w)  b = Sub(a, twenty)
+            y = If (q) <then_branch = yes () => (float[1,8,h,w] t) {{ {body} }},
+                        else_branch = no () => (float[1,8,h,w] u) {{ u = Neg(b) }}>
+        }}""",
+        w=random(8, 3, 1, 1),
+        twenty=np.array([20.0]),
+        **{name: array for name, array in values.items() if name in body},
+    )
+    x = random(1, 3, 5, 5, seed=2)
+    check(source, cases=[{"x": x, "q": np.array(q)} for q in (True, False)])
