@@ -36,6 +36,7 @@ STEPS = (
     Step("macs", ("tensorflow", "keras", "tf2onnx")),
     Step("tf2onnx_time", ("tensorflow", "keras", "tf2onnx")),
     Step("peers"),
+    Step("torch_pruning"),
     Step("overhead", ("tensorflow", "keras")),
     Step("mutations"),
 )

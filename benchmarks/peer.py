@@ -1,15 +1,18 @@
 """Another tool on one model, in the environment of benchmarks/peers.py: python peer.py TOOL DIRECTORY.
 
-The directory has `model.onnx`, `spec.json` (the channels that masks zero, by tensor, along axis 1), `feeds.npz` and
-`expected.npz`. Prints one JSON object: seconds of the transformation alone, the multiply-adds that are left, and the
-largest error over the scale of its output; or `failed` and why. Knows nothing of maskc.
+The directory has `model.onnx` (masks are multiplications), `zeros.onnx` (they are zeros in weights), `masks.json`
+(what is masked in the latter: tensor, axis, channels), `feeds.npz` and `expected.npz`. For each line `transform` it
+transforms the model and answers with the seconds; for `result`, with the multiply-adds left where it counts them and
+the largest error over the scale of its output. What goes wrong is `failed`. Knows nothing of maskc.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,35 +20,48 @@ from typing import Any
 import numpy as np
 
 Arrays = Mapping[str, Any]
+Result = tuple[float, Callable[[Arrays], list[Any]], int | None]
 
 
-def onnxslim(directory: Path, feeds: Arrays) -> tuple[float, Callable[[], list[Any]], int | None]:
+def _in_onnxruntime(model: Any) -> Callable[[Arrays], list[Any]]:
+    import onnxruntime
+
+    def run(feeds: Arrays) -> list[Any]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        stored = model.SerializeToString()
+        return list(onnxruntime.InferenceSession(stored, options, providers=["CPUExecutionProvider"]).run(None, feeds))
+
+    return run
+
+
+def onnxslim(directory: Path) -> Result:
     """Generic simplification: for its time."""
     import onnx
-    import onnxruntime
     import onnxslim as tool
 
     model = onnx.load(directory / "model.onnx")
     start = time.perf_counter()
     slim = tool.slim(model)
-    seconds = time.perf_counter() - start
-    session = onnxruntime.InferenceSession(slim.SerializeToString(), providers=["CPUExecutionProvider"])
-    return seconds, lambda: session.run(None, dict(feeds)), None
+    return time.perf_counter() - start, _in_onnxruntime(slim), None
 
 
-def openvino(directory: Path, feeds: Arrays) -> tuple[float, Callable[[], list[Any]], int | None]:
-    """Its pruning transformation, which looks for zeros in weights and masks."""
+def openvino(directory: Path) -> Result:
+    """Its pruning, which looks for zeros in weights, behind its usual transformations, which fold norms into them."""
     import openvino as ov
-    from openvino._offline_transformations import apply_pruning_transformation
+    from openvino._offline_transformations import apply_moc_transformations, apply_pruning_transformation
 
     core = ov.Core()
-    model = core.read_model(directory / "model.onnx")
+    model = core.read_model(directory / "zeros.onnx")
     start = time.perf_counter()
+    apply_moc_transformations(model, cf=True)
     apply_pruning_transformation(model)
     seconds = time.perf_counter() - start
-    macs = sum(_openvino_macs(op) for op in model.get_ordered_ops())
-    ready = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return seconds, lambda: list(ready(dict(feeds)).values()), macs
+
+    def run(feeds: Arrays) -> list[Any]:
+        return list(core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(dict(feeds)).values())
+
+    return seconds, run, sum(_openvino_macs(op) for op in model.get_ordered_ops())
 
 
 def _openvino_macs(op: Any) -> int:
@@ -61,43 +77,64 @@ def _openvino_macs(op: Any) -> int:
     return out * int(np.prod(second[1 if kind == "Convolution" else 2 :]))
 
 
-def qonnx(directory: Path, feeds: Arrays) -> tuple[float, Callable[[], list[Any]], int | None]:
-    """Its pruning of channels, which is told them."""
-    import onnxruntime
+def qonnx(directory: Path) -> Result:
+    """Its pruning of channels, which is told them; biases and Gemm written as it asks for."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.extract_conv_bias import ExtractBiasFromConv
+    from qonnx.transformation.gemm_to_matmul import GemmToMatMul
     from qonnx.transformation.infer_shapes import InferShapes
     from qonnx.transformation.pruning import PruneChannels
 
-    spec = json.loads((directory / "spec.json").read_text())
-    model = ModelWrapper(str(directory / "model.onnx")).transform(InferShapes())
-    model = model.transform(ExtractBiasFromConv()).transform(InferShapes())  # as it asks for
+    model = ModelWrapper(str(directory / "zeros.onnx"))
+    for transformation in (InferShapes, ExtractBiasFromConv, GemmToMatMul, InferShapes):
+        model = model.transform(transformation())
+    for node in [node for node in model.graph.node if node.op_type == "Transpose"]:
+        weight = model.get_initializer(node.input[0])
+        if weight is not None:  # it wants weights as they are used; its own folding fails with onnx as it is now
+            model.set_initializer(node.output[0], weight.transpose(node.attribute[0].ints if node.attribute else None))
+            model.graph.node.remove(node)
+    masks = json.loads((directory / "masks.json").read_text())
+    spec = {tensor: {axis: set(gone)} for tensor, axis, gone in masks}
     start = time.perf_counter()
-    model = model.transform(PruneChannels({name: {1: set(gone)} for name, gone in spec.items()}, lossy=False))
+    model = model.transform(PruneChannels(spec))
     seconds = time.perf_counter() - start
     model.save(str(directory / "qonnx.onnx"))
-    session = onnxruntime.InferenceSession(model.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return seconds, lambda: session.run(None, dict(feeds)), None
+    return seconds, _in_onnxruntime(model.model), None
+
+
+def _said(error: Exception) -> str:
+    """The first sentence of what a tool says."""
+    words = " ".join(str(error).split())
+    for known in ("CALLBACK HAS THROWN: ", "ShapeInferenceError] ", "Argument shapes"):
+        if known in words:
+            words = words[words.index(known) + len(known) * (known != "Argument shapes") :]
+    words = words or "no word why"
+    return f"{type(error).__name__}: {words[:110].rsplit(' ', 1)[0] + ' ...' if len(words) > 110 else words}"
 
 
 def main() -> None:
-    """Run the tool that is named."""
-    tool, directory = sys.argv[1], Path(sys.argv[2])
-    with np.load(directory / "feeds.npz") as archive:
-        feeds = {name: archive[name] for name in archive.files}
-    with np.load(directory / "expected.npz") as archive:
-        expected = [archive[name] for name in archive.files]
+    """Answer each line that is read."""
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what tools print goes elsewhere
+    transform = {"onnxslim": onnxslim, "openvino": openvino, "qonnx": qonnx}[sys.argv[1]]
+    directory = Path(sys.argv[2])
+    archives = [dict(np.load(directory / f"{name}.npz")) for name in ("feeds", "expected")]
+    feeds, expected = archives[0], list(archives[1].values())
     told: dict[str, Any]
-    try:
-        seconds, run, macs = {"onnxslim": onnxslim, "openvino": openvino, "qonnx": qonnx}[tool](directory, feeds)
-        told = {"seconds": seconds, "macs": macs}
-        found = run()
-        told["error"] = max(
-            float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True) if b.size
-        )
-    except Exception as error:  # what a tool fails with is a result
-        told = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    sys.stdout.write(json.dumps(told) + "\n")
+    for line in sys.stdin:
+        try:
+            if line.strip() == "transform":
+                seconds, run, macs = transform(directory)
+                told = {"seconds": seconds}
+            else:
+                errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(run(feeds), expected, strict=True)]
+                told = {"macs": macs, "error": float(max(errors))}
+        except Exception as error:  # what a tool fails with is a result
+            stage = "stops" if line.strip() == "transform" else "its result cannot be run"
+            told = {"failed": f"{stage}, {_said(error)}"}
+        answers.write(json.dumps(told) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Other tools on the same masked models: python -m benchmarks.peers.
 
-onnxslim (for its time: it removes no masked channels), OpenVINO's pruning transformation and qonnx's channel pruning.
-They come from PyPI into an environment of their own, `.peers`, with no version pinned; what cannot be installed is
-skipped, with the reason. Each transforms one model in a process of its own, in turns with `passes`. The table has the
-seconds of the transformation, the multiply-adds left, and the error of the outputs.
+onnxslim (for its time: it removes no masked channels), OpenVINO's pruning transformation and qonnx's channel pruning,
+on the networks of benchmarks/dense.py and on published models. They come from PyPI into an environment of their own,
+`.peers/onnx`, with no version pinned; what cannot be installed is skipped, with the reason. Each works in a process of
+its own and takes turns with `passes`; the first turn does not count. onnxslim and `passes` are given masks as
+multiplications, the two others as zeros in weights, which is what they look for, and qonnx the list of channels.
 """
 
 from __future__ import annotations
@@ -15,134 +16,178 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
 import passes
-from benchmarks import dense, record
-from tests.generators.check import random_feeds
+from benchmarks import dense, masking, published, record
+from benchmarks.worker import Worker
+from maskc.comparison.double import Evaluator, to_double, widen
+from tests.generators.check import Feeds, random_feeds
 
 HERE = Path(__file__).parent
-ENVIRONMENT = HERE.parent / ".peers"
-PACKAGES = {"onnxslim": ("onnxslim",), "openvino": ("openvino",), "qonnx": ("qonnx",)}
-SECONDS = 900
+ENVIRONMENTS = HERE.parent / ".peers"
+SECONDS = 60
+ROUNDING = 1e-5  # an error above it is looked at in double precision
+ONCE = ("openvino", "qonnx")  # asked for what they leave, not for their time
 
 
-def installed(tool: str) -> str:
-    """Install a tool; returns why it cannot be, or nothing."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-input", *PACKAGES[tool], "onnxruntime"]
+def installed(environment: str, *packages: str) -> str:
+    """Install packages into an environment of peers; returns why they cannot be, or nothing."""
+    if not python_of(environment).exists():
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENTS / environment], check=True)
+    command = [python_of(environment), "-m", "pip", "install", "--quiet", "--no-input", *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
 
 
-def version_of(tool: str) -> str:
-    code = f"from importlib.metadata import version; print(version({tool!r}))"
-    done = subprocess.run([ENVIRONMENT / "bin" / "python", "-c", code], capture_output=True, text=True, check=False)
+def python_of(environment: str) -> Path:
+    return ENVIRONMENTS / environment / "bin" / "python"
+
+
+def version_of(environment: str, package: str) -> str:
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    done = subprocess.run([python_of(environment), "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
-def subjects(side: int) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]:
-    """The networks of benchmarks/dense.py with half of their channels masked."""
-    for name, architecture in dense.NETWORKS.items():
-        yield name, lambda architecture=architecture: dense.built(architecture, side, masked=True)
+@dataclass(frozen=True)
+class Subject:
+    """A masked model with inputs; `tools` are those it is given to."""
+
+    name: str
+    load: Callable[[], onnx.ModelProto]
+    feeds: Callable[[onnx.ModelProto], Feeds]
+    tools: tuple[str, ...] = ("onnxslim", "openvino", "qonnx")
 
 
-def zeroed(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The channels along axis 1 that multiplications by zeros and ones take away, by the tensor behind."""
-    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    found = {}
-    for node in model.graph.node:
-        mask = stored.get(node.input[1]) if node.op_type == "Mul" else None
-        if mask is not None and mask.size > 1 and set(np.unique(mask)) == {0.0, 1.0}:
-            found[node.output[0]] = np.flatnonzero(mask.reshape(-1) == 0).tolist()
-    return found
+def chain(net: dense.Network) -> None:
+    """Convolutions one behind the other, with no branch and no head: what any tool of this kind can shrink."""
+    x = net.input("x", [1, 3, net.side, net.side], channels=3)
+    for layer in range(6):
+        x = net.conv_bn_relu(x, net.wide(64), 3, f"{layer}", stride=2 if layer in (1, 3) else 1)
+    net.output(net.conv(x, 10, 1), [1, 10, net.side // 4, net.side // 4])
 
 
-def run(tool: str, directory: Path) -> dict[str, Any]:
-    """What the tool makes of the model in the directory."""
-    command = [ENVIRONMENT / "bin" / "python", HERE / "peer.py", tool, directory]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {SECONDS} s"}
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        return {"failed": f"ended with {done.returncode}"}
-    told: dict[str, Any] = json.loads(lines[-1])
-    if tool == "qonnx" and "failed" not in told:
-        told["macs"] = passes.count(onnx.load(directory / "qonnx.onnx")).macs
-    return told
+def subjects(side: int) -> Iterator[Subject]:
+    """Networks with half of their channels masked consistently, published ones with half masked behind each layer."""
+    for name, architecture in {"chain": chain, **dense.NETWORKS}.items():
+
+        def load(architecture: Callable[[dense.Network], None] = architecture) -> onnx.ModelProto:
+            return dense.built(architecture, side, masked=True)
+
+        yield Subject(name, load, lambda model: random_feeds(model, 0))
+    for model in published.MODELS:
+        yield Subject(model.name, model.logits, lambda _, model=model: model.feeds())  # type: ignore[misc]
+    for model in published.MODELS:
+
+        def open_sizes(model: published.Published = model) -> onnx.ModelProto:
+            return model.masked(fixed=False)
+
+        yield Subject(f"{model.name}, sizes open", open_sizes, lambda _, model=model: model.feeds(), ("onnxslim",))  # type: ignore[misc]
 
 
-def measured(model: onnx.ModelProto, tools: list[str], repeats: int) -> dict[str, Any]:
-    feeds = random_feeds(model, 0)
+def measured(subject: Subject, tools: list[str], repeats: int) -> dict[str, Any]:
+    model = subject.load()
+    feeds = subject.feeds(model)
     session = record.session(model, 1)
-    names = [output.name for output in session.get_outputs()]
-    expected = dict(zip(names, session.run(None, feeds), strict=True))
-    seconds: dict[str, list[float]] = {}
+    expected = session.run(None, feeds)
     rows: dict[str, Any] = {"masked": {"macs": passes.count(model).macs}}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         onnx.save(model, directory / "model.onnx")
-        (directory / "spec.json").write_text(json.dumps(zeroed(model)))
         np.savez(directory / "feeds.npz", **feeds)
-        np.savez(directory / "expected.npz", **expected)
-        for _ in range(repeats):
-            start = time.perf_counter()
-            shrunk = passes.shrink(model)
-            seconds.setdefault("maskc", []).append(time.perf_counter() - start)
-            for tool in tools:
-                if "failed" not in rows.get(tool, ()):
-                    rows[tool] = run(tool, directory)
-                    seconds.setdefault(tool, []).append(rows[tool].get("seconds", 0.0))
-    outputs = record.session(shrunk.model, 1).run(None, feeds)
-    error = max(
-        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(outputs, expected.values(), strict=True) if b.size
-    )
-    rows["maskc"] = {"macs": shrunk.report.after.macs, "error": error}
-    for tool, row in rows.items():
-        if tool in seconds and "failed" not in row:
-            row["seconds"] = record.quartiles(seconds[tool])
+        np.savez(directory / "expected.npz", **{f"{k:03}": value for k, value in enumerate(expected)})
+        if set(tools) & set(ONCE):
+            zeros, masks = masking.into_weights(model)
+            onnx.save(zeros, directory / "zeros.onnx")
+            told = [(mask.tensor, mask.axis, mask.gone) for mask in masks]
+            (directory / "masks.json").write_text(json.dumps(told))
+            assert error(record.session(zeros, 1).run(None, feeds), expected) < 1e-4, "masks were moved wrongly"
+        times = _in_turns(model, tools, directory, repeats, rows)
+    shrunk = passes.shrink(model)
+    wrong = error(record.session(shrunk.model, 1).run(None, feeds), expected)
+    rows["maskc"] = {"macs": shrunk.report.after.macs, "error": wrong, "seconds": record.quartiles(times["maskc"])}
+    if wrong > ROUNDING:  # whose rounding it is
+        exact = Evaluator(to_double(model))(widen(feeds))
+        found = {"masked": expected, "maskc": record.session(shrunk.model, 1).run(None, feeds)}
+        rows["maskc"]["in_double"] = {key: error(values, exact) for key, values in found.items()}
+    if "onnxslim" in times:
+        rows["onnxslim"]["seconds"] = record.quartiles(times["onnxslim"])
+        rows["maskc"]["over_onnxslim"] = record.ratios(times["maskc"], times["onnxslim"])
     return rows
 
 
+def _in_turns(
+    model: onnx.ModelProto, tools: list[str], directory: Path, repeats: int, rows: dict[str, Any]
+) -> dict[str, list[float]]:
+    """Seconds of `passes` and onnxslim, and into `rows` what each tool leaves or how it fails."""
+    times: dict[str, list[float]] = {"maskc": []}
+
+    def ours() -> float:
+        start = time.perf_counter()
+        passes.shrink(model)
+        return time.perf_counter() - start
+
+    for tool in tools:
+        with Worker([python_of("onnx"), "-P", HERE / "peer.py", tool, directory], SECONDS) as worker:
+            told = worker.ask("transform")
+            if tool not in ONCE and "failed" not in told:
+                ours()
+                times[tool] = []
+                for _ in range(repeats):
+                    times["maskc"].append(ours())
+                    times[tool].append(worker.ask("transform")["seconds"])
+            rows[tool] = told if "failed" in told else told | worker.ask("result")
+        if tool == "qonnx" and "failed" not in rows[tool]:
+            rows[tool]["macs"] = passes.count(onnx.load(directory / "qonnx.onnx")).macs
+    if not times["maskc"]:
+        times["maskc"] = [ours() for _ in range(repeats)]
+    return times
+
+
+def error(found: list[Any], expected: list[Any]) -> float:
+    """The largest error over the scale of its output."""
+    pairs = zip(found, expected, strict=True)
+    return max((float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs if np.any(b)), default=0.0)
+
+
 def main() -> None:
+    names = ("onnxslim", "openvino", "qonnx")
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--side", type=int, default=224, help="of images, in pixels")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=dense.NETWORKS, default=list(dense.NETWORKS))
-    parser.add_argument("--tools", nargs="+", choices=PACKAGES, default=list(PACKAGES))
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--only", nargs="+", help="names of networks")
+    parser.add_argument("--tools", nargs="+", choices=names, default=list(names))
     parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
-    skipped = {tool: reason for tool in arguments.tools if (reason := installed(tool))}
-    tools = [tool for tool in arguments.tools if tool not in skipped]
-    results = {
-        name: measured(load(), tools, arguments.repeats)
-        for name, load in subjects(arguments.side)
-        if name in arguments.only
-    }
+    skipped = {tool: reason for tool in arguments.tools if (reason := installed("onnx", tool, "onnxruntime"))}
+    results = {}
+    for subject in subjects(arguments.side):
+        if arguments.only is None or subject.name in arguments.only:
+            tools = [tool for tool in subject.tools if tool in arguments.tools and tool not in skipped]
+            results[subject.name] = measured(subject, tools, arguments.repeats)
+            print(f"{subject.name} is done", flush=True)
     table = Table("network", "tool", "seconds", "MACs left", "error", "")
     for name, rows in results.items():
         most = rows["masked"]["macs"]
         for tool, row in rows.items():
             left = "" if row.get("macs") is None else f"{row['macs'] / most:.3f}"
-            error = f"{row['error']:.1e}" if "error" in row else ""
-            taken = record.spread(row["seconds"]) if "seconds" in row else ""
-            table.add_row(name, tool, taken, left, error, row.get("failed", ""))
+            wrong = f"{row['error']:.1e}" if "error" in row else ""
+            seconds = row.get("seconds", "")
+            taken = record.spread(seconds) if isinstance(seconds, list) else f"{seconds:.3f}" if seconds else ""
+            table.add_row(name, tool, taken, left, wrong, row.get("failed", ""))
     Console(width=160).print(table)
     for tool, reason in skipped.items():
         print(f"{tool} was skipped: {reason}")
     if not arguments.dry:
-        peers = {tool: version_of(tool) for tool in tools}
+        peers = {tool: version_of("onnx", tool) for tool in arguments.tools if tool not in skipped}
         record.write("peers", results, side=arguments.side, repeats=arguments.repeats, peers=peers, skipped=skipped)
 
 
