@@ -38,9 +38,21 @@ def optimizers() -> dict[str, Any]:
 
 
 def _ordered(factory: Any) -> Any:
-    """An optimizer that finds the nodes in the order of their names: where it has a choice, it is always the same."""
+    """An optimizer that finds the nodes in the order of their names: where it has a choice, it is always the same.
+
+    It does not write every node's attributes into its proto afterwards, which copies all weights and is done once more
+    at the end, except where there are subgraphs, whose protos are made then.
+    """
 
     class Ordered(factory):  # type: ignore[misc]
+        def optimize(self, graph: Any, iteration: int) -> Any:
+            self.opt_iteration = iteration
+            graph = self._optimize(graph)
+            if any(node.get_body_graphs() for node in graph.get_nodes()):
+                graph.update_proto()
+            graph.delete_unused_nodes(graph.outputs)
+            return graph
+
         def _optimize(self, graph: Any) -> Any:
             sort(graph)
             return super()._optimize(graph)
