@@ -109,7 +109,7 @@ def _speedup(record: dict[str, Any]) -> str:
             name,
             f"{row['flops']['source'] / row['flops']['none']:.2f}",
             *(_spread(row["speedup"][align]) for align in ("auto", "none")),
-            _spread(row["auto_over_none"]),
+            "the same" if row["auto_is_none"] else _spread(row["auto_over_none"]),
         )
         for name, row in record["results"].items()
     )

@@ -1,9 +1,10 @@
 """How fast convolutions run by how round their widths are: what `timing.py` estimates with.
 
-Each kind of processor has a `Rates`. Those of `avx512` were fitted to the profiles of ONNX Runtime 1.31 on one core of
-an AMD EPYC with AVX-512 (`benchmarks/widths.py --profile` takes them again): the estimates are within a tenth of the
-profiled times for most layers. `avx2` has the same kernels with blocks of half the size, and is taken to run all of
-them at half the speed; it was not measured. Only the ratios matter.
+Each kind of processor has a `Rates`. Those of `avx512` were fitted to single convolutions in ONNX Runtime 1.31 on one
+core of an AMD EPYC with AVX-512, and to what they take in networks, where more comes from memory
+(`python -m benchmarks.rates` compares them again): the estimates for most kinds of convolutions lie within a third of
+each other, and those for depthwise ones on blocks above, as these wait for memory. `avx2` has the same kernels with
+blocks of half the size, and is taken to run all of them at half the speed; it was not measured. Only the ratios matter.
 
 Which convolutions run on channels in blocks is decided by ONNX Runtime when it loads the model
 (onnxruntime/core/optimizer/nchwc_transformer.cc); `Rates.form` says the same.
@@ -36,8 +37,9 @@ class Rates:
     output that an entering convolution takes up again, once for each channel it reads. tile: places of the output that
     a matrix product computes together; few: as how many each counts where there are fewer. lowered: for laying out one
     element of a window. depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has
-    strides; alone, each: for one multiply-add and one channel of one that is not blocked. touched: for one element that
-    a blocked convolution reads or writes, those that fill blocks up among them. element: for one element that an
+    strides; alone, each: for one
+    multiply-add and one channel of one that is not blocked, twice that with strides. touched: for one element that
+    a convolution reads or writes, those that fill blocks up among them. element: for one element that an
     elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
     element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
     operator.
@@ -82,17 +84,19 @@ class Rates:
         """Nanoseconds of the convolution itself."""
         form = self.form(work, read, written)
         places = work.batch * math.prod(work.places)
-        if work.depthwise and form != "blocked":
-            return self.node + written * (work.batch * self.each + work.taps * places * self.alone)
+        taken = _up(read, self.block) if form == "blocked" else read
+        moved = taken * math.prod(work.strides) + (written if form == "plain" else _up(written, self.block))
+        time = self.node + places * moved * self.touched
+        if work.depthwise and form == "plain":
+            slower = 1 if max(work.strides) == 1 else 2
+            return time + written * (work.batch * self.each + work.taps * places * self.alone * slower)
         if form == "plain":
             inner, outer = read / work.groups, written / work.groups
             alone = math.prod(work.places)
             tiled = work.batch * min(_up(alone, self.tile), self.few * alone)
             lowered = inner * work.taps * places * self.lowered
-            return self.node + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
-        taken = read if form == "entering" else _up(read, self.block)
-        moved = taken * math.prod(work.strides) + _up(written, self.block)
-        return self.node + places * (self._blocked(work, form, taken, written) + moved * self.touched)
+            return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
+        return time + places * self._blocked(work, form, taken, written)
 
     def _blocked(self, work: Work, form: Form, read: int, written: int) -> float:
         """Nanoseconds for each place of the output of a convolution that writes blocks."""

@@ -1,0 +1,65 @@
+"""The table of rates against this machine: python -m benchmarks.rates.
+
+Times single convolutions in ONNX Runtime on one thread, as `--align measure` does, and prints how long the table of
+`passes/rates.py` says they take, over what they took. Only how much these ratios differ matters: where one kind of
+convolution stands out, widths are chosen wrongly. What is timed is read from the nearest cache, so networks take longer
+where much memory is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from maskc.aligning import instruction_set
+from maskc.measuring import _timed
+from passes.ops.base import Work
+from passes.rates import RATES
+
+SIDES = (56, 28, 14)
+WIDTHS = {
+    "blocked": ((16, 16), (32, 64), (96, 16), (64, 64), (128, 128), (480, 80)),
+    "entering": ((3, 32), (8, 16), (8, 48), (12, 96)),
+    "plain": ((17, 17), (33, 33), (65, 17), (129, 129)),
+    "depthwise": ((48, 48), (192, 192)),
+    "depthwise, plain": ((33, 33), (97, 97)),
+}
+
+
+def layers() -> Iterator[tuple[str, Work, int, int]]:
+    """Each kind of convolution with its window and channels, at several sizes."""
+    for kind, widths in WIDTHS.items():
+        alone = kind.startswith("depthwise")
+        for kernel, stride in ((3, 1), (3, 2), (5, 1)) if alone else ((1, 1), (3, 1)):
+            for side in SIDES:
+                for read, written in widths:
+                    window = (kernel, kernel), (stride, stride), (1, 1), (side, side)
+                    yield (
+                        f"{kind}, {kernel} x {kernel} / {stride}",
+                        Work(*window, groups=read if alone else 1, depthwise=alone),
+                        read,
+                        written,
+                    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--table", choices=RATES, default=instruction_set())
+    rates = RATES[parser.parse_args().table]
+    found: dict[str, list[float]] = {}
+    for name, work, read, written in layers():
+        time = min(_timed(work, read, written) for _ in range(3))
+        found.setdefault(name, []).append(rates.convolution(work, read, written) / time)
+    table = Table("convolution", "estimate / time, geometric mean", "least", "most")
+    for name, ratios in found.items():
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        table.add_row(name, f"{mean:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
