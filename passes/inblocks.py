@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import fold
 from passes.affine import Affine
 from passes.gates import gated
 from passes.layout import Layout
@@ -46,8 +47,8 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
             continue
         flops -= more
         nodes.append(writer.normalization(node, row))
-    read = {t.name for t in graph.outputs} | {t.name for n in nodes for t in (*n.inputs, *captured(n))}
-    graph.nodes = [n for n in nodes if any(t.name in read for t in n.outputs)]
+    graph.nodes = nodes
+    fold.drop_unused(graph)
 
 
 class _Writer:

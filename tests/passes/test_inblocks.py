@@ -42,7 +42,13 @@ def operators(source: onnx.ModelProto, **options: object) -> list[str]:
 
 @pytest.mark.parametrize(
     "middle",
-    ["m = Mul(r, s)\n a = Add(m, t)", "m = Mul(one, r)\n a = Add(m, t)", "a = Sub(r, t)", "a = Add(r, one)"],
+    [
+        "m = Mul(r, s)\n a = Add(m, t)",
+        "m = Mul(one, r)\n a = Add(m, t)",
+        "m = Mul(r, s)\n n = Add(m, t)\n o = Mul(n, one)\n a = Sub(o, t)",
+        "a = Sub(r, t)",
+        "a = Add(r, one)",
+    ],
 )
 def test_a_scale_and_shift_in_front_of_a_padded_convolution(middle: str) -> None:
     source = between(middle)
