@@ -302,7 +302,7 @@ class Rewriter:
 
     def _may_broadcast(self, node: gs.Node, index: int) -> bool:
         """Whether another operand, computed, has the shape of the output: a constant operand need not be expanded."""
-        if not rules(node).broadcasts(node, index):
+        if not rules(node).broadcasts(node, index) or self.before.outputs[0].shape is None:
             return False
         shape = self.shape(node.outputs[0])
         return any(

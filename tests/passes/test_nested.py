@@ -292,6 +292,7 @@ BODIES = {
     "d = MaxPool <kernel_shape = [3,3], strides = [2,2]> (c)\n"
     "e = AveragePool <kernel_shape = [3,3], strides = [2,2]> (c)\n f = Mul(e, none)\n t = Add(d, f)",
     "channels": "c = Slice(b, two, five, one)\n d = Mul(c, some)\n t = Conv(d, v)",
+    "a sum": "c = Mul(b, none)\n d = ReduceSum(b, two)\n e = Add(c, d)\n t = Relu(e)",
     "picked channels": "c = Gather <axis = 1> (b, places)\n d = Mul(c, some)\n t = Conv(d, v)",
 }
 
