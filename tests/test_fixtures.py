@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,11 @@ def test_every_fixture_is_small_and_in_the_baseline() -> None:
 
 
 def test_checking_them_takes_less_than_a_minute() -> None:
-    start = time.perf_counter()
+    """Of processor time, which does not grow with what else the machine has to do."""
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = process("check", "--baseline", FIXTURES / "flops.json", "--jobs", "2", "--json")
-    seconds = time.perf_counter() - start
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
     told = json.loads(done.stdout)
     assert done.returncode == 0, told
     assert [model["model"] for model in told["models"]] == MODELS and told["passed"]

@@ -146,6 +146,9 @@ class Convolution(Op):
         mask = ~self._touched(self.nonzero(node, facts), ~known.mask, group_size(node))
         if constant is not None:
             mask &= constant.mask
+        even = facts.known(node.outputs[0], 1)
+        if even is not None:  # which `constants` has found, for much less
+            mask &= ~even.mask
         if not mask.any():
             return
         result = self.convolved(node, facts, known, mask)
