@@ -163,6 +163,10 @@ def train(
     steps_per_execution: Annotated[
         int, typer.Option(metavar="N", min=1, help="Updates between two returns to Python; more are faster.")
     ] = 1,
+    devices: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="GPUs of this machine to divide each batch over (MirroredStrategy)."),
+    ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run in the same directory was.")
     ] = True,
@@ -225,6 +229,7 @@ def train(
         checkpoint_every=checkpoint_every,
         summary_every=summary_every,
         steps_per_execution=steps_per_execution,
+        devices=devices,
     )
     try:
         result = run(arguments, resume)

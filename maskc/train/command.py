@@ -20,6 +20,7 @@ from maskc.train.export import Exported
 from maskc.train.features import FeatureSpec
 from maskc.train.loop import Monitor
 from maskc.train.records import Records
+from maskc.train.replicas import mirrored
 from maskc.train.trainer import FINE_TUNING, TRAINING, PruningTrainer
 from passes.errors import in_brief
 
@@ -55,6 +56,7 @@ class Arguments:
     checkpoint_every: int = 1000
     summary_every: int = 100
     steps_per_execution: int = 1
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def train(arguments: Arguments, resume: bool = True) -> Trained:
     spec = FeatureSpec.read(arguments.features)
     records = Records(arguments.data, spec, arguments.batch_size, shuffle=arguments.shuffle, seed=arguments.seed)
     held_out = Records(arguments.validation, spec, arguments.batch_size, shuffle=0) if arguments.validation else None
-    trainer = _trainer(arguments, load_model(arguments.model, spec))
+    with mirrored(arguments.devices).scope():
+        trainer = _trainer(arguments, load_model(arguments.model, spec))
     target = arguments.output / "model"
     trainer.check_export(target)
     _remember(arguments, resume)

@@ -25,6 +25,21 @@ def placed(optimizer: Any, strategy: Any) -> Any:
     return given
 
 
+def mirrored(count: int) -> Any:
+    """A strategy over the first `count` GPUs of this machine, or over its CPU devices where it has no GPU.
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    if count == 1:
+        return tf.distribute.get_strategy()
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    found = tf.config.list_logical_devices(kind)
+    if count > len(found):
+        raise InputError(f"{count} devices are asked for, and TensorFlow finds {len(found)} {kind} device(s) here.")
+    return tf.distribute.MirroredStrategy([device.name for device in found[:count]])
+
+
 def several_workers(strategy: Any) -> bool:
     """Whether the replicas are in several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and _workers(strategy) > 1

@@ -62,6 +62,24 @@ def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> N
 
 
 @pytest.mark.slow
+def test_two_devices_train_and_prune_as_one(work: Path) -> None:
+    two = (
+        "import tensorflow as tf\n(cpu,) = tf.config.list_physical_devices('CPU')\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from maskc.cli import main\nmain()\n"
+    )
+    told = []
+    for count in (1, 2):
+        given = ["--model", work / "net.json", "--features", work / "spec.yaml", "--data", work / "*.tfrecord"]
+        given += ["--batch-size", 16, "--epochs", 6, "--output", work / f"run{count}", "--devices", count, "--json"]
+        done = process("train", *given, *FAST, code=two, CUDA_VISIBLE_DEVICES="-1")
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout))
+    assert told[0]["kept"] == told[1]["kept"] and told[0]["flops"] == told[1]["flops"]
+    assert told[1]["metrics"] == pytest.approx(told[0]["metrics"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_it_learns_from_a_teacher(work: Path) -> None:
     unpruned = train(work, "--pruning.flops_target", 1, output=work / "unpruned")
     assert unpruned.exit_code == 0, unpruned.output
@@ -116,6 +134,7 @@ def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
     refused(train(work, "--pruning.decay", 1), 2, "decay must be")
     refused(train(work, "--pruning.iter", 0), 2, "--pruning.iter")
     refused(train(work, "--seed", -1), 2, "--seed")
+    refused(train(work, "--devices", 99), 2, "99 devices are asked for, and TensorFlow finds")
     refused(train(work, "--learning-rate", 0), 2, "--learning-rate must be greater than 0")
     refused(train(work, "--pruning.flops_target", 10), 2, "flops_target cannot be reached")
     # Nothing was trained yet, so that the mistake may be corrected.
