@@ -37,10 +37,11 @@ class Rates:
     output that an entering convolution takes up again, once for each channel it reads. tile: places of the output that
     a matrix product computes together; few: as how many each counts where there are fewer. lowered: for laying out one
     element of a window. depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has
-    strides; alone, each: for one
-    multiply-add and one channel of one that is not blocked, twice that with strides. touched: for one element that
-    a convolution reads or writes, those that fill blocks up among them. element: for one element that an
-    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
+    strides; alone, each: for one multiply-add and one channel of one that is not blocked, twice that with strides.
+    touched: for one element that a convolution reads or writes, those that fill blocks up among them. loaded: for one
+    element of weights that a blocked convolution waits for, in a model of more than `near` such elements, which do not
+    stay in the caches (a matrix product does not wait). element: for one element that an elementwise operator writes.
+    reorder: for one element that is brought into blocks or out of them. move: for one
     element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
     operator.
     """
@@ -61,6 +62,8 @@ class Rates:
     alone: float
     each: float
     touched: float
+    loaded: float
+    near: int
     element: float
     reorder: float
     move: float
@@ -98,6 +101,11 @@ class Rates:
             return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
         return time + places * self._blocked(work, form, taken, written)
 
+    def loading(self, work: Work, read: int, written: int) -> float:
+        """Nanoseconds more where the weights come from memory."""
+        waits = not work.depthwise and self.form(work, read, written) != "plain"
+        return self.loaded * weights(work, read, written) if waits else 0.0
+
     def _blocked(self, work: Work, form: Form, read: int, written: int) -> float:
         """Nanoseconds for each place of the output of a convolution that writes blocks."""
         if work.depthwise:
@@ -121,6 +129,11 @@ class Lines:
         return max(1, self.bytes // itemsize)
 
 
+def weights(work: Work, read: int, written: int) -> int:
+    """Elements of the weights of a convolution that reads and writes so many channels."""
+    return written * work.taps * (1 if work.depthwise else read // work.groups)
+
+
 def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -142,6 +155,8 @@ _AVX512 = Rates(
     alone=0.12,
     each=200.0,
     touched=0.06,
+    loaded=0.1,
+    near=8_000_000,
     element=0.14,
     reorder=0.15,
     move=0.15,

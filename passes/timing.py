@@ -19,7 +19,7 @@ from passes.gates import gated
 from passes.layout import Key, Layout, at_ends
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
-from passes.rates import Rates
+from passes.rates import Rates, weights
 from passes.tensors import is_constant, present, shape_of
 from passes.usual import usual_sizes
 
@@ -89,6 +89,8 @@ class Timing:
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
         self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
+        stored = sum(weights(s.work, self.read(s, {}), s.output.wide({})) for s in self.steps if s.work)
+        self._from_memory = stored > rates.near
 
     def total(self, gains: Gains | None = None) -> float:
         """Nanoseconds of one run for one example."""
@@ -136,7 +138,7 @@ class Timing:
         if step.work is not None:
             read = self.read(step, gains)
             form, time = self.rates.form(step.work, read, written), self.rates.convolution(step.work, read, written)
-            return form != "plain", time
+            return form != "plain", time + (self.rates.loading(step.work, read, written) if self._from_memory else 0.0)
         computed = step.inputs
         blocked = bool(computed) and all(forms.get(p.name, False) and p.delivered is None for p in computed)
         if step.blocks == "never":

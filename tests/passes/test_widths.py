@@ -133,6 +133,12 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
     ]
 
 
+def test_weights_that_come_from_memory_keep_kernels_on_blocks_waiting() -> None:
+    source = chain(363, 363, size=384, side=4)
+    assert widths(shrink(source, align=AVX512).model)[:2] == [364, 364]
+    assert widths(shrink(source, align=replace(AVX512, near=100_000)).model)[:2] == [363, 363]
+
+
 @pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
 def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[int]) -> None:
     """16 bytes, also of what is stored in 8 bits on its way from one layer to the next."""
