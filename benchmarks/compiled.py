@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
+from maskc.aligning import instruction_set
 from maskc.frontend.masks import apply_masks, read_masks
+from passes.rates import RATES
 from tests.generators import architectures
 from tests.generators.check import random_feeds
 
@@ -55,8 +57,9 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float]:
-    compiled = passes.shrink(model)
-    compile_seconds = [seconds(lambda: passes.shrink(model)) for _ in range(5)]
+    rates = RATES.get(instruction_set())  # what `maskc compile` goes by
+    compiled = passes.shrink(model, align=rates)
+    compile_seconds = [seconds(lambda: passes.shrink(model, align=rates)) for _ in range(5)]
     dims = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]
     sizes = {d.dim_param: 1 if i == 0 else 32 for i, d in enumerate(dims) if d.dim_param}
     feeds = random_feeds(model, 0, sizes, ranges)
