@@ -11,7 +11,7 @@ from passes.lazy import Lazy, Scaled, lazy
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.summary import peaks
 from passes.tensors import SMALL, Array, is_constant, operand
 
@@ -41,7 +41,7 @@ class Fuser:
     def __init__(self, graph: gs.Graph) -> None:
         self._names = Names(graph)
         self._own = {id(n) for n in graph.nodes}
-        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self._shared = seen_outside(graph)
 
     def fold(self, affine: Affine) -> bool:
         """Whether the map could be put into the node before it, whose result nothing else may read."""
@@ -97,11 +97,8 @@ class Fuser:
             shifted = (scale * old + affine.shift).astype(dtype)
         if rounds(old, dtype) or not np.isfinite(shifted).all():
             return False
-        if rescaled:
-            node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)
-        if bias is not None or affine.shift.any():
-            constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
-            node.inputs = [*list(node.inputs)[:2], constant]
+        shifts = bias is not None or affine.shift.any()
+        self._give(node, scaled if rescaled else None, shifted if shifts else None)
         return True
 
     def from_inputs(self, node: gs.Node, affine: Affine, axes: tuple[int, int], groups: int = 1) -> Change | None:
@@ -150,14 +147,16 @@ class Fuser:
             if rounds(affine.shift, weight.dtype) or rounds(old, weight.dtype) or not np.isfinite(shifted).all():
                 return None
 
-        def change() -> None:
-            if rescaled:
-                node.inputs[1] = gs.Constant(self._names.fresh(weight.name), scaled)
-            if shifted is not None:
-                constant = gs.Constant(self._names.fresh("bias" if bias is None else bias.name), shifted)
-                node.inputs = [*list(node.inputs)[:2], constant]
+        return lambda: self._give(node, scaled if rescaled else None, shifted)
 
-        return change
+    def _give(self, node: gs.Node, weight: Array | Lazy | None, bias: Array | None) -> None:
+        """Put other weights and another bias in the place of those of the node, where they are given."""
+        before = operand(node, 2)
+        if weight is not None:
+            node.inputs[1] = gs.Constant(self._names.fresh(node.inputs[1].name), weight)
+        if bias is not None:
+            constant = gs.Constant(self._names.fresh("bias" if before is None else before.name), bias)
+            node.inputs = [*list(node.inputs)[:2], constant]
 
 
 def _own(weight: gs.Tensor) -> bool:

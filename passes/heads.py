@@ -21,7 +21,7 @@ from passes.ops import rules
 from passes.ops.base import Known
 from passes.ops.contraction import MatrixProduct, Side
 from passes.ops.shape import Reshape
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.tensors import Array, Index, Mask, is_constant, present, shape_of
 
 #: elements: larger arrays of channel numbers are not followed
@@ -112,7 +112,7 @@ class _Follower:
         self.merges: list[_Merge] = []
         self.products: list[_Product] = []
         self.values: list[_Trace] = []  # [..., inner]: channels that a product keeps
-        self.pinned = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self.pinned = seen_outside(graph)
 
     def run(self) -> None:
         for node in self.graph.nodes:

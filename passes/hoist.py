@@ -20,7 +20,7 @@ from passes.ops.movement import Gather, Split, Transpose
 from passes.ops.shape import Reshape
 from passes.order import Orders
 from passes.quantized import Quantized
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.tensors import Dim, Index, int_list, is_constant, shape_of, size_of
 
 
@@ -40,7 +40,7 @@ def hoist(graph: gs.Graph, facts: Facts) -> bool:
 
     Afterwards each part has a product, a reshape and a transposition of its own. Whether anything was changed.
     """
-    pinned = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+    pinned = seen_outside(graph)
     changed = False
     for node in list(graph.nodes):
         if isinstance(rules(node), Reshape) and not is_constant(node.inputs[0]):

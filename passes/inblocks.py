@@ -12,7 +12,7 @@ from passes.layout import Layout
 from passes.names import Names
 from passes.ops import rules
 from passes.rates import Rates
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.tensors import Array, shape_of, volume
 from passes.timing import Forms, Timing
 
@@ -54,7 +54,7 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
 class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._names = Names(graph)
-        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self._shared = seen_outside(graph)
 
     def row(self, last: gs.Node) -> tuple[Affine | None, int]:
         """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""

@@ -10,7 +10,7 @@ from passes.lazy import Picked, moved
 from passes.names import Names
 from passes.ops import rules
 from passes.quantized import Quantized
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.tensors import SMALL, Index, is_constant, shape_of, size_of
 
 
@@ -50,7 +50,7 @@ class Orders:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._names = Names(graph)
-        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self._shared = seen_outside(graph)
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let the tensor, which nothing else may read, hold the channels `order` of what it holds now."""

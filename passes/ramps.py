@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.affine import Ramp, rounds
 from passes.names import Names
 from passes.ops import rules
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 
 _HARD_SWISH = 14  # the opset that brought the operator
 _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
@@ -55,7 +55,7 @@ class _Joiner:
         self._old = list(graph.nodes)
         self._own = {id(n) for n in graph.nodes}
         self._new: dict[int, list[gs.Node]] = {}  # what stands where a node stood
-        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self._shared = seen_outside(graph)
 
     def nodes(self) -> list[gs.Node]:
         """All that is there now, in order."""

@@ -41,9 +41,8 @@ class Rates:
     touched: for one element that a convolution reads or writes, those that fill blocks up among them. loaded: for one
     element of weights that a blocked convolution waits for, in a model of more than `near` such elements, which do not
     stay in the caches (a matrix product does not wait). element: for one element that an elementwise operator writes.
-    reorder: for one element that is brought into blocks or out of them. move: for one
-    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
-    operator.
+    reorder: for one element that is brought into blocks or out of them. move: for one element that an adapter delivers,
+    and copy: for each of the pieces that a Gather takes one by one. node: for any operator.
     """
 
     name: str

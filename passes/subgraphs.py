@@ -36,6 +36,11 @@ def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
             yield from bodies(body)
 
 
+def seen_outside(graph: gs.Graph) -> set[str]:
+    """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
+    return {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+
+
 def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
     """Initializers that more than one of the graphs read, of which the subgraphs of control flow are some."""
     readers: dict[int, int] = {}

@@ -15,16 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.layout import Layout
 from passes.lazy import lazy
 from passes.names import Names
 from passes.ops import rules
 from passes.ops.base import Work
 from passes.quantized import Quantized
 from passes.rates import Rates
-from passes.subgraphs import captured
+from passes.subgraphs import seen_outside
 from passes.tensors import is_constant, operand, present, shape_of
-from passes.timing import Forms, Timing
 
 # Neighbours that are tried. More filters than fill four blocks gain nothing.
 _NEIGHBOURS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -57,10 +55,7 @@ def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
     Afterwards no convolution on two spatial axes of static sizes is left that these rates say to be so much faster in
     such a form, as far as the FLOPs go.
     """
-    forms: Forms = {}
-    timing = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), rates)
-    timing.of(range(len(timing.steps)), {}, forms)
-    unroller = _Unroller(graph, rates, forms)
+    unroller = _Unroller(graph, rates)
     found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
     for form, node in sorted(found, key=lambda pair: -pair[0].gain):
         if form.flops <= flops:
@@ -70,15 +65,14 @@ def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
 
 
 class _Unroller:
-    def __init__(self, graph: gs.Graph, rates: Rates, forms: Forms) -> None:
+    def __init__(self, graph: gs.Graph, rates: Rates) -> None:
         self._rates = rates
-        self._forms = forms
         self._names = Names(graph)
         self._opset: int = graph.opset
         self._nodes = list(graph.nodes)
         self._before: dict[int, list[gs.Node]] = {}  # what stands before a node now
         self._behind: dict[int, list[gs.Node]] = {}
-        self._shared = {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+        self._shared = seen_outside(graph)
 
     def nodes(self) -> list[gs.Node]:
         """All that is there now, in order."""
