@@ -173,10 +173,10 @@ def _all(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> list[Outco
 
 
 def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[tuple[int, Outcome | MaskcError]]:
+    load(rules)  # here as well, as rules that cannot be loaded are no model's fault
     if jobs > 1:
         yield from each(_Task.run, tasks, jobs, rules)
         return
-    load(rules)
     yield from ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
 
 

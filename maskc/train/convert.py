@@ -89,6 +89,11 @@ def _inputs(model: Any) -> tuple[Any, list[Any]]:
     return structure, specs
 
 
+def has_value(variable: Any) -> bool:
+    """Whether a weight has a value as yet; see `value_of`."""
+    return tuple(variable.numpy().shape) == tuple(variable.shape)
+
+
 def value_of(variable: Any) -> NDArray[Any]:
     """The present value of a weight; ones, as masks begin, where the first training step is just making it.
 

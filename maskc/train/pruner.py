@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.convert import compiled_flops, value_of
+from maskc.train.convert import compiled_flops, has_value
 from maskc.train.cost import ComputationalCost
 from maskc.train.groups import grouped, untied
 from maskc.train.mask import MaskLayer
@@ -95,7 +95,7 @@ class Pruner:
                 "be pruned.",
                 stacklevel=2,
             )
-        if self.flops <= self.target and all(value_of(weight).size == weight.numpy().size for weight in model.weights):
+        if self.flops <= self.target and all(map(has_value, model.weights)):
             self.flops = compiled_flops(model)
 
     def decide(self, step: int, *arrays: NDArray[np.floating]) -> list[NDArray[Any]]:

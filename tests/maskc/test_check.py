@@ -409,6 +409,13 @@ def test_rules_reach_every_process(repository: Path) -> None:
     assert "layer 'first' has 16 channels and had 8" in without.stdout
 
 
+def test_rules_that_are_missing_are_told_once(repository: Path) -> None:
+    for jobs in (1, 2):
+        done = process("check", "--jobs", jobs, "--rules", "gone.py")
+        assert done.returncode == 2
+        assert (done.stdout + done.stderr).count("gone.py does not exist") == 1
+
+
 def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository: Path) -> None:
     rule = (
         "import os\nimport passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
