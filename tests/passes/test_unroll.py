@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 import pytest
 
-from passes import count, shrink
+from passes import count, shrink, unroll
+from passes.clean import prepared
+from passes.export import exported
 from passes.rates import RATES
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.builder import Network
+from tests.generators.check import assert_same_function, assert_well_formed, with_sizes
+from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
 AVX512 = RATES["avx512"]
@@ -72,3 +78,44 @@ def test_none_takes_more_flops_than_its_source() -> None:
         "(float[1,32,64,64] x) => (float[1,2,64,64] y)", "y = Conv<pads=[1,1,1,1]>(x, w)", w=random(2, 32, 3, 3)
     )
     assert operators(source) == ["Conv"]
+
+
+# -- everything that can be unrolled, whatever it takes ----------------------------------------------------------------
+
+NEIGHBOURS = (2, 3, 4, 6)
+
+
+def sized(drawn: Network) -> onnx.ModelProto:
+    """The network at the largest sizes that it is to be tried at."""
+    return with_sizes(drawn.model, {name: sizes[-1] for name, sizes in drawn.symbols.items()})
+
+
+def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many random networks have such convolutions, once all of them were unrolled and found to be the same."""
+    monkeypatch.setattr(unroll, "_WORTH", -math.inf)
+    monkeypatch.setattr(unroll, "_SHARE", -math.inf)
+    changed = 0
+    for seed in seeds:
+        drawn = network(seed)
+        source = sized(drawn)
+        graph = prepared(source)
+        before = len(graph.nodes)
+        monkeypatch.setattr(unroll, "_NEIGHBOURS", (NEIGHBOURS[seed % len(NEIGHBOURS)],))
+        unroll.unroll(graph, AVX512, 10**18)
+        if len(graph.nodes) > before:
+            changed += 1
+            try:
+                assert_same_function(source, exported(graph, source), ranges=drawn.ranges)
+            except Exception as error:
+                error.add_note(f"network({seed})")
+                raise
+    return changed
+
+
+def test_random_networks_unrolled_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unrolled(range(300), monkeypatch) > 25
+
+
+@pytest.mark.slow
+def test_many_random_networks_unrolled_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unrolled(range(300, 5_000), monkeypatch) > 400
