@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,35 +88,49 @@ def sweep(
     models = [model] if isinstance(model, (str, os.PathLike, ModelProto)) else list(model)
     if not models:
         raise InputError("There is no model to sweep.")
-    plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {})
-    result = Sweep(
-        schema=SCHEMA,
-        maskc=__version__,
-        versions=versions(),
-        machine=machine(),
-        date=now(),
-        provider=choose_provider(provider),
-        measure=_measure(quality),
-        lower_is_better=lower_is_better,
-        source=plan.origin,
-        levels=plan.levels,
-        points=(),
-    )
-    points = [point for level in plan.levels for point in _points(level, policies, plan, verify, rules)]
-    if len({point.output for point in points}) < len(points):
-        raise InputError(
-            "Two points of the sweep would have one name. Give each level a name of its own, and each policy."
+    with _not_left_empty(directory):
+        plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {})
+        result = Sweep(
+            schema=SCHEMA,
+            maskc=__version__,
+            versions=versions(),
+            machine=machine(),
+            date=now(),
+            provider=choose_provider(provider),
+            measure=_measure(quality),
+            lower_is_better=lower_is_better,
+            source=plan.origin,
+            levels=plan.levels,
+            points=(),
         )
-    keeper = _Keeper(plan, result, points)
-    if quality is not None:
-        keeper.rate_source(quality)  # a command that fails does so at once
-    keeper.compile(verify, jobs, ray, rules)
-    if seconds:
-        keeper.time(seconds)
-    if quality is not None:
-        keeper.rate(quality)
-    keeper.result().save(directory)
-    return keeper.result()
+        points = [point for level in plan.levels for point in _points(level, policies, plan, verify, rules)]
+        if len({point.output for point in points}) < len(points):
+            raise InputError(
+                "Two points of the sweep would have one name. Give each level a name of its own, and each policy."
+            )
+        keeper = _Keeper(plan, result, points)
+        if quality is not None:
+            keeper.rate_source(quality)  # a command that fails does so at once
+        keeper.compile(verify, jobs, ray, rules)
+        if seconds:
+            keeper.time(seconds)
+        if quality is not None:
+            keeper.rate(quality)
+        keeper.result().save(directory)
+        return keeper.result()
+
+
+@contextmanager
+def _not_left_empty(directory: Path) -> Iterator[None]:
+    """Remove the directory, and those around it, that are made within if nothing is put there."""
+    there = {each for each in (directory, *directory.parents) if each.exists()}
+    try:
+        yield
+    finally:
+        for each in (directory, *directory.parents):
+            if each not in there:
+                with suppress(OSError):  # it is not empty, or was never made
+                    each.rmdir()
 
 
 class _Plan:

@@ -186,6 +186,18 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
     assert not list(Path().glob("*.sweep"))
 
 
+def test_what_is_refused_once_the_model_was_read_leaves_no_directory(model: Path) -> None:
+    Path("rate.py").write_text("raise SystemExit('no data here')")
+    Path("deep").mkdir()
+    for arguments, words in {
+        ("--masks", "mine.masks.npz", "--masks", "mine.npz"): "would have one name",
+        ("--masks", "mine.masks.npz", "--quality", command()): "no data here",
+    }.items():
+        Path("mine.npz").write_bytes(Path("mine.masks.npz").read_bytes())
+        refused(maskc("sweep", model, "-o", "deep/er/out", *arguments), 2, words)
+        assert not list(Path("deep").iterdir())
+
+
 def test_a_record_that_is_none_is_not_overwritten(model: Path) -> None:
     Path("out").mkdir()
     for text, words in {
