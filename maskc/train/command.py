@@ -97,7 +97,9 @@ def train(arguments: Arguments, resume: bool = True) -> Trained:
     records = Records(arguments.data, spec, arguments.batch_size, shuffle=arguments.shuffle, seed=arguments.seed)
     held_out = Records(arguments.validation, spec, arguments.batch_size, shuffle=0) if arguments.validation else None
     with mirrored(arguments.devices).scope():
-        trainer = _trainer(arguments, load_model(arguments.model, spec))
+        model = load_model(arguments.model, spec)
+        _check_outputs(model, spec)
+        trainer = _trainer(arguments, model)
     target = arguments.output / "model"
     trainer.check_export(target)
     _remember(arguments, resume)
@@ -108,6 +110,15 @@ def train(arguments: Arguments, resume: bool = True) -> Trained:
         steps += position.step
     exported = trainer.export_model(target)
     return Trained(exported, trainer.reached, steps, position.metrics)
+
+
+def _check_outputs(model: Any, spec: FeatureSpec) -> None:
+    outputs = len(getattr(model, "outputs", None) or ())  # which are not known of a model that is a class of its own
+    if outputs > 1:
+        raise InputError(
+            f"The model {model.name!r} has {outputs} outputs, and the records one label, {spec.label.name!r}. Join the "
+            "outputs into one, or train in Python: maskc.train.PruningTrainer takes data with a label for each."
+        )
 
 
 def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:

@@ -145,6 +145,13 @@ def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
         "    return keras.Model(x, keras.layers.Dense(1)(MaskLayer()(keras.layers.Dense(3)(x))), name='mine')\n"
     )
     refused(train(work, model=f"{work / 'net.py'}:build"), 2, "The model 'mine' or the loss does not fit")
+    (work / "two.py").write_text(
+        "import keras\nfrom maskc.train import MaskLayer\n"
+        "def build():\n    x = keras.Input((4,), name='a')\n    y = MaskLayer()(keras.layers.Dense(3)(x))\n"
+        "    return keras.Model(x, {n: keras.layers.Dense(1, name=n)(y) for n in ('like', 'buy')}, name='both')\n"
+    )
+    both = train(work, model=f"{work / 'two.py'}:build")
+    refused(both, 2, "The model 'both' has 2 outputs, and the records one label, 'label'", "maskc.train.PruningTrainer")
     wrong = train(work, "--loss", "sparse_categorical_crossentropy")
     refused(wrong, 2, "loss does not fit the data: Received a label value of 1 which is outside the valid range")
     refused(train(work, data=work), 2, "is a directory: give its files")
