@@ -9,14 +9,16 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx import AttributeProto
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes import defaults
-from passes.lazy import External, Inline, lazy, raw
+from passes.imported import Empty, Stored
+from passes.lazy import Inline, Lazy, raw
 from passes.shapes import annotated
 from passes.store import Store
 from passes.subgraphs import shared_constants
-from passes.tensors import Array, is_sparse
+from passes.tensors import Array, element_of, is_sparse
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
@@ -37,9 +39,8 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     for tensor in constants.values():
         _append(model.graph, tensor, store)
     for node in graph.nodes:
-        model.graph.node.append(_node(node, constants))
-        _fetch(model.graph.node[-1])
-        model.graph.value_info.extend(_noted(t) for t in node.outputs if t.name in told and t.shape is not None)
+        _add_node(model.graph, node, outside=constants)
+        model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
     if store is not None:
         store.flush()
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
@@ -60,45 +61,68 @@ def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.Mod
         if is_sparse(tensor) or math.prod(tensor.shape) <= largest:
             _append(model.graph, tensor)
         else:
-            model.graph.input.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
-    model.graph.node.extend(OnnxExporter.export_node(node) for node in graph.nodes)
+            model.graph.input.append(_declared(tensor))
+    for node in graph.nodes:
+        _add_node(model.graph, node)
     return model
 
 
-def _node(node: gs.Node, outside: Collection[str]) -> onnx.NodeProto:
-    """The node; its subgraphs read the initializers named `outside` from the graph around them."""
-    proto: onnx.NodeProto = OnnxExporter.export_node(node)
-    for attribute in proto.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            _without(attribute.g, outside)
-    return proto
+def _add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
+    """Add the node; its subgraphs read the initializers named `outside` from the graph around them.
+
+    None: they hold all that they read, and say what is known of the shapes in them.
+    """
+    proto = graph.node.add(op_type=node.op, input=[t.name for t in node.inputs], output=[t.name for t in node.outputs])
+    if node.name:
+        proto.name = node.name
+    if node.domain is not None:
+        proto.domain = node.domain
+    for name, value in node.attrs.items():
+        kind = type(value)
+        if kind is int:
+            proto.attribute.add(name=name, type=AttributeProto.INT, i=value)
+        elif kind is list and {*map(type, value)} == {int}:
+            proto.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
+        elif isinstance(value, gs.Graph):
+            _fill_body(proto.attribute.add(name=name, type=AttributeProto.GRAPH).g, value, outside)
+        elif isinstance(value, gs.Constant):
+            _fill(proto.attribute.add(name=name, type=AttributeProto.TENSOR).t, value)
+        elif isinstance(value, Empty):
+            proto.attribute.add(name=name, type=value.kind)
+        elif isinstance(value, AttributeProto):
+            proto.attribute.append(value)
+        else:
+            proto.attribute.append(onnx.helper.make_attribute(name, value))
 
 
-def _without(graph: onnx.GraphProto, outside: Collection[str]) -> None:
-    del graph.value_info[:]
-    for tensor in [t for t in graph.initializer if t.name in outside]:
-        graph.initializer.remove(tensor)
-    for sparse in [t for t in graph.sparse_initializer if t.values.name in outside]:
-        graph.sparse_initializer.remove(sparse)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _without(attribute.g, outside)
+def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str] | None) -> None:
+    proto.name = graph.name
+    if graph.doc_string:
+        proto.doc_string = graph.doc_string
+    proto.input.extend(_declared(t) for t in graph.inputs)
+    proto.output.extend(_declared(t) for t in graph.outputs)
+    for tensor in _constants(graph):
+        if outside is None or tensor.name not in outside:
+            _append(proto, tensor)
+    for node in graph.nodes:
+        _add_node(proto, node, outside)
+        if outside is None:
+            proto.value_info.extend(_declared(t) for t in node.outputs if t.dtype is not None)
 
 
-def _fetch(node: onnx.NodeProto) -> None:
-    """Put weights into the subgraphs that only say where they lie."""
-    for graph in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
-        for tensor in graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(External(tensor)), tensor.name))
-        for inner in graph.node:
-            _fetch(inner)
+def _declared(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    """The type and shape of a tensor, as far as they are known and need be said."""
+    kind = "tensor_type" if isinstance(tensor, gs.Constant) else tensor.type
+    if tensor.dtype is None or kind not in _DECLARED:
+        return onnx.ValueInfoProto(name=tensor.name)
+    return _DECLARED[kind](tensor.name, element_of(tensor.dtype), tensor.shape)
 
 
-def _noted(tensor: gs.Tensor) -> onnx.ValueInfoProto:
-    element = tensor.dtype if isinstance(tensor.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
-    return onnx.helper.make_tensor_value_info(tensor.name, element, tensor.shape)
+_DECLARED = {
+    "tensor_type": onnx.helper.make_tensor_value_info,
+    "sequence_type": onnx.helper.make_tensor_sequence_value_info,
+    "sparse_tensor_type": onnx.helper.make_sparse_tensor_value_info,
+}
 
 
 def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
@@ -122,29 +146,26 @@ def _constants(graph: gs.Graph) -> list[gs.Constant]:
 
 def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = None) -> None:
     # one by one: what is added in one go is serialised, and that ends at 2 GB
-    if is_sparse(tensor):
-        graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-        return
-    values = lazy(tensor)
-    if values is not None and store is not None:
-        element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
-        store.put(graph.initializer.add(name=tensor.name, data_type=element, dims=values.shape), raw(values))
-        return
-    as_read = values.stored if isinstance(values, Inline) else None
-    if values is None:
-        as_read = getattr(tensor._values, "tensor", None)  # not looked into since it was read
-    if as_read is None:
-        _add(graph, np.asarray(tensor.values), tensor.name)
+    values = tensor._values
+    if isinstance(values, SparseValues):
+        graph.sparse_initializer.append(values.tensor)
+    elif isinstance(values, Lazy) and store is not None:
+        proto = graph.initializer.add(name=tensor.name, data_type=element_of(values.dtype), dims=values.shape)
+        store.put(proto, raw(values))
     else:
-        added = graph.initializer.add()
-        added.CopyFrom(as_read)
-        added.name = tensor.name
+        _fill(graph.initializer.add(), tensor)
 
 
-def _add(graph: onnx.GraphProto, values: Array, name: str) -> None:
-    """Add an initializer with these values, which are copied once where numpy holds them as a file does."""
-    if values.dtype.kind not in "biuf" or not values.dtype.isnative or sys.byteorder != "little":
-        graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+def _fill(proto: onnx.TensorProto, tensor: gs.Constant) -> None:
+    """Write down the initializer: as it was read, or its values, copied once where numpy holds them as a file does."""
+    if isinstance(tensor._values, (Stored, Inline)):
+        proto.CopyFrom(tensor._values.stored)
+        proto.name = tensor.name
         return
-    element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
-    graph.initializer.add(name=name, data_type=element, dims=values.shape).raw_data = values.tobytes()
+    values: Array = np.asarray(tensor.values)
+    if values.dtype.kind not in "biuf" or not values.dtype.isnative or sys.byteorder != "little":
+        proto.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return
+    proto.name, proto.data_type = tensor.name, element_of(values.dtype)
+    proto.dims.extend(values.shape)
+    proto.raw_data = values.tobytes()

@@ -53,20 +53,19 @@ def fold_constants(graph: gs.Graph) -> bool:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
-    if subgraphs(node) or node.domain not in (None, "", "ai.onnx"):
+    if node.domain not in (None, "", "ai.onnx"):
         return None
-    weight = rules(node).quantized(node)
+    op = rules(node)
+    weight = op.quantized(node)
     if weight is not None:
         return [weight]
-    if not rules(node).foldable:
+    if not op.foldable or subgraphs(node):
         return None
-    known = rules(node).from_shapes(node)
+    known = op.from_shapes(node)
     if known is not None:
         return [known]
-    operands = dict(present(list(node.inputs)))
-    if not operands or not all(is_constant(t) for t in operands.values()):
-        return None
-    if any(isinstance(t.dtype, int) for t in operands.values()):
+    operands = dict(present(node.inputs))
+    if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands.values()):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
     room = max(SMALL, sum(math.prod(t.shape) for t in operands.values() if len(t.outputs) == 1))
@@ -78,7 +77,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
         if result is not None or size > SMALL:
             return None if result is None else [result]
     values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
-    results = rules(node).computed(node, opset, values)
+    results = op.computed(node, opset, values)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
         return None
     if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
@@ -140,9 +139,8 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
-    inside = {t.name for n in graph.nodes for g in subgraphs(n) for t in g.outputs} | {
-        t.name for n in graph.nodes for g in subgraphs(n) for m in g.nodes for t in captured(m)
-    }
+    held = [body for node in graph.nodes for body in subgraphs(node)]
+    inside = {t.name for body in held for t in [*body.outputs, *(t for n in body.nodes for t in captured(n))]}
     for node in list(graph.nodes):
         source = rules(node).passes_on(node)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):

@@ -8,7 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, in_brief
-from passes.tensors import Dim
+from passes.tensors import Dim, dtype_of
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
@@ -328,7 +328,6 @@ def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
 
 def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
     inferred_types = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
-    dtypes: dict[int, object] = {}
     for tensor in [*graph.inputs, *(t for node in graph.nodes for t in node.outputs)]:
         value = inferred_types.get(tensor.name)
         if isinstance(tensor, gs.Constant) or tensor.is_empty():
@@ -340,13 +339,8 @@ def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
         if tensor.shape != dims:  # asking takes less than setting
             tensor.shape = dims
         element = value.type.tensor_type.elem_type
-        if element not in dtypes:
-            try:
-                dtypes[element] = onnx.helper.tensor_dtype_to_np_dtype(element)
-            except KeyError:
-                dtypes[element] = int(element)
         if element:
-            tensor.dtype = dtypes[element]
+            tensor.dtype = dtype_of(element)
     for node, proto in zip(graph.nodes, light.node, strict=True):
         inside = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
         for name, value in node.attrs.items():

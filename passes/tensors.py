@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import SparseValues
@@ -22,7 +23,7 @@ SMALL = 64
 
 def is_constant(tensor: gs.Tensor) -> bool:
     """Whether the tensor is an initializer (a sparse one is left as it is, like something computed)."""
-    return isinstance(tensor, gs.Constant) and not is_sparse(tensor)
+    return isinstance(tensor, gs.Constant) and not isinstance(tensor._values, SparseValues)
 
 
 def is_sparse(tensor: gs.Tensor) -> bool:
@@ -64,6 +65,20 @@ def volume(tensor: gs.Tensor) -> int:
     return product
 
 
+@functools.cache
+def dtype_of(element: int) -> np.dtype[Any] | int:
+    """What numpy has for an element type of ONNX, or the number of the type."""
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(element)
+    except KeyError:
+        return element
+
+
+def element_of(dtype: np.dtype[Any] | int) -> int:
+    """The element type of ONNX for what `dtype_of` says."""
+    return dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether the elements are floating-point numbers (of any width), as far as the type is known."""
     dtype = tensor.dtype
@@ -79,9 +94,7 @@ def _is_floating(dtype: Any) -> bool:
 
 def present(tensors: list[gs.Tensor]) -> Iterator[tuple[int, gs.Tensor]]:
     """The operands that are given (an omitted optional operand has an empty name), with their positions."""
-    for index, tensor in enumerate(tensors):
-        if not tensor.is_empty():
-            yield index, tensor
+    return iter([(index, tensor) for index, tensor in enumerate(tensors) if tensor.name])
 
 
 def operand(node: gs.Node, index: int) -> gs.Tensor | None:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from passes import shrink
 from tests.generators.builder import Network
 from tests.generators.check import check
 
@@ -155,6 +156,32 @@ def test_strings_and_sequences_beside_the_network() -> None:
     more = (node("SequenceConstruct", "d c", "pair"), node("Identity", "words", "same"))
     model = perceptron(*more, outputs=(pair, same), inputs=(words,))
     check(Network(model), cases=[{"x": np.ones((2, 6), np.float32), "words": np.array(["a", "b"], object)}])
+
+
+def test_attributes_of_any_type_stay() -> None:
+    """Empty lists, text that is no text, and types that no operator here reads, at an operator nobody knows."""
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    sparse = helper.make_sparse_tensor(one, numpy_helper.from_array(np.zeros(1, np.int64), "where"), [3])
+    body = helper.make_graph([node("Neg", "e", "f")], "body", [], [info("f", [None, 3])])
+    given = {"i": 1, "f": 0.5, "s": "text", "ints": [1, 2], "floats": [0.5], "strings": ["a"], "bytes": b"\xff\xfe"}
+    given |= {"t": one, "sparse": sparse, "type": helper.make_tensor_type_proto(TensorProto.FLOAT, [3]), "g": body}
+    given |= {"tensors": [one, one], "lists": [b"\xff"]}
+    foreign = node("Foreign", "e", "y", domain="com.example", **given)
+    empty = {"no_ints": onnx.AttributeProto.INTS, "no_floats": onnx.AttributeProto.FLOATS}
+    for name, kind in (empty | {"no_strings": onnx.AttributeProto.STRINGS}).items():
+        foreign.attribute.add(name=name, type=kind)
+    model = perceptron(layers=(*LAYERS[:4], node("MatMul", "d w2", "e"), foreign))
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    kept = {a.name: a for a in shrink(model).model.graph.node[-1].attribute}
+    assert kept.pop("g").g.node == body.node
+    assert kept == {a.name: a for a in foreign.attribute if a.name != "g"}
+
+
+def test_a_sparse_constant_is_read() -> None:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "values")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.ones(1, np.int64), "where"), [3])
+    more = (node("MatMul", "d w2", "e"), node("Constant", "", "s", sparse_value=sparse), node("Add", "e s", "y"))
+    assert removed(perceptron(layers=(*LAYERS[:4], *more))) == 4
 
 
 def test_what_a_model_says_of_itself_stays() -> None:
