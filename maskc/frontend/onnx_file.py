@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import structure
-from maskc.graphs import all_tensors, is_external, without_weights
+from maskc.frontend import declared, structure
+from maskc.graphs import all_tensors, has_external, is_external, without_weights
 from passes.errors import in_brief
 from passes.lazy import LARGE, stored_bytes
 
@@ -173,9 +173,15 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if dense is not model:
         names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
+    dense = declared.completed(dense)
+    missing = declared.fault(dense)
+    if missing is not None:
+        raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
-        # Shapes inside a file are checked by path: with external data the message would lack the weights.
-        check(dense if path is None or dense is not model else path)
+        if path is not None and dense is model:
+            check(path)  # in memory a model with external data lacks the weights
+        else:
+            check(without_weights(dense) if has_external(dense) else dense)
     except Exception as error:
         dense, told = _without_annotations(dense, path, error, what)
         notes += told

@@ -544,6 +544,30 @@ def test_shape_notes_that_contradict_the_graph_are_ignored(tmp_path: Path) -> No
     assert any("contradict" in note for note in json.loads(result.stdout)["warnings"])
 
 
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
+@pytest.mark.parametrize("external", [True, False], ids=["external", "embedded"])
+def test_outputs_without_a_shape_are_given_the_inferred_one(tmp_path: Path, typed: bool, external: bool) -> None:
+    """Editors of graphs write such outputs, and runtimes take them."""
+    built = build.mlp()
+    (output,) = built.graph.output
+    output.type.tensor_type.ClearField("shape") if typed else output.ClearField("type")
+    save = build.save_external if external else build.save
+    result = maskc("compile", save(built, tmp_path / "m.onnx"), "-o", tmp_path / "c.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert onnx.load(tmp_path / "c.onnx").graph.output[0] == build.value("y", ["n", 4])
+    assert maskc("verify", tmp_path / "m.onnx", tmp_path / "c.onnx").exit_code == 0
+
+
+def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
+    nodes = [build.node("Reshape", "x s", "y")]
+    inputs = [build.value("x", ["n", 4]), build.value("s", ["k"], TensorProto.INT64)]
+    built = build.model(nodes, inputs, [onnx.ValueInfoProto(name="y")])
+    compile_refused(build.save(built, tmp_path / "m.onnx"), "the output 'y' has no shape, and none can be inferred")
+    built = build.mlp()
+    built.graph.input[0].type.tensor_type.ClearField("shape")
+    compile_refused(build.save(built, tmp_path / "m.onnx"), "the input 'x' has no shape", "names for sizes that vary")
+
+
 # External data.
 
 
