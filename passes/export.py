@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from passes.imported import Empty, Stored
 from passes.lazy import Inline, Lazy, raw
 from passes.shapes import annotated
 from passes.store import Store
-from passes.subgraphs import shared_constants
+from passes.subgraphs import captured, shared_constants
 from passes.tensors import Array, element_of, is_sparse
 
 
@@ -48,21 +48,27 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     return model
 
 
-def outlined(graph: gs.Graph, source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
-    """The graph without its weights, for shape inference: initializers of more than `largest` elements are inputs."""
+def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
+    """These nodes of a graph without its weights, for shape inference; what they read of others is an input.
+
+    So are initializers of more than `largest` elements.
+    """
     model = _described_as(source)
     model.ir_version = max(model.ir_version, 4)
     told = annotated(source)
-    initializers = {t.name for t in source.graph.initializer}
-    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
+    written = {t.name for node in nodes for t in node.outputs}
     model.graph.output.extend(source.graph.output)
-    model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told)
-    for tensor in _constants(graph):
-        if is_sparse(tensor) or math.prod(tensor.shape) <= largest:
+    model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
+    given = {v.name: v for v in source.graph.input}
+    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
+    for tensor in read.values():
+        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
             _append(model.graph, tensor)
-        else:
-            model.graph.input.append(_declared(tensor))
-    for node in graph.nodes:
+        elif isinstance(tensor, gs.Constant) or tensor.type == "tensor_type":
+            model.graph.input.extend([] if tensor.name in written else [_declared(tensor)])
+        elif tensor.name in given:
+            model.graph.input.append(given[tensor.name])
+    for node in nodes:
         _add_node(model.graph, node)
     return model
 

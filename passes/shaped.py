@@ -13,7 +13,7 @@ from passes.fold import fold_constants
 from passes.imported import imported
 from passes.inline import inlined
 from passes.ops import rules
-from passes.shapes import INFERRED, annotate, check, check_declared, inferred
+from passes.shapes import INFERRED, annotate, check, check_declared, inferred, unfinished
 from passes.tensors import describe
 
 
@@ -28,18 +28,23 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None) -> gs.Graph:
     model = inlined(defaults.opened(model))
     graph = imported(model) if graph is None else graph
     outline = model
-    light = inferred(outline)
-    annotate(graph, light)
+    found = inferred(outline)
+    annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        if not fold_constants(graph) | take_branches(graph):
+        folded, taken = fold_constants(graph), take_branches(graph)
+        if not folded and not taken:
             break
-        outline = outlined(graph, model, INFERRED)
-        light = inferred(outline)
-        annotate(graph, light)
-    check_declared(model, light)
+        part = unfinished(graph.nodes) if found.sound and not taken else graph.nodes
+        if not part:
+            break
+        outline = outlined(part, model, INFERRED)
+        found = inferred(outline)
+        annotate(part, found.model.graph)
+    check_declared(model, graph)
     for node in graph.nodes:
         wrong = rules(node).contradiction(node)
         if wrong:
             raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
-    check(outline, light)
+    if not found.sound:
+        check(outline, found.model)
     return graph

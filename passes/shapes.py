@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, in_brief
+from passes.subgraphs import subgraphs
 from passes.tensors import Dim, dtype_of
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
+# How the names begin that inference gives to sizes which it does not know.
+_MADE_UP = "unk__"
 
 
-def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model without its large weights, with a shape for every tensor that inference can give one.
+@dataclass(frozen=True)
+class Inferred:
+    """What is known of the shapes in a model.
+
+    model: it without its large weights, with a shape for every tensor that inference can give one. sound: whether the
+    operands of all operators are known to fit each other; where they are not, `check` tells.
+    """
+
+    model: onnx.ModelProto
+    sound: bool
+
+
+def inferred(model: onnx.ModelProto) -> Inferred:
+    """The shapes of all tensors, as far as inference can tell them.
 
     What the model declares of inner tensors and outputs is no evidence, except where onnx does not know the operator
     that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
     on. Raises GraphError when shapes contradict each other.
     """
     light = _without_weights(model)
+    replaced = _put_stand_ins(light.graph)
     for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value < 0 or (dim.dim_param and not symbol_of(dim)):
@@ -30,16 +47,18 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = f"input{number}_axis{axis}"
-    _hide_misread(light)
-    for _ in range(8):  # each round carries symbols past one more layer of reshapes
-        light = _infer(light)
+    replaced |= _hide_misread(light)
+    found = None if replaced else _infer_soundly(light)
+    light = _infer(light) if found is None else found
+    for _ in range(7):  # each round carries symbols past one more layer of reshapes
         if not _name_reshaped(light.graph) | _name_padded(light.graph):
             break
-    return light
+        light = _infer(light)
+    return Inferred(light, found is not None)
 
 
-def _hide_misread(light: onnx.ModelProto) -> None:
-    """Have inference know no elements of vectors where it would believe wrong ones."""
+def _hide_misread(light: onnx.ModelProto) -> bool:
+    """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
     from passes.ops.base import rules_of  # the rules themselves ask about shapes
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
@@ -52,13 +71,14 @@ def _hide_misread(light: onnx.ModelProto) -> None:
 
     doubtful = misread(light.graph, frozenset())
     if not doubtful:
-        return
+        return False
     ranks = _ranks(_infer(light, elements=False).graph)
     for node in doubtful:
         if ranks.get(node.output[0]) == 1:
             # an operator of one operand whose output is a vector of the same type and of unknown length
             node.op_type = "Unique"
             del node.input[1:]
+    return True
 
 
 def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
@@ -90,8 +110,16 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
-def _without_weights(model: onnx.ModelProto, stand_ins: bool = True) -> onnx.ModelProto:
-    """The model with large initializers as inputs; `stand_ins`: for operators whose shapes onnx does not know."""
+def _infer_soundly(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """What onnx infers, None where it finds, or thinks, that operands do not fit."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception:
+        return None
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large initializers as inputs."""
     light = onnx.ModelProto()
     light.ir_version = max(model.ir_version, 4)
     light.opset_import.extend(model.opset_import)
@@ -99,8 +127,6 @@ def _without_weights(model: onnx.ModelProto, stand_ins: bool = True) -> onnx.Mod
     graph = light.graph
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
-    if stand_ins:
-        _put_stand_ins(graph)
     graph.value_info.extend(model.graph.value_info)
     initializers = {t.name for t in model.graph.initializer}
     graph.input.extend(v for v in model.graph.input if v.name not in initializers)
@@ -130,7 +156,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
 
     `light` is what was inferred of the model.
     """
-    strict = _without_weights(model, stand_ins=False)  # they may be more particular than the operator is
+    strict = _without_weights(model)  # and without stand-ins, which may be more particular than the operator is
     for node in strict.graph.node:
         node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
     del strict.graph.value_info[:]
@@ -141,10 +167,10 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     _infer(strict, strict=True)
 
 
-def check_declared(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
-    """Raise GraphError, naming the tensor, where `model` declares other sizes than were inferred in `light`."""
+def check_declared(model: onnx.ModelProto, graph: gs.Graph) -> None:
+    """Raise GraphError, naming the tensor, where `model` declares other sizes than were inferred for its graph."""
     noted = annotated(model)
-    found = {v.name: dims_of(v) for v in [*light.graph.value_info, *light.graph.output]}
+    found = {t.name: t.shape for t in [*graph.outputs, *(t for n in graph.nodes if noted for t in n.outputs)]}
     for value in [*model.graph.output, *(v for v in model.graph.value_info if v.name in noted)]:
         declared, dims = dims_of(value), found.get(value.name)
         if declared is None or dims is None:
@@ -179,13 +205,14 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
         _forget_declared(body)
 
 
-def _put_stand_ins(graph: onnx.GraphProto) -> None:
-    """Put operators with the same output shapes in the place of those whose shapes onnx does not know."""
+def _put_stand_ins(graph: onnx.GraphProto) -> bool:
+    """Put operators with the same output shapes in place of those whose shapes onnx does not know; whether any was."""
     likes = {kind: _stand_in(*kind) for kind in {(n.domain, n.op_type) for n in graph.node}}
     for node in graph.node if any(likes.values()) else ():
         like = likes[node.domain, node.op_type]
         if like:
             node.op_type, node.domain = like, ""
+    return any(likes.values())
 
 
 def _stand_in(domain: str, op: str) -> str:
@@ -212,8 +239,10 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
     # a size below zero is that of a branch which is never taken
-    dims = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None) for d in dims]
+    return [
+        size if (size := dim.dim_value) > 0 or (size == 0 and dim.HasField("dim_value")) else (dim.dim_param or None)
+        for dim in value.type.tensor_type.shape.dim
+    ]
 
 
 def _name_reshaped(graph: onnx.GraphProto) -> bool:
@@ -234,7 +263,7 @@ def _name_reshaped(graph: onnx.GraphProto) -> bool:
         after = _renamed(dims_of(target), renamed)
         if not before or not after:
             continue
-        made_up = [d for d in after if isinstance(d, str) and d.startswith("unk__") and d not in {*given, *before}]
+        made_up = [d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in {*given, *before}]
         unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
         if len(unknown) != 1:
             continue
@@ -321,31 +350,44 @@ def _product(dims: list[Dim]) -> int:
     return product
 
 
-def annotate(graph: gs.Graph, light: onnx.ModelProto) -> None:
-    """Write the inferred shapes and element types onto the tensors of the graph, whose nodes are those of `light`."""
-    _annotate(graph, light.graph)
-
-
-def _annotate(graph: gs.Graph, light: onnx.GraphProto) -> None:
-    inferred_types = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
-    for tensor in [*graph.inputs, *(t for node in graph.nodes for t in node.outputs)]:
-        value = inferred_types.get(tensor.name)
-        if isinstance(tensor, gs.Constant) or tensor.is_empty():
+def annotate(nodes: Sequence[gs.Node], light: onnx.GraphProto, inputs: Sequence[gs.Tensor] = ()) -> None:
+    """Write the inferred shapes and element types onto the inputs and what the nodes write; `light` has these nodes."""
+    values = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
+    for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
+        if isinstance(tensor, gs.Constant) or not tensor.name:
             continue
-        if value is None or not value.type.HasField("tensor_type"):
-            tensor.shape = None
-            continue
-        dims = dims_of(value)
+        value = values.get(tensor.name)
+        dims = None if value is None else dims_of(value)
         if tensor.shape != dims:  # asking takes less than setting
             tensor.shape = dims
-        element = value.type.tensor_type.elem_type
-        if element:
-            tensor.dtype = dtype_of(element)
-    for node, proto in zip(graph.nodes, light.node, strict=True):
-        inside = {a.name: a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH}
-        for name, value in node.attrs.items():
-            if isinstance(value, gs.Graph):
-                _annotate(value, inside[name])
+        element = 0 if value is None else value.type.tensor_type.elem_type
+        if element and tensor.dtype is not (dtype := dtype_of(element)):
+            tensor.dtype = dtype
+    for node, proto in zip(nodes, light.node, strict=True):
+        for name, body in node.attrs.items():
+            if isinstance(body, gs.Graph):
+                annotate(body.nodes, next(a.g for a in proto.attribute if a.name == name), body.inputs)
+
+
+def unfinished(nodes: Sequence[gs.Node]) -> list[gs.Node]:
+    """Nodes that write something whose shape is not known, but for sizes of inputs, and those that may write sizes.
+
+    None where all shapes are known.
+    """
+    missing = {id(node) for node in nodes if not _is_finished(node)}
+    if not missing:
+        return []
+    return [n for n in nodes if id(n) in missing or any(t.shape is not None and len(t.shape) < 2 for t in n.outputs)]
+
+
+def _is_finished(node: gs.Node) -> bool:
+    for tensor in node.outputs:
+        if tensor.name and (tensor.dtype is None or tensor.shape is None):
+            return False
+        for dim in tensor.shape or ():
+            if dim is None or (isinstance(dim, str) and dim.startswith(_MADE_UP)):
+                return False
+    return all(_is_finished(inner) for body in subgraphs(node) for inner in body.nodes)
 
 
 def matched_groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list[int], list[int]]]:

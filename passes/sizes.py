@@ -80,7 +80,7 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
     for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
         if dim.dim_value < 0:  # some exporters write -1 for what is not known
             dim.ClearField("dim_value")
-    known = {v.name: v for v in inferred(model).graph.output}
+    known = {v.name: v for v in inferred(model).model.graph.output}
     for value in model.graph.output:
         dims = known[value.name].type.tensor_type.shape.dim
         for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):

@@ -70,3 +70,32 @@ def test_an_output_that_contradicts_the_sizes_asked_for() -> None:
     compiled(fix_sizes(source, {"x": (5, 4)}))
     with pytest.raises(GraphError, match="`c`"):
         shrink(fix_sizes(source, {"x": (2, 4)}))
+
+
+# The sizes of two reshapes, those of the second from what the first gives, by ways that inference does not go.
+RESHAPED = """
+    a = MatMul (x, v)
+    b = Mul (a, keep)
+    half = Cast <to = 1> (sizes)
+    whole = Cast <to = 7> (half)
+    c = Reshape (b, whole)
+    d = Mul (c, c)
+    at = Shape (d)
+    real = Cast <to = 1> (at)
+    down = Floor (real)
+    again = Cast <to = 7> (down)
+    e = Reshape (d, again)
+    y = MatMul (e, w)
+"""
+SIZES = {"v": random(4, 4), "keep": np.array([1.0, 0, 1, 0]), "sizes": np.array([-1, 2, 2])}
+
+
+def test_sizes_that_are_known_one_after_the_other() -> None:
+    result = compiled(model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(2, 5)))
+    assert not {"Cast", "Shape", "Floor"} & {node.op_type for node in result.model.graph.node}
+
+
+def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
+    source = model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(3, 5))
+    with pytest.raises(GraphError, match=r"contradict each other: node 'MatMul -> y'"):
+        shrink(source)
