@@ -52,6 +52,7 @@ class Facts:
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
+    _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
@@ -67,11 +68,21 @@ class Facts:
 
     def links(self, node: gs.Node) -> list[Link]:
         """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
-        if id(node) not in self._links:
+        found = self._links.get(id(node))
+        if found is None:
             op = rules(node)
             links = op.links(node, self) if isinstance(op, Linked) else []
-            self._links[id(node)] = [link for link in links if self._is_static(node, link)]
-        return self._links[id(node)]
+            self._links[id(node)] = found = [link for link in links if self._is_static(node, link)]
+        return found
+
+    def aligned(self, node: gs.Node) -> dict[int, dict[int, int]]:
+        """By axis of output 0 of a node, in order: the inputs that are linked to it, each with its own axis."""
+        found = self._aligned.get(id(node))
+        if found is None:
+            self._aligned[id(node)] = found = {}
+            for link in sorted(self.links(node), key=lambda k: k.output_axis):
+                found.setdefault(link.output_axis, {})[link.input] = link.input_axis
+        return found
 
     def _is_static(self, node: gs.Node, link: Link) -> bool:
         """Whether both sizes are known; inside a subgraph one may not be inferred, of constants from outside."""
@@ -195,12 +206,13 @@ class Facts:
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
-        size = self.size(tensor, axis) or 0
         if not self.is_live(tensor):
-            return np.zeros(size, bool)
-        live = self.read[tensor.name].get(axis, np.ones(size, bool))
-        constant = self.constants(tensor, axis)
-        live = live if constant is None else live & ~constant
+            return np.zeros(self.size(tensor, axis) or 0, bool)
+        live, constant = self.read[tensor.name].get(axis), self.constants(tensor, axis)
+        if live is None:
+            live = np.ones(self.size(tensor, axis) or 0, bool) if constant is None else ~constant
+        elif constant is not None:
+            live = live & ~constant
         tied = self.tied.get((tensor.name, axis))
         return live if tied is None else tied.required(live)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -32,7 +32,8 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
     if ("zeros", axes) not in values.notes:
         values.notes["zeros", axes] = zeros = _Zeros(values, axes)
         if values.lead in axes:
-            _look(values, [zeros.look])
+            for start, block in _placed(values):
+                zeros.look(block, start)
         else:
             zeros.take(zeros.matrix())
     found: _Zeros = values.notes["zeros", axes]
@@ -69,20 +70,22 @@ def _peaks(block: Array, axis: int) -> Array:
 def _summarise(values: Lazy) -> None:
     """Look at all axes at once: reading is what takes long."""
     lines = [_Line(values, axis) for axis in range(len(values.shape))]
-    looks = [line.look for line in lines]
-    if len(values.shape) > 1 and values.lead < 2:
-        values.notes["zeros", (0, 1)] = zeros = _Zeros(values, (0, 1))
-        looks.append(zeros.look)
+    zeros = _Zeros(values, (0, 1)) if len(values.shape) > 1 and values.lead < 2 else None
     values.notes.update({("line", line.axis): line for line in lines})
-    _look(values, looks)
+    if zeros is not None:
+        values.notes["zeros", (0, 1)] = zeros
+    for start, block in _placed(values):
+        filled = None if zeros is None else zeros.look(block, start)
+        for line in lines:
+            line.look(block, start, filled)
 
 
-def _look(values: Lazy, looks: Sequence[Callable[[Array, int], None]]) -> None:
+def _placed(values: Lazy) -> Iterator[tuple[int, Array]]:
+    """Blocks that hold anything, each with its first slice along `lead`."""
     start = 0
     for block in values.blocks():
         if block.size:
-            for look in looks:
-                look(block, start)
+            yield start, block
         start += block.shape[values.lead]
 
 
@@ -94,17 +97,20 @@ class _Line:
         self.mask = np.full(values.shape[axis], values.size > 0)
         self.value: Array = np.zeros(values.shape[axis], values.dtype)
 
-    def look(self, block: Array, start: int) -> None:
+    def look(self, block: Array, start: int, filled: Index | None) -> None:
+        """`filled`: how much is not zero in each slice of the block along `lead`, where that was counted."""
         if self.axis == self.lead:
             rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
             self.value[start : start + len(rows)] = rows[:, 0]
-            self.mask[start : start + len(rows)] = _alike(rows)
+            self.mask[start : start + len(rows)] = _alike(rows, filled)
             return
         others = tuple(a for a in range(block.ndim) if a != self.axis)
         if start == 0:
             self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
-        for probe in (np.take(block, [0, block.shape[self.lead] - 1], self.lead), block):
-            left = np.flatnonzero(self.mask)  # ends show of most slices that they vary
+        told = {0, block.shape[self.lead] - 1}  # these show of most slices that they vary
+        told |= set() if filled is None else {int(filled.argmin()), int(filled.argmax())}
+        for probe in (np.take(block, sorted(told), self.lead), block):
+            left = np.flatnonzero(self.mask)
             if not left.size:
                 return
             picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
@@ -112,12 +118,13 @@ class _Line:
             self.mask[left] = (picked == self.value[left].reshape(shape)).all(axis=others)
 
 
-def _alike(rows: Array) -> Mask:
-    """Whether each row [n, elements] holds one value throughout."""
+def _alike(rows: Array, filled: Index | None) -> Mask:
+    """Whether each row [n, elements] holds one value throughout; those that are not filled hold zeros."""
     value = rows[:, 0]
     mask = np.asarray((rows[:, -1] == value) & (rows[:, rows.shape[1] // 2] == value))
-    if mask.any():
-        mask[mask] = (rows[mask] == value[mask, None]).all(axis=1)
+    doubt = mask if filled is None else mask & (filled > 0)
+    if doubt.any():
+        mask[doubt] = (rows[doubt] == value[doubt, None]).all(axis=1)
     return mask
 
 
@@ -133,17 +140,14 @@ class _Zeros:
         self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
         self._kept: Array | None = None
 
-    def look(self, block: Array, start: int) -> None:
+    def look(self, block: Array, start: int) -> Index:
+        """Count what is not zero in a block; returns how much there is in each of its slices along `lead`."""
         found = _reduced(block, self._axes)
-        rows, columns = self._place(block, start)
-        zeros = found.size - int(np.count_nonzero(found))
-        if zeros * _FEW < found.size:  # finding them is quicker than counting along both axes
-            places = np.nonzero(~found) if zeros else (np.zeros(0, np.int64),) * 2
-            self.rows[rows] += found.shape[1] - np.bincount(places[0], minlength=found.shape[0])
-            self.columns[columns] += found.shape[0] - np.bincount(places[1], minlength=found.shape[1])
-        else:
-            self.rows[rows] += np.count_nonzero(found, axis=1)
-            self.columns[columns] += np.count_nonzero(found, axis=0)
+        rows, columns = _counts(found)
+        placed = self._place(block, start)
+        self.rows[placed[0]] += rows
+        self.columns[placed[1]] += columns
+        return rows if self._values.lead == self._axes[0] else columns
 
     def take(self, matrix: Mask) -> None:
         """All at once, from the matrix."""
@@ -169,6 +173,31 @@ class _Zeros:
         return matrix
 
 
+def _counts(found: Mask) -> tuple[Index, Index]:
+    """How many are set in each row and column of a matrix.
+
+    Counting along both axes is slow, so whole rows and columns of zeros are set aside first, and where few of the others
+    are zeros these are found in place of what is set.
+    """
+    if found.all():
+        return np.full(found.shape[0], found.shape[1]), np.full(found.shape[1], found.shape[0])
+    held = found.any(axis=1), found.any(axis=0)
+    counts = np.zeros(found.shape[0], np.int64), np.zeros(found.shape[1], np.int64)
+    left = found
+    for axis, some in enumerate(held):
+        left = left if some.all() else np.compress(some, left, axis)
+    zeros = left.size - int(np.count_nonzero(left))
+    for axis, some in enumerate(held):
+        size, other = left.shape[axis], left.shape[1 - axis]
+        if not zeros:
+            counts[axis][some] = other
+        elif zeros * _FEW < left.size:
+            counts[axis][some] = other - np.bincount(np.nonzero(~left)[axis], minlength=size)
+        else:
+            counts[axis][some] = np.count_nonzero(left, axis=1 - axis)
+    return counts
+
+
 def _reduced(block: Array, axes: Axes) -> Mask:
     """Where anything is not zero, over two axes in the order in which they lie."""
     found = np.asarray(block != 0)
@@ -177,4 +206,10 @@ def _reduced(block: Array, axes: Axes) -> Mask:
         return found
     if found.all():  # soon seen, and the usual case
         return np.ones([block.shape[a] for a in axes], bool)
-    return np.asarray(found.any(axis=rest))
+    if axes[0] > 0:
+        return np.asarray(found.any(axis=rest))
+    some = found.reshape(len(found), -1).any(axis=1)
+    left = found[some]  # the usual case of weights that were masked
+    reduced = np.zeros([block.shape[a] for a in axes], bool)
+    reduced[some] = left.all() or left.any(axis=rest)
+    return reduced

@@ -331,10 +331,8 @@ class Linked(Op):
             yield output, axis, known
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        live = {
-            (link.output, link.output_axis): facts.live(node.outputs[link.output], link.output_axis)
-            for link in facts.links(node)
-        }
+        ends = dict.fromkeys((link.output, link.output_axis) for link in facts.links(node))
+        live = {(output, axis): facts.live(node.outputs[output], axis) for output, axis in ends}
         for (index, axis), need in self._project(node, facts, live).items():
             yield index, axis, need
 
@@ -369,7 +367,10 @@ class Linked(Op):
             need = self.backward(link, wanted, size)
             outputs = per_output.setdefault((link.input, link.input_axis), {})
             outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
-        return {key: np.logical_or.reduce(list(needs.values())) for key, needs in per_output.items()}
+        return {
+            key: next(iter(needs.values())) if len(needs) == 1 else np.logical_or.reduce(list(needs.values()))
+            for key, needs in per_output.items()
+        }
 
     def backward(self, link: Link, wanted: Mask, size: int) -> Mask:
         """Input slices that the wanted output slices come from."""

@@ -40,7 +40,7 @@ class Elementwise(Linked):
 
     def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
-        operand, output = shape_of(node.inputs[index]), shape_of(node.outputs[0])
+        operand, output = node.inputs[index].shape, node.outputs[0].shape
         if operand is None or output is None:
             return None
         aligned = axis - (len(output) - len(operand))
@@ -48,21 +48,20 @@ class Elementwise(Linked):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         found = []
-        if any(shape_of(tensor) is None for _, tensor in present(node.inputs)):
+        operands = list(present(node.inputs))
+        if any(tensor.shape is None for _, tensor in operands):
             return []
-        for axis in range(len(shape_of(node.outputs[0]) or ())):
+        for axis in range(len(node.outputs[0].shape or ())):
             size = facts.size(node.outputs[0], axis)
-            along = {i: a for i, _ in present(node.inputs) if (a := self.align(node, i, axis)) is not None}
-            sizes = {i: facts.size(node.inputs[i], a) for i, a in along.items()}
-            if size is None or any(s not in (1, size) for s in sizes.values()):
+            along = [(i, a, facts.size(t, a)) for i, t in operands if (a := self.align(node, i, axis)) is not None]
+            if size is None or any(s not in (1, size) for _, _, s in along):
                 continue  # an operand of unknown size there cannot be cut with the others
-            found += [Link(i, a, 0, axis) for i, a in along.items() if sizes[i] == size]
+            found += [Link(i, a, 0, axis) for i, a, s in along if s == size]
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        links = facts.links(node)
-        for axis in {link.output_axis for link in links}:
-            known = self._along(node, facts, axis, {k.input: k.input_axis for k in links if k.output_axis == axis})
+        for axis, aligned in facts.aligned(node).items():
+            known = self._along(node, facts, axis, aligned)
             if known is not None:
                 yield 0, axis, known
 
@@ -70,19 +69,20 @@ class Elementwise(Linked):
         size = facts.size(node.outputs[0], axis)
         assert size is not None
         operands: list[Known | None] = [None] * len(node.inputs)
-        some = False
+        unknown = []
         for index, tensor in present(node.inputs):
             if index in aligned:
-                known = facts.known(tensor, aligned[index])
-                some = some or known is not None
-            else:
-                value = facts.uniform(tensor)
-                known = None if value is None else Known(np.ones(size, bool), np.full(size, value))
-                some = some or known is not None
-            operands[index] = known or Known(np.zeros(size, bool), np.zeros(size))
-        if not some:
+                operands[index] = facts.known(tensor, aligned[index])
+            elif (value := facts.uniform(tensor)) is not None:
+                operands[index] = Known(np.ones(size, bool), np.full(size, value))
+            if operands[index] is None:
+                unknown.append(index)
+        if not any(operands):
             return None
-        all_known = np.logical_and.reduce([k.mask for k in operands if k is not None])
+        for index in unknown:
+            operands[index] = Known(np.zeros(size, bool), np.zeros(size))
+        masks = [k.mask for k in operands if k is not None]
+        all_known = masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
         decided = self.decided(node, facts, operands)
         values = self._values(node, facts, operands, all_known)
         computed = None if values is None else Known(all_known, values)
@@ -97,9 +97,7 @@ class Elementwise(Linked):
         return span if isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        links = facts.links(node)
-        for axis in sorted({k.output_axis for k in links}):
-            aligned = {k.input: k.input_axis for k in links if k.output_axis == axis}
+        for axis, aligned in facts.aligned(node).items():
             found = self._map(node, facts, axis, aligned) if self._may_map(node, facts, aligned) else None
             if found is not None:
                 yield 0, axis, found
@@ -143,9 +141,7 @@ class Elementwise(Linked):
         return Pattern(mask, value, places)
 
     def ties(self, node: gs.Node, facts: Facts) -> Ties:
-        links = facts.links(node)
-        for axis in {link.output_axis for link in links}:
-            aligned = {k.input: k.input_axis for k in links if k.output_axis == axis}
+        for axis, aligned in facts.aligned(node).items():
             if not self._may_tie(node, facts, aligned):
                 continue
             size = facts.size(node.outputs[0], axis) or 0
