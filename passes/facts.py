@@ -21,7 +21,7 @@ from passes.patterns import MOST_PLACES, Pattern, combined, uniform, whole
 from passes.subgraphs import captured
 from passes.summary import is_filled_with, nonzero, uniform_slices
 from passes.summary import lowest as least
-from passes.tensors import Array, Mask, is_constant, shape_of, size_of
+from passes.tensors import Array, Mask, every, is_constant, shape_of, size_of, some
 from passes.ties import Tied
 
 AxisKnown = dict[int, Known]
@@ -221,13 +221,13 @@ class Facts:
         if tensor.name not in self.read:
             return False
         read = self.read[tensor.name]
-        for axis in {*read, *self.constant.get(tensor.name, {}), *self.pattern.get(tensor.name, {})}:
+        for axis in {*read, *self.constant.get(tensor.name, ()), *self.pattern.get(tensor.name, ())}:
             constant = self.constants(tensor, axis)
             mask = read.get(axis)
             if constant is None:
-                if mask is not None and not mask.any():
+                if mask is not None and not some(mask):
                     return False
-            elif constant.all() if mask is None else not (mask & ~constant).any():
+            elif every(constant) if mask is None else not some(mask & ~constant):
                 return False
         return True
 
@@ -235,10 +235,10 @@ class Facts:
         """Add slices to what is read; an axis that is not mentioned is read whole."""
         before = self.read.get(tensor.name)
         if before is None:
-            self.read[tensor.name] = {a: m for a, m in axes.items() if not m.all()}
+            self.read[tensor.name] = {a: m for a, m in axes.items() if not every(m)}
             return
         self.read[tensor.name] = {
-            axis: both for axis in before.keys() & axes.keys() if not (both := before[axis] | axes[axis]).all()
+            axis: both for axis in before.keys() & axes.keys() if not every(both := before[axis] | axes[axis])
         }
 
 
@@ -271,11 +271,12 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
     for tensor in graph.inputs:
         facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
-        for output, axis, known in rules(node).constants(node, facts):
+        op = rules(node)
+        for output, axis, known in op.constants(node, facts):
             tensor = node.outputs[output]
             # a value that is not finite is left to the run time: nothing may be derived from it
             usable = known.mask & _finite(known.value)
-            if usable.any() and facts.size(tensor, axis) is not None:
+            if some(usable) and facts.size(tensor, axis) is not None:
                 facts.constant.setdefault(tensor.name, {})[axis] = Known(usable, known.value)
         for output, axis, extent in _extents(node, facts):
             tensor = node.outputs[output]
@@ -283,15 +284,15 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             if extent is None or (isinstance(extent.root, tuple) and symbol in symbols):
                 extent = Extent(symbol if symbol in symbols else (tensor.name, axis))
             facts._extents[tensor.name, axis] = extent
-        for output, axis, pattern in rules(node).maps(node, facts):
+        for output, axis, pattern in op.maps(node, facts):
             _keep(facts, node.outputs[output], axis, pattern)
-        mean = rules(node).sums_to_one(node, facts)
+        mean = op.sums_to_one(node, facts)
         if mean is not None:
             facts.sums[node.outputs[0].name] = mean
-        lowest = rules(node).lowest(node, facts)
+        lowest = op.lowest(node, facts)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
-        for output, axis, tied in rules(node).ties(node, facts):
+        for output, axis, tied in op.ties(node, facts):
             constant = facts.constants(node.outputs[output], axis)
             left = tied if constant is None else tied.without(constant)
             if left is not None and facts.size(node.outputs[output], axis) is not None:

@@ -18,7 +18,7 @@ from passes.facts import Facts
 from passes.ops import rules
 from passes.ops.base import Demand, Sets
 from passes.subgraphs import captured
-from passes.tensors import Dim, Index, Mask, describe, is_constant, present, shape_of, volume
+from passes.tensors import Dim, Index, Mask, describe, every, is_constant, present, shape_of, some, volume
 
 # An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
 # as long as 32 multiply-adds of a convolution or matrix product.
@@ -171,12 +171,11 @@ class _Planner:
                 self._store(tensor, {a: m for (i, a), m in asked.items() if i == o})
             return
         intact = index in self.least.intact
-        narrowed = {} if intact else {key: mask for key, mask in asked.items() if not mask.all()}
-        produced = op.produces(node, self.facts, narrowed)
+        narrowed = {} if intact else {key: mask for key, mask in asked.items() if not every(mask)}
+        stored = {key: mask for key, mask in op.produces(node, self.facts, narrowed).items() if not every(mask)}
         for o, tensor in enumerate(node.outputs):
-            self._store(tensor, {a: m for (i, a), m in produced.items() if i == o and not m.all()})
+            self._store(tensor, {a: m for (i, a), m in stored.items() if i == o})
         self.layout.computed.add(index)
-        stored = {key: mask for key, mask in produced.items() if not mask.all()}
         demands = {} if intact else op.sees(node, self.facts, stored)
         unknown = self._reason(
             describe(node),
@@ -195,10 +194,10 @@ class _Planner:
                         self._claim_axis(tensor, axis, index, i, unknown)
                     continue
                 if is_constant(tensor):
-                    if not demand.need.all():
+                    if not every(demand.need):
                         self.layout.seen[index, i, axis] = demand.need
                     continue
-                if demand.need.all() and self.facts.constants(tensor, axis) is None:
+                if every(demand.need) and self.facts.constants(tensor, axis) is None:
                     self.full.add((tensor.name, axis))
                     continue
                 claim = _Claim(demand, index, i, self._why(node, demand, size))
@@ -221,17 +220,17 @@ class _Planner:
     def _store(self, tensor: gs.Tensor, sets: dict[int, Mask]) -> None:
         for axis in range(len(shape_of(tensor) or ())):
             mask = sets.get(axis)
-            if mask is not None and not mask.all():
+            if mask is not None and not every(mask):
                 self.layout.stored[tensor.name, axis] = mask
             self._settle(tensor, axis, mask)
 
     @staticmethod
     def _absent(output: int, asked: Sets) -> bool:
-        return any(not mask.any() for (o, _), mask in asked.items() if o == output)
+        return any(not some(mask) for (o, _), mask in asked.items() if o == output)
 
     def _make_consistent(self, tensor: gs.Tensor, output: int, asked: Sets) -> None:
         """A tensor that stores nothing along one axis stores nothing; if it cannot vanish it keeps one slice."""
-        empty = [axis for (o, axis), mask in asked.items() if o == output and not mask.any()]
+        empty = [axis for (o, axis), mask in asked.items() if o == output and not some(mask)]
         if not empty or tensor.name not in self.wanted:
             return
         if not any(self._can_vanish(tensor, axis) for axis in empty):
@@ -261,15 +260,17 @@ class _Planner:
         asked |= self.least.stored.get((tensor.name, axis), np.zeros(size, bool))
         tied = self.facts.tied.get((tensor.name, axis))
         must = asked if tied is None else tied.required(asked)
-        if must.all():
+        if every(must):
             return must
+        arriving = list(self._arriving(node, _position(node, tensor), axis, size))
+        union = must | np.logical_or.reduce([c.demand.need for c in claims])
+        if must is asked and not any(some(held & ~must) for held in (union, *(held for _, _, held in arriving))):
+            return must  # nobody needs more, and nothing more comes in
         demands = _distinct([c.demand for c in claims])
-        union = must | np.logical_or.reduce([d.need for d in demands])
         tried = demands[:_TRIED]
         candidates = [must, *(must | d.need for d in tried), union]
         if must is not asked:  # what follows from others may be computed itself
             candidates += [asked, *(asked | d.need for d in tried)]
-        arriving = list(self._arriving(node, _position(node, tensor), axis, size))
         candidates += [must | held for _, _, held in arriving]  # what the producer's inputs hold anyway
         different: dict[bytes, Mask] = {}
         for candidate in candidates:
@@ -280,9 +281,9 @@ class _Planner:
             for candidate in different.values():
                 cost = (candidate & ~added).sum() * unit + sum(self._door(tensor, axis, candidate, d) for d in demands)
                 cost += self._inlets(arriving, candidate)
-                if cost < best_cost and (candidate.any() or not best.any()):
+                if cost < best_cost and (some(candidate) or not some(best)):
                     best, best_cost = candidate, cost
-        if not must.any() and self._can_vanish(tensor, axis):
+        if not some(must) and self._can_vanish(tensor, axis):
             return must
         return best.copy()
 
@@ -309,17 +310,17 @@ class _Planner:
         """Cost of one consumer's view of what is stored: an adapter, or reading what it does not need."""
         move = self._moving(tensor, axis, stored, demand.need)
         tied = self.facts.tied.get((tensor.name, axis))
-        if tied is not None and (demand.need & tied.mask & ~stored).any():
+        if tied is not None and some(demand.need & tied.mask & ~stored):
             move *= 3  # gathered, scaled and added
         if not demand.flexible:
-            return 0.0 if bool((stored == demand.need).all()) else move
-        if (demand.need & ~stored).any() or not stored.any():
+            return 0.0 if every(stored == demand.need) else move
+        if some(demand.need & ~stored) or not some(stored):
             return move
         return min(move, demand.flops * float((stored & ~demand.need).sum()))
 
     def _inlets(self, arriving: list[tuple[gs.Tensor, int, Mask]], stored: Mask) -> float:
         """Cost of narrowing what the producer reads, where its inputs hold more for others anyway."""
-        return sum((self._moving(t, a, held, stored) for t, a, held in arriving if (held & ~stored).any()), 0.0)
+        return sum((self._moving(t, a, held, stored) for t, a, held in arriving if some(held & ~stored)), 0.0)
 
     def _arriving(self, node: gs.Node, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, Mask]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there."""
@@ -381,17 +382,17 @@ class _Planner:
         for claim in claims:
             demand = claim.demand
             need = demand.need
-            if demand.flexible and held.any() and not (need & ~held).any():
-                extra = demand.flops * float((held & ~need & ~wider).sum())
-                if not need.any() or extra <= self._moving(tensor, axis, held, need):
+            if demand.flexible and some(held) and not some(need & ~held):
+                extra = demand.flops * float(np.count_nonzero(held & ~need & ~wider))
+                if not some(need) or extra <= self._moving(tensor, axis, held, need):
                     need = held
-            elif not need.any() and not demand.optional:
+            elif not some(need) and not demand.optional:
                 need = need.copy()  # an axis of size zero is never left
                 need[int(held.argmax())] = True
             why = np.where((why < 0) & claim.demand.need, claim.why, why)
-            if claim.node >= 0 and not need.all():
+            if claim.node >= 0 and not every(need):
                 self.layout.seen[claim.node, claim.input, axis] = need
-        if (held & (why < 0)).any() and tensor.inputs:
+        if tensor.inputs and some(held & (why < 0)):
             node = tensor.inputs[0]
             own = self._reason(
                 describe(node), node.op, "writes it along with the channels that are needed, which costs less"
@@ -406,7 +407,7 @@ class _Planner:
 
     def _widened(self, tensor: gs.Tensor, axis: int, wider: Mask) -> Index:
         """The index of the reason for these slices, -1 for the others."""
-        if not wider.any() or not tensor.inputs:
+        if not some(wider) or not tensor.inputs:
             return np.full(wider.size, -1)
         node = tensor.inputs[0]
         number = self._reason(describe(node), node.op, self.least.why[tensor.name, axis])
@@ -430,8 +431,9 @@ def _position(node: gs.Node, tensor: gs.Tensor) -> int:
 
 def at_ends(stored: Mask, need: Mask) -> bool:
     """Whether what is stored only has to be padded at its ends, or cut there."""
-    if (stored & ~need).any() and (need & ~stored).any():
+    widened = some(need & ~stored)
+    if widened and some(stored & ~need):
         return False
-    inner, outer = (stored, need) if (need & ~stored).any() else (need, stored)
+    inner, outer = (stored, need) if widened else (need, stored)
     order = np.flatnonzero(inner[outer])
     return order.size > 0 and int(order[-1] - order[0]) + 1 == order.size

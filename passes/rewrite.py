@@ -19,7 +19,7 @@ from passes.ops import rules
 from passes.patterns import Pattern
 from passes.quantized import Quantized
 from passes.subgraphs import captured, replace_captured
-from passes.tensors import SMALL, Array, Dim, Mask, is_constant, present, shape_of, size_of
+from passes.tensors import SMALL, Array, Dim, Mask, every, is_constant, present, shape_of, size_of, some
 
 
 def apply(graph: gs.Graph, facts: Facts, layout: Layout) -> None:
@@ -120,7 +120,7 @@ class Rewriter:
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
-        cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not m.all()}
+        cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not every(m)}
         if not cuts:
             return tensor
         key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())
@@ -286,7 +286,7 @@ class Rewriter:
                 if any(n is not None for n in needs.values()):
                     self.set_input(node, index, self.slice(tensor, needs))
                 continue
-            if any(n is not None and not n.any() for n in needs.values()):
+            if any(n is not None and not some(n) for n in needs.values()):
                 continue  # an operand that is left out
             delivered = self._deliver(tensor, needs, self._may_broadcast(node, index))
             if delivered is not tensor:
@@ -312,10 +312,12 @@ class Rewriter:
 
     def _vanished(self, tensor: gs.Tensor) -> bool:
         masks = (self.stored(tensor, a) for a in range(len(self.shape(tensor))))
-        return any(m is not None and not m.any() for m in masks)
+        return any(m is not None and not some(m) for m in masks)
 
     def _deliver(self, tensor: gs.Tensor, needs: Mapping[int, Mask | None], broadcast: bool) -> gs.Tensor:
         shape = self.shape(tensor)
+        if not any(_differ(self.stored(tensor, a), needs.get(a)) for a in range(len(shape))):
+            return tensor
         whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int)}
         wanted = {a: w if (n := needs.get(a)) is None else n for a, w in whole.items()}
         if self._vanished(tensor):
@@ -328,7 +330,7 @@ class Rewriter:
         for axis, want in wanted.items():
             have = self.stored(tensor, axis)
             have = whole[axis] if have is None else have
-            if (have != want).any():
+            if some(have != want):
                 fill = self._fill(tensor, axis)
                 if isinstance(fill, Pattern):  # an axis before this one is as it is wanted, one behind it as stored
                     held = {a: wanted[a] if a < axis else self.stored(tensor, a) for a in wanted if a != axis}
@@ -385,3 +387,10 @@ class Rewriter:
         if tensor.shape is None:
             return None
         return [d if (c := self.stored_count(tensor, a)) is None else c for a, d in enumerate(self.shape(tensor))]
+
+
+def _differ(stored: Mask | None, need: Mask | None) -> bool:
+    """Whether other slices are stored than are needed; None: all."""
+    if stored is None:
+        return need is not None and not every(need)
+    return not every(stored) if need is None else some(stored != need)

@@ -176,8 +176,8 @@ class _Zeros:
 def _counts(found: Mask) -> tuple[Index, Index]:
     """How many are set in each row and column of a matrix.
 
-    Counting along both axes is slow, so whole rows and columns of zeros are set aside first, and where few of the others
-    are zeros these are found in place of what is set.
+    Counting along both axes is slow, so whole rows and columns of zeros are set aside first, and where few of the
+    others are zeros these are found in place of what is set.
     """
     if found.all():
         return np.full(found.shape[0], found.shape[1]), np.full(found.shape[1], found.shape[0])

@@ -104,6 +104,16 @@ def operand(node: gs.Node, index: int) -> gs.Tensor | None:
     return node.inputs[index]
 
 
+def some(mask: Mask) -> bool:
+    """Whether any is set: `mask.any()`, which takes five times as long where there are few."""
+    return bool(np.count_nonzero(mask))
+
+
+def every(mask: Mask) -> bool:
+    """Whether all are set: `mask.all()`, which takes five times as long where there are few."""
+    return bool(np.count_nonzero(mask) == mask.size)
+
+
 def describe(node: gs.Node) -> str:
     """How messages speak of a node: by its name or, unnamed, by its operator and first output."""
     if node.name:
