@@ -172,9 +172,12 @@ def _own(weight: gs.Tensor) -> bool:
 def _scaled(weight: gs.Constant, factors: Array | None) -> Array | Lazy:
     """The weights times factors, in their type; read later if they are elsewhere."""
     values = lazy(weight)
+    if factors is not None:  # a product in the weights' own type is as exact where factors are of that type
+        narrow = factors.astype(weight.dtype)
+        factors = narrow if (narrow == factors).all() else factors
     if values is None or not values.on_disk:
         whole = np.asarray(weight.values)
-        return whole if factors is None else (whole * factors).astype(weight.dtype)
+        return whole if factors is None else (whole * factors).astype(weight.dtype, copy=False)
     return values if factors is None else Scaled(values, factors)
 
 

@@ -22,7 +22,7 @@ from passes.ops.base import Known
 from passes.ops.contraction import MatrixProduct, Side
 from passes.ops.shape import Reshape
 from passes.subgraphs import seen_outside
-from passes.tensors import Array, Index, Mask, is_constant, present, shape_of
+from passes.tensors import Array, Index, Mask, is_constant, present, shape_of, some
 
 #: elements: larger arrays of channel numbers are not followed
 _LARGEST = 1 << 21
@@ -145,8 +145,9 @@ class _Follower:
 
     def _read_whole(self, name: str) -> None:
         trace = self.traces[name]
-        trace.root.needed[trace.index] = True
-        trace.root.uses[np.unique(trace.index)] += 2
+        read = _among(trace)
+        trace.root.needed[read] = True
+        trace.root.uses[read] += 2
 
     def _start(self, node: gs.Node) -> None:
         """A reshape that splits one axis."""
@@ -275,8 +276,8 @@ class _Follower:
         alive = ~(left.root.zero[first] | right.root.zero[second])
         left.root.needed[first[alive]] = True
         right.root.needed[second[alive]] = True
-        np.add.at(left.root.uses, np.unique(left.index), 1)
-        np.add.at(right.root.uses, np.unique(right.index), 1)
+        left.root.uses[_among(left)] += 1
+        right.root.uses[_among(right)] += 1
         self.products.append(_Product(left, right))
 
 
@@ -400,7 +401,18 @@ def _varying(index: Index) -> tuple[int, ...]:
 
 
 def _varies(index: Index, axis: int) -> bool:
-    return bool((index != np.take(index, [0], axis=axis)).any())
+    if index.strides[axis] == 0 or index.shape[axis] == 1:
+        return False
+    slices = np.moveaxis(index, axis, 0)
+    # the ends mostly tell
+    return some(slices[0] != slices[-1]) or some(slices[0] != slices)
+
+
+def _among(trace: _Trace) -> Mask:
+    """The channels of the root that occur: bool [channels]."""
+    found = np.zeros(trace.root.zero.size, bool)
+    found[trace.index] = True
+    return found
 
 
 def _example(tensor: gs.Tensor) -> tuple[int, ...]:

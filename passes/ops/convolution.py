@@ -174,24 +174,25 @@ class Convolution(Op):
         over = self.windows(node)
         if over is None:
             return None
-        clean = Pattern(known.mask, known.cleared().astype(np.float64), known.index)
+        groups, weights = group_size(node), self.weights(node, facts)[outputs]
+        values, used = known.cleared().astype(np.float64), known.mask
+        if groups == 1:
+            values, weights = values[used], weights[:, used]
+        weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
         sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
-        found = sliding.over(clean, 0.0)
+        found = sliding.over(Pattern(used[used] if groups == 1 else used, values, known.index), 0.0)
         if found is None:
             return None
         index, seen = found  # [in, 1, tuples..., kernel...]
-        weights = self.weights(node, facts)[outputs].astype(np.float64)
-        groups, tuples = group_size(node), seen.shape[1 : 2 + len(over)]
-        seen = np.moveaxis(seen.reshape(len(known.mask), int(np.prod(tuples)), -1), 1, 2)  # [in, kernel, tuples]
+        tuples = seen.shape[1 : 2 + len(over)]
+        seen = seen.reshape(len(values), int(np.prod(tuples)), -1)  # [in, tuples, kernel]
         value = np.zeros((outputs.size, int(np.prod(tuples))))
         if groups == 1:
-            used = known.mask
-            value[outputs] = np.tensordot(weights[:, used].reshape(len(weights), used.sum(), -1), seen[used], axes=2)
+            value[outputs] = np.tensordot(weights, seen, axes=((1, 2), (0, 2)))
         else:
             group_of = np.flatnonzero(outputs) // (outputs.size // groups)
-            per_group = seen.reshape(groups, -1, *seen.shape[1:])  # [groups, in / group, kernel, tuples]
-            flat = weights.reshape(len(weights), per_group.shape[1], -1)
-            value[outputs] = np.einsum("mik,mikt->mt", flat, per_group[group_of])
+            per_group = seen.reshape(groups, -1, *seen.shape[1:])  # [groups, in / group, tuples, kernel]
+            value[outputs] = np.einsum("mik,mitk->mt", weights, per_group[group_of])
         return Pattern(outputs, value.reshape(outputs.size, *tuples), index)
 
     # -- backward ------------------------------------------------------------------------------------------------
