@@ -86,8 +86,9 @@ class Facts:
 
     def _is_static(self, node: gs.Node, link: Link) -> bool:
         """Whether both sizes are known; inside a subgraph one may not be inferred, of constants from outside."""
-        ends = (node.inputs[link.input], link.input_axis), (node.outputs[link.output], link.output_axis)
-        return all(self.size(*end) is not None for end in ends)
+        if self.size(node.inputs[link.input], link.input_axis) is None:
+            return False
+        return self.size(node.outputs[link.output], link.output_axis) is not None
 
     def known(self, tensor: gs.Tensor, axis: int) -> Known | None:
         """Constant slices along the axis, None if there are none (or none are known)."""

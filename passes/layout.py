@@ -77,7 +77,7 @@ class Least:
     why: dict[Key, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Claim:
     """A demand, and who makes it. `node` -1 is the caller of the graph."""
 

@@ -279,7 +279,7 @@ class Rewriter:
 
     def _fit_inputs(self, node: gs.Node) -> None:
         """Deliver at every input what the node must see of it."""
-        for index, tensor in list(present(list(node.inputs))):
+        for index, tensor in present(node.inputs):
             rank = len(self.shape(tensor))
             needs = {a: self.layout.seen.get((self._index, index, a)) for a in range(rank)}
             if is_constant(tensor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -92,9 +91,9 @@ def _is_floating(dtype: Any) -> bool:
     return np.dtype(dtype).kind not in "iubSUO" and "int" not in np.dtype(dtype).name
 
 
-def present(tensors: list[gs.Tensor]) -> Iterator[tuple[int, gs.Tensor]]:
+def present(tensors: list[gs.Tensor]) -> list[tuple[int, gs.Tensor]]:
     """The operands that are given (an omitted optional operand has an empty name), with their positions."""
-    return iter([(index, tensor) for index, tensor in enumerate(tensors) if tensor.name])
+    return [(index, tensor) for index, tensor in enumerate(tensors) if tensor.name]
 
 
 def operand(node: gs.Node, index: int) -> gs.Tensor | None:

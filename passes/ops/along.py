@@ -45,7 +45,7 @@ class Elsewhere(Linked):
     def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """All outputs store the same, as they come from one input."""
         result = super().produces(node, facts, asked)
-        count = len(list(present(list(node.outputs))))
+        count = len(present(node.outputs))
         for axis in {a for _, a in result}:
             keys = [key for key in result if key[1] == axis]
             sets = [result.pop(key) for key in keys]

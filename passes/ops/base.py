@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from passes.writing import Writing
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # made by the thousand, and a frozen one takes four times as long to make
 class Known:
     """Slices along one axis that hold one constant throughout, whatever the input.
 
@@ -44,7 +44,7 @@ class Known:
     value: Array
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Demand:
     """What a consumer must find along one axis of an operand.
 
@@ -278,7 +278,7 @@ class Op:
         return type(self) is not Op
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Link:
     """Slice j of an output comes from slice `source[j]` of an input (-1: from elsewhere); None: the same index.
 
@@ -403,7 +403,9 @@ def _gathered(link: Link, known: Known, size: int) -> Known:
     return Known(mask, first)
 
 
-_RULES: dict[tuple[str, str], Op] = {}
+_RULES: dict[tuple[str | None, str], Op] = {}
+#: how nodes call the domain of the standard's operators
+_STANDARD = (None, "", "ai.onnx")
 _UNKNOWN = Op()
 OpClass = TypeVar("OpClass", bound=type[Op])
 
@@ -413,7 +415,8 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
     def add(cls: OpClass) -> OpClass:
         for name in names:
-            _RULES[domain, name] = cls()
+            rule = cls()
+            _RULES.update({(said, name): rule for said in (_STANDARD if domain in _STANDARD else (domain,))})
         return cls
 
     return add
@@ -421,9 +424,9 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; those of the operator nobody knows if there are none."""
-    return rules_of(node.domain or "", node.op).form(node)
+    return _RULES.get((node.domain, node.op), _UNKNOWN).form(node)
 
 
 def rules_of(domain: str, op: str) -> Op:
     """The rules of an operator by name, those of the operator nobody knows if there are none."""
-    return _RULES.get(("" if domain == "ai.onnx" else domain, op), _UNKNOWN)
+    return _RULES.get((domain, op), _UNKNOWN)

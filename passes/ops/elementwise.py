@@ -48,7 +48,7 @@ class Elementwise(Linked):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         found = []
-        operands = list(present(node.inputs))
+        operands = present(node.inputs)
         if any(tensor.shape is None for _, tensor in operands):
             return []
         for axis in range(len(node.outputs[0].shape or ())):
@@ -554,7 +554,7 @@ class Dropout(Copy):
         return super().links(node, facts) if len(node.outputs) == 1 and self.passes_on(node) is not None else []
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
-        training = node.attrs.get("training_mode", 0) or len(list(present(list(node.inputs)))) > 2
+        training = node.attrs.get("training_mode", 0) or len(present(node.inputs)) > 2
         mask_is_read = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
         return None if training or mask_is_read else node.inputs[0]
 
