@@ -55,6 +55,15 @@ class _Choice:
     time: float
 
 
+@dataclass(frozen=True)
+class _Hope:
+    """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed."""
+
+    start: _Choice
+    least: Least
+    time: float
+
+
 def chosen(
     graph: gs.Graph, facts: Facts, plan: Layout, align: Align, adapters: Policy
 ) -> tuple[Layout, Facts, tuple[Width, ...]]:
@@ -89,20 +98,27 @@ def chosen(
         starts.append(choice(facts, "never", Least()))
     if any(step.maps for step in first.timing.steps):
         starts.append(choice(replace(facts, adds_maps=False), adapters, Least()))
-    choices = list(starts)
-    for start in starts:
-        bundles = Bundles(graph, facts, start.plan)
-        extras = _fastest(start.timing, bundles.found)
-        if extras:
-            least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
-            choices.append(choice(start.facts, start.adapters, least))
-    best = min(choices, key=lambda found: found.time)
+    hopes = [hope for start in starts if (hope := _hope(graph, facts, start)) is not None]
+    best = min(starts, key=lambda found: found.time)
+    for hope in sorted(hopes, key=lambda hope: hope.time):
+        if hope.time < best.time:  # a plan is made only where it may be the fastest
+            best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
     whole = Layout(computed=set(range(len(graph.nodes))))
     if Timing(graph, whole, align).total() < best.time:
         best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time - best.time < max(_WORTH, _WORTH_SHARE * first.time):
         return plan, facts, ()
     return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
+
+
+def _hope(graph: gs.Graph, facts: Facts, start: _Choice) -> _Hope | None:
+    """The plan with the widths that are fastest for it; None if those are its own."""
+    bundles = Bundles(graph, facts, start.plan)
+    extras = _fastest(start.timing, bundles.found)
+    if not extras:
+        return None
+    least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
+    return _Hope(start, least, start.timing.total(_gains(dict(enumerate(bundles.found)), extras)))
 
 
 def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
