@@ -148,7 +148,7 @@ def default_output(model: Path) -> Path:
     """Where `maskc compile` writes: the input's name with `.compiled.onnx`, beside it."""
     resolved = model if model.name not in ("", "..") else model.resolve()
     name = resolved.stem if resolved.suffix in (".onnx", ".keras") else resolved.name
-    return resolved.with_name(f"{name}.compiled.onnx")
+    return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
 
 
 def flops(

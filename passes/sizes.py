@@ -12,6 +12,8 @@ from passes.tensors import Dim
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
 
+_LARGEST = 2**63 - 1  # that a file can hold
+
 
 def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> onnx.ModelProto:
     """A copy of the model in which these inputs have these sizes.
@@ -21,7 +23,8 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
     follow. The model is left as it is.
 
     Raises SizeError, in one sentence, for a name that is not that of an input, another number of dimensions, a size
-    below 1, and sizes that contradict the model or each other; GraphError when they contradict each other further on.
+    below 1 or beyond 64 bits, and sizes that contradict the model or each other; GraphError when they contradict each
+    other further on.
 
     >>> fixed = fix_sizes(model, {"image": (1, 3, 224, 224), "tokens": (None, 128)})  # doctest: +SKIP
     """
@@ -59,6 +62,8 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
         stated = dim.HasField("dim_value") and dim.dim_value >= 0
         if isinstance(size, int) and size < 1:
             raise SizeError(f"Axis {axis} of input '{value.name}' cannot have size {size}; sizes are at least 1.")
+        if isinstance(size, int) and size > _LARGEST:
+            raise SizeError(f"Axis {axis} of input '{value.name}' cannot have size {size}; sizes are below 2^63.")
         if size is None or (stated and size == dim.dim_value):
             continue
         if stated:

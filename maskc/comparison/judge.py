@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto
 
 from maskc.comparison.statistics import ErrorHistogram, Statistics
 from maskc.errors import RunError
-from maskc.graphs import float_types
+from maskc.graphs import all_graphs, array_of, float_types
 from maskc.noise import Noise, Outputs, Sample, distance
 from maskc.sampling import Inputs
 
@@ -180,7 +180,7 @@ class Judge:
         tally.dtype = str(wanted.dtype)
         error = distance(wanted, got)
         if error is None:
-            tally.reason = tally.reason or f"with {sample.label}, {_how_unlike(wanted, got)}"
+            tally.reason = tally.reason or f"with {sample.label}, {_how_unlike(wanted, got, self.reference)}"
             return
         if error.exact:
             tally.rtol = 0.0
@@ -222,9 +222,24 @@ def _told(name: str, against: str, tally: _Tally, atol: float) -> OutputError:
     )
 
 
-def _how_unlike(wanted: NDArray[Any], got: NDArray[Any]) -> str:
+def _how_unlike(wanted: NDArray[Any], got: NDArray[Any], reference: ModelProto) -> str:
     if wanted.shape != got.shape:
         return f"its shape is {got.shape} where {wanted.shape} is expected"
     if wanted.dtype != got.dtype:
         return f"its type is {got.dtype} where {wanted.dtype} is expected"
-    return "its NaNs or infinities are in other places"
+    unlike = "its NaNs or infinities are in other places"
+    weight = next(_not_finite(reference), None)
+    if weight is None:
+        return unlike
+    return (
+        f"{unlike}, where '{weight}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
+    )
+
+
+def _not_finite(model: ModelProto) -> Iterator[str]:
+    """The initializers that hold anything but finite numbers."""
+    for graph in all_graphs(model.graph):
+        for tensor in graph.initializer:
+            values = array_of(tensor)
+            if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                yield tensor.name

@@ -34,6 +34,8 @@ def check_target(path: Path, what: str = "output") -> None:
         raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
     if path.exists() and not path.is_file():
         raise InputError(f"{path} cannot be written: {storage.NOT_A_FILE}.")
+    if path.parent.is_file():
+        raise InputError(f"{path.parent} is a file, and no directory to write into.")
     if not path.parent.is_dir():
         raise InputError(f"The directory {path.parent} does not exist. Create it first.")
 

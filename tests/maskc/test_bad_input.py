@@ -50,6 +50,15 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
     compile_refused(tmp_path / "other", "holds no model")
 
 
+def test_the_root_of_the_file_system() -> None:
+    refused(maskc("compile", "/"), 2, "The directory / holds no model")
+
+
+def test_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
+
+
 def test_a_directory_with_several_models(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     for name in ("a.onnx", "b.onnx"):

@@ -153,6 +153,7 @@ def test_words_that_cannot_be_read(word: str, tmp_path: Path) -> None:
         (["x=1xcx8x8"], ("Axis 1", "size 3", "cannot become c")),
         (["x=0x3x8x8"], ("Axis 0", "at least 1")),
         (["x=1x3x-8x8"], ("Axis 2", "at least 1")),
+        (["x=99999999999999999999x3x8x8"], ("Axis 0", "below 2^63")),
         (["x=1x3x8x8", "x=1x3x9x9"], ("'x' is given twice",)),
     ],
 )

@@ -330,6 +330,17 @@ def test_nans_must_be_where_they_were() -> None:
     assert not result.passed and "NaN" in result.reasons[0]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> None:
+    """What only masked channels read is 0 times NaN in the reference, and gone from the compiled model."""
+    source = build.save(
+        changed(build.mlp(), "w2", lambda w: np.where(np.arange(16)[:, None] == 1, bad, w)), tmp_path / "m.onnx"
+    )
+    for command in (("compile", source), ("compile", source, "--json")):
+        refused(maskc(*command), 1, "'w2' of the reference holds NaN or infinity", "0 times that is NaN", "Nothing was")
+    assert list(tmp_path.iterdir()) == [source]
+
+
 # Inputs of all kinds.
 
 
