@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import traceback
 import warnings
@@ -42,6 +44,7 @@ class _Command(TyperGroup):
                     warnings.simplefilter("ignore")
                 with Bars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
+                    sys.stdout.flush()
             code = result if isinstance(result, int) else 0
         except typer.TyperException as error:
             code = _fail(_usage(error), 2, error, words)
@@ -52,6 +55,9 @@ class _Command(TyperGroup):
         except MemoryError as error:
             code = _fail(f"There is not enough memory ({error}).", 2, error, words)
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+                _give_up_stdout()
+                sys.exit(_fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words))
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
                 f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
@@ -60,6 +66,15 @@ class _Command(TyperGroup):
                 words,
             )
         sys.exit(code)
+
+
+# What a system says of a file that takes no more, behind a redirected stdout for instance.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _give_up_stdout() -> None:
+    """Let what is still to be printed, which the interpreter tries again when it ends, go nowhere."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from maskc import frontend, storage
 from maskc.errors import InputError
 from passes.errors import GraphError
 from tests.maskc import build
-from tests.maskc.command import maskc, process, refused
+from tests.maskc.command import ROOT, maskc, process, refused
 
 
 def compile_refused(source: Path, *words: str, masks: Path | None = None) -> None:
@@ -52,6 +54,17 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
 
 def test_the_root_of_the_file_system() -> None:
     refused(maskc("compile", "/"), 2, "The directory / holds no model")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+def test_a_full_disk_behind_stdout(tmp_path: Path, options: tuple[str, ...]) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    command = [sys.executable, "-m", "maskc", "flops", str(source), *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "Error: What is printed cannot be written: No space left on device.\n"
 
 
 def test_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
