@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.lazy import LARGE, Lazy, Made, lazy
 from passes.names import Names
+from passes.nodes import constant
 from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import captured, subgraphs
@@ -45,7 +46,7 @@ def fold_constants(graph: gs.Graph) -> bool:
         if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
             results = [weights.setdefault(results[0].key, results[0])]
         for tensor, values in zip(list(node.outputs), results, strict=False):
-            _replace(tensor, values if isinstance(values, gs.Constant) else gs.Constant(tensor.name, values))
+            _replace(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes = kept
@@ -200,4 +201,6 @@ def share_constants(graph: gs.Graph) -> None:
 def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
     """Let every consumer of `old`, subgraphs included, read `new`."""
     for consumer in list(old.outputs):
-        consumer.inputs = [new if t is old else t for t in consumer.inputs]
+        for index, tensor in enumerate(consumer.inputs):
+            if tensor is old:
+                consumer.inputs[index] = new
