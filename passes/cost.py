@@ -35,16 +35,18 @@ def of_graph(graph: gs.Graph) -> Cost:
     nodes = []
     weights: dict[int, int] = {}
     for node in graph.nodes:
-        flops, macs = rules(node).cost(node)
+        op = rules(node)
+        flops, macs = op.cost(node)
         held = subgraphs(node)
         inside = [of_graph(body) for body in held]
         flops += max((c.flops for c in inside), default=0)
         macs += max((c.macs for c in inside), default=0)
-        axis = rules(node).width_axis
-        width = None if axis is None else size_of(node.outputs[0], axis)
-        inner = (n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)
-        read = [t for reader in (node, *inner) for t in reader.inputs]
-        new = {id(t): math.prod(t.shape) for t in read if _is_weight(t) and id(t) not in weights}
+        width = None if op.width_axis is None else size_of(node.outputs[0], op.width_axis)
+        new = {}
+        for reader in (node, *(n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)):
+            for tensor in reader.inputs:
+                if _is_weight(tensor) and id(tensor) not in weights:
+                    new[id(tensor)] = math.prod(tensor.shape)
         weights |= new
         nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, sum(new.values())))
     return Cost(

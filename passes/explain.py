@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -49,9 +48,7 @@ def explain(
                 channels = tuple(np.flatnonzero(born).tolist())
                 removed = int((born & ~stays).sum())
                 masked.append(MaskedAxis(tensor.name, axis, born.size, len(channels), removed, channels))
-                for item in _held(facts, layout, holders, tensor, axis, stays):
-                    advice = _advice(holders.get(item.node), item, adapters)
-                    held.append(replace(item, advice=advice))
+                held += _held(facts, layout, holders, adapters, tensor, axis, stays)
     return tuple(masked), tuple(held)
 
 
@@ -68,26 +65,31 @@ def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, mask: 
 
 
 def _held(
-    facts: Facts, layout: Layout, holders: dict[str, gs.Node], tensor: gs.Tensor, axis: int, stays: Mask
+    facts: Facts,
+    layout: Layout,
+    holders: dict[str, gs.Node],
+    adapters: Policy,
+    tensor: gs.Tensor,
+    axis: int,
+    stays: Mask,
 ) -> Iterator[Held]:
     """The channels that stay, by what holds them and who else writes them there."""
     why = layout.reason.get((tensor.name, axis), np.full(stays.size, -1))
     for number in dict.fromkeys(why[stays].tolist()):
         channels = np.flatnonzero(stays & (why == number))
         label, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
-        holder = holders.get(label)
+        holder, aligned = holders.get(label), number in layout.aligned
         for writer, some in writers(holder, facts, tensor, axis, channels):
-            aligned = number in layout.aligned
-            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, aligned=aligned)
+            if aligned:
+                advice = "compile with `--align none`, which leaves fewer FLOPs"
+            else:
+                advice = "share the mask or mask both" if writer else _advice(holder, op, adapters)
+            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, advice, aligned)
 
 
-def _advice(holder: gs.Node | None, held: Held, adapters: Policy) -> str:
-    """What a person can do so that the channels go; "" where nothing is known to help."""
-    if held.aligned:
-        return "compile with `--align none`, which leaves fewer FLOPs"
-    if held.written_by:
-        return "share the mask or mask both"
-    if held.op == "output":
+def _advice(holder: gs.Node | None, op: str, adapters: Policy) -> str:
+    """What a person can do so that channels go that an operator holds; "" where nothing is known to help."""
+    if op == "output":
         return "an output keeps its size: take the channels out of it where the model is made"
     ways = []
     if holder is not None and subgraphs(holder):

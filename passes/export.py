@@ -147,7 +147,8 @@ def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _constants(graph: gs.Graph) -> list[gs.Constant]:
-    return [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    read = {t.name: t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
+    return list((read | {t.name: t for t in graph.outputs if isinstance(t, gs.Constant)}).values())
 
 
 def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = None) -> None:

@@ -191,5 +191,5 @@ class _Clock:
 
     def measure(self, name: str, graph: gs.Graph) -> None:
         """Note how large the graph is."""
-        stored = {id(t): math.prod(t.shape) for n in graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
-        self.sizes[name] = len(graph.nodes), sum(stored.values())
+        stored = {id(t): t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
+        self.sizes[name] = len(graph.nodes), sum(math.prod(t.shape) for t in stored.values())

@@ -39,8 +39,9 @@ def join(graph: gs.Graph) -> None:
     """
     joiner = _Joiner(graph)
     for node in reversed(list(graph.nodes)):
-        if node.outputs and not joiner.move_factor(node):
-            joiner.shorten(node)
+        row = joiner.row(node)
+        if row is not None and not joiner.move_factor(row):
+            joiner.shorten(row)
     graph.nodes = joiner.nodes()
     if graph.opset >= _HARD_SWISH:
         for node in graph.nodes:
@@ -61,23 +62,21 @@ class _Joiner:
         """All that is there now, in order."""
         return [n for old in self._old for n in (*self._new.get(id(old), ()), old) if n.outputs]
 
-    def shorten(self, last: gs.Node) -> None:
-        """Write the row that ends with the node in fewer nodes, where that can be."""
-        row = self._row(last)
-        if row is not None and max(row.ramp.operators(), 1) < len(row.nodes):
-            output = last.outputs[0]
+    def shorten(self, row: Row) -> None:
+        """Write the row in fewer nodes, where that can be."""
+        if max(row.ramp.operators(), 1) < len(row.nodes):
+            output = row.nodes[0].outputs[0]
             self._clear(row.nodes)
-            self._write(row.ramp, output, last)
+            self._write(row.ramp, output, row.nodes[0])
 
-    def move_factor(self, last: gs.Node) -> bool:
+    def move_factor(self, row: Row) -> bool:
         """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
-        row = self._row(last)
-        product = None if row is None else self._before(row.ramp.data)
-        if row is None or product is None or not rules(product).multiplies(product):
+        product = self._before(row.ramp.data)
+        if product is None or not rules(product).multiplies(product):
             return False
         for index, operand in enumerate(product.inputs):
             before = self._before(operand)
-            inner = None if before is None else self._row(before)
+            inner = None if before is None else self.row(before)
             if inner is None:
                 continue
             core, factor = inner.ramp.factored()
@@ -120,7 +119,7 @@ class _Joiner:
                 product.op, product.inputs = "HardSwish", [data]
                 return
 
-    def _row(self, last: gs.Node) -> Row | None:
+    def row(self, last: gs.Node) -> Row | None:
         """The longest row that ends with the node, None if the node is no ramp."""
         ramp, nodes = self._ramp(last), [last]
         while ramp is not None:

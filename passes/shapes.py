@@ -59,12 +59,15 @@ def inferred(model: onnx.ModelProto) -> Inferred:
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
-    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+    from passes.ops.base import Op, rules_of  # the rules themselves ask about shapes
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
+        kinds = {(n.domain, n.op_type) for n in graph.node}
+        asked = {kind for kind in kinds if type(rules_of(*kind)).misread is not Op.misread}
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
-        found = [n for n in graph.node if rules_of(n.domain, n.op_type).misread(n, known)]
+        nodes = [n for n in graph.node if (n.domain, n.op_type) in asked] if asked else []
+        found = [n for n in nodes if rules_of(n.domain, n.op_type).misread(n, known)]
         for body in _bodies(graph):
             found += misread(body, known)
         return found
@@ -147,8 +150,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def annotated(model: onnx.ModelProto) -> set[str]:
     """Tensors noted in the model that an operator writes which onnx does not know."""
-    unknown = _unknown(model.graph)
-    return unknown & {v.name for v in model.graph.value_info} if unknown else set()
+    noted = {v.name for v in model.graph.value_info}
+    return noted & _unknown(model.graph) if noted else noted
 
 
 def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
