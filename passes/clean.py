@@ -18,7 +18,9 @@ def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
-    return simplified(checked(model), keep)
+    graph = checked(model)
+    fold.drop_identities(graph, keep)
+    return simplified(graph, keep)
 
 
 def checked(model: onnx.ModelProto) -> gs.Graph:
@@ -31,9 +33,9 @@ def checked(model: onnx.ModelProto) -> gs.Graph:
 
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
-    """The graph of `checked`, changed in place to that of `prepared`."""
-    reorder.reorder(graph)
-    fold.drop_identities(graph, keep)
+    """The graph of `checked` without identities, changed in place to that of `prepared`."""
+    if reorder.reorder(graph):
+        fold.drop_identities(graph, keep)
     fold.fold_constants(graph)
     fold.drop_unused(graph)
     return graph
@@ -64,14 +66,17 @@ def check_order(graph: onnx.GraphProto) -> None:
     ready = {v.name for v in graph.input} | {t.name for t in graph.initializer}
     ready |= {t.values.name for t in graph.sparse_initializer} | {""}
     for node in graph.node:
-        label = node.name or f"{node.op_type} -> {', '.join(node.output)}"
         for name in node.input:
             if name not in ready:
-                raise GraphError(f"Node `{label}` reads `{name}`, which nothing before it writes.")
+                raise GraphError(f"Node `{_label(node)}` reads `{name}`, which nothing before it writes.")
         for name in node.output:
             if name and name in ready:
-                raise GraphError(f"Node `{label}` writes `{name}`, which already has a value.")
+                raise GraphError(f"Node `{_label(node)}` writes `{name}`, which already has a value.")
             ready.add(name)
     for value in graph.output:
         if value.name not in ready:
             raise GraphError(f"Nothing writes the graph output `{value.name}`.")
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return node.name or f"{node.op_type} -> {', '.join(node.output)}"

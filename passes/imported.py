@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto
@@ -136,4 +138,6 @@ class Stored(LazyValues):  # type: ignore[misc]
 
     def load(self) -> Array:
         """The values [shape]."""
+        if sys.byteorder == "little" and self.dtype.kind in "biuf" and self.stored.HasField("raw_data"):
+            return np.frombuffer(self.stored.raw_data, self.dtype).reshape(self.shape)
         return onnx.numpy_helper.to_array(self.stored)

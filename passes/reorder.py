@@ -16,16 +16,22 @@ from passes.tensors import Dim, Index, is_constant, shape_of
 _LONGEST = 12  # nodes of a chain
 
 
-def reorder(graph: gs.Graph) -> None:
-    """Replace every such chain; afterwards what it does is seen as indices along an axis, or is gone."""
+def reorder(graph: gs.Graph) -> bool:
+    """Replace every such chain; whether there was any.
+
+    Afterwards what they do is seen as indices along an axis, or is an Identity.
+    """
     names = Names(graph)
     outputs = {id(t) for t in graph.outputs}
     own = {id(node) for node in graph.nodes}  # a subgraph reads what nodes around it write
     nodes: list[gs.Node] = []
+    replaced = False
     for node in reversed(graph.nodes):
         found = _found(node, own) if any(t.outputs or id(t) in outputs for t in node.outputs) else None
         nodes += [node] if found is None else reversed(_replaced(node, found, names))
+        replaced = replaced or found is not None
     graph.nodes = nodes[::-1]
+    return replaced
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,15 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
     """The longest chain that ends with this node and reorders no more than one axis."""
     longest = None
     for chain in _chains(node, own):
+        if len(chain) < 2:
+            continue
         root = chain[0].inputs[0]
         shape = shape_of(root)
         places = None if shape is None else original(shape)
         for link in chain:
             places = None if places is None else rules(link).arranged(link, places)
         order = None if places is None or shape is None else _order(places, shape)
-        if order is None or shape is None or len(chain) < 2:
+        if order is None or shape is None:
             continue
         same = shape_of(node.outputs[0]) == shape and None not in shape
         moves = bool((np.diff(order[1]) != 1).any())

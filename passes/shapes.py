@@ -64,11 +64,14 @@ def _hide_misread(light: onnx.ModelProto) -> bool:
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
         kinds = {(n.domain, n.op_type) for n in graph.node}
         asked = {kind for kind in kinds if type(rules_of(*kind)).misread is not Op.misread}
+        bodies = [*_bodies(graph)]
+        if not asked and not bodies:
+            return []
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
-        nodes = [n for n in graph.node if (n.domain, n.op_type) in asked] if asked else []
+        nodes = [n for n in graph.node if (n.domain, n.op_type) in asked]
         found = [n for n in nodes if rules_of(n.domain, n.op_type).misread(n, known)]
-        for body in _bodies(graph):
+        for body in bodies:
             found += misread(body, known)
         return found
 

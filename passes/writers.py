@@ -26,9 +26,9 @@ def writers(
     for operand, a in _others(holder, facts, tensor, axis, channels) if holder is not None else ():
         if not left.size:
             break
-        live = left[~_constant(facts, operand, a, left)]
-        found += _traced(facts, operand, a, live)
-        left = np.setdiff1d(left, live)
+        constant = _constant(facts, operand, a, left)
+        found += _traced(facts, operand, a, left[~constant])
+        left = left[constant]
     if left.size:
         found.append(("", left))
     return sorted(found, key=lambda item: int(item[1][0]))
