@@ -1,9 +1,12 @@
-"""What widths that run faster win: python -m benchmarks.widths [NETWORK ...].
+"""What widths that run faster win: python -m benchmarks.widths [--table TABLE] [NETWORK ...].
 
 Networks with random weights and consistent random masks that close 30, 50 and 70% of the channels, each compiled with
 `--align none` and `--align auto`. The source without masks and both results are run in turns in one process, on one
 thread; a figure is the median of the ratios of neighbouring runs, with the quartiles. What is timed is the processor
 time of that thread, which on a machine that does other things as well is disturbed less than the time on the clock.
+
+Widths are chosen by the table for this processor, or by the one that is named: the record of another table than that
+for AVX-512 is `results/widths-TABLE.json`. It says how many channels ONNX Runtime held in a block while it was taken.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import datetime
 import json
 import math
 import os
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +31,7 @@ from rich.table import Table
 import passes
 from maskc.aligning import instruction_set
 from maskc.measuring import processor
-from passes.rates import RATES
+from passes.rates import RATES, Rates
 from tests.generators.check import with_sizes
 from tests.models import networks
 
@@ -79,13 +83,28 @@ def quartiles(ratios: np.ndarray[Any, Any]) -> list[float]:
     return [round(float(q), 4) for q in np.percentile(ratios, (25, 50, 75))]
 
 
-def measured(gated: networks.Gated, kind: str, closed: float, seconds: float) -> dict[str, Any]:
-    """One network with one share of its channels closed."""
+def channels_in_a_block() -> int:
+    """How many channels ONNX Runtime's convolution kernels hold together here: 16 with AVX-512, 8 without."""
+    weights = onnx.numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 1, 8, 8)) for name in "xy"]
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    graph = onnx.helper.make_graph([node], "one", ports[:1], ports[1:], [weights])
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "one.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return int(onnx.load(options.optimized_model_filepath).graph.initializer[0].dims[0])
+
+
+def measured(gated: networks.Gated, kind: str, closed: float, seconds: float, rates: Rates) -> dict[str, Any]:
+    """One network with one share of its channels closed, and widths chosen by these rates."""
     one = {gated.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param: 1}
     opened = passes.shrink(with_sizes(gated.opened(), one)).model
     masked = with_sizes(gated.masked(kind, consistent=True, keep=1 - closed), one)
     narrow = passes.shrink(masked)
-    wide = passes.shrink(masked, align=RATES[instruction_set()])
+    wide = passes.shrink(masked, align=rates)
     times = timed([opened, narrow.model, wide.model], seconds)
     return {
         "auto_over_none": quartiles(times[:, 2] / times[:, 1]),
@@ -106,6 +125,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
+    parser.add_argument("--table", choices=RATES, default=instruction_set())
     arguments = parser.parse_args()
     busy = [round(x, 2) for x in os.getloadavg()]
     console, results = Console(width=120), {}
@@ -114,7 +134,7 @@ def main() -> None:
         gated = load(name, arguments.side)
         for kind in arguments.kinds:
             for closed in CLOSED:
-                row = measured(gated, kind, closed, arguments.seconds)
+                row = measured(gated, kind, closed, arguments.seconds, RATES[arguments.table])
                 results[f"{name}, {kind}, {closed:.0%}"] = row
                 low, middle, high = row["auto_over_none"]
                 table.add_row(
@@ -126,7 +146,7 @@ def main() -> None:
                     str(row["layers_widened"]),
                 )
                 console.print(f"{name}, {kind}, {closed:.0%}: {middle:.2f}")
-                write(results, arguments.side, busy)
+                write(results, arguments.side, busy, arguments.table)
     console.print(table)
     mean, largest = summary(results)
     console.print(f"Geometric mean {mean:.3f}, largest {largest:.3f}; goals: 0.90 and 1.03.")
@@ -138,7 +158,7 @@ def summary(results: dict[str, dict[str, Any]]) -> tuple[float, float]:
     return math.exp(sum(map(math.log, ratios)) / len(ratios)), max(ratios)
 
 
-def write(results: dict[str, dict[str, Any]], side: int, busy: list[float]) -> None:
+def write(results: dict[str, dict[str, Any]], side: int, busy: list[float], table: str) -> None:
     """Record what was measured so far."""
     mean, largest = summary(results)
     record = {
@@ -146,16 +166,19 @@ def write(results: dict[str, dict[str, Any]], side: int, busy: list[float]) -> N
         "machine": {
             "processor": processor(),
             "instruction_set": instruction_set(),
+            "channels_in_a_block": channels_in_a_block(),
             "cores": os.cpu_count(),
             "threads": 1,
             "load": {"before": busy, "behind": [round(x, 2) for x in os.getloadavg()]},
         },
         "versions": {"onnxruntime": ort.__version__} | {name: version(name) for name in ("onnx", "numpy", "keras")},
         "side": side,
+        "table": table,
         "auto_over_none": {"geometric_mean": round(mean, 4), "largest": largest},
         "results": results,
     }
-    (HERE / "results" / "widths.json").write_text(json.dumps(record, indent=2) + "\n")
+    name = "widths.json" if table == "avx512" else f"widths-{table}.json"
+    (HERE / "results" / name).write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """How fast convolutions run by how round their widths are: what `timing.py` estimates with.
 
-Each kind of processor has a `Rates`. Those of `avx512` were fitted to single convolutions in ONNX Runtime 1.31 on one
-core of an AMD EPYC with AVX-512, and to what they take in networks, where more comes from memory
-(`python -m benchmarks.rates` compares them again): the estimates for most kinds of convolutions lie within a third of
-each other, and those for depthwise ones on blocks above, as these wait for memory. `avx2` has the same kernels with
-blocks of half the size, and is taken to run all of them at half the speed; it was not measured. Only the ratios matter.
+Each kind of processor has a `Rates`. All were fitted to single convolutions in ONNX Runtime 1.31 on one core, and to
+what they take in networks, where more comes from memory (`python -m benchmarks.rates` compares them again). Those of
+`avx512` on an AMD EPYC with AVX-512: the estimates for most kinds of convolutions lie within a third of each other, and
+those for depthwise ones on blocks above, as these wait for memory. Those of `avx2` on an AMD EPYC (Zen 4) with the
+AVX-512 kernels of ONNX Runtime switched off: the estimates for most kinds lie within a quarter of each other, and those
+for depthwise ones with strides above. A processor that has no AVX-512 at all may differ. Only ratios within a table
+matter.
 
 Which convolutions run on channels in blocks is decided by ONNX Runtime when it loads the model
 (onnxruntime/core/optimizer/nchwc_transformer.cc); `Rates.form` says the same.
@@ -32,17 +34,19 @@ class Rates:
     """Nanoseconds of one core, by what a kernel does.
 
     block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
-    plain, blocked, entering: for one multiply-add. single: how much longer blocked and entering take for a block of the
-    output that is the last one beside whole fours, as a kernel computes four at once. resumed: for one element of the
-    output that an entering convolution takes up again, once for each channel it reads. tile: places of the output that
-    a matrix product computes together; few: as how many each counts where there are fewer. lowered: for laying out one
-    element of a window. depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has
-    strides; alone, each: for one multiply-add and one channel of one that is not blocked, twice that with strides.
-    touched: for one element that a convolution reads or writes, those that fill blocks up among them. loaded: for one
-    element of weights that a blocked convolution waits for, in a model of more than `near` such elements, which do not
-    stay in the caches (a matrix product does not wait). element: for one element that an elementwise operator writes.
-    reorder: for one element that is brought into blocks or out of them. move: for one element that an adapter delivers,
-    and copy: for each of the pieces that a Gather takes one by one. node: for any operator.
+    plain, blocked, entering: for one multiply-add. last: as how many blocks the one, two or three count that are left
+    beside whole fours of the output, as a kernel computes four at once. resumed: for one element of the output that an
+    entering convolution takes up again, once for each channel it reads. tile: places of the output that a matrix
+    product computes together; few: as how many each counts where there are fewer. lowered: for laying out one element
+    of a window; direct: for one element that is read where it lies, as windows of one place without strides are.
+    depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has strides; alone, each: for
+    one multiply-add and one channel of one that is not blocked, twice that with strides. touched: for one element that
+    a convolution reads or writes, those that fill blocks up among them. loaded, begun: in a model of more than `near`
+    weights, which do not stay in the caches, for one of them that a blocked convolution waits for, and for one channel
+    of one filter that a matrix product waits for: its window lies in a row. element: for one element that an
+    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
+    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
+    operator.
     """
 
     name: str
@@ -51,17 +55,19 @@ class Rates:
     plain: float
     blocked: float
     entering: float
-    single: float
+    last: tuple[float, float, float]
     resumed: float
     tile: int
     few: float
     lowered: float
+    direct: float
     depthwise: float
     strided: float
     alone: float
     each: float
     touched: float
     loaded: float
+    begun: float
     near: int
     element: float
     reorder: float
@@ -96,21 +102,24 @@ class Rates:
             inner, outer = read / work.groups, written / work.groups
             alone = math.prod(work.places)
             tiled = work.batch * min(_up(alone, self.tile), self.few * alone)
-            lowered = inner * work.taps * places * self.lowered
+            laid = self.direct if work.taps == max(work.strides) == 1 else self.lowered
+            lowered = inner * work.taps * places * laid
             return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
         return time + places * self._blocked(work, form, taken, written)
 
     def loading(self, work: Work, read: int, written: int) -> float:
         """Nanoseconds more where the weights come from memory."""
-        waits = not work.depthwise and self.form(work, read, written) != "plain"
-        return self.loaded * weights(work, read, written) if waits else 0.0
+        if work.depthwise:
+            return 0.0
+        of_each = self.begun / work.taps if self.form(work, read, written) == "plain" else self.loaded
+        return of_each * weights(work, read, written)
 
     def _blocked(self, work: Work, form: Form, read: int, written: int) -> float:
         """Nanoseconds for each place of the output of a convolution that writes blocks."""
         if work.depthwise:
             return read * work.taps * (self.depthwise if max(work.strides) == 1 else self.strided)
-        blocks = _up(written, self.block) // self.block
-        wide = self.block * (blocks - 1 + self.single if blocks % _AT_ONCE == 1 else blocks) / work.groups
+        whole, left = divmod(_up(written, self.block) // self.block, _AT_ONCE)
+        wide = self.block * (whole * _AT_ONCE + (0, *self.last)[left]) / work.groups
         if form == "entering":
             return read * wide * (work.taps * self.entering + self.resumed)
         return read * wide * work.taps * self.blocked
@@ -144,17 +153,19 @@ _AVX512 = Rates(
     plain=1 / 107,
     blocked=1 / 126,
     entering=1 / 128,
-    single=1.36,
+    last=(1.36, 2.0, 3.0),
     resumed=0.016,
     tile=16,
     few=3.5,
     lowered=0.14,
+    direct=0.14,
     depthwise=1 / 130,
     strided=1 / 47,
     alone=0.12,
     each=200.0,
     touched=0.06,
     loaded=0.1,
+    begun=0.0,
     near=8_000_000,
     element=0.14,
     reorder=0.15,
@@ -163,12 +174,32 @@ _AVX512 = Rates(
     node=1500.0,
 )
 
-# Half the elements in a register, so half the speed of what multiplies and adds.
-_AVX2 = replace(
-    _AVX512,
+_AVX2 = Rates(
     name="avx2",
     block=8,
-    **{rate: 2 * getattr(_AVX512, rate) for rate in ("plain", "blocked", "entering", "depthwise", "strided")},
+    step=4,
+    plain=1 / 54,
+    blocked=1 / 55,
+    entering=1 / 66,
+    last=(2.0, 2.4, 3.0),
+    resumed=0.038,
+    tile=16,
+    few=3.5,
+    lowered=0.32,
+    direct=0.09,
+    depthwise=1 / 36,
+    strided=1 / 33,
+    alone=0.18,
+    each=250.0,
+    touched=0.055,
+    loaded=0.15,
+    begun=0.25,
+    near=1_000_000,
+    element=0.2,
+    reorder=0.18,
+    move=0.13,
+    copy=4.0,
+    node=2500.0,
 )
 
 #: for a processor that is not known, where convolutions are timed: no channels are put into blocks

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 import maskc as api
@@ -96,6 +98,42 @@ def test_a_processor_without_a_table(source: Path, monkeypatch: pytest.MonkeyPat
 
 def test_this_processor_has_a_table_or_none() -> None:
     assert aligning.instruction_set() in {*RATES, ""}
+
+
+def optimised(node: onnx.NodeProto, read: int, weights: tuple[int, ...], path: Path) -> onnx.ModelProto:
+    """What ONNX Runtime makes here of one convolution of 8 x 8 places."""
+    constant = onnx.numpy_helper.from_array(np.ones(weights, np.float32), "w")
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, channels, 8, 8))
+        for name, channels in (("x", read), ("y", weights[0]))
+    ]
+    graph = onnx.helper.make_graph([node], "one", ports[:1], ports[1:], [constant])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path)
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> None:
+    def made(read: int, written: int, groups: int = 1) -> onnx.ModelProto:
+        node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])
+        return optimised(node, read, (written, read // groups, 3, 3), tmp_path / "one.onnx")
+
+    block = made(1, 1).graph.initializer[0].dims[0]  # a filter is padded to a block of them
+    table = next((rates for rates in RATES.values() if rates.block == block), None)
+    if table is None:
+        pytest.skip("ONNX Runtime holds no channels in blocks on this processor")
+    dense = [(read, written, 1) for read in (3, 7, 8, 9, 12, 15, 16, 17, 18, 20, 36) for written in (5, 24)]
+    alone = [(width, width, width) for width in (4, 5, 8, 12, 18, 20, 33, 36)]
+    grouped = [(16, 16, 2), (24, 24, 2), (32, 32, 2), (48, 32, 2), (32, 48, 4)]
+    for read, written, groups in dense + alone + grouped:
+        operators = [node.op_type for node in made(read, written, groups).graph.node]
+        form = "blocked" if "ReorderInput" in operators else "entering" if "ReorderOutput" in operators else "plain"
+        depthwise = groups == read == written
+        work = Work((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
+        assert table.form(work, read, written) == form, (read, written, groups)
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from tests.generators.check import (
 from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
-AVX512 = RATES["avx512"]
-ALIGNS: tuple[int | Rates | str, ...] = (4, 16, AVX512, RATES["avx2"], "all")
+AVX512, AVX2 = RATES["avx512"], RATES["avx2"]
+ALIGNS: tuple[int | Rates | str, ...] = (4, 16, AVX512, AVX2, "all")
 NETWORKS = (
     "resnet",
     "resnext",
@@ -266,6 +266,39 @@ WORK = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
 )
 def test_how_a_convolution_runs(work: Work, read: int, written: int, form: str) -> None:
     assert AVX512.form(work, read, written) == form
+
+
+@pytest.mark.parametrize(
+    ("work", "read", "written", "form"),
+    [
+        (WORK, 12, 20, "blocked"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
+        (WORK, 9, 16, "plain"),
+        (WORK, 7, 24, "entering"),
+        (replace(WORK, groups=20, depthwise=True), 20, 20, "blocked"),
+        (replace(WORK, groups=18, depthwise=True), 18, 18, "plain"),
+        (replace(WORK, groups=2), 16, 16, "blocked"),
+        (replace(WORK, groups=2), 24, 24, "plain"),
+    ],
+)
+def test_how_a_convolution_runs_on_blocks_of_eight(work: Work, read: int, written: int, form: str) -> None:
+    assert AVX2.form(work, read, written) == form
+
+
+def test_blocks_left_over_beside_whole_fours_take_longer_each() -> None:
+    """With AVX2 one block takes half as long as four: a kernel for fewer blocks uses fewer registers."""
+    times = {width: AVX2.convolution(WORK, 64, width) for width in (8, 16, 32, 40, 64)}
+    assert 0.45 < times[8] / times[32] < 0.6
+    assert times[16] < 1.25 * times[8]
+    assert times[64] == pytest.approx(2 * times[32], rel=0.05)
+    assert times[40] - times[32] == pytest.approx(times[8], rel=0.2)
+
+
+def test_matrix_products_wait_for_weights_with_small_windows_where_a_table_says_so() -> None:
+    point = replace(WORK, kernel=(1, 1))
+    assert AVX512.loading(point, 33, 64) == 0 < AVX512.loading(point, 32, 64)
+    assert AVX2.loading(point, 33, 64) > AVX2.loading(point, 32, 64)
+    assert AVX2.loading(WORK, 33, 64) < AVX2.loading(WORK, 32, 64)
+    assert AVX2.loading(replace(WORK, groups=36, depthwise=True), 36, 36) == 0
 
 
 def test_a_width_within_a_block_takes_as_long_as_the_block() -> None:
