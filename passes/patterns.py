@@ -205,13 +205,17 @@ class Sliding:
         """
         if pattern.index[0] is not None or len(pattern.index) != len(self.windows) + 1:
             return None
-        value = np.pad(pattern.value, [(0, 0), (0, 0)] + [(0, 1)] * len(self.windows), constant_values=padding)
-        index: list[Rows | None] = [None]
+        value, index = pattern.value, list[Rows | None]([None])
         for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
             found = seen(window, pattern.index[axis], span)
             if found is None:
                 return None
             index.append(found[0])
             # the axis becomes two: tuples where it was, the window behind all others; row -1 is the padding
-            value = np.moveaxis(np.take(value, found[1], axis=axis + 1), axis + 2, -1)
+            if np.array_equal(found[1], np.arange(value.shape[axis + 1])[:, None]):
+                value = value[..., None]
+            else:
+                ends = [(0, int(a == axis + 1)) for a in range(value.ndim)]
+                padded = np.pad(value, ends, constant_values=padding)
+                value = np.moveaxis(np.take(padded, found[1], axis=axis + 1), axis + 2, -1)
         return tuple(index), value

@@ -15,7 +15,7 @@ from passes.ops.arrangement import Arrangement, reshaped
 from passes.ops.base import Constants, Demand, Demands, Link, Op, Reads, Sets, register
 from passes.ops.movement import Movement, filled, same_axis
 from passes.shapes import matched_groups
-from passes.tensors import Array, Dim, int_list, is_constant, shape_of, static_shape
+from passes.tensors import Array, Dim, Index, int_list, is_constant, shape_of, static_shape
 
 if TYPE_CHECKING:
     from passes.facts import Facts
@@ -96,26 +96,22 @@ def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...],
     factors = _common_factors(*sizes)
     if factors is None:
         return []
-    grid = np.indices([f for f, _, _ in factors]).reshape(len(factors), -1)
-    flat = {
-        (side, axis): np.ravel_multi_index([grid[k] for k in own], [factors[k][0] for k in own])
-        for side, axes in ((1, left), (2, right))
-        for axis in range(len(axes))
-        if (own := [k for k, f in enumerate(factors) if f[side] == axis])
-    }
     links = []
     for i, j in sorted({(f[1], f[2]) for f in factors}):
-        inputs, outputs = flat[1, i], flat[2, j]
-        within = all(f[2] == j for f in factors if f[1] == i), all(f[1] == i for f in factors if f[2] == j)
-        if within[0]:
-            source = np.zeros(sizes[1][j], np.int64)
-            source[outputs] = inputs
-            links.append(Link(0, left[i], 0, right[j], None if within[1] else source))
-        elif within[1]:
-            source = np.zeros(sizes[0][i], np.int64)
-            source[inputs] = outputs
-            links.append(Link(0, left[i], 0, right[j], source, split=True))
+        inner = [k for k, f in enumerate(factors) if f[1] == i]
+        outer = [k for k, f in enumerate(factors) if f[2] == j]
+        if set(inner) <= set(outer):
+            source = None if inner == outer else _numbered(factors, inner, outer)
+            links.append(Link(0, left[i], 0, right[j], source))
+        elif set(outer) <= set(inner):
+            links.append(Link(0, left[i], 0, right[j], _numbered(factors, outer, inner), split=True))
     return links
+
+
+def _numbered(factors: list[tuple[int, int, int]], part: list[int], whole: list[int]) -> Index:
+    """For each index of an axis that is made of the factors `whole`, the index over a part of them."""
+    grid = np.indices([factors[k][0] for k in whole]).reshape(len(whole), -1)
+    return np.asarray(np.ravel_multi_index([grid[whole.index(k)] for k in part], [factors[k][0] for k in part]))
 
 
 def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, int]] | None:
