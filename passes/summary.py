@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _summarise(values: Lazy) -> None:
     if zeros is not None:
         values.notes["zeros", (0, 1)] = zeros
     for start, block in _placed(values):
-        filled = None if zeros is None else zeros.look(block, start)
+        filled = {} if zeros is None else zeros.look(block, start)
         for line in lines:
             line.look(block, start, filled)
 
@@ -97,20 +97,22 @@ class _Line:
         self.mask = np.full(values.shape[axis], values.size > 0)
         self.value: Array = np.zeros(values.shape[axis], values.dtype)
 
-    def look(self, block: Array, start: int, filled: Index | None) -> None:
-        """`filled`: how much is not zero in each slice of the block along `lead`, where that was counted."""
+    def look(self, block: Array, start: int, filled: Mapping[int, Index]) -> None:
+        """`filled`: how much is not zero in each slice of the block along the axes for which that was counted."""
+        own, along = filled.get(self.axis), filled.get(self.lead)
         if self.axis == self.lead:
             rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
             self.value[start : start + len(rows)] = rows[:, 0]
-            self.mask[start : start + len(rows)] = _alike(rows, filled)
+            self.mask[start : start + len(rows)] = _alike(rows, own)
             return
         others = tuple(a for a in range(block.ndim) if a != self.axis)
         if start == 0:
             self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
         told = {0, block.shape[self.lead] - 1}  # these show of most slices that they vary
-        told |= set() if filled is None else {int(filled.argmin()), int(filled.argmax())}
+        told |= set() if along is None else {int(along.argmin()), int(along.argmax())}
+        zeros = False if own is None else (own == 0) & (self.value == 0)
         for probe in (np.take(block, sorted(told), self.lead), block):
-            left = np.flatnonzero(self.mask)
+            left = np.flatnonzero(self.mask & ~np.asarray(zeros))
             if not left.size:
                 return
             picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
@@ -140,14 +142,13 @@ class _Zeros:
         self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
         self._kept: Array | None = None
 
-    def look(self, block: Array, start: int) -> Index:
-        """Count what is not zero in a block; returns how much there is in each of its slices along `lead`."""
-        found = _reduced(block, self._axes)
-        rows, columns = _counts(found)
+    def look(self, block: Array, start: int) -> dict[int, Index]:
+        """Count what is not zero in a block; returns how much there is in each of its slices along both axes."""
+        rows, columns = _counts(_reduced(block, self._axes))
         placed = self._place(block, start)
         self.rows[placed[0]] += rows
         self.columns[placed[1]] += columns
-        return rows if self._values.lead == self._axes[0] else columns
+        return dict(zip(self._axes, (rows, columns), strict=True))
 
     def take(self, matrix: Mask) -> None:
         """All at once, from the matrix."""
@@ -176,26 +177,20 @@ class _Zeros:
 def _counts(found: Mask) -> tuple[Index, Index]:
     """How many are set in each row and column of a matrix.
 
-    Counting along both axes is slow, so whole rows and columns of zeros are set aside first, and where few of the
-    others are zeros these are found in place of what is set.
+    Counting along both axes is slow. Mostly all are set that lie in a row and a column where any is; where few of these
+    are not, those are found instead.
     """
-    if found.all():
-        return np.full(found.shape[0], found.shape[1]), np.full(found.shape[1], found.shape[0])
-    held = found.any(axis=1), found.any(axis=0)
-    counts = np.zeros(found.shape[0], np.int64), np.zeros(found.shape[1], np.int64)
-    left = found
-    for axis, some in enumerate(held):
-        left = left if some.all() else np.compress(some, left, axis)
-    zeros = left.size - int(np.count_nonzero(left))
-    for axis, some in enumerate(held):
-        size, other = left.shape[axis], left.shape[1 - axis]
-        if not zeros:
-            counts[axis][some] = other
-        elif zeros * _FEW < left.size:
-            counts[axis][some] = other - np.bincount(np.nonzero(~left)[axis], minlength=size)
-        else:
-            counts[axis][some] = np.count_nonzero(left, axis=1 - axis)
-    return counts
+    held = np.asarray(found.any(axis=1)), np.asarray(found.any(axis=0))
+    sizes = [int(np.count_nonzero(some)) for some in held]
+    zeros = sizes[0] * sizes[1] - int(np.count_nonzero(found))
+    if not zeros:
+        return held[0] * sizes[1], held[1] * sizes[0]
+    if zeros * _FEW > found.size:
+        return np.count_nonzero(found, axis=1), np.count_nonzero(found, axis=0)
+    places = np.nonzero(~found & held[0][:, None] & held[1])
+    missing = (np.bincount(place, minlength=size) for place, size in zip(places, found.shape, strict=True))
+    rows, columns = (some * size - less for some, size, less in zip(held, sizes[::-1], missing, strict=True))
+    return rows, columns
 
 
 def _reduced(block: Array, axes: Axes) -> Mask:
