@@ -43,8 +43,9 @@ from maskc.frontend import Source
 from maskc.frontend.masks import apply_masks, read_masks
 from maskc.noise import NOISE_FACTOR, Noise, Sample
 from maskc.report import files
+from maskc.report.compilation import plain
 from maskc.report.figures import Figures, count
-from maskc.report.layers import layers
+from maskc.report.layers import Layer, layers
 from maskc.runtime import Provider, Session, choose_provider, import_onnxruntime, provider_title, rounds_products
 from maskc.sampling import Inputs
 from maskc.sizes import Shapes, fixed
@@ -62,7 +63,8 @@ class Verification:
     figures of the two files; `exact` are errors in double precision, None where they were not compared so;
     `parting` is where two models part that are not equivalent, and `latency` is measured if asked for.
     `reasons` has a sentence for everything that failed, and `notes` for everything that a reader should know
-    about how the comparison was made.
+    about how the comparison was made. `model` and `output` are the paths of the reference and of the compiled model,
+    None for a model in memory, and `layers` the nodes of both that multiply and accumulate.
     """
 
     passed: bool
@@ -79,6 +81,9 @@ class Verification:
     exact: tuple[ExactError, ...] | None = None
     parting: Parting | None = None
     latency: Latency | None = None
+    model: str | None = None
+    output: str | None = None
+    layers: tuple[Layer, ...] = ()
 
     @property
     def reduction(self) -> float:
@@ -89,6 +94,13 @@ class Verification:
         """Raise `NotEquivalentError`, saying what failed first, unless the check passed."""
         if not self.passed:
             raise NotEquivalentError(self.reasons[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found as values that `json` can write; docs/report.md describes them."""
+        from maskc.report.document import of_verification
+
+        data: dict[str, Any] = plain(of_verification(self))
+        return data
 
 
 def verify(
@@ -156,13 +168,13 @@ def verify(
         bench=bench,
         bisect=True,
     )
+    model, output = (None if source.path is None else str(source.path) for source in sources)
+    result = dataclasses.replace(result, model=model, output=output, layers=layers(*costs))
     if targets:
         from maskc.report.document import of_verification
 
-        paths = [None if source.path is None else str(source.path) for source in sources]
-        document = of_verification(result, (paths[0], paths[1]), layers(*costs))
         for path in targets:
-            files.write(document, path)
+            files.write(of_verification(result), path)
     return result
 
 

@@ -134,9 +134,7 @@ def verify(
         reports=report or (),
     )
     if as_json:
-        from maskc.report.compilation import verification_json
-
-        print_json({"reference": str(reference), "compiled": str(compiled)} | verification_json(result))
+        print_json(result.to_json())
     else:
         from maskc.report.terminal import show_reports, show_verification
 

@@ -87,13 +87,6 @@ class CompileReport:
         files.write(of_compilation(self), Path(path))
 
 
-def verification_json(result: Verification) -> dict[str, Any]:
-    """A verification as values that `json` can write."""
-    data: dict[str, Any] = plain(result)
-    data["reduction"] = ratio(result.reduction)
-    return data
-
-
 def ratio(value: float) -> float | None:
     """A factor, or None for an infinite one, which JSON cannot hold."""
     return value if math.isfinite(value) else None

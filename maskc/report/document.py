@@ -130,8 +130,8 @@ def of_compilation(report: CompileReport) -> Document:
     )
 
 
-def of_verification(result: Verification, names: tuple[str | None, str | None], layers: tuple[Layer, ...]) -> Document:
-    """The document of a comparison; `names` are the paths of the two models and `layers` those of both."""
+def of_verification(result: Verification) -> Document:
+    """The document of a comparison."""
     return Document(
         schema=SCHEMA,
         command="verify",
@@ -139,13 +139,13 @@ def of_verification(result: Verification, names: tuple[str | None, str | None], 
         versions=versions(),
         machine=machine(),
         date=now(),
-        model=names[0],
-        output=names[1],
+        model=result.model,
+        output=result.output,
         before=result.before,
         after=result.after,
         reduction=result.reduction,
         channels=None,
-        layers=layers,
+        layers=result.layers,
         masked=None,
         held=None,
         widths=None,

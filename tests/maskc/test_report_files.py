@@ -153,6 +153,12 @@ def test_a_comparison_of_models_that_agree(mlp: Path, tmp_path: Path) -> None:
     assert told["verification"]["passed"] and told["latency"]["runs"] >= 20
 
 
+def test_a_comparison_is_printed_as_it_is_written(mlp: Path, tmp_path: Path) -> None:
+    file = tmp_path / "v.json"
+    printed = json.loads(maskc("verify", mlp, mlp, "--json", "--report", file).stdout)
+    assert printed | {"date": ""} == valid(file) | {"date": ""}
+
+
 def test_a_comparison_of_models_that_differ_is_reported_too(mlp: Path, tmp_path: Path) -> None:
     api.compile(mlp).save(tmp_path / "small.onnx")
     broken = onnx.load(tmp_path / "small.onnx")

@@ -58,10 +58,11 @@ def test_json(pair: tuple[Path, Path]) -> None:
     result = maskc("verify", *pair, "--json")
     told = json.loads(result.stdout)
     assert result.exit_code == 0 and result.stderr == ""
-    assert told["passed"] is True and told["provider"] == "cpu" and told["samples"] == 16
+    checked = told["verification"]
+    assert checked["passed"] is True and checked["provider"] == "cpu" and checked["samples"] == 16
     assert told["before"]["flops"] == 412 and told["after"]["flops"] == 196
     assert told["after"]["bytes"] == pair[1].stat().st_size
-    (output,) = told["outputs"]
+    (output,) = checked["outputs"]
     assert output["name"] == "y" and output["passed"] is True and output["max_rel"] <= 1e-5
 
 
@@ -89,7 +90,7 @@ def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
     assert result.exit_code == 1
     assert "Failed: not the same function" in result.stdout and "'y'" in result.stdout
     result = maskc("verify", reference, other, "--json")
-    assert result.exit_code == 1 and json.loads(result.stdout)["passed"] is False
+    assert result.exit_code == 1 and json.loads(result.stdout)["verification"]["passed"] is False
 
 
 def test_a_border_error_is_caught() -> None:
@@ -186,7 +187,7 @@ def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
 def test_min_reduction(pair: tuple[Path, Path]) -> None:
     assert maskc("verify", *pair, "--min-reduction", "2").exit_code == 0
     result = maskc("verify", *pair, "--min-reduction", "3", "--json")
-    told = json.loads(result.stdout)
+    told = json.loads(result.stdout)["verification"]
     assert result.exit_code == 1
     assert told["passed"] is False and told["equivalent"] is True
     assert "412 before, 196 after" in told["reasons"][0]
@@ -215,7 +216,7 @@ def test_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
     np.savez(data, x=np.random.default_rng(0).normal(size=(7, 8)))
     result = maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["samples"] == 1
+    assert json.loads(result.stdout)["verification"]["samples"] == 1
 
 
 def test_real_data_finds_what_random_data_cannot() -> None:
@@ -586,7 +587,7 @@ def test_a_runtime_without_cuda_is_refused(pair: tuple[Path, Path], monkeypatch:
 def test_cuda_runs_nodes_on_the_gpu(pair: tuple[Path, Path]) -> None:
     result = maskc("verify", *pair, "--provider", "cuda", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = json.loads(result.stdout)["verification"]
     assert told["provider"] == "cuda" and "TF32 off" in " ".join(told["notes"])
 
 
