@@ -1,24 +1,18 @@
-"""Compile time, and latency of compiled models against the masked ones, in one run: python benchmarks/compiled.py."""
+"""Compile time, and latency of compiled models against the masked ones, in one run: python -m benchmarks.compiled."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
 import passes
+from benchmarks import record
 from maskc.aligning import instruction_set
 from maskc.frontend.masks import apply_masks, read_masks
 from passes.rates import RATES
@@ -43,39 +37,22 @@ def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
         yield name, network.model(), network.ranges
 
 
-def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float]:
     rates = RATES.get(instruction_set())  # what `maskc compile` goes by
     compiled = passes.shrink(model, align=rates)
-    compile_seconds = [seconds(lambda: passes.shrink(model, align=rates)) for _ in range(5)]
+    compiling = record.in_turns({"": lambda: passes.shrink(model, align=rates)}, 5, warm_ups=0)[""]
     dims = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]
     sizes = {d.dim_param: 1 if i == 0 else 32 for i, d in enumerate(dims) if d.dim_param}
     feeds = random_feeds(model, 0, sizes, ranges)
-    before, after = session(model, threads), session(compiled.model, threads)
-    for _ in range(10):
-        before.run(None, feeds)
-        after.run(None, feeds)
-    ratios = [
-        seconds(lambda: before.run(None, feeds)) / seconds(lambda: after.run(None, feeds)) for _ in range(repeats)
-    ]
-    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    before, after = record.session(model, threads), record.session(compiled.model, threads)
+    runs = {"before": lambda: before.run(None, feeds), "after": lambda: after.run(None, feeds)}
+    times = record.in_turns(runs, repeats, warm_ups=10)
+    low, middle, high = record.ratios(times["before"], times["after"])
     return {
         "flops_ratio": compiled.report.before.flops / max(compiled.report.after.flops, 1),
-        "speedup_median": float(middle),
-        "speedup_quartiles": [float(low), float(high)],
-        "passes_seconds_median": float(np.median(compile_seconds)),
+        "speedup_median": middle,
+        "speedup_quartiles": [low, high],
+        "passes_seconds_median": float(np.median(compiling)),
     }
 
 
@@ -95,13 +72,7 @@ def main() -> None:
             f"{1000 * r['passes_seconds_median']:.0f}",
         )
     Console().print(table)
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": arguments.threads},
-        "versions": {name: version(name) for name in ("onnx", "onnxruntime-gpu", "numpy")},
-        "results": results,
-    }
-    (HERE / "results" / "compiled.json").write_text(json.dumps(record, indent=2) + "\n")
+    record.write("compiled", results, threads=arguments.threads)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskc.aligning import instruction_set
-from maskc.measuring import _timed
+from maskc.measuring import timed
 from passes.ops.base import Work
 from passes.rates import RATES
 
@@ -52,7 +52,7 @@ def main() -> None:
     rates = RATES[parser.parse_args().table]
     found: dict[str, list[float]] = {}
     for name, work, read, written in layers():
-        time = min(_timed(work, read, written) for _ in range(3))
+        time = min(timed(work, read, written) for _ in range(3))
         found.setdefault(name, []).append(rates.convolution(work, read, written) / time)
     table = Table("convolution", "estimate / time, geometric mean", "least", "most")
     for name, ratios in found.items():

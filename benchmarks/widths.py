@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
+from benchmarks.record import session
 from maskc.aligning import instruction_set
 from maskc.measuring import processor
 from passes.rates import RATES, Rates
@@ -54,16 +55,9 @@ def load(name: str, side: int) -> networks.Gated:
     return networks._converted(model, name)
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def timed(models: list[onnx.ModelProto], seconds: float) -> np.ndarray[Any, Any]:
     """Processor seconds of each run of each model, in turns: [runs, models]."""
-    sessions = [session(model) for model in models]
+    sessions = [session(model, 1) for model in models]
     (value,) = sessions[0].get_inputs()
     feeds = {value.name: np.random.default_rng(0).normal(size=value.shape).astype(np.float32)}
     rows: list[list[float]] = []

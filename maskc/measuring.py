@@ -63,7 +63,7 @@ class Measured(Rates):
         estimate = super().convolution(work, read, written)
         if key not in self.times and time.perf_counter() < self.until:
             with contextlib.suppress(Exception):  # a layer that ONNX Runtime cannot run alone
-                self.times[key] = _timed(work, read, written)
+                self.times[key] = timed(work, read, written)
         if key not in self.times:
             return estimate * (statistics.median(self.ratios) if self.ratios else 1.0)
         self.ratios.append(self.times[key] / max(estimate, 1.0))
@@ -168,7 +168,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _timed(work: Work, read: int, written: int) -> float:
+def timed(work: Work, read: int, written: int) -> float:
     """Nanoseconds of the convolution alone, without the reordering of its operands: the median of some runs."""
     places, share = list(work.places), 1.0
     macs = read * written / work.groups * work.taps * work.batch

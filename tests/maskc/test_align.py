@@ -149,7 +149,7 @@ def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytes
     times = json.loads(kept.read_text())["nanoseconds"]
     assert len(times) > 3
     assert all(value > 0 for value in times.values())
-    monkeypatch.setattr(measuring, "_timed", lambda *_: pytest.fail("this layer was timed before"))
+    monkeypatch.setattr(measuring, "timed", lambda *_: pytest.fail("this layer was timed before"))
     rates, _ = measuring.measured(RATES["avx512"], 1.0)
     assert rates.times == times
 
@@ -157,7 +157,7 @@ def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytes
 def test_decides_by_what_was_timed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all odd numbers of channels are slow, none is left, whatever the table says."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(measuring, "_timed", lambda _, read, written: 1e6 * (1 + 9 * (read % 2 + written % 2)))
+    monkeypatch.setattr(measuring, "timed", lambda _, read, written: 1e6 * (1 + 9 * (read % 2 + written % 2)))
     monkeypatch.setattr(measuring, "_ratios", lambda _: [(0.9, 0.8), (1.0, 0.9)])
     assert [width % 2 for width in widths(api.compile(source, align="measure").model)] == [0, 0, 0]
 
@@ -179,7 +179,7 @@ def test_takes_what_runs_fastest(
 ) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
-    monkeypatch.setattr(measuring, "_timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    monkeypatch.setattr(measuring, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     monkeypatch.setattr(measuring, "_ratios", lambda _: ratios)
     assert widths(api.compile(source, align="measure").model)[:2] == expected
 
@@ -190,7 +190,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
     """Its weights would be in memory several times; they go to the file as with the other ways to align."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
-    monkeypatch.setattr(measuring, "_timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    monkeypatch.setattr(measuring, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     large = tmp_path / "large.onnx"
     build.save_external(onnx.load(source), large)
     monkeypatch.setattr(measuring, "EMBEDDED_LIMIT", 1000)
@@ -205,7 +205,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
 def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
     work = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
-    monkeypatch.setattr(measuring, "_timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
+    monkeypatch.setattr(measuring, "timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
     rates, _ = measuring.measured(None, 3600.0)
     rates.convolution(work, 8, 8)
     late, _ = measuring.measured(None, -1.0)
