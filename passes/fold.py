@@ -60,13 +60,15 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     weight = op.quantized(node)
     if weight is not None:
         return [weight]
-    if not op.foldable or subgraphs(node):
+    if not op.foldable:
         return None
     known = op.from_shapes(node)
     if known is not None:
         return [known]
     operands = dict(present(node.inputs))
     if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands.values()):
+        return None
+    if subgraphs(node):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
     room = max(SMALL, sum(math.prod(t.shape) for t in operands.values() if len(t.outputs) == 1))
@@ -176,7 +178,7 @@ def drop_unused(graph: gs.Graph) -> None:
     for node in reversed(graph.nodes):
         if any(id(t) in needed for t in node.outputs):
             kept.append(node)
-            needed |= {id(t) for t in node.inputs} | {id(t) for t in captured(node)}
+            needed.update(map(id, node.inputs), map(id, captured(node)))
         else:
             node.inputs.clear()
             node.outputs.clear()

@@ -15,9 +15,10 @@ class Names:
         self._taken: set[str] = set()
 
     def _collect(self, graph: gs.Graph) -> None:
-        self._taken |= {t.name for t in [*graph.inputs, *graph.outputs]}
+        self._taken.update(t.name for t in [*graph.inputs, *graph.outputs])
         for node in graph.nodes:
-            self._taken |= {t.name for t in [*node.inputs, *node.outputs]} | {node.name}
+            self._taken.add(node.name)
+            self._taken.update([t.name for t in node.inputs], [t.name for t in node.outputs])
             for inner in subgraphs(node):
                 self._collect(inner)
 

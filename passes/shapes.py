@@ -226,10 +226,8 @@ def _stand_in(domain: str, op: str) -> str:
     from passes.ops.base import rules_of  # the rules themselves ask about shapes
 
     like = rules_of(domain, op).like
-    known_to_onnx = onnx.defs.has(op, domain)
-    if not like or (known_to_onnx and onnx.defs.get_schema(op).has_type_and_shape_inference_function):
-        return ""
-    return like
+    known = like and onnx.defs.has(op, domain) and onnx.defs.get_schema(op).has_type_and_shape_inference_function
+    return "" if known else like
 
 
 def _unknown(graph: onnx.GraphProto) -> set[str]:
@@ -256,13 +254,16 @@ def _name_reshaped(graph: onnx.GraphProto) -> bool:
 
     Inference gives an unknown dimension a name of its own, which is replaced wherever it stands.
     """
+    reshapes = [node for node in graph.node if node.op_type in ("Reshape", "Flatten")]
+    if not reshapes:
+        return False
     values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
     given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
     renamed: dict[str, Dim] = {}
     initializers = {t.name: list(t.dims) for t in graph.initializer}
     found = False
-    for node in graph.node:
-        if node.op_type not in ("Reshape", "Flatten") or not node.output or node.output[0] not in values:
+    for node in reshapes:
+        if not node.output or node.output[0] not in values:
             continue
         source, target = values.get(node.input[0]), values[node.output[0]]
         before = _renamed(dims_of(source) if source is not None else initializers.get(node.input[0]), renamed)
@@ -288,12 +289,15 @@ def _name_reshaped(graph: onnx.GraphProto) -> bool:
 
 def _name_padded(graph: onnx.GraphProto) -> bool:
     """Carry sizes past a Pad of computed amounts where these are zeros all the same; whether any was found."""
+    pads = [node for node in graph.node if node.op_type == "Pad" and len(node.input) in (2, 3)]
+    if not pads:
+        return False
     values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
     constants = {t.name: t for t in graph.initializer if len(t.dims) == 1}
     joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"}
     found = False
-    for node in graph.node:
-        if node.op_type != "Pad" or len(node.input) not in (2, 3) or node.input[1] not in joined:
+    for node in pads:
+        if node.input[1] not in joined:
             continue
         before = dims_of(values[node.input[0]]) if node.input[0] in values else None
         after = values.get(node.output[0])
