@@ -39,6 +39,8 @@ def inferred(model: onnx.ModelProto) -> Inferred:
     """
     light = _without_weights(model)
     replaced = _put_stand_ins(light.graph)
+    if replaced:
+        _forget_declared(light.graph)  # inference knows what writes these now
     for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value < 0 or (dim.dim_param and not symbol_of(dim)):
