@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes import unroll
 from passes.ops import rules
 from passes.report import Cost, NodeCost
 from passes.shaped import shaped
 from passes.subgraphs import bodies, subgraphs
-from passes.tensors import describe, is_constant, is_float, size_of
+from passes.tensors import describe, is_constant, is_float, present, size_of
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None) -> Cost:
@@ -34,6 +35,8 @@ def of_graph(graph: gs.Graph) -> Cost:
     """Cost of a graph whose tensors carry their shapes."""
     nodes = []
     weights: dict[int, int] = {}
+    made: set[int] = set()
+    passed: dict[int, int] = {}  # weights that only make others of them, by the tensor that is made
     for node in graph.nodes:
         op = rules(node)
         flops, macs = op.cost(node)
@@ -41,20 +44,29 @@ def of_graph(graph: gs.Graph) -> Cost:
         inside = [of_graph(body) for body in held]
         flops += max((c.flops for c in inside), default=0)
         macs += max((c.macs for c in inside), default=0)
-        width = None if op.width_axis is None else size_of(node.outputs[0], op.width_axis)
+        width = None if op.width_axis is None else unroll.filters(node) or size_of(node.outputs[0], op.width_axis)
         new = {}
         for reader in (node, *(n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)):
             for tensor in reader.inputs:
                 if _is_weight(tensor) and id(tensor) not in weights:
                     new[id(tensor)] = math.prod(tensor.shape)
         weights |= new
-        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, sum(new.values())))
+        params = sum(new.values()) + sum(passed.pop(id(t), 0) for t in node.inputs)
+        if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
+            made.add(id(node.outputs[0]))
+            passed[id(node.outputs[0])], params = params, 0
+        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, params))
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def _all_made(node: gs.Node, made: set[int]) -> bool:
+    """Whether the node reads nothing but weights, and what was made of them."""
+    return all(is_constant(t) or id(t) in made for _, t in present(node.inputs))
 
 
 def _is_weight(tensor: gs.Tensor) -> bool:

@@ -10,7 +10,9 @@ class NodeCost:
     """Cost of one node for one example. `flops` and `macs` are counts of operations.
 
     `width` is the number of channels that a layer writes; None for other nodes, and where it is not static. `params`
-    is the number of elements of the weights that it reads, of those that no node before it counts.
+    is the number of elements of the weights that it reads, of those that no node before it counts; weights that others
+    only move before it reads them among them. Of a convolution that computes several positions at once, `width` is that
+    of one.
     """
 
     name: str

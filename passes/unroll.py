@@ -64,6 +64,20 @@ def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
     graph.nodes = unroller.nodes()
 
 
+# What makes the weights of neighbours of those that the file holds, from the last on.
+_MADE_BY = ("Reshape", "Transpose", "Gather", "Pad")
+
+
+def filters(node: gs.Node) -> int | None:
+    """The filters that the file holds of a convolution that computes neighbours as further ones; None for any other."""
+    tensor = node.inputs[1] if len(node.inputs) > 1 else None
+    for op in _MADE_BY:
+        if tensor is None or not tensor.inputs or tensor.inputs[0].op != op:
+            return None
+        tensor = tensor.inputs[0].inputs[0]
+    return int(tensor.shape[0]) if tensor is not None and is_constant(tensor) else None
+
+
 class _Unroller:
     def __init__(self, graph: gs.Graph, rates: Rates) -> None:
         self._rates = rates

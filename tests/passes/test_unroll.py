@@ -67,6 +67,15 @@ def test_its_weights_are_held_once() -> None:
     assert fast < narrow + 500
 
 
+def test_it_is_counted_with_the_filters_and_weights_that_it_has() -> None:
+    """Its FLOPs are those of the file."""
+    source = few("pads=[0,19,0,19]", (1, 39))
+    (_, fast), (_, narrow) = ([n for n in shrink(source, align=a).report.after.nodes if n.macs] for a in (AVX512, None))
+    assert (narrow.width, narrow.params) == (3, 3 * 32 * 39 + 3)
+    assert fast.width == 3 and narrow.params < fast.params < narrow.params + 100, "its bias is held for each neighbour"
+    assert fast.flops > narrow.flops
+
+
 def test_what_cannot_be_unrolled_stays() -> None:
     assert "Transpose" not in operators(few("pads=[1,1,1,1]", (3, 3), side="H")), "a size is not known"
     assert "Transpose" not in operators(few("pads=[2,2,2,2], dilations=[2,2]", (3, 3)))
