@@ -422,9 +422,9 @@ def _matched(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list
     i = j = 0
     while i < len(before) and j < len(after):
         left, right = [i], [j]
+        a, b = _times(_ONE, before[i]), _times(_ONE, after[j])
         i, j = i + 1, j + 1
-        while not _equal(before, left, after, right):
-            a, b = _sizes(before, left), _sizes(after, right)
+        while a is None or a != b:
             if a is None or b is None:
                 return groups
             if a[1] == b[1]:
@@ -433,23 +433,22 @@ def _matched(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list
                 grow_left = len(a[1]) < len(b[1]) or (len(a[1]) == len(b[1]) and a[0] <= b[0])
             if grow_left and i < len(before):
                 left.append(i)
-                i += 1
+                a, i = _times(a, before[i]), i + 1
             elif not grow_left and j < len(after):
                 right.append(j)
-                j += 1
+                b, j = _times(b, after[j]), j + 1
             else:
                 return groups
         groups.append((left, right))
     return groups
 
 
-def _sizes(shape: tuple[Dim, ...], axes: list[int]) -> tuple[int, list[str]] | None:
-    dims = [shape[a] for a in axes]
-    if None in dims:
+# A number, and the symbols that it is multiplied by, in order.
+_Size = tuple[int, list[str]]
+_ONE: _Size = (1, [])
+
+
+def _times(size: _Size, dim: Dim) -> _Size | None:
+    if dim is None:
         return None
-    return _product(dims), sorted(d for d in dims if isinstance(d, str))
-
-
-def _equal(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> bool:
-    a = _sizes(before, left)
-    return a is not None and a == _sizes(after, right)
+    return (size[0], sorted([*size[1], dim])) if isinstance(dim, str) else (size[0] * dim, size[1])
