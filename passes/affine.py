@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +125,8 @@ def is_filled_with(constant: gs.Tensor, value: float) -> bool:
     return values.dtype.kind in "fiuV" and summary.is_filled_with(values, value)
 
 
-def keeps_shape(data: tuple[Dim, ...] | None, constant: list[int]) -> bool:
-    """Whether broadcasting against the constant leaves the shape of the data as it is."""
-    if data is None or len(constant) > len(data):
+def keeps_shape(data: tuple[Dim, ...] | None, other: Sequence[Dim]) -> bool:
+    """Whether broadcasting against the other shape, a constant's for instance, leaves that of the data as it is."""
+    if data is None or len(other) > len(data):
         return False
-    return all(c in (1, d) for c, d in zip(reversed(constant), reversed(data), strict=False))
+    return all(o in (1, d) for o, d in zip(reversed(other), reversed(data), strict=False))

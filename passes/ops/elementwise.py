@@ -440,6 +440,16 @@ def _zero_by_one(operands: list[Known | None]) -> Known:
 class Where(Elementwise):
     """A known condition decides which of the two others counts."""
 
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        condition, chosen, other = node.inputs
+        truth = np.asarray(condition.values) if is_constant(condition) else np.array([False, True])
+        if truth.any() != truth.all():
+            return None
+        taken, left = (chosen, other) if truth.all() else (other, chosen)
+        shape, beside = shape_of(taken), shape_of(left)
+        alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, condition.shape)
+        return taken if alike else None
+
     def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
         condition, chosen, other = operands
         if condition is None or chosen is None or other is None:

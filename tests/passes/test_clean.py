@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
 from tests.generators.check import assert_same_function
 from tests.passes.text import Array, compiled, mask, model, operators, random, weight
@@ -29,6 +30,28 @@ def test_mask_and_batch_normalisation_become_part_of_the_convolution() -> None:
         )
     )
     assert operators(result) == ["Conv", "Relu", "Conv"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_mask_that_chooses_is_gone_with_what_it_masked(swapped: bool) -> None:
+    """What is left of the condition is all true, or all false where zeros are chosen by it."""
+    condition = np.array([1, 0, 1, 1], bool).reshape(4, 1, 1)
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "c = Conv<pads=[1,1,1,1]>(x, w)\n bn = BatchNormalization(c, s, b, mu, var)\n"
+        f"m = Where(k, {'zero, bn' if swapped else 'bn, zero'})\n r = Relu(m)\n y = Conv(r, v)",
+        w=random(4, 3, 3, 3),
+        v=random(2, 4, 1, 1),
+        k=~condition if swapped else condition,
+        zero=np.zeros(1),
+        **BATCH_NORMALISATION,
+    )
+    assert operators(compiled(source)) == ["Conv", "Relu", "Conv"]
+
+
+def test_a_choice_that_broadcasts_stays() -> None:
+    source = model("(float[N,3] x, float[4,1,3] z) => (float[4,N,3] y)", "y = Where(k, x, z)", k=np.ones(3, bool))
+    assert operators(compiled(source)) == ["Where"]
 
 
 def test_scale_and_shift_behind_a_matrix_product_become_one_addition() -> None:
