@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import cost, defaults, explain, facts, fold, layout, padding, policy, rewrite, widths
+from passes import cost, defaults, explain, facts, fold, layout, padding, policy, rewrite, turned, widths
 from passes.clean import checked, clean, prepared, simplified
 from passes.export import exported
 from passes.inline import inlined
@@ -127,6 +127,7 @@ def _shrunk(
     with clock.timed("clean", graph):
         clean(graph, align if isinstance(align, Rates) else None, before.flops)
         padding.keep_apart(graph, merged)
+        turned.put_behind(graph)
         compiled = exported(graph, model, store)
     with clock.timed("cost"):
         # where inputs have defaults, it is the file that decides whether they are weights of it
