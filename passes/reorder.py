@@ -52,16 +52,15 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
             continue
         root = chain[0].inputs[0]
         shape = shape_of(root)
-        if shape is None:
-            continue
-        same = shape_of(node.outputs[0]) == shape and None not in shape
-        if not same and not rules(node).reshapes(node, root):
-            continue
-        places: Arrangement | None = original(shape)
+        places = None if shape is None else original(shape)
         for link in chain:
             places = None if places is None else rules(link).arranged(link, places)
-        order = None if places is None else _order(places, shape)
-        if order is not None and (same or (np.diff(order[1]) != 1).any()):
+        order = None if places is None or shape is None else _order(places, shape)
+        if order is None or shape is None:
+            continue
+        same = shape_of(node.outputs[0]) == shape and None not in shape
+        moves = bool((np.diff(order[1]) != 1).any())
+        if same or (moves and rules(node).reshapes(node, root)):
             longest = _Reordered(root, *order, not same)
     return longest
 
