@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import nodes
 from passes.affine import Affine, limits, rounds
 from passes.changes import Change
 from passes.lazy import Lazy, Scaled, lazy
@@ -71,7 +72,7 @@ class Fuser:
         scaling = Affine(before.data, affine.scale, np.zeros(()), affine.axis)
         if (affine.scale != 1).any() and not self.fold(scaling):
             return False
-        node.inputs[index] = gs.Constant(self._names.fresh(old.name), values)
+        node.inputs[index] = nodes.constant(self._names.fresh(old.name), values)
         return True
 
     def into_weights(self, node: gs.Node, affine: Affine, axis: int, behind: int) -> bool:
@@ -153,9 +154,9 @@ class Fuser:
         """Put other weights and another bias in the place of those of the node, where they are given."""
         before = operand(node, 2)
         if weight is not None:
-            node.inputs[1] = gs.Constant(self._names.fresh(node.inputs[1].name), weight)
+            node.inputs[1] = nodes.constant(self._names.fresh(node.inputs[1].name), weight)
         if bias is not None:
-            constant = gs.Constant(self._names.fresh("bias" if before is None else before.name), bias)
+            constant = nodes.constant(self._names.fresh("bias" if before is None else before.name), bias)
             node.inputs = [*list(node.inputs)[:2], constant]
 
 

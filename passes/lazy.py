@@ -64,16 +64,6 @@ class Lazy(LazyValues):  # type: ignore[misc]
         """Bytes of the array."""
         return self.size * self.dtype.itemsize
 
-    @property
-    def tensor(self) -> onnx.TensorProto:
-        """What onnx-graphsurgeon writes, and gives its name to."""
-        copy = onnx.TensorProto()
-        copy.CopyFrom(self._proto())
-        return copy
-
-    def _proto(self) -> onnx.TensorProto:
-        return onnx.numpy_helper.from_array(np.asarray(self))
-
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
         whole: Array = np.empty(self.shape, self.dtype if dtype is None else dtype)
         if not self.shape:
@@ -124,9 +114,6 @@ class Inline(Lazy):
         values: Array = onnx.numpy_helper.to_array(self.stored)
         return values.astype(dtype or values.dtype, copy=bool(copy))
 
-    def _proto(self) -> onnx.TensorProto:
-        return self.stored
-
 
 class External(Lazy):
     """Values in a file: `location` of the tensor is a path, from the working directory if it is not absolute."""
@@ -169,9 +156,6 @@ class External(Lazy):
             whole.raw_data = file.read(stored_bytes(self._tensor))
         values: Array = onnx.numpy_helper.to_array(whole)
         return values
-
-    def _proto(self) -> onnx.TensorProto:
-        return self._tensor
 
 
 class Cut(Lazy):

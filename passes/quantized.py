@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from math import gcd
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -124,11 +123,6 @@ class _Values(LazyValues):  # type: ignore[misc]
 
     def load(self) -> Array:
         return self._weight.values
-
-    @property
-    def tensor(self) -> onnx.TensorProto:
-        """What onnx-graphsurgeon writes."""
-        return onnx.numpy_helper.from_array(self._weight.values, self._weight.name)
 
 
 def restore(graph: gs.Graph) -> None:

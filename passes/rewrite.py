@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes import nodes
 from passes.adapters import Adapters
 from passes.facts import Facts
 from passes.layout import Layout
@@ -112,11 +113,11 @@ class Rewriter:
 
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
-        return gs.Constant(self._names.fresh(hint), np.asarray(values, order="C"))
+        return nodes.constant(self._names.fresh(hint), np.asarray(values, order="C"))
 
     def unread(self, hint: str, values: Lazy) -> gs.Constant:
         """A new initializer whose values are not in memory."""
-        return gs.Constant(self._names.fresh(hint), values)
+        return nodes.constant(self._names.fresh(hint), values)
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
@@ -135,7 +136,7 @@ class Rewriter:
             found = tensor.moved(self._names.fresh(tensor.name), move)
             if found is not None:
                 return found
-        return gs.Constant(self._names.fresh(tensor.name), moved(tensor, move))
+        return nodes.constant(self._names.fresh(tensor.name), moved(tensor, move))
 
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""

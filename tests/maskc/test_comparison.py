@@ -47,7 +47,7 @@ def test_a_directory_of_real_data(pair: tuple[Path, Path], tmp_path: Path) -> No
     data.mkdir()
     for name, rows in (("a", 3), ("b", 4)):
         np.savez(data / f"{name}.npz", x=np.ones((rows, 8), np.float32))
-    assert told(maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json"))["samples"] == 2
+    assert told(maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json"))["verification"]["samples"] == 2
     (data / "c.npz").write_bytes(b"no archive")
     refused(maskc("verify", *pair, "--inputs", data), 2, "c.npz")
     empty = tmp_path / "empty"
