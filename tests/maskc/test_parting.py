@@ -108,7 +108,7 @@ def test_the_dump_shows_the_difference(tmp_path: Path) -> None:
     paths = build.save(model, tmp_path / "a.onnx"), build.save(found.model, tmp_path / "b.onnx")
     result = maskc("verify", *paths, "--dump", tmp_path / "dump", "--json")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
+    told = json.loads(result.stdout)["verification"]
     assert "dump" in " ".join(told["notes"])
     with np.load(tmp_path / "dump" / "input.npz") as data:
         inputs = dict(data)
