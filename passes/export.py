@@ -14,7 +14,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes import defaults
 from passes.imported import Empty, Stored
-from passes.lazy import Inline, Lazy, raw
+from passes.lazy import LARGE, Inline, Lazy, raw
 from passes.shapes import annotated
 from passes.store import Store
 from passes.subgraphs import captured, shared_constants
@@ -38,6 +38,9 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
         _append(model.graph, tensor, store)
+        if isinstance(tensor._values, np.ndarray) and tensor._values.nbytes >= LARGE:
+            # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
+            tensor._values = Stored(model.graph.initializer[-1])
     for node in graph.nodes:
         _add_node(model.graph, node, outside=constants)
         model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
