@@ -173,8 +173,9 @@ def verify(
     if targets:
         from maskc.report.document import of_verification
 
+        document = of_verification(result)
         for path in targets:
-            files.write(of_verification(result), path)
+            files.write(document, path)
     return result
 
 

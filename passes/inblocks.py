@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from passes import fold
 from passes.affine import Affine
 from passes.gates import gated
-from passes.layout import Layout
+from passes.layout import untouched
 from passes.names import Names
 from passes.ops import rules
 from passes.rates import Rates
@@ -29,7 +29,7 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     constants reads what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as FLOPs go.
     """
     forms: Forms = {}
-    timing = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), rates)
+    timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, forms)
     writer = _Writer(graph)
     nodes: list[gs.Node] = []

@@ -205,7 +205,8 @@ class Sliding:
         """
         if pattern.index[0] is not None or len(pattern.index) != len(self.windows) + 1:
             return None
-        value, index = pattern.value, list[Rows | None]([None])
+        value = pattern.value
+        index: list[Rows | None] = [None]
         for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
             found = seen(window, pattern.index[axis], span)
             if found is None:

@@ -110,9 +110,9 @@ class _Line:
             self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
         told = {0, block.shape[self.lead] - 1}  # these show of most slices that they vary
         told |= set() if along is None else {int(along.argmin()), int(along.argmax())}
-        zeros = False if own is None else (own == 0) & (self.value == 0)
+        zeros = np.zeros_like(self.mask) if own is None else (own == 0) & (self.value == 0)
         for probe in (np.take(block, sorted(told), self.lead), block):
-            left = np.flatnonzero(self.mask & ~np.asarray(zeros))
+            left = np.flatnonzero(self.mask & ~zeros)
             if not left.size:
                 return
             picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from passes import policy
 from passes.bundles import Bundle, Bundles
 from passes.facts import Facts
-from passes.layout import Key, Layout, Least
+from passes.layout import Key, Layout, Least, untouched
 from passes.ops import rules
 from passes.policy import Policy
 from passes.rates import Lines, Rates
@@ -103,8 +103,7 @@ def chosen(
     for hope in sorted(hopes, key=lambda hope: hope.time):
         if hope.time < best.time:  # a plan is made only where it may be the fastest
             best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
-    whole = Layout(computed=set(range(len(graph.nodes))))
-    if Timing(graph, whole, align).total() < best.time:
+    if Timing(graph, untouched(graph), align).total() < best.time:
         best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time - best.time < max(_WORTH, _WORTH_SHARE * first.time):
         return plan, facts, ()
