@@ -11,6 +11,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from maskc.ending import end_with_parent, uninterrupted, unwinding
 from maskc.errors import InputError, MaskcError
 from maskc.rules import load
 from passes.errors import in_brief
@@ -39,7 +40,8 @@ def each(
                 index, task = waiting.popleft()
                 mine, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules)))
-                process.start()
+                with uninterrupted():
+                    process.start()
                 theirs.close()  # so that the end of the process is the end of what can be read
                 running[mine] = index, process
             for ready in connection.wait(list(running)):
@@ -51,6 +53,7 @@ def each(
     finally:
         for _, process in running.values():
             process.terminate()
+        for _, process in running.values():
             process.join()
 
 
@@ -78,8 +81,10 @@ def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tup
         load(rules)
         return call(task)
 
-    answer.send(attempt(run, task))
-    answer.close()
+    with unwinding():
+        end_with_parent()
+        answer.send(attempt(run, task))
+        answer.close()
 
 
 def _received(ready: Connection) -> Any:

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from maskc import progress
 from maskc.cli.options import Debug, Quiet, Verbose
 from maskc.cli.output import print_json, volume
+from maskc.ending import unwinding
 from maskc.errors import MaskcError
 from maskc.report.bars import Bars
 
@@ -42,7 +43,7 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
-                with Bars(volume, opening=_versions) as bars, progress.listening(bars):
+                with unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
             code = result if isinstance(result, int) else 0
