@@ -114,6 +114,7 @@ def compile_file(
     of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
     """
     widths = Widths(align, align_for, align_seconds)
+    frontend.locate(model)  # what is not there is told before what cannot be written
     files.check(reports)
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):

@@ -111,14 +111,27 @@ def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
                 "directory. "
                 "Only files beside the model are read; move it there."
             )
-        if not location or not file.is_file():
-            raise InputError(
-                f"{path}: the data of tensor '{tensor.name}' is missing: there is no file '{file}'. "
-                "Keep the external data files beside the model."
-            )
+        missing = _missing(location, file)
+        if missing is not None:
+            raise InputError(f"{path}: the data of tensor '{tensor.name}' {missing}.")
         _settle_extent(tensor, path, file)
         files[file] = None
     return tuple(files)
+
+
+def _missing(location: str, file: Path) -> str | None:
+    """What is wrong with the place of external data, and what to do; None if a file is there that ONNX reads."""
+    if not location:
+        return "are said to be in a file, and none is named. Export it again"
+    try:
+        if not file.is_file():
+            return f"is missing: there is no file '{file}'. Keep the external data files beside the model"
+        if file.is_symlink() or file.stat().st_nlink > 1:
+            kind = "a symbolic link" if file.is_symlink() else "a file with other names (hard links)"
+            return f"is in '{file}', which is {kind}, and ONNX reads only files of their own. Put a copy in its place"
+    except OSError as error:
+        return f"is missing: '{location[:60]}' is no name of a file ({error.strerror}). Export it again"
+    return None
 
 
 def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:

@@ -39,6 +39,9 @@ def compile_refused(source: Path, *words: str, masks: Path | None = None) -> Non
 def test_a_missing_path(tmp_path: Path) -> None:
     compile_refused(tmp_path / "nothing", "nothing does not exist")
     compile_refused(tmp_path / "nothing.onnx", "does not exist")
+    compile_refused(
+        tmp_path / "nowhere" / "model.onnx", "model.onnx does not exist"
+    )  # nor does the place for the output
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
@@ -650,6 +653,26 @@ def test_missing_external_data(tmp_path: Path) -> None:
     source = build.save_external(build.mlp(), tmp_path / "m.onnx")
     (tmp_path / "m.onnx.weights").unlink()
     compile_refused(source, "is missing", "m.onnx.weights")
+
+
+@pytest.mark.parametrize("location", ["", "x" * 5000])
+def test_external_data_that_no_file_could_hold(tmp_path: Path, location: str) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    light = onnx.load(source, load_external_data=False)
+    for tensor in light.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+    compile_refused(build.save(light, source), "none is named" if not location else "no name of a file")
+
+
+@pytest.mark.parametrize(("link", "word"), [(os.symlink, "a symbolic link"), (os.link, "hard links")])
+def test_external_data_under_a_second_name(tmp_path: Path, link: Callable[[str, Path], None], word: str) -> None:
+    """ONNX's own reader refuses both."""
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    weights = tmp_path / "m.onnx.weights"
+    weights.rename(tmp_path / "elsewhere")
+    link("elsewhere" if link is os.symlink else str(tmp_path / "elsewhere"), weights)
+    compile_refused(source, word, "m.onnx.weights", "Put a copy in its place")
 
 
 def test_external_data_that_is_too_short(tmp_path: Path) -> None:
