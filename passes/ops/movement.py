@@ -702,23 +702,32 @@ class Pad(Movement):
         return span.scaled(1, sum(pads[axis])) if pads is not None and isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        pads, value = self._pads(node), self._value(node, facts)
-        mode = node.attrs.get("mode", "constant")
-        known = None if pads is None or len(pads) < 3 else facts.maps(node.inputs[0], 1)
-        if pads is None or known is None or any(p != (0, 0) for p in pads[:2]) or min(min(p) for p in pads) < 0:
+        pads = self._pads(node)
+        if pads is None or pads[0] != (0, 0) or min(min(p) for p in pads) < 0:
             return
+        for axis in range(1, len(pads)):
+            known = facts.maps(node.inputs[0], axis) if pads[axis] == (0, 0) else None
+            found = None if known is None else self._padded(node, facts, axis, pads, known)
+            if found is not None:
+                yield 0, axis, found
+
+    def _padded(
+        self, node: gs.Node, facts: Facts, axis: int, pads: list[tuple[int, int]], known: Pattern
+    ) -> Pattern | None:
+        """Known maps of the slices along an axis, with what is padded on the others."""
+        mode, value = node.attrs.get("mode", "constant"), self._value(node, facts)
+        others = [a for a in range(len(pads)) if a != axis]
         if mode in ("reflect", "edge") and known.static:
             index = [
-                None if rows is None else Rows(np.pad(rows.places, p, mode=mode))
-                for rows, p in zip(known.index, [pads[0], *pads[2:]], strict=True)
+                None if rows is None else Rows(np.pad(rows.places, pads[a], mode=mode))
+                for rows, a in zip(known.index, others, strict=True)
             ]
-            yield 0, 1, Pattern(known.mask, known.value, tuple(index))
-        elif mode == "constant" and value is not None:
-            windows = [Window(1, before=before, after=after) for before, after in pads[2:]]
-            spans = [facts.span(node.inputs[0], a) for a in range(2, len(pads))]
-            found = Sliding(windows, spans).over(known, value)
-            if found is not None:
-                yield 0, 1, Pattern(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
+            return Pattern(known.mask, known.value, tuple(index))
+        if mode != "constant" or value is None:
+            return None
+        windows = [Window(1, before=pads[a][0], after=pads[a][1]) for a in others[1:]]
+        found = Sliding(windows, [facts.span(node.inputs[0], a) for a in others[1:]]).over(known, value)
+        return None if found is None else Pattern(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         pads = self._pads(rewriter.before)

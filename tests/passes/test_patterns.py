@@ -84,6 +84,8 @@ SIZES = {"N": (1, 2, 1, 3, 1, 2), "H": (1, 1, 2, 3, 16, 25), "W": (1, 4, 2, 7, 9
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(d)\n r = Relu(p)",
         "o = Pad(d, amounts, half)\n r = AveragePool<kernel_shape=[3,3]>(o)",
+        "l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad(l, behind, half)\n"
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
         f"f = Conv<group={WIDE}, pads=[2,2,2,2], dilations=[2,2]>(a, wd)\n r = Mul(d, f)",
         f"f = Conv<group={WIDE}, pads=[1,1,1,1]>(a, wd)\n u, v = Split<axis=1>(d, halves)\n"
         "w, z = Split<axis=1>(f, halves)\n r = Concat<axis=1>(u, w)",
@@ -99,6 +101,7 @@ def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
         "mu": one * 0.1,
         "var": one * 1.3,
         "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
         "half": np.array(0.5),
         "halves": np.array([WIDE // 2] * 2),
     }
@@ -123,7 +126,11 @@ def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(d)\n r = Relu(p)",
         "o = Pad(d, amounts, half)\n r = AveragePool<kernel_shape=[3,3]>(o)",
+        "l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad(l, behind, half)\n"
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
         'o = Pad<mode="reflect">(d, amounts)\n r = AveragePool<kernel_shape=[3,3]>(o)',
+        'l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad<mode="edge">(l, behind)\n'
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
         "g = GlobalAveragePool(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
         "g = ReduceMean<axes=[2,3]>(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
         "u, v = Split<axis=1>(d, halves)\n r = Concat<axis=1>(v, u)",
@@ -137,6 +144,7 @@ def test_maps_go_through(between: str) -> None:
         "mu": one * 0.1,
         "var": one * 1.3,
         "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
         "half": np.array(0.5),
         "halves": np.array([CHANNELS // 2] * 2),
     }
