@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import declared, structure
+from maskc.frontend import declared, structure, tied
 from maskc.graphs import all_tensors, has_external, is_external, without_weights
 from passes.errors import in_brief
 from passes.lazy import LARGE, stored_bytes
@@ -42,7 +42,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     if model.graph.sparse_initializer:
         _load_external(model, path)
     model, notes = _checked(model, path)
-    inlined = _inlined(model, str(path))
+    inlined = tied.joined(_inlined(model, str(path)))
     if stay and sys.byteorder == "little":
         _leave_external(inlined, path)
     _load_external(inlined, path)

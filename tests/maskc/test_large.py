@@ -240,3 +240,38 @@ def test_a_model_in_memory_that_is_too_large_for_one_file(tmp_path: Path) -> Non
     found = onnx.load(tmp_path / "out.onnx")
     for tensor, other in zip(found.graph.initializer, built.graph.initializer, strict=True):
         np.testing.assert_array_equal(array_of(tensor), array_of(other))
+
+
+@pytest.mark.parametrize("stays", [1, onnx_file.STAYS])
+def test_weights_that_share_their_place_in_a_file_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: int
+) -> None:
+    for module in (onnx_file, storage):
+        monkeypatch.setattr(module, "STAYS", stays)
+    nodes = [
+        build.node("MatMul", "x w1", "a"),
+        build.node("Relu", "a", "b"),
+        build.node("Mul", "b mask", "c"),
+        build.node("MatMul", "c w2", "d"),
+        build.node("Relu", "d", "e"),
+        build.node("MatMul", "e w3", "y"),
+    ]
+    weights = [build.weight("w1", 128, 128), build.constant("mask", np.arange(128) > 8)]
+    built = build.model(nodes, [build.value("x", ["n", 128])], [build.value("y", ["n", 128])], weights)
+    first = built.graph.initializer[0]
+    (tmp_path / "weights").write_bytes(first.raw_data)
+    first.ClearField("raw_data")
+    first.data_location = TensorProto.EXTERNAL
+    first.external_data.add(key="location", value="weights")
+    for name in ("w2", "w3"):
+        built.graph.initializer.add().CopyFrom(first)
+        built.graph.initializer[-1].name = name
+    source = build.save(built, tmp_path / "m.onnx")
+    compiled = tmp_path / "out.onnx"
+    report = compile_file(source, compiled)
+    assert report.verification is not None
+    size = sum((tmp_path / name).stat().st_size for name in files(tmp_path) if name.startswith("out"))
+    assert size < source.stat().st_size + (tmp_path / "weights").stat().st_size + 8192
+    np.savez(tmp_path / "masks.npz", **{"w2@0": np.arange(128) % 2})  # they still have their names
+    masked = compile_file(source, compiled, tmp_path / "masks.npz")
+    assert masked.verification is not None and masked.after.flops < report.after.flops
