@@ -65,7 +65,7 @@ class ComputationalCost:
         tensors = [tf.convert_to_tensor(mask) for mask in given]
 
         def count(*values: Any) -> Any:
-            return np.float64(self.at(values)[0])
+            return np.float64(self.count(values))
 
         def differentiate(*values: Any) -> list[Any]:
             return [s.astype(v.dtype) for s, v in zip(self.at(values)[1], values, strict=True)]
@@ -86,7 +86,7 @@ class ComputationalCost:
 
     def flops(self) -> int:
         """Returns the FLOPs per example at the present values of the masks."""
-        return self.at(self.masks())[0]
+        return self.count(self.masks())
 
     def gradient(self) -> dict[str, NDArray[np.int64]]:
         """Returns the derivative of the FLOPs by each mask entry, at the present values of the masks.

@@ -153,6 +153,14 @@ def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
         np.testing.assert_array_equal(gradient, 0.5 * cost.gradient()[name])
 
 
+def test_flops_are_told_without_what_each_entry_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = computational_cost(plain())
+    expected = cost.at(cost.masks())[0]
+    monkeypatch.setattr(passes, "flops_by_mask", None)  # a compilation for each kind of entry: minutes in large networks
+    cost = computational_cost(plain())
+    assert cost.flops() == int(cost()) == expected
+
+
 def test_cost_of_masks_that_are_given() -> None:
     model = plain()
     cost = computational_cost(model)
