@@ -156,7 +156,7 @@ def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
 def test_flops_are_told_without_what_each_entry_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = computational_cost(plain())
     expected = cost.at(cost.masks())[0]
-    monkeypatch.setattr(passes, "flops_by_mask", None)  # a compilation for each kind of entry: minutes in large networks
+    monkeypatch.setattr(passes, "flops_by_mask", None)  # compiles for each kind of entry
     cost = computational_cost(plain())
     assert cost.flops() == int(cost()) == expected
 
