@@ -132,7 +132,8 @@ def measured(table: Rates | None, seconds: float) -> tuple[Measured, Callable[[]
     path = cache_folder() / f"widths-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     table = table or ANY
     known = {item.name: getattr(table, item.name) for item in fields(table)}
-    rates = Measured(**known, until=time.perf_counter() + seconds)
+    # what was timed is not rough, and the model is timed as a whole in the end
+    rates = Measured(**known | {"worth": 0.0}, until=time.perf_counter() + seconds)
     with contextlib.suppress(OSError, ValueError):
         stored = json.loads(path.read_text(encoding="utf-8"))
         rates.times.update({str(name): float(value) for name, value in stored["nanoseconds"].items()})

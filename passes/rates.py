@@ -46,7 +46,7 @@ class Rates:
     of one filter that a matrix product waits for: its window lies in a row. element: for one element that an
     elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
     element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
-    operator.
+    operator. worth: what a model must win before channels are computed that could go.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Rates:
     move: float
     copy: float
     node: float
+    worth: float
 
     def form(self, work: Work, read: int, written: int) -> Form:
         """How the convolution runs that reads and writes so many channels."""
@@ -172,6 +173,7 @@ _AVX512 = Rates(
     move=0.15,
     copy=4.0,
     node=1500.0,
+    worth=10_000.0,
 )
 
 _AVX2 = Rates(
@@ -200,6 +202,7 @@ _AVX2 = Rates(
     move=0.13,
     copy=4.0,
     node=2500.0,
+    worth=10_000.0,
 )
 
 #: for a processor that is not known, where convolutions are timed: no channels are put into blocks

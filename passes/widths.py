@@ -25,7 +25,7 @@ from passes.ops import rules
 from passes.policy import Policy
 from passes.rates import Lines, Rates
 from passes.report import Width
-from passes.tensors import describe
+from passes.tensors import describe, static_shape
 from passes.timing import Forms, Timing
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
@@ -37,10 +37,13 @@ _SWEEPS = 4
 # What is estimated to be faster by less than this share may not be: the table is not as exact.
 _DOUBT = 0.02
 
-# Nanoseconds, and the share of a model's time, that are worth computing channels which could go. In a network of some
-# microseconds the operators' own overhead decides, and what the table says of the rest is too rough.
-_WORTH = 10_000.0
-_WORTH_SHARE = 0.02
+# The share of a model's time that is worth computing channels which could go. It must come to what the rates say, too:
+# in a network of some microseconds the operators' own overhead decides, and a table is too rough for the rest.
+_SHARE = 0.02
+
+# The share that is worth it however little time it is, where sizes are open: then one example is estimated, and many
+# may be computed at once. What operators take by themselves does not grow with them and is not counted.
+_SHARE_OPEN = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,21 @@ def chosen(
             best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
     if Timing(graph, untouched(graph), align).total() < best.time:
         best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
-    if first.time - best.time < max(_WORTH, _WORTH_SHARE * first.time):
+    if not _is_worth_it(graph, first, best):
         return plan, facts, ()
     return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
+
+
+def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
+    """Whether the second plan is faster by what is worth computing channels which could go."""
+    gain = before.time - after.time
+    if gain <= 0 or gain >= max(before.timing.rates.worth, _SHARE * before.time):
+        return gain > 0
+    if all(static_shape(tensor) is not None for tensor in graph.inputs):
+        return False
+    rates = replace(before.timing.rates, node=0.0)
+    first, second = (Timing(graph, choice.plan, rates, choice.facts).total() for choice in (before, after))
+    return first - second > _SHARE_OPEN * first
 
 
 def _hope(graph: gs.Graph, facts: Facts, start: _Choice) -> _Hope | None:

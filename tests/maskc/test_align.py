@@ -154,10 +154,13 @@ def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytes
     assert rates.times == times
 
 
-def test_decides_by_what_was_timed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all odd numbers of channels are slow, none is left, whatever the table says."""
+@pytest.mark.parametrize("nanoseconds", [1e6, 100.0])
+def test_decides_by_what_was_timed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nanoseconds: float
+) -> None:
+    """Where all odd numbers of channels are slow, none is left, whatever the table says, and however fast they are."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(measuring, "timed", lambda _, read, written: 1e6 * (1 + 9 * (read % 2 + written % 2)))
+    monkeypatch.setattr(measuring, "timed", lambda _, read, written: nanoseconds * (1 + 9 * (read % 2 + written % 2)))
     monkeypatch.setattr(measuring, "_ratios", lambda _: [(0.9, 0.8), (1.0, 0.9)])
     assert [width % 2 for width in widths(api.compile(source, align="measure").model)] == [0, 0, 0]
 
