@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -26,19 +28,22 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     ONNX Runtime brings channels out of blocks for a Mul or Add whose operands are not of the same sizes, and into them
     again for the next convolution. A BatchNormalization behind an operator that writes blocks it computes as a
     depthwise convolution, and a Resize of one place to all of them in blocks, too. Afterwards no Mul or Add with
-    constants reads what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as FLOPs go.
+    constants stands between what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as
+    FLOPs go. A part of an activation that ONNX Runtime makes one operator of stays as it is.
     """
     forms: Forms = {}
     timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, forms)
-    writer = _Writer(graph)
+    joined = {id(n) for node in graph.nodes for n in rules(node).joined(node)}
+    writer = _Writer(graph, joined)
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         gate = gated(node, graph.opset)
         if gate is not None and all(forms.get(t.name, False) for t in node.inputs):
             nodes.append(writer.spread(node, gate))
         row, taken = writer.row(node)
-        if row is None or not forms.get(row.data.name, False):
+        goes_on = any(forms.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
+        if row is None or not forms.get(row.data.name, False) or not goes_on:
             nodes.append(node)
             continue
         more = max(_FLOPS * volume(node.outputs[0]) - taken, 0)
@@ -52,9 +57,10 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
 
 
 class _Writer:
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, joined: Set[int]) -> None:
         self._names = Names(graph)
         self._shared = seen_outside(graph)
+        self._joined = joined
 
     def row(self, last: gs.Node) -> tuple[Affine | None, int]:
         """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
@@ -71,8 +77,9 @@ class _Writer:
             whole = Affine(before.data, whole.scale * before.scale, shift, whole.axis or before.axis)
         return whole, flops
 
-    @staticmethod
-    def _affine(node: gs.Node) -> Affine | None:
+    def _affine(self, node: gs.Node) -> Affine | None:
+        if id(node) in self._joined:
+            return None
         shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)
         if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
             return None

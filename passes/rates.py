@@ -93,8 +93,8 @@ class Rates:
         """Nanoseconds of the convolution itself."""
         form = self.form(work, read, written)
         places = work.batch * math.prod(work.places)
-        taken = _up(read, self.block) if form == "blocked" else read
-        moved = taken * math.prod(work.strides) + (written if form == "plain" else _up(written, self.block))
+        taken = up(read, self.block) if form == "blocked" else read
+        moved = taken * math.prod(work.strides) + (written if form == "plain" else up(written, self.block))
         time = self.node + places * moved * self.touched
         if work.depthwise and form == "plain":
             slower = 1 if max(work.strides) == 1 else 2
@@ -102,7 +102,7 @@ class Rates:
         if form == "plain":
             inner, outer = read / work.groups, written / work.groups
             alone = math.prod(work.places)
-            tiled = work.batch * min(_up(alone, self.tile), self.few * alone)
+            tiled = work.batch * min(up(alone, self.tile), self.few * alone)
             laid = self.direct if work.taps == max(work.strides) == 1 else self.lowered
             lowered = inner * work.taps * places * laid
             return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
@@ -119,7 +119,7 @@ class Rates:
         """Nanoseconds for each place of the output of a convolution that writes blocks."""
         if work.depthwise:
             return read * work.taps * (self.depthwise if max(work.strides) == 1 else self.strided)
-        whole, left = divmod(_up(written, self.block) // self.block, _AT_ONCE)
+        whole, left = divmod(up(written, self.block) // self.block, _AT_ONCE)
         wide = self.block * (whole * _AT_ONCE + (0, *self.last)[left]) / work.groups
         if form == "entering":
             return read * wide * (work.taps * self.entering + self.resumed)
@@ -143,7 +143,8 @@ def weights(work: Work, read: int, written: int) -> int:
     return written * work.taps * (1 if work.depthwise else read // work.groups)
 
 
-def _up(value: int, multiple: int) -> int:
+def up(value: int, multiple: int) -> int:
+    """The next multiple that is not less."""
     return -(-value // multiple) * multiple
 
 

@@ -19,7 +19,7 @@ from passes.gates import gated
 from passes.layout import Key, Layout, at_ends
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
-from passes.rates import Rates, weights
+from passes.rates import Rates, up, weights
 from passes.tensors import is_constant, present, shape_of
 from passes.usual import usual_sizes
 
@@ -56,6 +56,10 @@ class Port:
 class Step:
     """One node of the plan that is computed; `free` if it becomes a part of what is before it.
 
+    `slow`: how many times as long as an addition it takes for an element. `inside`: ONNX Runtime makes it a part of
+    the convolution before it. `joined`: it is the last of several nodes that ONNX Runtime makes one of, which is a part
+    of no convolution.
+
     `scales`: it is a scale and shift that nothing takes, which is done on blocks as well as without. `maps`: known maps
     are added to what it writes, and not in blocks. `gated`: it is a product of which one operand has one place for each
     channel, which `inblocks.py` lets stay in blocks. `fixed` are the nanoseconds of what does not depend on numbers of
@@ -67,6 +71,9 @@ class Step:
     work: Work | None
     blocks: Blocks
     free: bool
+    slow: float
+    inside: bool
+    joined: bool
     scales: bool
     maps: bool
     gated: bool
@@ -88,6 +95,13 @@ class Timing:
         #: whether there are any
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
+        self._joined: dict[
+            int, tuple[float, bool]
+        ] = {}  # nodes joined to one: how slow it is, and whether it is the last
+        for node in graph.nodes:
+            nodes = rules(node).joined(node)
+            slow = rules(node).slowness(node)
+            self._joined |= {id(n): (slow, n is nodes[-1]) for n in nodes}
         self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
         stored = sum(weights(s.work, self.read(s, {}), s.output.wide({})) for s in self.steps if s.work)
         self._from_memory = stored > rates.near
@@ -152,9 +166,12 @@ class Timing:
             blocked = blocked and len({p.each * p.wide(gains) for p in computed}) == 1
         if step.scales and blocked:
             return blocked, self.rates.node + written * step.output.each * self.rates.depthwise
-        if step.free or (step.blocks == "always" and blocked):
+        if step.free:
             return blocked, 0.0
-        return blocked, self.rates.node + written * step.output.each * self.rates.element
+        if step.inside or (blocked and step.blocks == "always" and not step.joined):
+            return blocked, written * step.output.each * self.rates.element * (step.slow - 1)
+        wide = up(written, self.rates.block) if blocked else written
+        return blocked, self.rates.node + wide * step.output.each * self.rates.element * step.slow
 
     def _reads_blocks(self, step: Step, blocked: bool, port: Port, gains: Gains) -> bool:
         if step.work is None:
@@ -171,7 +188,8 @@ class Timing:
         inputs = tuple(self._ports(index, node))
         work = op.work(node) if inputs else None
         output = self._port(outputs[0])
-        affine = op.affine(node) if len(inputs) == 1 else None
+        joined = self._joined.get(id(node))
+        affine = op.affine(node) if len(inputs) == 1 and joined is None else None
         free = affine is not None and affine.data.name in self._parts
         if free or op.cost(node)[1]:
             self._parts.add(outputs[0].name)
@@ -180,13 +198,23 @@ class Timing:
             output=output,
             work=work,
             # an operand of no channels, or of sizes that are not known, is not in blocks
-            blocks=op.in_blocks(node) if len(inputs) == len(list(self._computed(node))) else "never",
-            free=free,
+            blocks=self._blocks(node) if len(inputs) == len(list(self._computed(node))) else "never",
+            free=free or (joined is not None and not joined[1]),
+            slow=op.slowness(node) if joined is None else joined[0],
+            inside=joined is None and op.in_convolution(node) and self._alone_behind_convolution(node),
+            joined=joined is not None and joined[1],
             scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
             maps=self._maps(index, node),
             gated=gated(node, self._opset) is not None,
             fixed=self._other_doors(index, node) + (0.0 if work else self._multiplied(index, node)),
         )
+
+    def _blocks(self, node: gs.Node) -> Blocks:
+        return "always" if id(node) in self._joined else rules(node).in_blocks(node)
+
+    def _alone_behind_convolution(self, node: gs.Node) -> bool:
+        data = node.inputs[0]
+        return data.name in self._parts and len(data.outputs) == 1 and len(shape_of(data) or ()) > 2
 
     def _maps(self, index: int, node: gs.Node) -> bool:
         """Whether known maps of channels that the node does not see are added to its output."""

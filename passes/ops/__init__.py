@@ -1,6 +1,7 @@
 """The rules of each operator, one file per family, found through one table."""
 
 from passes.ops import (  # noqa: F401  (importing a family registers it)
+    activations,
     along,
     attention,
     blocks,

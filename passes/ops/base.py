@@ -157,6 +157,18 @@ class Op:
         """Whether channels that a runtime holds in blocks can stay so here: at any width, or in whole blocks only."""
         return "never"
 
+    def in_convolution(self, node: gs.Node) -> bool:
+        """Whether a runtime computes it as a part of the convolution before it, if it alone reads what that writes."""
+        return False
+
+    def joined(self, node: gs.Node) -> tuple[gs.Node, ...]:
+        """Nodes, in order, that a runtime makes one operator of that keeps blocks; this one tells how slow it is."""
+        return ()
+
+    def slowness(self, node: gs.Node) -> float:
+        """How many times as long as an addition it takes for an element."""
+        return 1.0
+
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []

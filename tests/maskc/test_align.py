@@ -14,11 +14,14 @@ import maskc as api
 from maskc import aligning, measuring, storage
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
+from passes.clean import prepared
+from passes.ops import rules
 from passes.ops.base import Work
 from passes.rates import ANY, RATES
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 from tests.passes.test_widths import chain, widths
+from tests.passes.text import model
 
 
 @pytest.fixture
@@ -134,6 +137,35 @@ def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> 
         depthwise = groups == read == written
         work = Work((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
         assert table.form(work, read, written) == form, (read, written, groups)
+
+
+SPELLED = {
+    "Gelu": "t = Div(r, root)\n f = Erf(t)\n e = Add(f, unit)\n p = Mul(r, e)\n a = Mul(p, part)",
+    "Gelu of a half": "t = Div(r, root)\n f = Erf(t)\n e = Add(unit, f)\n p = Mul(r, part)\n a = Mul(e, p)",
+    "Swish": "t = Sigmoid(r)\n a = Mul(t, r)",
+    "by a product": "t = Mul(r, unit)\n f = Erf(t)\n e = Add(f, unit)\n p = Mul(r, e)\n a = Mul(p, part)",
+    "Tanh": "t = Tanh(r)\n a = Mul(t, r)",
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_what_is_said_to_be_joined_onnx_runtime_joins(name: str, tmp_path: Path) -> None:
+    source = model(
+        "(float[1,16,8,8] x) => (float[1,16,8,8] y)",
+        f"r = Conv(x, w)\n {SPELLED[name]}\n y = Conv(a, w)",
+        w=np.ones((16, 16, 1, 1), np.float32),
+        root=np.array(np.sqrt(2), np.float32),
+        unit=np.array(1, np.float32),
+        part=np.array(0.5, np.float32),
+    )
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "joined.onnx")
+    ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graph = prepared(source)
+    gone = {node.op for node in graph.nodes for node in rules(node).joined(node)}
+    left = {node.op_type for node in onnx.load(tmp_path / "joined.onnx").graph.node}
+    assert bool(gone) == (name in ("Gelu", "Gelu of a half", "Swish"))
+    assert not gone & left
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import onnx
 import pytest
 
@@ -82,3 +85,23 @@ def test_a_gate_is_brought_to_the_places_of_what_it_multiplies() -> None:
         source = between(squeezed + f"a = {product}", s1=random(16, 32, 1, 1, seed=5), s2=random(32, 16, 1, 1, seed=6))
         assert operators(source, align=AVX512).count("Resize") == 1
         assert "Resize" not in operators(source)
+
+
+@pytest.mark.parametrize("order", ["h = Mul(r, e)\n a = Mul(h, half_)", "h = Mul(r, half_)\n a = Mul(h, e)"])
+def test_a_gelu_that_is_spelled_out_stays_so(order: str) -> None:
+    """ONNX Runtime makes one operator of it, on channels in blocks, but not where a BatchNormalization stands in it."""
+    spelled = f"d = Div(r, root)\n f = Erf(d)\n e = Add(f, unit)\n {order.replace('h = ', 'p = ').replace('(h', '(p')}"
+    source = between(
+        spelled,
+        root=np.array(math.sqrt(2), np.float32),
+        unit=np.array(1, np.float32),
+        half_=np.array(0.5, np.float32),
+    )
+    result = operators(source, align=AVX512)
+    assert result == operators(source, align=4)
+    assert "Erf" in result
+
+
+def test_a_scale_whose_readers_are_not_on_blocks_stays_as_it_is() -> None:
+    source = between("m = Mul(r, s)\n n = Add(m, t)\n a = Elu(n)")
+    assert "BatchNormalization" not in operators(source, align=AVX512)
