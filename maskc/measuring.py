@@ -25,7 +25,7 @@ from maskc import progress, sampling
 from maskc.comparison.data import drawn
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.runtime import Session, import_onnxruntime
-from maskc.storage import EMBEDDED_LIMIT, embeds
+from maskc.storage import EMBEDDED_LIMIT, embeds, write_bytes
 from passes.ops.base import Work
 from passes.pipeline import Shrunk, Watch
 from passes.policy import Policy
@@ -43,6 +43,9 @@ _NOISE = 1.03
 
 # A layer of more multiply-adds than this is timed on fewer places, and the time taken in proportion.
 _MOST = 100_000_000
+
+# nanoseconds: no layer takes as long
+_LONGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -134,19 +137,28 @@ def measured(table: Rates | None, seconds: float) -> tuple[Measured, Callable[[]
     known = {item.name: getattr(table, item.name) for item in fields(table)}
     # what was timed is not rough, and the model is timed as a whole in the end
     rates = Measured(**known | {"worth": 0.0}, until=time.perf_counter() + seconds)
-    with contextlib.suppress(OSError, ValueError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        rates.times.update({str(name): float(value) for name, value in stored["nanoseconds"].items()})
+    rates.times.update(_kept(path, key))
 
     def save() -> None:
-        text = json.dumps({"of": key, "nanoseconds": rates.times}, indent=0)
+        # what others timed meanwhile stays
+        text = json.dumps({"of": key, "nanoseconds": _kept(path, key) | rates.times}, indent=0)
         with contextlib.suppress(OSError):  # a folder that cannot be written costs the time once more
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                file.write(text)
-            Path(file.name).replace(path)
+            write_bytes(path, text.encode())
 
     return rates, save
+
+
+def _kept(path: Path, key: str) -> dict[str, float]:
+    """The times in a file, as far as it holds any: it may be damaged, or somebody else's."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    times = stored.get("nanoseconds") if isinstance(stored, dict) and stored.get("of") == key else None
+    if not isinstance(times, dict):
+        return {}
+    return {name: float(t) for name, t in times.items() if isinstance(t, (int, float)) and 0 < t < _LONGEST}
 
 
 def cache_folder() -> Path:

@@ -249,14 +249,52 @@ def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytes
     assert late.convolution(work, 64, 64) == pytest.approx(2 * ANY.convolution(work, 64, 64))
 
 
-def test_a_broken_cache_is_written_anew(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"nanoseconds": [1',
+        "[]",
+        "3",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"of": KEY}',
+        '{"of": KEY, "nanoseconds": null}',
+        '{"of": KEY, "nanoseconds": [1]}',
+        '{"of": "another processor", "nanoseconds": {"a": 1}}',
+        '{"of": KEY, "nanoseconds": {"a": "1", "b": null, "c": NaN, "d": -1, "e": 0, "f": Infinity, "g": []}}',
+        '{"of": KEY, "nanoseconds": {"a": 1' + 400 * "0" + "}}",
+    ],
+)
+def test_a_broken_cache_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
     rates, save = measuring.measured(None, 1.0)
     rates.times["a"] = 1.0
     save()
-    (path,) = tmp_path.glob("widths-*.json")
-    path.write_text('{"nanoseconds": [1')
+    (path,) = tmp_path.iterdir()
+    path.write_text(text.replace("KEY", json.dumps(json.loads(path.read_text())["of"])))
     rates, save = measuring.measured(None, 1.0)
     assert rates.times == {}
+    rates.times["b"] = 2.0
     save()
-    assert json.loads(path.read_text())["nanoseconds"] == {}
+    assert json.loads(path.read_text())["nanoseconds"] == {"b": 2.0}
+
+
+def test_what_others_timed_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    both = [measuring.measured(None, 1.0) for _ in range(2)]
+    for name, (rates, save) in zip("ab", both, strict=True):
+        rates.times[name] = 1.0
+        save()
+    assert measuring.measured(None, 1.0)[0].times == {"a": 1.0, "b": 1.0}
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    _, save = measuring.measured(None, 1.0)
+    save()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    measuring.measured(None, 1.0)[1]()
+    assert list(tmp_path.iterdir()) == [path]
