@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskc import frontend
+from maskc import frontend, storage
 from maskc.compiler import compile_file, default_output
 from maskc.errors import InputError, MaskcError
 from maskc.report.compilation import CompileReport
@@ -64,18 +65,19 @@ def compile_files(
     outputs = _outputs(models, directory)
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     check_jobs(jobs)
-    if directory is not None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The directory {directory} cannot be made: {error.strerror or error}.") from error
     tasks = list(zip(models, outputs, strict=True))
-    for index, found in each(functools.partial(_compiled, options), tasks, jobs, rules):
-        model, output = tasks[index]
-        if isinstance(found, MaskcError):
-            yield Outcome(model, output, error=found)
-        else:
-            yield Outcome(model, output, report=found)
+    with contextlib.nullcontext() if directory is None else storage.not_left_empty(directory):
+        if directory is not None:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"The directory {directory} cannot be made: {error.strerror or error}.") from error
+        for index, found in each(functools.partial(_compiled, options), tasks, jobs, rules):
+            model, output = tasks[index]
+            if isinstance(found, MaskcError):
+                yield Outcome(model, output, error=found)
+            else:
+                yield Outcome(model, output, report=found)
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
@@ -90,7 +92,11 @@ def _compiled(options: dict[str, Any], task: tuple[Path, Path]) -> CompileReport
 def _outputs(models: Sequence[Path], directory: Path | None) -> list[Path]:
     if directory is not None and (directory.is_file() or (directory.suffix == ".onnx" and not directory.exists())):
         raise InputError(f"With several models, the output is a directory, and {directory} is the name of a file.")
-    sources = {_read(model).resolve(): model for model in models}
+    sources: dict[Path, Path] = {}
+    for model in models:
+        first = sources.setdefault(_read(model).resolve(), model)
+        if first is not model:
+            raise InputError(f"{first} is given twice{'' if first == model else f', once as {model}'}. Give it once.")
     found: dict[Path, Path] = {}
     outputs = [
         default_output(model) if directory is None else directory / default_output(model).name for model in models

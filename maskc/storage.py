@@ -134,6 +134,19 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextlib.contextmanager
+def not_left_empty(directory: Path) -> Iterator[None]:
+    """Remove the directory, and those around it, that are made within if nothing is put there."""
+    there = {each for each in (directory, *directory.parents) if each.exists()}
+    try:
+        yield
+    finally:
+        for each in (directory, *directory.parents):
+            if each not in there:
+                with contextlib.suppress(OSError):  # it is not empty, or was never made
+                    each.rmdir()
+
+
 def _is_large(tensor: TensorProto) -> bool:
     return tensor.HasField("raw_data") and len(tensor.raw_data) >= _MIN_EXTERNAL
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +107,7 @@ def compile(
 
         options = {"shapes": shapes, "adapters": adapters.value, **widths, "verify": verify}
         outcomes = batch.compile_files(models, output, jobs=jobs, rules=rules or (), **options)
-        raise typer.Exit(_show(outcomes, as_json))
+        raise typer.Exit(_show(outcomes, models, as_json))
     load(rules or ())
     model = models[0]
     target = output or default_output(model)
@@ -132,7 +132,7 @@ def compile(
     show_reports(report or (), console())
 
 
-def _show(outcomes: Iterable[Outcome], as_json: bool) -> int:
+def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:
     """Tell what became of each model as it is done, and of all at the end; returns the exit code."""
     from maskc import batch
     from maskc.report import outcomes as report
@@ -147,6 +147,7 @@ def _show(outcomes: Iterable[Outcome], as_json: bool) -> int:
         else:
             print(f"Error: {outcome.told}", file=sys.stderr)
     code = batch.exit_code(done)
+    done.sort(key=lambda outcome: models.index(outcome.model))
     if as_json:
         print_json({"models": [outcome.to_json() for outcome in done], "exit_code": code})
     else:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc import __version__, aligning, baseline, frontend, progress, storage
@@ -88,7 +90,7 @@ def sweep(
     models = [model] if isinstance(model, (str, os.PathLike, ModelProto)) else list(model)
     if not models:
         raise InputError("There is no model to sweep.")
-    with _not_left_empty(directory):
+    with storage.not_left_empty(directory):
         plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {})
         result = Sweep(
             schema=SCHEMA,
@@ -118,19 +120,6 @@ def sweep(
             keeper.rate(quality)
         keeper.result().save(directory)
         return keeper.result()
-
-
-@contextmanager
-def _not_left_empty(directory: Path) -> Iterator[None]:
-    """Remove the directory, and those around it, that are made within if nothing is put there."""
-    there = {each for each in (directory, *directory.parents) if each.exists()}
-    try:
-        yield
-    finally:
-        for each in (directory, *directory.parents):
-            if each not in there:
-                with suppress(OSError):  # it is not empty, or was never made
-                    each.rmdir()
 
 
 class _Plan:
@@ -227,7 +216,7 @@ class _Plan:
                     problem = f"Filters cannot go so that {target:g} of the FLOPs are left. Ask for more."
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
-                    np.savez(file, **level.masks)  # type: ignore[arg-type]
+                    _save(file, level.masks)
                 masks = None if file is None else file.name
                 found[target] = Level(name, self._relative(path), masks, target, key, problem)
         yield from (found[target] for target in targets)
@@ -400,7 +389,7 @@ def _check(targets: Sequence[float], policies: Sequence[Options], seconds: float
         )  # raises where they cannot be used
     if not policies:
         raise InputError("There is no way to compile: give at least one policy, which may be empty.")
-    if seconds < 0:
+    if not 0 <= seconds < math.inf:
         raise InputError(f"The time for measuring must be 0 or more, and not {seconds:g} seconds.")
 
 
@@ -409,6 +398,16 @@ def _compare(source: Source) -> None:
     from maskc.equivalence import verify
 
     verify(source, source.model).raise_if_failed()  # type: ignore[arg-type]
+
+
+def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
+    """Write a file of masks, whole or not at all. Raises `InputError` when that fails."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **masks)  # type: ignore[arg-type]
+    try:
+        storage.write_bytes(file, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
 def _existing(*files: Path) -> list[Path]:

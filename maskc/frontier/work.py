@@ -68,7 +68,11 @@ def check_ray(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise UnavailableError(f"No Ray cluster answers at {address}: {in_brief(error)}.") from error
+            reason = getattr(error, "strerror", None) or in_brief(error)
+            raise UnavailableError(
+                f"No Ray cluster answers at {address}: {reason}. Give the address of its head, or start one with "
+                "`ray start --head`."
+            ) from error
 
 
 def on_ray(
@@ -87,7 +91,10 @@ def on_ray(
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise UnavailableError(f"No Ray cluster can be used at {address}: {in_brief(error)}.") from error
+            raise UnavailableError(
+                f"No Ray cluster can be used at '{address}': {in_brief(error)}. Give `auto`, or the address "
+                "of its head, `host:port`."
+            ) from error
     try:
         yield from _scattered(ray, tasks, jobs or len(tasks), [rule.read_bytes() for rule in rules])
     finally:

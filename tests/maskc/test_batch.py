@@ -57,11 +57,16 @@ def test_one_bad_model_does_not_stop_the_others(models: Path) -> None:
     ]
 
 
+def test_a_directory_into_which_nothing_goes_is_not_left(models: Path) -> None:
+    assert maskc("compile", "models/b.onnx", "models/nowhere.onnx", "-o", "new/out").exit_code == 2
+    assert not (models.parent / "new").exists()
+
+
 def test_json_holds_a_report_or_an_error_for_each(models: Path) -> None:
     result = maskc("compile", "models/a.onnx", "models/b.onnx", "--json")
     told = json.loads(result.stdout)
     assert result.exit_code == told["exit_code"] == 2
-    good, bad = sorted(told["models"], key=lambda entry: entry["model"])
+    good, bad = told["models"]  # in the order in which they were given
     assert good["report"]["after"]["flops"] == 196 and good["error"] is None and good["exit_code"] == 0
     assert bad["report"] is None and bad["output"] is None and "b.onnx" in bad["error"] and bad["exit_code"] == 2
 
@@ -79,7 +84,8 @@ def test_nothing_takes_the_place_of_an_input_or_of_another_output(models: Path) 
     (models / "more").mkdir()
     build.save(build.mlp(), models / "more" / "a.onnx")
     refused(maskc("compile", "models/a.onnx", "models/more/a.onnx", "-o", "out"), 2, "would be one file")
-    refused(maskc("compile", "models/a.onnx", "models/a.onnx"), 2, "would be one file")
+    refused(maskc("compile", "models/a.onnx", "models/a.onnx"), 2, "models/a.onnx is given twice")
+    refused(maskc("compile", "models/a.onnx", "models/../models/a.onnx", "-o", "out"), 2, "is given twice, once as")
     assert (models / "a.compiled.onnx").read_bytes() == before and not (models.parent / "out").exists()
 
 

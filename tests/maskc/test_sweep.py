@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 import maskc as api
 import passes
+from maskc import storage
 from maskc.errors import InputError
 from maskc.frontier import pareto, run, work
 from maskc.frontier.record import Origin, Point
@@ -180,6 +181,8 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
         ("model.onnx", "--quality", "rate"): "{model}",
         ("model.onnx", "--jobs", "0"): "1 or more",
         ("model.onnx", "--seconds", "-1"): "0 or more",
+        ("model.onnx", "--seconds", "nan"): "0 or more",
+        ("model.onnx", "--seconds", "inf"): "0 or more",
         ("model.onnx", "-o", "bad.onnx"): "not a directory",
     }.items():
         refused(maskc("sweep", *arguments), 2, words)
@@ -196,6 +199,15 @@ def test_what_is_refused_once_the_model_was_read_leaves_no_directory(model: Path
         Path("mine.npz").write_bytes(Path("mine.masks.npz").read_bytes())
         refused(maskc("sweep", model, "-o", "deep/er/out", *arguments), 2, words)
         assert not list(Path("deep").iterdir())
+
+
+def test_masks_are_written_whole_or_not_at_all(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    refused(maskc("sweep", model, "--targets", "0.5", "-o", "out"), 2, "flops-0.5.masks.npz cannot be written", "space")
+    assert not Path("out").exists()
 
 
 def test_a_record_that_is_none_is_not_overwritten(model: Path) -> None:
