@@ -104,7 +104,7 @@ def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        file = directory / location
+        file = path.parent / location
         if _leaves(directory, location):
             raise InputError(
                 f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "

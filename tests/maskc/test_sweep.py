@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 import maskc as api
 import passes
-from maskc import storage
+from maskc import frontend, storage
 from maskc.errors import InputError
 from maskc.frontier import pareto, run, work
 from maskc.frontier.record import Origin, Point
@@ -29,6 +29,7 @@ from maskc.report.figures import Figures
 from maskc.report.sweeps import charts, page
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused
+from tests.maskc.test_large import scattered
 
 # The sum of all weights, which takes the place of an evaluation: it is quick, and not the same for any two models.
 EVALUATE = """
@@ -331,6 +332,15 @@ def test_on_a_ray_cluster_it_comes_to_the_same(model: Path, head: str) -> None:
     assert [{key: p[key] for key in told} for p in here] == [{key: p[key] for key in told} for p in there]
     files = [{p.name: p.read_bytes() for p in Path(d).glob("*.onnx")} for d in ("here", "there")]
     assert files[0] == files[1] and len(files[0]) == 2
+
+
+def test_files_travel_under_the_names_that_the_model_gives_them(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    scattered(build.mlp(), tmp_path / "real")
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    files = frontend.read(link / "m.onnx").files
+    assert set(work._content(files, link)) == {"m.onnx", "weights", "inner/more weights"}
 
 
 def test_ray_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
