@@ -13,7 +13,7 @@ from rich.table import Table
 
 import passes
 from benchmarks import record
-from maskc.aligning import instruction_set
+from maskc.aligning import table_name
 from maskc.frontend.masks import apply_masks, read_masks
 from passes.rates import RATES
 from tests.generators import architectures
@@ -38,7 +38,7 @@ def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
 
 
 def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float]:
-    rates = RATES.get(instruction_set())  # what `maskc compile` goes by
+    rates = RATES.get(table_name())  # what `maskc compile` goes by
     compiled = passes.shrink(model, align=rates)
     compiling = record.in_turns({"": lambda: passes.shrink(model, align=rates)}, 5, warm_ups=0)[""]
     dims = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from maskc.aligning import instruction_set
+from maskc.aligning import table_name
 from maskc.measuring import timed
 from passes.ops.base import Work
 from passes.rates import RATES
@@ -48,7 +48,7 @@ def layers() -> Iterator[tuple[str, Work, int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--table", choices=RATES, default=instruction_set())
+    parser.add_argument("--table", choices=RATES, default=table_name())
     rates = RATES[parser.parse_args().table]
     found: dict[str, list[float]] = {}
     for name, work, read, written in layers():

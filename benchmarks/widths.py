@@ -30,7 +30,7 @@ from rich.table import Table
 
 import passes
 from benchmarks.record import session
-from maskc.aligning import instruction_set
+from maskc.aligning import instruction_set, table_name
 from maskc.measuring import processor
 from passes.rates import RATES, Rates
 from tests.generators.check import with_sizes
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
-    parser.add_argument("--table", choices=RATES, default=instruction_set())
+    parser.add_argument("--table", choices=RATES, default=table_name())
     arguments = parser.parse_args()
     busy = [round(x, 2) for x in os.getloadavg()]
     console, results = Console(width=120), {}

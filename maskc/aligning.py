@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 from onnx import ModelProto
@@ -71,7 +73,7 @@ class Widths:
         if self.align == "measure":
             from maskc.measuring import fastest
 
-            return fastest(model, adapters, watch, RATES.get(instruction_set()), self.seconds, store)
+            return fastest(model, adapters, watch, RATES.get(table_name()), self.seconds, store)
         align = self.align if isinstance(self.align, int) else self._table() if self.align == "auto" else None
         return passes.shrink(model, adapters, watch=watch, store=store, align=align)
 
@@ -81,11 +83,26 @@ class Widths:
 
     def _table(self) -> Rates | Lines | None:
         """What `auto` goes by; None for processors of which nothing is known."""
-        return _TABLES.get(self.target or instruction_set())
+        return _TABLES.get(self.target or table_name())
 
 
 #: no channel stays for the sake of a width
 NO_WIDTHS = Widths("none")
+
+
+def table_name() -> str:
+    """The name of the table for this processor; "" where there is none."""
+    found = instruction_set()
+    return "zen4" if found == "avx512" and _halves() else found
+
+
+def _halves() -> bool:
+    """Whether this is AMD's Zen 4, which computes AVX-512 by halves: the only one of its family that has it."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        return (told.get("vendor_id"), told.get("cpu family")) == ("AuthenticAMD", "25")
+    return False
 
 
 def instruction_set() -> str:

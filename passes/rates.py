@@ -5,8 +5,9 @@ what they take in networks, where more comes from memory (`python -m benchmarks.
 `avx512` on an AMD EPYC with AVX-512: the estimates for most kinds of convolutions lie within a third of each other, and
 those for depthwise ones on blocks above, as these wait for memory. Those of `avx2` on an AMD EPYC (Zen 4) with the
 AVX-512 kernels of ONNX Runtime switched off: the estimates for most kinds lie within a quarter of each other, and those
-for depthwise ones with strides above. A processor that has no AVX-512 at all may differ. Only ratios within a table
-matter.
+for depthwise ones with strides above. A processor that has no AVX-512 at all may differ. Those of `zen4` on the same
+machine with them switched on, which computes AVX-512 by halves: the estimates for all kinds lie within a fifth of each
+other. Only ratios within a table matter.
 
 Which convolutions run on channels in blocks is decided by ONNX Runtime when it loads the model
 (onnxruntime/core/optimizer/nchwc_transformer.cc); `Rates.form` says the same.
@@ -206,11 +207,40 @@ _AVX2 = Rates(
     worth=10_000.0,
 )
 
+_ZEN4 = Rates(
+    name="zen4",
+    block=16,
+    step=4,
+    plain=1 / 58,
+    blocked=1 / 57,
+    entering=1 / 64,
+    last=(1.16, 2.08, 3.0),
+    resumed=0.05,
+    tile=16,
+    few=3.5,
+    lowered=0.38,
+    direct=0.13,
+    depthwise=1 / 57,
+    strided=1 / 51,
+    alone=0.2,
+    each=250.0,
+    touched=0.05,
+    loaded=0.15,
+    begun=0.25,
+    near=1_000_000,
+    element=0.15,
+    reorder=0.16,
+    move=0.13,
+    copy=4.0,
+    node=1000.0,
+    worth=10_000.0,
+)
+
 #: for a processor that is not known, where convolutions are timed: no channels are put into blocks
 ANY = replace(_AVX512, name="any", block=1, step=1)
 
 #: by the instruction set that ONNX Runtime's kernels use on the processor
-RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _AVX2)}
+RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _ZEN4, _AVX2)}
 
 #: by ONNX Runtime's provider. Tensor cores want 4 elements of TF32 (what float32 is multiplied as), 8 of half
 #: precision, 16 of int8 (NVIDIA, Deep Learning Performance, Matrix Multiplication Background); not measured

@@ -41,6 +41,9 @@ _DOUBT = 0.02
 # in a network of some microseconds the operators' own overhead decides, and a table is too rough for the rest.
 _SHARE = 0.02
 
+# The share that is worth it however little time it is.
+_LARGE_SHARE = 0.15
+
 # The share that is worth it however little time it is, where sizes are open: then one example is estimated, and many
 # may be computed at once. What operators take by themselves does not grow with them and is not counted.
 _SHARE_OPEN = 0.05
@@ -116,7 +119,8 @@ def chosen(
 def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     """Whether the second plan is faster by what is worth computing channels which could go."""
     gain = before.time - after.time
-    if gain <= 0 or gain >= max(before.timing.rates.worth, _SHARE * before.time):
+    worth = min(before.timing.rates.worth, _LARGE_SHARE * before.time)
+    if gain <= 0 or gain >= max(worth, _SHARE * before.time):
         return gain > 0
     if all(static_shape(tensor) is not None for tensor in graph.inputs):
         return False

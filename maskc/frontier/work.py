@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskc import __version__, baseline, storage
-from maskc.aligning import instruction_set
+from maskc.aligning import table_name
 from maskc.compiler import compile_file
 from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontier.record import Value
@@ -125,9 +125,9 @@ def _scattered(ray: Any, tasks: Sequence[Task], most: int, rules: list[bytes]) -
 
 def _for_here(task: Task) -> Task:
     """The task with widths for the processor of this machine, where latency is measured, and not for that of a node."""
-    if task.options.get("align", "auto") != "auto" or task.options.get("align_for") or not instruction_set():
+    if task.options.get("align", "auto") != "auto" or task.options.get("align_for") or not table_name():
         return task
-    return replace(task, options={**task.options, "align_for": instruction_set()})
+    return replace(task, options={**task.options, "align_for": table_name()})
 
 
 def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: list[bytes]) -> tuple[Any, Files]:

@@ -84,7 +84,7 @@ def test_what_cannot_be_asked_for(source: Path, word: str) -> None:
 
 
 def test_processors_that_cannot_be_named(source: Path) -> None:
-    unknown = "There is no table of widths for 'arm'; there are: avx512, avx2, cuda."
+    unknown = "There is no table of widths for 'arm'; there are: avx512, zen4, avx2, cuda."
     refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
     refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
     refused(maskc("compile", source, "--align=measure", "--align-seconds=0"), 2, "must be more than 0")
@@ -100,7 +100,25 @@ def test_a_processor_without_a_table(source: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_this_processor_has_a_table_or_none() -> None:
-    assert aligning.instruction_set() in {*RATES, ""}
+    assert aligning.table_name() in {*RATES, ""}
+
+
+@pytest.mark.parametrize(
+    ("processor", "wider", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx512", "zen4"),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 26", "avx512", "avx512"),
+        ("vendor_id : GenuineIntel\ncpu family\t: 6", "avx512", "avx512"),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx2", "avx2"),
+        ("", "avx512", "avx512"),
+    ],
+)
+def test_zen_4_has_a_table_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, processor: str, wider: str, expected: str
+) -> None:
+    monkeypatch.setattr(aligning, "instruction_set", lambda: wider)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{processor}\n\n{processor}\n")
+    assert aligning.table_name() == expected
 
 
 def optimised(node: onnx.NodeProto, read: int, weights: tuple[int, ...], path: Path) -> onnx.ModelProto:
@@ -125,8 +143,8 @@ def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> 
         return optimised(node, read, (written, read // groups, 3, 3), tmp_path / "one.onnx")
 
     block = made(1, 1).graph.initializer[0].dims[0]  # a filter is padded to a block of them
-    table = next((rates for rates in RATES.values() if rates.block == block), None)
-    if table is None:
+    tables = [rates for rates in RATES.values() if rates.block == block]
+    if not tables:
         pytest.skip("ONNX Runtime holds no channels in blocks on this processor")
     dense = [(read, written, 1) for read in (3, 7, 8, 9, 12, 15, 16, 17, 18, 20, 36) for written in (5, 24)]
     alone = [(width, width, width) for width in (4, 5, 8, 12, 18, 20, 33, 36)]
@@ -136,7 +154,7 @@ def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> 
         form = "blocked" if "ReorderInput" in operators else "entering" if "ReorderOutput" in operators else "plain"
         depthwise = groups == read == written
         work = Work((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
-        assert table.form(work, read, written) == form, (read, written, groups)
+        assert {table.form(work, read, written) for table in tables} == {form}, (read, written, groups)
 
 
 SPELLED = {
@@ -213,7 +231,7 @@ def test_takes_what_runs_fastest(
     expected: list[int],
 ) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(aligning, "table_name", lambda: "avx512")
     monkeypatch.setattr(measuring, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     monkeypatch.setattr(measuring, "_ratios", lambda _: ratios)
     assert widths(api.compile(source, align="measure").model)[:2] == expected
@@ -224,7 +242,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
 ) -> None:
     """Its weights would be in memory several times; they go to the file as with the other ways to align."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(aligning, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(aligning, "table_name", lambda: "avx512")
     monkeypatch.setattr(measuring, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     large = tmp_path / "large.onnx"
     build.save_external(onnx.load(source), large)

@@ -29,7 +29,7 @@ from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
 AVX512, AVX2 = RATES["avx512"], RATES["avx2"]
-ALIGNS: tuple[int | Rates | str, ...] = (4, 16, AVX512, AVX2, "all")
+ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
 NETWORKS = (
     "resnet",
     "resnext",
@@ -173,6 +173,20 @@ def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeyp
     assert {width.reason for width in result.report.widths} == {
         "kept, as the model with fewer channels would run slower"
     }
+
+
+def test_a_large_share_of_a_tiny_model_is_worth_it() -> None:
+    """A depthwise convolution of a few microseconds gains little time, and most of the model's."""
+    source = model(
+        "(float[1,16,4,4] x) => (float[1,16,4,4] y)",
+        "a = Conv(x, u)\n k = Mul(a, m)\n r = Relu(k)\n d = Conv<group=32, pads=[1,1,1,1]>(r, w)\n y = Conv(d, v)",
+        u=random(32, 16, 1, 1),
+        m=live(29, 32),
+        w=random(32, 1, 3, 3),
+        v=random(16, 32, 1, 1),
+    )
+    assert widths(shrink(source, align=RATES["zen4"]).model)[0] == 32
+    assert widths(shrink(source).model)[0] == 29
 
 
 def test_says_which_layers_keep_channels_and_why() -> None:
