@@ -109,9 +109,10 @@ def chosen(
     for hope in sorted(hopes, key=lambda hope: hope.time):
         if hope.time < best.time:  # a plan is made only where it may be the fastest
             best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
-    if Timing(graph, untouched(graph), align).total() < best.time:
+    whole = Timing(graph, untouched(graph), align).total()
+    if whole < best.time:
         best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
-    if not _is_worth_it(graph, first, best):
+    if first.time <= whole and not _is_worth_it(graph, first, best):
         return plan, facts, ()
     return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
 

@@ -175,6 +175,11 @@ def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeyp
     }
 
 
+def test_a_tiny_model_that_would_run_slower_than_its_source_is_wider() -> None:
+    """By a microsecond: less than is worth a width where the model is faster than its source."""
+    assert widths(shrink(chain(61, 61, side=4), align=AVX512).model)[:2] == [64, 64]
+
+
 def test_a_large_share_of_a_tiny_model_is_worth_it() -> None:
     """A depthwise convolution of a few microseconds gains little time, and most of the model's."""
     source = model(
@@ -261,8 +266,7 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
     everything = Timing(graph, Layout(computed=set(range(len(graph.nodes)))), AVX512).total()
     compiled = prepared(shrink(source, align=AVX512).model)
     time = Timing(compiled, Layout(computed=set(range(len(compiled.nodes)))), AVX512).total()
-    worth = max(AVX512.worth, passes.widths._SHARE * narrow)  # less is not acted on
-    assert time <= 1.001 * min(narrow, everything + worth)
+    assert time <= 1.001 * min(narrow, everything)
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
