@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import ahead, cost, fold, fuse, inblocks, order, quantized, ramps, reorder, unroll
+from passes import ahead, cost, factored, fold, fuse, inblocks, order, quantized, ramps, reorder, unroll
 from passes.errors import GraphError
 from passes.rates import Rates
 from passes.shaped import shaped
@@ -38,6 +38,7 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
         fold.drop_identities(graph, keep)
     fold.fold_constants(graph)
     fold.drop_unused(graph)
+    factored.put_masks_behind(graph, keep)
     return graph
 
 
