@@ -151,7 +151,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """Returns `inputs · mask`."""
         mask = tf.cast(self.mask, inputs.dtype)
         if not training:
-            return inputs * mask
+            return inputs * _channels_last(mask, inputs.shape.rank)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
@@ -223,6 +223,17 @@ def layer_of(variable: Any) -> MaskLayer | None:
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer)]
+
+
+def _channels_last(mask: Any, rank: int) -> Any:
+    """The mask over the last of so many axes, brought there by a transposition.
+
+    A converter that lays images out with channels first takes a product of two that it transposed back for one that
+    it need not; so a graph whose masks are inputs is converted as it is where they are constants, and costs the same.
+    """
+    if rank < 3:
+        return mask
+    return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
 
 
 def _multiply(inputs: Any, mask: Any, copies: Any) -> Any:
