@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import ahead, cost, factored, fold, fuse, inblocks, order, quantized, ramps, reorder, unroll
+from passes import ahead, cost, factored, fold, fuse, inblocks, narrow, order, quantized, ramps, reorder, unroll
 from passes.errors import GraphError
 from passes.rates import Rates
 from passes.shaped import shaped
@@ -42,10 +42,11 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     return graph
 
 
-def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0) -> None:
+def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0, source: onnx.ModelProto | None = None) -> None:
     """Leave nothing of the masks behind: fold, fuse, drop, share.
 
-    With rates, write what runs faster by them, as far as the graph does not come to more than these FLOPs.
+    With rates, write what runs faster by them, as far as the graph does not come to more than these FLOPs. With the
+    source, store weights in as few bits as it does.
     """
     fold.fold_constants(graph)
     fold.drop_identities(graph)
@@ -58,6 +59,8 @@ def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0) -> None:
     if rates is not None:
         inblocks.stay_in_blocks(graph, rates, flops - cost.of_graph(graph).flops)
         unroll.unroll(graph, rates, flops - cost.of_graph(graph).flops)
+    if source is not None:
+        narrow.narrowed(graph, source)
     quantized.restore(graph)
     fold.share_constants(graph)
 

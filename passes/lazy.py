@@ -209,6 +209,19 @@ class Scaled(Lazy):
             yield np.asarray(block * factors).astype(self.dtype)
 
 
+class Narrowed(Lazy):
+    """Other values in another type, which holds them all."""
+
+    def __init__(self, source: Lazy, dtype: np.dtype[np.generic]) -> None:
+        super().__init__(source.shape, dtype, source.lead)
+        self._source = source
+        self.on_disk = source.on_disk
+
+    def _blocks(self) -> Iterator[Array]:
+        for block in self._source.blocks():
+            yield block.astype(self.dtype)
+
+
 @dataclass(frozen=True)
 class Picked:
     """Takes slices of an array by their indices along each of some axes."""

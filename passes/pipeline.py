@@ -125,7 +125,7 @@ def _shrunk(
         trace.stage("rewrite", graph, model)
         trace.stored.update(plan.stored)
     with clock.timed("clean", graph):
-        clean(graph, align if isinstance(align, Rates) else None, before.flops)
+        clean(graph, align if isinstance(align, Rates) else None, before.flops, model)
         padding.keep_apart(graph, merged)
         turned.put_behind(graph)
         compiled = exported(graph, model, store)
@@ -141,7 +141,7 @@ def _shrunk(
     if after.flops > before.flops:
         source = prepared(model)
         left = explain.explain(source, facts.analyse(source), layout.Layout(), adapters)
-        clean(source)
+        clean(source, source=model)
         plain = exported(source, model, store)
         cost_of_plain = cost.count(plain)
         # where sizes behind a subgraph are not known to the source they count as 1 there, and there only
