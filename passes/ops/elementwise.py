@@ -288,7 +288,7 @@ class Elementwise(Linked):
 
 
 # What ONNX Runtime computes on channels in blocks, or as a part of the convolution before it.
-_IN_BLOCKS = frozenset("Add Clip Gelu HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid Sum Swish Tanh".split())
+_IN_BLOCKS = frozenset("Add Clip Gelu HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid Sum Tanh".split())
 
 # What becomes a part of the convolution before it whether that runs on blocks or not.
 _IN_CONVOLUTION = frozenset("Clip HardSigmoid LeakyRelu Relu Sigmoid Tanh".split())
