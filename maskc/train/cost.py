@@ -27,7 +27,7 @@ class ComputationalCost:
     where zeros are, so weights that happen to be exactly zero now (fresh biases) stand as nonzero. A trained
     model can only cost more than this where folding a constant needs a weight of its own, and less where
     training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges them
-    with other factors, and that tips where the compiler puts constants back (0.7% in EfficientNetB0, 30% pruned; docs/training.md).
+    with other factors, and that tips where the compiler puts constants back (0.7% in EfficientNetB0, 30% pruned).
 
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.
