@@ -26,6 +26,7 @@ Place = Literal["activation", "layer"] | Callable[[Any], bool]
 #: they share a scale among channels, or change their number, or are none
 _NOT_BY_ELEMENT = {"softmax", "log_softmax", "sparsemax", "glu", "linear"}
 _ACTIVATIONS = {name for name in dir(keras.activations) if name.islower()} - _NOT_BY_ELEMENT
+_ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 
 _WEIGHTED = tuple(
     getattr(layers, f"{kind}Conv{rank}D{transposed}")
@@ -92,7 +93,7 @@ def _activates(operation: Any) -> bool:
     if function is not None:
         return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
-    return name in _ACTIVATIONS or isinstance(operation, (layers.ReLU, layers.PReLU, layers.ELU))
+    return name in _ACTIVATIONS or isinstance(operation, _ACTIVATION_LAYERS)
 
 
 def _has_channels(operation: Any) -> bool:

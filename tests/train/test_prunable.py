@@ -103,6 +103,12 @@ def test_a_layer_that_is_called_twice_has_two_masks() -> None:
     assert names(prunable(model)) == ["shared_mask", "shared_mask_2"]
 
 
+@pytest.mark.parametrize("kind", [layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU])
+def test_activations_that_are_layers(kind: Any) -> None:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5), kind(name="function"), layers.Dense(2)])
+    assert names(prunable(model)) == ["function_mask"]
+
+
 def test_operations_and_several_inputs_and_outputs() -> None:
     left, right = keras.Input((4,), name="left"), keras.Input((5, 3), name="right")
     x = ops.relu(layers.Dense(7)(left))
