@@ -95,9 +95,8 @@ class Timing:
         #: whether there are any
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
-        self._joined: dict[
-            int, tuple[float, bool]
-        ] = {}  # nodes joined to one: how slow it is, and whether it is the last
+        # nodes that become one: how slow that is, and whether it is the last of them
+        self._joined: dict[int, tuple[float, bool]] = {}
         for node in graph.nodes:
             nodes = rules(node).joined(node)
             slow = rules(node).slowness(node)
