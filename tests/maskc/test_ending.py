@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ Store.put = put
 """
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends processes without a word")
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Processes inherit that signals are ignored, by whom `nohup` or a shell's background started; so not here."""
+    ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def models(directory: Path, *names: str) -> list[Path]:
