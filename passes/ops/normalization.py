@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import ties
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register
+from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, merge, register
 from passes.ops.moments import Absent, WrittenOut
 from passes.ops.movement import all_but, same_axis
 from passes.ops.slicewise import maps_by_slices
@@ -40,6 +40,21 @@ class Normalization(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
         return None
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Where the scale is zero there is only the bias: a mask behind the operator may be in its weights."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank or float(node.attrs.get("epsilon", np.float32(1e-5))) <= 0:
+            return
+        first = int(node.attrs.get("axis", -1)) % rank
+        scale, bias = operand(node, 1), operand(node, 2)
+        if scale is None or any(len(t.shape or ()) != rank - first for t in (scale, bias) if t is not None):
+            return
+        for axis in range(first, rank):
+            zeros, size = facts.zero(scale, axis - first), facts.size(node.inputs[0], axis)
+            shift = Known(zeros, np.zeros(zeros.size)) if bias is None else facts.known(bias, axis - first)
+            if shift is not None and zeros.size == shift.mask.size == size:
+                yield 0, axis, Known(zeros & shift.mask, shift.value)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -160,11 +175,15 @@ class RMSNormalization(Normalization):
     """x / sqrt(mean of squares + epsilon) · scale. Source: ONNX operator specification."""
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        yield from super().constants(node, facts)
+        """Zero stays zero, too."""
+        masked = {axis: known for _, axis, known in super().constants(node, facts)}
         found = self.channels(node, facts)
-        if found is not None and float(node.attrs.get("epsilon", 1e-5)) > 0:
+        if found is not None and float(node.attrs.get("epsilon", np.float32(1e-5))) > 0:
             axis, known = found
-            yield 0, axis, Known(known.mask & (known.value == 0), np.zeros_like(known.value))
+            zero = Known(known.mask & (known.value == 0), np.zeros_like(known.value))
+            masked[axis] = merge(zero, masked[axis]) if axis in masked else zero
+        for axis, known in masked.items():
+            yield 0, axis, known
 
     def rows(self, value: Array, scale: Array) -> Array:
         return (scale * value)[:, None]

@@ -10,7 +10,7 @@ from passes import ties
 from passes.clean import prepared
 from passes.facts import analyse
 from tests.generators.check import assert_exact, random_feeds
-from tests.passes.text import Array, compiled, model, operators, random, weight
+from tests.passes.text import Array, compiled, model, narrowed, operators, random, weight
 
 N = 32
 KEPT = np.arange(N) % 3 == 0
@@ -81,6 +81,33 @@ def test_channels_masked_behind_the_normalisation_still_count_in_it(form: str) -
     others = (np.arange(N) % 2 == 0).astype(np.float32)
     result = compiled(network(form, SHIFTS["zeros"], "j = Mul(y, k2)  o = MatMul(j, w)", k2=others))
     assert weight(result, "MatMul", which=1).shape[0] <= int((others > 0).sum())
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=list(SHIFTS))
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+def test_channels_whose_scale_is_zero_are_their_bias_behind_the_normalisation(form: str, shift: Array) -> None:
+    scale, bias = random(N, seed=1) * KEPT, random(N, seed=2) * KEPT
+    source = network(form, shift, scale=scale, bias=bias)
+    result = compiled(source)
+    assert weight(result, "MatMul", which=1).shape[0] == LIVE
+    if "operator" in form or not shift.std():
+        assert weight(result, "MatMul", which=0).shape[1] <= LIVE + 1  # one that stands for all
+    assert_exact(source, cases=[random_feeds(source, 5, {"B": 2, "T": 3})])
+
+
+@pytest.mark.parametrize("form", ["operator", "operator without bias", "root mean square operator"])
+def test_a_scale_of_zero_masks_channels_that_are_live_in_front_of_the_normalisation(form: str) -> None:
+    given = {"scale": random(N, seed=1) * KEPT, "bias": random(N, seed=2), "w": random(N, 24, seed=3)}
+    given = {name: value for name, value in given.items() if name != "bias" or form == "operator"}
+    source = model(
+        "(float[B,T,8] x) => (float[B,T,24] o)",
+        f"a = MatMul(x, w0)  {WRITTEN_OUT[form]}  o = MatMul(y, w)",
+        23,
+        w0=random(8, N, seed=4),
+        **given,
+    )
+    result = narrowed(source)
+    assert (weight(result, "MatMul", which=0).shape[1], weight(result, "MatMul", which=1).shape[0]) == (N, LIVE)
 
 
 def test_half_precision_takes_its_statistics_in_single_precision() -> None:
