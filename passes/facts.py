@@ -139,7 +139,9 @@ class Facts:
         total = 0
         while tensor.inputs and (size := self.size(tensor, axis)):
             node = tensor.inputs[0]
-            total += sum(math.prod(t.shape) // size for t in node.inputs if is_constant(t) and size in t.shape)
+            # what others read as well stays for them
+            own = [t for t in node.inputs if is_constant(t) and len(t.outputs) == 1]
+            total += sum(math.prod(t.shape) // size for t in own if size in t.shape)
             output = next(i for i, t in enumerate(node.outputs) if t is tensor)
             carried = [(node.inputs[i], a) for i, a in rules(node).carries(node, self, output, axis)]
             computed = [(t, a) for t, a in carried if not is_constant(t)]

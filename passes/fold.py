@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes import together
 from passes.lazy import LARGE, Lazy, Made, lazy
 from passes.names import Names
 from passes.nodes import constant
@@ -24,7 +25,8 @@ def fold_constants(graph: gs.Graph) -> bool:
     """Replace every node whose operands are all initializers by its result; whether any was computed.
 
     Afterwards no Constant node is left. A result that is larger than all of its operands together, and not small,
-    stays a node: the file must not grow. So does one that the reference implementation cannot compute.
+    stays a node: the file must not grow, unless nodes behind it make less of it again. So does one that the reference
+    implementation cannot compute.
     """
     outputs = {id(t) for t in graph.outputs}
     kept = []
@@ -50,7 +52,12 @@ def fold_constants(graph: gs.Graph) -> bool:
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes = kept
-    return computed
+    ends = together.made_of_constants(graph)
+    for tensor, values in ends.values():
+        _replace(tensor, constant(tensor.name, values))
+    if ends:
+        drop_unused(graph)
+    return computed or bool(ends)
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:

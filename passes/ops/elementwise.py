@@ -626,9 +626,20 @@ class BatchNormalization(PerChannel):
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x, *vectors = [v for v in operands[:5] if v is not None]
-        if len(vectors) < 4 or self._trains(node):
+        if len(vectors) < 4:
             return None
+        if self._trains(node):
+            return self._trained(node, x, vectors) if node.attrs.get("training_mode", 0) else None
         return [self._normalised(node, [x, *(v.reshape(-1, *[1] * (x.ndim - 2)) for v in vectors)])]
+
+    def _trained(self, node: gs.Node, x: Array, vectors: Sequence[Array]) -> list[Array]:
+        """By the statistics of `x` itself, as exporters write the standardisation of weights; and running ones."""
+        others = tuple(axis for axis in range(x.ndim) if axis != 1)
+        own = [s(x.astype(np.float64), axis=others) for s in (np.mean, np.var)]
+        result = self._normalised(node, [x, *(v.reshape(-1, *[1] * (x.ndim - 2)) for v in (*vectors[:2], *own))])
+        kept = float(node.attrs.get("momentum", np.float32(0.9)))
+        running = [(v * kept + new * (1 - kept)).astype(v.dtype) for v, new in zip(vectors[2:], own, strict=True)]
+        return [result, *running]
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         return self._normalised(node, [np.asarray(v) for v in operands[:5]])

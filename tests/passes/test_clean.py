@@ -152,3 +152,69 @@ def half(body: str, weights: Array, **numbers: float | list[float]) -> onnx.Mode
     """A model of half precision."""
     signature = "(float16[N,4] x) => (float16[N,4] y)"
     return model(signature, body, **{k: np.float16(v) for k, v in {"w": weights, **numbers}.items()})
+
+
+CHANNELS = 96  # more than may be stored twice without a thought
+SCALES = (np.arange(CHANNELS) % 3 == 0) * random(CHANNELS, seed=5)
+
+NORMALISED = {
+    "weight normalisation": """
+        norm = ReduceL2<axes=[1,2,3]>(v)  unit = Div(v, norm)  w = Mul(unit, g)""",
+    "weight standardisation": """
+        mean = ReduceMean<axes=[1,2,3]>(v)  d = Sub(v, mean)  q = Mul(d, d)  var = ReduceMean<axes=[1,2,3]>(q)
+        e = Add(var, eps)  s = Sqrt(e)  u = Div(d, s)  w = Mul(u, g)""",
+    "training batch normalisation": """
+        rows = Reshape(v, flat)  mean = ReduceMean<axes=[0,2], keepdims=0>(rows)
+        n, m0, v0 = BatchNormalization<training_mode=1, momentum=1.0>(rows, factor, zero, mean, factor)
+        w = Reshape(n, whole)""",
+    "an update of low rank": """
+        u = MatMul(up, down)  f = Reshape(u, whole)  w0 = Add(v, f)  w = Mul(w0, g)""",
+}
+
+
+@pytest.mark.parametrize("form", NORMALISED)
+def test_weights_that_are_made_of_others_are_computed_though_these_are_read_twice(form: str) -> None:
+    given = {
+        "v": random(CHANNELS, 4, 3, 3),
+        "g": SCALES.reshape(-1, 1, 1, 1),
+        "factor": SCALES,
+        "zero": np.zeros(CHANNELS),
+        "eps": np.float32(1e-5),
+        "flat": np.asarray([1, CHANNELS, 36]),
+        "whole": np.asarray([CHANNELS, 4, 3, 3]),
+        "up": random(CHANNELS, 2, seed=6),
+        "down": random(2, 36, seed=7),
+    }
+    text = NORMALISED[form]
+    source = model(
+        "(float[N,4,8,8] x) => (float[N,3,8,8] y)",
+        f"{text}  c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  y = Conv(r, p)",
+        17,
+        p=random(3, CHANNELS, 1, 1, seed=8),
+        **{name: np.asarray(value) for name, value in given.items() if f" {name}" in text or f"({name}" in text},
+    )
+    result = compiled(source)
+    assert operators(result) == ["Conv", "Relu", "Conv"]
+    assert weight(result, "Conv").shape[0] == np.count_nonzero(SCALES)
+
+
+def test_nodes_that_make_more_of_initializers_stay() -> None:
+    source = model(
+        "(float[N,96] x) => (float[N,96] y)",
+        "w = MatMul(up, down)  v = Mul(w, w)  y = MatMul(x, v)",
+        up=random(96, 2),
+        down=random(2, 96, seed=1),
+    )
+    result = compiled(source)
+    assert operators(result) == ["MatMul", "Mul", "MatMul"]
+
+
+def test_what_nodes_make_of_initializers_that_others_read_stays() -> None:
+    source = model(
+        "(int64[N] x) => (float[N,96] y)",
+        "t = Mul(w, k)  e = Gather(w, x)  y = MatMul(e, t)",
+        w=random(96, 96),
+        k=random(96, seed=1),
+    )
+    result = compiled(source)
+    assert result.report.after.params <= result.report.before.params
