@@ -19,7 +19,7 @@ from passes.ops import Link, Linked, rules
 from passes.ops.base import Known, merge
 from passes.patterns import MOST_PLACES, Pattern, combined, uniform, whole
 from passes.subgraphs import captured
-from passes.summary import is_filled_with, nonzero, uniform_slices
+from passes.summary import is_filled_with, nonzero, uniform_slices, zeros
 from passes.summary import lowest as least
 from passes.tensors import Array, Mask, every, is_constant, shape_of, size_of, some
 from passes.ties import Tied
@@ -152,6 +152,9 @@ class Facts:
 
     def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are known to be zero."""
+        weight = lazy(tensor)
+        if weight is not None:
+            return zeros(weight, axis)
         known = self.known(tensor, axis)
         if known is None:
             return np.zeros(size_of(tensor, axis) or 0, bool)

@@ -29,6 +29,11 @@ class Nonzero:
         """bool [rows, columns]."""
         return self._matrix()
 
+    @property
+    def empty(self) -> Mask:
+        """Rows that hold nothing but zeros: bool [rows]."""
+        return np.asarray(self._rows == 0)
+
     def columns(self, rows: Mask) -> Mask:
         """Columns in which any of these rows has a weight."""
         live = self._rows > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,18 +17,28 @@ _FEW = 16
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
     """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
-    if ("line", axis) not in values.notes:
-        _summarise(values)
-    line: _Line = values.notes["line", axis]
-    return line.mask, line.value
+    if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long
+        lines = [_Line(values, a) for a in range(len(values.shape))]
+        for start, block in _placed(values):
+            for line in lines:
+                line.look(block, start)
+        values.notes.update({("line", line.axis): line for line in lines})
+    found: _Line = values.notes["line", axis]
+    return found.mask, found.value
+
+
+def zeros(values: Lazy, axis: int) -> Mask:
+    """Slices that hold nothing but zeros: bool [size]."""
+    if not values.size or len(values.shape) < 2:
+        mask, value = uniform_slices(values, axis)
+        return np.asarray(mask & (value == 0))
+    return nonzero(values, (axis, 1 if axis == 0 else 0)).empty
 
 
 def nonzero(values: Lazy, axes: Axes) -> Nonzero:
     """Where anything is not zero, over the indices along two axes, in that order."""
     if axes[0] > axes[1]:
         return nonzero(values, (axes[1], axes[0])).transposed
-    if axes == (0, 1) and values.lead in axes and ("zeros", axes) not in values.notes:
-        _summarise(values)
     if ("zeros", axes) not in values.notes:
         values.notes["zeros", axes] = zeros = _Zeros(values, axes)
         if values.lead in axes:
@@ -67,19 +77,6 @@ def _peaks(block: Array, axis: int) -> Array:
     return np.asarray(np.maximum(block.max(axis=others, initial=0), -block.min(axis=others, initial=0)))
 
 
-def _summarise(values: Lazy) -> None:
-    """Look at all axes at once: reading is what takes long."""
-    lines = [_Line(values, axis) for axis in range(len(values.shape))]
-    zeros = _Zeros(values, (0, 1)) if len(values.shape) > 1 and values.lead < 2 else None
-    values.notes.update({("line", line.axis): line for line in lines})
-    if zeros is not None:
-        values.notes["zeros", (0, 1)] = zeros
-    for start, block in _placed(values):
-        filled = {} if zeros is None else zeros.look(block, start)
-        for line in lines:
-            line.look(block, start, filled)
-
-
 def _placed(values: Lazy) -> Iterator[tuple[int, Array]]:
     """Blocks that hold anything, each with its first slice along `lead`."""
     start = 0
@@ -97,22 +94,19 @@ class _Line:
         self.mask = np.full(values.shape[axis], values.size > 0)
         self.value: Array = np.zeros(values.shape[axis], values.dtype)
 
-    def look(self, block: Array, start: int, filled: Mapping[int, Index]) -> None:
-        """`filled`: how much is not zero in each slice of the block along the axes for which that was counted."""
-        own, along = filled.get(self.axis), filled.get(self.lead)
+    def look(self, block: Array, start: int) -> None:
+        """Look at a block, whose first slice along `lead` is `start`."""
         if self.axis == self.lead:
             rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
             self.value[start : start + len(rows)] = rows[:, 0]
-            self.mask[start : start + len(rows)] = _alike(rows, own)
+            self.mask[start : start + len(rows)] = _alike(rows)
             return
         others = tuple(a for a in range(block.ndim) if a != self.axis)
         if start == 0:
             self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
-        told = {0, block.shape[self.lead] - 1}  # these show of most slices that they vary
-        told |= set() if along is None else {int(along.argmin()), int(along.argmax())}
-        zeros = np.zeros_like(self.mask) if own is None else (own == 0) & (self.value == 0)
-        for probe in (np.take(block, sorted(told), self.lead), block):
-            left = np.flatnonzero(self.mask & ~zeros)
+        told = sorted({0, block.shape[self.lead] - 1})  # these show of most slices that they vary
+        for probe in (np.take(block, told, self.lead), block):
+            left = np.flatnonzero(self.mask)
             if not left.size:
                 return
             picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
@@ -120,12 +114,12 @@ class _Line:
             self.mask[left] = (picked == self.value[left].reshape(shape)).all(axis=others)
 
 
-def _alike(rows: Array, filled: Index | None) -> Mask:
-    """Whether each row [n, elements] holds one value throughout; those that are not filled hold zeros."""
+def _alike(rows: Array) -> Mask:
+    """Whether each row [n, elements] holds one value throughout."""
     value = rows[:, 0]
     mask = np.asarray((rows[:, -1] == value) & (rows[:, rows.shape[1] // 2] == value))
-    doubt = mask if filled is None else mask & (filled > 0)
-    if doubt.any():
+    doubt = np.flatnonzero(mask)
+    if doubt.size:
         mask[doubt] = (rows[doubt] == value[doubt, None]).all(axis=1)
     return mask
 
@@ -142,13 +136,12 @@ class _Zeros:
         self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
         self._kept: Array | None = None
 
-    def look(self, block: Array, start: int) -> dict[int, Index]:
-        """Count what is not zero in a block; returns how much there is in each of its slices along both axes."""
+    def look(self, block: Array, start: int) -> None:
+        """Count what is not zero in a block."""
         rows, columns = _counts(_reduced(block, self._axes))
         placed = self._place(block, start)
         self.rows[placed[0]] += rows
         self.columns[placed[1]] += columns
-        return dict(zip(self._axes, (rows, columns), strict=True))
 
     def take(self, matrix: Mask) -> None:
         """All at once, from the matrix."""

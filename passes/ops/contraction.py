@@ -107,7 +107,7 @@ class MatrixProduct(Op):
                 shift = known.mask & (known.value != 0)
                 if len(shape_of(w) or ()) > 2:  # the weights differ along the batch: only zeros are uniform
                     mask &= ~nonzero.columns(shift)
-                else:
+                elif shift.any():
                     total = self.alpha(node) * self._shift(facts, w, weight, np.where(shift, known.value, 0))
         else:
             mask = facts.zero(w, weight.free)

@@ -102,9 +102,9 @@ class Convolution(Op):
         total = np.zeros(mask.shape)
         if known is not None and mask.any():
             shift = known.mask & (known.value != 0)
-            if self.spreads_evenly(node):
+            if shift.any() and self.spreads_evenly(node):
                 total = self._shift(node, facts, np.where(shift, known.value, 0))
-            else:  # the border of the output sees less of the constant
+            elif shift.any():  # the border of the output sees less of the constant
                 mask &= ~self._touched(nonzero, shift, groups)
         bias = operand(node, 2)
         if bias is not None:

@@ -121,6 +121,7 @@ def test_a_summary_says_what_all_elements_say(shape: tuple[int, ...], seed: int)
         mask, first = summary.uniform_slices(stored, axis)
         np.testing.assert_array_equal(mask, (rows == rows[:, :1]).all(axis=1))
         np.testing.assert_array_equal(first[mask], rows[mask, 0])
+        np.testing.assert_array_equal(summary.zeros(stored, axis), (rows == 0).all(axis=1))
     for axes in [(a, b) for a in range(len(shape)) for b in range(len(shape)) if a != b]:
         rest = tuple(a for a in range(len(shape)) if a not in axes)
         matrix = (values != 0).any(axis=rest)
@@ -139,9 +140,33 @@ def test_the_elements_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     looks: list[int] = []
     monkeypatch.setattr(Inline, "blocks", lambda self: looks.append(0) or self._blocks())
     for axis in (0, 1):
-        summary.uniform_slices(stored, axis)
+        summary.zeros(stored, axis)
     summary.nonzero(stored, (0, 1)), summary.nonzero(stored, (1, 0))
     assert len(looks) == 1
+    for axis in (0, 1):
+        summary.uniform_slices(stored, axis)
+    assert len(looks) == 2
+
+
+def test_weights_are_read_to_look_for_zeros_and_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not to see what channels that are zero add to others."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(256, 256, 1, 1)).astype(np.float32) for _ in range(2))
+    first[::2], second[1::2] = 0, 0
+    model = text.model(
+        "(float[1,256,8,8] x) => (float[1,2,8,8] y)",
+        "a = Conv(x, first) b = Relu(a) c = Conv(b, second) d = Relu(c) y = Conv(d, third)",
+        first=first,
+        second=second,
+        third=np.ones((2, 256, 1, 1)),
+    )
+    reads: list[str] = []
+    read = Inline.__array__
+    monkeypatch.setattr(
+        Inline, "__array__", lambda self, *given, **said: reads.append(self.stored.name) or read(self, *given, **said)
+    )
+    assert shrink(model).report.after.params == 256 * 128 + 128 * 128 + 128 * 2
+    assert sorted(reads) == ["first", "first", "second", "second"]
 
 
 def test_a_store_holds_what_was_put_there_last(tmp_path: Path) -> None:
