@@ -185,6 +185,7 @@ def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict
     row: dict[str, object] = {
         "flops": {key: cost.flops for key, cost in costs.items()},
         "macs_over_dense": costs["none"].macs / costs["dense"].macs,
+        "auto_is_none": models["auto"] == models["none"],
     }
     for count in threads:
         calls = {}

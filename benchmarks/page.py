@@ -59,10 +59,13 @@ def _dense(record: dict[str, Any]) -> str:
         for name, row in record["results"].items():
             for key, found in row.items():
                 if key.endswith("threads"):
+                    same = row["auto_is_none"]
                     yield (
                         f"{name}, {key.removesuffix('threads').strip()} thread{'s' * (key[0] != '1')}",
-                        *(_spread(found["over_dense"][align]) for align in ("auto", "none")),
-                        *(_spread(found["speedup"][align]) for align in ("auto", "none")),
+                        _spread(found["over_dense"]["auto"]),
+                        "the same" if same else _spread(found["over_dense"]["none"]),
+                        _spread(found["speedup"]["auto"]),
+                        "the same" if same else _spread(found["speedup"]["none"]),
                         f"{found['speedup_over_flops']['auto']:.2f}",
                         f"{row['macs_over_dense']:.3f}",
                     )
@@ -72,7 +75,8 @@ def _dense(record: dict[str, Any]) -> str:
         "and built dense at the widths that are left. First the time of the compiled model over that of the dense one "
         "(goal: 1.02 at most), then the speed-up over the model without masks, and that over the FLOPs ratio (goal: "
         "0.85 at least). [Widths](widths.md#why-time-falls-by-less-than-flops) says what keeps networks with "
-        "depthwise convolutions below that; a second thread helps the larger model more."
+        "depthwise convolutions below that; a second thread helps the larger model more. Where no width is worth "
+        "rounding, `auto` and `none` write the same file."
     )
     PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
