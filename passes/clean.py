@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes import ahead, cost, factored, fold, fuse, inblocks, narrow, order, quantized, ramps, reorder, unroll
+from passes import ahead, cost, factored, fold, fuse, gelu, inblocks, narrow, order, quantized, ramps, reorder, unroll
 from passes.errors import GraphError
 from passes.rates import Rates
 from passes.shaped import shaped
@@ -39,6 +39,8 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     fold.fold_constants(graph)
     fold.drop_unused(graph)
     factored.put_masks_behind(graph, keep)
+    if gelu.join(graph, keep):
+        fold.drop_unused(graph)
     return graph
 
 

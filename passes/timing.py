@@ -95,12 +95,11 @@ class Timing:
         #: whether there are any
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
-        # nodes that become one: how slow that is, and whether it is the last of them
-        self._joined: dict[int, tuple[float, bool]] = {}
+        # nodes that become one: the one that tells of it, and whether it is the last of them
+        self._joined: dict[int, tuple[gs.Node, bool]] = {}
         for node in graph.nodes:
             nodes = rules(node).joined(node)
-            slow = rules(node).slowness(node)
-            self._joined |= {id(n): (slow, n is nodes[-1]) for n in nodes}
+            self._joined |= {id(n): (node, n is nodes[-1]) for n in nodes}
         self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
         stored = sum(weights(s.work, self.read(s, {}), s.output.wide({})) for s in self.steps if s.work)
         self._from_memory = stored > rates.near
@@ -199,7 +198,7 @@ class Timing:
             # an operand of no channels, or of sizes that are not known, is not in blocks
             blocks=self._blocks(node) if len(inputs) == len(list(self._computed(node))) else "never",
             free=free or (joined is not None and not joined[1]),
-            slow=op.slowness(node) if joined is None else joined[0],
+            slow=op.slowness(node) if joined is None else rules(joined[0]).slowness(joined[0]),
             inside=joined is None and op.in_convolution(node) and self._alone_behind_convolution(node),
             joined=joined is not None and joined[1],
             scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
@@ -209,7 +208,8 @@ class Timing:
         )
 
     def _blocks(self, node: gs.Node) -> Blocks:
-        return "always" if id(node) in self._joined else rules(node).in_blocks(node)
+        teller = self._joined.get(id(node), (node, True))[0]
+        return rules(teller).in_blocks(teller)
 
     def _alone_behind_convolution(self, node: gs.Node) -> bool:
         data = node.inputs[0]

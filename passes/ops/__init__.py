@@ -1,7 +1,6 @@
 """The rules of each operator, one file per family, found through one table."""
 
 from passes.ops import (  # noqa: F401  (importing a family registers it)
-    activations,
     along,
     attention,
     blocks,
@@ -12,6 +11,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     elementwise,
     indexed,
     integers,
+    joined,
     movement,
     normalization,
     pooling,

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from passes.ops.arrangement import Arrangement
     from passes.order import Orders
     from passes.patterns import Pattern
+    from passes.polynomial import Polynomial
     from passes.quantized import Quantized
     from passes.rewrite import Rewriter
+    from passes.spelling import Gelu
     from passes.writing import Writing
 
 
@@ -162,8 +164,18 @@ class Op:
         return False
 
     def joined(self, node: gs.Node) -> tuple[gs.Node, ...]:
-        """Nodes, in order, that a runtime makes one operator of that keeps blocks; this one tells how slow it is."""
+        """Nodes, the last one last, that a runtime makes one operator of.
+
+        This one tells how slow it is, and whether it keeps blocks.
+        """
         return ()
+
+    #: the Gelu that is computed with this operator
+    gelu: Gelu | None = None
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        """The output as a polynomial, of operands that are; None if it is none."""
+        return None
 
     def slowness(self, node: gs.Node) -> float:
         """How many times as long as an addition it takes for an element."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes import ties
+from passes import polynomial, ties
 from passes.affine import Affine, Ramp, along_one_axis, is_filled_with, keeps_shape, with_constant
 from passes.changes import Change, in_turn, inverse
 from passes.evaluate import evaluate
 from passes.extents import Extent
 from passes.ops.base import Blocks, Constants, Known, Link, Linked, Maps, Ties, merge, register
 from passes.patterns import MOST_PLACES, Pattern, refined, whole
+from passes.polynomial import Polynomial
 from passes.rows import Rows
 from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, size_of, volume
 from passes.ties import Combination
@@ -268,9 +269,6 @@ class Elementwise(Linked):
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         bounds = [facts.lowest(t) for _, t in present(node.inputs)]
-        if node.op == "Pow":
-            power = facts.uniform(node.inputs[1])
-            return 0.0 if bounds[0] >= 0 or (power is not None and float(power) % 2 == 0) else -math.inf
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule(bounds))
 
@@ -315,8 +313,8 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 register(
     *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Exp Floor Gelu HardSwish".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sign Sin Sinh Softplus".split(),
-    *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
-    *"Pow Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Softsign Swish Tan ThresholdedRelu IsInf IsNaN".split(),
+    *"Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
 
@@ -369,6 +367,10 @@ class Sum(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return ties.added(parts, [1.0, 1.0])
 
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        first, second = operands
+        return polynomial.added(first, second)
+
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
 
@@ -385,6 +387,10 @@ class Difference(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return ties.added(parts, [1.0, -1.0])
 
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        first, second = operands
+        return polynomial.added(first, second, -1.0)
+
 
 @register("Mul")
 class Product(Arithmetic):
@@ -400,6 +406,9 @@ class Product(Arithmetic):
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return ties.multiplied(*parts)
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        return polynomial.multiplied(*operands)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         bounds = [facts.lowest(t) for t in node.inputs]
@@ -430,6 +439,10 @@ class Quotient(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return ties.divided(*parts)
 
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        divisor = polynomial.number(operands[1])
+        return polynomial.multiplied(operands[0], {(): 1 / divisor}) if divisor else None
+
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         numerator, denominator = (facts.lowest(t) for t in node.inputs)
         return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
@@ -438,6 +451,23 @@ class Quotient(Arithmetic):
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
         safe = safe or facts.lowest(node.inputs[1]) > 0
         return _zero_by_one(operands[:1]) if safe else None
+
+
+@register("Pow")
+class Power(Elementwise):
+    """Not negative where the exponent is even."""
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        power = facts.uniform(node.inputs[1])
+        even = power is not None and float(power) % 2 == 0
+        return 0.0 if even or facts.lowest(node.inputs[0]) >= 0 else -math.inf
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        data, exponent = operands[0], polynomial.number(operands[1])
+        if exponent == 2:
+            return polynomial.multiplied(data, data)
+        square = polynomial.multiplied(data, data) if exponent == 3 else None
+        return None if square is None else polynomial.multiplied(square, data)
 
 
 def _only(values: Array) -> float | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tests.passes.text import compiled, mask, model, operators, random
+from tests.passes.text import compiled, loaded, mask, model, operators, random, weight
 
 AFFINE = {"s": random(4, 1, 1, seed=5), "t": random(4, 1, 1, seed=6)}
 
@@ -93,3 +96,49 @@ def test_masked_channels_go_first() -> None:
         **AFFINE,
     )
     assert operators(compiled(source)) == ["Conv", "Sigmoid", "Conv"]
+
+
+@pytest.mark.parametrize("halved", ["p = Mul(h, e)\n g = Mul(p, half)", "p = Mul(h, half)\n g = Mul(p, e)"])
+def test_a_gelu_that_is_spelled_out_keeps_its_half(halved: str) -> None:
+    """ONNX Runtime makes one operator of all five; without the half each would go over the data."""
+    source = model(
+        "(float[N,8] x) => (float[N,3] y)",
+        f"h = MatMul(x, w)\n d = Div(h, root)\n f = Erf(d)\n e = Add(f, one)\n {halved}\n"
+        "m = Mul(g, mask)\n y = MatMul(m, v)",
+        w=random(8, 8),
+        v=random(8, 3, seed=1),
+        mask=mask(1, 0, 1, 1, 0, 1, 1, 1, rank=2),
+        root=np.array(math.sqrt(2), np.float32),
+        one=np.array(1, np.float32),
+        half=np.array(0.5, np.float32),
+    )
+    result = compiled(source)
+    assert sorted(operators(result)) == ["Add", "Div", "Erf", "MatMul", "MatMul", "Mul", "Mul"]
+    assert weight(result, "MatMul", which=1).shape == (6, 3)
+
+
+def spelled_norm(centred: bool) -> str:
+    mean = "mu = ReduceMean<axes=[-1], keepdims=1>(h) c = Sub(h, mu)" if centred else "c = Identity(h)"
+    ends = "n = Add(m, b)" if centred else "n = Identity(m)"
+    return (
+        f"{mean} q = Pow(c, two) v = ReduceMean<axes=[-1], keepdims=1>(q) u = Add(v, eps) s = Sqrt(u) z = Div(c, s)"
+        f" m = Mul(z, g) {ends}"
+    )
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_normalisation_that_is_spelled_out_keeps_its_scale_and_shift(centred: bool, tmp_path: Path) -> None:
+    """ONNX Runtime makes one operator of all; without scale and shift each would go over the data."""
+    source = model(
+        "(float[N,8] x) => (float[N,3] y)",
+        f"h = Gemm(x, w) {spelled_norm(centred)} y = Gemm(n, k, t)",
+        w=random(8, 6),
+        k=random(6, 3, seed=1),
+        t=random(3, seed=2),
+        g=random(6, seed=3),
+        **({"b": random(6, seed=4)} if centred else {}),
+        two=np.array(2, np.float32),
+        eps=np.array(1e-5, np.float32),
+    )
+    norm = "LayerNormalization" if centred else "SimplifiedLayerNormalization"
+    assert loaded(compiled(source).model, tmp_path) == ["Gemm", norm, "Gemm"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from passes import Shrunk, shrink
@@ -51,6 +53,15 @@ def narrowed(network: onnx.ModelProto) -> Shrunk:
 def operators(result: Shrunk) -> list[str]:
     """Operators of the compiled model, in order."""
     return [node.op_type for node in result.model.graph.node]
+
+
+def loaded(source: onnx.ModelProto, directory: Path) -> list[str]:
+    """Operators that ONNX Runtime makes of the model, in order."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(directory / "loaded.onnx")
+    ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(directory / "loaded.onnx").graph.node]
 
 
 def weight(result: Shrunk, op: str, index: int = 1, which: int = 0) -> Array:
