@@ -10,7 +10,7 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -150,16 +150,16 @@ def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
     return {number: bundle for number, bundle in enumerate(bundles) if layers & bundle.along.keys()}
 
 
-def _multiples(graph: gs.Graph, bundles: list[Bundle], align: int | Lines) -> list[int]:
+def _multiples(graph: gs.Graph, bundles: list[Bundle], align: int | Lines) -> dict[int, int]:
     """What the width of each bundle is rounded up to a multiple of: by the smallest elements that are stored so."""
     if isinstance(align, int):
-        return [align] * len(bundles)
+        return dict.fromkeys(range(len(bundles)), align)
     sizes = {name: np.dtype(tensor.dtype).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
     smallest = (min((sizes[name] for name, _ in bundle.along if sizes.get(name)), default=4) for bundle in bundles)
-    return [align.multiple(size) for size in smallest]
+    return {number: align.multiple(size) for number, size in enumerate(smallest)}
 
 
-def _rounded(bundles: dict[int, Bundle], multiples: Sequence[int]) -> dict[int, int]:
+def _rounded(bundles: dict[int, Bundle], multiples: Mapping[int, int]) -> dict[int, int]:
     """How many more of each bundle make it a multiple, where there are as many."""
     missing = {number: -bundle.stored % multiples[number] for number, bundle in bundles.items()}
     return {number: more for number, more in missing.items() if 0 < more <= bundles[number].spare.size}
@@ -182,10 +182,22 @@ def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
         if bundle.spare.size and any(timing.steps[index].work for index in touched):
             regions[number] = frozenset(touched)
     found = {number: bundles[number] for number in regions}
-    starts = [{}, _rounded(found, [timing.rates.block] * len(bundles))]
-    tried = [_improved(timing, found, regions, start) for start in starts]
+    whole = _whole_blocks(timing, found)
+    starts = [{}, _rounded(found, whole)]
+    tried = [_improved(timing, found, regions, whole, start) for start in starts]
     best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
     return {number: more for number, more in best.items() if more}
+
+
+def _whole_blocks(timing: Timing, bundles: dict[int, Bundle]) -> dict[int, int]:
+    """What the width of each bundle is to divide by: a block, or one for each group where grouped ones read it."""
+    groups: dict[Key, int] = {}
+    for step in timing.steps:
+        if step.work is not None and step.work.groups > 1 and not step.work.depthwise:
+            for key in (step.inputs[0].key, step.output.key):
+                groups[key] = max(groups.get(key, 1), step.work.groups)
+    block = timing.rates.block
+    return {n: block * max(groups.get(key, 1) for key in bundle.along) for n, bundle in bundles.items()}
 
 
 def _reached(timing: Timing) -> list[set[int]]:
@@ -204,7 +216,11 @@ def _reached(timing: Timing) -> list[set[int]]:
 
 
 def _improved(
-    timing: Timing, bundles: dict[int, Bundle], regions: dict[int, Set[int]], start: dict[int, int]
+    timing: Timing,
+    bundles: dict[int, Bundle],
+    regions: dict[int, Set[int]],
+    whole: Mapping[int, int],
+    start: dict[int, int],
 ) -> dict[int, int]:
     """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
     extras = dict(start)
@@ -218,7 +234,7 @@ def _improved(
         for number in sorted(now):
             bundle, before = bundles[number], extras.get(number, 0)
             times = {}
-            for more in _candidates(bundle, before, timing.rates):
+            for more in _candidates(bundle, before, timing.rates, whole[number]):
                 _add(gains, bundle, more - extras.get(number, 0))
                 extras[number] = more
                 doubt = 1 + _DOUBT if more else 1
@@ -232,9 +248,9 @@ def _improved(
     return extras
 
 
-def _candidates(bundle: Bundle, now: int, rates: Rates) -> list[int]:
+def _candidates(bundle: Bundle, now: int, rates: Rates, whole: int) -> list[int]:
     """Numbers of spare slices worth trying: none, one, and those that make the width round."""
-    tried = {0, 1, now, -bundle.stored % rates.step, -bundle.stored % rates.block}
+    tried = {0, 1, now, -bundle.stored % rates.step, -bundle.stored % rates.block, -bundle.stored % whole}
     return sorted(more for more in tried if more <= bundle.spare.size)
 
 

@@ -28,7 +28,7 @@ from tests.generators.check import (
 from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
-AVX512, AVX2 = RATES["avx512"], RATES["avx2"]
+AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
 ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
 NETWORKS = (
     "resnet",
@@ -120,6 +120,34 @@ def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
     result = shrink(source, align=AVX512)
     assert widths(result.model) == [36, 36, 16]
     assert_same_function(source, result.model)
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> None:
+    """14 of 16 channels of each of 10 groups: rounded up to a block, 140 are 144, and to one in each group 160."""
+    kept = np.tile(np.arange(16) < 14, 10).astype(np.float32).reshape(1, -1, 1, 1)
+    source = model(
+        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)",
+        "a = Conv(x, wa)\n am = Mul(a, m)\n ar = Relu(am)\n"
+        "b = Conv<pads=[1,1,1,1], group=10>(ar, wb)\n bm = Mul(b, m)\n br = Relu(bm)\n y = Conv(br, wc)",
+        wa=random(160, 16, 1, 1),
+        wb=random(160, 16, 3, 3, seed=1),
+        wc=random(16, 160, 1, 1, seed=2),
+        m=kept,
+    )
+    assert widths(shrink(source).model) == [140, 140, 16]
+    result = shrink(source, align=ZEN4)
+    assert widths(result.model) == [160, 160, 16]
+    assert_same_function(source, result.model)
+
+
+def test_windows_of_few_places_take_as_long_to_lay_out_as_their_rows_are_many() -> None:
+    def laid(kernel: tuple[int, int]) -> float:
+        work = replace(WORK, kernel=kernel, places=(2, 2))
+        return ZEN4.convolution(work, 30, 30) - replace(ZEN4, row=0.0).convolution(work, 30, 30)
+
+    assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.row)
+    assert laid((1, 1)) == 0
 
 
 @pytest.mark.parametrize("multiple", [2, 8, 16, 64])
