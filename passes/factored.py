@@ -1,7 +1,8 @@
 """A mask that an exporter multiplied into a factor of a product stands behind the product again.
 
-TensorFlow makes one constant of the 1/6 in a HardSwish, x · (clip(x + 3) · 1/6), and of the mask behind it. The zeros
-are known either way; but a factor that differs among channels belongs to no activation, and weights cannot take it.
+TensorFlow makes one constant of the 1/6 in a HardSwish, x · (clip(x + 3) · 1/6), and of the mask behind it, and moves a
+mask behind a Swish into it, x · (mask · sigmoid(x)). The zeros are known either way; but a factor that differs among
+channels belongs to no activation, weights cannot take it, and a mask that is not removed is one more operator.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ def put_masks_behind(graph: gs.Graph, keep: Collection[str] = ()) -> None:
         if found is None:
             continue
         output = product.outputs[0]
-        number = np.asarray(found.number, output.dtype)
-        found.scaling.op, found.scaling.attrs = "Mul", {}
-        found.scaling.inputs = [found.data, constant(names.fresh(f"{output.name}_factor"), number)]
+        if found.number == 1:
+            scaled = found.scaling.outputs[0]
+            product.inputs = [found.data if tensor is scaled else tensor for tensor in product.inputs]
+            found.scaling.outputs = []
+        else:
+            number = np.asarray(found.number, output.dtype)
+            found.scaling.op, found.scaling.attrs = "Mul", {}
+            found.scaling.inputs = [found.data, constant(names.fresh(f"{output.name}_factor"), number)]
         whole = variable(names.fresh(f"{output.name}_whole"), output.dtype, output.shape)
         mask = constant(names.fresh(f"{output.name}_mask"), found.mask.astype(output.dtype))
         product.outputs = [whole]
         nodes.append(node("Mul", names.fresh(f"{output.name}_masked"), {}, [whole, mask], [output]))
-    graph.nodes = nodes
+    graph.nodes = [n for n in nodes if n.outputs]
 
 
 def _scalings(product: gs.Node, own: set[int], shared: set[str], keep: Collection[str]) -> Iterator[_Factored]:
@@ -68,7 +74,7 @@ def _scalings(product: gs.Node, own: set[int], shared: set[str], keep: Collectio
             continue
         mask = affine.scale != 0
         numbers = np.unique(affine.scale[mask])
-        if mask.all() or numbers.size != 1 or numbers[0] == 1 or not np.isfinite(numbers[0]):
+        if mask.all() or numbers.size != 1 or not np.isfinite(numbers[0]):
             continue
         if shape_of(affine.data) == shape:
             yield _Factored(before, affine.data, float(numbers[0]), mask.reshape(-1, *[1] * (affine.axis - 1)))

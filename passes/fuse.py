@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import nodes
-from passes.affine import Affine, limits, rounds
+from passes.affine import Affine, keeps_shape, limits, rounds, with_constant
 from passes.changes import Change
 from passes.lazy import Lazy, Scaled, lazy
 from passes.names import Names
@@ -14,7 +14,7 @@ from passes.ops import rules
 from passes.quantized import Quantized
 from passes.subgraphs import seen_outside
 from passes.summary import peaks
-from passes.tensors import SMALL, Array, is_constant, operand
+from passes.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
 
 
 def fuse(graph: gs.Graph) -> None:
@@ -58,21 +58,30 @@ class Fuser:
         return tensor.name in self._shared
 
     def into_addend(self, node: gs.Node, affine: Affine) -> bool:
-        """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it."""
-        before = rules(node).affine(node)
-        if before is None or (affine.axis is not None and affine.axis != before.axis):
+        """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it.
+
+        b may differ from channel to channel or from place to place, as a known map does.
+        """
+        operands = with_constant(node)
+        if operands is None:
             return False
-        index = 0 if is_constant(node.inputs[0]) else 1
-        old = node.inputs[index]
+        data, old = operands
+        shape = shape_of(data)
+        if shape is None or len(shape) < len(old.shape) or not is_float(old):
+            return False
+        along = (-1, *[1] * ((affine.axis or 1) - 1))
+        scale, shift = (v.reshape(along) if v.ndim else v for v in (affine.scale, affine.shift))
+        if not all(keeps_shape(tuple(old.shape), v.shape) for v in (scale, shift)):
+            return False
+        before = np.asarray(old.values)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = (before.shift * affine.scale + affine.shift).reshape(old.shape)
-            values = np.asarray(values, np.asarray(old.values).dtype)
-        if rounds(before.shift, values.dtype) or not np.isfinite(values).all():
+            values = (before.astype(np.float64) * scale + shift).astype(before.dtype)
+        if rounds(before, values.dtype) or not np.isfinite(values).all():
             return False
-        scaling = Affine(before.data, affine.scale, np.zeros(()), affine.axis)
+        scaling = Affine(data, affine.scale, np.zeros(()), affine.axis)
         if (affine.scale != 1).any() and not self.fold(scaling):
             return False
-        node.inputs[index] = nodes.constant(self._names.fresh(old.name), values)
+        node.inputs[0 if old is node.inputs[0] else 1] = nodes.constant(self._names.fresh(old.name), values)
         return True
 
     def into_weights(self, node: gs.Node, affine: Affine, axis: int, behind: int) -> bool:

@@ -16,6 +16,9 @@ from passes.tensors import Dim, dtype_of
 INFERRED = 1024
 # How the names begin that inference gives to sizes which it does not know.
 _MADE_UP = "unk__"
+_RESHAPES = ("Reshape", "Flatten")
+# The operator whose output is as large as what its operands are broadcast to.
+_BROADCASTS = "Sum"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def inferred(model: onnx.ModelProto) -> Inferred:
     found = None if replaced else _infer_soundly(light)
     light = _infer(light) if found is None else found
     for _ in range(7):  # each round carries symbols past one more layer of reshapes
-        if not _name_reshaped(light.graph) | _name_padded(light.graph):
+        if not _name_determined(light.graph) | _name_padded(light.graph):
             break
         light = _infer(light)
     return Inferred(light, found is not None)
@@ -251,41 +254,68 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     ]
 
 
-def _name_reshaped(graph: onnx.GraphProto) -> bool:
-    """Name or size the one unknown dimension of a Reshape that its input determines; whether any was found.
+def _name_determined(graph: onnx.GraphProto) -> bool:
+    """Name or size what the inputs of reshapes, and of operators behind them, determine; whether any was found.
 
-    Inference gives an unknown dimension a name of its own, which is replaced wherever it stands.
+    Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
+    name is replaced wherever it stands.
     """
-    reshapes = [node for node in graph.node if node.op_type in ("Reshape", "Flatten")]
-    if not reshapes:
+    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+
+    if not any(node.op_type in _RESHAPES for node in graph.node):
         return False
+    broadcasting = {kind for kind in {(n.domain, n.op_type) for n in graph.node} if rules_of(*kind).like == _BROADCASTS}
     values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
     given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
     renamed: dict[str, Dim] = {}
-    initializers = {t.name: list(t.dims) for t in graph.initializer}
+    initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
     found = False
-    for node in reshapes:
-        if not node.output or node.output[0] not in values:
+
+    def sizes(name: str) -> list[Dim]:
+        return _renamed(dims_of(values[name]) if name in values else initializers.get(name), renamed)
+
+    for node in graph.node:
+        reshapes = node.op_type in _RESHAPES
+        broadcasts = len(node.input) > 1 and (node.domain, node.op_type) in broadcasting
+        if not (reshapes or broadcasts) or not node.output or node.output[0] not in values:
             continue
-        source, target = values.get(node.input[0]), values[node.output[0]]
-        before = _renamed(dims_of(source) if source is not None else initializers.get(node.input[0]), renamed)
-        after = _renamed(dims_of(target), renamed)
-        if not before or not after:
+        after = sizes(node.output[0])
+        if all(isinstance(d, int) or d in given for d in after):
             continue
-        made_up = [d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in {*given, *before}]
-        unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
-        if len(unknown) != 1:
-            continue
-        dim = _missing(before, [d for a, d in enumerate(after) if a != unknown[0]])
-        if dim is not None:
+        before = [sizes(name) for name in node.input]
+        known = given.union(*before)
+        made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
+        dims = _reshaped(before[0], after, made_up) if reshapes else _broadcast(before, after, made_up)
+        for axis, dim in dims.items():
             found = True
-            if made_up:
-                renamed[made_up[0]] = dim
-            _set(target.type.tensor_type.shape.dim[unknown[0]], dim)
+            was = after[axis]
+            if isinstance(was, str):
+                renamed[was] = dim
+            _set(values[node.output[0]].type.tensor_type.shape.dim[axis], dim)
     for value in values.values() if renamed else ():
         for proto in value.type.tensor_type.shape.dim:
             if proto.dim_param in renamed:
                 _set(proto, _renamed([proto.dim_param], renamed)[0])
+    return found
+
+
+def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
+    """What takes the place of the one axis of a reshaped tensor whose size is not known."""
+    unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
+    if not before or len(unknown) != 1:
+        return {}
+    dim = _missing(before, [d for a, d in enumerate(after) if a != unknown[0]])
+    return {} if dim is None else {unknown[0]: dim}
+
+
+def _broadcast(shapes: list[list[Dim]], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
+    """What takes the place of made-up names where operands of one size, or of that and 1, are broadcast."""
+    found: dict[int, Dim] = {}
+    for axis in (a for a, d in enumerate(after) if d in made_up):
+        place = len(after) - axis  # axes are aligned at the last
+        sizes = {dims[-place] for dims in shapes if len(dims) >= place} - {1}
+        if len(sizes) == 1 and None not in sizes:
+            found[axis] = sizes.pop()
     return found
 
 

@@ -26,8 +26,8 @@ class ComputationalCost:
     converted to ONNX once, with the masks as inputs, and counted by `passes`. What the count depends on is
     where zeros are, so weights that happen to be exactly zero now (fresh biases) stand as nonzero. A trained
     model can only cost more than this where folding a constant needs a weight of its own, and less where
-    training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges them
-    with other factors, and that tips where the compiler puts constants back (0.7% in EfficientNetB0, 30% pruned).
+    training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges those
+    directly behind a layer into its weights, with the normalisation behind them.
 
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.

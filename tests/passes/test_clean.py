@@ -218,3 +218,32 @@ def test_what_nodes_make_of_initializers_that_others_read_stays() -> None:
     )
     result = compiled(source)
     assert result.report.after.params <= result.report.before.params
+
+
+def test_scale_and_shift_behind_a_map_become_part_of_it() -> None:
+    """A constant of all positions is added between a convolution and what scales and shifts its channels."""
+    result = compiled(
+        model(
+            "(float[N,3,4,4] x) => (float[N,2,4,4] y)",
+            "c = Conv(x, w)\n p = Add(c, map)\n m = Mul(p, k)\n bn = BatchNormalization(m, s, b, mu, var)\n"
+            "r = Relu(bn)\n y = Conv(r, v)",
+            w=random(4, 3, 1, 1),
+            map=random(1, 4, 4, 4, seed=1),
+            v=random(2, 4, 1, 1),
+            k=mask(1, 0, 1, 1),
+            **BATCH_NORMALISATION,
+        )
+    )
+    assert operators(result) == ["Conv", "Add", "Relu", "Conv"]
+
+
+def test_a_map_takes_no_scale_along_an_axis_on_which_it_is_the_same() -> None:
+    """It would become larger."""
+    source = model(
+        "(float[N,4,4,4] x) => (float[N,4,4,4] y)",
+        "c = Conv(x, w)\n p = Add(c, map)\n y = Mul(p, scale)",
+        w=random(4, 4, 1, 1),
+        map=random(1, 1, 4, 4, seed=1),
+        scale=random(4, 1, 1, seed=2),
+    )
+    assert operators(compiled(source)) == ["Conv", "Add", "Mul"]

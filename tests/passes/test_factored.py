@@ -13,6 +13,9 @@ SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
 #: x · (clip(x + 3, 0, 6) · factor) · mask, as it is written and as TensorFlow exports it
 APART = "e = Mul(d, sixth)\n h = Mul(c, e)\n m = Mul(h, keep)"
 MERGED = "e = Mul(d, factor)\n m = Mul(c, e)"
+#: the same of x · sigmoid(x) · mask, where there is no other factor
+SWISH_APART = "e = Sigmoid(c)\n h = Mul(c, e)\n m = Mul(h, keep)"
+SWISH_MERGED = "e = Sigmoid(c)\n h = Mul(keep, e)\n m = Mul(c, h)"
 
 
 def activated(body: str, keep: np.ndarray, factor: float = 1 / 6) -> onnx.ModelProto:
@@ -43,10 +46,22 @@ def test_a_mask_within_the_factor_of_an_activation_goes_as_one_behind_it(live: i
     assert merged.report.after.flops == apart.report.after.flops
 
 
+@pytest.mark.parametrize("live", [4, 15])
+def test_a_mask_within_a_swish_goes_as_one_behind_it(live: int) -> None:
+    keep = mask(*[1] * live, *[0] * (CHANNELS - live))
+    apart, merged = (compiled(activated(body, keep)) for body in (SWISH_APART, SWISH_MERGED))
+    assert operators(merged) == operators(apart)
+    assert merged.report.after.flops == apart.report.after.flops
+
+
 @pytest.mark.parametrize("factor", [1 / 6, -0.3])
 def test_nothing_else_changes(factor: float) -> None:
     keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
     exact(activated(MERGED, keep, factor), N=(1, 2))
+
+
+def test_nothing_else_changes_of_a_swish() -> None:
+    exact(activated(SWISH_MERGED, mask(*[1, 0, 0, 1] * (CHANNELS // 4))), N=(1, 2))
 
 
 def test_factors_that_differ_stay_where_they_are() -> None:

@@ -19,14 +19,14 @@ from tests.models import networks
 pytestmark = pytest.mark.tensorflow
 
 
-def bottlenecks() -> Any:
-    """Inverted bottlenecks with hard_swish, squeeze and excitation, as in MobileNetV3."""
+def bottlenecks(activation: str = "hard_swish") -> Any:
+    """Inverted bottlenecks with squeeze and excitation, as in MobileNetV3, or with "swish", in EfficientNet."""
     x = inputs = keras.Input((12, 12, 3))
-    x = layers.Conv2D(8, 3, padding="same", activation="hard_swish")(x)
+    x = layers.Conv2D(8, 3, padding="same", activation=activation)(x)
     for _ in range(2):
         y = layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=False)(x))
-        y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Activation("hard_swish")(y))
-        y = layers.Activation("hard_swish")(layers.BatchNormalization()(y))
+        y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Activation(activation)(y))
+        y = layers.Activation(activation)(layers.BatchNormalization()(y))
         gate = layers.Conv2D(6, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(y))
         y = layers.Multiply()([y, layers.Conv2D(24, 1, activation="hard_sigmoid")(gate)])
         x = layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(8, 1)(y))])
@@ -48,6 +48,18 @@ def pruned(model: Any, share: float) -> Any:
     return copy
 
 
+def at_random(model: Any, seed: int, keep: float = 0.5) -> Any:
+    """The model with masks at random: some whole, some of one channel, now and then one with none."""
+    networks.randomise(model)
+    copy, rng = prunable(model), np.random.default_rng(seed)
+    for layer in mask_layers(copy):
+        mask = np.zeros(layer.mask.shape[0], np.float32)
+        kept = rng.choice([0, 1, mask.size, int(keep * mask.size)], p=[0.05, 0.15, 0.2, 0.6])
+        mask[rng.permutation(mask.size)[:kept]] = 1
+        layer.mask.assign(mask)
+    return copy
+
+
 def check(model: Any, path: Any) -> None:
     """What the file computes is what TensorFlow computes, at the FLOPs that training counts."""
     images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
@@ -65,10 +77,39 @@ def test_gated_bottlenecks(share: float, tmp_path: Any) -> None:
     check(pruned(bottlenecks(), share), tmp_path / "exported")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_gated_bottlenecks_with_masks_at_random(seed: int, tmp_path: Any) -> None:
+    keras.utils.set_random_seed(seed)
+    check(at_random(bottlenecks("swish"), seed), tmp_path / "exported")
+
+
+def application(name: str, size: int) -> Any:
+    keras.utils.set_random_seed(0)
+    build = getattr(keras.applications, name)
+    return build(weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
 def test_an_application(name: str, tmp_path: Any) -> None:
-    keras.utils.set_random_seed(0)
-    build = getattr(keras.applications, name)
-    model = build(weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None)
-    check(pruned(model, 0.3), tmp_path / "exported")
+    check(pruned(application(name, 32), 0.3), tmp_path / "exported")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("DenseNet121", 32),
+        ("EfficientNetB0", 32),
+        ("EfficientNetV2B0", 32),
+        ("InceptionV3", 75),
+        ("MobileNet", 32),
+        ("MobileNetV3Small", 32),
+        ("NASNetMobile", 32),
+        ("ResNet50", 32),
+        ("Xception", 71),
+    ],
+)
+def test_an_application_with_masks_at_random(name: str, size: int, seed: int, tmp_path: Any) -> None:
+    check(at_random(application(name, size), seed), tmp_path / "exported")
