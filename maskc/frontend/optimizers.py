@@ -13,10 +13,11 @@ def optimizers() -> dict[str, Any]:
     """The argument `optimizers` of `tf2onnx.optimizer.optimize_graph`.
 
     Left out is the one for Einsum, which takes half a minute for one attention layer; products are converted as such
-    to begin with. The one that merges nodes is kept from a mistake.
+    to begin with. Those that merge nodes and move Transposes are kept from mistakes.
     """
     from tf2onnx import optimizer
     from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     class Merger(BackToBackOptimizer):  # type: ignore[misc]
         """Merges two Reshapes only where the second does not copy sizes (0) from the first."""
@@ -31,9 +32,20 @@ def optimizers() -> dict[str, Any]:
                 for node in copying:
                     node.type = "Reshape"
 
+    class Mover(TransposeOptimizer):  # type: ignore[misc]
+        """Makes a bias of a convolution only of what is added along its channels; it would fail at a single number."""
+
+        def _add_handler(self, transpose: Any, node: Any) -> Any:
+            added = node.inputs[1]
+            shape = added.get_tensor_value(as_list=False).shape if added.is_const() else (0,)
+            if shape and shape[-1] == np.prod(shape):
+                return super()._add_handler(transpose, node)
+            return self._handle_node_having_branches(transpose, node)
+
     chosen = dict(optimizer._get_optimizers())
     del chosen["einsum_optimizer"]
     chosen["remove_back_to_back"] = Merger
+    chosen["optimize_transpose"] = Mover
     return {name: _ordered(factory) for name, factory in chosen.items()}
 
 

@@ -40,7 +40,7 @@ def converted(model: Any, **tolerance: float) -> dict[str, int]:
     return Counter(node.op_type for node in graph.graph.node)
 
 
-def test_gelu_has_the_form_that_onnx_runtime_fuses(keras: Any) -> None:
+def test_gelu_is_spelled_with_five_operators(keras: Any) -> None:
     counts = converted(keras.Sequential([keras.Input((4,)), keras.layers.Activation("gelu")]))
     assert counts == {"Mul": 3, "Erf": 1, "Add": 1}
 
@@ -255,3 +255,26 @@ def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None
         env={**os.environ, "PYTHONHASHSEED": "3"},
     )
     assert done.stdout == first
+
+
+def test_a_number_behind_a_convolution_without_bias_leaves_channels_first(keras: Any) -> None:
+    """tf2onnx's optimizer of Transposes fails on it, and then moves none of the whole graph."""
+
+    def block(x: Any) -> Any:
+        x = keras.layers.Conv2D(4, 3, use_bias=False)(x)
+        return keras.layers.ReLU(6.0)(x + 3.0)
+
+    image = keras.Input((12, 12, 3))
+    counts = converted(keras.Model(image, block(block(image))))
+    assert counts["Transpose"] == 2
+
+
+def test_what_is_added_along_another_axis_is_no_bias(keras: Any) -> None:
+    """Of as many rows as there are channels: tf2onnx took what differs by rows for what differs by channels."""
+    import tensorflow as tf
+
+    rows = np.arange(4, dtype=np.float32).reshape(4, 1, 1)
+    shift = keras.layers.Lambda(
+        lambda x: tf.nn.relu(tf.raw_ops.AddV2(x=x, y=rows))
+    )  # Keras' own sum makes a bias of it
+    converted(keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, use_bias=False), shift]))
