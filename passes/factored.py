@@ -48,7 +48,8 @@ def put_masks_behind(graph: gs.Graph, keep: Collection[str] = ()) -> None:
         if found.number == 1:
             scaled = found.scaling.outputs[0]
             product.inputs = [found.data if tensor is scaled else tensor for tensor in product.inputs]
-            found.scaling.outputs = []
+            found.scaling.inputs.clear()
+            found.scaling.outputs.clear()
         else:
             number = np.asarray(found.number, output.dtype)
             found.scaling.op, found.scaling.attrs = "Mul", {}

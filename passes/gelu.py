@@ -47,6 +47,7 @@ def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         if found is not None:
             data, last = found
             output = last.outputs[0]
+            last.inputs.clear()
             last.outputs.clear()
             if graph.opset < _OPERATOR:
                 assert gelu.spelling is not None

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.passes.text import compiled, exact, mask, model, operators, random
+from passes.clean import prepared
+from tests.passes.text import compiled, exact, left_over, mask, model, operators, random
 
 CHANNELS = 16
 SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
@@ -68,3 +69,9 @@ def test_factors_that_differ_stay_where_they_are() -> None:
     keep = mask(*[1] * 4, *[0] * 12) * random(1, CHANNELS, 1, 1, seed=9)
     result = compiled(activated(MERGED, keep))
     assert "HardSwish" not in operators(result)
+
+
+@pytest.mark.parametrize("body", [MERGED, SWISH_MERGED])
+def test_nothing_is_left_of_the_factor(body: str) -> None:
+    keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
+    assert not left_over(prepared(activated(body, keep)))

@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 from passes import shrink
+from passes.clean import prepared
 from passes.polynomial import added, multiplied
-from tests.passes.text import compiled, loaded, mask, model, operators, random, weight
+from tests.passes.text import compiled, left_over, loaded, mask, model, operators, random, weight
 
 NUMBERS = {
     "root": math.sqrt(2),
@@ -85,6 +86,12 @@ def test_a_gelu_is_spelled_as_runtimes_know_it(body: str, tmp_path: Path) -> Non
     assert loaded(result.model, tmp_path) == ["MatMul", "Gelu", "MatMul"]
     assert weight(result, "MatMul", which=1).shape == (6, 3)
     assert result.report.after.flops <= result.report.before.flops
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("body", ERF.values(), ids=ERF)
+def test_nothing_is_left_of_how_it_was_spelled(body: str, opset: int) -> None:
+    assert not left_over(prepared(between(body, opset=opset)))
 
 
 @pytest.mark.parametrize("body", [*ERF.values(), KNOWN, *TANH.values()], ids=[*ERF, "known", *TANH])

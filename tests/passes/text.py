@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -53,6 +54,13 @@ def narrowed(network: onnx.ModelProto) -> Shrunk:
 def operators(result: Shrunk) -> list[str]:
     """Operators of the compiled model, in order."""
     return [node.op_type for node in result.model.graph.node]
+
+
+def left_over(graph: gs.Graph) -> set[str]:
+    """Nodes that read tensors of the graph and are not in it: they would count as readers."""
+    nodes = {id(node) for node in graph.nodes}
+    readers = (reader for node in graph.nodes for tensor in node.inputs for reader in tensor.outputs)
+    return {str(reader.name) for reader in readers if id(reader) not in nodes}
 
 
 def loaded(source: onnx.ModelProto, directory: Path) -> list[str]:
