@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.facts import Facts
+from passes.multiples import multiples, repeated
 from passes.ops import rules
 from passes.ops.base import Demand, Sets
 from passes.subgraphs import captured
@@ -114,6 +115,7 @@ class _Planner:
         self.wanted: set[str] = set()
         self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
         self.units: dict[Key, float] = {}
+        self.multiples = multiples(graph)
         self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def run(self) -> Layout:
@@ -205,6 +207,8 @@ class _Planner:
                 if every(demand.need) and self.facts.constants(tensor, axis) is None:
                     self.full.add((tensor.name, axis))
                     continue
+                times = repeated(node.outputs[0], self.multiples)
+                demand = demand if times == 1 else replace(demand, flops=demand.flops * times)
                 claim = _Claim(demand, index, i, self._why(node, demand, size))
                 self.claims[tensor.name, axis].append(claim)
 
@@ -303,7 +307,7 @@ class _Planner:
 
     def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, need: Mask) -> float:
         """Cost of an adapter that delivers these slices of what is stored."""
-        elements = float(need.sum()) * volume(tensor) / need.size
+        elements = float(need.sum()) * volume(tensor) / need.size * repeated(tensor, self.multiples)
         if at_ends(stored, need):
             return self.price * elements
         block = 1
@@ -358,7 +362,9 @@ class _Planner:
                 waiting += missing
                 continue
             waiting.pop()
-            own = rules(node).cost(node)[0] / size * self._density(node) if node is not None and size else 0.0
+            own = 0.0
+            if node is not None and size:
+                own = rules(node).cost(node)[0] / size * self._density(node) * repeated(current, self.multiples)
             # branches that meet again share what is before them: the dearest one stands for all
             self.units[current.name, a] = own + max((self.units[t.name, b] for t, b in upstream), default=0.0)
         return self.units[tensor.name, axis]

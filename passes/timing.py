@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from passes.facts import Facts
 from passes.gates import gated
 from passes.layout import Key, Layout, at_ends
+from passes.multiples import multiples, repeated
 from passes.ops import rules
 from passes.ops.base import Blocks, Work
 from passes.rates import Rates, up, weights
@@ -91,6 +92,7 @@ class Timing:
         self._plan = plan
         self._facts = facts
         self._opset: int = graph.opset
+        self._multiples = multiples(graph)
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
@@ -229,7 +231,7 @@ class Timing:
         macs = rules(node).cost(node)[1]
         if not macs:
             return 0.0
-        left = 1.0
+        left = float(repeated(node.outputs[0], self._multiples))
         for axis in range(len(shape_of(node.outputs[0]) or ())):
             mask = self._plan.stored.get((node.outputs[0].name, axis))
             left *= 1.0 if mask is None else float(mask.mean())
@@ -264,7 +266,7 @@ class Timing:
         stored, seen = self._plan.stored.get((tensor.name, axis)), self._plan.seen.get((index, i, axis))
         if stored is None and seen is None:
             return None
-        whole = np.ones(usual_sizes(tensor)[axis], bool)
+        whole = np.ones(usual_sizes(tensor, self._multiples)[axis], bool)
         stored, seen = (whole if mask is None else mask for mask in (stored, seen))
         if np.array_equal(stored, seen):
             return None
@@ -274,7 +276,7 @@ class Timing:
         return int(seen.sum()), self.rates.move + copied
 
     def _stored_sizes(self, tensor: gs.Tensor) -> list[int]:
-        sizes = usual_sizes(tensor)
+        sizes = usual_sizes(tensor, self._multiples)
         stored = (self._plan.stored.get((tensor.name, a)) for a in range(len(sizes)))
         return [size if mask is None else int(mask.sum()) for size, mask in zip(sizes, stored, strict=True)]
 

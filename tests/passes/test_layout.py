@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from passes.clean import prepared
@@ -167,3 +168,20 @@ def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
         )
     )
     assert weight(result, "Conv").shape[0] == 4
+
+
+def test_places_that_a_reshape_merges_with_an_open_batch_count_for_each_example() -> None:
+    def network(batch: str) -> onnx.ModelProto:
+        return model(
+            f"(float[{batch},49,64] x) => (float[{batch},49,32] y)",
+            "a = MatMul(x, wa)  m = Mul(a, k)  f = Reshape(m, rows)  o = Reshape(x, long)  b = MatMul(o, wb)"
+            "  s = Add(f, b)  e = Erf(s)  y = Reshape(e, back)",
+            wa=random(64, 32),
+            wb=random(64, 32, seed=1),
+            k=(np.arange(32) % 2).astype(np.float32),
+            rows=np.asarray([-1, 32]),
+            long=np.asarray([-1, 64]),
+            back=np.asarray([-1, 49, 32]),
+        )
+
+    assert operators(compiled(network("B"))) == operators(compiled(network("1")))
