@@ -18,25 +18,25 @@ def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
-    graph = checked(model)
+    graph = checked(model, keep)
     fold.drop_identities(graph, keep)
     return simplified(graph, keep)
 
 
-def checked(model: onnx.ModelProto) -> gs.Graph:
+def checked(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of a model as it is, but for folded constants, with shapes on every tensor.
 
     Raises GraphError when the graph is not valid.
     """
     check_order(model.graph)
-    return shaped(model)
+    return shaped(model, keep=keep)
 
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
     if reorder.reorder(graph):
         fold.drop_identities(graph, keep)
-    fold.fold_constants(graph)
+    fold.fold_constants(graph, keep)
     fold.drop_unused(graph)
     factored.put_masks_behind(graph, keep)
     if gelu.join(graph, keep):

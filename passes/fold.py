@@ -21,19 +21,20 @@ from passes.tensors import SMALL, Array, is_constant, present, static_shape
 _COMPARED = 4096  # elements: larger initializers are not looked at for being the same
 
 
-def fold_constants(graph: gs.Graph) -> bool:
+def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     """Replace every node whose operands are all initializers by its result; whether any was computed.
 
     Afterwards no Constant node is left. A result that is larger than all of its operands together, and not small,
     stays a node: the file must not grow, unless nodes behind it make less of it again. So does one that the reference
-    implementation cannot compute.
+    implementation cannot compute, and one that reads an initializer named in `keep`.
     """
     outputs = {id(t) for t in graph.outputs}
     kept = []
     computed = False
     weights: dict[tuple[object, ...], Quantized] = {}
     for node in graph.nodes:
-        results = _constant_results(node, graph.opset)
+        stays = bool(keep) and any(t.name in keep for t in node.inputs)
+        results = None if stays else _constant_results(node, graph.opset)
         if results is not None and any(id(t) in outputs for t in node.outputs):
             # the name of a graph output needs a node that writes it
             whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
@@ -52,7 +53,7 @@ def fold_constants(graph: gs.Graph) -> bool:
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes = kept
-    ends = together.made_of_constants(graph)
+    ends = together.made_of_constants(graph, keep)
     for tensor, values in ends.values():
         _replace(tensor, constant(tensor.name, values))
     if ends:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,9 @@ from passes.layout import Layout
 from passes.ops import rules
 from passes.tensors import Array, Index, describe, is_constant, is_float
 from passes.understanding import understood, with_subgraphs
+
+#: told how many evaluations are done, and of how many
+Watch = Callable[[int, int], None]
 
 _LARGE = 4_000_000  # elements: so many weights are not left to be collected at some time
 
@@ -87,6 +90,7 @@ def flops_by_group(
     groups: Mapping[str, Index],
     structure: Mapping[str, Index],
     counted: Counted | None = None,
+    watch: Watch | None = None,
 ) -> tuple[int, Array]:
     """FLOPs of the compiled graph at these masks, and what zeroing each whole group would save.
 
@@ -94,6 +98,7 @@ def flops_by_group(
     stay. structure: what `coupled` says of the masks. The savings are exact differences, float64 [groups], 0 for groups
     without an entry that is not zero. Groups that nothing in the graph tells apart share one evaluation, and those that
     `counted` knows from other masks of the same graph need none, where nothing has changed in their surroundings.
+    watch: told after each evaluation how many are done, and of how many.
 
     Where groups divide what is coupled (a residual sum, say), like ones may differ after all: where constants are put
     back is decided for many channels at once, and by their order. The FLOPs at the masks are exact in any case.
@@ -116,11 +121,12 @@ def flops_by_group(
     live = np.unique(group[group >= 0])
     # Nodes and tensors hold each other, so the weights of every graph would wait for a collection.
     large = sum(math.prod(t.dims) for t in model.graph.initializer) > _LARGE
-    for kind in np.unique(kind_of[live]):
+    present = np.unique(kind_of[live])
+    unknown = [kind for kind in present if kind not in counted.savings]
+    for kind in set(present) - set(unknown):
+        saved[live[kind_of[live] == kind]] = counted.savings[kind][0]
+    for done, kind in enumerate(unknown, 1):
         alike = live[kind_of[live] == kind]
-        if kind in counted.savings:
-            saved[alike] = counted.savings[kind][0]
-            continue
         trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
         without = _compiled(bind(model, trial))
         if large:
@@ -130,6 +136,8 @@ def flops_by_group(
         if where:  # what saves nothing as yet has no surroundings by which to notice that it does
             around = frozenset().union(*(found.near.get(name, ()) for found in (compiled, without) for name in where))
             counted.savings[kind] = saving, where | around
+        if watch is not None:
+            watch(done, len(unknown))
     return compiled.flops, saved
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -17,10 +19,11 @@ from passes.shapes import INFERRED, annotate, check, check_declared, inferred, u
 from passes.tensors import describe
 
 
-def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None) -> gs.Graph:
+def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collection[str] = ()) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
-    graph: that of the model, where it is at hand, which is then changed and returned.
+    graph: that of the model, where it is at hand, which is then changed and returned. keep: initializers whose readers
+    are not folded.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other, or what the model declares.
@@ -31,7 +34,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None) -> gs.Graph:
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        folded, taken = fold_constants(graph), take_branches(graph)
+        folded, taken = fold_constants(graph, keep), take_branches(graph)
         if not folded and not taken:
             break
         part = unfinished(graph.nodes) if found.sound and not taken else graph.nodes

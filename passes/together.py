@@ -7,6 +7,7 @@ of low rank (LoRA) is a product larger than its factors: node by node, the file 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,14 +23,14 @@ from passes.tensors import SMALL, Array, is_constant, present, static_shape
 Steps = list[SimpleNamespace]
 
 
-def made_of_constants(graph: gs.Graph) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
+def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
     """By the id of the tensor: what groups of nodes make of initializers alone, for whoever else reads it.
 
-    Only where that takes no more elements than the initializers that nobody else reads.
+    Only where that takes no more elements than the initializers that nobody else reads, and not of those in `keep`.
     """
     outputs = {id(t) for t in graph.outputs}
     found: dict[int, tuple[gs.Tensor, Array | Lazy]] = {}
-    for group in _groups(graph):
+    for group in _groups(graph, keep):
         members = {id(n) for n in group}
         ends = [t for n in group for t in n.outputs if any(id(r) not in members for r in t.outputs)]
         if len(group) > 1 and ends and not any(id(t) in outputs for n in group for t in n.outputs):
@@ -37,14 +38,14 @@ def made_of_constants(graph: gs.Graph) -> dict[int, tuple[gs.Tensor, Array | Laz
     return found
 
 
-def _groups(graph: gs.Graph) -> list[list[gs.Node]]:
+def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
     """Nodes that depend on initializers alone, in order, those that share large ones or results together."""
     groups: dict[int, list[gs.Node]] = {}  # by the id of a tensor that its nodes read or write
     for node in graph.nodes:
         if not any(isinstance(t, gs.Constant) or id(t) in groups for t in node.inputs[:1]):
             continue  # nearly all: an operator's first operand is its data
         operands = [t for _, t in present(node.inputs)]
-        if not _plain(node) or not all(id(t) in groups or _initializer(t) for t in operands):
+        if not _plain(node) or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
             continue
         tensors = [t for t in operands if not is_constant(t) or math.prod(t.shape) > SMALL]
         group: list[gs.Node] = []

@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import passes
+from maskc import progress
 from maskc.errors import InputError
 from maskc.train.convert import masked_graph, value_of
 from maskc.train.mask import MaskLayer, mask_layers
@@ -123,7 +124,14 @@ class ComputationalCost:
             # Where parts of what is coupled go alone, what one saves turns on where the compiler puts constants back,
             # which is decided over the whole network: nothing that was counted before may be relied on.
             self._counted.savings.clear()
-        flops, savings = passes.flops_by_group(self._graph, self._named(masks), by_name, structure, self._counted)
+        with progress.stage("Counting what channels would save") as stage:
+
+            def watch(done: int, total: int) -> None:
+                stage.total = total
+                stage.advance(done - stage.done)
+
+            named = self._named(masks)
+            flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, self._counted, watch)
         return flops, np.asarray(savings, np.int64)
 
     @functools.cached_property

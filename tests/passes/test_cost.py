@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from passes import bind, count, flops_by_mask, sensitivity, shrink
+from passes import bind, count, flops_by_group, flops_by_mask, sensitivity, shrink
 from tests.passes.text import Array, mask, model, random
 
 
@@ -134,6 +134,42 @@ def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest
     monkeypatch.setattr(sensitivity, "_compiled", lambda m: calls.append(m) or original(m))
     flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
     assert len(calls) == 3  # as it is, and one entry of each mask
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_entries_share_an_evaluation_where_masks_are_reshaped_or_scaled(
+    scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter does so, where it turns the layout or merges a mask with a factor of an activation."""
+    factor = "s = Mul(sixth, r)" if scaled else "s = Identity(r)"
+    source = model(
+        "(float[N,3,8,8] x, float[32] m1, float[32] m2) => (float[N,4,6,6] y)",
+        f"c = Conv(x, wa)\n a = Relu(c)\n r = Reshape(m1, shape)\n {factor}\n b = Mul(a, s)\n"
+        "d = Conv(b, wb)\n e = Relu(d)\n q = Reshape(m2, shape)\n f = Mul(e, q)\n y = Conv(f, wc)",
+        wa=random(32, 3, 3, 3),
+        wb=random(32, 32, 1, 1, seed=1),
+        wc=random(4, 32, 1, 1, seed=2),
+        shape=np.array([1, -1, 1, 1]),
+        **({"sixth": np.array(1 / 6)} if scaled else {}),
+    )
+    masks = {"m1": np.ones(32), "m2": np.ones(32)}
+    calls = []
+    original = sensitivity._compiled
+    monkeypatch.setattr(sensitivity, "_compiled", lambda m: calls.append(m) or original(m))
+    flops_by_mask(source, masks)
+    assert len(calls) == 3
+    assert_worth_exactly(source, {name: np.arange(32) % 3 > 0 for name in masks})
+
+
+def test_evaluations_are_told_as_they_are_done() -> None:
+    source = masked_network()
+    sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in source.graph.input if v.name.startswith("m")}
+    masks = {name: np.ones(size) for name, size in sizes.items()}
+    ends = np.cumsum([0, *sizes.values()])
+    single = {name: np.arange(ends[i], ends[i + 1]) for i, name in enumerate(masks)}
+    told: list[tuple[int, int]] = []
+    flops_by_group(source, masks, single, single, watch=lambda done, total: told.append((done, total)))
+    assert told == [(i + 1, len(told)) for i in range(len(told))]
 
 
 def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:

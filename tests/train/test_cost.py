@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import maskc
 import passes
+from maskc import progress
 from maskc.frontend.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
 from maskc.train.groups import grouped, untied
@@ -218,3 +219,14 @@ def test_weights_that_are_not_trained_yet_count_as_trained_ones(channels: list[i
     fresh = computational_cost(model).flops()
     assert fresh == computational_cost(trained(model)).flops()
     assert fresh == passes.shrink(to_onnx(model)).report.after.flops
+
+
+def test_counting_what_groups_save_tells_how_far_it_is() -> None:
+    inputs = keras.Input((8,))
+    x = MaskLayer()(keras.layers.Dense(6, activation="relu")(inputs))
+    cost = computational_cost(keras.Model(inputs, keras.layers.Dense(2)(x)))
+    heard: list[Any] = []
+    with progress.listening(heard.append):
+        cost.by_group(cost.masks(), cost.ties)
+    stage = heard[0]
+    assert stage.title == "Counting what channels would save" and stage.done == stage.total >= 1
