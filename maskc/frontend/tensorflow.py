@@ -76,7 +76,7 @@ class TensorFlowModel:
         _name_dimensions(model)
         foreign = _foreign_operators(model)
         if foreign:
-            raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. Replace the layer.")
+            raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. {_advice(foreign)}")
         try:
             check(model)
         except Exception as error:
@@ -274,6 +274,16 @@ def _foreign_operators(model: ModelProto) -> str:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         phrases.append(f"operator {operator} in layer '{layer}'{more}")
     return ", ".join(phrases) + " has no ONNX form here" if phrases else ""
+
+
+def _advice(operators: str) -> str:
+    """What a user can do about operators without an ONNX form."""
+    if "Random" not in operators:
+        return "Replace the layer."
+    return (
+        "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
+        "at work in what Keras's export writes: give the .keras file, or export the model without them."
+    )
 
 
 def _shape_outputs(model: ModelProto, source: TensorFlowModel) -> None:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 import maskc
@@ -75,8 +76,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     except OSError as error:
         raise InputError(f"{directory} cannot be written: {error.strerror or error}.") from error
     try:
-        with quiet():
-            model.export(part / "saved_model", verbose=False)
+        _save(model, part / "saved_model")
         model.save(part / "model.keras")
         compiled = maskc.compile(part / "saved_model", align="none", verify=True)
         compiled.save(part / "model.onnx")
@@ -98,6 +98,24 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Exported(directory, before, report.after.flops, report, manifest)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Writes what the model computes in inference as a SavedModel.
+
+    Keras's own export leaves it to each layer whether it is trained, and those that augment data say so by default: a
+    SavedModel with a RandomFlip would turn the images that it is served.
+    """
+    from keras.src.export.export_utils import get_input_signature
+
+    def serve(*inputs: Any) -> Any:
+        return model(*inputs, training=False)
+
+    with quiet():
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serve", serve, get_input_signature(model))
+        archive.write_out(path, verbose=False)
 
 
 def check_target(directory: Path) -> None:

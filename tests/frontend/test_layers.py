@@ -122,3 +122,16 @@ def test_masked_sequences(keras: Any) -> None:
     model = case.model(keras)
     randomise(model)
     agrees(model, case)
+
+
+def test_a_layer_that_augments_data_is_left_out_but_where_it_is_served(keras: Any, tmp_path: Any) -> None:
+    """Keras exports it as it is in training, so that what is served is another function at each call."""
+    from maskc.frontend import load
+
+    layers = [keras.Input((8, 8, 3)), keras.layers.RandomFlip(), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    model.save(tmp_path / "model.keras")
+    assert {node.op_type for node in load(tmp_path / "model.keras").graph.node} <= {"Reshape", "MatMul", "Add", "Gemm"}
+    model.export(tmp_path / "exported", verbose=False)
+    with pytest.raises(InputError, match=r"draws random numbers .* give the \.keras file"):
+        load(tmp_path / "exported")

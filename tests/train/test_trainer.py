@@ -17,6 +17,7 @@ import tensorflow as tf
 import maskc
 from maskc.errors import InputError, MaskcError
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
+from maskc.train.export import export_model
 from maskc.train.loop import Interrupted, Monitor
 from maskc.train.mask import mask_layers
 from maskc.train.parsing import model_inputs
@@ -332,3 +333,16 @@ def test_the_flags_are_those_of_the_original() -> None:
     }
     given = parser.parse_args(["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"])
     assert (given.pruning_iter, given.pruning_burn_in, given.pruning_flops_target) == (7, 3, 0.1)
+
+
+def test_layers_that_augment_data_do_nothing_in_an_export(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.RandomContrast(0.5)(keras.layers.RandomFlip()(inputs))
+    x = MaskLayer()(keras.layers.Conv2D(6, 3, activation="relu")(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    exported = export_model(model, tmp_path / "exported")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    loaded = tf.saved_model.load(str(tmp_path / "exported" / "saved_model"))
+    served = loaded.serve(images)
+    np.testing.assert_allclose(served, model.predict(images, verbose=0), rtol=1e-5, atol=1e-5)
+    assert exported.report.verification is not None and exported.report.verification.passed
