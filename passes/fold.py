@@ -193,6 +193,21 @@ def drop_unused(graph: gs.Graph) -> None:
     graph.nodes = kept[::-1]
 
 
+def settle_operands(graph: gs.Graph) -> bool:
+    """Put initializers in place of computed operands where the shapes around them say as much; whether there were any.
+
+    From what is computed inference often knows no more than numbers.
+    """
+    names, settled = Names(graph), False
+    for node in graph.nodes:
+        found = rules(node).settled(node)
+        if found is not None:
+            index, values = found
+            node.inputs[index] = constant(names.fresh(f"{node.outputs[0].name}_sizes"), values)
+            settled = True
+    return settled
+
+
 def share_constants(graph: gs.Graph) -> None:
     """Let small initializers with the same type, shape and bytes be one."""
     seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}

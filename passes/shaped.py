@@ -11,7 +11,7 @@ from passes import defaults
 from passes.branches import take_branches
 from passes.errors import GraphError
 from passes.export import outlined
-from passes.fold import fold_constants
+from passes.fold import fold_constants, settle_operands
 from passes.imported import imported
 from passes.inline import inlined
 from passes.ops import rules
@@ -34,10 +34,10 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        folded, taken = fold_constants(graph, keep), take_branches(graph)
-        if not folded and not taken:
+        folded, taken, settled = fold_constants(graph, keep), take_branches(graph), settle_operands(graph)
+        if not folded and not taken and not settled:
             break
-        part = unfinished(graph.nodes) if found.sound and not taken else graph.nodes
+        part = unfinished(graph.nodes) if found.sound and not taken and not settled else graph.nodes
         if not part:
             break
         outline = outlined(part, model, INFERRED)

@@ -225,6 +225,10 @@ class Op:
         """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
         return False
 
+    def settled(self, node: gs.Node) -> tuple[int, Array] | None:
+        """The index of a computed operand, and an initializer that does the same now that shapes are known."""
+        return None
+
     def contradiction(self, node: gs.Node) -> str:
         """What is wrong with the static shapes of the operands that onnx does not notice; "" if nothing is."""
         return ""

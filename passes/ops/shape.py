@@ -51,6 +51,14 @@ class Reshape(Movement):
         copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
         return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
 
+    def settled(self, node: gs.Node) -> tuple[int, Array] | None:
+        """A computed shape of which one size at most is not static, such as that of an image for an open batch."""
+        shape = shape_of(node.outputs[0])
+        if node.op != "Reshape" or shape is None or is_constant(node.inputs[1]) or 0 in shape:
+            return None
+        sizes = [d if isinstance(d, int) else -1 for d in shape]
+        return (1, np.asarray(sizes, np.int64)) if sizes.count(-1) <= 1 else None
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         if before is None or after is None:
