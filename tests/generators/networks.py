@@ -386,9 +386,20 @@ def hard_swish(b: Builder, v: Value) -> Value:
 
 
 def gelu_spelled(b: Builder, v: Value) -> Value:
-    """x · (erf(x / √2) + 1) / 2, spelled out."""
-    inner = b.like("Erf", b.like("Div", v, b.scalar(math.sqrt(2))))
-    return b.like("Mul", b.like("Mul", v, b.like("Add", inner, b.scalar(1.0))), b.scalar(0.5))
+    """x · (f(p(x)) + 1) / 2 with the error function or its approximation, spelled out in one of many ways."""
+    half, one = b.scalar(0.5), b.scalar(1.0)
+    if b.flip(0.6):
+        inner = b.like("Div", v, b.scalar(math.sqrt(2))) if b.flip(0.5) else b.like("Mul", v, b.scalar(math.sqrt(0.5)))
+        gate = b.like("Add", b.like("Erf", inner), one)
+    else:
+        cube = b.like("Mul", b.like("Mul", v, v), v) if b.flip(0.5) else b.like("Pow", v, b.scalar(3.0))
+        bent = b.like("Add", v, b.like("Mul", cube, b.scalar(0.044715)))
+        gate = b.like("Add", b.like("Tanh", b.like("Mul", bent, b.scalar(math.sqrt(2 / math.pi)))), one)
+    if b.flip(0.3):
+        return b.like("Mul", v, b.like("Mul", gate, half))
+    if b.flip(0.5):
+        return b.like("Mul", b.like("Mul", gate, v), half)
+    return b.like("Mul", b.like("Mul", v, half), gate)
 
 
 def swish(b: Builder, v: Value) -> Value:
