@@ -143,7 +143,8 @@ class PruningOptimizer(Wrapping):
         if not self.built:
             return None
         self.prune_if_due()
-        return int(self._flops.numpy()) or None
+        flops = int(self._flops.numpy())
+        return flops if flops or self._history.rows else None  # what is pruned may leave nothing to compute
 
     @property
     def reached(self) -> bool:

@@ -61,22 +61,26 @@ def mobilenet() -> Any:
     return keras.Model(inputs, layers.Dense(3)(x), name="mobilenet")
 
 
-SLOW = [(build, tie) for build in (cnn, resnet, mobilenet) for tie in ("auto", "none")][1:]
+# At 0.3 and without ties no channel of the last depthwise convolution has both its masks left: nothing is computed.
+SLOW = [(build, tie, 0.3) for build in (cnn, resnet, mobilenet) for tie in ("auto", "none")][1:]
+SLOW += [(mobilenet, "none", 0.4)]
 
 
-@pytest.mark.parametrize(("build", "tie"), [(cnn, "auto"), *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)])
-def test_flops_at_the_end_are_the_files(build: Any, tie: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("build", "tie", "target"), [(cnn, "auto", 0.3), *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)]
+)
+def test_flops_at_the_end_are_the_files(build: Any, tie: Any, target: float, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     model = build()
     full = computational_cost(model).flops()
     inner = keras.optimizers.Adam(0.01)
     optimizer = PruningOptimizer(
-        inner, prune_every=2, burn_in=3, flops_target=0.3, schedule="linear", ramp=4, tie=tie, method="taylor"
+        inner, prune_every=2, burn_in=3, flops_target=target, schedule="linear", ramp=4, tie=tie, method="taylor"
     )
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x, y = data(model, count=32)
     model.fit(x, y, batch_size=4, verbose=0)
-    assert optimizer.reached and optimizer.flops is not None and optimizer.flops <= 0.3 * full
+    assert optimizer.reached and optimizer.flops is not None and optimizer.flops <= target * full
     model.export(tmp_path / "exported", verbose=False)
     result = maskc.compile(tmp_path / "exported", align="none")
     assert result.report.after.flops == maskc.flops(result.model).flops == optimizer.flops
