@@ -51,7 +51,7 @@ def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0, source: o
     source, store weights in as few bits as it does.
     """
     fold.fold_constants(graph)
-    fold.drop_identities(graph)
+    fold.drop_identities(graph, shapes=True)
     order.absorb_orders(graph)
     fuse.fuse(graph)
     ramps.join(graph)

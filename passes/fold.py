@@ -142,10 +142,10 @@ def _result_size(node: gs.Node) -> int:
     return sum(math.prod(s) for s in shapes if all(isinstance(d, int) for d in s))
 
 
-def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
+def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
     """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero.
 
-    Nodes that read an initializer named in `keep` stay.
+    Nodes that read an initializer named in `keep` stay. shapes: also those that give it the shape that it has.
     """
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
@@ -153,7 +153,7 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     held = [body for node in graph.nodes for body in subgraphs(node)]
     inside = {t.name for body in held for t in [*body.outputs, *(t for n in body.nodes for t in captured(n))]}
     for node in list(graph.nodes):
-        source = rules(node).passes_on(node)
+        source = rules(node).passes_on(node) or (rules(node).leaves_shape(node) if shapes else None)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):
             continue
         if any(t.name in keep for t in node.inputs):

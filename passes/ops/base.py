@@ -217,6 +217,10 @@ class Op:
         """The input that is output 0 as it is, None if the node changes something."""
         return None
 
+    def leaves_shape(self, node: gs.Node) -> gs.Tensor | None:
+        """The input that output 0 is, as the node only gives it the shape that it has; None if it does more."""
+        return None
+
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         """Where the elements of output 0 come from, given that for input 0; None if it cannot be said."""
         return None

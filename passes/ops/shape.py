@@ -51,6 +51,10 @@ class Reshape(Movement):
         copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
         return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
 
+    def leaves_shape(self, node: gs.Node) -> gs.Tensor | None:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        return node.inputs[0] if before is not None and None not in before and before == after else None
+
     def settled(self, node: gs.Node) -> tuple[int, Array] | None:
         """A computed shape of which one size at most is not static, such as that of an image for an open batch."""
         shape = shape_of(node.outputs[0])

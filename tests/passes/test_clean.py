@@ -271,3 +271,27 @@ def test_a_shape_of_which_only_the_batch_is_open_is_not_computed() -> None:
     fixed.CopyFrom(source)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     assert shrink(fixed).report.after.macs == result.report.after.macs
+
+
+@pytest.mark.parametrize("target", [[-1, 6, 1, 1], [0, -1, 1, 1], [0, 6, 1, 1]])
+def test_a_reshape_to_the_shape_that_the_data_have_is_gone(target: list[int]) -> None:
+    """tf2onnx writes one for a Transpose of single places; an addition behind it was no part of the convolution."""
+    source = model(
+        "(float[N,3,1,1] x) => (float[N,2,1,1] y)",
+        "c = Conv(x, w)\n r = Reshape(c, shape)\n a = Add(r, shift)\n e = Relu(a)\n y = Conv(e, v)",
+        w=random(6, 3, 1, 1),
+        v=random(2, 6, 1, 1, seed=1),
+        shift=random(1, 6, 1, 1, seed=2),
+        shape=np.array(target, np.int64),
+    )
+    assert operators(compiled(source)) == ["Conv", "Relu", "Conv"]
+
+
+def test_a_reshape_that_moves_the_batch_stays() -> None:
+    source = model(
+        "(float[N,M,4] x) => (float[M,N,4] y)",
+        "n = Shape<start=0, end=1>(x)\n m = Shape<start=1, end=2>(x)\n"
+        "s = Concat<axis=0>(m, n, four)\n y = Reshape(x, s)",
+        four=np.array([4]),
+    )
+    assert "Reshape" in operators(compiled(source))
