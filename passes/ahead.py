@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.affine import Affine
 from passes.changes import Change, in_turn
 from passes.fuse import Fuser
-from passes.ops import rules
+from passes.ops import joined_nodes, rules
 
 # A shift so many times the scale is left: where the data are small beside it, sums of weights times the shift would
 # drown what sums of weights times data say.
@@ -19,11 +19,12 @@ def fold_ahead(graph: gs.Graph) -> None:
     """Fold scales and shifts into the contractions behind them.
 
     Afterwards none is left whose result only Convs, ConvTransposes, MatMuls and Gemms of constant weights read that can
-    take it: a shift does not go where a border is padded, as it is not there, nor where there is no bias. A part of an
-    activation that a runtime makes one operator of stays as it is: without the ½ a Gelu is four of them.
+    take it: a shift does not go where a border is padded, as it is not there, nor where there is no bias. What a
+    runtime makes one operator of stays as it is: without the ½ a Gelu is four of them, without its scale a
+    normalisation five.
     """
     fuser = Fuser(graph)
-    joined = {id(n) for node in graph.nodes for n in rules(node).joined(node)}
+    joined = joined_nodes(graph)
     for node in reversed(list(graph.nodes)):
         affine = None if id(node) in joined else rules(node).affine(node)
         change = None if affine is None else _change(node, affine, fuser)

@@ -51,6 +51,7 @@ def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0, source: o
     source, store weights in as few bits as it does.
     """
     fold.fold_constants(graph)
+    # Reshapes that change nothing go only now: planned without them, a masked NASNet kept 2% more of its FLOPs
     fold.drop_identities(graph, shapes=True)
     order.absorb_orders(graph)
     fuse.fuse(graph)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from types import SimpleNamespace
+from collections.abc import Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes import together
-from passes.lazy import LARGE, Lazy, Made, lazy
+from passes.lazy import Lazy, lazy
 from passes.names import Names
 from passes.nodes import constant
 from passes.ops import rules
@@ -96,22 +95,9 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     if sum(r.size for r in results) > room:
         return None
     if any(stored.on_disk for t in operands.values() if (stored := lazy(t)) is not None):
-        return [_again(node, opset, operands, i, r) if r.nbytes >= LARGE else r for i, r in enumerate(results)]
+        steps = [together.step(node)]
+        return [together.again(steps, opset, id(t), r) for t, r in zip(steps[0].outputs, results, strict=False)]
     return results
-
-
-def _again(node: gs.Node, opset: int, operands: Mapping[int, gs.Constant], output: int, result: Array) -> Lazy:
-    """What computes a result of the node whenever it is asked for, as it is too large to be kept."""
-    alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
-    alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
-
-    def made() -> Array:
-        values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(alone.inputs))]
-        results = rules(alone).computed(alone, opset, values)
-        assert results is not None  # it could be had before
-        return results[output]
-
-    return Made(result.shape, result.dtype, made)
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -12,7 +12,7 @@ from passes.affine import Affine
 from passes.gates import gated
 from passes.layout import untouched
 from passes.names import Names
-from passes.ops import rules
+from passes.ops import joined_nodes, rules
 from passes.rates import Rates
 from passes.subgraphs import seen_outside
 from passes.tensors import Array, shape_of, volume
@@ -29,13 +29,12 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     again for the next convolution. A BatchNormalization behind an operator that writes blocks it computes as a
     depthwise convolution, and a Resize of one place to all of them in blocks, too. Afterwards no Mul or Add with
     constants stands between what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as
-    FLOPs go. A part of an activation that ONNX Runtime makes one operator of stays as it is.
+    FLOPs go. What ONNX Runtime makes one operator of stays as it is.
     """
     forms: Forms = {}
     timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, forms)
-    joined = {id(n) for node in graph.nodes for n in rules(node).joined(node)}
-    writer = _Writer(graph, joined)
+    writer = _Writer(graph, joined_nodes(graph))
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         gate = gated(node, graph.opset)

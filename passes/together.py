@@ -78,18 +78,19 @@ def _computed(
         return {}
     if sum(math.prod(static_shape(t) or ()) for t in ends) > room:
         return {}
-    steps = [_step(node) for node in group]
+    steps = [step(node) for node in group]
     results = _run(steps, opset)
     if results is None:
         return {}
     on_disk = any(stored.on_disk for t in sources.values() if (stored := lazy(t)) is not None)
-    return {id(t): (t, _again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends}
+    return {id(t): (t, again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends}
 
 
-def _step(node: gs.Node) -> SimpleNamespace:
-    step = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
-    step.inputs, step.outputs = list(node.inputs), list(node.outputs)
-    return step
+def step(node: gs.Node) -> SimpleNamespace:
+    """What is to be remembered of a node to compute it again."""
+    alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
+    alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
+    return alone
 
 
 def _run(steps: Steps, opset: int) -> dict[int, Array] | None:
@@ -109,7 +110,7 @@ def _run(steps: Steps, opset: int) -> dict[int, Array] | None:
     return values
 
 
-def _again(steps: Steps, opset: int, tensor: int, result: Array) -> Array | Lazy:
+def again(steps: Steps, opset: int, tensor: int, result: Array) -> Array | Lazy:
     """What computes a large result whenever it is asked for, as its sources are not kept in memory either."""
     if result.nbytes < LARGE:
         return result

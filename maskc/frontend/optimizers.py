@@ -37,10 +37,9 @@ def optimizers() -> dict[str, Any]:
 
         def _add_handler(self, transpose: Any, node: Any) -> Any:
             added = node.inputs[1]
-            shape = added.get_tensor_value(as_list=False).shape if added.is_const() else (0,)
-            if shape and shape[-1] == np.prod(shape):
-                return super()._add_handler(transpose, node)
-            return self._handle_node_having_branches(transpose, node)
+            if added.is_const() and not _along_channels(added.get_tensor_value(as_list=False).shape):
+                return self._handle_node_having_branches(transpose, node)
+            return super()._add_handler(transpose, node)
 
     chosen = dict(optimizer._get_optimizers())
     del chosen["einsum_optimizer"]
@@ -78,6 +77,11 @@ def sort(graph: Any) -> None:
     for node in graph.get_nodes():
         for body in (node.get_body_graphs() or {}).values():
             sort(body)
+
+
+def _along_channels(shape: tuple[int, ...]) -> bool:
+    """Whether a constant of this shape differs along the last axis only, and has one."""
+    return bool(shape) and shape[-1] == np.prod(shape)
 
 
 def _copies(graph: Any, node: Any) -> bool:

@@ -23,7 +23,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     shape,
     statistics,
 )
-from passes.ops.base import Demand, Known, Link, Linked, Op, register, rules
+from passes.ops.base import Demand, Known, Link, Linked, Op, joined_nodes, register, rules
 from passes.ops.elementwise import Elementwise
 
-__all__ = ["Demand", "Elementwise", "Known", "Link", "Linked", "Op", "register", "rules"]
+__all__ = ["Demand", "Elementwise", "Known", "Link", "Linked", "Op", "joined_nodes", "register", "rules"]

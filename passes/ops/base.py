@@ -459,6 +459,11 @@ def rules(node: gs.Node) -> Op:
     return _RULES.get((node.domain, node.op), _UNKNOWN).form(node)
 
 
+def joined_nodes(graph: gs.Graph) -> set[int]:
+    """The ids of all nodes that a runtime makes one operator of together with others."""
+    return {id(n) for node in graph.nodes for n in rules(node).joined(node)}
+
+
 def rules_of(domain: str, op: str) -> Op:
     """The rules of an operator by name, those of the operator nobody knows if there are none."""
     return _RULES.get((domain, op), _UNKNOWN)
