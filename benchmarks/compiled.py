@@ -13,9 +13,9 @@ from rich.table import Table
 
 import passes
 from benchmarks import record
-from maskc.aligning import table_name
-from maskc.frontend.masks import apply_masks, read_masks
-from passes.rates import RATES
+from maskc.compilation.align import table_name
+from maskc.frontend.mask_files import apply_masks, read_masks
+from passes.targets.onnxruntime.kernel_rates import RATES
 from tests.generators import architectures
 from tests.generators.check import random_feeds
 

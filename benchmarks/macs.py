@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
-from maskc.frontend.keras import to_onnx
+from maskc.frontend.tensorflow.keras import to_onnx
 from tests.generators.architectures import Masks, Net
 from tests.generators.check import random_feeds, required_inputs, with_sizes
 from tests.generators.measure import least_macs, mask_layers

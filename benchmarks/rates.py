@@ -1,9 +1,9 @@
 """The table of rates against this machine: python -m benchmarks.rates.
 
 Times single convolutions in ONNX Runtime on one thread, as `--align measure` does, and prints how long the table of
-`passes/rates.py` says they take, over what they took. Only how much these ratios differ matters: where one kind of
-convolution stands out, widths are chosen wrongly. What is timed is read from the nearest cache, so networks take longer
-where much memory is touched.
+`passes/targets/onnxruntime/kernel_rates.py` says they take, over what they took. Only how much these ratios differ
+matters: where one kind of convolution stands out, widths are chosen wrongly. What is timed is read from the nearest
+cache, so networks take longer where much memory is touched.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from maskc.aligning import table_name
-from maskc.measuring import timed
-from passes.ops.base import Work
-from passes.rates import RATES
+from maskc.compilation.align import table_name
+from maskc.compilation.layer_timing import timed
+from passes.abstract_values.kernel_shape import Work
+from passes.targets.onnxruntime.kernel_rates import RATES
 
 SIDES = (56, 28, 14)
 WIDTHS = {

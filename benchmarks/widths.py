@@ -30,9 +30,9 @@ from rich.table import Table
 
 import passes
 from benchmarks.record import session
-from maskc.aligning import instruction_set, table_name
-from maskc.measuring import processor
-from passes.rates import RATES, Rates
+from maskc.compilation.align import instruction_set, table_name
+from maskc.compilation.layer_timing import processor
+from passes.targets.onnxruntime.kernel_rates import RATES, Rates
 from tests.generators.check import with_sizes
 from tests.models import networks
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from passes.ops import Elementwise, Known, Linked, Op
+from passes.ops import ConstantSlices, Elementwise, Linked, Op
 from passes.ops.base import rules_of
 
 PAGE = Path(__file__).with_name("operators.md")
@@ -56,7 +56,13 @@ def _row(schema: onnx.defs.OpSchema, op: Op) -> str:
     name = f"{schema.name} (deprecated)" if schema.deprecated else schema.name
     marks = [
         "yes" if said else ""
-        for said in (_knows_constants(op), _own(op, "maps"), _own(op, "reads"), _own(op, "sees"), op.takes_constants)
+        for said in (
+            _knows_constants(op),
+            _own(op, "maps"),
+            _own(op, "reads"),
+            _own(op, "required_inputs"),
+            op.takes_constants,
+        )
     ]
     words = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
     return f"| {' | '.join([name, *marks, _cost(op), words])} |"
@@ -71,7 +77,7 @@ def _knows_constants(op: Op) -> bool:
     if not isinstance(op, Linked) or type(op).constants is not Linked.constants:
         return _own(op, "constants")
     try:  # a class whose links pass no constants on says so of any
-        return op.constant(None, None, None, Known(np.ones(1, bool), np.zeros(1))) is not None  # type: ignore[arg-type]
+        return op.constant(None, None, None, ConstantSlices(np.ones(1, bool), np.zeros(1))) is not None  # type: ignore[arg-type]
     except AttributeError:
         return True
 

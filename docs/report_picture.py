@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from maskc.compiler import compile_file
+from maskc.compilation.compile import compile_file
 from tests.maskc.browser import browser, find
 
 HERE = Path(__file__).absolute().parent

@@ -2,8 +2,9 @@
 
     import maskc
 
-    result = maskc.compile("model_dir")               # a SavedModel, a .keras file, an .onnx file or a
-    ModelProto result.save("model.onnx") assert maskc.verify("model_dir", "model.onnx").passed
+    result = maskc.compile("model_dir")  # or a .keras file, an .onnx file, a ModelProto
+    result.save("model.onnx")
+    assert maskc.verify("model_dir", "model.onnx").passed
     print(maskc.flops("model.onnx").flops)
 
 Importing the package is cheap: numpy, onnx and ONNX Runtime are loaded by the first call that needs them, and
@@ -16,14 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
+from maskc.version import __version__
 
 if TYPE_CHECKING:
-    from maskc.compiler import compile, explain, flops
-    from maskc.equivalence import verify
-    from maskc.frontier import sweep
-    from maskc.report.diff import diff
-
-__version__ = "0.1.0"
+    from maskc.compilation.compile import compile, explain, flops
+    from maskc.results.diff import diff
+    from maskc.sweeps import sweep
+    from maskc.verification.verify import verify
 
 __all__ = [
     "InputError",
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compile": "maskc.compiler",
-    "diff": "maskc.report.diff",
-    "explain": "maskc.compiler",
-    "flops": "maskc.compiler",
-    "sweep": "maskc.frontier",
-    "verify": "maskc.equivalence",
+    "compile": "maskc.compilation.compile",
+    "diff": "maskc.results.diff",
+    "explain": "maskc.compilation.compile",
+    "flops": "maskc.compilation.compile",
+    "sweep": "maskc.sweeps",
+    "verify": "maskc.verification.verify",
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from maskc.regress import Outcome
+    from maskc.regression.check import Outcome
 
 
 class MaskcCheck(Protocol):
@@ -52,10 +52,10 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
         tolerance: float = 0.0,
         min_reduction: float | None = None,
     ) -> list[Outcome]:
-        from maskc import regress
         from maskc.errors import MaskcError
-        from maskc.findings import Limits
-        from maskc.report.regressions import as_table
+        from maskc.regression import check as regress
+        from maskc.regression.check_report import as_table
+        from maskc.regression.findings import Limits
 
         path = root / Path(baseline or pytestconfig.getini("maskc_baseline"))
         limits = Limits(tolerance, min_reduction)

@@ -6,22 +6,22 @@ Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model a
 own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
-from passes.bind import bind
-from passes.cost import count
-from passes.coupling import coupled
-from passes.ops import Demand, Elementwise, Known, Link, Linked, Op, register
-from passes.pipeline import Shrunk, shrink
-from passes.policy import Policy
-from passes.queries import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
-from passes.sensitivity import Counted, flops_by_group, flops_by_mask
-from passes.sizes import fix_sizes
+from passes.adapters.placement import Policy
+from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
+from passes.cost.flops import count
+from passes.mask_savings.coupling import coupled
+from passes.mask_savings.flops_saved import Counted, flops_by_group, flops_by_mask
+from passes.model.bind import bind
+from passes.model.inputs import fix_sizes
+from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register
+from passes.pipeline.order import Shrunk, shrink
 
 __all__ = [
     "Analysis",
+    "ConstantSlices",
     "Counted",
     "Demand",
     "Elementwise",
-    "Known",
     "Link",
     "Linked",
     "Op",

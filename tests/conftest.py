@@ -9,7 +9,7 @@ import pytest
 _HERE = Path(__file__).parent
 
 # Everything in these directories works on Keras models.
-_TENSORFLOW = (_HERE / "train", _HERE / "models")
+_TENSORFLOW = (_HERE / "maskc" / "train", _HERE / "models")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda"):
         from maskc.errors import UnavailableError
-        from maskc.runtime import choose_provider
+        from maskc.runtime.session import choose_provider
 
         try:
             choose_provider("cuda")

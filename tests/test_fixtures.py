@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 import maskc as api
-from maskc import baseline, regress
+from maskc.regression import baseline, check
 from tests.maskc.command import maskc, process
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -140,12 +140,12 @@ def test_a_weight_given_back_to_a_layer_that_was_all_but_pruned_is_refused(copie
         onnx.save(model, path)
 
     save(keep)
-    _, written = regress.update(copies / "flops.json", [path])
+    _, written = check.update(copies / "flops.json", [path])
     assert written and baseline.read(copies / "flops.json").models["pruned.onnx"].widths[products[0].name] == keep.sum()
     awake = keep.copy()
     awake[np.flatnonzero(keep == 0)[0]] = 1
     save(awake)
-    (outcome,) = regress.check(copies / "flops.json", [path])
+    (outcome,) = check.check(copies / "flops.json", [path])
     (finding,) = outcome.findings
     assert finding.kind == "flops"
     assert f"layer '{products[0].name}' has {int(keep.sum()) + 1} channels and had {int(keep.sum())}" in str(finding)

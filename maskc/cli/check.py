@@ -68,14 +68,14 @@ def check(
 
     maskc check --format github --format junit=check.xml
     """
-    from maskc import regress
-    from maskc.findings import Limits
-    from maskc.report import regressions
-    from maskc.sizes import parse
+    from maskc.frontend.input_sizes import parse
+    from maskc.regression import check as regress
+    from maskc.regression import check_report
+    from maskc.regression.findings import Limits
 
     if not update and (masks or shape or adapters):
         raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
-    targets = regressions.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
+    targets = check_report.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
     limits = Limits(tolerance, min_reduction)
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     changed = False
@@ -94,13 +94,13 @@ def check(
         outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or ())
     for name, file in targets:
         if file is not None:
-            regressions.write(outcomes, name, file)
+            check_report.write(outcomes, name, file)
         elif name == "table":
-            regressions.show(outcomes, console())
+            check_report.show(outcomes, console())
         else:
-            sys.stdout.write(regressions.FORMATS[name](outcomes))
+            sys.stdout.write(check_report.FORMATS[name](outcomes))
     if volume.quiet:
-        for line in regressions.failures(outcomes):
+        for line in check_report.failures(outcomes):
             print(f"Error: {line}", file=sys.stderr)
     elif update:
         print(f"{baseline} {'was written' if changed else 'stays as it is'}.", file=sys.stderr)

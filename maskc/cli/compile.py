@@ -30,7 +30,7 @@ from maskc.cli.options import (
 from maskc.cli.output import console, print_json, warn
 
 if TYPE_CHECKING:
-    from maskc.batch import Outcome
+    from maskc.compilation.batch import Outcome
 
 
 @app.command(epilog=EXIT_CODES)
@@ -89,10 +89,10 @@ def compile(
 
     maskc compile models/*.onnx -o small --jobs 4
     """
-    from maskc import aligning
-    from maskc.compiler import compile_file, default_output
-    from maskc.rules import load
-    from maskc.sizes import parse
+    from maskc.compilation import align as aligning
+    from maskc.compilation.compile import compile_file, default_output
+    from maskc.frontend.custom_rules import load
+    from maskc.frontend.input_sizes import parse
 
     shapes = parse(shape or ())
     widths: dict[str, Any] = {
@@ -103,7 +103,7 @@ def compile(
     if len(models) > 1:
         if masks or report or bench:
             raise typer.BadParameter("--masks, --report and --bench are for one model; compile it alone.")
-        from maskc import batch
+        from maskc.compilation import batch
 
         options = {"shapes": shapes, "adapters": adapters.value, **widths, "verify": verify}
         outcomes = batch.compile_files(models, output, jobs=jobs, rules=rules or (), **options)
@@ -134,8 +134,8 @@ def compile(
 
 def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:
     """Tell what became of each model as it is done, and of all at the end; returns the exit code."""
-    from maskc import batch
-    from maskc.report import outcomes as report
+    from maskc.compilation import batch
+    from maskc.compilation import batch_table as report
 
     out, done = console(), []
     for outcome in outcomes:

@@ -38,9 +38,9 @@ def diff(
 
     Example: maskc diff model.onnx model.compiled.onnx
     """
-    from maskc.report.diff import diff as run
-    from maskc.rules import load
-    from maskc.sizes import parse
+    from maskc.frontend.custom_rules import load
+    from maskc.frontend.input_sizes import parse
+    from maskc.results.diff import diff as run
 
     load(rules or ())
     result = run(before, after, shapes=parse(shape or ()))

@@ -40,10 +40,10 @@ def explain(
 
     Example: maskc explain model_dir
     """
-    from maskc import aligning
-    from maskc.compiler import explain as run
-    from maskc.rules import load
-    from maskc.sizes import parse
+    from maskc.compilation import align as aligning
+    from maskc.compilation.compile import explain as run
+    from maskc.frontend.custom_rules import load
+    from maskc.frontend.input_sizes import parse
 
     load(rules or ())
     result = run(

@@ -26,14 +26,14 @@ def flops(
 
     Example: maskc flops model.onnx
     """
-    from maskc.compiler import flops as run
-    from maskc.rules import load
-    from maskc.sizes import parse
+    from maskc.compilation.compile import flops as run
+    from maskc.frontend.custom_rules import load
+    from maskc.frontend.input_sizes import parse
 
     load(rules or ())
     cost = run(model, masks, shapes=parse(shape or ()))
     if as_json:
-        from maskc.report.compilation import plain
+        from maskc.results.compilation import plain
 
         print_json({"model": str(model)} | plain(cost))
         return

@@ -100,11 +100,11 @@ def sweep(
 
     Example: maskc sweep model.onnx --targets 0.5,0.25 --quality "python eval.py {model}"
     """
-    from maskc import aligning
-    from maskc.compiler import default_output
-    from maskc.frontier import run
-    from maskc.rules import load
-    from maskc.sizes import parse
+    from maskc.compilation import align as aligning
+    from maskc.compilation.compile import default_output
+    from maskc.frontend.custom_rules import load
+    from maskc.frontend.input_sizes import parse
+    from maskc.sweeps import run
 
     load(rules or ())
     axes: dict[str, list[Any]] = {}
@@ -133,7 +133,7 @@ def sweep(
     if as_json:
         print_json(result.to_json())
     else:
-        from maskc.report.sweeps import show
+        from maskc.sweeps.sweep_report import show
 
         show(result, console())
         console().print(f"{directory}: sweep.html, sweep.json and the models", markup=False, soft_wrap=True)

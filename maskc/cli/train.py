@@ -186,13 +186,13 @@ def train(
     'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000
     --pruning.flops_target 0.1
     """
-    from maskc.frontend.tensorflow import import_tensorflow
+    from maskc.frontend.tensorflow.convert import import_tensorflow
 
     import_tensorflow()
-    from maskc.report.training import show_training
     from maskc.train.command import Arguments
     from maskc.train.command import train as run
-    from maskc.train.loop import Interrupted
+    from maskc.train.running.loop import Interrupted
+    from maskc.train.training_report import show_training
 
     pruning = {
         "pruning_iter": pruning_iter,

@@ -113,8 +113,8 @@ def verify(
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
-    from maskc.equivalence import verify as run
-    from maskc.sizes import parse
+    from maskc.frontend.input_sizes import parse
+    from maskc.verification.verify import verify as run
 
     result = run(
         reference,

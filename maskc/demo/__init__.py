@@ -52,22 +52,23 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with progress.stage("Starting TensorFlow"):
-        from maskc.frontend.tensorflow import import_tensorflow
+        from maskc.frontend.tensorflow.convert import import_tensorflow
 
         import_tensorflow()
-    from maskc import compile, storage, verify
+    from maskc import compile, verify
     from maskc.demo.data import load_digits
     from maskc.demo.network import prune, train
-    from maskc.frontend.keras import to_onnx
+    from maskc.frontend import model_files
+    from maskc.frontend.tensorflow.keras import to_onnx
 
     files = {name: directory / f"{name}.onnx" for name in ("trained", "masked", "compiled")}
     exported = directory / "model"
     digits = load_digits(seed)
     model = train(digits, seed)
-    storage.write_model(to_onnx(model), files["trained"])
+    model_files.write_model(to_onnx(model), files["trained"])
     optimizer = prune(model, digits)
     model.export(exported, verbose=False)
-    storage.write_model(to_onnx(model), files["masked"])
+    model_files.write_model(to_onnx(model), files["masked"])
 
     compile(exported, align="none").save(files["compiled"])
     verify(exported, files["compiled"], seed=seed).raise_if_failed()

@@ -38,7 +38,7 @@ def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDAr
     import onnx
 
     from maskc import flops
-    from maskc.runtime import Session
+    from maskc.runtime.session import Session
 
     sessions = {}
     for name, path in files.items():

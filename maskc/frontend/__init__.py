@@ -12,10 +12,10 @@ from onnx import ModelProto
 from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
-from maskc.graphs import model_bytes
+from maskc.frontend.graphs import model_bytes
 
 if TYPE_CHECKING:
-    from maskc.frontend.tensorflow import TensorFlowModel
+    from maskc.frontend.tensorflow.convert import TensorFlowModel
 
 __all__ = ["Source", "load", "read"]
 
@@ -77,12 +77,12 @@ def read(model: str | os.PathLike[str] | ModelProto | Source, *, stay: bool = Fa
 def _read(path: Path, stay: bool) -> Source:
     file = locate(path)
     if file.is_dir():
-        from maskc.frontend import saved_model
+        from maskc.frontend.tensorflow import saved_model
 
         original = saved_model.read(file)
         return Source(original.to_onnx(), path, _files_below(file), original.notes, original)
     if file.suffix == ".keras":
-        from maskc.frontend import keras
+        from maskc.frontend.tensorflow import keras
 
         original = keras.read(file)
         return Source(original.to_onnx(), path, (file,), original.notes, original)

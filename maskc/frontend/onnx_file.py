@@ -14,10 +14,10 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import declared, structure, tied
-from maskc.graphs import all_tensors, has_external, is_external, without_weights
+from maskc.frontend import declared_sizes, graph_checks, shared_weights
+from maskc.frontend.graphs import all_tensors, has_external, is_external, without_weights
 from passes.errors import in_brief
-from passes.lazy import LARGE, stored_bytes
+from passes.weights.streaming import LARGE, stored_bytes
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
@@ -42,7 +42,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     if model.graph.sparse_initializer:
         _load_external(model, path)
     model, notes = _checked(model, path)
-    inlined = tied.joined(_inlined(model, str(path)))
+    inlined = shared_weights.joined(_inlined(model, str(path)))
     if stay and sys.byteorder == "little":
         _leave_external(inlined, path)
     _load_external(inlined, path)
@@ -178,7 +178,7 @@ def _leaves(directory: Path, location: str) -> bool:
 def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
     what = "The model" if path is None else str(path)
     _check_opset(model, what)
-    found = structure.fault(model)
+    found = graph_checks.fault(model)
     if found is not None:
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
     notes: tuple[str, ...] = ()
@@ -186,8 +186,8 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if dense is not model:
         names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
-    dense = declared.completed(dense)
-    missing = declared.fault(dense)
+    dense = declared_sizes.completed(dense)
+    missing = declared_sizes.fault(dense)
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
@@ -198,10 +198,10 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     except Exception as error:
         dense, told = _without_annotations(dense, path, error, what)
         notes += told
-    if structure.shared_names(dense):
+    if graph_checks.shared_names(dense):
         renamed = ModelProto()
         renamed.CopyFrom(dense)
-        shared = structure.name_nodes(renamed, unnamed=False)
+        shared = graph_checks.name_nodes(renamed, unnamed=False)
         return renamed, (*notes, f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.")
     return dense, notes
 
@@ -254,7 +254,7 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
     """The checker's error again, if it can be had from a copy in which every node has a name to be called by."""
     named = ModelProto()
     named.CopyFrom(model)
-    structure.name_nodes(named)
+    graph_checks.name_nodes(named)
     try:
         if isinstance(error, onnx.shape_inference.InferenceError):
             onnx.shape_inference.infer_shapes(without_weights(named), check_type=True, strict_mode=True)

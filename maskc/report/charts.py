@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from maskc.comparison.judge import OutputError
-from maskc.comparison.latency import Latency
-from maskc.report.layers import Layer
-from passes.report import Held, MaskedAxis
+from maskc.results.layers import Layer
+from maskc.runtime.latency import Latency
+from maskc.verification.tolerance import OutputError
+from passes.results import Held, MaskedAxis
 
 # A strip with more runs of channels than this draws shares instead; nobody could tell the runs apart.
 _MOST_RUNS = 600

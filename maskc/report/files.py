@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskc import storage
 from maskc.errors import InputError
-from maskc.report.compilation import plain
+from maskc.frontend import model_files
+from maskc.results.compilation import plain
 
 if TYPE_CHECKING:
-    from maskc.report.document import Document
+    from maskc.results.document import Document
 
 
 def is_page(path: Path) -> bool:
@@ -33,7 +33,7 @@ def check_target(path: Path, what: str = "output") -> None:
     if path.is_dir():
         raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} cannot be written: {storage.NOT_A_FILE}.")
+        raise InputError(f"{path} cannot be written: {model_files.NOT_A_FILE}.")
     if path.parent.is_file():
         raise InputError(f"{path.parent} is a file, and no directory to write into.")
     if not path.parent.is_dir():
@@ -55,6 +55,6 @@ def write(document: Document, path: Path) -> None:
     else:
         text = json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
     try:
-        storage.write_bytes(path, text.encode("utf-8", "replace"))
+        model_files.write_bytes(path, text.encode("utf-8", "replace"))
     except OSError as error:
         raise InputError(f"The report {path} cannot be written: {error.strerror or error}.") from error

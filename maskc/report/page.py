@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.document import Document
-from maskc.report.layers import Layer
 from maskc.report.terminal import ranges, size
-from maskc.runtime import provider_title
-from passes.report import Held
+from maskc.results.document import Document
+from maskc.results.layers import Layer
+from maskc.runtime.session import provider_title
+from passes.results import Held
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

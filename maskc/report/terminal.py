@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc import __version__
-from maskc.runtime import provider_title
+from maskc.runtime.session import provider_title
+from maskc.version import __version__
 
 if TYPE_CHECKING:
-    from maskc.comparison.exact import ExactError
-    from maskc.comparison.judge import OutputError
-    from maskc.comparison.latency import Latency
-    from maskc.equivalence import Verification
-    from maskc.report.compilation import CompileReport
-    from maskc.report.diff import Change, Diff
-    from maskc.report.figures import Figures
-    from maskc.report.layers import Layer
-    from passes.report import Cost, Held, Width
+    from maskc.results.compilation import CompileReport
+    from maskc.results.diff import Change, Diff
+    from maskc.results.layers import Layer
+    from maskc.results.totals import Figures
+    from maskc.runtime.latency import Latency
+    from maskc.verification.exact import ExactError
+    from maskc.verification.tolerance import OutputError
+    from maskc.verification.verify import Verification
+    from passes.results import Cost, Held, Width
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.

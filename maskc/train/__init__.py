@@ -20,21 +20,21 @@ if _keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow."
     )
 
-from maskc.train.cost import ComputationalCost, computational_cost
-from maskc.train.distillation import Distiller, distill
+from maskc.train.cost.computational_cost import ComputationalCost, computational_cost
+from maskc.train.cost.find_mask import find_input_mask, find_mask, find_output_mask, pruned_shape
+from maskc.train.data.features import FeatureSpec
+from maskc.train.data.records import Records, write_records
 from maskc.train.export import Exported, export_model
-from maskc.train.features import FeatureSpec
-from maskc.train.finetune import fine_tune
-from maskc.train.functional import apply_mask, prune, update_pruning_signals
-from maskc.train.loop import Interrupted, Monitor
-from maskc.train.mask import MaskLayer
-from maskc.train.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
-from maskc.train.optimizer import PruningOptimizer
-from maskc.train.prunable import prunable
-from maskc.train.pruner import Pruned
-from maskc.train.queries import find_input_mask, find_mask, find_output_mask, pruned_shape
-from maskc.train.recommender import RankerConfig, ranker
-from maskc.train.records import Records, write_records
+from maskc.train.masks.mask import MaskLayer
+from maskc.train.masks.prunable import prunable
+from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
+from maskc.train.models.recommender import RankerConfig, ranker
+from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
+from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
+from maskc.train.running.distillation import Distiller, distill
+from maskc.train.running.fine_tune import fine_tune
+from maskc.train.running.loop import Interrupted, Monitor
+from maskc.train.selection.pruner import Pruned
 from maskc.train.trainer import PruningTrainer
 
 __all__ = [

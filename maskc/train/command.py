@@ -13,14 +13,14 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
-from maskc.storage import write_bytes
-from maskc.train import checkpoints
-from maskc.train.builders import load_model, load_saved
+from maskc.frontend.model_files import write_bytes
+from maskc.train.data.features import FeatureSpec
+from maskc.train.data.records import Records
 from maskc.train.export import Exported
-from maskc.train.features import FeatureSpec
-from maskc.train.loop import Monitor
-from maskc.train.records import Records
-from maskc.train.replicas import mirrored
+from maskc.train.models.builders import load_model, load_saved
+from maskc.train.running import checkpoints
+from maskc.train.running.loop import Monitor
+from maskc.train.running.replicas import mirrored
 from maskc.train.trainer import FINE_TUNING, TRAINING, PruningTrainer
 from passes.errors import in_brief
 

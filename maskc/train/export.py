@@ -16,10 +16,10 @@ import numpy as np
 
 import maskc
 from maskc.errors import InputError
-from maskc.frontend.tensorflow import quiet
-from maskc.report.compilation import CompileReport, plain
-from maskc.train.cost import computational_cost
-from maskc.train.mask import MaskLayer
+from maskc.frontend.tensorflow.convert import quiet
+from maskc.results.compilation import CompileReport, plain
+from maskc.train.cost.computational_cost import computational_cost
+from maskc.train.masks.mask import MaskLayer
 
 MANIFEST = "manifest.json"
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from maskc.errors import InputError
-from maskc.train import checkpoints
-from maskc.train.distillation import Distiller
-from maskc.train.epochs import as_epochs, explained
 from maskc.train.export import Exported, check_target, export_model
-from maskc.train.loop import Loop, Monitor, Position
-from maskc.train.mask import mask_layers
-from maskc.train.optimizer import PruningOptimizer
-from maskc.train.replicas import is_chief, placed
-from maskc.train.summaries import Summaries
+from maskc.train.masks.mask import mask_layers
+from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
+from maskc.train.running import checkpoints
+from maskc.train.running.distillation import Distiller
+from maskc.train.running.epochs import as_epochs, explained
+from maskc.train.running.loop import Loop, Monitor, Position
+from maskc.train.running.replicas import is_chief, placed
+from maskc.train.running.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
 ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999

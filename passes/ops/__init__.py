@@ -1,17 +1,17 @@
 """The rules of each operator, one file per family, found through one table."""
 
+from passes.abstract_values.slices import ConstantSlices, Demand, Link
 from passes.ops import (  # noqa: F401  (importing a family registers it)
-    along,
     attention,
-    blocks,
-    contraction,
-    control,
+    control_flow,
     convolution,
     einsum,
     elementwise,
-    indexed,
-    integers,
-    joined,
+    gather_scatter,
+    grid_sample,
+    group_normalization,
+    integer_matmul,
+    matmul,
     movement,
     normalization,
     pooling,
@@ -19,11 +19,12 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     recurrent,
     reduction,
     resize,
-    sampling,
     shape,
-    statistics,
+    softmax_like,
+    space_to_depth,
 )
-from passes.ops.base import Demand, Known, Link, Linked, Op, joined_nodes, register, rules
+from passes.ops.base import Linked, Op, joined_nodes, register, rules
 from passes.ops.elementwise import Elementwise
+from passes.targets.onnxruntime import fusions  # noqa: F401
 
-__all__ = ["Demand", "Elementwise", "Known", "Link", "Linked", "Op", "joined_nodes", "register", "rules"]
+__all__ = ["ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "joined_nodes", "register", "rules"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.tensors import Array, Dim, is_float, operand, shape_of
 from passes.ops.base import Op, register
-from passes.tensors import Array, Dim, is_float, operand, shape_of
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.writing import Writing
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.decomposition import Decomposition
 
 
 @register("Attention")
@@ -23,7 +23,7 @@ class Attention(Op):
     causal mask, a cap, fewer heads of keys) is left whole.
     """
 
-    def written_out(self, node: gs.Node, facts: Facts, writing: Writing) -> bool:
+    def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
         heads = self._heads(node)
         if heads is None or not self._is_masked(node, facts):
             return False
@@ -97,7 +97,7 @@ class Attention(Op):
         return facts.is_live(y) and any(not facts.live(y, a).all() for a in axes)
 
     @staticmethod
-    def _split(tensor: gs.Tensor, heads: int, perm: tuple[int, ...], writing: Writing) -> gs.Tensor:
+    def _split(tensor: gs.Tensor, heads: int, perm: tuple[int, ...], writing: Decomposition) -> gs.Tensor:
         batch, time, width = shape_of(tensor) or (None, None, None)
         assert isinstance(width, int)
         shape = (batch, time, heads, width // heads)

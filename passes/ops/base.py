@@ -8,98 +8,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.evaluate import evaluate
-from passes.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
-from passes.ties import Tied
+from passes.abstract_values.kernel_shape import Blocks, Work
+from passes.abstract_values.slices import (
+    Constants,
+    ConstantSlices,
+    Couples,
+    Demand,
+    Demands,
+    Dependences,
+    Link,
+    Maps,
+    Place,
+    Reads,
+    Sets,
+    merge,
+)
+from passes.graph.evaluate import evaluate
+from passes.graph.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
 
 if TYPE_CHECKING:
-    from passes.affine import Affine, Ramp
-    from passes.changes import Change
-    from passes.extents import Extent
-    from passes.facts import Facts
-    from passes.fuse import Fuser
-    from passes.ops.arrangement import Arrangement
-    from passes.order import Orders
-    from passes.patterns import Pattern
-    from passes.polynomial import Polynomial
-    from passes.quantized import Quantized
-    from passes.rewrite import Rewriter
-    from passes.spelling import Gelu
-    from passes.writing import Writing
-
-
-@dataclass(eq=False)  # made by the thousand, and a frozen one takes four times as long to make
-class Known:
-    """Slices along one axis that hold one constant throughout, whatever the input.
-
-    `mask[i]` says whether slice i does; `value[i]`, in the tensor's dtype, is then its value.
-    """
-
-    mask: Mask
-    value: Array
-
-
-@dataclass(eq=False)
-class Demand:
-    """What a consumer must find along one axis of an operand.
-
-    `need` marks the slices. An exact demand wants these and no others, in order; a `flexible` one takes any set that
-    holds them (its weights are sliced to what is there). `optional`: an empty set is fine, the operand is left out.
-    `reason` is for people; `echo` names the output axis whose stored set is simply passed on, so that the explanation
-    is the one given there; slice j there is slice `order[j]` here (None: j). `flops` is the cost of reading one slice
-    that is not needed.
-    """
-
-    need: Mask
-    flexible: bool = False
-    optional: bool = False
-    reason: str = ""
-    echo: tuple[int, int] | None = None
-    order: Index | None = None
-    flops: float = 0.0
-
-
-Constants = Iterator[tuple[int, int, Known]]  # output, axis, what is known
-Maps = Iterator[tuple[int, int, "Pattern"]]  # output, axis, what is known
-Ties = Iterator[tuple[int, int, Tied]]  # output, axis, slices that follow from others
-Place = tuple[gs.Tensor, int]  # tensor, axis
-Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first
-Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
-Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
-Blocks = Literal["never", "always", "whole"]
-Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
-
-
-@dataclass(frozen=True)
-class Work:
-    """A convolution as its kernels see it: what its time depends on beside its numbers of channels.
-
-    `kernel`, `strides` and `dilations` are those of its window, `places` the sizes of its output behind the channels
-    and `batch` that in front of them (a size that is not static is a usual one). `groups` is 1, or the number of groups
-    before any goes; `depthwise` where each reads and writes one channel. `blocks` says whether it is of a form for
-    which there are kernels that hold channels in blocks: two spatial axes, single precision, weights that are stored.
-    """
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    places: tuple[int, ...]
-    batch: int = 1
-    groups: int = 1
-    depthwise: bool = False
-    blocks: bool = True
-
-    @property
-    def taps(self) -> int:
-        """Weights of the window, for one channel read and one written."""
-        return math.prod(self.kernel)
+    from passes.abstract_values.element_order import Arrangement
+    from passes.abstract_values.polynomial import Polynomial
+    from passes.abstract_values.scale_shift import Affine, ClampedAffine
+    from passes.abstract_values.symbolic_sizes import Extent
+    from passes.graph.edits import Change
+    from passes.graph.expression_match import Gelu
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.decomposition import Decomposition
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
+    from passes.weights.quantized import Quantized
 
 
 class Op:
@@ -120,7 +65,7 @@ class Op:
         """The size of an axis of the output that is not static, by sizes of the inputs; None if it is not known."""
         return None
 
-    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """Forward: which slices of the outputs follow from a few others of the same axis."""
         return iter(())
 
@@ -136,11 +81,11 @@ class Op:
         """Backward: which slices of the inputs the live slices of the outputs depend on."""
         return iter(())
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """The sets that the outputs will store, each holding at least what is asked for."""
         return {}
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         """What must be found at the inputs, when the outputs store these sets."""
         return {}
 
@@ -245,7 +190,7 @@ class Op:
         """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
         return None
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
         return None
 
@@ -253,15 +198,15 @@ class Op:
         """Whether output 0 is the product of two computed operands, element by element."""
         return False
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """Put an affine map of the output into the node's own constants; whether that was possible."""
         return False
 
-    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
         """What puts an affine map of input `index` into the node's own constants; None if that cannot be."""
         return None
 
-    def written_out(self, node: gs.Node, facts: Facts, writing: Writing) -> bool:
+    def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
         """Write the node out in simpler ones where that lets channels go; whether it was."""
         return False
 
@@ -310,22 +255,6 @@ class Op:
         return type(self) is not Op
 
 
-@dataclass(eq=False)
-class Link:
-    """Slice j of an output comes from slice `source[j]` of an input (-1: from elsewhere); None: the same index.
-
-    When one input axis becomes several output axes (`split`) it is the other way round: slice i of the input goes to
-    slice `source[i]` of the output.
-    """
-
-    input: int
-    input_axis: int
-    output: int
-    output_axis: int
-    source: Index | None = None
-    split: bool = False
-
-
 class Linked(Op):
     """Operators whose output slices each come from given input slices: most of those that are not contractions.
 
@@ -338,12 +267,12 @@ class Linked(Op):
         """The links of this node, for axes of static size only. Ask `facts.links`, which remembers them."""
         raise NotImplementedError
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         """What is known of the output when these linked input slices are known; by default the same values."""
         return known
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        found: dict[tuple[int, int], Known] = {}
+        found: dict[tuple[int, int], ConstantSlices] = {}
         for link in facts.links(node):
             known = facts.known(node.inputs[link.input], link.input_axis)
             if known is None or not known.mask.size:
@@ -352,7 +281,7 @@ class Linked(Op):
                 known = _gathered(link, known, facts.size(node.outputs[link.output], link.output_axis) or 0)
             elif link.source is not None:
                 inside = link.source >= 0
-                known = Known(inside & known.mask[link.source], known.value[link.source])
+                known = ConstantSlices(inside & known.mask[link.source], known.value[link.source])
             moved = self.constant(node, facts, link, known)
             if moved is None or not moved.mask.any():
                 continue
@@ -368,11 +297,11 @@ class Linked(Op):
         for (index, axis), need in self._project(node, facts, live).items():
             yield index, axis, need
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         linked = {(link.output, link.output_axis) for link in facts.links(node)}
         return {key: mask for key, mask in asked.items() if key in linked}
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         links = facts.links(node)
         sets = {key: stored[key] for link in links if (key := (link.output, link.output_axis)) in stored}
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
@@ -419,12 +348,7 @@ class Linked(Op):
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]
 
 
-def merge(a: Known, b: Known) -> Known:
-    """What either says."""
-    return Known(a.mask | b.mask, np.where(a.mask, a.value, b.value))
-
-
-def _gathered(link: Link, known: Known, size: int) -> Known:
+def _gathered(link: Link, known: ConstantSlices, size: int) -> ConstantSlices:
     """Along one output axis of a split: slices all of whose elements are known and equal."""
     assert link.source is not None
     mask = np.ones(size, bool)
@@ -432,7 +356,7 @@ def _gathered(link: Link, known: Known, size: int) -> Known:
     first = np.zeros(size, known.value.dtype)
     first[link.source[::-1]] = known.value[::-1]
     np.logical_and.at(mask, link.source, known.value == first[link.source])
-    return Known(mask, first)
+    return ConstantSlices(mask, first)
 
 
 _RULES: dict[tuple[str | None, str], Op] = {}

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.changes import Change, in_turn, inverse
-from passes.extents import Extent, Window, slid, spatial_windows
-from passes.nonzero import Nonzero
-from passes.ops.base import Constants, Couples, Demand, Demands, Known, Maps, Op, Place, Reads, Sets, Work, register
-from passes.patterns import Absorbed, Pattern, Sliding
-from passes.quantized import Quantized
-from passes.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
-from passes.ties import Tied
-from passes.usual import usual_sizes
+from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
+from passes.abstract_values.kernel_shape import Work
+from passes.abstract_values.linear_dependence import LinearDependence
+from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
+from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
+from passes.graph.assumed_sizes import usual_sizes
+from passes.graph.edits import Change, inverse, sequence
+from passes.graph.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
+from passes.ops.base import Op, register
+from passes.weights.quantized import Quantized
+from passes.weights.sparsity import Nonzero
 
 if TYPE_CHECKING:
-    from passes.affine import Affine
-    from passes.facts import Facts
-    from passes.fuse import Fuser
-    from passes.order import Orders
-    from passes.rewrite import Rewriter
+    from passes.abstract_values.scale_shift import Affine
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
 
 
 def group_size(node: gs.Node) -> int:
@@ -113,7 +115,7 @@ class Convolution(Op):
                 return
             mask, total = mask & constant.mask, total + constant.value
         if mask.any():
-            yield 0, 1, Known(mask, total.astype(node.outputs[0].dtype or np.float32))
+            yield 0, 1, ConstantSlices(mask, total.astype(node.outputs[0].dtype or np.float32))
 
     @staticmethod
     def _touched(nonzero: Nonzero, channels: Mask, groups: int) -> Mask:
@@ -157,7 +159,7 @@ class Convolution(Op):
         value = result.value
         if constant is not None:
             value = value + constant.value.reshape(-1, *[1] * len(result.index))
-        yield 0, 1, Pattern(mask, value.astype(node.outputs[0].dtype or np.float32), result.index)
+        yield 0, 1, ConstantMap(mask, value.astype(node.outputs[0].dtype or np.float32), result.index)
 
     def windows(self, node: gs.Node) -> list[Window] | None:
         """The windows over the spatial axes, None if they are not understood."""
@@ -166,7 +168,7 @@ class Convolution(Op):
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
         return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)
 
-    def convolved(self, node: gs.Node, facts: Facts, known: Pattern, outputs: Mask) -> Pattern | None:
+    def convolved(self, node: gs.Node, facts: Facts, known: ConstantMap, outputs: Mask) -> ConstantMap | None:
         """What known input channels add to these output channels, without the bias; 0 in the others. float64.
 
         None where the windows or the sizes are not understood.
@@ -180,7 +182,7 @@ class Convolution(Op):
             values, weights = values[used], weights[:, used]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
         sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
-        found = sliding.over(Pattern(used[used] if groups == 1 else used, values, known.index), 0.0)
+        found = sliding.over(ConstantMap(used[used] if groups == 1 else used, values, known.index), 0.0)
         if found is None:
             return None
         index, seen = found  # [in, 1, tuples..., kernel...]
@@ -193,7 +195,7 @@ class Convolution(Op):
             group_of = np.flatnonzero(outputs) // (outputs.size // groups)
             per_group = seen.reshape(groups, -1, *seen.shape[1:])  # [groups, in / group, tuples, kernel]
             value[outputs] = np.einsum("mik,mitk->mt", weights, per_group[group_of])
-        return Pattern(outputs, value.reshape(outputs.size, *tuples), index)
+        return ConstantMap(outputs, value.reshape(outputs.size, *tuples), index)
 
     # -- backward ------------------------------------------------------------------------------------------------
 
@@ -213,12 +215,12 @@ class Convolution(Op):
         used = nonzero.matrix & outputs[:, None]
         return np.asarray(used.reshape(groups, -1, used.shape[1]).any(axis=1).reshape(-1))
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         if (0, 1) not in asked or not self.understood_shapes(node, facts):
             return {}
         return {(0, 1): level(asked[0, 1], group_size(node))}
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         if not self.understood_shapes(node, facts):
             return {}
         bias = operand(node, 2)
@@ -228,7 +230,7 @@ class Convolution(Op):
             demands[2, 0] = Demand(outputs)
         read = self._read_by(node, facts, outputs)
         known = facts.known(node.inputs[0], 1)
-        uneven = facts.pattern.get(node.inputs[0].name, {}).get(1)
+        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
         groups = group_size(node)
         need = read
         if known is not None:
@@ -239,8 +241,8 @@ class Convolution(Op):
             shift = read & known.mask & (known.value != 0)
             if shift.any() and not self.spreads_evenly(node):
                 need = need | self._carried(node, known, shift)
-        tied = self._tied(node, facts)
-        need = need if tied is None else tied.required(need)
+        dependence = self._tied(node, facts)
+        need = need if dependence is None else dependence.required(need)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
             demands[0, 1] = Demand(
@@ -257,20 +259,20 @@ class Convolution(Op):
             )
         return demands
 
-    def _tied(self, node: gs.Node, facts: Facts) -> Tied | None:
+    def _tied(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
         """Input channels that weights of their representatives can stand for: at a border no shift can."""
-        tied = facts.tied.get((node.inputs[0].name, 1))
-        if tied is None or group_size(node) != 1 or isinstance(node.inputs[1], Quantized):
+        dependence = facts.dependence.get((node.inputs[0].name, 1))
+        if dependence is None or group_size(node) != 1 or isinstance(node.inputs[1], Quantized):
             return None
-        return tied if self.spreads_evenly(node) or not tied.shift.any() else None
+        return dependence if self.spreads_evenly(node) or not dependence.shift.any() else None
 
-    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
         """Constant channels that must be there because a border sees less of them."""
         return shift
 
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, gone: Mask) -> bool:
         """Whether one added map takes the place of the uneven channels. `gone` are all that need not be read then."""
-        over, maps = self.windows(node), facts.pattern[node.inputs[0].name][1]
+        over, maps = self.windows(node), facts.constant_map[node.inputs[0].name][1]
         if not uneven.any() or over is None or not facts.adds_maps:
             return False
         places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
@@ -289,7 +291,7 @@ class Convolution(Op):
         facts, before = rewriter.facts, rewriter.before
         if not self.understood_shapes(before, facts):
             return
-        seen, out = rewriter.seen(node, 0, 1), rewriter.stored(node.outputs[0], 1)
+        seen, out = rewriter.required(node, 0, 1), rewriter.stored(node.outputs[0], 1)
         if seen is None and out is None:
             return
         groups, dtype = group_size(before), np.dtype(before.inputs[1].dtype)
@@ -298,11 +300,11 @@ class Convolution(Op):
         known = facts.known(before.inputs[0], 1)
         gone = self._read_by(before, facts, outputs) & ~inputs
         dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
-        tied = self._tied(before, facts)
-        followers = np.zeros(inputs.shape, bool) if tied is None else tied.mask & gone
-        if tied is not None and followers.any():
-            dropped = np.where(followers, tied.shift, dropped)
-        uneven = facts.pattern.get(before.inputs[0].name, {}).get(1)
+        dependence = self._tied(before, facts)
+        followers = np.zeros(inputs.shape, bool) if dependence is None else dependence.mask & gone
+        if dependence is not None and followers.any():
+            dropped = np.where(followers, dependence.shift, dropped)
+        uneven = facts.constant_map.get(before.inputs[0].name, {}).get(1)
         carried = bool(dropped.any()) and not self.spreads_evenly(before)
         # a map was chosen, and the uneven channels are here nevertheless, as others read them
         alone = carried and not self._bears(known, inputs, dropped)
@@ -310,7 +312,7 @@ class Convolution(Op):
             carried = False
             maps = facts.maps(before.inputs[0], 1)
             assert maps is not None
-            added = self.convolved(before, facts, Pattern(maps.mask & gone, maps.value, maps.index), outputs)
+            added = self.convolved(before, facts, ConstantMap(maps.mask & gone, maps.value, maps.index), outputs)
             assert added is not None
             self._add_map(node, rewriter, added, dtype)
         elif dropped.any() and not carried:
@@ -320,8 +322,8 @@ class Convolution(Op):
             cut = rewriter.moved(before.inputs[1], lambda w: self._cut_groups(w, outputs, inputs, groups))
         elif carried or followers.any():
             weights = self.weights(before, facts)
-            if tied is not None and followers.any():
-                weights = np.moveaxis(tied.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
+            if dependence is not None and followers.any():
+                weights = np.moveaxis(dependence.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
             if carried:
                 assert known is not None
                 weights = self._fold_into_carrier(weights, dropped, inputs, known)
@@ -344,14 +346,14 @@ class Convolution(Op):
         return np.asarray(weights[rows[:, None], columns[group_of]])
 
     @staticmethod
-    def _bears(known: Known | None, inputs: Mask, dropped: Array) -> bool:
+    def _bears(known: ConstantSlices | None, inputs: Mask, dropped: Array) -> bool:
         """Whether a constant channel stays that can stand for those that go."""
         return known is not None and bool(
             np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(dropped).max()
         )
 
     @staticmethod
-    def _fold_into_carrier(weights: Array, dropped: Array, inputs: Mask, known: Known) -> Array:
+    def _fold_into_carrier(weights: Array, dropped: Array, inputs: Mask, known: ConstantSlices) -> Array:
         """Let one constant channel that stays stand for those that go, borders included."""
         candidates = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)
         carrier = int(candidates.argmax())
@@ -362,9 +364,9 @@ class Convolution(Op):
         weights[:, carrier] = (weights[:, carrier] + folded).astype(weights.dtype)
         return weights
 
-    def _add_map(self, node: gs.Node, rewriter: Rewriter, added: Pattern, dtype: np.dtype[np.generic]) -> None:
+    def _add_map(self, node: gs.Node, rewriter: Rewriter, added: ConstantMap, dtype: np.dtype[np.generic]) -> None:
         """Add known maps to the output: their distinct rows and columns, expanded when the model is loaded."""
-        kept = Pattern(added.mask[added.mask], added.value[added.mask].astype(dtype), added.index)
+        kept = ConstantMap(added.mask[added.mask], added.value[added.mask].astype(dtype), added.index)
         rewriter.add_behind(node, rewriter.expanded(kept, 1))
 
     def _add_bias(self, node: gs.Node, rewriter: Rewriter, shift: Array, dtype: np.dtype[np.generic]) -> None:
@@ -381,10 +383,10 @@ class Convolution(Op):
             return
         rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
 
-    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
         weight = node.inputs[1]
         if index != 0 or not is_constant(weight) or affine.axis not in (None, len(weight.shape) - 1):
             return None
@@ -407,7 +409,7 @@ class Convolution(Op):
         places = [(1, axis), *([(2, 0)] if bias and operand(node, 2) is not None else [])]
         changes = [orders.taken(node, index, along, order) for index, along in places]
         done = [c for c in changes if c is not None]
-        return in_turn(done) if len(done) == len(changes) else None
+        return sequence(done) if len(done) == len(changes) else None
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
@@ -460,7 +462,7 @@ class Conv(Convolution):
             return all(k == 1 for k in self._kernel(node))
         return auto == "VALID" or not any(node.attrs.get("pads", []))
 
-    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
         if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):
             return shift
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
@@ -499,11 +501,11 @@ class ConvTranspose(Convolution):
 
     channel_axes = (1, 0)
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
-        return group_size(node) == 1 and super().takes(node, affine, fuser)
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return group_size(node) == 1 and super().fold_output_affine(node, affine, fuser)
 
-    def takes_ahead(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
-        return super().takes_ahead(node, index, affine, fuser) if group_size(node) == 1 else None
+    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        return super().fold_input_affine(node, index, affine, fuser) if group_size(node) == 1 else None
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         x, w = node.inputs[0], node.inputs[1]
@@ -524,7 +526,7 @@ class ConvTranspose(Convolution):
     def spreads_evenly(self, node: gs.Node) -> bool:
         return False
 
-    def _carried(self, node: gs.Node, known: Known, shift: Mask) -> Mask:
+    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
         if isinstance(node.inputs[1], Quantized):  # its weights take no others in
             return shift
         strongest = np.zeros(shift.shape, bool)

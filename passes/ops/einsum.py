@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Constants, Couples, Demand, Demands, Known, Op, Reads, Sets, register
-from passes.tensors import Array, Dim, Mask, is_constant, shape_of, volume
+from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Reads, Sets
+from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, volume
+from passes.ops.base import Op, register
 
 if TYPE_CHECKING:
-    from passes.affine import Affine
-    from passes.facts import Facts
-    from passes.fuse import Fuser
-    from passes.rewrite import Rewriter
+    from passes.abstract_values.scale_shift import Affine
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
 
 Terms = tuple[list[list[str]], list[str]]  # the letters of each operand's axes, and of the output's
 Wanted = Callable[[int], Mask]  # slices along an axis of the output
@@ -98,12 +99,12 @@ class SumOfProducts(Op):
         """The letters summed over that both operands have."""
         return [k for k in labels if k.out is None and {i for i, _ in k.at} >= {data, weight}]
 
-    def _known(self, node: gs.Node, facts: Facts, label: Label, data: int) -> Known | None:
+    def _known(self, node: gs.Node, facts: Facts, label: Label, data: int) -> ConstantSlices | None:
         """Constants of the data along the letter, as far as their sums can be computed."""
         known = facts.known(node.inputs[data], dict(label.at)[data])
         if known is None or self._times(node, data) is not None:
             return known
-        return Known(known.mask & (known.value == 0), known.value)
+        return ConstantSlices(known.mask & (known.value == 0), known.value)
 
     def _weighted(
         self, node: gs.Node, weight: int, w: Array, inner: Sequence[Label], given: Array
@@ -136,9 +137,11 @@ class SumOfProducts(Op):
                 value = np.where(known.mask & ~mask, known.value, value)
                 mask = mask | known.mask
             if mask.any():
-                yield 0, k.out, Known(mask, value.astype(dtype))
+                yield 0, k.out, ConstantSlices(mask, value.astype(dtype))
 
-    def _sums(self, node: gs.Node, facts: Facts, labels: list[Label], data: int, weight: int) -> dict[int, Known]:
+    def _sums(
+        self, node: gs.Node, facts: Facts, labels: list[Label], data: int, weight: int
+    ) -> dict[int, ConstantSlices]:
         """Along the output axes that only the weights have: slices that sum up nothing but constants."""
         free = [(k, k.out) for k in labels if k.out is not None and [i for i, _ in k.at] == [weight]]
         w = facts.value(node.inputs[weight])
@@ -161,7 +164,7 @@ class SumOfProducts(Op):
             axis = dict(k.at)[weight]
             moving = unknown.any(axis=tuple(a for a in range(w.ndim) if a != axis))
             rows = np.moveaxis(total, outs.index(out), 0).reshape(k.size, -1)
-            found[out] = Known(~moving & (rows == rows[:, :1]).all(axis=1), rows[:, 0])
+            found[out] = ConstantSlices(~moving & (rows == rows[:, :1]).all(axis=1), rows[:, 0])
         return found
 
     # -- backward ------------------------------------------------------------------------------------------------
@@ -188,11 +191,11 @@ class SumOfProducts(Op):
                         need = need & facts.nonzero(node.inputs[index], (axis, at[index])).rows(wanted(k.out))
         return np.asarray(need)
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         outs = {k.out for k in self.labels(node, facts)}
         return {key: mask for key, mask in asked.items() if key[1] in outs}
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands: Demands = {}
         labels = self.labels(node, facts)
         pair = self._pair(node)
@@ -231,7 +234,7 @@ class SumOfProducts(Op):
             if k.out is not None:
                 left[k.letter] = rewriter.stored(before.outputs[0], k.out)
             elif computed:
-                left[k.letter] = rewriter.seen(node, *computed[0])
+                left[k.letter] = rewriter.required(node, *computed[0])
             for index, axis in k.at:
                 cuts.setdefault(index, {})[axis] = left.get(k.letter)
         for index, tensor in enumerate(before.inputs):
@@ -277,7 +280,7 @@ class SumOfProducts(Op):
         shape = [next(sizes) if a in outs else 1 for a in range(rank)]
         rewriter.add_behind(node, total.reshape(shape).astype(before.outputs[0].dtype or np.float32))
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """A scale along an axis that only the weights have; a shift has no place here."""
         terms = self.terms(node)
         if terms is None or self._pair(node) != (0, 1) or affine.shift.any() or affine.axis is None:

@@ -10,22 +10,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes import polynomial, ties
-from passes.affine import Affine, Ramp, along_one_axis, is_filled_with, keeps_shape, with_constant
-from passes.changes import Change, in_turn, inverse
-from passes.evaluate import evaluate
-from passes.extents import Extent
-from passes.ops.base import Blocks, Constants, Known, Link, Linked, Maps, Ties, merge, register
-from passes.patterns import MOST_PLACES, Pattern, refined, whole
-from passes.polynomial import Polynomial
-from passes.rows import Rows
-from passes.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, size_of, volume
-from passes.ties import Combination
+from passes.abstract_values import linear_dependence, polynomial
+from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, refined, whole
+from passes.abstract_values.kernel_shape import Blocks
+from passes.abstract_values.linear_dependence import Combination
+from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.row_index import Rows
+from passes.abstract_values.scale_shift import (
+    Affine,
+    ClampedAffine,
+    along_one_axis,
+    is_filled_with,
+    keeps_shape,
+    with_constant,
+)
+from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
+from passes.abstract_values.symbolic_sizes import Extent
+from passes.graph.edits import Change, inverse, sequence
+from passes.graph.evaluate import evaluate
+from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, size_of, volume
+from passes.ops.base import Linked, register
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.fuse import Fuser
-    from passes.order import Orders
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.weight_scaling import Fuser
 
 
 class Elementwise(Linked):
@@ -66,27 +75,27 @@ class Elementwise(Linked):
             if known is not None:
                 yield 0, axis, known
 
-    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> Known | None:
+    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantSlices | None:
         size = facts.size(node.outputs[0], axis)
         assert size is not None
-        operands: list[Known | None] = [None] * len(node.inputs)
+        operands: list[ConstantSlices | None] = [None] * len(node.inputs)
         unknown = []
         for index, tensor in present(node.inputs):
             if index in aligned:
                 operands[index] = facts.known(tensor, aligned[index])
             elif (value := facts.uniform(tensor)) is not None:
-                operands[index] = Known(np.ones(size, bool), np.full(size, value))
+                operands[index] = ConstantSlices(np.ones(size, bool), np.full(size, value))
             if operands[index] is None:
                 unknown.append(index)
         if not any(operands):
             return None
         for index in unknown:
-            operands[index] = Known(np.zeros(size, bool), np.zeros(size))
+            operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         masks = [k.mask for k in operands if k is not None]
         all_known = masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
         decided = self.decided(node, facts, operands)
         values = self._values(node, facts, operands, all_known)
-        computed = None if values is None else Known(all_known, values)
+        computed = None if values is None else ConstantSlices(all_known, values)
         if decided is None or not decided.mask.any():
             return computed
         return decided if computed is None else merge(computed, decided)
@@ -111,14 +120,14 @@ class Elementwise(Linked):
             if not is_constant(tensor):
                 if index not in aligned or facts.constants(tensor, aligned[index]) is None:
                     return False
-                uneven = uneven or aligned[index] in facts.pattern.get(tensor.name, {})
+                uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
             elif not uneven:
                 known = facts.known(tensor, aligned[index]) if index in aligned else None
                 uneven = facts.uniform(tensor) is None if known is None else not known.mask.all()
         return uneven
 
-    def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> Pattern | None:
-        operands: dict[int, Pattern] = {}
+    def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantMap | None:
+        operands: dict[int, ConstantMap] = {}
         for index, _ in present(node.inputs):
             operand = self._operand_map(node, facts, index, axis, aligned)
             if operand is None:
@@ -139,27 +148,29 @@ class Elementwise(Linked):
             return None
         value = np.zeros(shape, computed.dtype)
         value[mask] = computed.reshape(-1, *shape[1:])
-        return Pattern(mask, value, places)
+        return ConstantMap(mask, value, places)
 
-    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         for axis, aligned in facts.aligned(node).items():
             if not self._may_tie(node, facts, aligned):
                 continue
             size = facts.size(node.outputs[0], axis) or 0
             parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
-            found = self.combined(node, parts) or ties.grouped(parts)
+            found = self.combined(node, parts) or linear_dependence.grouped(parts)
             fixed = facts.constants(node.outputs[0], axis)
             if fixed is not None:
                 found = replace(found, inside=found.inside & ~fixed)
-            before = [t.reps for i, a in aligned.items() if (t := facts.tied.get((node.inputs[i].name, a))) is not None]
-            tied = ties.tied(found, np.concatenate(before) if before else None)
-            if tied is not None:
-                yield 0, axis, tied
+            before = [
+                t.reps for i, a in aligned.items() if (t := facts.dependence.get((node.inputs[i].name, a))) is not None
+            ]
+            dependence = linear_dependence.dependence(found, np.concatenate(before) if before else None)
+            if dependence is not None:
+                yield 0, axis, dependence
 
     @staticmethod
     def _may_tie(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
         """Whether some slices are tied already, or constants meet what is shared along the axis."""
-        if any((node.inputs[i].name, a) in facts.tied for i, a in aligned.items()):
+        if any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
         shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
         return shared and any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
@@ -171,14 +182,18 @@ class Elementwise(Linked):
         if index not in aligned:
             value = facts.uniform(tensor)
             if value is None:
-                return ties.broadcast(tensor.name, size)
-            return ties.constants(np.ones(size, bool), np.full(size, value))
-        known, tied = facts.known(tensor, aligned[index]), facts.tied.get((tensor.name, aligned[index]))
-        if known is None and tied is not None:
-            return ties.follows(tensor.name, tied)
-        known = known or Known(np.zeros(size, bool), np.zeros(size))
-        fixed = ties.constants(known.mask, known.value)
-        return fixed if tied is None else ties.either(fixed, ties.follows(tensor.name, tied))
+                return linear_dependence.broadcast(tensor.name, size)
+            return linear_dependence.constants(np.ones(size, bool), np.full(size, value))
+        known, dependence = facts.known(tensor, aligned[index]), facts.dependence.get((tensor.name, aligned[index]))
+        if known is None and dependence is not None:
+            return linear_dependence.follows(tensor.name, dependence)
+        known = known or ConstantSlices(np.zeros(size, bool), np.zeros(size))
+        fixed = linear_dependence.constants(known.mask, known.value)
+        return (
+            fixed
+            if dependence is None
+            else linear_dependence.either(fixed, linear_dependence.follows(tensor.name, dependence))
+        )
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         """The output as combinations, where the operator is linear in these operands."""
@@ -186,34 +201,34 @@ class Elementwise(Linked):
 
     def _operand_map(
         self, node: gs.Node, facts: Facts, index: int, axis: int, aligned: dict[int, int]
-    ) -> Pattern | None:
+    ) -> ConstantMap | None:
         """What is known of one operand, as maps of slices along this axis of the output; None if nothing is."""
         tensor, output = node.inputs[index], node.outputs[0]
         size, rank = facts.size(output, axis) or 0, len(output.shape)
         own: int | None = aligned.get(index)
         if own is not None:
-            pattern = facts.maps(tensor, own)
+            constant_map = facts.maps(tensor, own)
         elif is_constant(tensor):  # the same in all slices
             own, values = self.align(node, index, axis), facts.value(tensor)
             one = whole(values[None], 0) if own is None else whole(values, own)
-            pattern = Pattern(np.ones(size, bool), one.value, one.index)
+            constant_map = ConstantMap(np.ones(size, bool), one.value, one.index)
         else:
             return None
-        if pattern is None:
+        if constant_map is None:
             return None
         rows: list[Rows | None] = []
-        shape = [len(pattern.value)]
+        shape = [len(constant_map.value)]
         for other in (a for a in range(rank) if a != axis):
             a = self.align(node, index, other)
             place = None if a is None or a == own else a - (own is not None and a > own)
-            found = None if place is None else pattern.index[place]
+            found = None if place is None else constant_map.index[place]
             if found is not None and found.span != facts.span(output, other):
                 return None  # a map must have the output's own sizes, or it would be repeated
             rows.append(found)
-            shape.append(1 if place is None else pattern.value.shape[place + 1])
-        return Pattern(pattern.mask, pattern.value.reshape(shape), tuple(rows))
+            shape.append(1 if place is None else constant_map.value.shape[place + 1])
+        return ConstantMap(constant_map.mask, constant_map.value.reshape(shape), tuple(rows))
 
-    def _values(self, node: gs.Node, facts: Facts, operands: list[Known | None], mask: Mask) -> Array | None:
+    def _values(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""
         if not mask.any():
             return None
@@ -229,7 +244,7 @@ class Elementwise(Linked):
         results = evaluate(node, facts.opset, operands)
         return None if results is None else results[0]
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         """Slices that are constant because of some operands alone, whatever finite values the others have."""
         return None
 
@@ -240,7 +255,7 @@ class Elementwise(Linked):
             return None
         data = orders.written(node.inputs[computed[0]], along[0], order)
         others = self._constants_in_order(node, axis, order, orders)
-        return None if data is None or others is None else in_turn([data, *others])
+        return None if data is None or others is None else sequence([data, *others])
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
         ranks = len(shape_of(node.outputs[0]) or ()), len(shape_of(node.inputs[index]) or ())
@@ -250,7 +265,7 @@ class Elementwise(Linked):
             return None
         behind = orders.read(node.outputs[0], out, order)
         others = self._constants_in_order(node, out, inverse(order), orders)
-        return None if behind is None or others is None else in_turn([behind, *others])
+        return None if behind is None or others is None else sequence([behind, *others])
 
     def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change] | None:
         """The constant operands that run along the axis of the output, in another order."""
@@ -342,12 +357,12 @@ class Arithmetic(Elementwise):
         found = along_one_axis(operands[1], node.outputs[0])
         return None if found is None else self.with_values(operands[0], *found)
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         operands, affine = with_constant(node), self.affine(node)
         if operands is None or affine is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
             return None
         scale, shift = _only(affine.scale), _only(affine.shift)
-        return None if scale is None or shift is None else Ramp(affine.data, scale, shift)
+        return None if scale is None or shift is None else ClampedAffine(affine.data, scale, shift)
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         """The operation with this constant."""
@@ -361,11 +376,11 @@ class Sum(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, np.ones(()), values, axis)
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_addend(node, affine)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
-        return ties.added(parts, [1.0, 1.0])
+        return linear_dependence.added(parts, [1.0, 1.0])
 
     def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
         first, second = operands
@@ -385,7 +400,7 @@ class Difference(Arithmetic):
         return Affine(data, np.ones(()), -values, axis)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
-        return ties.added(parts, [1.0, -1.0])
+        return linear_dependence.added(parts, [1.0, -1.0])
 
     def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
         first, second = operands
@@ -405,7 +420,7 @@ class Product(Arithmetic):
         return not any(is_constant(t) for t in node.inputs)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
-        return ties.multiplied(*parts)
+        return linear_dependence.multiplied(*parts)
 
     def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
         return polynomial.multiplied(*operands)
@@ -414,7 +429,7 @@ class Product(Arithmetic):
         bounds = [facts.lowest(t) for t in node.inputs]
         return 0.0 if node.inputs[0] is node.inputs[1] or min(bounds) >= 0 else -math.inf
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
 
 
@@ -422,7 +437,7 @@ class Product(Arithmetic):
 class Conjunction(Elementwise):
     """A false operand decides alone."""
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
 
 
@@ -437,7 +452,7 @@ class Quotient(Arithmetic):
         return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
-        return ties.divided(*parts)
+        return linear_dependence.divided(*parts)
 
     def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
         divisor = polynomial.number(operands[1])
@@ -447,7 +462,7 @@ class Quotient(Arithmetic):
         numerator, denominator = (facts.lowest(t) for t in node.inputs)
         return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
         safe = safe or facts.lowest(node.inputs[1]) > 0
         return _zero_by_one(operands[:1]) if safe else None
@@ -476,12 +491,12 @@ def _only(values: Array) -> float | None:
     return float(first[0]) if first.size and bool((values == first[0]).all()) else None
 
 
-def _zero_by_one(operands: list[Known | None]) -> Known:
+def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
     mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
     dtype = next((k.value.dtype for k in given if k.mask.any()), given[0].value.dtype)
-    return Known(mask, np.zeros(mask.shape, dtype))
+    return ConstantSlices(mask, np.zeros(mask.shape, dtype))
 
 
 @register("Where")
@@ -498,57 +513,61 @@ class Where(Elementwise):
         alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, condition.shape)
         return taken if alike else None
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         condition, chosen, other = operands
         if condition is None or chosen is None or other is None:
             return None
         truth = condition.value.astype(bool)
         mask = condition.mask & np.where(truth, chosen.mask, other.mask)
         dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
-        return Known(mask, np.where(truth, chosen.value, other.value).astype(dtype))
+        return ConstantSlices(mask, np.where(truth, chosen.value, other.value).astype(dtype))
 
 
 @register("Relu")
 class Rectifier(Elementwise):
     """Not below zero."""
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
-        return Ramp(node.inputs[0], low=0.0)
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        return ClampedAffine(node.inputs[0], low=0.0)
 
 
 @register("HardSigmoid")
 class HardSigmoid(Elementwise):
     """A ramp from 0 to 1."""
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         scale, shift = node.attrs.get("alpha", np.float32(0.2)), node.attrs.get("beta", np.float32(0.5))
-        return Ramp(node.inputs[0], float(scale), float(shift), 0.0, 1.0)
+        return ClampedAffine(node.inputs[0], float(scale), float(shift), 0.0, 1.0)
 
 
 @register("Min", "Max")
 class Extremum(Elementwise):
     """The smallest or the largest of its operands; with one number beside the data, a bound."""
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         operands = with_constant(node)
         found = None if operands is None else along_one_axis(operands[1], node.outputs[0])
         if operands is None or found is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
             return None
         bound = _only(found[0])
-        return None if bound is None else Ramp(operands[0], **{"high" if node.op == "Min" else "low": bound})
+        return None if bound is None else ClampedAffine(operands[0], **{"high" if node.op == "Min" else "low": bound})
 
 
 @register("Clip")
 class Clip(Elementwise):
     """Between two bounds, which are operands from opset 11 on."""
 
-    def ramp(self, node: gs.Node) -> Ramp | None:
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         bounds = [node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)]
         for place, tensor in present(node.inputs[1:3]):
             if not is_constant(tensor):
                 return None
             bounds[place] = float(np.asarray(tensor.values).reshape(()))
-        return Ramp(node.inputs[0], low=float(bounds[0]), high=float(bounds[1])) if bounds[0] <= bounds[1] else None
+        return (
+            ClampedAffine(node.inputs[0], low=float(bounds[0]), high=float(bounds[1]))
+            if bounds[0] <= bounds[1]
+            else None
+        )
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         if "min" in node.attrs or "max" in node.attrs or operands[0] is None:
@@ -587,7 +606,7 @@ class CastLike(Copy):
         for link in facts.links(node):
             known = facts.known(node.inputs[0], link.input_axis)
             if known is not None and dtype is not None and not isinstance(dtype, int):
-                yield 0, link.output_axis, Known(known.mask, known.value.astype(dtype))
+                yield 0, link.output_axis, ConstantSlices(known.mask, known.value.astype(dtype))
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         return iter(())
@@ -684,13 +703,13 @@ class BatchNormalization(PerChannel):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return [] if self._trains(node) else super().links(node, facts)
 
-    def decided(self, node: gs.Node, facts: Facts, operands: list[Known | None]) -> Known | None:
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         """A scale of zero leaves the bias."""
         scale, bias, mean, variance = operands[1:5]
         if scale is None or bias is None or mean is None or variance is None:
             return None
         sound = mean.mask & variance.mask & (variance.value >= 0)
-        return Known(scale.mask & (scale.value == 0) & bias.mask & sound, bias.value)
+        return ConstantSlices(scale.mask & (scale.value == 0) & bias.mask & sound, bias.value)
 
     @staticmethod
     def _trains(node: gs.Node) -> bool:

@@ -10,20 +10,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.affine import Affine
-from passes.extents import Extent, Window
-from passes.ops.arrangement import Arrangement, reshaped, transposed
-from passes.ops.base import Blocks, Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, register, rules
-from passes.patterns import MOST_PLACES, Pattern, Sliding, combined
-from passes.rows import Rows, together
-from passes.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
+from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, Sliding, combined
+from passes.abstract_values.element_order import Arrangement, reshaped, transposed
+from passes.abstract_values.kernel_shape import Blocks
+from passes.abstract_values.row_index import Rows, together
+from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Link, Maps, Sets
+from passes.abstract_values.symbolic_sizes import Extent, Window
+from passes.graph.tensors import Array, Index, Mask, int_list, is_constant, operand, present, shape_of, size_of
+from passes.ops.base import Linked, register, rules
 
 if TYPE_CHECKING:
-    from passes.changes import Change
-    from passes.facts import Facts
-    from passes.fuse import Fuser
-    from passes.order import Orders
-    from passes.rewrite import Rewriter
+    from passes.graph.edits import Change
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
 
 
 class Movement(Linked):
@@ -39,11 +41,11 @@ class Movement(Linked):
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
 
-    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """An axis that stays as it is keeps what is known of its slices."""
         links = facts.links(node) if self.only_picks else []
         for link in links:
-            found = facts.tied.get((node.inputs[link.input].name, link.input_axis))
+            found = facts.dependence.get((node.inputs[link.input].name, link.input_axis))
             others = [k for k in links if (k.output, k.output_axis) == (link.output, link.output_axis)]
             if found is not None and link.source is None and len(others) == 1:
                 yield link.output, link.output_axis, found
@@ -63,13 +65,13 @@ class Movement(Linked):
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Channels and positions are picked from the maps of the inputs."""
-        if not any(t.name in facts.pattern for t in node.inputs):
+        if not any(t.name in facts.constant_map for t in node.inputs):
             return
         links = facts.links(node)
-        uneven = [k for k in links if k.input_axis in facts.pattern.get(node.inputs[k.input].name, {})]
+        uneven = [k for k in links if k.input_axis in facts.constant_map.get(node.inputs[k.input].name, {})]
         for output, axis in sorted({(k.output, k.output_axis) for k in uneven}):
             parts = [k for k in links if (k.output, k.output_axis) == (output, axis)]
-            total: Pattern | None = None
+            total: ConstantMap | None = None
             for part in parts:
                 picked = self._picked(node, facts, links, part)
                 if picked is not None:
@@ -77,7 +79,7 @@ class Movement(Linked):
             if total is not None:
                 yield output, axis, total
 
-    def _picked(self, node: gs.Node, facts: Facts, links: list[Link], part: Link) -> Pattern | None:
+    def _picked(self, node: gs.Node, facts: Facts, links: list[Link], part: Link) -> ConstantMap | None:
         """The maps of one input, channels and positions as one link and its companions take them."""
         known, output = facts.maps(node.inputs[part.input], part.input_axis), node.outputs[part.output]
         if known is None or part.split:
@@ -106,7 +108,7 @@ class Movement(Linked):
             for number, place in enumerate(targets.get(axis, ())):
                 picks[place + 1], shapes[place + 1] = joint[1][:, number], _along(len(index), rank)
         value = known.value[tuple(p.reshape(s) for p, s in zip(picks, shapes, strict=True))]
-        return Pattern(mask.mask, value, tuple(index))
+        return ConstantMap(mask.mask, value, tuple(index))
 
     def _target(
         self, node: gs.Node, facts: Facts, links: list[Link], part: Link, axis: int, rows: Rows
@@ -131,9 +133,9 @@ def _along(place: int, rank: int) -> list[int]:
     return [-1 if a == place else 1 for a in range(rank)]
 
 
-def _not_even(mask: Mask) -> Known:
+def _not_even(mask: Mask) -> ConstantSlices:
     """Slices of which it is only said that they are known."""
-    return Known(mask, np.full(mask.shape, np.nan))
+    return ConstantSlices(mask, np.full(mask.shape, np.nan))
 
 
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
@@ -155,7 +157,7 @@ def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
     for axis in range(len(shape_of(node.outputs[0]) or ())):
         size = facts.size(node.outputs[0], axis)
         if size:
-            yield 0, axis, Known(np.ones(size, bool), np.full(size, value))
+            yield 0, axis, ConstantSlices(np.ones(size, bool), np.full(size, value))
 
 
 def all_but(node: gs.Node, facts: Facts, axis: int) -> list[Link]:
@@ -202,7 +204,7 @@ class Transpose(Movement):
     def _perm(node: gs.Node, rank: int) -> list[int]:
         return list(node.attrs.get("perm") or range(rank)[::-1])
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """What can be put into the node before it, along the axis as it is there."""
         rank = len(shape_of(node.inputs[0]) or ())
         if not rank:
@@ -292,10 +294,10 @@ class Concat(Movement):
                     yield 0, channels, beside
 
     @staticmethod
-    def _beside(node: gs.Node, facts: Facts, axis: int, channels: int) -> Pattern | None:
+    def _beside(node: gs.Node, facts: Facts, axis: int, channels: int) -> ConstantMap | None:
         """Slices that are known in all operands, which lie side by side along another axis of static size."""
         place, first = axis - (axis > channels), 0
-        parts: list[Pattern] = []
+        parts: list[ConstantMap] = []
         rows: list[Index] = []
         for tensor in node.inputs:
             known, size = facts.maps(tensor, channels), facts.size(tensor, axis)
@@ -310,14 +312,14 @@ class Concat(Movement):
         mask = np.asarray(np.logical_and.reduce([p.mask for p in parts]))
         value = np.concatenate([p.value for p in parts], axis=place + 1)
         index = tuple(Rows(np.concatenate(rows)) if p == place else None for p in range(len(parts[0].index)))
-        return Pattern(mask, value, index)
+        return ConstantMap(mask, value, index)
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         # along any other axis, one operand alone does not say what the whole slice holds
         return known if link.source is not None else None
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().sees(node, facts, stored)
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
         if not demands:
             return {}
         axis = node.attrs["axis"] % len(node.outputs[0].shape)
@@ -327,7 +329,7 @@ class Concat(Movement):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
-        seen = [rewriter.seen(node, i, axis) for i in range(len(node.inputs))]
+        seen = [rewriter.required(node, i, axis) for i in range(len(node.inputs))]
         kept = [t for t, s in zip(list(node.inputs), seen, strict=True) if s is None or s.any()]
         rewriter.set_inputs(node, kept)
 
@@ -359,7 +361,7 @@ class Split(Movement):
             start += size
         return found
 
-    def takes(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """What scales and shifts one part can be put into the node before, if it leaves the other parts alone."""
         rank = len(shape_of(node.inputs[0]) or ())
         axis = rank - affine.axis if affine.axis is not None else None
@@ -385,9 +387,9 @@ class Split(Movement):
         whole[start : start + order.size] = start + order
         return orders.written(node.inputs[0], axis, whole)
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """Along the other axes all parts store the same, as they come from one input."""
-        result = super().produces(node, facts, asked)
+        result = super().storable_outputs(node, facts, asked)
         axis = node.attrs.get("axis", 0) % len(node.inputs[0].shape or (0,))
         for other in {a for _, a in result if a != axis}:
             keys = [(o, other) for o in range(len(node.outputs))]
@@ -471,7 +473,7 @@ class Slice(Movement):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        changed = {a for a in range(rank) if rewriter.seen(node, 0, a) is not None}
+        changed = {a for a in range(rank) if rewriter.required(node, 0, a) is not None}
         ranges = self._ranges(rewriter.before)
         if not changed or ranges is None:
             return
@@ -576,8 +578,8 @@ class Gather(Movement):
         need[source.reshape(-1)] = True
         return axis, need
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().sees(node, facts, stored)
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
         axis = self._axis(node)
         if axis is None:
             return demands
@@ -596,7 +598,7 @@ class Gather(Movement):
         if not is_constant(node.inputs[1]) or not rank:
             return
         axis = int(node.attrs.get("axis", 0)) % rank
-        seen = rewriter.seen(node, 0, axis)
+        seen = rewriter.required(node, 0, axis)
         indices = np.asarray(node.inputs[1].values).astype(np.int64)
         asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
         if seen is None and asked is None:
@@ -657,8 +659,8 @@ class Pad(Movement):
             found.append(Link(0, axis, 0, axis, source))
         return found
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        result = super().produces(node, facts, asked)
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
         for link in facts.links(node):
             key = 0, link.output_axis
             if link.source is not None and key in result and not (result[key] & (link.source >= 0)).any():
@@ -666,14 +668,14 @@ class Pad(Movement):
                 result[key] = result[key] | (np.arange(link.source.size) == int((link.source >= 0).argmax()))
         return result
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         amounts = self._amounts(node, facts)
         elsewhere = any(p != (0, 0) for a, p in enumerate(amounts) if a != link.input_axis)
         constant_mode = node.attrs.get("mode", "constant") == "constant"
         if elsewhere and constant_mode:  # a border of another value makes the slice uneven
             value = self._value(node, facts)
             same = np.zeros(known.mask.shape, bool) if value is None else known.value == value
-            known = Known(known.mask & same, known.value)
+            known = ConstantSlices(known.mask & same, known.value)
         return known
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
@@ -683,12 +685,12 @@ class Pad(Movement):
             if link.source is None or value is None:
                 continue
             dtype = node.inputs[0].dtype
-            border = Known(
+            border = ConstantSlices(
                 link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32)
             )
             before = found.get((0, link.output_axis))
             if before is not None:
-                border = Known(border.mask | before.mask, np.where(border.mask, border.value, before.value))
+                border = ConstantSlices(border.mask | before.mask, np.where(border.mask, border.value, before.value))
             found[0, link.output_axis] = border
         for (output, axis), known in found.items():
             yield output, axis, known
@@ -712,8 +714,8 @@ class Pad(Movement):
                 yield 0, axis, found
 
     def _padded(
-        self, node: gs.Node, facts: Facts, axis: int, pads: list[tuple[int, int]], known: Pattern
-    ) -> Pattern | None:
+        self, node: gs.Node, facts: Facts, axis: int, pads: list[tuple[int, int]], known: ConstantMap
+    ) -> ConstantMap | None:
         """Known maps of the slices along an axis, with what is padded on the others."""
         mode, value = node.attrs.get("mode", "constant"), self._value(node, facts)
         others = [a for a in range(len(pads)) if a != axis]
@@ -722,12 +724,14 @@ class Pad(Movement):
                 None if rows is None else Rows(np.pad(rows.places, pads[a], mode=mode))
                 for rows, a in zip(known.index, others, strict=True)
             ]
-            return Pattern(known.mask, known.value, tuple(index))
+            return ConstantMap(known.mask, known.value, tuple(index))
         if mode != "constant" or value is None:
             return None
         windows = [Window(1, before=pads[a][0], after=pads[a][1]) for a in others[1:]]
         found = Sliding(windows, [facts.span(node.inputs[0], a) for a in others[1:]]).over(known, value)
-        return None if found is None else Pattern(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
+        return (
+            None if found is None else ConstantMap(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
+        )
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         pads = self._pads(rewriter.before)

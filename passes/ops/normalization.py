@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes import ties
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, Ties, merge, register
-from passes.ops.moments import Absent, WrittenOut
+from passes.abstract_values import linear_dependence
+from passes.abstract_values.slices import (
+    Constants,
+    ConstantSlices,
+    Demand,
+    Demands,
+    Dependences,
+    Link,
+    Maps,
+    Sets,
+    merge,
+)
+from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.ops.base import Linked, register
 from passes.ops.movement import all_but, same_axis
-from passes.ops.slicewise import maps_by_slices
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.ops.normalization_moments import Absent, WrittenOut
+from passes.ops.per_slice import maps_by_slices
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.rewrite import Rewriter
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 
 class Normalization(Linked):
@@ -38,7 +49,7 @@ class Normalization(Linked):
             return []
         return same_axis(node, facts, [(a, a) for a in range(int(node.attrs.get("axis", -1)) % rank)])
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return None
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
@@ -52,9 +63,9 @@ class Normalization(Linked):
             return
         for axis in range(first, rank):
             zeros, size = facts.zero(scale, axis - first), facts.size(node.inputs[0], axis)
-            shift = Known(zeros, np.zeros(zeros.size)) if bias is None else facts.known(bias, axis - first)
+            shift = ConstantSlices(zeros, np.zeros(zeros.size)) if bias is None else facts.known(bias, axis - first)
             if shift is not None and zeros.size == shift.mask.size == size:
-                yield 0, axis, Known(zeros & shift.mask, shift.value)
+                yield 0, axis, ConstantSlices(zeros & shift.mask, shift.value)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -63,7 +74,7 @@ class Normalization(Linked):
 
     # -- the axis that is normalised over ----------------------------------------------------------------------------
 
-    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, Known] | None:
+    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         """The one axis of the statistics and its constants, where it pays to leave those out."""
         x, scale, bias = node.inputs[0], operand(node, 1), operand(node, 2)
         rank = len(shape_of(x) or ())
@@ -86,7 +97,7 @@ class Normalization(Linked):
         shift = np.zeros(size) if bias is None else facts.value(bias).astype(np.float64)
         return facts.value(node.inputs[1]).astype(np.float64), shift
 
-    def ties(self, node: gs.Node, facts: Facts) -> Ties:
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         found = self.channels(node, facts)
         if found is None:
             return
@@ -94,23 +105,25 @@ class Normalization(Linked):
         scale, bias = self._factors(node, facts, known.mask.size)
         value = np.where(known.mask, known.value, 0).astype(np.float64)
         rows = self.rows(value, scale)
-        tied = ties.tied(ties.Combination(known.mask, tuple(range(rows.shape[1])), rows, bias))
-        if tied is not None:
-            yield 0, axis, tied
+        dependence = linear_dependence.dependence(
+            linear_dependence.Combination(known.mask, tuple(range(rows.shape[1])), rows, bias)
+        )
+        if dependence is not None:
+            yield 0, axis, dependence
 
     def rows(self, value: Array, scale: Array) -> Array:
         """Normalised constants as combinations of what all channels share: float64 [n, quantities]."""
         raise NotImplementedError
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        result = super().produces(node, facts, asked)
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
         found = self.channels(node, facts)
         if found is not None and (0, found[0]) in asked:
             result[0, found[0]] = asked[0, found[0]]
         return result
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().sees(node, facts, stored)
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
         found = self.channels(node, facts)
         if found is not None:
             axis, known = found
@@ -129,7 +142,7 @@ class Normalization(Linked):
             return
         axis, known = found
         whole = np.ones(known.mask.size, bool)
-        seen, out = rewriter.seen(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
+        seen, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
         seen, out = whole if seen is None else seen, whole if out is None else out
         if seen.all():
             normalised = None if out.all() else rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
@@ -138,7 +151,9 @@ class Normalization(Linked):
             return
         self.lower_narrowed(node, rewriter, axis, known, seen, out)
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, known: Known, seen: Mask, out: Mask) -> None:
+    def lower_narrowed(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+    ) -> None:
         """Normalise the slices `seen`, with the constants that are not among them in the statistics; write `out`."""
         raise NotImplementedError
 
@@ -156,7 +171,9 @@ class LayerNormalization(Normalization):
     def rows(self, value: Array, scale: Array) -> Array:
         return np.stack([scale * value, -scale], axis=1)
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, known: Known, seen: Mask, out: Mask) -> None:
+    def lower_narrowed(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+    ) -> None:
         n, at = seen.size, WrittenOut(node, rewriter)
         absent = Absent.among(known.value[None], (known.mask & ~seen)[None])
         epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
@@ -180,7 +197,7 @@ class RMSNormalization(Normalization):
         found = self.channels(node, facts)
         if found is not None and float(node.attrs.get("epsilon", np.float32(1e-5))) > 0:
             axis, known = found
-            zero = Known(known.mask & (known.value == 0), np.zeros_like(known.value))
+            zero = ConstantSlices(known.mask & (known.value == 0), np.zeros_like(known.value))
             masked[axis] = merge(zero, masked[axis]) if axis in masked else zero
         for axis, known in masked.items():
             yield 0, axis, known
@@ -188,7 +205,9 @@ class RMSNormalization(Normalization):
     def rows(self, value: Array, scale: Array) -> Array:
         return (scale * value)[:, None]
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, known: Known, seen: Mask, out: Mask) -> None:
+    def lower_narrowed(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+    ) -> None:
         """Over k of n channels, the others zero: of x · sqrt(k / n) the mean of squares is that of all n, and scale ·
         sqrt(n / k) gives the same; epsilon, an attribute in single precision, stays as it is. Other constants add the
         sum of their squares.
@@ -226,7 +245,7 @@ class LpNormalization(Linked):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return all_but(node, facts, int(node.attrs.get("axis", -1)))
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return None
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.extents import Extent, Window, slid, spatial_windows
-from passes.ops.base import Blocks, Known, Link, Linked, Maps, register
+from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
+from passes.abstract_values.kernel_shape import Blocks
+from passes.abstract_values.slices import ConstantSlices, Link, Maps
+from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
+from passes.graph.tensors import Array, volume
+from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-from passes.patterns import Pattern, Sliding, averaged, extreme, whole
-from passes.tensors import Array, volume
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
+    from passes.rewriting.channel_facts import Facts
 
 
 class Pool(Linked):
@@ -43,7 +45,7 @@ class Pool(Linked):
         if pooled is not None:
             yield 0, 1, pooled
 
-    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+    def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         """The maps that pooling makes of these; None if they are not known."""
         return None
 
@@ -70,9 +72,9 @@ class MaxPool(Pool):
     def in_blocks(self, node: gs.Node) -> Blocks:
         return "whole"
 
-    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+    def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, float("-inf")) if known.value.dtype.kind == "f" else None
-        return None if found is None else Pattern(known.mask, found[1].max(axis=sliding.inner), found[0])
+        return None if found is None else ConstantMap(known.mask, found[1].max(axis=sliding.inner), found[0])
 
 
 @register("AveragePool")
@@ -82,42 +84,44 @@ class AveragePool(Pool):
     def in_blocks(self, node: gs.Node) -> Blocks:
         return "whole"
 
-    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+    def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, 0.0)
         if found is None:
             return None
         index, seen = found
         if node.attrs.get("count_include_pad", 0):
-            return Pattern(known.mask, seen.mean(axis=sliding.inner, dtype=np.float64).astype(known.value.dtype), index)
-        ones = sliding.over(Pattern(known.mask, np.ones_like(known.value), known.index), 0.0)
+            return ConstantMap(
+                known.mask, seen.mean(axis=sliding.inner, dtype=np.float64).astype(known.value.dtype), index
+            )
+        ones = sliding.over(ConstantMap(known.mask, np.ones_like(known.value), known.index), 0.0)
         assert ones is not None
         count = ones[1].sum(axis=sliding.inner, dtype=np.float64)
         total = seen.sum(axis=sliding.inner, dtype=np.float64)
-        return Pattern(known.mask, (total / count).astype(known.value.dtype), index)
+        return ConstantMap(known.mask, (total / count).astype(known.value.dtype), index)
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in (
             "NOTSET",
             "VALID",
         )
         even = not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
-        return known if even else Known(known.mask & (known.value == 0), known.value)
+        return known if even else ConstantSlices(known.mask & (known.value == 0), known.value)
 
 
 @register("LpPool")
 class LpPool(Pool):
     """The norm of each window: only zero is known to stay what it is, the rest are maps."""
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
-        return Known(known.mask & (known.value == 0), known.value)
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
+        return ConstantSlices(known.mask & (known.value == 0), known.value)
 
-    def pooled(self, node: gs.Node, known: Pattern, sliding: Sliding) -> Pattern | None:
+    def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, 0.0)
         if found is None:
             return None
         p = int(node.attrs.get("p", 2))
         total = (np.abs(found[1].astype(np.float64)) ** p).sum(axis=sliding.inner)
-        return Pattern(known.mask, (total ** (1 / p)).astype(known.value.dtype), found[0])
+        return ConstantMap(known.mask, (total ** (1 / p)).astype(known.value.dtype), found[0])
 
 
 @register("GlobalAveragePool", "GlobalMaxPool")
@@ -137,7 +141,7 @@ class GlobalPool(Pool):
         return [np.asarray(result.astype(x.dtype))]
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        known = facts.maps(node.inputs[0], 1) if 1 in facts.pattern.get(node.inputs[0].name, {}) else None
+        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
         if known is None:
             return
         pooled = (averaged if node.op == "GlobalAveragePool" else extreme)(known, range(1, len(known.index)))
@@ -169,11 +173,11 @@ class InstanceNormalization(Linked):
             return []
         return [*same_axis(node, facts, [(0, 0), (1, 1)]), Link(1, 0, 0, 1), Link(2, 0, 0, 1)]
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         bias = facts.known(node.inputs[2], 0)
         if link.input != 0 or link.input_axis != 1 or bias is None:
             return None
-        return Known(known.mask & bias.mask, bias.value)
+        return ConstantSlices(known.mask & bias.mask, bias.value)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Mean, centring, variance (2), normalising, scale and bias: seven per element."""

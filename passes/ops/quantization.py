@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Link, register
+from passes.abstract_values.slices import Link
+from passes.graph.tensors import Array, Dim, is_constant, operand, shape_of
+from passes.ops.base import register
 from passes.ops.elementwise import PerChannel
-from passes.quantized import Quantized
-from passes.tensors import Array, Dim, is_constant, operand, shape_of
+from passes.weights.quantized import Quantized
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
+    from passes.rewriting.channel_facts import Facts
 
 
 class Quantization(PerChannel):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Constants, Demand, Demands, Known, Op, Reads, Sets, register
-from passes.tensors import Array, Mask, is_constant, operand, shape_of, static_shape, volume
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
+from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, static_shape, volume
+from passes.ops.base import Op, register
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.rewrite import Rewriter
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 #: activations that leave zero as it is
 _ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}
@@ -94,7 +95,7 @@ class Recurrent(Op):
         zero = self._zero(node, facts)
         if zero.any():
             for output, axis in self._hidden(node):
-                yield output, axis, Known(zero, np.zeros(zero.size, node.outputs[output].dtype or np.float32))
+                yield output, axis, ConstantSlices(zero, np.zeros(zero.size, node.outputs[output].dtype or np.float32))
 
     def _zero(self, node: gs.Node, facts: Facts) -> Mask:
         """Units that are zero at all times."""
@@ -143,7 +144,7 @@ class Recurrent(Op):
         """Features that these units depend on."""
         return np.asarray((self._per_gate(node, facts, 1)[:, :, units] != 0).any(axis=(0, 1, 2)))
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         if not asked or not self.is_understood(node, facts) or not self.is_constant(node):
             return {}
         whole = np.ones(self.units(node), bool)
@@ -153,7 +154,7 @@ class Recurrent(Op):
             kept[0] = True
         return dict.fromkeys(self._hidden(node), kept)
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         if not self.is_understood(node, facts):
             return {}
         kept = next(iter(stored.values()), np.ones(self.units(node), bool))
@@ -176,7 +177,7 @@ class Recurrent(Op):
         facts, before = rewriter.facts, rewriter.before
         if not self.is_understood(before, facts):
             return
-        seen = rewriter.seen(node, 0, 2)
+        seen = rewriter.required(node, 0, 2)
         masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
         kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
         features = np.ones(before.inputs[1].shape[2], bool) if seen is None else seen

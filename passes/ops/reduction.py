@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.evaluate import evaluate
-from passes.ops.base import Constants, Demand, Demands, Known, Link, Linked, Maps, Sets, register
+from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
+from passes.graph.evaluate import evaluate
+from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
+from passes.ops.base import Linked, register
 from passes.ops.movement import all_but, filled, same_axis
-from passes.ops.slicewise import maps_by_slices
-from passes.patterns import Pattern, averaged, extreme
-from passes.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
+from passes.ops.per_slice import maps_by_slices
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.rewrite import Rewriter
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 
 _COMPUTED = 1 << 20  # elements: no larger constant is made only to be reduced
@@ -76,9 +77,9 @@ class Reduce(Linked):
         results = evaluate(node, facts.opset, operands)
         return None if results is None or results[0].size != 1 else results[0].reshape(())
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         # of a sum, how many are added is not known here; zeros stay zero
-        return Known(known.mask & (known.value == 0), known.value)
+        return ConstantSlices(known.mask & (known.value == 0), known.value)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         x, axes = node.inputs[0], reduced_axes(node)
@@ -91,10 +92,10 @@ class Reduce(Linked):
             if not node.attrs.get("keepdims", 1):
                 index = tuple(rows for place, rows in enumerate(reduced.index) if place not in places)
                 value = reduced.value.squeeze(tuple(place + 1 for place in places))
-                reduced = Pattern(reduced.mask, value, index)
+                reduced = ConstantMap(reduced.mask, value, index)
             yield 0, link.output_axis, reduced
 
-    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         """The maps reduced over these of their other axes; None if they are not known."""
         return None
 
@@ -115,8 +116,8 @@ class Reduce(Linked):
                 return axis, ~dispensable
         return None
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().sees(node, facts, stored)
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
         narrowed = self.narrowed(node, facts)
         if narrowed is not None:
             axis, need = narrowed
@@ -126,7 +127,7 @@ class Reduce(Linked):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         narrowed = self.narrowed(rewriter.before, rewriter.facts)
-        seen = None if narrowed is None else rewriter.seen(node, 0, narrowed[0])
+        seen = None if narrowed is None else rewriter.required(node, 0, narrowed[0])
         if narrowed is not None and seen is not None:
             self.lower_narrowed(node, rewriter, narrowed[0], seen)
 
@@ -145,7 +146,7 @@ class ReduceWhole(Reduce):
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return -math.inf
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return super().constant(node, facts, link, known) if node.op == "ReduceProd" else None
 
 
@@ -166,22 +167,22 @@ class ReduceSum(Reduce):
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
         x = node.inputs[0]
-        known, tied = facts.known(x, axis), facts.tied.get((x.name, axis))
+        known, dependence = facts.known(x, axis), facts.dependence.get((x.name, axis))
         found = np.zeros(facts.size(x, axis) or 0, bool)
         if known is not None:
             found |= known.mask if self._others(node, facts, axis) is not None else known.mask & (known.value == 0)
-        if tied is not None and (not tied.shift.any() or self._others(node, facts, axis) is not None):
-            found |= tied.mask
+        if dependence is not None and (not dependence.shift.any() or self._others(node, facts, axis) is not None):
+            found |= dependence.mask
         return found
 
-    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         mean = averaged(known, places)
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or ()]
         if mean is None or None in sizes:
             return None
         count = math.prod(s for s in sizes if s is not None)
         value = (mean.value.astype(np.float64) * count).astype(known.value.dtype)
-        return Pattern(mean.mask, value, mean.index)
+        return ConstantMap(mean.mask, value, mean.index)
 
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         """How many elements of one slice are added to each other, None if that is not static."""
@@ -191,13 +192,13 @@ class ReduceSum(Reduce):
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
         before, facts = rewriter.before, rewriter.facts
         x = before.inputs[0]
-        known, tied = facts.known(x, axis), facts.tied.get((x.name, axis))
+        known, dependence = facts.known(x, axis), facts.dependence.get((x.name, axis))
         weights = np.ones(seen.size)
         total = 0.0 if known is None else float(known.value[known.mask & ~seen].astype(np.float64).sum())
-        if tied is not None:
-            gone = tied.mask & ~seen
-            np.add.at(weights, tied.reps, tied.coef[gone].sum(axis=0))
-            total += float(tied.shift[gone].sum())
+        if dependence is not None:
+            gone = dependence.mask & ~seen
+            np.add.at(weights, dependence.reps, dependence.coef[gone].sum(axis=0))
+            total += float(dependence.shift[gone].sum())
         self._write(node, rewriter, axis, seen, weights[seen], total * (self._others(before, facts, axis) or 1))
 
     def _write(
@@ -226,7 +227,7 @@ class ReduceMean(ReduceSum):
 
     averages = True
 
-    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         return averaged(known, places)
 
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
@@ -238,7 +239,7 @@ class ReduceMean(ReduceSum):
         share = float(seen.sum()) / seen.size
         super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known
 
 
@@ -248,10 +249,10 @@ class ReduceExtremum(Reduce):
 
     averages = True
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known
 
-    def reduced(self, node: gs.Node, facts: Facts, known: Pattern, places: set[int]) -> Pattern | None:
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         return extreme(known, places, np.max if node.op == "ReduceMax" else np.min)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
@@ -285,7 +286,7 @@ class Softmax(Linked):
             return all_but(node, facts, int(node.attrs.get("axis", -1)))
         return same_axis(node, facts, [(a, a) for a in range(int(node.attrs.get("axis", 1)) % rank)])
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
@@ -312,7 +313,7 @@ class Softmax(Linked):
         rank = len(shape_of(node.inputs[0]) or ())
         results = evaluate(node, facts.opset, [known.value.reshape([-1 if a == axis else 1 for a in range(rank)])])
         if results is not None and results[0].size == known.mask.size:
-            yield 0, axis, Known(known.mask, results[0].reshape(-1))
+            yield 0, axis, ConstantSlices(known.mask, results[0].reshape(-1))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Subtract the maximum, exponentiate, sum, divide: four per element."""
@@ -334,5 +335,5 @@ class AlongAxis(Linked):
         keepdims = node.attrs.get("keepdims", 1)
         return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(kept)])
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return None

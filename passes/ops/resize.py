@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.base import Blocks, Known, Link, Linked, Maps, register
+from passes.abstract_values.constant_maps import ConstantMap
+from passes.abstract_values.kernel_shape import Blocks
+from passes.abstract_values.row_index import Rows
+from passes.abstract_values.slices import ConstantSlices, Link, Maps
+from passes.graph.tensors import is_constant, operand, shape_of
+from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-from passes.patterns import Pattern
-from passes.rows import Rows
-from passes.tensors import is_constant, operand, shape_of
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.rewrite import Rewriter
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Resize", "Upsample")
@@ -52,11 +54,11 @@ class Resize(Linked):
     def _crops(node: gs.Node) -> bool:
         return str(node.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: Known) -> Known | None:
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         if self._crops(node):  # what lies outside has a value of its own
-            return Known(known.mask & (known.value == node.attrs.get("extrapolation_value", 0.0)), known.value)
+            return ConstantSlices(known.mask & (known.value == node.attrs.get("extrapolation_value", 0.0)), known.value)
         if str(node.attrs.get("mode", "nearest")) == "cubic":
-            return Known(known.mask & (known.value == 0), known.value)
+            return ConstantSlices(known.mask & (known.value == 0), known.value)
         return known
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
@@ -64,7 +66,7 @@ class Resize(Linked):
         x, y = node.inputs[0], node.outputs[0]
         if str(node.attrs.get("mode", "nearest")) != "nearest" or not self._repeats(node):
             return
-        for axis in facts.pattern.get(x.name, {}):
+        for axis in facts.constant_map.get(x.name, {}):
             known = facts.maps(x, axis)
             if known is None or facts.size(y, axis) != known.mask.size:
                 continue
@@ -75,7 +77,7 @@ class Resize(Linked):
                     break
                 index.append(None if rows is None else Rows(np.repeat(rows.places, (size or 0) // rows.places.size)))
             else:
-                yield 0, axis, Pattern(known.mask, known.value, tuple(index))
+                yield 0, axis, ConstantMap(known.mask, known.value, tuple(index))
 
     @staticmethod
     def _repeats(node: gs.Node) -> bool:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.ops.arrangement import Arrangement, reshaped
-from passes.ops.base import Constants, Demand, Demands, Link, Op, Reads, Sets, register
+from passes.abstract_values.element_order import Arrangement, reshaped
+from passes.abstract_values.reshape_groups import matched_groups
+from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
+from passes.graph.tensors import Array, Dim, Index, int_list, is_constant, shape_of, static_shape
+from passes.ops.base import Op, register
 from passes.ops.movement import Movement, filled, same_axis
-from passes.shapes import matched_groups
-from passes.tensors import Array, Dim, Index, int_list, is_constant, shape_of, static_shape
 
 if TYPE_CHECKING:
-    from passes.facts import Facts
-    from passes.rewrite import Rewriter
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Reshape", "Flatten")
@@ -79,9 +80,9 @@ class Reshape(Movement):
         """Only axes that are kept: part of a merged axis frees no slice of what it was merged from."""
         return [(0, k.input_axis) for k in facts.links(node) if k.output_axis == axis and k.source is None]
 
-    def produces(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """A merged axis stores a full product: every combination of the slices that its parts need."""
-        result = super().produces(node, facts, asked)
+        result = super().storable_outputs(node, facts, asked)
         parts = self._project(node, facts, asked)
         for link in facts.links(node):
             key = 0, link.output_axis
@@ -183,7 +184,7 @@ class Measuring(Op):
             if size is not None:
                 yield 0, axis, np.zeros(size, bool)
 
-    def sees(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
@@ -208,7 +209,7 @@ class Shape(Measuring):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         shape = rewriter.shape(rewriter.before.inputs[0])
         start, end = int(node.attrs.get("start", 0)), node.attrs.get("end", len(shape))
-        changed = [rewriter.seen(node, 0, a) is not None for a in range(len(shape))][start:end]
+        changed = [rewriter.required(node, 0, a) is not None for a in range(len(shape))][start:end]
         if any(changed):
             original = np.asarray([d if c else 0 for d, c in zip(shape[start:end], changed, strict=True)], np.int64)
             rewriter.override(node, np.asarray(changed), original)
@@ -256,7 +257,7 @@ class Size(Measuring):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        narrowed = [seen for a in range(rank) if (seen := rewriter.seen(node, 0, a)) is not None]
+        narrowed = [seen for a in range(rank) if (seen := rewriter.required(node, 0, a)) is not None]
         if narrowed:
             whole, left = np.prod([s.size for s in narrowed]), np.prod([s.sum() for s in narrowed])
             rewriter.behind(node, "Mul", rewriter.constant("whole", np.asarray(whole, np.int64)))

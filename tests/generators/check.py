@@ -23,11 +23,12 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from maskc.comparison.double import Evaluator, has_double, to_double, widen
-from maskc.graphs import all_graphs as graphs
-from passes import count, layout, shrink
-from passes.defaults import opened
-from passes.report import Report
+from maskc.frontend.graphs import all_graphs as graphs
+from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from passes import count, shrink
+from passes.model.default_inputs import opened
+from passes.planning import planner
+from passes.results import Report
 from tests.generators.builder import Network
 
 Array = np.ndarray[Any, Any]
@@ -589,8 +590,8 @@ def adapters_cost(price: float | None) -> Iterator[None]:
     if price is None:
         yield
         return
-    original = layout.plan
-    with patch.object(layout, "plan", lambda graph, facts, least=None: original(graph, facts, price, least)):
+    original = planner.plan
+    with patch.object(planner, "plan", lambda graph, facts, least=None: original(graph, facts, price, least)):
         yield
 
 

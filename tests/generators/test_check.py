@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from maskc.comparison.double import Evaluator, has_double, to_double, widen
-from passes.report import Cost, Held, MaskedAxis, Report
+from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from passes.results import Cost, Held, MaskedAxis, Report
 from tests.generators import check as checks
 from tests.generators.networks import network
 

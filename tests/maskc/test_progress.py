@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from rich.console import Console
 
 import maskc as api
-from maskc import progress, regress
+from maskc import progress
 from maskc.progress import Stage
+from maskc.regression import check
 from maskc.report.bars import Bars, Volume
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
@@ -102,10 +103,10 @@ def test_verifying_tells_its_stages(source: Path, wrong: Path) -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_checking_tells_of_each_model(source: Path, tmp_path: Path, jobs: int) -> None:
     other = build.save(build.cnn(), tmp_path / "other.onnx")
-    regress.update(tmp_path / "flops.json", [source, other])
+    check.update(tmp_path / "flops.json", [source, other])
     heard = Heard()
     with progress.listening(heard):
-        regress.check(tmp_path / "flops.json", jobs=jobs)
+        check.check(tmp_path / "flops.json", jobs=jobs)
     stage = heard.stages["Compiling and comparing models"]
     assert (stage.done, stage.total, stage.depth) == (2, 2, 0)
     assert {"  model.onnx: passed", "  other.onnx: passed"} <= set(heard.details)

@@ -192,7 +192,7 @@ def _converted(model: Any, name: str) -> Gated:
     """The gated network through maskc's own way in, the vectors of the gates as inputs beside the image."""
     import tensorflow as tf
 
-    from maskc.frontend.tensorflow import TensorFlowModel
+    from maskc.frontend.tensorflow.convert import TensorFlowModel
 
     copy, gates, filled = gated(model)
     image = tf.TensorSpec(copy.inputs[0].shape, tf.float32, name="image")
@@ -214,7 +214,7 @@ def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
 
     The exporter multiplies masks into the weights beside them where it can.
     """
-    from maskc.frontend.keras import to_onnx
+    from maskc.frontend.tensorflow.keras import to_onnx
 
     copy, gates, _ = gated(model)
     rng = np.random.default_rng(seed)

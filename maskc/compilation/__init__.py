@@ -1,0 +1,1 @@
+"""What `maskc compile` does."""

@@ -1,0 +1,56 @@
+"""Several compilations as a person reads them in a terminal: a line for each, and a table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskc.report.terminal import brief, factor, size
+
+if TYPE_CHECKING:
+    from maskc.compilation.batch import Outcome
+
+
+def show_one(outcome: Outcome, out: Console) -> None:
+    """A line on a model that was compiled."""
+    report = outcome.report
+    assert report is not None
+    flops = report.before.flops, report.after.flops
+    out.print(
+        f"{outcome.model} → {outcome.output}: {brief(flops[0])} → {brief(flops[1])} FLOPs, {factor(*flops)}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
+    """All models in one table, in the order of their names."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Model", overflow="fold")
+    for title in ("FLOPs before", "after", "reduction", "file before", "after"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.model):
+        report = outcome.report
+        if report is None:
+            table.add_row(Text(str(outcome.model)), *"-----", Text("failed", style="red"))
+            continue
+        before, after = report.before, report.after
+        checked = Text("same function", style="green") if report.verification else Text("not verified", style="yellow")
+        table.add_row(
+            Text(str(outcome.model)),
+            brief(before.flops),
+            brief(after.flops),
+            factor(before.flops, after.flops),
+            size(before.bytes),
+            size(after.bytes),
+            checked,
+        )
+    out.print(table)
+    failed = sum(outcome.report is None for outcome in outcomes)
+    if failed:
+        out.print(f"{failed} of {len(outcomes)} models failed.", style="red")

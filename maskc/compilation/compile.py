@@ -1,0 +1,331 @@
+"""From a masked model to a smaller file: read, put masks in, run the passes, check, verify, write."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+from onnx import ModelProto
+
+import passes
+from maskc import frontend, progress
+from maskc.compilation import align as aligning
+from maskc.compilation.align import NO_WIDTHS, Align, Widths
+from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
+from maskc.frontend import Source, model_files
+from maskc.frontend.graphs import has_external, model_bytes, without_weights
+from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.frontend.mask_files import apply_masks, read_masks
+from maskc.frontend.onnx_file import check
+from maskc.report import files
+from maskc.results.compilation import CompileReport
+from maskc.results.layers import layers
+from maskc.results.totals import Figures, count
+from maskc.version import __version__
+from passes.adapters.placement import POLICIES, Policy
+from passes.errors import GraphError, in_brief
+from passes.results import Cost
+from passes.weights.external_file import Store
+
+# Random samples that a verified compilation runs; `maskc verify` takes more.
+VERIFY_SAMPLES = 5
+
+# How long latency is measured for a report, and how many runs of each model there are at least.
+_TIMED_SECONDS = 1.5
+_TIMED_RUNS = 3
+
+Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model, the report on how it was made, and the files that were read for it."""
+
+    model: ModelProto = field(repr=False)
+    report: CompileReport
+    read: tuple[Path, ...] = field(default=(), repr=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as an ONNX file, whole or not at all. Raises `InputError` when that fails."""
+        model_files.write_model(self.model, Path(path), keep=self.read)
+
+
+def compile(
+    model: str | os.PathLike[str] | ModelProto | Source,
+    masks: Masks | None = None,
+    *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+    align_seconds: float = aligning.SECONDS,
+    verify: bool = False,
+    provider: str = "cpu",
+    samples: int = VERIFY_SAMPLES,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+) -> Compiled:
+    """Compile a model trained with channel masks into a smaller dense one that computes the same function.
+
+    `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
+    is left untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz`
+    or `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes
+    symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
+    compiled model then takes these sizes only. `adapters` says where known constants are put back for
+    whoever must see them: `auto` where that costs less than computing them, `always` where it saves any
+    FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
+    by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
+    `align_seconds`, a number by rounding every width up to a multiple of it; `none` leaves the fewest FLOPs, which are
+    those that training counts. With `verify`, both models are run on `samples` random inputs (from `seed`, on
+    `provider`, with the tolerances of `maskc.verify`).
+
+    Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
+    `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
+    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that
+    says so.
+    """
+    _check_policy(adapters)
+    widths = Widths(align, align_for, align_seconds)
+    source = fixed(frontend.read(model), shapes)
+    return _compile(source, masks, verify, adapters, provider, samples, seed, rtol, atol, widths=widths)
+
+
+def compile_file(
+    model: Path,
+    output: Path,
+    masks: Path | None = None,
+    *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+    align_seconds: float = aligning.SECONDS,
+    verify: bool = True,
+    reports: Sequence[Path] = (),
+    bench: bool | None = None,
+) -> CompileReport:
+    """`compile` from path to path. When anything fails, the verification included, nothing is written.
+
+    `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
+    of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
+    """
+    widths = Widths(align, align_for, align_seconds)
+    frontend.locate(model)  # what is not there is told before what cannot be written
+    files.check(reports)
+    files.check_target(output)
+    if any(report.resolve() == output.resolve() for report in reports):
+        raise InputError("The report and the compiled model cannot be the same file.")
+    source = frontend.read(model, stay=True)
+    read = (*source.files, *((masks,) if masks is not None else ()))
+    files.check_not_read(output, read)
+    for report in reports:
+        files.check_not_read(report, read, "report")
+    source = fixed(source, shapes)
+    with model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
+        try:
+            compiled = _compile(source, masks, verify, adapters, store=store, widths=widths)
+        except NotEquivalentError as error:
+            raise NotEquivalentError(f"{error} Nothing was written.") from error
+        result = compiled.report
+        cannot_run = verify and result.verification is None  # which a warning has said
+        if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
+            result = _timed(result, source, compiled.model)
+        size = model_files.write_model(compiled.model, output, store=store, keep=read)
+    progress.detail(f"Written: {output}, {size:,} bytes")
+    result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
+    try:
+        for report in reports:
+            result.save(report)
+    except InputError as error:
+        raise InputError(f"{error} The model was written.") from error
+    return result
+
+
+def default_output(model: Path) -> Path:
+    """Where `maskc compile` writes: the input's name with `.compiled.onnx`, beside it."""
+    resolved = model if model.name not in ("", "..") else model.resolve()
+    name = resolved.stem if resolved.suffix in (".onnx", ".keras") else resolved.name
+    return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
+
+
+def flops(
+    model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None, *, shapes: Shapes | None = None
+) -> Cost:
+    """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
+
+    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
+    `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
+    does.
+    """
+    source = fixed(frontend.read(model), shapes)
+    if masks is None:
+        return count(source)
+    target = apply_masks(source.model, masks if isinstance(masks, Mapping) else read_masks(masks))
+    try:
+        return passes.shrink(target).report.after
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error
+
+
+def explain(
+    model: str | os.PathLike[str] | ModelProto,
+    masks: Masks | None = None,
+    *,
+    shapes: Shapes | None = None,
+    adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+) -> CompileReport:
+    """Find what would hold masked channels, without writing or verifying anything.
+
+    The arguments are those of `compile`. The report's `held` names, for every masked channel that would stay, the
+    operator that holds it, why, and what would let it go. Raises as `compile` does.
+    """
+    return compile(model, masks, shapes=shapes, adapters=adapters, align=align, align_for=align_for).report
+
+
+def _compile(
+    source: Source,
+    masks: Masks | None,
+    verify: bool,
+    adapters: Policy = "auto",
+    provider: str = "cpu",
+    samples: int = VERIFY_SAMPLES,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    store: Store | None = None,
+    widths: Widths = NO_WIDTHS,
+) -> Compiled:
+    target = source.model
+    if masks is not None:
+        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
+    try:
+        with progress.stage("Compiling") as stage:
+            shrunk = widths.shrink(target, adapters, lambda name: stage.advance(note=name), store)
+            _tell_passes(shrunk.report)
+            _check(shrunk.model)
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error
+    # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
+    before = shrunk.report.before if masks is None else count(source)
+    report = CompileReport(
+        maskc=__version__,
+        model=None if source.path is None else str(source.path),
+        before=Figures.from_cost(before, source.bytes),
+        after=Figures.from_cost(shrunk.report.after, model_bytes(shrunk.model)),
+        masked=shrunk.report.masked,
+        held=shrunk.report.held,
+        seconds=dict(shrunk.report.seconds),
+        notes=(*shrunk.report.notes, *widths.notes()),
+        widths=shrunk.report.widths,
+        warnings=source.notes,
+        layers=layers(before, shrunk.report.after),
+    )
+    if verify:
+        report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)
+    return Compiled(shrunk.model, report, source.files)
+
+
+def _tell_passes(report: passes.results.Report) -> None:
+    """Each pass with its time and what it changed."""
+    was = next(iter(report.sizes.values()))
+    for name, seconds in report.seconds.items():
+        now = report.sizes.get(name, was)
+        changes = [
+            f"{before:,} → {after:,} {what}"
+            for before, after, what in zip(was, now, ("nodes", "values in initializers"), strict=True)
+            if before != after
+        ]
+        progress.detail(f"  pass {name}: {seconds:.3f} s{''.join(f', {change}' for change in changes)}")
+        was = now
+
+
+def _check(compiled: ModelProto) -> None:
+    """Nothing leaves the compiler that the ONNX checker would reject."""
+    try:
+        if model_files.embeds(compiled):
+            check(model_files.inlined(compiled))
+            return
+        check(without_weights(compiled))
+    except MaskcError:
+        raise
+    except Exception as error:
+        raise NotEquivalentError(
+            f"The compiled model is not valid ONNX, which is a fault of maskc: {in_brief(error)}."
+        ) from error
+
+
+def _verified(
+    report: CompileReport,
+    source: Source,
+    target: ModelProto,
+    compiled: ModelProto,
+    masked: bool,
+    provider: str,
+    samples: int,
+    seed: int,
+    rtol: float | None,
+    atol: float,
+) -> CompileReport:
+    from maskc.verification.verify import compare
+
+    try:
+        result = compare(
+            target,
+            compiled,
+            figures=(report.before, report.after),
+            original=source if source.tensorflow is not None else None,
+            masked=masked,
+            provider=provider,
+            samples=samples,
+            seed=seed,
+            rtol=rtol,
+            atol=atol,
+        )
+    except (NotComparableError, UnavailableError) as error:
+        if provider != "cpu":
+            raise
+        return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
+    result.raise_if_failed()
+    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *_too_new(compiled)))
+
+
+def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
+    """The report with the latency of both models on one random sample, or a warning that says why there is none."""
+    from maskc.runtime import random_inputs
+    from maskc.runtime.latency import measure
+    from maskc.runtime.session import Session
+    from maskc.verification.inputs import drawn
+
+    try:
+        before, after = Session(source.model), Session(compiled)
+        sample = next(drawn(random_inputs.ports(source.model), {}, before, 1, 0, {}))
+        latency = measure(before, after, sample.inputs, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+    except (NotComparableError, RunError, UnavailableError) as error:
+        return dataclasses.replace(report, warnings=(*report.warnings, f"Latency was not measured: {error}"))
+    return dataclasses.replace(report, latency=latency)
+
+
+def _too_new(compiled: ModelProto) -> tuple[str, ...]:
+    """A warning if the file keeps a version of the format from its source that is newer than ONNX Runtime here."""
+    from maskc.runtime.session import reads_ir_version
+
+    version = compiled.ir_version
+    if reads_ir_version(version):
+        return ()
+    return (
+        f"The model has IR version {version}, like its source, and the ONNX Runtime here reads none as new: it was "
+        "verified under an older one. Upgrade ONNX Runtime, or set ir_version to an older one.",
+    )
+
+
+def _check_policy(adapters: str) -> None:
+    if adapters not in POLICIES:
+        raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{adapters}'.")

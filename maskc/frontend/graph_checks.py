@@ -1,0 +1,118 @@
+"""What is wrong with a graph's structure, said in one sentence that names the nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+from maskc.frontend.graphs import all_graphs, bodies
+
+
+def label(node: NodeProto) -> str:
+    """How messages speak of a node: by its name or, unnamed, by what it writes."""
+    if node.name:
+        return f"'{node.name}' ({node.op_type})"
+    return f"{node.op_type} -> '{', '.join(name for name in node.output if name)}'"
+
+
+def fault(model: ModelProto) -> str | None:
+    """The first structural fault: names given twice, tensors that nobody writes, cycles. None if there is none."""
+    if not model.graph.output:
+        return "it has no outputs, so there is nothing to compute"
+    return next(_faults(model.graph, frozenset()), None)
+
+
+def shared_names(model: ModelProto) -> tuple[str, ...]:
+    """The names that several nodes have."""
+    return tuple(name for name, count in _names(model).items() if count > 1)
+
+
+def name_nodes(model: ModelProto, unnamed: bool = True) -> tuple[str, ...]:
+    """Give every node a name of its own, in place (but for those without one); returns the names several had.
+
+    Names of nodes mean nothing to what a model computes, but ONNX Runtime refuses names given twice, and messages
+    speak of nodes by name.
+    """
+    counts, shared, seen = _names(model), shared_names(model), set[str]()
+    for node in (node for graph in all_graphs(model.graph) for node in graph.node):
+        if (not node.name and not unnamed) or (node.name and node.name not in seen):
+            seen.add(node.name)
+            continue
+        wanted = node.name or f"{node.op_type} -> {', '.join(name for name in node.output if name)}"
+        name, number = wanted, 1
+        while name in seen or name in counts:
+            number += 1
+            name = f"{wanted}_{number}"
+        seen.add(name)
+        node.name = name
+    return shared
+
+
+def _names(model: ModelProto) -> Counter[str]:
+    return Counter(node.name for graph in all_graphs(model.graph) for node in graph.node if node.name)
+
+
+def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
+    inputs = [value.name for value in graph.input]
+    initializers = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+    yield from (f"two inputs are called '{name}'" for name in _twice(inputs))
+    yield from (f"two initializers are called '{name}'" for name in _twice(initializers))
+    given = {"", *outer, *inputs, *initializers}
+    writers: dict[str, NodeProto] = {}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in writers:
+                yield f"nodes {label(writers[name])} and {label(node)} both write '{name}'"
+            if name in given:
+                yield f"node {label(node)} writes '{name}', which has a value already"
+            writers[name] = node
+    ready = set(given)
+    for node in graph.node:
+        for name in _read(node, frozenset()):
+            if name in ready:
+                continue
+            if name not in writers:
+                yield f"node {label(node)} reads '{name}', which nothing writes"
+            else:
+                yield _late(node, name, writers)
+        ready.update(node.output)
+        for body in bodies(node):
+            yield from _faults(body, frozenset(ready))
+    for value in graph.output:
+        if value.name not in ready:
+            yield f"nothing writes the output '{value.name}'"
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _read(node: NodeProto, inside: frozenset[str]) -> Iterator[str]:
+    """Tensors that the node reads, those that its bodies take from the graph around it included."""
+    yield from (name for name in node.input if name not in inside)
+    for body in bodies(node):
+        within = inside | {v.name for v in body.input} | {t.name for t in body.initializer}
+        within |= {t.values.name for t in body.sparse_initializer} | {name for n in body.node for name in n.output}
+        for inner in body.node:
+            yield from _read(inner, within)
+
+
+def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
+    """The node reads what is written further on: by a cycle, or by nodes in the wrong order."""
+    trail: dict[str, str] = {}  # tensor -> the tensor that it is needed for
+    waiting = [name]
+    own = set(node.output)
+    while waiting:
+        current = waiting.pop()
+        if current in own:
+            ring = [current]
+            while ring[-1] != name:
+                ring.append(trail[ring[-1]])
+            return f"the graph has a cycle through {' and '.join(dict.fromkeys(label(writers[t]) for t in ring))}"
+        for needed in _read(writers[current], frozenset()):
+            if needed in writers and needed not in trail and needed != name:
+                trail[needed] = current
+                waiting.append(needed)
+    return f"node {label(node)} reads '{name}' before node {label(writers[name])} writes it"

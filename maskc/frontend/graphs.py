@@ -1,0 +1,231 @@
+"""Small questions about ONNX graphs that reading, masking and verifying all ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from passes.weights.streaming import External, stored_bytes
+
+# Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.
+_SHAPE_DATA = 1024
+
+# Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
+_MESSAGE_LIMIT = 2**31 - 64 * 2**20
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+HALF_TYPES = frozenset(
+    value
+    for name, value in TensorProto.DataType.items()
+    if name in ("FLOAT16", "BFLOAT16") or name.startswith(("FLOAT8", "FLOAT4"))
+)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type (a `TensorProto.DataType`, 0 when unknown) and shape of a tensor.
+
+    A dimension is an int, the name of a symbolic size, or None when nothing is known; `shape` is None when
+    not even the rank is known.
+    """
+
+    elem_type: int
+    shape: tuple[int | str | None, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        """Number of dimensions, or None."""
+        return None if self.shape is None else len(self.shape)
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graph and every graph nested in it."""
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from all_graphs(body)
+
+
+def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of the model: of the graph, of nested graphs, of local functions."""
+    for graph in all_graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for body in bodies(node):
+                for graph in all_graphs(body):
+                    yield from graph.node
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor stored in the model: initializers and attributes, dense and sparse, at any depth."""
+    graphs = list(all_graphs(model.graph))
+    for function in model.functions:
+        for node in function.node:
+            for body in bodies(node):
+                graphs.extend(all_graphs(body))
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield sparse.values
+            yield sparse.indices
+    for node in all_nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor.values
+                yield attribute.sparse_tensor.indices
+            for sparse in attribute.sparse_tensors:
+                yield sparse.values
+                yield sparse.indices
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data are in a file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def has_external(model: ModelProto) -> bool:
+    """Whether the model has weights that stay in files, which then are named by absolute paths."""
+    return any(map(is_external, all_tensors(model)))
+
+
+def array_of(tensor: TensorProto) -> NDArray[Any]:
+    """The elements of a tensor, which may be in a file."""
+    return np.asarray(External(tensor)) if is_external(tensor) else onnx.numpy_helper.to_array(tensor)
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes of the tensor's data as it is held in memory, or in an external file."""
+    if is_external(tensor) or tensor.HasField("raw_data"):  # which is copied by whoever asks for it
+        return stored_bytes(tensor)
+    return int(tensor.ByteSize())
+
+
+def model_bytes(model: ModelProto) -> int:
+    """Bytes of the model's files; of one too large for a single file, those of its weights."""
+    weights = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
+    if has_external(model):
+        inside = int(model.ByteSize())
+        return inside + sum(tensor_bytes(tensor) for tensor in all_tensors(model) if is_external(tensor))
+    return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
+
+
+def type_of(value: ValueInfoProto) -> TensorType:
+    """Type of a graph input, output or annotated value; not a tensor: element type 0 and no shape."""
+    if not value.type.HasField("tensor_type"):
+        return TensorType(0, None)
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorType(tensor.elem_type, None)
+    dims: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value"):
+            dims.append(dim.dim_value)
+        else:
+            dims.append(dim.dim_param or None)
+    return TensorType(tensor.elem_type, tuple(dims))
+
+
+def without_weights(model: ModelProto) -> ModelProto:
+    """A copy for shape inference in which large initializers are declared but not stored.
+
+    It has the same shapes as the model, and is small however many weights the model has.
+    """
+    light = ModelProto(ir_version=max(model.ir_version, 4))
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    declared = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        elements = 1
+        for dim in tensor.dims:
+            elements *= dim
+        if elements <= _SHAPE_DATA and not is_external(tensor):
+            graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
+
+
+def without_initializers(model: ModelProto) -> ModelProto:
+    """A copy in which the graph has no initializers."""
+    bare = ModelProto()
+    for copy, original in ((bare, model), (bare.graph, model.graph)):
+        for field, value in original.ListFields():
+            if field.name in ("graph", "initializer"):
+                continue
+            if field.is_repeated or field.message_type is not None:
+                getattr(copy, field.name).MergeFrom(value)
+            else:
+                setattr(copy, field.name, value)
+    return bare
+
+
+def tensor_types(model: ModelProto) -> dict[str, TensorType]:
+    """Types of all tensors of the main graph, inferred where the model does not state them.
+
+    Tensors that nothing is known about are there with element type 0 and no shape.
+    """
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    graph = inferred.graph
+    types = {name: TensorType(0, None) for node in graph.node for name in node.output if name}
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        types[value.name] = type_of(value)
+    for tensor in model.graph.initializer:
+        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
+    return types
+
+
+def custom_operators(model: ModelProto) -> list[str]:
+    """Operators outside the ONNX domains, as `domain.name`, sorted; local functions are not counted."""
+    local = {(function.domain, function.name) for function in model.functions}
+    return sorted(
+        {
+            f"{node.domain}.{node.op_type}"
+            for node in all_nodes(model)
+            if node.domain not in STANDARD_DOMAINS
+            and not node.domain.startswith("ai.onnx.")
+            and (node.domain, node.op_type) not in local
+        }
+    )
+
+
+def float_types(model: ModelProto) -> frozenset[int]:
+    """The floating-point types that anything in the model is stored or computed in, as far as it says."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    found = {tensor.data_type for tensor in all_tensors(model)}
+    found.update(type_of(value).elem_type for value in values)
+    found.update(
+        attribute.i
+        for node in all_nodes(model)
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+        if attribute.name == "to"
+    )
+    return frozenset(found & (HALF_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}))

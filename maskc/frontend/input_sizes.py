@@ -1,0 +1,59 @@
+"""Fixed sizes for symbolic inputs: as written on the command line, and put into a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import passes
+from maskc.errors import InputError
+from maskc.frontend import Source, model_files
+from maskc.frontend.onnx_file import check
+from passes.errors import GraphError, SizeError, in_brief
+
+Shapes = Mapping[str, Sequence[int | str | None]]
+
+
+def parse(words: Sequence[str]) -> dict[str, tuple[int | str | None, ...]]:
+    """Sizes by input name from words like `image=1x3x224x224` or `tokens=?,128`.
+
+    Sizes are separated by `x`, or by commas where a name has an x in it. `?` leaves a size as it is, and a name calls a
+    symbolic one so. Raises `InputError` for anything else.
+    """
+    shapes: dict[str, tuple[int | str | None, ...]] = {}
+    for word in words:
+        name, separator, text = word.rpartition("=")
+        sizes = [part.strip() for part in text.split("," if "," in text else "x")]
+        if not name or not separator or not all(sizes):
+            raise InputError(f"The shape '{word}' cannot be read. Write it like NAME=1x3x224x224.")
+        if name in shapes:
+            raise InputError(f"The shape of '{name}' is given twice.")
+        shapes[name] = tuple(_size(word, part) for part in sizes)
+    return shapes
+
+
+def _size(word: str, text: str) -> int | str | None:
+    if text == "?":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        if text.isidentifier():
+            return text
+        raise InputError(f"The shape '{word}' cannot be read: '{text}' is neither a number nor a name.") from None
+
+
+def fixed(source: Source, shapes: Shapes | None) -> Source:
+    """The source with these input sizes. Raises `InputError` when they do not fit the model or each other."""
+    if not shapes:
+        return source
+    try:
+        model = passes.fix_sizes(source.model, shapes)
+    except (SizeError, GraphError) as error:
+        raise InputError(f"{source.name}: {error}") from error
+    try:
+        if model_files.embeds(model):
+            check(model)
+    except Exception as error:
+        raise InputError(f"{source.name} does not work at these input sizes: {in_brief(error)}.") from error
+    return dataclasses.replace(source, model=model)

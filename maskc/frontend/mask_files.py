@@ -1,0 +1,257 @@
+"""Masks that come in a file beside the model: reading them, and putting them into the graph."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from maskc.errors import InputError
+from maskc.frontend.graphs import HALF_TYPES, TensorType, all_graphs, array_of, bodies, tensor_types
+
+# Mul takes these only since opset 14; the other numbers since opset 7.
+_SMALL_INTEGERS = frozenset({TensorProto.INT8, TensorProto.INT16, TensorProto.UINT8, TensorProto.UINT16})
+_NUMBERS = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    }
+)
+
+
+def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Read masks from an `.npz` or `.safetensors` file, in the file's order.
+
+    Keys are `tensor` or `tensor@axis`. Raises `InputError` when the file cannot be read or holds no mask.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The mask file {path} {'is a directory' if path.is_dir() else 'does not exist'}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            masks = dict(load_file(path))
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                masks = {key: archive[key] for key in archive.files}
+        else:
+            raise InputError(f"The mask file {path} must be an .npz or a .safetensors file.")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"The mask file {path} cannot be read; it is damaged or of another format.") from error
+    if not masks:
+        raise InputError(f"The mask file {path} holds no masks.")
+    return masks
+
+
+def apply_masks(model: ModelProto, masks: Mapping[str, ArrayLike]) -> ModelProto:
+    """Multiply tensors of the graph by masks; the argument is left untouched.
+
+    A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative
+    and is 1 for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only.
+    Initializers are multiplied in place; behind any other tensor a multiplication is put (a conjunction for
+    booleans) that everything reading the tensor then sees, nested graphs and graph outputs included. Names of
+    inputs and outputs stay.
+
+    Raises `InputError` when a mask does not fit.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    types = tensor_types(result)
+    opset = next((entry.version for entry in result.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    names = _Names(graph)
+    inserted: dict[str, list[NodeProto]] = {}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = {value.name for value in graph.input}
+    for key, values in masks.items():
+        tensor, axis = _resolve(key, types, graph)
+        mask = _validated(key, values)
+        type_ = types[tensor]
+        shape = _mask_shape(key, tensor, axis, mask, type_)
+        if tensor in stored and tensor not in inputs:
+            # An initializer that is also an input is only a default, so the caller's value is masked as well.
+            _multiply_initializer(key, stored[tensor], mask.reshape(shape))
+        else:
+            dtype = _mask_dtype(key, tensor, type_, opset)
+            name = names.fresh(f"{tensor}/mask")
+            array = numpy_helper.from_array(mask.reshape(shape).astype(dtype), name)
+            graph.initializer.append(array)
+            op = "And" if type_.elem_type == TensorProto.BOOL else "Mul"
+            node = helper.make_node(op, [tensor, name], [""], name=names.fresh(f"{tensor}/masked"))
+            inserted.setdefault(tensor, []).append(node)
+    for tensor, nodes in inserted.items():
+        _insert(graph, tensor, nodes, names, is_input=tensor in inputs)
+    return result
+
+
+def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tuple[str, int | None]:
+    """The tensor and axis that a key names; the whole key is tried as a name first."""
+    if key in types:
+        return key, None
+    tensor, separator, axis = key.rpartition("@")
+    if separator and tensor in types:
+        try:
+            return tensor, int(axis)
+        except ValueError:
+            raise InputError(f"Mask '{key}': '{axis}' is not an axis. Write 'tensor@axis' with a number.") from None
+    wanted = tensor if separator and axis.lstrip("-").isdigit() else key
+    if any(wanted in _defined(inner) for inner in all_graphs(graph) if inner is not graph):
+        raise InputError(
+            f"Mask '{key}': tensor '{wanted}' is inside an If, Loop or Scan, where masks cannot be put. "
+            "Mask a tensor of the main graph."
+        )
+    holding = [name for name in types if wanted.lower() in name.lower()]
+    near = holding[:3] or difflib.get_close_matches(wanted, types, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
+
+
+def _defined(graph: GraphProto) -> set[str]:
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    return names | {name for node in graph.node for name in node.output if name}
+
+
+def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
+    mask = np.asarray(values)
+    if mask.ndim != 1:
+        raise InputError(f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel.")
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
+        raise InputError(f"Mask '{key}' holds NaN; its values must be 0 and 1.")
+    if mask.dtype.kind not in "biuf":
+        raise InputError(f"Mask '{key}' holds values of type {mask.dtype}; its values must be 0 and 1.")
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if wrong.size:
+        raise InputError(f"Mask '{key}' holds the value {wrong[0]}; its values must be 0 and 1.")
+    return mask.astype(np.bool_)
+
+
+def _mask_shape(key: str, tensor: str, axis: int | None, mask: NDArray[Any], type_: TensorType) -> tuple[int, ...]:
+    """The shape in which the mask broadcasts along its axis."""
+    rank = type_.rank
+    if rank is None:
+        if axis is None or axis >= 0:
+            raise InputError(
+                f"Mask '{key}': the rank of tensor '{tensor}' is not known. "
+                f"Count the axis from the end, as in '{tensor}@-1'."
+            )
+        return (mask.size,) + (1,) * (-axis - 1)
+    if rank == 0:
+        raise InputError(f"Mask '{key}': tensor '{tensor}' is a single number and has no channels.")
+    if axis is None:
+        axis = 1 if rank >= 3 else rank - 1
+    if not -rank <= axis < rank:
+        raise InputError(f"Mask '{key}': tensor '{tensor}' has {rank} dimensions, so there is no axis {axis}.")
+    axis %= rank
+    assert type_.shape is not None
+    size = type_.shape[axis]
+    if isinstance(size, int) and size != mask.size:
+        raise InputError(
+            f"Mask '{key}' has {mask.size} entries, and axis {axis} of tensor '{tensor}' has {size} channels."
+        )
+    return (mask.size,) + (1,) * (rank - axis - 1)
+
+
+def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtype[Any]:
+    """The dtype of a mask initializer, once it is certain that the operator takes it."""
+    elem_type = type_.elem_type
+    if elem_type == 0:
+        raise InputError(f"Mask '{key}': the type of tensor '{tensor}' is not known, so it cannot be multiplied.")
+    if opset < 7:
+        raise InputError(
+            f"Masks need opset 7 or newer and the model has opset {opset}. Convert it with onnx.version_converter."
+        )
+    fits = elem_type in _NUMBERS or elem_type == TensorProto.BOOL or (elem_type in _SMALL_INTEGERS and opset >= 14)
+    if elem_type == TensorProto.BFLOAT16 and opset < 13:
+        fits = False
+    if not fits:
+        name = TensorProto.DataType.Name(elem_type).lower()
+        raise InputError(
+            f"Mask '{key}': tensor '{tensor}' is of type {name}, which opset {opset} cannot multiply by a mask."
+        )
+    return helper.tensor_dtype_to_np_dtype(elem_type)
+
+
+def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> None:
+    if tensor.data_type == TensorProto.STRING:
+        raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds text and cannot be masked.")
+    values = array_of(tensor)
+    if tensor.data_type in HALF_TYPES:
+        # Half precision goes through single: both ways are exact for a product with 0 or 1.
+        masked = np.where(mask, values.astype(np.float32), np.float32(0)).astype(values.dtype)
+    else:
+        masked = np.where(mask, values, np.zeros((), values.dtype))
+    kept = TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
+    tensor.CopyFrom(numpy_helper.from_array(masked, tensor.name))
+    tensor.MergeFrom(kept)
+
+
+def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], names: _Names, *, is_input: bool) -> None:
+    """Chain the nodes behind the tensor, so that whoever read it reads the last one's output."""
+    chain = list(nodes)
+    if is_input:
+        # The caller's name must stay on the input, so the readers change over.
+        if any(value.name == tensor for value in graph.output):
+            raise InputError(f"Mask on '{tensor}': it is both an input and an output of the model and must stay.")
+        last = names.fresh(f"{tensor}/masked")
+        _rename_readers(graph, tensor, last)
+        first, place = tensor, 0
+    else:
+        # The producer's output gets a new name, so that readers and graph outputs keep theirs.
+        last = tensor
+        first = names.fresh(f"{tensor}/unmasked")
+        place = next(i for i, node in enumerate(graph.node) if tensor in node.output)
+        producer = graph.node[place]
+        producer.output[list(producer.output).index(tensor)] = first
+        place += 1
+    source = first
+    for node in chain:
+        node.input[0] = source
+        source = names.fresh(f"{tensor}/partly_masked") if node is not chain[-1] else last
+        node.output[0] = source
+    for offset, node in enumerate(chain):
+        graph.node.insert(place + offset, node)
+
+
+def _rename_readers(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+        for body in bodies(node):
+            _rename_readers(body, old, new)
+            for value in body.output:
+                if value.name == old:
+                    value.name = new
+
+
+class _Names:
+    """Names that are free in the graph and in all graphs nested in it."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._taken: set[str] = set()
+        for inner in all_graphs(graph):
+            self._taken |= _defined(inner)
+            self._taken.update(node.name for node in inner.node)
+
+    def fresh(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,190 @@
+"""Writing models: whole or not at all, and the same bytes every time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from maskc.errors import InputError
+from maskc.frontend.graphs import all_tensors, array_of, has_external, is_external, tensor_bytes, without_initializers
+from maskc.frontend.onnx_file import PROTOBUF_LIMIT, STAYS
+from passes.weights.external_file import Store
+
+# Below protobuf's limit by what the graph beside its weights may take.
+EMBEDDED_LIMIT = PROTOBUF_LIMIT - 64 * 2**20
+
+# Tensors smaller than this stay in the model when the others go to a file of their own.
+_MIN_EXTERNAL = 1024
+
+NOT_A_FILE = "it is not a file that could be replaced"
+
+
+def embeds(model: ModelProto, limit: int | None = None) -> bool:
+    """Whether the model with its weights is written as one file.
+
+    `limit` are bytes of weights: by default what one file may hold, or little where weights stayed in files of their
+    own.
+    """
+    if limit is None:
+        limit = STAYS if has_external(model) else EMBEDDED_LIMIT
+    return sum(tensor_bytes(tensor) for tensor in all_tensors(model)) < limit
+
+
+def serialized(model: ModelProto) -> bytes:
+    """The bytes of a model that fits in one file; the same model always gives the same bytes."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def inlined(model: ModelProto) -> ModelProto:
+    """The model with all weights in memory: itself, if they are."""
+    if not has_external(model):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in all_tensors(copy):
+        if is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(array_of(tensor), tensor.name))
+    return copy
+
+
+@contextlib.contextmanager
+def store_beside(path: Path) -> Iterator[Store]:
+    """A file beside `path` for the weights of a model on its way there; it goes away if it is not made use of."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as directory,
+            Store(Path(directory).resolve() / "weights") as store,
+        ):
+            yield store
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def write_model(
+    model: ModelProto, path: Path, limit: int | None = None, store: Store | None = None, keep: Iterable[Path] = ()
+) -> int:
+    """Write a model so that `path` is the old file or the whole new one at every moment; returns bytes
+    written.
+
+    Weights that do not fit in an ONNX file go to one beside it, `<name>.<hash>.data`. The hash of its content
+    is in its name, so an existing model never finds new weights under the name it knows. Data files that an
+    earlier model of this name used are removed at the end, but for those to `keep`. `store` is one from `store_beside`
+    that holds weights of the model already, and becomes that file. `limit` is that of `embeds`. Raises `InputError`
+    when writing fails.
+    """
+    try:
+        earlier = _data_files(path)
+        if embeds(model, limit):
+            data, weights = serialized(inlined(model)), None
+        elif store is None:
+            with store_beside(path) as empty:
+                return write_model(model, path, limit, empty, keep)
+        else:
+            model, weights = _write_weights(model, path, store)
+            data = serialized(model)
+        try:
+            write_bytes(path, data)
+        except BaseException:
+            if weights is not None and weights not in earlier:
+                weights.unlink()
+            raise
+        for stale in earlier:
+            if stale != weights and not any(file.exists() and stale.samefile(file) for file in keep):
+                stale.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return len(data) + (weights.stat().st_size if weights else 0)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be written: {error.strerror or error}.")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by a new one with this content, or leave it as it is."""
+    with _replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place when the block ends, and goes away if it raises."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, NOT_A_FILE)  # a device or a pipe would be gone
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(_permissions())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+@contextlib.contextmanager
+def not_left_empty(directory: Path) -> Iterator[None]:
+    """Remove the directory, and those around it, that are made within if nothing is put there."""
+    there = {each for each in (directory, *directory.parents) if each.exists()}
+    try:
+        yield
+    finally:
+        for each in (directory, *directory.parents):
+            if each not in there:
+                with contextlib.suppress(OSError):  # it is not empty, or was never made
+                    each.rmdir()
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return tensor.HasField("raw_data") and len(tensor.raw_data) >= _MIN_EXTERNAL
+
+
+def _permissions() -> int:
+    """Those that open() gives: temporary files are private, and what takes their place is not."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _write_weights(model: ModelProto, path: Path, store: Store) -> tuple[ModelProto, Path]:
+    """Have the large tensors in a file beside `path`; returns a model that refers to it, and the file."""
+    copy = without_initializers(model)
+    for tensor in model.graph.initializer:
+        added = copy.graph.initializer.add()
+        if _is_large(tensor):  # a copy in memory is what there may be no room for
+            added.MergeFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+            added.MergeFrom(TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props))
+            store.put(added, [tensor.raw_data])
+        else:
+            added.CopyFrom(tensor)
+    for tensor in filter(_is_large, all_tensors(copy)):
+        store.put(tensor, [tensor.raw_data])
+    store.flush()
+    with store.path.open("rb") as file:
+        os.fsync(file.fileno())
+    weights = path.with_name(f"{path.name}.{store.digest[:16]}.data")
+    for tensor in filter(is_external, all_tensors(copy)):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = weights.name
+    store.path.chmod(_permissions())
+    store.path.replace(weights)
+    return copy, weights
+
+
+def _data_files(path: Path) -> list[Path]:
+    """Data files that `write_model` made for a model of this name."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
+    return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]

@@ -1,0 +1,340 @@
+"""TensorFlow models: how they are imported, run and converted to ONNX.
+
+TensorFlow itself is imported by the first function here that needs it, never by importing this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, ValueInfoProto
+
+from maskc.errors import InputError, RunError, UnavailableError
+from maskc.frontend.graphs import all_graphs, all_nodes
+from maskc.frontend.onnx_file import check
+from passes.errors import in_brief
+
+# The newest opset that tf2onnx 1.17 covers throughout and that has LayerNormalization.
+OPSET = 17
+
+# Errors only; it is read when TensorFlow is loaded.
+_LOG_LEVEL = "2"
+
+
+@dataclass(frozen=True)
+class TensorFlowModel:
+    """A TensorFlow function with named inputs and outputs, to be run and to be converted.
+
+    `function` is a concrete function whose placeholders and results are in the order of `inputs` and
+    `outputs`, and `call` runs it with tensors in that order; `owner` holds the variables and lookup tables
+    it captures; `name` is for messages. What it computes in bfloat16 is run and converted in float32.
+    """
+
+    name: str
+    owner: Any
+    function: Any
+    call: Callable[..., Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name for inputs by name, computed on the CPU, where nothing is rounded to TF32.
+
+        Raises `RunError` when TensorFlow fails on these inputs.
+        """
+        import tensorflow as tf
+
+        call = self._wide or self.call
+        try:
+            with tf.device("/CPU:0"):
+                arguments = [tf.convert_to_tensor(inputs[name]) for name in self.inputs]
+                results = tf.nest.flatten(call(*arguments))
+        except Exception as error:
+            raise RunError(f"TensorFlow fails on {self.name}: {in_brief(error)}.") from error
+        return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}
+
+    def to_onnx(self) -> ModelProto:
+        """The same function as a valid ONNX model.
+
+        Input and output names are kept, and unknown leading dimensions are named `batch`. Raises `InputError`
+        when an operator has no ONNX form that tf2onnx knows.
+        """
+        model = _convert(self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide))
+        _shape_outputs(model, self)
+        _name_dimensions(model)
+        foreign = _foreign_operators(model)
+        if foreign:
+            raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. {_advice(foreign)}")
+        try:
+            check(model)
+        except Exception as error:
+            raise InputError(
+                f"{self.name} cannot be converted: tf2onnx wrote an invalid ONNX model, {in_brief(error)}."
+            ) from error
+        return model
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the conversion."""
+        if self._wide is None:
+            return ()
+        return ("What TensorFlow computes in bfloat16 is float32 here, inputs and outputs as well: it rounds less.",)
+
+    @functools.cached_property
+    def _wide(self) -> Any | None:
+        import_tensorflow()
+        from maskc.frontend.tensorflow.bfloat16 import widened
+
+        return widened(self.function)
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, imported without its chatter; `UnavailableError` when it or tf2onnx is not installed."""
+    first = "tensorflow" not in sys.modules
+    if first:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
+    try:
+        with _quiet_stderr():
+            import tensorflow
+            import tf2onnx
+
+            if first:
+                tensorflow.config.list_logical_devices()  # the search for GPUs is what the chatter is about
+    except ImportError as error:
+        raise UnavailableError(
+            f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "
+            "Install maskc[tensorflow]."
+        ) from error
+    logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
+    return tensorflow
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what TensorFlow and Keras say in passing through Python's logging and warnings."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.
+
+    TensorFlow's libraries log to the file descriptor, in part before any log level can be set.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in (None, _LOG_LEVEL):
+        yield
+        return
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):
+        yield  # there is no stderr to keep clean
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def placeholders(function: Any) -> list[str]:
+    """Names of the tensors that a concrete function is called with, in order, without its variables."""
+    captured = {tensor.name for tensor in function.graph.internal_captures}
+    return [tensor.name for tensor in function.inputs if tensor.name not in captured]
+
+
+def _convert(source: TensorFlowModel) -> ModelProto:
+    """Freeze the function and run tf2onnx's converter and optimizers over it."""
+    tf = import_tensorflow()
+    from tf2onnx import optimizer, tf_loader, utils
+    from tf2onnx.tfonnx import process_tf_graph
+
+    from maskc.frontend.tensorflow import functions, layer_normalization, operators, recurrent, reshapes
+    from maskc.frontend.tensorflow.canonical_order import canonical
+    from maskc.frontend.tensorflow.graph_optimizers import optimizers, sort
+
+    inputs = placeholders(source.function)
+    outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
+    renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
+
+    def converted(careful: bool) -> ModelProto:
+        # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
+        # same bytes.
+        utils.INTERNAL_NAME = 1
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(frozen, name="")
+            unoptimized = process_tf_graph(
+                graph,
+                opset=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                extra_opset=[operators.opset()],
+                initialized_tables=tables,
+                tensors_to_rename=renamed,
+            )
+        for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
+            sort(unoptimized)
+            step(unoptimized)
+        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=optimizers())
+        model: ModelProto = optimized.make_model(source.name)
+        return model
+
+    failed: list[str] = []
+    try:
+        with quiet(), _quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
+            with functions.captures_kept(source.function):
+                frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
+            frozen = functions.inlined(frozen, inputs, outputs)
+            try:
+                model = converted(careful=False)
+            except Exception:
+                # An optimizer that fails is skipped only at the price of copying all weights before each one.
+                model = converted(careful=True)
+    except Exception as error:
+        where = f"layer '{_layer(failed[0])}', " if failed else ""
+        raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error
+    for entry in [entry for entry in model.opset_import if entry.domain == operators.DOMAIN]:
+        model.opset_import.remove(entry)
+    canonical(model)
+    model.graph.name = "model"
+    model.graph.doc_string = ""
+    return model
+
+
+@contextlib.contextmanager
+def _failures(nodes: list[str]) -> Iterator[None]:
+    """Add the names of nodes that tf2onnx fails on, which it tells only its log."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.args, tuple) and str(record.msg).startswith("Failed to convert node"):
+                nodes.append(str(record.args[0]))
+
+    logger, listener = logging.getLogger("tf2onnx.tfonnx"), Listener()
+    level, propagate = logger.level, logger.propagate
+    try:
+        logger.addHandler(listener)
+        logger.propagate = False
+        logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
+def _layer(node: str) -> str:
+    """The layer that a node is from, by its name."""
+    return node.rpartition("/")[0] or node
+
+
+def _foreign_operators(model: ModelProto) -> str:
+    """Operators that tf2onnx left in ONNX's own domain under TensorFlow's names, with the layers they are
+    from.
+
+    tf2onnx ends without an error when it knows no conversion.
+    """
+    from onnx.defs import SchemaError, get_schema
+
+    found: dict[str, list[str]] = {}
+    for node in all_nodes(model):
+        if node.domain:
+            continue
+        try:
+            get_schema(node.op_type, OPSET, "")
+        except SchemaError:
+            found.setdefault(node.op_type, []).append(node.name)
+    phrases = []
+    for operator, names in sorted(found.items()):
+        layer = _layer(names[0])
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        phrases.append(f"operator {operator} in layer '{layer}'{more}")
+    return ", ".join(phrases) + " has no ONNX form here" if phrases else ""
+
+
+def _advice(operators: str) -> str:
+    """What a user can do about operators without an ONNX form."""
+    if "Random" not in operators:
+        return "Replace the layer."
+    return (
+        "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
+        "at work in what Keras's export writes: give the .keras file, or export the model without them."
+    )
+
+
+def _shape_outputs(model: ModelProto, source: TensorFlowModel) -> None:
+    """Give outputs the shape that the function declares, where tf2onnx lost it: ONNX asks for one."""
+    declared = dict(zip(source.outputs, (tensor.shape for tensor in source.function.outputs), strict=False))
+    for value in model.graph.output:
+        tensor, shape = value.type.tensor_type, declared.get(value.name)
+        if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
+            tensor.shape.SetInParent()
+            for size in shape:
+                dim = tensor.shape.dim.add()
+                if size is not None:
+                    dim.dim_value = size
+
+
+def _name_dimensions(model: ModelProto) -> None:
+    """Give unknown dimensions names that mean something: `batch` in front, `input_axis` elsewhere.
+
+    tf2onnx numbers them, inconsistently between tensors, so that equal sizes would look different.
+    """
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(dims):
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
+    for graph in all_graphs(model.graph):
+        for value in (*graph.value_info, *graph.output):
+            _forget_unknown(value)
+    _carry_batch(model)
+
+
+def _forget_unknown(value: ValueInfoProto) -> None:
+    for dim in value.type.tensor_type.shape.dim:
+        if not dim.HasField("dim_value") or dim.dim_value < 0:
+            dim.Clear()
+
+
+def _carry_batch(model: ModelProto) -> None:
+    """Name the outputs' dimensions where shape inference finds them to be an input's."""
+    from maskc.frontend.graphs import tensor_types
+
+    known = {dim for value in model.graph.input for dim in _params(value)}
+    types = tensor_types(model)
+    for value in model.graph.output:
+        shape = types[value.name].shape
+        if shape is None or len(shape) != len(value.type.tensor_type.shape.dim):
+            continue
+        for dim, inferred in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+            if not dim.HasField("dim_value") and inferred in known:
+                dim.dim_param = str(inferred)
+
+
+def _params(value: ValueInfoProto) -> list[str]:
+    return [dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param]

@@ -1,0 +1,146 @@
+"""Keras models in memory and `.keras` files."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from maskc.errors import InputError, MaskcError, UnavailableError
+from maskc.frontend.tensorflow.convert import TensorFlowModel, import_tensorflow, quiet
+from passes.errors import in_brief
+
+
+def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
+    """Convert a live `keras.Model` to ONNX, in inference mode.
+
+    Inputs and outputs have the names of the model's inputs and output layers (the keys, where the model
+    returns a dictionary), and unknown batch sizes stay dynamic; with `any_batch` the others are made so, as Keras's own
+    export does. Raises `InputError` when a layer has no ONNX
+    form and `UnavailableError` when TensorFlow or tf2onnx is not installed.
+    """
+    return from_model(model, any_batch=any_batch).to_onnx()
+
+
+def read(path: Path) -> TensorFlowModel:
+    """Load a `.keras` file, with maskc's own layers known. Raises `InputError` when that fails."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a .keras file, or it is damaged.")
+    import_tensorflow()
+    import keras
+
+    _register_layers()
+    try:
+        with quiet():
+            model = keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be loaded as a Keras model: {in_brief(error)}. "
+            "Import the modules that define its own layers first, or export it as a SavedModel."
+        ) from error
+    return from_model(model, name=str(path))
+
+
+def from_model(model: Any, name: str = "The Keras model", any_batch: bool = False) -> TensorFlowModel:
+    """Trace a live `keras.Model` for inference; `any_batch` as for `to_onnx`."""
+    tf = import_tensorflow()
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise UnavailableError(
+            f"Keras runs on {keras.config.backend()} here, and converting needs TensorFlow. Set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    tensors = getattr(model, "inputs", None)
+    if not tensors:
+        return _by_export(model, name)
+    names = _unique([tensor.name for tensor in tensors])
+    structure = _structure(model, "input")
+    shapes = [(None, *tensor.shape[1:]) if any_batch else tensor.shape for tensor in tensors]
+    specs = [
+        tf.TensorSpec(s, t.dtype, f"maskc_input_{i}") for i, (s, t) in enumerate(zip(shapes, tensors, strict=True))
+    ]
+
+    def call(*arguments: Any) -> Any:
+        packed = keras.tree.pack_sequence_as(structure, list(arguments))
+        return keras.tree.flatten(model(packed, training=False))
+
+    try:
+        with quiet():
+            function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
+    except Exception as error:
+        raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
+    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)))
+
+
+def reason(error: Exception) -> str:
+    """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
+    found = re.search(
+        r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M
+    )
+    if not found:
+        return in_brief(error)
+    return f"layer {found.group(1)}: {in_brief(ValueError(found.group(2)))}"
+
+
+def _structure(model: Any, side: str) -> Any:
+    """How the model nests its inputs or outputs: one tensor, a list, a dictionary."""
+    try:
+        return getattr(model, side)
+    except AttributeError:  # a Sequential has only the flat lists
+        tensors = getattr(model, side + "s")
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _output_names(model: Any) -> list[str]:
+    """Names of the flattened outputs."""
+    import keras
+
+    output = _structure(model, "output")
+    if isinstance(output, dict) and not any(keras.tree.is_nested(value) for value in output.values()):
+        return [str(key) for key in sorted(output)]
+    names = list(getattr(model, "output_names", ()))
+    count = len(keras.tree.flatten(output))
+    return _unique(names) if len(names) == count else [f"output_{i}" for i in range(count)]
+
+
+def _by_export(model: Any, name: str) -> TensorFlowModel:
+    """A model that does not declare its inputs (a subclass of Model): Keras's export knows its signature."""
+    from maskc.frontend.tensorflow import saved_model
+
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            with quiet():
+                model.export(directory, verbose=False)
+        except Exception as error:
+            raise InputError(
+                f"{name} cannot be exported: {in_brief(error)}. Call it on a batch of data first."
+            ) from error
+        return saved_model.read(Path(directory), name=name)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The names with a number behind each repetition."""
+    result: list[str] = []
+    for name in names:
+        fresh, count = name, 1
+        while fresh in result or (fresh != name and fresh in names):
+            count += 1
+            fresh = f"{name}_{count}"
+        result.append(fresh)
+    return result
+
+
+def _register_layers() -> None:
+    """Import the layers that maskc trains with, so that Keras finds them by their registered names."""
+    try:
+        importlib.import_module("maskc.train.masks.mask")
+    except MaskcError:
+        raise
+    except ImportError as error:
+        raise UnavailableError(f"maskc.train cannot be imported: {in_brief(error)}.") from error

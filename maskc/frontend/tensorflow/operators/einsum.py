@@ -1,0 +1,134 @@
+"""Einsum of two operands as one matrix product."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+
+
+@converts("Einsum")
+def einsum(graph: Any, node: Any) -> None:
+    """Transposes and merges axes until a MatMul does it; an Einsum that is more than that stays one."""
+    equation = node.get_attr_value("equation").decode().replace(" ", "")
+    labels = _labels(equation, [graph.get_rank(name) for name in node.input], graph.get_rank(node.output[0]))
+    if labels is None or not _as_product(graph, node, *labels):
+        node.set_attr("equation", equation)
+
+
+def _labels(equation: str, ranks: Sequence[int | None], rank: int | None) -> tuple[str, str, str] | None:
+    """The labels of both operands and the result, each once, without an ellipsis; None if they are not so."""
+    left, arrow, right = equation.partition("->")
+    terms = [*left.split(","), right]
+    if not arrow or len(terms) != 3:
+        return None
+    if any("..." in term for term in terms):
+        # An ellipsis stands for the last of the broadcast axes; capitals are taken for them.
+        spread = [
+            None if size is None else size - len(term.replace("...", "")) if "..." in term else 0
+            for term, size in zip(terms, (*ranks, rank), strict=True)
+        ]
+        widest = max((count for count in spread if count is not None), default=0)
+        free = [letter for letter in string.ascii_uppercase if letter not in equation][:widest]
+        if None in spread or len(free) < widest:
+            return None
+        terms = [term.replace("...", "".join(free[widest - (n or 0) :])) for term, n in zip(terms, spread, strict=True)]
+    if any(len(set(term)) != len(term) for term in terms):
+        return None
+    return terms[0], terms[1], terms[2]
+
+
+def _as_product(graph: Any, node: Any, a: str, b: str, out: str) -> bool:
+    """Replace the node; False if a label is summed in one operand alone or too many sizes are unknown."""
+    batch = [label for label in out if label in a and label in b]
+    summed = [label for label in a if label in b and label not in out]
+    rows, columns = ([label for label in out if label in term and label not in batch] for term in (a, b))
+    if len(batch) + len(rows) + len(columns) != len(out) or any(
+        set(term) - set(batch) - set(summed) - set(free) for term, free in ((a, rows), (b, columns))
+    ):
+        return False
+    first, second = (node.input[0], a), (node.input[1], b)
+    if out == "".join(batch + columns + rows) and out != "".join(batch + rows + columns):
+        first, second, rows, columns = second, first, columns, rows
+    sizes = dict.fromkeys(out + a + b, -1)
+    for name, term in (first, second):
+        for label, size in zip(term, graph.get_shape(name) or [-1] * len(term), strict=True):
+            if size == 1 and sizes[label] > 1:
+                return False  # broadcast, which a product that merges axes would not do
+            sizes[label] = size if size != -1 else sizes[label]
+    # Without batch axes the rows need not be merged: MatMul takes any number of leading axes.
+    merged_rows = [rows] if batch and len(rows) != 1 else [[label] for label in rows]
+    left = [*([label] for label in batch), *merged_rows, summed]
+    right = [*([label] for label in batch), summed, columns]
+    result = [*([label] for label in batch), *merged_rows, columns]
+    shapes = [_merging(groups, sizes) for groups in (left, right)]
+    split = _splitting(result, sizes)
+    if shapes[0] is None or shapes[1] is None or split is None:
+        return False
+    dtype = graph.get_dtype(node.output[0])
+    operands = [
+        _arranged(graph, *first, left, shapes[0], sizes),
+        _arranged(graph, *second, right, shapes[1], sizes),
+    ]
+    merged = [_size(group, sizes) for group in result]
+    order = [label for group in result for label in group]
+    tensor = make(graph, "MatMul", operands, merged, dtype)
+    if any(len(group) != 1 for group in result):
+        tensor = make(graph, "Reshape", [tensor, constant(graph, split)], [sizes[label] for label in order], dtype)
+    if order != list(out):
+        permutation = [order.index(label) for label in out]
+        tensor = make(graph, "Transpose", [tensor], [sizes[label] for label in out], dtype, perm=permutation)
+    replace(graph, node, tensor)
+    return True
+
+
+def _size(group: Sequence[str], sizes: dict[str, int]) -> int:
+    known = [sizes[label] for label in group]
+    return -1 if -1 in known else int(np.prod(known, dtype=np.int64))
+
+
+def _merging(groups: Sequence[Sequence[str]], sizes: dict[str, int]) -> list[int] | None:
+    """The operand of a Reshape that merges every group; None if two of its sizes are unknown.
+
+    A size is copied (0) as long as axes before it are not merged.
+    """
+    shape: list[int] = []
+    aligned = True
+    for group in groups:
+        aligned = aligned and len(group) == 1
+        size = _size(group, sizes)
+        shape.append(0 if aligned and size == -1 else size)
+    return shape if shape.count(-1) <= 1 else None
+
+
+def _splitting(groups: Sequence[Sequence[str]], sizes: dict[str, int]) -> list[int] | None:
+    """The operand of a Reshape that takes every group apart; None if two of its sizes are unknown."""
+    shape: list[int] = []
+    aligned = True
+    for group in groups:
+        aligned = aligned and len(group) == 1
+        shape += [0 if aligned and sizes[label] == -1 else sizes[label] for label in group]
+    return shape if shape.count(-1) <= 1 else None
+
+
+def _arranged(
+    graph: Any, name: str, term: str, groups: Sequence[Sequence[str]], shape: list[int], sizes: dict[str, int]
+) -> str:
+    """The operand with its axes in the order of the groups, each group merged into one axis."""
+    order = [label for group in groups for label in group]
+    permutation = [term.index(label) for label in order]
+    merges = any(len(group) != 1 for group in groups)
+    source = graph.get_node_by_output(name)
+    if source is not None and source.is_const():
+        value = source.get_tensor_value(as_list=False).transpose(permutation)
+        return constant(graph, value.reshape(shape) if merges else value, graph.get_dtype(name))
+    dtype = graph.get_dtype(name)
+    if order != list(term):
+        name = make(graph, "Transpose", [name], [sizes[label] for label in order], dtype, perm=permutation)
+    if merges:
+        name = make(graph, "Reshape", [name, constant(graph, shape)], [_size(group, sizes) for group in groups], dtype)
+    return name

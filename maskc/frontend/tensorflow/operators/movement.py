@@ -1,0 +1,97 @@
+"""Operators that move data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+
+
+@converts("ReverseV2")
+def reverse(graph: Any, node: Any) -> None:
+    """A slice with steps of −1; tf2onnx has a ReverseSequence with lengths that it computes."""
+    axes = np.atleast_1d(node.inputs[1].get_tensor_value(as_list=False))
+    x, shape = node.input[0], graph.get_shape(node.output[0])
+    if not axes.size:
+        replace(graph, node, x)
+        return
+    operands = [np.full(axes.size, -1), np.full(axes.size, np.iinfo(np.int64).min), axes, np.full(axes.size, -1)]
+    inputs = [x, *(constant(graph, operand) for operand in operands)]
+    replace(graph, node, make(graph, "Slice", inputs, shape, graph.get_dtype(x)))
+
+
+@converts("OneHot")
+def one_hot(graph: Any, node: Any) -> None:
+    """Comparison with 0, 1, …: an index below 0 is nowhere, where ONNX's OneHot counts from the end."""
+    from onnx import TensorProto
+    from tf2onnx.onnx_opset.tensor import OneHot
+
+    indices, axis, rank = node.input[0], node.get_attr_value("axis"), graph.get_rank(node.input[0])
+    if not node.inputs[1].is_const() or (rank is None and axis != -1):
+        OneHot.version_13(graph, node)
+        return
+    behind = 0 if axis == -1 else rank - axis
+    given, shape, dtype = graph.get_shape(indices), graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    wide = make(graph, "Cast", [indices], given, TensorProto.INT64, to=TensorProto.INT64)
+    column = None if given is None else [*given[: len(given) - behind], 1, *given[len(given) - behind :]]
+    wide = make(graph, "Unsqueeze", [wide, constant(graph, [axis])], column, TensorProto.INT64)
+    places = constant(graph, np.arange(int(node.inputs[1].get_tensor_value())).reshape(-1, *[1] * behind))
+    hot = make(graph, "Equal", [wide, places], shape, TensorProto.BOOL)
+    replace(graph, node, make(graph, "Where", [hot, *node.input[2:4]], shape, dtype))
+
+
+@converts("DenseBincount")
+def bincount(graph: Any, node: Any) -> None:
+    """How often each of 0, 1, …, size − 1 occurs along the last axis, or the sum of the weights there."""
+    from onnx import TensorProto
+
+    values, size, weights = node.input
+    given, dtype = graph.get_shape(values), graph.get_dtype(node.output[0])
+    shape = graph.get_shape(node.output[0])
+    # The rows of `hits` are the elements, the columns what they are compared with.
+    hits = None if given is None else [*given, -1]
+    column = make(
+        graph, "Unsqueeze", [values, constant(graph, [-1])], hits and [*hits[:-1], 1], graph.get_dtype(values)
+    )
+    limit = make(graph, "Cast", [size], [], graph.get_dtype(values), to=graph.get_dtype(values))
+    zero, one = (constant(graph, number, graph.get_dtype(values)) for number in (0, 1))
+    places = make(graph, "Range", [zero, limit, one], [-1], graph.get_dtype(values))
+    counted = make(graph, "Equal", [column, places], hits, TensorProto.BOOL)
+    counted = make(graph, "Cast", [counted], hits, dtype, to=dtype)
+    binary = bool(node.get_attr_value("binary_output"))
+    if not binary and 0 not in (graph.get_shape(weights) or [0]):
+        column = make(graph, "Unsqueeze", [weights, constant(graph, [-1])], hits and [*hits[:-1], 1], dtype)
+        counted = make(graph, "Mul", [counted, column], hits, dtype)
+    if binary:
+        result = make(graph, "ReduceMax", [counted], shape, dtype, axes=[-2], keepdims=0)
+    else:
+        result = make(graph, "ReduceSum", [counted, constant(graph, [-2])], shape, dtype, keepdims=0)
+    replace(graph, node, result)
+
+
+@converts("Select", "SelectV2")
+def select(graph: Any, node: Any) -> None:
+    """A Where, which passes on what it selects; tf2onnx multiplies by 0 and 1 and so makes NaN of infinity."""
+    from onnx import TensorProto
+
+    condition, *operands = node.input
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    rank, given = graph.get_rank(operands[0]), graph.get_shape(condition)
+    if node.type == "Select" and given is not None and rank is not None and len(given) == 1 < rank:
+        # One decision for each element of the first axis.
+        axes = list(range(1, rank))
+        column = [*given, *[1] * (rank - 1)]
+        condition = make(graph, "Unsqueeze", [condition, constant(graph, axes)], column, TensorProto.BOOL)
+    if dtype == TensorProto.BOOL:  # for which ONNX Runtime has no Where
+        otherwise = make(graph, "Not", [condition], graph.get_shape(condition), dtype)
+        parts = [make(graph, "And", pair, shape, dtype) for pair in zip((condition, otherwise), operands, strict=True)]
+        replace(graph, node, make(graph, "Or", parts, shape, dtype))
+    elif dtype in (TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT16, TensorProto.UINT32, TensorProto.UINT64):
+        wide = TensorProto.FLOAT if dtype == TensorProto.FLOAT16 else TensorProto.INT64
+        cast = [make(graph, "Cast", [name], graph.get_shape(name), wide, to=wide) for name in operands]
+        chosen = make(graph, "Where", [condition, *cast], shape, wide)
+        replace(graph, node, make(graph, "Cast", [chosen], shape, dtype, to=dtype))
+    else:
+        replace(graph, node, make(graph, "Where", [condition, *operands], shape, dtype))

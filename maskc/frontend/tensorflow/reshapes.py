@@ -1,0 +1,59 @@
+"""Reshapes by sizes that a conversion computes, with numbers in their place; a Dense layer as one product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskc.frontend.tensorflow.operators.registry import constant
+from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
+
+
+def simplify(graph: Any) -> None:
+    """Change the Reshapes of a converted tf2onnx graph in place, where nothing changes but what is computed."""
+    sizes = Sizes(graph)
+    for node in [node for node in graph.get_nodes() if node.type == "Reshape"]:
+        if not _one_product(graph, node, sizes):
+            _number_shape(graph, node, sizes)
+    graph.delete_unused_nodes(graph.outputs)
+
+
+def _number_shape(graph: Any, node: Any, sizes: Sizes) -> None:
+    """Give a Reshape numbers in place of sizes that it computes, if at most one of them has to be inferred."""
+    if node.inputs[1].is_const():
+        return
+    wanted, given = sizes.values(node.input[1]), sizes.shape(node.input[0])
+    if wanted is None or given is None:
+        return
+    shape = []
+    for axis, size in enumerate(wanted):
+        number = None if size is None else size.number
+        same = axis < len(given) and size is not None and size == given[axis]
+        shape.append(number if number is not None else 0 if same else -1)
+    if shape.count(-1) <= 1:
+        graph.replace_input(node, node.input[1], constant(graph, shape), 1)
+
+
+def _one_product(graph: Any, node: Any, sizes: Sizes) -> bool:
+    """`Reshape(Reshape(x) · W)`, which TensorFlow does for x of any rank, as the product that ONNX has for it."""
+    product = node.inputs[0]
+    first = product.inputs[0] if product is not None and product.type == "MatMul" else None
+    if first is None or first.type != "Reshape" or graph.get_rank(product.input[1]) != 2:
+        return False
+    x, shape = first.input[0], sizes.shape(first.input[0])
+    rows, columns = (sizes.dimension(product.input[1], axis) for axis in (0, 1))
+    merged, wanted = sizes.values(first.input[1]), sizes.values(node.input[1])
+    if shape is None or merged is None or wanted is None or len(merged) != 2:
+        return False
+    # x keeps its last axis through the first Reshape, and the second restores the axes before it.
+    keeps = shape[-1] == rows and merged[1] in (rows, Formula.of(-1))
+    restored = [Formula.of(-1) if size is None else size for size in wanted]
+    lost = [i for i, size in enumerate(restored[:-1]) if size == Formula.of(-1)]
+    same = all(a == b for i, (a, b) in enumerate(zip(restored[:-1], shape[:-1], strict=False)) if i not in lost)
+    if not keeps or len(wanted) != len(shape) or not same or len(lost) > 1 or restored[-1] != columns:
+        return False
+    numbers = [size.number for size in (*shape[:-1], columns)]
+    target = [-1 if number is None else number for number in numbers]
+    outputs, dtype = list(node.output), graph.get_dtype(node.output[0])
+    graph.remove_node(node.name)
+    graph.make_node("MatMul", [x, product.input[1]], outputs=outputs, name=node.name, shapes=[target], dtypes=[dtype])
+    return True

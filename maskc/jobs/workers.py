@@ -1,0 +1,104 @@
+"""Tasks in processes of their own, several at a time: one that fails, or dies, is no other's business."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+from maskc.errors import InputError, MaskcError
+from maskc.frontend.custom_rules import load
+from maskc.jobs.termination import end_with_parent, uninterrupted, unwinding
+from passes.errors import in_brief
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def each(
+    call: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, rules: Sequence[Path] = ()
+) -> Iterator[tuple[int, Result | MaskcError]]:
+    """Call a function of a module on each task, `jobs` at a time, each in a fresh process that loads `rules` first.
+
+    Yields the number of each task as it ends, with its result or with the error that ended it. Tasks, results and the
+    function are pickled. The processes start Python anew, so a script that asks for them does so below
+    `if __name__ == "__main__":`. Raises `InputError` when there are to be less than one.
+    """
+    check_jobs(jobs)
+    # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
+    context = multiprocessing.get_context("spawn")
+    waiting = deque(enumerate(tasks))
+    running: dict[Connection, tuple[int, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                index, task = waiting.popleft()
+                mine, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules)))
+                with uninterrupted():
+                    process.start()
+                theirs.close()  # so that the end of the process is the end of what can be read
+                running[mine] = index, process
+            for ready in connection.wait(list(running)):
+                assert isinstance(ready, Connection)
+                index, process = running.pop(ready)
+                outcome = _received(ready)
+                process.join()
+                yield index, outcome if outcome is not None else _died(process)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def check_jobs(jobs: int) -> None:
+    """Raise `InputError` for a number of processes that cannot be."""
+    if jobs < 1:
+        raise InputError(f"The number of jobs must be 1 or more, and not {jobs}.")
+
+
+def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:
+    """The result of a call, or the error that ended it: one that users can act on as it is, others in a sentence."""
+    try:
+        return call(task)
+    except MaskcError as error:
+        return error
+    except MemoryError:
+        return InputError("There is not enough memory.")
+    except Exception as error:  # one task must not keep the others from being done
+        reason = f"{type(error).__name__}: {in_brief(error)}"
+        return InputError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")
+
+
+def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tuple[Path, ...]) -> None:
+    def run(task: Any) -> Any:
+        load(rules)
+        return call(task)
+
+    with unwinding():
+        end_with_parent()
+        answer.send(attempt(run, task))
+        answer.close()
+
+
+def _received(ready: Connection) -> Any:
+    """What a process sent; None if it ended without a word, or in the middle of one."""
+    with ready:
+        try:
+            return ready.recv()
+        except (EOFError, OSError):
+            return None
+
+
+def _died(process: SpawnProcess) -> InputError:
+    code = process.exitcode or 0
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return InputError(
+        f"The process ended without a word ({how}), most likely for want of memory. Try fewer at a time, with --jobs."
+    )

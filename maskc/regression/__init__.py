@@ -1,0 +1,1 @@
+"""What `maskc check` does: FLOPs against a committed baseline."""

@@ -1,0 +1,159 @@
+"""The file of what models cost, which is committed and reviewed like code.
+
+`flops.json` holds a `schema` number and an entry for each model, under its path from the file's directory. Models and
+layers stand in a stable order with one value on a line, so that a review shows what changed. docs/ci.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maskc.errors import InputError
+from maskc.frontend import model_files
+from maskc.results.json_values import parsed
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is compiled: a file of masks (its path from the baseline's directory), fixed sizes, adapters.
+
+    `shapes` holds sizes by input name, a number, a name or None for each dimension.
+    """
+
+    masks: str | None = None
+    shapes: dict[str, list[int | str | None]] = field(default_factory=dict)
+    adapters: str = "auto"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """FLOPs and multiply-accumulates for one example, and the number of weights."""
+
+    flops: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Masked channels, counted once per tensor axis, and how many of them the compiled model does not compute."""
+
+    masked: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one model cost when the baseline was written.
+
+    `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
+    `removed` are the masked channels that went and `held` those that stayed, by `tensor@axis`, written as `0-3, 7`.
+    `widths` are the channels that each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of
+    the node.
+    """
+
+    maskc: str
+    sha256: str
+    options: Options
+    verified: bool
+    before: Counts
+    after: Counts
+    channels: Channels
+    removed: dict[str, str]
+    held: dict[str, str]
+    widths: dict[str, int]
+    layer_flops: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline file and its entries, by the model's path from the file's directory (with `/`)."""
+
+    path: Path
+    models: dict[str, Entry] = field(default_factory=dict)
+
+    def key(self, model: Path) -> str:
+        """What the file calls a model."""
+        return Path(os.path.relpath(model, self.path.parent)).as_posix()
+
+    def file(self, key: str) -> Path:
+        """The path of a model or mask file that the baseline names."""
+        return Path(os.path.normpath(self.path.parent / key))
+
+    def text(self) -> str:
+        """The content of the file: the same entries always give the same text."""
+        models = {key: dataclasses.asdict(self.models[key]) for key in sorted(self.models)}
+        return json.dumps({"schema": SCHEMA, "models": models}, indent=2, ensure_ascii=False) + "\n"
+
+    def write(self) -> bool:
+        """Replace the file, whole or not at all, if it would change; whether it did.
+
+        Raises `InputError` when it cannot be written.
+        """
+        data = self.text().encode()
+        try:
+            if self.path.is_file() and self.path.read_bytes() == data:
+                return False
+            model_files.write_bytes(self.path, data)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+        return True
+
+
+def read(path: Path) -> Baseline:
+    """Read a baseline. Raises `InputError` where it is missing, from a newer maskc, or not as it should be."""
+    if path.is_dir():
+        raise InputError(f"The baseline {path} is a directory. Give the name of the file.")
+    if not path.is_file():
+        raise InputError(
+            f"There is no baseline {path}. Write it with `maskc check --update --baseline {path} MODEL...`."
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The baseline {path} cannot be read as JSON: {str(error).rstrip('.')}.") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or schema < 1 or not isinstance(data.get("models"), dict):
+        raise InputError(f"{path} is not a baseline of maskc check: it needs `schema` and `models`.")
+    if schema > SCHEMA:
+        raise InputError(
+            f"The baseline {path} has schema {schema}, and this maskc reads up to {SCHEMA}. Upgrade maskc."
+        )
+    try:
+        models: dict[str, Entry] = {key: parsed(Entry, value, key) for key, value in data["models"].items()}
+        for entry in models.values():
+            for text in (*entry.removed.values(), *entry.held.values()):
+                channels(text)
+        return Baseline(path, models)
+    except ValueError as error:
+        raise InputError(
+            f"The baseline {path} is not as it should be: {error}. Mend it, or write it again with --update."
+        ) from error
+
+
+def channels(text: str) -> set[int]:
+    """Channels from text like `0-3, 7`. Raises ValueError for anything else."""
+    found: set[int] = set()
+    for part in text.split(", ") if text else ():
+        first, _, last = part.partition("-")
+        if not (first + last).isdecimal():
+            raise ValueError(f"`{text}` does not list channels, like `0-3, 7`")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def digest(files: Iterable[Path]) -> str:
+    """The SHA-256 of the contents of these files, in this order, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,212 @@
+"""The check that a build runs: models compiled again, and compared with what the baseline says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from maskc import frontend, progress
+from maskc.compilation.compile import compile
+from maskc.errors import InputError, MaskcError, NotEquivalentError
+from maskc.frontend.custom_rules import load
+from maskc.frontend.input_sizes import Shapes
+from maskc.jobs.workers import attempt, check_jobs, each
+from maskc.regression import baseline
+from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
+from maskc.regression.findings import Finding, Limits, findings, notes
+from maskc.report.terminal import ranges
+from maskc.results.compilation import CompileReport
+from passes.adapters.placement import Policy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the check of one model found.
+
+    `file` is its path and `model` what the baseline calls it. `before` is the entry of the baseline and `now` that of
+    this run; None where there is none. `compared` is false where the baseline was to be written. `error` says why it
+    could not be checked, with the exit code that stands for it.
+    """
+
+    model: str
+    file: Path
+    before: Entry | None = None
+    now: Entry | None = None
+    compared: bool = True
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    error_code: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was checked and nothing was found."""
+        return not self.findings and not self.error
+
+
+def check(
+    path: Path,
+    models: Sequence[Path] = (),
+    *,
+    limits: Limits | None = None,
+    jobs: int = 1,
+    rules: Sequence[Path] = (),
+) -> list[Outcome]:
+    """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
+
+    `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. More than one
+    start Python anew, so a script that asks for that does so below `if __name__ == "__main__":`. Raises `InputError`
+    when the baseline or the limits cannot be used; what is wrong with one model is in its outcome.
+    """
+    known = baseline.read(path)
+    files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
+    if not files:
+        raise InputError(
+            f"The baseline {path} names no models. Add one: `maskc check --update --baseline {path} MODEL`."
+        )
+    tasks = []
+    for key, file in files.items():
+        entry = known.models.get(key)
+        tasks.append(_Task(known, key, file, entry.options if entry else None, limits or Limits()))
+    return _all(tasks, jobs, rules)
+
+
+def update(
+    path: Path,
+    models: Sequence[Path] = (),
+    *,
+    masks: Path | None = None,
+    shapes: Shapes | None = None,
+    adapters: str | None = None,
+    limits: Limits | None = None,
+    jobs: int = 1,
+    rules: Sequence[Path] = (),
+) -> tuple[list[Outcome], bool]:
+    """Write the baseline again, with all its models or the ones named; those are added if they are new.
+
+    `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on (None: as before). Without
+    names, models that are gone leave the baseline. Returns what was found and whether the file changed. It stays as it
+    is where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
+    `check` does.
+    """
+    known = baseline.read(path) if path.exists() or not models else Baseline(path)
+    if not path.parent.is_dir():
+        raise InputError(f"The directory {path.parent} does not exist. Create it first.")
+    if masks is not None and len(models) != 1:
+        raise InputError("Masks belong to one model. Name it, and no other.")
+    if (shapes or adapters) and not models:
+        raise InputError("Name the models that --shape and --adapters are for.")
+    kept = dict(known.models)
+    if not models:
+        kept = {key: entry for key, entry in kept.items() if known.file(key).exists()}
+    files = {known.key(model): model for model in models} or {key: known.file(key) for key in kept}
+    tasks = []
+    for key, file in files.items():
+        entry = known.models.get(key)
+        options = entry.options if entry else Options()
+        if masks is not None:
+            options = dataclasses.replace(options, masks=known.key(masks))
+        if shapes:
+            options = dataclasses.replace(options, shapes={k: list(v) for k, v in shapes.items()})
+        if adapters:
+            options = dataclasses.replace(options, adapters=adapters)
+        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False))
+    outcomes = _all(tasks, jobs, rules)
+    if not all(outcome.passed for outcome in outcomes):
+        return outcomes, False
+    kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
+    return outcomes, Baseline(path, kept).write()
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 if all is well, 1 if anything regressed, otherwise what stands for the first model that was not checked."""
+    if any(outcome.findings for outcome in outcomes):
+        return 1
+    return next((outcome.error_code for outcome in outcomes if outcome.error), 0)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One model to measure with these options, and to compare with its entry or not."""
+
+    baseline: Baseline
+    model: str
+    file: Path
+    options: Options | None
+    limits: Limits
+    compare: bool = True
+
+    def run(self) -> Outcome:
+        entry = self.baseline.models.get(self.model)
+        if self.options is None:
+            path = self.baseline.path
+            raise InputError(
+                f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
+            )
+        now, report = _measured(self.baseline, self.file, self.options)
+        found = findings(entry if self.compare else None, now, report, self.limits)
+        told = (*report.warnings, *notes(entry if self.compare else None, now))
+        return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
+
+    def ended(self, found: Outcome | MaskcError) -> Outcome:
+        """The outcome of a run that may have ended with an error."""
+        if isinstance(found, Outcome):
+            return found
+        entry = self.baseline.models.get(self.model)
+        outcome = Outcome(self.model, self.file, before=entry, compared=self.compare)
+        if isinstance(found, NotEquivalentError):
+            return dataclasses.replace(outcome, findings=(Finding("equivalence", str(found)),))
+        return dataclasses.replace(outcome, error=str(found), error_code=found.exit_code)
+
+
+def _all(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> list[Outcome]:
+    check_jobs(jobs)
+    outcomes = {}
+    with progress.stage("Compiling and comparing models", len(tasks)) as stage:
+        for index, found in _run(tasks, min(jobs, len(tasks)), rules):
+            outcome = outcomes[index] = tasks[index].ended(found)
+            stage.advance(note=f"{outcome.model} is done")
+            progress.detail(f"  {outcome.model}: {'passed' if outcome.passed else 'failed'}")
+    return [outcomes[index] for index in sorted(outcomes)]
+
+
+def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[tuple[int, Outcome | MaskcError]]:
+    load(rules)  # here as well, as rules that cannot be loaded are no model's fault
+    if jobs > 1:
+        yield from each(_Task.run, tasks, jobs, rules)
+        return
+    yield from ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
+
+
+def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:
+    """Compile and verify a model. Raises as `maskc.compile` does."""
+    source = frontend.read(file)
+    masks = None if options.masks is None else known.file(options.masks)
+    policy = cast(Policy, options.adapters)
+    report = compile(source, masks, shapes=options.shapes, adapters=policy, align="none", verify=True).report
+    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
+    held: dict[str, set[int]] = {}
+    for item in report.held:
+        held.setdefault(f"{item.tensor}@{item.axis}", set()).update(item.channels)
+    before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
+    entry = Entry(
+        maskc=report.maskc,
+        sha256=baseline.digest((*source.files, *((masks,) if masks is not None else ()))),
+        options=options,
+        verified=report.verification is not None,
+        before=before,
+        after=after,
+        channels=Channels(report.channels_masked, report.channels_removed),
+        removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
+        held={key: ranges(sorted(some)) for key, some in held.items()},
+        widths={
+            layer.name_after or layer.name: layer.width_after
+            for layer in report.layers
+            if layer.width_after is not None
+        },
+        layer_flops={layer.name_after or layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
+    )
+    return entry, report

@@ -1,0 +1,230 @@
+"""The outcome of `maskc check` as people and build machines read it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskc.errors import InputError
+from maskc.frontend import model_files
+from maskc.report import files
+from maskc.report.terminal import PIPE_WIDTH
+from maskc.results.compilation import plain
+
+if TYPE_CHECKING:
+    from maskc.regression.check import Outcome
+
+# Version of what `as_json` writes.
+JSON_SCHEMA = 1
+
+
+def show(outcomes: Sequence[Outcome], out: Console) -> None:
+    """A table of the models, and below it what is wrong and why."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Model", overflow="fold")
+    for title in _TITLES[1:]:
+        table.add_column(title, justify="left" if title == "Verdict" else "right")
+    for outcome in outcomes:
+        *figures, verdict = _row(outcome)[1:]
+        table.add_row(Text(outcome.model), *figures, Text(verdict, style="green" if outcome.passed else "red"))
+    out.print(table)
+    for outcome in outcomes:
+        for text in _told(outcome):
+            out.print(f"{outcome.model}: {text}", style="red", markup=False, soft_wrap=True)
+        for note in outcome.notes:
+            out.print(f"{outcome.model}: note: {note}", style="yellow", markup=False, soft_wrap=True)
+    out.print(_summary(outcomes), style="green" if all(o.passed for o in outcomes) else "red", markup=False)
+
+
+def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """What is wrong with which model."""
+    for outcome in outcomes:
+        for text in _told(outcome):
+            yield f"{outcome.model}: {text}"
+
+
+def as_table(outcomes: Sequence[Outcome]) -> str:
+    """What `show` prints, as plain text."""
+    out = io.StringIO()
+    show(outcomes, Console(file=out, width=PIPE_WIDTH, highlight=False, color_system=None))
+    return out.getvalue()
+
+
+def as_markdown(outcomes: Sequence[Outcome]) -> str:
+    """A table and the explanations, for a comment on a pull request."""
+    lines = [f"### maskc check: {_summary(outcomes)}", ""]
+    lines += [_cells(_TITLES), _cells(["---", *["---:"] * (len(_TITLES) - 2), "---"])]
+    for outcome in outcomes:
+        model, *figures, verdict = _row(outcome)
+        lines.append(_cells([f"`{model}`", *figures, verdict if outcome.passed else f"**{verdict}**"]))
+    for outcome in outcomes:
+        for text in _told(outcome):
+            first, *rest = text.split("\n")
+            lines += ["", f"**`{outcome.model}`**: {_escaped(first)}"]
+            lines += ["", "```text", *(line.removeprefix("  ") for line in rest), "```"] if rest else []
+        lines += [f"\n`{outcome.model}`: {_escaped(note)}" for note in outcome.notes]
+    return "\n".join(lines) + "\n"
+
+
+def as_junit(outcomes: Sequence[Outcome]) -> str:
+    """A JUnit test suite with a case for each model."""
+    failures, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
+    counts = {"tests": str(len(outcomes)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
+    suites = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": "maskc check", **counts})
+    for outcome in outcomes:
+        name = _printable(outcome.model)
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "maskc", "name": name, "file": name})
+        for finding in outcome.findings:
+            attributes = {"message": _printable(finding.message), "type": finding.kind}
+            ElementTree.SubElement(case, "failure", attributes).text = _printable(str(finding))
+        if outcome.error:
+            ElementTree.SubElement(case, "error", {"message": _printable(outcome.error), "type": "input"})
+        if outcome.notes:
+            ElementTree.SubElement(case, "system-out").text = _printable("\n".join(outcome.notes))
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def as_github(outcomes: Sequence[Outcome]) -> str:
+    """GitHub's workflow commands: an error at the model for each regression, a notice for each note.
+
+    Source: GitHub, "Workflow commands for GitHub Actions", setting an error message.
+    """
+    lines = []
+    for outcome in outcomes:
+        place = f"file={_property(outcome.file.as_posix())},title=maskc check"
+        lines += [f"::error {place}::{_data(f'{outcome.model}: {text}')}" for text in _told(outcome)]
+        lines += [f"::notice {place}::{_data(f'{outcome.model}: {note}')}" for note in outcome.notes]
+    return "\n".join([*lines, _summary(outcomes)]) + "\n"
+
+
+def as_json(outcomes: Sequence[Outcome]) -> str:
+    """One JSON object; docs/ci.md lists its keys."""
+    return json.dumps(told(outcomes), allow_nan=False) + "\n"
+
+
+def told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The outcomes as values that `json` can write."""
+    models = [
+        {
+            "model": outcome.model,
+            "file": str(outcome.file),
+            "passed": outcome.passed,
+            "findings": plain(outcome.findings),
+            "notes": list(outcome.notes),
+            "error": outcome.error or None,
+            "before": plain(outcome.before),
+            "now": plain(outcome.now),
+        }
+        for outcome in outcomes
+    ]
+    return {"schema": JSON_SCHEMA, "passed": all(outcome.passed for outcome in outcomes), "models": models}
+
+
+FORMATS: dict[str, Callable[[Sequence[Outcome]], str]] = {
+    "table": as_table,
+    "markdown": as_markdown,
+    "junit": as_junit,
+    "github": as_github,
+    "json": as_json,
+}
+
+
+def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, Path | None]]:
+    """Formats and files from words like `junit=check.xml`, with one that goes to stdout (None) among them.
+
+    Raises `InputError` for a format that there is not, when several would go to stdout or into one file, and for a file
+    that cannot be written or is among those to be `read`.
+    """
+    found: list[tuple[str, Path | None]] = []
+    for word in words:
+        name, _, file = word.partition("=")
+        if name not in FORMATS:
+            raise InputError(f"There is no format '{name}'. Choose from {', '.join(FORMATS)}.")
+        found.append((name, Path(file) if file else None))
+    printed = [name for name, file in found if file is None]
+    if len(set(printed)) > 1:
+        raise InputError(f"Only one format can be printed, and not {' and '.join(printed)}. Write the others to files.")
+    written = [file for _, file in found if file is not None]
+    for path in written:
+        files.check_target(path, "report")
+        files.check_not_read(path, read, "report")
+        if sum(other.resolve() == path.resolve() for other in written) > 1:
+            raise InputError(f"Two reports would be written to {path}. Give each a name of its own.")
+    return found if printed else [*found, ("table", None)]
+
+
+def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
+    """Write one of the formats to a file. Raises `InputError` when that fails."""
+    try:
+        model_files.write_bytes(file, FORMATS[name](outcomes).encode())
+    except OSError as error:
+        raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
+
+
+_TITLES = ("Model", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")
+
+
+def _row(outcome: Outcome) -> list[str]:
+    before, now = outcome.before, outcome.now
+    old, new = before.after.flops if before else None, now.after.flops if now else None
+    change = "-" if not old or new is None else "0" if new == old else f"{new / old - 1:+.2%}"
+    reduction = f"{now.before.flops / new:.2f}×" if now and new else "-"
+    channels = f"{now.channels.removed:,} of {now.channels.masked:,}" if now else "-"
+    good, bad = ("ok", "regressed") if outcome.compared else ("measured", "refused")
+    verdict = good if outcome.passed else "not checked" if outcome.error else bad
+    counts = ("-" if value is None else f"{value:,}" for value in (old, new))
+    return [outcome.model, *counts, change, reduction, channels, verdict]
+
+
+def _told(outcome: Outcome) -> Iterator[str]:
+    yield from map(str, outcome.findings)
+    if outcome.error:
+        yield outcome.error
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    failed, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
+    compared = all(o.compared for o in outcomes)
+    if not failed and not errors:
+        return f"{_models(len(outcomes))} {'checked, none regressed' if compared else 'measured'}."
+    parts = [f"{failed} {'regressed' if compared else 'cannot be taken up'}"] * bool(failed)
+    parts += [f"{errors} could not be checked"] * bool(errors)
+    return f"Of {_models(len(outcomes))}, {' and '.join(parts)}."
+
+
+def _models(count: int) -> str:
+    return f"{count} model" + "s" * (count != 1)
+
+
+def _cells(values: Sequence[str]) -> str:
+    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown and HTML find nothing of theirs."""
+    for sign in "\\`*_<>[]#|@":
+        text = text.replace(sign, f"\\{sign}" if sign != "@" else "&#64;")
+    return text
+
+
+def _printable(text: str) -> str:
+    """Text without the control characters that XML cannot hold."""
+    return "".join(sign if sign in "\n\t" or sign.isprintable() else "�" for sign in text)
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

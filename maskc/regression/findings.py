@@ -1,0 +1,132 @@
+"""What regressed: a compilation against its entry in the baseline, and against what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from maskc.errors import InputError
+from maskc.regression.baseline import Entry, channels
+from maskc.report.terminal import held_lines, ranges
+from maskc.results.compilation import CompileReport
+from passes.results import Held
+
+# Layers named in the explanation of FLOPs that rose; the others are counted.
+_NAMED = 8
+
+Kind = Literal["flops", "reduction", "equivalence", "channels"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One regression: a sentence, and lines that name the layers and say why."""
+
+    kind: Kind
+    message: str
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.details:
+            return self.message
+        return "\n".join((f"{self.message.rstrip('.')}:", *(f"  {line}" for line in self.details)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed: FLOPs above the baseline, as a fraction of it, and the least FLOPs before over FLOPs after."""
+
+    tolerance: float = 0.0
+    min_reduction: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise InputError(f"The tolerance must be 0 or more, and not {self.tolerance}. For one percent write 0.01.")
+        if self.min_reduction is not None and not self.min_reduction > 0:
+            raise InputError(f"The least reduction must be above 0, and not {self.min_reduction}.")
+
+
+def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
+    """What regressed from `before` (None: nothing to compare with) to `now`, which `report` is about."""
+    if limits.min_reduction is not None and report.flops_reduction < limits.min_reduction:
+        yield Finding(
+            "reduction",
+            f"FLOPs fall by {report.flops_reduction:.2f}×, and {limits.min_reduction:g}× was asked for.",
+            tuple(held_lines(report.held)),
+        )
+    if before is None:
+        return
+    if before.verified and not now.verified:
+        yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
+    stays = tuple(_staying(before, now, report))
+    if stays:
+        count = sum(len(item.channels) for item in stays)
+        what = (
+            "A masked channel that used to go stays" if count == 1 else f"{count} masked channels that used to go stay"
+        )
+        yield Finding("channels", f"{what} now.", tuple(held_lines(stays)))
+    if now.after.flops > before.after.flops * (1 + limits.tolerance):
+        yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
+
+
+def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
+    """What is held now and went when the baseline was written, along axes that hold more than they did then."""
+    for item in report.held:
+        key = f"{item.tensor}@{item.axis}"
+        if len(channels(now.held.get(key, ""))) <= len(channels(before.held.get(key, ""))):
+            continue
+        gone = channels(before.removed.get(key, ""))
+        back = tuple(channel for channel in item.channels if channel in gone)
+        if back:
+            yield dataclasses.replace(item, channels=back)
+
+
+def _rise(before: Entry, now: Entry, tolerance: float) -> str:
+    old, new = before.after.flops, now.after.flops
+    share = f" (+{new / old - 1:.2%})" if old else ""
+    cause = "the model is the same as then" if before.sha256 == now.sha256 else "the model has changed since"
+    allowed = f", and {tolerance:.2%} is allowed" if tolerance else ""
+    return f"FLOPs rose from {old:,} to {new:,}{share}{allowed}; {cause}."
+
+
+def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
+    """Channels that are masked no longer, layers that became dearer, and what else costs more."""
+    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
+    for key in {**before.removed, **before.held}:
+        old = channels(before.removed.get(key, "")) | channels(before.held.get(key, ""))
+        new = masked.get(key, set())
+        if len(new) < len(old):
+            name, _, axis = key.rpartition("@")
+            bare = sorted(old - new)
+            which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
+            yield f"mask '{name}' axis {axis}: {which} no longer masked"
+    rises = {name: now.layer_flops[name] - before.layer_flops.get(name, 0) for name in now.layer_flops}
+    dearer = sorted((name for name, rise in rises.items() if rise > 0), key=lambda name: (-rises[name], name))
+    for name in dearer[:_NAMED]:
+        yield f"layer '{name}' {_width(before.widths.get(name), now.widths.get(name))}: +{rises[name]:,} FLOPs"
+    if len(dearer) > _NAMED:
+        rest = sum(rises[name] for name in dearer[_NAMED:])
+        yield f"{len(dearer) - _NAMED} more layers: +{rest:,} FLOPs"
+    other = (now.after.flops - sum(now.layer_flops.values())) - (before.after.flops - sum(before.layer_flops.values()))
+    if other > 0:
+        yield f"everything that is not a layer: +{other:,} FLOPs"
+
+
+def _width(before: int | None, now: int | None) -> str:
+    if before is None:
+        return "is not in the baseline" if now is None else f"({now} channels) is not in the baseline"
+    if now is None or now == before:
+        return f"({before} channels, as before) reads more"
+    return f"has {now} channels and had {before}"
+
+
+def notes(before: Entry | None, now: Entry) -> Iterator[str]:
+    """What is worth knowing beside regressions."""
+    if before is None:
+        return
+    if now.after.flops < before.after.flops:
+        yield f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}; keep that with --update."
+    if now.maskc != before.maskc:
+        yield f"The baseline is of maskc {before.maskc}, and this is {now.maskc}."

@@ -1,0 +1,1 @@
+"""What a command found, as plain values and as JSON."""

@@ -1,0 +1,157 @@
+"""The document that `--report` writes: what a compilation or a comparison found, as one value.
+
+docs/report.md describes it. Its JSON Schema, `schema/report-1.json`, is made of the classes here by
+docs/report_schema.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from maskc.results.compilation import now
+from maskc.results.environment import machine, versions
+from maskc.results.layers import Layer
+from maskc.results.totals import Figures
+from maskc.runtime.latency import Latency
+from maskc.verification.bisection import Parting
+from maskc.verification.exact import ExactError
+from maskc.verification.tolerance import OutputError
+from maskc.version import __version__
+from passes.results import Held, MaskedAxis, Width
+
+if TYPE_CHECKING:
+    from maskc.results.compilation import CompileReport
+    from maskc.verification.verify import Verification
+
+# Raised when a key goes, changes its name or means something else; new keys may come without.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Masked channels, counted once per tensor axis: how many there are, how many are gone and how many stay."""
+
+    masked: int
+    removed: int
+    held: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How the comparison of two models came out.
+
+    `passed` holds when all outputs agree and the reduction asked for (`min_reduction`) is reached, `equivalent` when
+    all outputs agree. `outputs` are their errors and `exact` those in double precision, null where that was not
+    computed. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
+    comparison was made, and `parting` says where models part that differ.
+    """
+
+    passed: bool
+    equivalent: bool
+    outputs: tuple[OutputError, ...]
+    exact: tuple[ExactError, ...] | None
+    min_reduction: float | None
+    provider: str
+    samples: int
+    seed: int
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    parting: Parting | None
+
+    @classmethod
+    def of(cls, result: Verification) -> Checked:
+        """What a verification found, without the figures and the latency, which stand elsewhere in the document."""
+        return cls(**{item.name: getattr(result, item.name) for item in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report of `maskc compile` or `maskc verify`.
+
+    `model` is the path of the source or the reference, and `output` that of the compiled model; null for a model in
+    memory. `before` and `after` are their figures, `reduction` is FLOPs before over FLOPs after, and `layers` are the
+    nodes that multiply and accumulate. `channels`, `masked`, `held`, `widths` (layers that keep channels for their
+    width) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and `latency`
+    are null where nothing was verified or measured. `notes` are the compiler's, and `warnings` say what to look at in
+    the input. `versions` are those of the libraries that were used, and `machine` says on what kind of machine. Numbers
+    that are infinite or not defined are null.
+    """
+
+    schema: int
+    command: Literal["compile", "verify"]
+    maskc: str
+    versions: dict[str, str]
+    machine: str
+    date: str
+    model: str | None
+    output: str | None
+    before: Figures
+    after: Figures
+    reduction: float | None
+    channels: Channels | None
+    layers: tuple[Layer, ...]
+    masked: tuple[MaskedAxis, ...] | None
+    held: tuple[Held, ...] | None
+    widths: tuple[Width, ...] | None
+    verification: Checked | None
+    latency: Latency | None
+    seconds: dict[str, float] | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def of_compilation(report: CompileReport) -> Document:
+    """The document of a compilation."""
+    return Document(
+        schema=SCHEMA,
+        command="compile",
+        maskc=report.maskc,
+        versions=versions(),
+        machine=machine(),
+        date=report.date,
+        model=report.model,
+        output=report.output,
+        before=report.before,
+        after=report.after,
+        reduction=report.flops_reduction,
+        channels=Channels(
+            report.channels_masked, report.channels_removed, sum(len(held.channels) for held in report.held)
+        ),
+        layers=report.layers,
+        masked=report.masked,
+        held=report.held,
+        widths=report.widths,
+        verification=None if report.verification is None else Checked.of(report.verification),
+        latency=report.latency,
+        seconds=report.seconds,
+        notes=report.notes,
+        warnings=report.warnings,
+    )
+
+
+def of_verification(result: Verification) -> Document:
+    """The document of a comparison."""
+    return Document(
+        schema=SCHEMA,
+        command="verify",
+        maskc=__version__,
+        versions=versions(),
+        machine=machine(),
+        date=now(),
+        model=result.model,
+        output=result.output,
+        before=result.before,
+        after=result.after,
+        reduction=result.reduction,
+        channels=None,
+        layers=result.layers,
+        masked=None,
+        held=None,
+        widths=None,
+        verification=Checked.of(result),
+        latency=result.latency,
+        seconds=None,
+        notes=(),
+        warnings=(),
+    )

@@ -1,0 +1,46 @@
+"""The figures of a model: what it computes, holds and takes on disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import passes
+from maskc.errors import InputError
+from maskc.frontend import Source
+from passes.errors import GraphError
+from passes.results import Cost
+
+
+@dataclass(frozen=True)
+class Figures:
+    """FLOPs and multiply-accumulates for one example, number of weights, and bytes on disk."""
+
+    flops: int
+    macs: int
+    params: int
+    bytes: int
+
+    @classmethod
+    def of(cls, source: Source) -> Figures:
+        """Figures of a model as it was read. Raises `InputError` when the graph is not valid."""
+        return cls.from_cost(count(source), source.bytes)
+
+    @classmethod
+    def from_cost(cls, cost: Cost, size: int) -> Figures:
+        """Figures from a count of the graph and the size of its file in bytes."""
+        return cls(cost.flops, cost.macs, cost.params, size)
+
+    def reduction_to(self, after: Figures) -> float:
+        """FLOPs before over FLOPs after: 1 when neither has any, infinite when only `after` has none."""
+        if after.flops == 0:
+            return 1.0 if self.flops == 0 else math.inf
+        return self.flops / after.flops
+
+
+def count(source: Source) -> Cost:
+    """Count a model, with graph errors told as errors of the input."""
+    try:
+        return passes.count(source.model)
+    except GraphError as error:
+        raise InputError(f"{source.name}: {error}") from error

@@ -1,0 +1,46 @@
+"""bfloat16 as float32, for an execution provider that cannot compute with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, TypeProto
+
+from maskc.frontend.graphs import all_graphs, all_nodes, all_tensors, array_of
+
+_TYPES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
+
+
+def widened(model: ModelProto) -> ModelProto | None:
+    """A copy of the model in which every bfloat16 is a float32; None where there is nothing of the kind.
+
+    Every bfloat16 is a float32, so the weights are the same; only what is computed is rounded less.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    changed = False
+    for tensor in all_tensors(copy):
+        if tensor.data_type == TensorProto.BFLOAT16:
+            wide = array_of(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+            changed = True
+    for node in all_nodes(copy):
+        for attribute in node.attribute:
+            if attribute.name in _TYPES and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+                changed = True
+    for graph in all_graphs(copy.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            changed = _widen(value.type) or changed
+    return copy if changed else None
+
+
+def _widen(kind: TypeProto) -> bool:
+    if kind.HasField("sequence_type"):
+        return _widen(kind.sequence_type.elem_type)
+    if kind.HasField("optional_type"):
+        return _widen(kind.optional_type.elem_type)
+    if not kind.HasField("tensor_type") or kind.tensor_type.elem_type != TensorProto.BFLOAT16:
+        return False
+    kind.tensor_type.elem_type = TensorProto.FLOAT
+    return True

@@ -1,0 +1,1 @@
+"""FLOPs of a Keras model as a function of its masks."""

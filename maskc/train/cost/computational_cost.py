@@ -1,0 +1,175 @@
+"""FLOPs of a Keras model as a function of its masks, counted by the compiler itself."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+import passes
+from maskc import progress
+from maskc.errors import InputError
+from maskc.train.cost.keras_to_onnx import masked_graph, value_of
+from maskc.train.masks.mask import MaskLayer, mask_layers
+
+Values = Sequence[NDArray[np.floating]]
+
+
+class ComputationalCost:
+    """FLOPs per example that the compiled model has, for any values of the masks.
+
+    It is the compiler's count (`maskc flops` of the compiled file), not an estimate beside it: the model is
+    converted to ONNX once, with the masks as inputs, and counted by `passes`. What the count depends on is
+    where zeros are, so weights that happen to be exactly zero now (fresh biases) stand as nonzero. A trained
+    model can only cost more than this where folding a constant needs a weight of its own, and less where
+    training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges those
+    directly behind a layer into its weights, with the normalisation behind them.
+
+    Attributes:
+        names: one name for each mask: its layer's, or its path where two layers share a name.
+        layers: the mask layers, in the same order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not model.built:
+            raise InputError(
+                f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting its FLOPs."
+            )
+        self.layers: list[MaskLayer] = mask_layers(model)
+        self.names: list[str] = _names(self.layers)
+        self._graph, self._inputs = masked_graph(model, self.layers)
+        # Where one entry goes, most others save what they did.
+        self._counted = passes.Counted()
+        self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
+
+    def __call__(self, masks: Sequence[Any] | None = None) -> Any:
+        """Returns the FLOPs as a scalar float64 tensor that can be differentiated by the masks.
+
+        The derivative by an entry is the exact number of FLOPs that zeroing it would save, as `gradient` has it. Works
+        in eager mode and inside `tf.function`; the count itself is made on the host.
+
+        Args:
+            masks: tensors of shape `(channels,)` in the order of `layers`; by default the layers' own masks, which are
+                not trainable, so that a tape must be told to watch them.
+
+        Example:
+            >>> with tf.GradientTape() as tape:
+            ...     tape.watch([layer.mask.value for layer in cost.layers])
+            ...     flops = cost()
+            >>> tape.gradient(flops, [layer.mask.value for layer in cost.layers])
+        """
+        given = [layer.mask for layer in self.layers] if masks is None else masks
+        tensors = [tf.convert_to_tensor(mask) for mask in given]
+
+        def count(*values: Any) -> Any:
+            return np.float64(self.count(values))
+
+        def differentiate(*values: Any) -> list[Any]:
+            return [s.astype(v.dtype) for s, v in zip(self.at(values)[1], values, strict=True)]
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def flops(*values: Any) -> Any:
+            def gradient(upstream: Any) -> list[Any]:
+                # Of a list of one TensorFlow gives the one.
+                savings = tf.nest.flatten(tf.numpy_function(differentiate, values, [value.dtype for value in values]))
+                return [
+                    tf.cast(upstream, value.dtype) * tf.ensure_shape(saving, value.shape)
+                    for saving, value in zip(savings, values, strict=True)
+                ]
+
+            return tf.ensure_shape(tf.numpy_function(count, values, tf.float64), ()), gradient
+
+        return flops(*tensors)
+
+    def flops(self) -> int:
+        """Returns the FLOPs per example at the present values of the masks."""
+        return self.count(self.masks())
+
+    def gradient(self) -> dict[str, NDArray[np.int64]]:
+        """Returns the derivative of the FLOPs by each mask entry, at the present values of the masks.
+
+        That is, by name of the mask, an array of shape `(channels,)` with the FLOPs that zeroing each entry
+        as well would save; 0 for entries that are zero already.
+        """
+        return dict(zip(self.names, self.at(self.masks())[1], strict=True))
+
+    def at(self, masks: Values) -> tuple[int, list[NDArray[np.int64]]]:
+        """Returns the FLOPs and their derivatives, as above, at the given values of `layers`' masks."""
+        values = self._named(masks)
+        key = b"".join(value.tobytes() for value in values.values())
+        if self._last is None or self._last[0] != key:
+            flops, savings = passes.flops_by_mask(self._graph, values)
+            self._last = key, (flops, [np.asarray(savings[name], np.int64) for name in self._inputs])
+        return self._last[1]
+
+    def count(self, masks: Values) -> int:
+        """Returns the FLOPs alone, at the given values of `layers`' masks."""
+        return self._counted.at(self._graph, self._named(masks)).flops
+
+    def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
+        """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
+
+        Args:
+            masks: as for `at`.
+            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
+        """
+        by_name = dict(zip(self._inputs, groups, strict=True))
+        structure = dict(zip(self._inputs, self.ties, strict=True))
+        if not _whole(self.ties, groups):
+            # Where parts of what is coupled go alone, what one saves turns on where the compiler puts constants back,
+            # which is decided over the whole network: nothing that was counted before may be relied on.
+            self._counted.savings.clear()
+        with progress.stage("Counting what channels would save") as stage:
+
+            def watch(done: int, total: int) -> None:
+                stage.total = total
+                stage.advance(done - stage.done)
+
+            named = self._named(masks)
+            flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, self._counted, watch)
+        return flops, np.asarray(savings, np.int64)
+
+    @functools.cached_property
+    def ties(self) -> list[NDArray[np.int64]]:
+        """For each mask the number of the group that each entry is coupled with, as the compiler's analysis has it."""
+        sizes = {name: len(mask) for name, mask in zip(self._inputs, self.masks(), strict=True)}
+        return list(passes.coupled(self._graph, sizes).values())
+
+    def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
+        return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
+
+    def masks(self) -> list[NDArray[np.float32]]:
+        """Returns the present values of the masks, each of shape `(channels,)`."""
+        return [np.asarray(value_of(layer.mask), np.float32) for layer in self.layers]
+
+
+def computational_cost(model: Any) -> ComputationalCost:
+    """Returns the cost of a built Keras model as a function of its masks.
+
+    Example:
+        >>> cost = computational_cost(model)
+        >>> cost.flops()
+        >>> cost.gradient()["mask_layer"]  # FLOPs that pruning each channel would save
+
+    Raises:
+        InputError: if the model is not built, or cannot be converted to ONNX.
+    """
+    return ComputationalCost(model)
+
+
+def _whole(ties: Sequence[NDArray[np.int64]], groups: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether entries that are coupled are always in the same group."""
+    pairs = np.unique(np.stack([np.concatenate(list(ties)), np.concatenate(list(groups))]), axis=1)
+    return bool(pairs.shape[1] == len(np.unique(pairs[0])))
+
+
+def _names(layers: Sequence[MaskLayer]) -> list[str]:
+    shared = {name for name, count in Counter(layer.name for layer in layers).items() if count > 1}
+    names = [layer.path if layer.name in shared else layer.name for layer in layers]
+    # Copies of one nested model may share paths as well.
+    return [f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -1,0 +1,1 @@
+"""Records and features, and what is wrong with them."""

@@ -1,0 +1,1 @@
+"""How important each mask entry is."""

@@ -1,0 +1,1 @@
+"""Mask layers, and models that are given them."""

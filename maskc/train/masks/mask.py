@@ -1,0 +1,317 @@
+"""The mask on a tensor's channels, and the signal that tells what each channel is worth."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import keras
+import tensorflow as tf
+
+from maskc.errors import InputError
+from maskc.train.importance.methods import Method
+from maskc.train.masks.settings import Reduction
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """How a pruning optimizer wants signals: by which method, for which loss.
+
+    `reduction` is None if it is not known how the loss is reduced over the batch.
+    """
+
+    method: Method
+    reduction: Reduction | None
+
+
+@runtime_checkable
+class Gatherer(Protocol):
+    """An optimizer that reads signals out of the gradients of `MaskLayer.signal`."""
+
+    def gathering(self, model: Any) -> Gathering:
+        """How signals are to be gathered in a training call of `model`."""
+        ...
+
+    def prune_if_due(self) -> None:
+        """Takes decisions that are still open."""
+        ...
+
+
+@dataclass
+class Observation:
+    """What a layer saw of the last training call that gathered signals.
+
+    `model` is the outermost model of the call, `calls` how often that one call came through the layer, and
+    `reduction` how the loss was taken to be reduced.
+    """
+
+    model: weakref.ref[Any]
+    context: weakref.ref[Any]
+    reduction: Reduction | None
+    calls: int = field(default=1)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tensors of the last training call that no optimizer follows: what `update_pruning_signals` differentiates by.
+
+    `copies` has shape `(batch, channels)` and stands for each example's own copy of the mask; `inputs` is what was
+    masked.
+    """
+
+    copies: Any
+    inputs: Any
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
+    """Multiplies the channels (the last axis) of its input by a binary mask.
+
+    Input and output: any floating-point tensor of shape `(batch, ..., channels)`; the output has the input's
+    shape and dtype.
+
+    Weights, both of shape `(channels,)`:
+        mask: ones and zeros in the layer's variable dtype, not trainable, so that no optimizer can move it.
+            `PruningOptimizer` sets its entries to zero.
+        signal: float32, the moving average of what each entry is worth, by the method of the optimizer. With
+            "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
+            `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
+            the mask. It counts as trainable, because that is how the ordinary backward pass of `fit` delivers the
+            statistic to the optimizer. Under any optimizer but `PruningOptimizer` its gradient is zero.
+
+    Args:
+        groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
+            equally many, are pruned together.
+
+    Signals are gathered in calls with `training=True`. The first axis must run over the examples, so this
+    layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
+    per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is squared is
+    the derivative of the whole batch's loss by one example's mask.
+
+    Example:
+        >>> import keras
+        >>> from maskc.train import MaskLayer
+        >>> inputs = keras.Input((28, 28, 1))
+        >>> hidden = MaskLayer()(keras.layers.Conv2D(16, 3, activation="relu")(inputs))
+        >>> outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(hidden))
+        >>> model = keras.Model(inputs, outputs)
+    """
+
+    def __init__(self, groups: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if groups is not None and not isinstance(groups, str):
+            raise InputError(f"groups must be a name or None, not {groups!r}.")
+        self.groups = groups
+        self.supports_masking = True
+        self._gatherer: weakref.ref[Any] | None = None
+        self._observation: Observation | None = None
+        self._passage: Passage | None = None
+        self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether a model with this layer may be compiled with XLA: if that is asked for.
+
+        Pruning decisions are taken on the host, where XLA cannot go, and therefore between executions of a training
+        step that is compiled by it. So "auto" leaves it out, and `jit_compile=True` does not.
+        """
+        # Keras asks the same question for both, by this attribute and without a word on who asks; where the answer is
+        # no, it takes back `jit_compile=True` too. It has no other way for a layer to say what "auto" should be.
+        return not _is_automatic(sys._getframe(1))
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        """Keras sets it when a layer is made; the answer above stands."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the weights for an input of shape `(batch, ..., channels)`.
+
+        Raises:
+            ValueError: if the input has no batch axis, or the number of channels is not known.
+        """
+        if len(input_shape) < 2 or input_shape[-1] is None:
+            raise ValueError(
+                f"The mask {self.name!r} needs an input of shape (batch, ..., channels) with a known "
+                f"number of channels, not {tuple(input_shape)}."
+            )
+        shape = (input_shape[-1],)
+        # On several replicas all copies are given the same values, so that of the first one stands for all.
+        same = {"autocast": False, "aggregation": "only_first_replica"}
+        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
+        self.signal = self.add_weight(
+            shape=shape, initializer="zeros", trainable=True, dtype="float32", name="signal", **same
+        )
+        # An optimizer is given variables and must find its way to the mask.
+        self.signal._maskc_layer = weakref.ref(self)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns `inputs · mask`."""
+        mask = tf.cast(self.mask, inputs.dtype)
+        if not training:
+            return inputs * _channels_last(mask, inputs.shape.rank)
+        gathering = self._observe()
+        if gathering is not None and gathering.method.reads == "activations":
+            self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
+        copies = _copies(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
+        if gathering is None:
+            self._passage = Passage(copies, inputs)
+        return _multiply(inputs, mask, copies)
+
+    def average(self, statistic: Any, decay: Any) -> None:
+        """Lets the signal follow a batch's statistic, of shape `(channels,)`."""
+        self.signal.assign(decay * self.signal + (1 - decay) * statistic)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns `input_shape`."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "groups": self.groups}
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the weights, with the decisions about them taken that are due."""
+        gatherer = None if self._gatherer is None else self._gatherer()
+        if gatherer is not None:
+            gatherer.prune_if_due()
+        super().save_own_variables(store)
+
+    def deliver_to(self, gatherer: Gatherer) -> None:
+        """Makes training calls outside of a compiled model's `fit` gather signals for `gatherer`."""
+        self._gatherer = weakref.ref(gatherer)
+
+    def observation(self) -> Observation | None:
+        """What the last training call that gathered signals looked like; None if there was none."""
+        return self._observation
+
+    def passage(self) -> Passage | None:
+        """The tensors of the last training call that no optimizer gathers signals of; None if there was none."""
+        return self._passage
+
+    def activity(self) -> Any:
+        """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""
+        return self._activity.pop(threading.get_ident(), None)
+
+    def _observe(self) -> Gathering | None:
+        """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
+        context = self._get_call_context()
+        model = context.entry_layer
+        optimizer = getattr(model, "optimizer", None)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if optimizer is None and self._gatherer is not None:
+            optimizer = self._gatherer()
+        if not isinstance(optimizer, Gatherer):
+            return None
+        gathering = optimizer.gathering(model)
+        if self._observation is not None and self._observation.context() is context:
+            self._observation.calls += 1
+        else:
+            self._observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
+        return gathering
+
+
+def layer_of(variable: Any) -> MaskLayer | None:
+    """Returns the layer whose `signal` is `variable`, or None for any other variable."""
+    reference = getattr(variable, "_maskc_layer", None)
+    return None if reference is None else reference()
+
+
+def mask_layers(model: Any) -> list[MaskLayer]:
+    """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer)]
+
+
+def _channels_last(mask: Any, rank: int) -> Any:
+    """The mask over the last of so many axes, brought there by a transposition.
+
+    A converter that lays images out with channels first takes a product of two that it transposed back for one that
+    it need not; so a graph whose masks are inputs is converted as it is where they are constants, and costs the same.
+    """
+    if rank < 3:
+        return mask
+    return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
+
+
+def _multiply(inputs: Any, mask: Any, copies: Any) -> Any:
+    """`inputs · mask`, of which `copies` takes the derivatives by each example's own copy of the mask.
+
+    The product does not depend on the value of `copies`. The backward pass has everything at hand that the per-example
+    gradients of a mask need: example n's derivative by its own mask entry c is the sum over positions of
+    `upstream · inputs`. So the mask is never repeated.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def multiply(inputs: Any, mask: Any, copies: Any) -> Any:
+        def gradient(upstream: Any) -> tuple[Any, None, Any]:
+            return upstream * mask, None, per_example(inputs, upstream)
+
+        return inputs * mask, gradient
+
+    return multiply(inputs, mask, copies)
+
+
+def _copies(signal: Any, batch: Any, gathering: Gathering | None) -> Any:
+    """Zeros of shape `(batch, channels)`, whose gradients become that of `signal`: what the optimizer is to know.
+
+    The gradient is the `root` of the statistic, which is proportional to the loss.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def repeat(signal: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            if gathering is None or gathering.method.reads != "gradients":
+                return tf.zeros_like(signal)
+            losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean")
+            return tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
+
+        return tf.zeros((batch, signal.shape[0]), signal.dtype), gradient
+
+    return repeat(signal)
+
+
+def per_example(inputs: Any, upstream: Any) -> Any:
+    """Returns the derivatives of the batch's loss by each example's own copy of the mask.
+
+    Args:
+        inputs: what the mask multiplies, of shape `(batch, ..., channels)`.
+        upstream: the derivative of the batch's loss by the product, of the same shape.
+
+    Returns:
+        A float32 tensor of shape `(batch, channels)`.
+    """
+    product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
+    # One axis after the other: TensorFlow adds rows that lie side by side faster than it gathers channels over a map.
+    for _ in range(product.shape.rank - 2):
+        product = tf.reduce_sum(product, axis=1)
+    return product
+
+
+def per_loss(batch: Any, reduction: Reduction) -> Any:
+    """Returns what a derivative of the batch's loss is multiplied by to be one of the example's own loss.
+
+    Args:
+        batch: examples on this replica, equally many on all of them.
+        reduction: "mean" if the losses of the replicas add up to the mean of all examples' losses, "sum" if to their
+            sum. That is how Keras divides them in `fit`.
+    """
+    if reduction == "sum":
+        return tf.constant(1.0)
+    return tf.cast(batch * tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
+
+
+def activity(inputs: Any) -> Any:
+    """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
+    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=list(range(1, inputs.shape.rank - 1)))
+
+
+def _is_automatic(frame: Any) -> bool:
+    """Whether Keras asks on its own account, to resolve `jit_compile="auto"`."""
+    while frame is not None and "keras" in frame.f_code.co_filename:
+        if frame.f_code.co_name == "_resolve_auto_jit_compile":
+            return True
+        frame = frame.f_back
+    return False

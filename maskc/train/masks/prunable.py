@@ -1,0 +1,263 @@
+"""Masks put into a model that has none."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.models import Functional
+from onnx import ModelProto
+
+import passes
+from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import reason
+from maskc.train.cost.keras_to_onnx import masked_graph
+from maskc.train.masks.mask import MaskLayer, mask_layers
+from passes.errors import GraphError
+from passes.model.bind import bind
+
+Place = Literal["activation", "layer"] | Callable[[Any], bool]
+
+#: they share a scale among channels, or change their number, or are none
+_NOT_BY_ELEMENT = {"softmax", "log_softmax", "sparsemax", "glu", "linear"}
+_ACTIVATIONS = {name for name in dir(keras.activations) if name.islower()} - _NOT_BY_ELEMENT
+_ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
+
+_WEIGHTED = tuple(
+    getattr(layers, f"{kind}Conv{rank}D{transposed}")
+    for kind, transposed in (("", ""), ("", "Transpose"), ("Depthwise", ""), ("Separable", ""))
+    for rank in (1, 2, 3)
+    if hasattr(layers, f"{kind}Conv{rank}D{transposed}")
+)
+_WEIGHTED += (layers.Dense, layers.EinsumDense)
+
+
+def prunable(model: Any, after: Place = "activation") -> Any:
+    """Returns a copy of a Keras model with a `MaskLayer` at every place that can shrink.
+
+    The copy has weights of its own, with the same values, and computes the same until masks are pruned. Where the
+    compiler could remove nothing, as in front of the model's outputs, there is no mask. Layers keep their names; a
+    mask is called after what it stands behind, with `_mask` added. Models inside of the model get masks of their own,
+    unless they are called more than once.
+
+    Args:
+        model: a functional or Sequential model, of any depth of nesting.
+        after: "activation" puts masks behind activation functions, in layers of their own or not; "layer" directly
+            behind convolutions and dense layers; a function of a layer (or operation) returns True for those to put
+            one behind.
+
+    Example:
+        >>> import keras
+        >>> from maskc.train import prunable
+        >>> model = prunable(keras.applications.MobileNetV2(weights=None))
+
+    Raises:
+        InputError: if the model is of another kind or cannot be converted, if it has masks already, or if there is
+            no place.
+    """
+    if not isinstance(model, (Functional, keras.Sequential)) or not model.built:
+        raise InputError(
+            "prunable needs a functional or Sequential model whose inputs are known, and "
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer behind each layer that may "
+            "shrink."
+        )
+    if mask_layers(model):
+        raise InputError(f"The model {model.name!r} has masks already.")
+    chosen = _rule(after)
+    with model.distribute_strategy.scope():
+        copy = _Copy(model, chosen)
+        kept = _shrinking(copy)
+        if not kept:
+            raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
+        return copy.model if len(kept) == len(copy.masks) else _Copy(model, chosen, kept).model
+
+
+def _rule(after: Place) -> Callable[[Any], bool]:
+    if callable(after):
+        return after
+    rules = {"activation": _activates, "layer": _has_channels}
+    if after not in rules:
+        raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
+    return rules[after]
+
+
+def _activates(operation: Any) -> bool:
+    """Whether what comes out of a layer or operation comes out of a function of each element."""
+    operation = _inside(operation)
+    function = getattr(operation, "activation", None)
+    if function is not None:
+        return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
+    return name in _ACTIVATIONS or isinstance(operation, _ACTIVATION_LAYERS)
+
+
+def _has_channels(operation: Any) -> bool:
+    return isinstance(_inside(operation), _WEIGHTED)
+
+
+def _inside(operation: Any) -> Any:
+    """What a layer around another one applies."""
+    while isinstance(operation, (layers.Wrapper, layers.Bidirectional)):
+        operation = operation.layer if isinstance(operation, layers.Wrapper) else operation.forward_layer
+    return operation
+
+
+class _Copy:
+    """A copy of a model with masks behind chosen operations: all that can have one, or those numbered in `only`.
+
+    Attributes:
+        model: the copy.
+        masks: its mask layers by their numbers, in the order in which they are called.
+    """
+
+    def __init__(self, model: Any, chosen: Callable[[Any], bool], only: Collection[int] | None = None) -> None:
+        self.masks: dict[int, MaskLayer] = {}
+        self._chosen = chosen
+        self._only = only
+        self._places = 0
+        self._names: Counter[str] = Counter()
+        self._copies: dict[int, Any] = {}  # by the id of the operation
+        self._originals: dict[int, int] = {}  # the other way round
+        self._calls: Counter[int] = Counter()
+        self._inside_repeated = False
+        self._last = _last_calls(model)
+        self._called: Counter[int] = Counter()
+        self.model = self._graph(model)
+
+    def _graph(self, model: Any) -> Any:
+        graph = _functional(model)
+        self._calls.update(id(node.operation) for node in _nodes(graph))
+        copy = keras.models.clone_model(graph, clone_function=self._operation, call_function=self._call)
+        for old in graph.operations:
+            if id(old) in self._copies and isinstance(old, keras.Layer) and not isinstance(old, keras.Model):
+                _take_weights(self._copies[id(old)], old)
+        copy.name, copy.trainable = model.name, model.trainable
+        return copy
+
+    def _operation(self, operation: Any) -> Any:
+        if id(operation) in self._copies:
+            return self._copies[id(operation)]
+        if isinstance(operation, (Functional, keras.Sequential)):
+            outside, self._inside_repeated = self._inside_repeated, self._calls[id(operation)] > 1
+            self._inside_repeated |= outside
+            copy = self._graph(operation)
+            self._inside_repeated = outside
+        else:
+            copy = _copied(operation)
+        self._copies[id(operation)] = copy
+        self._originals[id(copy)] = id(operation)
+        return copy
+
+    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = operation(*args, **kwargs)
+        original = self._originals[id(operation)]
+        self._called[original] += 1
+        if self._inside_repeated or (original, self._called[original]) in self._last:
+            return outputs
+        if not self._chosen(operation) or not _maskable(outputs):
+            return outputs
+        self._places += 1
+        if self._only is not None and self._places not in self._only:
+            return outputs
+        name = f"{operation.name}_mask"
+        self._names[name] += 1
+        policy = getattr(operation, "dtype_policy", outputs.dtype)
+        mask = MaskLayer(name=name if self._names[name] == 1 else f"{name}_{self._names[name]}", dtype=policy)
+        self.masks[self._places] = mask
+        return mask(outputs)
+
+
+def _copied(operation: Any) -> Any:
+    try:
+        return type(operation).from_config(operation.get_config())
+    except Exception as error:
+        raise InputError(
+            f"The layer {operation.name!r} cannot be copied by its configuration: {reason(error)}. A "
+            f"{type(operation).__name__} needs a get_config that tells all of its arguments, and functions that are "
+            "registered with Keras."
+        ) from error
+
+
+def _functional(model: Any) -> Any:
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _nodes(graph: Any) -> list[Any]:
+    """The calls in a functional model, in the order in which Keras makes them again."""
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
+
+
+def _last_calls(model: Any) -> set[tuple[int, int]]:
+    """The calls that give a model its outputs: which operation, and which of its calls, from 1."""
+    graph = _functional(model)
+    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+    called: Counter[int] = Counter()
+    last = set()
+    for node in _nodes(graph):
+        called[id(node.operation)] += 1
+        if any(id(tensor) in outputs for tensor in node.outputs):
+            last.add((id(node.operation), called[id(node.operation)]))
+    return last
+
+
+def _maskable(outputs: Any) -> bool:
+    shape: tuple[int | None, ...] = getattr(outputs, "shape", ())
+    return len(shape) > 1 and shape[-1] not in (None, 1) and keras.backend.is_float_dtype(outputs.dtype)
+
+
+def _take_weights(copy: Any, old: Any) -> None:
+    for mine, theirs in zip(copy._flatten_layers(), old._flatten_layers(), strict=True):
+        store: dict[str, Any] = {}
+        theirs.save_own_variables(store)
+        mine.load_own_variables(store)
+
+
+def _shrinking(copy: _Copy) -> list[int]:
+    """The numbers of the masks behind which the compiler could remove a channel.
+
+    One look with all of them at one channel answers for most; those whose channels an earlier mask has made constant
+    already are looked at alone.
+    """
+    masks = list(copy.masks.values())
+    if not masks:
+        return []
+    graph, inputs = masked_graph(copy.model, masks)
+    met = _meetings(graph, inputs)
+    everything = {name: np.ones(mask.mask.shape[0], np.float32) for name, mask in zip(inputs, masks, strict=True)}
+    first = {name: np.eye(values.size, dtype=np.float32)[0] for name, values in everything.items()}
+    try:
+        together = _removed(bind(graph, first))
+        kept = [
+            bool(met[name] & together) or bool(met[name] & _removed(bind(graph, {**everything, name: first[name]})))
+            for name in inputs
+        ]
+    except GraphError as error:
+        raise InputError(f"The model {copy.model.name!r} cannot be compiled: {error}") from error
+    return [number for number, keep in zip(copy.masks, kept, strict=True) if keep]
+
+
+def _removed(graph: ModelProto) -> set[str]:
+    """Tensors of which a compilation removes masked channels."""
+    return {axis.tensor for axis in passes.shrink(graph).report.masked if axis.removed}
+
+
+def _meetings(graph: ModelProto, masks: Collection[str]) -> dict[str, set[str]]:
+    """For each mask the tensors in which it, or what the graph makes of it and of weights, meets the data."""
+    constant: dict[str, set[str]] = {tensor.name: set() for tensor in graph.graph.initializer}
+    constant |= {name: {name} for name in masks}
+    met: dict[str, set[str]] = {name: set() for name in masks}
+    for node in graph.graph.node:
+        operands = [name for name in node.input if name]
+        involved = set().union(*(constant.get(name, set()) for name in operands))
+        if all(name in constant for name in operands):
+            constant |= dict.fromkeys(node.output, involved)
+        else:
+            for mask in involved:
+                met[mask] |= set(node.output)
+    return met

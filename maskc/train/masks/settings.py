@@ -1,0 +1,78 @@
+"""The arguments of pruning, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from maskc.errors import InputError
+from maskc.train.importance.methods import canonical
+from maskc.train.selection.schedules import SCHEDULES
+
+Reduction = Literal["mean", "sum"]
+FlopsWeight = float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When to prune, by what measure, and how far; see `PruningOptimizer`.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    prune_every: int
+    burn_in: int
+    decay: float
+    flops_target: float
+    flops_weight: FlopsWeight
+    update_params: bool
+    method: str
+    schedule: str | None
+    ramp: int
+    tie: Literal["auto", "none"]
+    min_channels: int
+    seed: int
+    loss_reduction: Reduction | Literal["auto"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", canonical(self.method))
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise InputError(f"schedule must be None or one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+        if self.schedule in ("linear", "cubic") and self.ramp == 0:
+            raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
+        if self.ramp and self.schedule not in ("linear", "cubic"):
+            raise InputError('ramp goes with schedule="linear" or "cubic" only.')
+        if self.tie not in ("auto", "none"):
+            raise InputError(f'tie must be "auto" or "none", not {self.tie!r}.')
+        if not isinstance(self.update_params, bool):
+            raise InputError(f"update_params must be True or False, not {self.update_params!r}.")
+        for name, least in (("prune_every", 1), ("burn_in", 0), ("min_channels", 0), ("ramp", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        check_decay(self.decay)
+        if not _is_number(self.flops_target) or self.flops_target < 0:
+            raise InputError(
+                f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
+            )
+        if self.flops_weight != "auto" and (not _is_number(self.flops_weight) or self.flops_weight < 0):
+            raise InputError(
+                f'flops_weight must be "auto" or a number that is not negative, not {self.flops_weight!r}.'
+            )
+        if self.loss_reduction not in ("auto", "mean", "sum"):
+            raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
+
+
+def check_decay(decay: Any) -> None:
+    """Raises InputError if `decay` is not one of a moving average."""
+    if not _is_number(decay) or not 0 <= decay < 1:
+        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    numbers = (int, float, np.integer, np.floating)
+    return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,97 @@
+"""Models that a user names: a configuration of a ranker, a saved model, or a function that makes one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from maskc.errors import InputError, MaskcError
+from maskc.train.data.features import FeatureSpec
+from maskc.train.models.recommender import RankerConfig, ranker
+from passes.errors import in_brief
+
+
+def load_model(name: str, spec: FeatureSpec | None = None) -> Any:
+    """Returns the Keras model that a name stands for.
+
+    Args:
+        name: a `.yaml` or `.json` file with a `RankerConfig` (a MaskNet with `embedding_size`); a `.keras` file; or
+            `file.py:function` or `package.module:function`. The function is called with the feature specification if
+            it has a parameter, and gives a built Keras model.
+        spec: the feature specification.
+
+    Raises:
+        InputError: if there is no such thing, or it gives no Keras model; the message says why.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        if spec is None:
+            raise InputError(f"{name} needs a feature specification.")
+        try:
+            return ranker(RankerConfig.read(path), spec)
+        except ValueError as error:
+            raise InputError(f"{name}: {in_brief(error)}.") from error
+    if path.suffix == ".keras":
+        return load_saved(path)
+    origin, colon, function = name.rpartition(":")
+    if not colon or not origin or not function.isidentifier():
+        raise InputError(
+            f"The model {name!r} is not known: give a .yaml, .json or .keras file, or file.py:function or "
+            "package.module:function."
+        )
+    make = getattr(_module(origin), function, None)
+    if not callable(make):
+        raise InputError(f"There is no function {function!r} in {origin}.")
+    return _made(make, name, spec)
+
+
+def load_saved(path: Path) -> Any:
+    """Returns the model in a `.keras` file, with maskc's own layers known. Raises `InputError` when that fails."""
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise InputError(f"{path} cannot be loaded as a Keras model: {in_brief(error)}.") from error
+
+
+def _made(make: Callable[..., Any], name: str, spec: FeatureSpec | None) -> Any:
+    try:
+        takes = bool(inspect.signature(make).parameters)
+    except ValueError:
+        takes = False
+    try:
+        model = make(spec) if takes else make()
+    except MaskcError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} failed: {type(error).__name__}: {in_brief(error)}.") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{name} gave a {type(model).__name__}, and not a Keras model.")
+    return model
+
+
+def _module(origin: str) -> Any:
+    try:
+        if not origin.endswith(".py"):
+            return importlib.import_module(origin)
+        path = Path(origin)
+        if not path.is_file():
+            raise InputError(f"There is no file {origin}.")
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        if found is None or found.loader is None:
+            raise InputError(f"{origin} cannot be imported.")
+        module = importlib.util.module_from_spec(found)
+        # A module of this name may exist already, and pickling and Keras look functions up by their module.
+        sys.modules.setdefault(path.stem, module)
+        found.loader.exec_module(module)
+        return module
+    except MaskcError:
+        raise
+    except Exception as error:
+        raise InputError(f"{origin} cannot be imported: {type(error).__name__}: {in_brief(error)}.") from error

@@ -1,0 +1,1 @@
+"""The pruning optimizer, and pruning as functions."""

@@ -1,0 +1,180 @@
+"""Masks, signals and pruning as functions, for training loops of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maskc.errors import InputError
+from maskc.train.importance.methods import METHODS, canonical, mean_over_replicas, random_signal
+from maskc.train.masks.mask import MaskLayer, activity, mask_layers, per_loss
+from maskc.train.masks.settings import Reduction, check_decay
+from maskc.train.selection.groups import grouped, untied
+from maskc.train.selection.ranking import ranked
+
+
+def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
+    """Multiplies the channels (the last axis) of a tensor by a binary mask, with a signal beside it.
+
+    A `MaskLayer` is where the mask and its signal live. Building a Keras model, leave it out: the model keeps the layer
+    that is made. With eager tensors and inside `tf.function` nothing would keep it, so give one that you keep.
+
+    Args:
+        tensor: a Keras tensor, an eager tensor or one of a graph, floating-point, of shape `(batch, ..., channels)`.
+        mask: the layer whose mask it is.
+        training: whether signals are wanted of this call. Of Keras tensors the model's own call says so.
+
+    Returns:
+        `tensor · mask`, of the same kind, shape and dtype.
+
+    Raises:
+        InputError: if there is no mask for a tensor that is not a Keras one.
+
+    Example:
+        >>> inputs = keras.Input((8,))
+        >>> model = keras.Model(inputs, keras.layers.Dense(2)(apply_mask(keras.layers.Dense(16)(inputs))))
+        >>> mask = MaskLayer()
+        >>> apply_mask(tf.ones((4, 16)), mask)
+    """
+    symbolic = isinstance(tensor, keras.KerasTensor)
+    if mask is None and not symbolic:
+        raise InputError("apply_mask needs a mask for a tensor that is not a Keras one: make a MaskLayer and keep it.")
+    layer = MaskLayer() if mask is None else mask
+    return layer(tensor) if symbolic else layer(tensor, training=training)
+
+
+def update_pruning_signals(
+    loss: Any,
+    decay: float = 0.96,
+    masks: Any = None,
+    method: str = "fisher",
+    *,
+    tape: Any = None,
+    loss_reduction: Reduction = "mean",
+    seed: int = 0,
+) -> None:
+    """Lets the signals of masks follow a batch: `signal = decay · signal + (1 - decay) · statistic`.
+
+    The masks must have been applied in the forward pass of this loss with `training=True`, and no `PruningOptimizer`
+    gathers their signals. Works in eager mode and, together with the forward pass, inside one `tf.function`. Under a
+    distribution strategy it is called in each replica, with losses that add up to that of the whole batch.
+
+    Args:
+        loss: the loss of a batch, on `tape`; a scalar tensor. Losses that mix examples have no gradient per example.
+        decay: of the moving average.
+        masks: `MaskLayer`s, or a Keras model that holds them.
+        method: "fisher", "taylor", "magnitude" or "random", in whatever case; see `maskc.train.importance.methods`.
+        tape: the `tf.GradientTape` of the loss, which the gradient methods need; persistent if it is asked again.
+        loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up.
+        seed: of the method "random".
+
+    Raises:
+        InputError: if there is no such method, no mask, no tape, a mask was not applied, or an argument is out of
+            range.
+
+    Example:
+        >>> mask, dense = MaskLayer(), keras.layers.Dense(1)
+        >>> with tf.GradientTape() as tape:
+        ...     loss = tf.reduce_mean(tf.square(dense(apply_mask(x, mask))))
+        >>> update_pruning_signals(loss, 0.9, [mask], "fisher", tape=tape)
+        >>> prune(None, [mask])
+    """
+    rule = METHODS[canonical(method)]
+    layers = _layers(masks)
+    if not tf.is_tensor(decay):
+        check_decay(decay)
+    if loss_reduction not in ("mean", "sum"):
+        raise InputError(f'loss_reduction must be "mean" or "sum", not {loss_reduction!r}.')
+    if rule.reads == "nothing":
+        for index, layer in enumerate(layers):
+            layer.signal.assign(random_signal(seed, index, layer.signal.shape[0]))
+        return
+    passages = [layer.passage() for layer in layers]
+    for layer, passage in zip(layers, passages, strict=True):
+        if passage is None:
+            raise InputError(
+                f"There is nothing to update the signal of the mask {layer.name!r} from: it was not applied with "
+                "training=True, or a PruningOptimizer gathers it."
+            )
+    if rule.reads == "activations":
+        values = [activity(passage.inputs) for passage in passages if passage]
+    else:
+        if tape is None:
+            raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
+        gradients = tape.gradient(loss, [passage.copies for passage in passages if passage])
+        for layer, gradient in zip(layers, gradients, strict=True):
+            if gradient is None:
+                raise InputError(f"The loss does not depend on the mask {layer.name!r}, or the tape did not see it.")
+        values = [gradient * per_loss(tf.shape(gradient)[0], loss_reduction) for gradient in gradients]
+    for layer, statistic in zip(layers, mean_over_replicas([rule.statistic(value) for value in values]), strict=True):
+        layer.average(statistic, decay)
+
+
+def prune(
+    signals: Sequence[Any] | None,
+    masks: Any,
+    n: float = 1,
+    *,
+    savings: Sequence[Any] | None = None,
+    flops_weight: float | Literal["auto"] = 0.0,
+    min_channels: int = 1,
+) -> list[tuple[int, int]]:
+    """Sets the entries of masks to zero that have the smallest signals.
+
+    Layers that share `groups` lose an entry together, by the sum of its signals, which counts as one.
+
+    Args:
+        signals: an array of shape `(channels,)` for each mask; None for the layers' own signals.
+        masks: `MaskLayer`s, a Keras model that holds them, or float arrays, which are changed in place.
+        n: how many entries, from 1 on; below 1, the fraction of the live ones, rounded down.
+        savings: FLOPs that zeroing each entry would save, of the same shapes, as `computational_cost(model).gradient()`
+            has them.
+        flops_weight: with `savings`, "auto" for the smallest signal per FLOP, or a number w for the smallest
+            `signal - w · FLOPs`.
+        min_channels: the fewest live entries that a mask keeps.
+
+    Returns:
+        What was pruned, the least worth first, as `(mask, channel)` in numbers.
+
+    Raises:
+        InputError: if there is no mask, n is not a number of entries, the shapes differ, or inside `tf.function`.
+    """
+    if tf.inside_function():
+        raise InputError("prune decides on the host: call it outside of tf.function.")
+    if isinstance(n, bool) or not n >= 0 or (n >= 1 and n != int(n)):
+        raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {n!r}.")
+    arrays = isinstance(masks, Sequence) and bool(masks) and all(isinstance(mask, np.ndarray) for mask in masks)
+    layers = [] if arrays else _layers(masks)
+    if arrays and signals is None:
+        raise InputError("Arrays have no signals of their own: give signals as well.")
+    values = list(masks) if arrays else [layer.mask.numpy().copy() for layer in layers]
+    worth = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
+    flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
+    if not [v.shape for v in values] == [w.shape for w in worth] == [f.shape for f in flops]:
+        raise InputError("Masks, signals and savings must have the same shapes, one array (channels,) for each mask.")
+    groups = untied([len(value) for value in values])
+    groups = groups if arrays else grouped(layers, groups, [True] * len(layers))
+    saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))
+    for group, saving in zip(groups, flops, strict=True):
+        np.add.at(saved, group, saving)
+    live = len({int(g) for group, value in zip(groups, values, strict=True) for g in group[value != 0]})
+    count = int(n if n >= 1 else n * live)
+    pruned = []
+    for chosen, _ in zip(ranked(values, worth, groups, saved, flops_weight, min_channels), range(count), strict=False):
+        pruned += [(m, c) for m, group in enumerate(groups) for c in np.flatnonzero(group == chosen).tolist()]
+    for mask, channel in pruned:
+        values[mask][channel] = 0
+    for layer, value in zip(layers, values, strict=False):
+        layer.mask.assign(value)
+    return pruned
+
+
+def _layers(masks: Any) -> list[MaskLayer]:
+    found = mask_layers(masks) if isinstance(masks, keras.Model) else list(masks or [])
+    if not found or not all(isinstance(mask, MaskLayer) for mask in found):
+        raise InputError("There is no mask: give MaskLayers, or a Keras model that holds some.")
+    return found

@@ -1,0 +1,444 @@
+"""A Keras optimizer that prunes while it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maskc.errors import InputError, MaskcError
+from maskc.train.importance.loss_reduction import loss_reduction
+from maskc.train.importance.methods import METHODS, mean_over_replicas, random_signal
+from maskc.train.masks.mask import Gathering, MaskLayer, layer_of, mask_layers
+from maskc.train.masks.settings import FlopsWeight, Reduction, Settings
+from maskc.train.optimizer.discovery import find_model
+from maskc.train.optimizer.wrapping import Wrapping, without_signals
+from maskc.train.optimizer.xla import in_xla, settle_around
+from maskc.train.selection.pruner import History, Pruned, Pruner
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class PruningOptimizer(Wrapping):
+    """Pruning around any Keras optimizer, after Theis et al. 2018 (arXiv 1801.05787).
+
+    Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the signal of each mask
+    entry follows its batches as an exponential moving average, and every `prune_every` updates the entries that are
+    worth least are set to zero, until the compiled model would have no more than `flops_target` FLOPs. Nothing else
+    changes a mask, and an entry that is zero stays zero.
+
+    Args:
+        optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
+            schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
+            never touch the masks.
+        prune_every: updates between two prunings.
+        burn_in: updates before pruning starts.
+        decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
+        flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
+            masks. With 0 it stops when every mask is down to `min_channels`.
+        flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves, where what it
+            would save beyond the target does not count; a number w, the one with the smallest
+            `signal - w · FLOPs`.
+        update_params: False prunes without training: the wrapped optimizer makes no updates.
+        method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance.methods`.
+        schedule: None prunes one entry (with what is tied to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
+            Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
+            schedule wants them; each round of that closes half of what is missing before savings are counted again.
+        ramp: updates from the end of the burn-in until a linear or cubic schedule reaches the target.
+        tie: "auto" prunes entries together that the compiler's analysis finds coupled (residual sums, depthwise and
+            grouped convolutions, gates, attention heads), by the sum of their signals and what they save together;
+            "none" each on its own. Layers that share `groups` go together in either case.
+        min_channels: the fewest channels that a mask keeps.
+        seed: of the method "random".
+        loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
+            signal does not depend on which. "auto" looks at the loss that the model was compiled with.
+        model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
+
+    In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
+    precision with float16, Keras puts its `LossScaleOptimizer` around this optimizer by itself; in a custom
+    loop, do the same. In a step that is compiled by XLA nothing can be decided: `fit` with `jit_compile=True` decides
+    between executions, and a custom loop calls `prune_if_due` behind each step.
+
+    Under a distribution strategy signals are averaged over the replicas, so that n replicas of batch b prune what one
+    of batch n · b would. The losses of the replicas must add up to that of the whole batch, as they do in `fit`.
+
+    Example:
+        >>> import keras
+        >>> from maskc.train import PruningOptimizer
+        >>> sgd = keras.optimizers.SGD(1e-3, momentum=0.9)
+        >>> optimizer = PruningOptimizer(sgd, prune_every=10, burn_in=100, flops_target=0.2)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> model.fit(x, y)
+        >>> optimizer.flops
+
+    Raises:
+        InputError: if an argument is out of range; later, before the first update, if the model has no
+            masks, the target cannot be reached, the model or its loss's reduction cannot be found, or a mask
+            layer is called more than once in a forward pass.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        prune_every: int = 100,
+        burn_in: int = 0,
+        decay: float = 0.96,
+        flops_target: float = 0,
+        flops_weight: FlopsWeight = "auto",
+        update_params: bool = True,
+        method: str = "fisher",
+        *,
+        schedule: Literal["one-shot", "linear", "cubic"] | None = None,
+        ramp: int = 0,
+        tie: Literal["auto", "none"] = "auto",
+        min_channels: int = 1,
+        seed: int = 0,
+        loss_reduction: Reduction | Literal["auto"] = "auto",
+        model: Any = None,
+        name: str = "pruning_optimizer",
+    ) -> None:
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = keras.optimizers.get(optimizer)
+        if isinstance(self.inner_optimizer, (PruningOptimizer, keras.optimizers.LossScaleOptimizer)):
+            raise InputError(
+                f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
+                "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
+            )
+        self.settings = Settings(
+            prune_every,
+            burn_in,
+            decay,
+            flops_target,
+            flops_weight,
+            update_params,
+            method,
+            schedule,
+            ramp,
+            tie,
+            min_channels,
+            seed,
+            loss_reduction,
+        )
+        self._model = None if model is None else weakref.ref(model)
+        self._pruner: Pruner | None = None
+        self._history = History()
+        self._counter: Any = None
+        self._settled: int | None = None
+        for layer in [] if model is None else mask_layers(model):
+            layer.deliver_to(self)
+
+    # What pruning did
+
+    @property
+    def flops(self) -> int | None:
+        """FLOPs per example of the compiled model after the last pruning step; None before the first update.
+
+        Once the target is reached this is the count of a compilation with the weights of that moment.
+        """
+        if not self.built:
+            return None
+        self.prune_if_due()
+        flops = int(self._flops.numpy())
+        return flops if flops or self._history.rows else None  # what is pruned may leave nothing to compute
+
+    @property
+    def reached(self) -> bool:
+        """Whether the target is reached, so that no more entries will be pruned."""
+        return self._pruner is not None and (self.flops or 0) <= self._pruner.target
+
+    @property
+    def history(self) -> tuple[Pruned, ...]:
+        """The entries pruned so far, in order."""
+        self.prune_if_due()
+        names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
+        return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows)
+
+    def explain(self, error: Exception) -> MaskcError | None:
+        """Returns what a decision failed at, which TensorFlow passes on as an error of its own; None if none did."""
+        return None if self._pruner is None else self._pruner.failure
+
+    # One update
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the state of this optimizer and of the wrapped one, for a model's trainable variables.
+
+        Raises:
+            InputError: if no mask layer's signal is among them.
+        """
+        if self.built:
+            return
+        if not any(layer_of(variable) for variable in variables):
+            raise InputError(
+                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
+                "model and leave it trainable."
+            )
+        self.inner_optimizer.build(without_signals(variables))
+        # Built in the middle of tracing, a variable would have no value before the traced step has run.
+        with tf.init_scope():
+            self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
+        super().build(variables)
+        for layer in self._layers():
+            layer.deliver_to(self)
+
+    def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
+        """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
+        gradients = list(grads)
+        if trainable_variables is None:
+            if not self.built:
+                raise InputError("Call build(model.trainable_variables), or give apply the variables.")
+            trainable_variables = self._trainable_variables
+        variables = list(trainable_variables)
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(variables)
+        self._check_variables_are_known(variables)
+        pruner = self._prepare()
+
+        plain = [pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is None]
+        if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
+            self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
+        self._update_signals([pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is not None])
+        # Where data end without notice, a last step is begun and given up: what has no gradients is no update.
+        given = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
+        with tf.control_dependencies(given):
+            self._iterations.assign_add(1)
+        if self._counter is not None:
+            self._counter.assign_add(1)
+        if in_xla():
+            self._decide_between_executions(pruner.model())
+        elif tf.distribute.in_cross_replica_context():
+            self._decide(None)
+        else:
+            # Copies of a variable can be set from inside of a condition only together, not by each replica.
+            tf.__internal__.distribute.interim.maybe_merge_call(self._decide, tf.distribute.get_strategy())
+
+    def minimize(
+        self,
+        loss: Any,
+        variables: Sequence[Any] | None = None,
+        *,
+        tape: Any = None,
+        prune_every: int | None = None,
+        burn_in: int | None = None,
+        decay: float | None = None,
+        flops_weight: FlopsWeight | None = None,
+        flops_target: float | None = None,
+        update_params: bool | None = None,
+        method: str | None = None,
+        global_step: Any = None,
+    ) -> Any:
+        """Makes one update that lowers a loss, for custom training loops.
+
+        Args:
+            loss: a function without arguments that returns the loss of a batch, or that loss with the `tape` that
+                recorded it.
+            variables: what to train, mask layers' signals among them; by default the trainable variables of `model`.
+            tape: the `tf.GradientTape` of the loss.
+            prune_every, burn_in, decay, flops_weight, flops_target, update_params, method: as for the constructor; they
+                replace what it was given, from now on.
+            global_step: an integer variable that counts the updates: it is increased by one, and `prune_every` and
+                `burn_in` go by it.
+
+        Returns:
+            The loss.
+
+        Raises:
+            InputError: if the variables are not known, or a tensor comes without its tape; else as `apply` does.
+
+        Example:
+            >>> optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean")
+            >>> for x, y in batches:
+            ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
+        """
+        given = {
+            "prune_every": prune_every,
+            "burn_in": burn_in,
+            "decay": decay,
+            "flops_weight": flops_weight,
+            "flops_target": flops_target,
+            "update_params": update_params,
+            "method": method,
+        }
+        self._configure({name: value for name, value in given.items() if value is not None})
+        if global_step is not None:
+            self._counter = global_step
+        if variables is None and self._model is not None:
+            model = self._model()
+            variables = None if model is None or not model.built else model.trainable_variables
+        if variables is None and not self.built:
+            raise InputError(
+                "minimize does not know what to train: give the optimizer a model that is built, or minimize variables."
+            )
+        if variables is None:
+            variables = self._trainable_variables
+        if not self.built:
+            self.build(variables)
+        if not callable(loss) and tape is None:
+            raise InputError("minimize needs a function that computes the loss, or the loss with the tape it is on.")
+        if callable(loss):
+            with tf.GradientTape() as tape:
+                value = loss()
+                scaled = self.scale_loss(value)
+        else:
+            value = scaled = loss
+            if self.loss_scale_factor is not None:
+                with tape:
+                    scaled = self.scale_loss(loss)
+        self.apply(tape.gradient(scaled, variables), variables)
+        return value
+
+    def prune_if_due(self) -> None:
+        """Takes decisions that a step compiled by XLA left open; there are none otherwise.
+
+        `fit` does so between executions. Where one execution holds several steps, the prunings that became due in
+        between are made at its end, by the signals of its end.
+        """
+        if self._settled is None or self._pruner is None or tf.inside_function():
+            return
+        step, settings = int(self._step.numpy()), self.settings
+        settled, self._settled = self._settled, step
+        dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
+        for _ in range(dues[1] - dues[0]):
+            if int(self._flops.numpy()) <= self._pruner.target:
+                break
+            self._prune(self._pruner)
+
+    def _update_signals(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """Lets the signals follow what the method reads of this batch."""
+        method = METHODS[self.settings.method]
+        found: list[tuple[MaskLayer, Any]] = []
+        for index, (gradient, variable) in enumerate(pairs):
+            layer = layer_of(variable)
+            if layer is None or gradient is None:
+                continue
+            if method.reads == "nothing":
+                layer.signal.assign(random_signal(self.settings.seed, index, layer.signal.shape[0]))
+            elif method.reads == "activations":
+                activity = layer.activity()
+                found += [] if activity is None else [(layer, activity)]
+            else:
+                root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
+                found.append((layer, method.power(root)))
+        statistics = mean_over_replicas([statistic for _, statistic in found])
+        for (layer, _), statistic in zip(found, statistics, strict=True):
+            layer.average(statistic, self.settings.decay)
+
+    def _decide(self, strategy: Any) -> None:
+        """Prunes in the training step's graph if that is due, on all replicas at once."""
+        pruner = self._pruner
+        assert pruner is not None
+        since = tf.convert_to_tensor(self._step) - self.settings.burn_in
+        due = tf.logical_and(since > 0, since % self.settings.prune_every == 0)
+        above = tf.convert_to_tensor(self._flops) > pruner.target
+        tf.cond(tf.logical_and(due, above), lambda: self._prune(pruner), lambda: tf.constant(False))
+
+    def _prune(self, pruner: Pruner) -> Any:
+        """Sets what is due to zero; the decision itself is taken on the host."""
+        layers = self._layers()
+        masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
+        signals = [tf.convert_to_tensor(layer.signal) for layer in layers]
+        step = tf.cast(tf.convert_to_tensor(self._step), tf.int64)
+        with tf.device("CPU:0"):
+            flops, *pruned = tf.numpy_function(
+                pruner.decide, [step, *masks, *signals], [tf.int64, *(mask.dtype for mask in masks)]
+            )
+        for layer, mask in zip(layers, pruned, strict=True):
+            layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
+
+        def recount() -> Any:
+            # The conversion reads the weights where they live, so this step's updates must all be done.
+            weights = [tf.convert_to_tensor(weight) for weight in pruner.model().weights]
+            with tf.control_dependencies(weights), tf.device("CPU:0"):
+                return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
+
+        flops = tf.ensure_shape(flops, ())
+        self._flops.assign(tf.cond(flops <= pruner.target, recount, lambda: flops))
+        return tf.constant(True)
+
+    def _decide_between_executions(self, model: Any) -> None:
+        """Lets decisions follow each execution of a training step that XLA compiles."""
+        if self._settled is None:
+            with tf.init_scope():
+                self._settled = int(self._step.numpy())
+        settle_around(model, self)
+
+    def _prepare(self) -> Pruner:
+        """Finds the model and counts its FLOPs, before the first update."""
+        if self._pruner is None:
+            layers = self._layers()
+            model = find_model(layers, None if self._model is None else self._model())
+            seen = [layer.observation() for layer in layers]
+            if any(observation.reduction is None for observation in seen if observation):
+                raise InputError(
+                    "PruningOptimizer cannot tell whether the loss averages the examples of a batch or adds "
+                    'them up: pass loss_reduction="mean" or "sum".'
+                )
+            # This may run while a training step is being traced, and must not become part of it.
+            with tf.init_scope():
+                pruner = Pruner(model, layers, self.settings, self._history)
+                if not int(self._flops.numpy()):
+                    self._flops.assign(pruner.flops)
+            self._pruner = pruner
+        return self._pruner
+
+    def _configure(self, given: dict[str, Any]) -> None:
+        settings = dataclasses.replace(self.settings, **given)
+        if settings == self.settings:
+            return
+        self.settings = settings
+        self._pruner = None  # made again, with the masks as they are
+        if self.built:
+            with tf.init_scope():
+                self._flops.assign(0)
+
+    @property
+    def _step(self) -> Any:
+        """The variable that counts updates."""
+        return self._iterations if self._counter is None else self._counter
+
+    def _layers(self) -> list[MaskLayer]:
+        return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
+
+    # What mask layers ask for
+
+    def gathering(self, model: Any) -> Gathering:
+        """Returns how signals are to be gathered in a training call of `model`."""
+        given = self.settings.loss_reduction
+        return Gathering(METHODS[self.settings.method], loss_reduction(model) if given == "auto" else given)
+
+    # Saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, without `model`: a loaded model is found again."""
+        return {
+            "name": self.name,
+            "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            **dataclasses.asdict(self.settings),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> PruningOptimizer:
+        """Makes an optimizer from `get_config`'s dictionary."""
+        inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "optimizer": inner})
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
+        self.prune_if_due()
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = variable.numpy()
+        store["history"] = np.asarray(self._history.rows, np.int64).reshape(-1, 4)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restores what `save_own_variables` saved."""
+        if len(store.keys()) != len(self._variables) + 1:
+            warnings.warn(f"The saved state of {self.name!r} does not fit it and is left out.", stacklevel=2)
+            return
+        for index, variable in enumerate(self._variables):
+            variable.assign(store[str(index)])
+        self._history.rows = [tuple(row) for row in np.asarray(store["history"]).tolist()]

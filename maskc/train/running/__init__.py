@@ -1,0 +1,1 @@
+"""A training run: batches, steps, checkpoints, summaries."""

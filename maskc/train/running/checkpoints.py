@@ -1,0 +1,124 @@
+"""Checkpoints of a training run: everything that training on exactly needs, one whole file each."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskc.errors import InputError
+from maskc.frontend.model_files import write_bytes
+from maskc.train.running.replicas import is_chief
+
+_NAME = re.compile(r"step-(\d+)\.npz")
+
+
+def save(path: Path, model: Any, state: dict[str, Any]) -> None:
+    """Writes the weights (masks, signals and the state of random layers among them), the optimizer and its history,
+    the metrics, and `state`, which JSON must be able to hold.
+
+    Of several workers all must call this, since they collect what the metrics hold, and the first one writes.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    arrays: dict[str, Any] = {}
+    # Optimizers first: one that decides between steps may still have a mask to change.
+    for index, optimizer in enumerate(_optimizers(model)):
+        store: dict[str, Any] = {}
+        optimizer.save_own_variables(store)
+        arrays.update({f"optimizer/{index}/{key}": _array(value) for key, value in store.items()})
+    arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
+    if not is_chief(model.distribute_strategy):
+        return
+    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror or error}.") from error
+
+
+def restore(path: Path, model: Any) -> dict[str, Any]:
+    """Puts everything back into a model that is built and compiled, and returns the `state`.
+
+    Raises:
+        InputError: if the file cannot be read, or is of another model or optimizer.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        state: dict[str, Any] = json.loads(arrays.pop("state").tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
+    variables = _variables(model)
+    stores: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/", 2)
+            stores.setdefault(index, {})[key] = array
+    weights = [array for name, array in arrays.items() if name.startswith("weight/")]
+    fits = [array.shape for array in weights] == [tuple(variable.shape) for variable in variables]
+    optimizers = list(_optimizers(model))
+    expected: list[dict[str, Any]] = [{} for _ in optimizers]
+    for optimizer, store in zip(optimizers, expected, strict=True):
+        optimizer.save_own_variables(store)
+    if not fits or [set(stores.get(str(index), {})) for index in range(len(expected))] != [set(s) for s in expected]:
+        raise InputError(
+            f"The checkpoint {path} is of another model or optimizer: give another directory, or start without "
+            "resuming."
+        )
+    for variable, array in zip(variables, weights, strict=True):
+        variable.assign(array.astype(variable.dtype))
+    for index, optimizer in enumerate(optimizers):
+        optimizer.load_own_variables(stores.get(str(index), {}))
+    return state
+
+
+def latest(directory: Path) -> Path | None:
+    """Returns the last checkpoint in a directory, or None."""
+    found = _found(directory)
+    return found[-1] if found else None
+
+
+def name(step: int) -> str:
+    """Returns the name of the checkpoint after so many updates."""
+    return f"step-{step:08d}.npz"
+
+
+def clear(directory: Path, keep: int) -> None:
+    """Removes all but the last `keep` checkpoints."""
+    found = _found(directory)
+    for path in found[: len(found) - keep]:
+        path.unlink()
+
+
+def _found(directory: Path) -> list[Path]:
+    steps = [(int(match[1]), path) for path in directory.glob("*.npz") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(steps)]
+
+
+def _variables(model: Any) -> list[Any]:
+    return [*model.variables, *model.metrics_variables]
+
+
+def _optimizers(model: Any) -> Iterator[Any]:
+    """The optimizer of the model, and those that it wraps."""
+    optimizer = model.optimizer
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+    # bfloat16 is not numpy's own, and float32 holds all of its values.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

@@ -1,0 +1,275 @@
+"""A training run that can be interrupted: position, checkpoints, summaries, validation, early stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from maskc import progress
+from maskc.errors import InputError
+from maskc.train.running import checkpoints
+from maskc.train.running.epochs import Epochs
+from maskc.train.running.replicas import any_of, is_chief
+from maskc.train.running.stepping import end_epoch, number, prepare, steps
+from maskc.train.running.summaries import Summaries
+
+
+@dataclass
+class Position:
+    """How far a run is: what a checkpoint says beside weights and optimizer.
+
+    Attributes:
+        step: batches that were trained on.
+        epoch: the present epoch, from 0 on.
+        batch: batches of it that are done.
+        best: the best value of the monitored metric so far; None before there is one.
+        waited: epochs since then.
+        counts: whether the last epoch counted for early stop: while pruning, whether the target was reached.
+        done: whether the run came to its end.
+        metrics: of the last epoch that was completed (at the end of early stop: of the best one), by name; those of
+            validation begin with `val_`.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    waited: int = 0
+    counts: bool = False
+    done: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Early stop: after `patience` epochs in which `metric` did not improve, the best weights are taken back.
+
+    Attributes:
+        metric: as Keras names it, `val_loss` for instance.
+        patience: epochs to wait.
+        mode: whether less or more is better; "auto" takes more for names that hold "auc", "acc", "precision" or
+            "recall".
+    """
+
+    metric: str = "val_loss"
+    patience: int = 3
+    mode: Literal["auto", "min", "max"] = "auto"
+
+    def better(self, value: float, best: float | None) -> bool:
+        """Whether a value is better than the best so far; what is not a number never is."""
+        if best is None or math.isnan(value):
+            return not math.isnan(value)
+        more = self.mode == "max" or any(word in self.metric for word in ("auc", "acc", "precision", "recall"))
+        return value > best if more and self.mode != "min" else value < best
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted; the checkpoint holds all that was done."""
+
+
+class Loop:
+    """Trains a compiled model over epochs of batches, and goes on exactly where an earlier run was interrupted.
+
+    Args:
+        model: compiled.
+        directory: `checkpoints/` and `logs/` go into it.
+        checkpoint_every: updates between two checkpoints; one is written after each epoch in any case.
+        summary_every: updates between two summaries of training.
+        keep: checkpoints to keep.
+        monitor: when to stop early; by default never.
+        summarize: writes more summaries at a step.
+        counts: whether an epoch counts for early stop already.
+        begins: called when it is clear that there is something to train.
+        title: what the run is called where its progress is shown.
+
+    Of several workers, which must share the file system, the first one alone writes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        directory: Path,
+        *,
+        checkpoint_every: int = 1000,
+        summary_every: int = 100,
+        keep: int = 3,
+        monitor: Monitor | None = None,
+        summarize: Callable[[Summaries, int], None] = lambda summaries, step: None,
+        counts: Callable[[], bool] = lambda: True,
+        begins: Callable[[], None] = lambda: None,
+        title: str = "Training",
+    ) -> None:
+        self.model = model
+        self.strategy = model.distribute_strategy
+        self.writes = is_chief(self.strategy)
+        self.checkpoints, self.logs = directory / "checkpoints", directory / "logs"
+        self.checkpoint_every, self.summary_every, self.keep = checkpoint_every, summary_every, keep
+        self.monitor, self.summarize, self.counts, self.begins = monitor, summarize, counts, begins
+        self.title = title
+        self.position = Position()
+        self._batches: int | None = None  # of an epoch, once one is done
+
+    def run(self, train: Epochs, validation: Epochs | None, epochs: int, resume: bool = True) -> Position:
+        """Trains until `epochs` are done, or it is time to stop early.
+
+        Raises:
+            InputError: if the data cannot be read, a checkpoint does not fit, or the monitored metric is not there.
+            Interrupted: if the process is asked to end (SIGINT, SIGTERM), after writing a checkpoint.
+        """
+        prepare(self.model, train, validation)
+        found = checkpoints.latest(self.checkpoints) if resume else None
+        if found is not None:
+            self._warm_up(train)
+            self.position = Position(**checkpoints.restore(found, self.model))
+        position = self.position
+        if position.done and (position.epoch >= epochs or self._stopped()):
+            return position
+        if position.done and self._end.exists():
+            # More epochs than before: they follow on what was trained last, and not on averages or the best weights.
+            self.position = position = Position(**checkpoints.restore(self._end, self.model))
+        self._check_monitor(validation is not None)
+        if self.writes:
+            self.begins()
+            if found is None:
+                checkpoints.clear(self.checkpoints, 0)
+        summaries = Summaries(self.logs, anew=found is None) if self.writes else None
+        try:
+            with _asked_to_end() as asked_here:
+
+                def asked() -> bool:
+                    return any_of(self.strategy, asked_here())
+
+                while position.epoch < epochs and not self._stopped():
+                    title = f"{self.title}, epoch {position.epoch + 1} of {epochs}"
+                    with progress.stage(title, self._batches) as stage:
+                        self._epoch(train, summaries, asked, stage)
+                    self._end_epoch(validation, summaries)
+                    if not (position.epoch >= epochs or self._stopped()):
+                        self._save()
+                    if asked():
+                        self._save()
+                        raise Interrupted
+        finally:
+            if summaries is not None:
+                summaries.close()
+        self._finish()
+        return position
+
+    def _warm_up(self, train: Epochs) -> None:
+        """Makes the optimizer count the model's FLOPs as the first run did: before anything was trained.
+
+        The count takes a fresh scale of one for what it is, and a trained one costs more. So one step is made, and all
+        that it changes is then restored. (XLA's steps decide afterwards, by how many there were since the last.)
+        """
+        if not self.model.jit_compile:
+            next(steps(self.model, train(0, 0)), None)
+
+    def _check_monitor(self, validates: bool) -> None:
+        names = list(self.model.get_metrics_result())
+        names += [f"val_{name}" for name in names if validates]
+        if self.monitor is not None and self.monitor.metric not in names:
+            raise InputError(
+                f"There is no metric {self.monitor.metric!r} to stop early by; there are: {', '.join(sorted(names))}."
+            )
+
+    def _epoch(
+        self, train: Epochs, summaries: Summaries | None, asked: Callable[[], bool], stage: progress.Stage
+    ) -> None:
+        """Trains on what is left of the present epoch."""
+        model, position = self.model, self.position
+        if not position.batch:
+            model.reset_metrics()
+        for done, logs in steps(model, train(position.epoch, position.batch)):
+            before = position.step
+            position.batch += done
+            position.step += done
+            stage.advance(done)
+            if position.step // self.summary_every > before // self.summary_every:
+                stage.note = f"loss {number(logs['loss']):.4g}" if "loss" in logs else ""
+                if summaries is not None:
+                    for name, value in logs.items():
+                        summaries.scalar(f"train/{name}", number(value), position.step)
+                    self.summarize(summaries, position.step)
+            if asked():
+                self._save()
+                raise Interrupted
+            if position.step // self.checkpoint_every > before // self.checkpoint_every:
+                self._save()
+        self._batches = position.batch
+
+    def _end_epoch(self, validation: Epochs | None, summaries: Summaries | None) -> None:
+        """Validates, and sees whether this was the best epoch so far."""
+        model, position = self.model, self.position
+        metrics = end_epoch(model, validation)
+        position.metrics, position.counts = metrics, self.counts()
+        position.epoch, position.batch = position.epoch + 1, 0
+        if summaries is not None:
+            for name, value in metrics.items():
+                if name.startswith("val_"):
+                    summaries.scalar(f"validation/{name.removeprefix('val_')}", value, position.step)
+            self.summarize(summaries, position.step)
+            summaries.flush()
+        if self.monitor is None or not position.counts:
+            return
+        if self.monitor.better(metrics[self.monitor.metric], position.best):
+            position.best, position.waited = metrics[self.monitor.metric], 0
+            checkpoints.save(self._best, model, {"metrics": metrics})
+        else:
+            position.waited += 1
+
+    def _stopped(self) -> bool:
+        return self.monitor is not None and self.position.waited >= self.monitor.patience
+
+    def _finish(self) -> None:
+        """Takes back the best weights, or lets the optimizer put in its averages."""
+        model, position = self.model, self.position
+        checkpoints.save(self._end, model, dataclasses.asdict(position))
+        if self.monitor is not None and position.best is not None:
+            any_of(self.strategy, False)  # the workers wait until the first one has written
+            position.metrics = checkpoints.restore(self._best, model)["metrics"]
+        else:
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+        position.done = True
+        self._save()
+
+    def _save(self) -> None:
+        position = self.position
+        checkpoints.save(self.checkpoints / checkpoints.name(position.step), self.model, dataclasses.asdict(position))
+        if self.writes:
+            checkpoints.clear(self.checkpoints, self.keep)
+
+    @property
+    def _end(self) -> Path:
+        return self.checkpoints / "end.npz"
+
+    @property
+    def _best(self) -> Path:
+        return self.checkpoints / "best.npz"
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether a signal asked this process to end; a second one ends it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

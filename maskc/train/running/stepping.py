@@ -1,0 +1,133 @@
+"""Training step by step, with what `model.compile` set up and without `fit` around it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import reason
+from maskc.train.running import replicas
+from maskc.train.running.epochs import Epochs
+
+# How many steps a model made whose executions hold several.
+_counters: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
+    """Creates all that training a compiled model needs: weights, the optimizer's state, metrics.
+
+    Raises:
+        InputError: if there is nothing to train or to validate on, or the model does not take it.
+    """
+    first = next(iter(train(0, 0)), None)
+    if first is None:
+        raise InputError("There is no example to train on.")
+    if validation is not None and next(iter(validation(0, 0)), None) is None:
+        raise InputError("There is no example to validate on.")
+    strategy = model.distribute_strategy
+    with strategy.scope():
+        if replicas.several_workers(strategy):
+            replicas.make_functions(model)
+        try:
+            model.test_on_batch(*first)
+        except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+            raise InputError(f"The model {model.name!r} or the loss does not fit the data: {_gist(error)}.") from error
+        model.reset_metrics()
+        model.optimizer.build(model.trainable_variables)
+        if model.steps_per_execution > 1 and strategy.num_replicas_in_sync == 1:
+            _count_steps(model)
+    model.make_train_function()
+
+
+def steps(model: Any, batches: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Trains on each batch of a `tf.data.Dataset` once.
+
+    Yields after each execution how many steps it held (`steps_per_execution`, or what was left of the data) and the
+    metrics so far. Under a distribution strategy every replica is given an equal share of each batch, and the few
+    examples of an epoch's last one that cannot be divided so are left out.
+    """
+    strategy, several = model.distribute_strategy, model.steps_per_execution
+    if strategy.num_replicas_in_sync > 1:
+        shares = replicas.equal_shares(strategy, batches)
+        while chunk := list(itertools.islice(shares, several)):
+            yield len(chunk), model.train_function(iter(chunk))
+    elif several > 1:
+        yield from _executions(model, strategy.experimental_distribute_dataset(batches))
+    else:
+        # Keras's step is not given the iterator itself: what of the step does not depend on the data, such as the
+        # count of iterations, may run before TensorFlow notices that there are none left.
+        for batch in strategy.experimental_distribute_dataset(batches):
+            yield 1, model.train_function(iter((batch,)))
+
+
+def end_epoch(model: Any, validation: Epochs | None) -> dict[str, float]:
+    """Returns the metrics of an epoch by name; those of validation begin with `val_`."""
+    metrics = {name: number(value) for name, value in model.get_metrics_result().items()}
+    if validation is not None:
+        metrics.update({f"val_{name}": number(value) for name, value in _evaluate(model, validation(0, 0)).items()})
+    return metrics
+
+
+def number(value: Any) -> float:
+    """Returns a scalar tensor as a number."""
+    return float(np.asarray(value))
+
+
+def _gist(error: Exception) -> str:
+    """What Keras or TensorFlow objected to, without the trace of where."""
+    if not isinstance(error, tf.errors.OpError):
+        return reason(error)
+    lines = (re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", line).strip() for line in str(error.message).splitlines())
+    where = ("Graph execution error", "Detected at", "File ", "Stack trace")
+    return reason(
+        ValueError(next((line for line in lines if line and not line.startswith(where)), type(error).__name__))
+    )
+
+
+def _evaluate(model: Any, batches: Any) -> dict[str, Any]:
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        with warnings.catch_warnings():
+            # Keras warns that the data end, if it did not know where.
+            warnings.simplefilter("ignore")
+            found: dict[str, Any] = model.evaluate(batches, verbose=0, return_dict=True)
+        return found
+    model.reset_metrics()
+    with strategy.scope():
+        model.make_test_function()
+    for share in replicas.all_shares(strategy, batches):
+        model.test_function(iter((share,)))
+    return dict(model.get_metrics_result())
+
+
+def _count_steps(model: Any) -> None:
+    """Lets the model count its steps: nothing else says how many the last execution of an epoch held."""
+    counter, step = tf.Variable(0, dtype=tf.int64), model.train_step
+
+    def counted(data: Any) -> Any:
+        counter.assign_add(1)
+        return step(data)
+
+    _counters[model] = counter
+    model.train_step = counted
+    model.make_train_function()
+    del model.train_step  # the class's own again
+
+
+def _executions(model: Any, batches: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    iterator, counter = iter(batches), _counters[model]
+    while True:
+        before = int(counter.numpy())
+        try:
+            logs = model.train_function(iterator)
+        except StopIteration:
+            return
+        yield int(counter.numpy()) - before, logs

@@ -1,0 +1,1 @@
+"""Which mask entries are removed, and when."""

@@ -1,0 +1,270 @@
+"""Where two models part: the first tensor that is not what it should be, and the node that makes it.
+
+A compiled model cannot be held against its source tensor by tensor: what a pass moves, merges and narrows no longer
+has a counterpart there. So the reference is compiled once more, and the models behind its passes are compared with the
+reference, outputs only. Behind the first pass that gets them wrong, its tensors are compared with those of the model in
+front of it, which have the same names; a narrowed one holds the slices that the compiler says. If every pass is right,
+the compiled model is compared with what the last one made. Slices that nobody can tell are told by their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+import passes
+from maskc import progress
+from maskc.errors import MaskcError, RunError, UnavailableError
+from maskc.frontend.graphs import bodies
+from maskc.runtime.session import Session
+from maskc.verification.exact import Exact
+from maskc.verification.inner_tensors import Inside, Values
+from maskc.verification.rounding_noise import Sample, distance
+from maskc.verification.tolerance import depths, tolerance
+from passes.adapters.placement import POLICIES
+from passes.pipeline.trace import Trace
+
+# Samples that tensors are compared on, beside the one that failed.
+_SAMPLES = 4
+# An error of at most so many times what rounding the weights does to a tensor is that.
+_FACTOR = 4.0
+
+Stored = Mapping[tuple[str, int], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first tensor, in the order of the compiled graph, that is not what it should be.
+
+    `node` makes it there, of type `op`; `suspects` are this node and those before it whose results have no
+    counterpart, back to the last tensors that agree. `error` is relative to the largest value of the
+    tensor, and `sample` says on which data. `made_by` says which pass of the compiler is at fault, as far as that can
+    be said.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    suspects: tuple[str, ...]
+    error: float
+    allowed: float
+    sample: str
+    made_by: str
+
+    def __str__(self) -> str:
+        """Two sentences that say where to look."""
+        others = [name for name in self.suspects if name != self.node]
+        also = f", or in {', '.join(others)} before it" if others else ""
+        if not np.isfinite(self.error):
+            what = "another shape, or NaNs or infinities in other places" if self.allowed else "it cannot be computed"
+        else:
+            what = f"error {self.error:.3g} of its scale, {self.allowed:.3g} allowed"
+        return (
+            f"The models part at tensor '{self.tensor}', which {self.op} '{self.node}' makes ({what}; with "
+            f"{self.sample}): the difference arises there{also}. "
+            f"{self.made_by}"
+        )
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Where two models part, and the two that were compared tensor by tensor: a right one and a wrong one."""
+
+    parting: Parting
+    before: ModelProto
+    after: ModelProto
+
+
+@progress.stage("Looking for where the models part")
+def part(
+    reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, *, double: bool = True
+) -> Parted | None:
+    """Find the first tensor that differs; None if none does, or nothing inside the models can be looked at.
+
+    The models differ on the first of the samples. `double`: compute in double precision where that can be done.
+    """
+    step = _step(reference, compiled, samples[:_SAMPLES], seed, double)
+    inside = Inside(step.before, step.after, seed, double=double)
+    depth = depths(step.after)
+    makers = {name: node for node in step.after.graph.node for name in node.output if name}
+    shared = [name for name in makers if name in inside.shared]
+    worst: dict[str, tuple[float, float, str]] = {}
+    stopped: tuple[int, str] | None = None
+    for sample in samples[:_SAMPLES]:
+        try:
+            values = inside.values(sample)
+        except RunError:
+            continue
+        if values.stopped is not None and (stopped is None or values.stopped < stopped[0]):
+            stopped = values.stopped, sample.label
+        for name in shared:
+            if name not in values.before or name not in values.after:
+                continue
+            floor = inside.floor or tolerance(values.after[name].dtype, depth[name])
+            found = _error(name, values, step.stored, floor)
+            if found is not None and (name not in worst or found[0] * worst[name][1] > worst[name][0] * found[1]):
+                worst[name] = (*found, sample.label)
+    agreed = {name for name, (error, allowed, _) in worst.items() if error <= allowed}
+    for name in shared:
+        if name in worst and name not in agreed:
+            node = makers[name]
+            suspects = _suspects(node, makers, agreed)
+            parting = Parting(name, _called(node), node.op_type, suspects, *worst[name], step.made_by)
+            return Parted(parting, step.before, step.after)
+    if stopped is None:
+        return None
+    node = step.after.graph.node[stopped[0]]
+    name = next(name for name in node.output if name)
+    suspects = _suspects(node, makers, agreed)
+    parting = Parting(name, _called(node), node.op_type, suspects, np.inf, 0.0, stopped[1], step.made_by)
+    return Parted(parting, step.before, step.after)
+
+
+def _error(name: str, values: Values, stored: Stored, floor: float) -> tuple[float, float] | None:
+    """The error of a tensor and what is allowed, relative to its scale; None where it cannot be compared."""
+    wanted, got = values.before[name], values.after[name]
+    slices = _slices(name, wanted, got, stored)
+    if slices is None:
+        return np.inf, floor
+    expected = _cut(wanted, slices)
+    error = distance(expected, got)
+    if error is None:
+        return np.inf, floor
+    scale = error.scale or 1.0
+    steps = [_cut(other[name], slices) for other in values.moved if name in other and other[name].shape == wanted.shape]
+    movement = max((step.max_abs for step in (distance(expected, a) for a in steps) if step is not None), default=0.0)
+    return error.max_abs / scale, max(0.0 if error.exact else floor, _FACTOR * movement / scale)
+
+
+Slices = tuple[NDArray[Any] | None, ...]
+
+
+def _slices(name: str, wanted: NDArray[Any], got: NDArray[Any], stored: Stored) -> Slices | None:
+    """Per axis, the indices of the slices that the compiled tensor has, None for all; None if nobody can say."""
+    if wanted.ndim != got.ndim:
+        return None
+    told = [stored.get((name, axis)) for axis in range(wanted.ndim)]
+    slices = tuple(
+        np.flatnonzero(mask) if mask is not None and mask.size == size else None
+        for mask, size in zip(told, wanted.shape, strict=True)
+    )
+    sizes = tuple(size if kept is None else kept.size for kept, size in zip(slices, wanted.shape, strict=True))
+    if sizes == got.shape:
+        return slices
+    return _by_values(wanted, got)
+
+
+def _by_values(wanted: NDArray[Any], got: NDArray[Any]) -> Slices | None:
+    """For one axis that is narrower, each slice's nearest among the reference's."""
+    axes = [axis for axis in range(wanted.ndim) if wanted.shape[axis] != got.shape[axis]]
+    if len(axes) != 1 or got.shape[axes[0]] > wanted.shape[axes[0]] or wanted.dtype.kind != "f" or not got.size:
+        return () if not axes else None
+    rows, found = (np.moveaxis(a, axes[0], 0).reshape(a.shape[axes[0]], -1) for a in (wanted, got))
+    nearest = np.array([int(np.abs(rows - row).max(axis=1).argmin()) for row in found])
+    return tuple(nearest if axis == axes[0] else None for axis in range(wanted.ndim))
+
+
+def _cut(array: NDArray[Any], slices: Slices) -> NDArray[Any]:
+    for axis, kept in enumerate(slices):
+        if kept is not None:
+            array = np.take(array, kept, axis)
+    return array
+
+
+def _suspects(node: NodeProto, makers: Mapping[str, NodeProto], agreed: set[str]) -> tuple[str, ...]:
+    """The node and those before it that nothing says are right, nearest first."""
+    found: dict[str, None] = {}
+    waiting = [node]
+    while waiting:
+        current = waiting.pop(0)
+        if _called(current) in found:
+            continue
+        found[_called(current)] = None
+        read = [*current.input, *(name for body in bodies(current) for inner in body.node for name in inner.input)]
+        waiting += [makers[name] for name in read if name in makers and name not in agreed]
+    return tuple(found)
+
+
+def _called(node: NodeProto) -> str:
+    return node.name or next(name for name in node.output if name)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Two models to compare tensor by tensor, the slices that `after` stores, and a sentence on what lies between."""
+
+    before: ModelProto
+    after: ModelProto
+    stored: Stored
+    made_by: str
+
+
+def _step(reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, double: bool) -> _Step:
+    """The first step from the reference to the compiled model that computes something else."""
+    trace = _compiled_again(reference, compiled)
+    if trace is None:
+        made_by = "The reference cannot be compiled here, so nothing can be said of the pass."
+        return _Step(reference, compiled, {}, made_by)
+    before = reference
+    for name, model in trace.stages.items():
+        if not _agree(reference, model, samples, seed, double):
+            stored = trace.stored if name == "rewrite" else {}
+            made_by = f"Compiled once more, the reference is first wrong behind the pass '{name}'."
+            return _Step(before, model, stored, made_by)
+        before = model
+    made_by = (
+        "Compiled once more, the reference gives a model that agrees: this one is of another version, other options "
+        "or other masks, or was changed."
+    )
+    return _Step(before, compiled, {}, made_by)
+
+
+def _compiled_again(reference: ModelProto, compiled: ModelProto) -> Trace | None:
+    """What compiling the reference is like, with the options whose result is most like the compiled model."""
+    best: tuple[float, Trace] | None = None
+    wanted = _traits(compiled)
+    for policy in POLICIES:
+        trace = Trace()
+        try:
+            made = _traits(passes.shrink(reference, policy, trace).model)
+        except Exception:  # whatever is wrong with the compiler, this only looks for it
+            return None
+        alike = len(wanted & made) / max(len(wanted | made), 1)
+        if best is None or alike > best[0]:
+            best = alike, trace
+        if alike == 1:
+            break
+    return None if best is None else best[1]
+
+
+def _traits(model: ModelProto) -> set[object]:
+    """Names and sizes that tell one compiled model from another."""
+    nodes = {(node.op_type, name) for node in model.graph.node for name in node.output}
+    return nodes | {(tensor.name, tuple(tensor.dims)) for tensor in model.graph.initializer}
+
+
+def _agree(reference: ModelProto, model: ModelProto, samples: Sequence[Sample], seed: int, double: bool) -> bool:
+    """Whether the outputs are the same, in double precision or else as ONNX Runtime computes what is written."""
+    try:
+        if not double:
+            raise UnavailableError("Double precision is not asked for.")
+        return all(error.passed for error in Exact(reference, model, seed).compare(samples[:2]))
+    except UnavailableError:
+        pass
+    depth = depths(reference)
+    try:
+        sessions = [Session(graph, optimized=False) for graph in (reference, model)]
+        for sample in samples[:2]:
+            wanted, got = (session.run(sample.inputs) for session in sessions)
+            for name, array in wanted.items():
+                error = distance(array, got[name])
+                if error is None or error.max_abs > _FACTOR * tolerance(array.dtype, depth.get(name, 1)) * error.scale:
+                    return False
+    except MaskcError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Figures about an error, collected over samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from maskc.verification.rounding_noise import FOREIGN_FLOATS, Distance
+
+# Units in the last place are counted at values of at least this share of the scale: at 0 they mean nothing.
+_LARGE_ENOUGH = 1e-3
+
+# Edges of the histogram's bins: powers of ten from the smallest error of a double to errors above the scale.
+_LOWEST, _HIGHEST = -20.0, 2.0
+_STEP = 0.5
+_BINS = round((_HIGHEST - _LOWEST) / _STEP)
+
+
+@dataclass(frozen=True)
+class ErrorHistogram:
+    """How many elements of an output are how far from the reference, over all samples.
+
+    `equal` elements are the same to the last bit. `counts[i]` have an error whose decimal logarithm, relative to the
+    scale of the sample, lies from `start + i * step` to `start + (i + 1) * step`; the first and the last bin also have
+    what lies beyond them. The list begins and ends with a bin that is not empty, and is empty when all are equal.
+    """
+
+    equal: int
+    start: float
+    step: float
+    counts: tuple[int, ...]
+
+
+class Statistics:
+    """Largest and mean error of one output, and how often it names the same class."""
+
+    def __init__(self) -> None:
+        self.max_abs = 0.0
+        self.max_rel = 0.0
+        self.scale = 0.0
+        #: the largest error in units in the last place; None if the output is not of floating point
+        self.ulps: float | None = None
+        self._sum = 0.0
+        self._count = 0
+        self._rows = 0
+        self._same = 0
+        self._equal = 0
+        self._bins: NDArray[np.int64] | None = None
+
+    @property
+    def histogram(self) -> ErrorHistogram | None:
+        """The errors by magnitude; None for what must be equal, and where nothing could be compared."""
+        if self._bins is None:
+            return None
+        filled = np.flatnonzero(self._bins)
+        first, last = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
+        counts = tuple(int(count) for count in self._bins[first:last])
+        return ErrorHistogram(self._equal, _LOWEST + first * _STEP, _STEP, counts)
+
+    @property
+    def mean_abs(self) -> float:
+        """The mean absolute error; of what must be equal, the share of elements that differ."""
+        return self._sum / self._count if self._count else 0.0
+
+    @property
+    def top1(self) -> float | None:
+        """The share of rows whose largest entry is the same one; None if there are no rows of classes."""
+        return self._same / self._rows if self._rows else None
+
+    def add(self, error: Distance, wanted: NDArray[Any], got: NDArray[Any]) -> None:
+        """Take one sample into account: its `distance`, and two arrays of one shape and type."""
+        self.max_abs = max(self.max_abs, error.max_abs)
+        self.scale = max(self.scale, error.scale)
+        if error.max_abs:
+            self.max_rel = max(self.max_rel, error.max_abs / error.scale if error.scale else math.inf)
+        if error.exact:
+            self._sum += error.max_abs
+            self._count += wanted.size
+            return
+        complex_ = wanted.dtype.kind == "c"
+        left, right = (array.astype(np.complex128 if complex_ else np.float64) for array in (wanted, got))
+        finite = np.isfinite(left)
+        errors = np.abs(left[finite] - right[finite])
+        self._sum += float(errors.sum())
+        self._count += errors.size
+        self._count_magnitudes(errors, error.scale)
+        if not complex_:
+            self._count_ulps(left[finite], errors, error.scale, wanted.dtype)
+            self._count_classes(left, right)
+
+    def _count_magnitudes(self, errors: NDArray[Any], scale: float) -> None:
+        if self._bins is None:
+            self._bins = np.zeros(_BINS, np.int64)
+        unequal = errors[errors > 0]
+        self._equal += errors.size - unequal.size
+        with np.errstate(divide="ignore", over="ignore"):  # a scale of 0 makes every error infinitely large
+            places = (np.log10(unequal) - np.log10(scale) - _LOWEST) / _STEP
+        self._bins += np.bincount(np.clip(places, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
+
+    def _count_ulps(self, wanted: NDArray[Any], errors: NDArray[Any], scale: float, dtype: np.dtype[Any]) -> None:
+        large = np.abs(wanted) >= max(_LARGE_ENOUGH * scale, float(np.finfo(np.float32).tiny))
+        worst = 0.0
+        if large.any():
+            worst = float((errors[large] / _spacing(wanted[large], dtype)).max())
+        self.ulps = max(self.ulps or 0.0, worst)
+
+    def _count_classes(self, wanted: NDArray[Any], got: NDArray[Any]) -> None:
+        if wanted.ndim == 2 and wanted.shape[1] > 1 and wanted.shape[0]:
+            self._rows += wanted.shape[0]
+            self._same += int((wanted.argmax(1) == got.argmax(1)).sum())
+
+
+def _spacing(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The distance between neighbouring numbers of the type, at each value."""
+    if dtype.kind == "f" and dtype not in FOREIGN_FLOATS:
+        return np.asarray(np.spacing(np.abs(values).astype(dtype)), np.float64)
+    eps = float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return np.asarray(eps * 2.0 ** np.floor(np.log2(np.abs(values))))

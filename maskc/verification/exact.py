@@ -1,0 +1,146 @@
+"""Both graphs in double precision, in numpy: an error there is one of logic, not of rounding.
+
+What is left to round is what the compiler computed of the weights in the precision that they are stored in: a sum of
+biases, say. How much that may be is measured: by how far the reference moves, in double precision, when each of its
+weights is rounded once more, and a factor of all weights of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from maskc import progress
+from maskc.errors import UnavailableError
+from maskc.frontend.graphs import float_types
+from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.inputs import elements
+from maskc.verification.rounding_noise import Sample, distance, rounded_weights
+from passes.errors import in_brief
+
+# What double precision itself may round, relative to the scale of an output.
+FLOOR = 1e-10
+# Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
+_ROUNDED_ONCE: dict[int, float] = {
+    TensorProto.DOUBLE: 2.0**-53,
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.BFLOAT16: 2.0**-9,
+}
+_HALF_ROUNDED_ONCE = 2.0**-11
+# An error of at most so many times what rounding the weights does is that.
+_FACTOR = 4.0
+_COPIES = 3
+
+# FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
+BUDGET = 1e8
+
+
+@dataclass(frozen=True)
+class ExactError:
+    """The error of one output in double precision, over all samples, and what was allowed where it was worst.
+
+    Both are relative to the largest absolute value of the reference's output on the sample. Of what is not of
+    floating point, the error is the share of elements that differ.
+    """
+
+    name: str
+    error: float
+    allowed: float
+    passed: bool
+    sample: str
+
+
+def affordable(samples: Sequence[Sample], flops: int, budget: float = BUDGET) -> list[Sample]:
+    """As many of the samples as numpy computes in a few seconds; `flops` are for the smallest."""
+    chosen: list[Sample] = []
+    least = min((elements(sample) for sample in samples), default=1)
+    for sample in samples:
+        cost = flops * elements(sample) / least
+        if cost <= budget:
+            chosen.append(sample)
+            budget -= cost
+    return chosen
+
+
+class Exact:
+    """Two models in double precision. Raises `UnavailableError` when one of them has no such form."""
+
+    def __init__(self, reference: ModelProto, compiled: ModelProto, seed: int) -> None:
+        for what, model in (("reference", reference), ("compiled model", compiled)):
+            if not has_double(model):
+                raise UnavailableError(f"The {what} has operators without a form in double precision.")
+        once = (_ROUNDED_ONCE.get(type_, _HALF_ROUNDED_ONCE) for type_ in float_types(reference))
+        self._floor = max((FLOOR, *once))
+        self._source = reference
+        self._seed = seed
+        self._rounded: list[Evaluator] = []
+        #: the first sample on which an output differs
+        self.failed: Sample | None = None
+        try:
+            self._reference = Evaluator(to_double(reference))
+            self._compiled = Evaluator(to_double(compiled))
+        except Exception as error:
+            raise _unable(error) from error
+
+    def compare(self, samples: Sequence[Sample]) -> tuple[ExactError, ...]:
+        """The error of each output. Raises `UnavailableError` when the evaluator cannot run a model."""
+        found: dict[str, ExactError] = {}
+        with progress.stage("Comparing in double precision", len(samples)) as stage:
+            for sample in samples:
+                moved: list[dict[str, NDArray[Any]]] = []
+                feeds = widen(sample.inputs)
+                try:
+                    wanted = self._run(self._reference, feeds)
+                    got = self._run(self._compiled, feeds)
+                    if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
+                        moved = [self._run(rounded, feeds) for rounded in self._copies()]
+                except Exception as error:
+                    raise _unable(error) from error
+                for name, array in wanted.items():
+                    error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
+                    if not error_.passed and self.failed is None:
+                        self.failed = sample
+                    worst = found.get(name)
+                    if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
+                        found[name] = error_
+                stage.advance(note=sample.label)
+        return tuple(found.values())
+
+    def _copies(self) -> list[Evaluator]:
+        """The reference with its weights rounded once more, in several ways; made when first needed."""
+        if not self._rounded:
+            rng = np.random.default_rng(self._seed)
+            models = [rounded_weights(self._source, rng, ulps=0.5, together=1.0) for _ in range(_COPIES)]
+            self._rounded = [Evaluator(to_double(model)) for model in models]
+        return self._rounded
+
+    def _run(self, evaluator: Evaluator, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        values = evaluator(feeds)
+        return {name: np.asarray(value) for name, value in zip(evaluator.outputs, values, strict=True)}
+
+
+def _exceeds(wanted: NDArray[Any], got: NDArray[Any], floor: float) -> bool:
+    error = distance(wanted, got)
+    return error is not None and error.max_abs > (0.0 if error.exact else floor * error.scale)
+
+
+def _error(
+    name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]], sample: str, floor: float
+) -> ExactError:
+    error = distance(wanted, got)
+    if error is None:
+        return ExactError(name, np.inf, floor, False, sample)
+    steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
+    scale = error.scale or 1.0
+    allowed = max(0.0 if error.exact else floor, _FACTOR * max(steps, default=0.0) / scale)
+    share = error.max_abs / scale
+    return ExactError(name, share, allowed, share <= allowed, sample)
+
+
+def _unable(error: Exception) -> UnavailableError:
+    return UnavailableError(f"The reference evaluator of ONNX cannot run the model: {in_brief(error)}.")

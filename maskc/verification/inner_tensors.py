@@ -1,0 +1,127 @@
+"""The tensors inside two models, on the same data: in double precision where there is one, else as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.errors import MaskcError, RunError
+from maskc.runtime.session import Session
+from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.exact import FLOOR
+from maskc.verification.rounding_noise import Sample, rounded_weights
+from passes.errors import in_brief
+
+Tensors = dict[str, NDArray[Any]]
+Run = Callable[[dict[str, Any]], Tensors]
+
+_COPIES = 2
+
+
+@dataclass(frozen=True)
+class Values:
+    """Tensors by name: of the model before, of the one after, and of the one before with its weights rounded.
+
+    `stopped` is the index of the node of the model after that cannot be run on this sample, None if all can.
+    """
+
+    before: Tensors
+    after: Tensors
+    moved: tuple[Tensors, ...]
+    stopped: int | None
+
+
+class Inside:
+    """Runs two models and tells what is in the tensors that have one name in both: `shared`."""
+
+    def __init__(self, before: ModelProto, after: ModelProto, seed: int, *, double: bool) -> None:
+        one, other = ({name for node in m.graph.node for name in node.output if name} for m in (before, after))
+        self.shared = one & other
+        self._double = double and has_double(before) and has_double(after)
+        rng = np.random.default_rng(seed)
+        self._rounded = [rounded_weights(before, rng) for _ in range(_COPIES)]
+        self._before, self._after = before, after
+        self._runs: list[Run] | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """What double precision may round, relative to the scale; None where the models run in their own."""
+        return FLOOR if self._double else None
+
+    def values(self, sample: Sample) -> Values:
+        """What is in the tensors on this sample. Raises `RunError` when the model before cannot be run."""
+        if self._runs is None:
+            try:
+                self._runs = [self._run(model) for model in (self._before, *self._rounded)]
+                self._runs[0](sample.inputs)
+            except MaskcError:
+                if not self._double:
+                    raise
+                self._double = False
+                self._runs = [self._run(model) for model in (self._before, *self._rounded)]
+        before, *moved = (run(sample.inputs) for run in self._runs)
+        count = len(self._after.graph.node)
+        try:
+            return Values(before, self._run(self._after)(sample.inputs), tuple(moved), None)
+        except MaskcError:
+            pass
+        runs, fails, after = 0, count, Tensors()
+        while fails - runs > 1:  # the first `runs` nodes can be run, the first `fails` cannot
+            middle = (runs + fails) // 2
+            try:
+                after = self._run(_first(self._after, middle))(sample.inputs)
+                runs = middle
+            except MaskcError:
+                fails = middle
+        return Values(before, after, tuple(moved), fails - 1)
+
+    def _run(self, model: ModelProto) -> Run:
+        telling = _telling(model, self.shared)
+        if not self._double:
+            return Session(telling, optimized=False).run
+        try:
+            evaluator = Evaluator(to_double(telling))
+        except Exception as error:
+            raise RunError(in_brief(error)) from error
+
+        def run(inputs: dict[str, Any]) -> Tensors:
+            try:
+                values = evaluator(widen(inputs))
+            except Exception as error:
+                raise RunError(in_brief(error)) from error
+            named = zip(evaluator.outputs, values, strict=True)
+            return {name: np.asarray(value) for name, value in named if not isinstance(value, list)}
+
+        return run
+
+
+def _first(model: ModelProto, count: int) -> ModelProto:
+    """The model's first nodes, without its outputs."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[count:]
+    del copy.graph.output[:]
+    return copy
+
+
+def _telling(model: ModelProto, names: set[str]) -> ModelProto:
+    """The model with these tensors as outputs as well."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    there = {value.name for value in copy.graph.output}
+    inferred = onnx.shape_inference.infer_shapes(copy) if copy.ByteSize() < 2**30 else copy
+    types = {value.name: value for value in inferred.graph.value_info}
+    for node in model.graph.node:
+        for name in node.output:
+            if name in names and name not in there:
+                value = copy.graph.output.add(name=name)
+                if name in types:
+                    value.type.CopyFrom(types[name].type)
+                    value.type.tensor_type.ClearField("shape")
+    return copy

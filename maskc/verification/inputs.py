@@ -1,0 +1,183 @@
+"""What two models are compared on: real data, then data drawn from the signature of the graph."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from maskc.errors import InputError, NotComparableError, RunError
+from maskc.runtime import random_inputs
+from maskc.runtime.random_inputs import Inputs
+from maskc.runtime.session import Session
+from maskc.verification.rounding_noise import Sample
+from maskc.verification.signature import listed
+
+# How often values that the reference overflows on are divided by ten.
+_SHRINKINGS = 3
+
+# Scales of Gaussian values that are drawn again.
+_SCALES = (1.0, 3.0, 10.0)
+_EXAMPLES = 32
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def read_inputs(path: Path) -> dict[str, Arrays]:
+    """Arrays by input name, from an `.npz` file or every one in a directory, each under what to call it.
+
+    Raises `InputError` when a file cannot be read, or a directory has none.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise InputError(f"The directory {path} has no .npz files.")
+        return {f"real data of {file.name}": _read(file) for file in files}
+    if not path.is_file():
+        raise InputError(f"The input file {path} does not exist.")
+    return {"real data": _read(path)}
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:
+        raise InputError(f"The input file {path} cannot be read; it must be an .npz file of arrays.") from error
+
+
+def drawn(
+    ports: Sequence[random_inputs.Port],
+    given: Mapping[str, Arrays],
+    expected: Session,
+    count: int,
+    seed: int,
+    tried: Mapping[str, int],
+) -> Iterator[Sample]:
+    """Real data first, then random samples, each with what the reference makes of it.
+
+    `tried` are symbolic sizes to try beside those that are found. Raises `InputError` when the given data do not fit
+    the reference and `NotComparableError` when no random data does.
+    """
+    for label, arrays in given.items():
+        real = _fitted(ports, arrays, label)
+        try:
+            yield Sample(label, real, expected.run(real))
+        except RunError as error:
+            raise InputError(f"The reference cannot be run on the given inputs ({label}): {error}") from error
+    if count == 0:
+        if not given:
+            raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
+        return
+    planned = random_inputs.plan(ports, expected.run, seed, tried)
+    for label, inputs in random_inputs.generate(ports, planned, count, seed):
+        yield _finite(_accepted(ports, label, inputs, expected), expected)
+
+
+def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, expected: Session) -> Sample:
+    """The sample, or one with smaller integers if the reference refuses it."""
+    try:
+        return Sample(label, inputs, expected.run(inputs))
+    except RunError as error:
+        for other in random_inputs.smaller(ports, inputs):
+            with contextlib.suppress(RunError):
+                return Sample(label, other, expected.run(other))
+        raise NotComparableError(
+            f"The reference fails on random data ({label}): {error} Give real data with --inputs."
+        ) from error
+
+
+def _finite(sample: Sample, expected: Session) -> Sample:
+    """The sample, or one of saturating values that are small enough for the reference not to overflow."""
+    if not sample.label.startswith("saturating"):
+        return sample
+    for _ in range(_SHRINKINGS):
+        if all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc"):
+            break
+        inputs = {
+            name: (array * 0.1).astype(array.dtype) if array.dtype.kind in "fc" else array
+            for name, array in sample.inputs.items()
+        }
+        sample = Sample(sample.label, inputs, expected.run(inputs))
+    return sample
+
+
+def _fitted(ports: Sequence[random_inputs.Port], given: Mapping[str, NDArray[Any]], label: str) -> Inputs:
+    """The given arrays in the types that the model declares; `label` is what messages call them."""
+    wanted = {port.name: port for port in ports}
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise InputError(f"The {label} has no array '{missing[0]}'. The model's inputs are {listed(wanted)}.")
+    unknown = [name for name in given if name not in wanted]
+    if unknown:
+        raise InputError(
+            f"The {label} has an array '{unknown[0]}', which is no input. The model's inputs are {listed(wanted)}."
+        )
+    result: Inputs = {}
+    for name, port in wanted.items():
+        array = np.asarray(given[name])
+        dtype = _numpy_type(port.type.elem_type)
+        if dtype is None or array.dtype == dtype:
+            result[name] = array
+        elif np.can_cast(array.dtype, dtype, "same_kind"):
+            result[name] = array.astype(dtype)
+        else:
+            raise InputError(f"Input '{name}' must be of type {dtype}, and the {label} is of type {array.dtype}.")
+    return result
+
+
+def _numpy_type(elem_type: int) -> np.dtype[Any] | None:
+    if elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return None
+    return helper.tensor_dtype_to_np_dtype(elem_type)
+
+
+def size_notes(data: Sequence[Sample]) -> list[str]:
+    """A sentence if all data have one batch size."""
+    leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
+    return ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
+
+
+def elements(sample: Sample) -> int:
+    """How many numbers the sample has for inputs, at least 1."""
+    return max(1, sum(array.size for array in sample.inputs.values()))
+
+
+def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """More data for what shows on few inputs only: many examples at once where any batch will do.
+
+    Floats are Gaussian and indices any of the entries that there are; all else is taken from the largest sample, whose
+    sizes they have. They do not say what is expected. Empty if there is nothing to draw.
+    """
+    like = max(samples, key=elements)
+    entries = {port.name: port.entries for port in ports if port.entries is not None}
+    if not any(array.dtype.kind == "f" or name in entries for name, array in like.inputs.items()):
+        return []
+    rng = np.random.default_rng([seed, 1])
+    batches = {port.symbols()[:1] for port in ports if port.type.shape and not isinstance(port.type.shape[0], int)}
+    leading = all(port.type.shape and not isinstance(port.type.shape[0], int) for port in ports)
+    times = max(1, _EXAMPLES // max(1, like.inputs[ports[0].name].shape[0])) if leading and len(batches) == 1 else 1
+    found = []
+    for i in range(len(_SCALES) if times > 1 else _EXAMPLES // 2):
+        scale = _SCALES[i % len(_SCALES)]
+        inputs: Inputs = {}
+        for name, array in like.inputs.items():
+            many = np.concatenate([array] * times) if times > 1 else array
+            if name in entries:
+                many = rng.integers(0, entries[name], many.shape).astype(array.dtype)
+            elif array.dtype.kind == "f":
+                many = (scale * rng.normal(size=many.shape)).astype(array.dtype)
+            inputs[name] = many
+        floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
+        found.append(Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {}))
+    return found
+
+
+def one_of_each(samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample of each kind of data."""
+    return list({sample.label.partition(",")[0]: sample for sample in reversed(samples)}.values())[::-1]

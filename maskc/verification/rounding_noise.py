@@ -1,0 +1,221 @@
+"""How far a model's outputs move when nothing but rounding changes.
+
+That is the yardstick for an error that is larger than the plain tolerance: no comparison can tell it from
+rounding if rounding does as much to the reference itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from maskc.errors import RunError
+from maskc.frontend.graphs import all_graphs, all_nodes, is_external
+from maskc.runtime.random_inputs import Inputs
+from maskc.runtime.session import Provider, Session
+
+# An error of at most this many times the largest movement that was seen is explained by rounding.
+NOISE_FACTOR = 4.0
+
+# How many copies of the reference with rounded weights there are, and how often each is run on rounded inputs
+# before a movement counts as never seen.
+_SESSIONS = 3
+_ROUNDS = 10
+# Values are moved by at most this many units in the last place: one for being stored, one for being combined.
+_ULPS = 2.0
+
+# Operators whose float operands are sizes, not weights: moved by a rounding they change the output's shape.
+_SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
+
+# The types of floating point that numpy itself does not know.
+FOREIGN_FLOATS = frozenset(np.dtype(type_) for type_ in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn))
+
+# How large an error of ONNX Runtime's own fusions may be, relative to the scale: what single precision does.
+_FUSED = 1e-5
+
+_PERTURBED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs, a description of them, and what the reference makes of them."""
+
+    label: str
+    inputs: Inputs
+    expected: Outputs
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The error of an array: `max_abs` and `scale` are the largest absolute error and expected value.
+
+    Of a type that must be `exact`, they are the number of elements that differ and the number of all.
+    """
+
+    max_abs: float
+    scale: float
+    exact: bool
+
+
+def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:
+    """The error of an array, or None when shape, type, NaNs or infinities differ."""
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return None
+    if expected.dtype.kind not in "fc" and expected.dtype not in FOREIGN_FLOATS:
+        return Distance(float(np.count_nonzero(expected != actual)), float(expected.size), True)
+    complex_ = expected.dtype.kind == "c"
+    wide = np.complex128 if complex_ else np.float64
+    left, right = expected.astype(wide), actual.astype(wide)
+    finite = np.isfinite(left)
+    if (np.isnan(left) != np.isnan(right)).any() or (finite != np.isfinite(right)).any():
+        return None
+    infinite = np.isinf(left)
+    if infinite.any() and (left[infinite] != right[infinite]).any():
+        return None
+    left, right = left[finite], right[finite]
+    if not left.size:
+        return Distance(0.0, 0.0, False)
+    return Distance(float(np.abs(left - right).max()), float(np.abs(left).max()), False)
+
+
+class Noise:
+    """How far the reference's outputs move on a sample when nothing but rounding changes.
+
+    Where rounding decides between two values, as in a quantised network, a movement is rare and large, so
+    the reference is run again and again until one is seen that explains the error, or it is clear that none
+    will be. The sessions are made when they are first needed, which for most models is never.
+    """
+
+    def __init__(
+        self, reference: ModelProto, compiled: ModelProto, session: Session, provider: Provider, seed: int
+    ) -> None:
+        self._reference = reference
+        self._compiled = compiled
+        self._provider = provider
+        self._rng = np.random.default_rng(seed)
+        self._session = session
+        self._quantised = any(node.op_type == "QuantizeLinear" for node in all_nodes(reference))
+        self._rounded: list[Session] = []
+        self._literal: tuple[Session, Session] | None = None
+        self._measured: dict[int, tuple[dict[str, float], Iterator[Outputs]]] = {}
+
+    def explains(self, error: Distance, tolerance: float, name: str, sample: Sample) -> tuple[bool, float]:
+        """Whether rounding moves an output about as far as the error, and the farthest it was seen to.
+
+        For outputs that are not floats, the latter is a number of elements that change.
+        """
+        if id(sample) not in self._measured:
+            self._measured[id(sample)] = (dict.fromkeys(sample.expected, 0.0), self._runs(sample.inputs))
+        noise, runs = self._measured[id(sample)]
+        while error.max_abs > NOISE_FACTOR * noise.get(name, 0.0):
+            moved = next(runs, None)
+            if moved is None:
+                if self._only_fused(error, tolerance, name, sample.inputs):
+                    return True, error.max_abs
+                return False, noise.get(name, 0.0)
+            for output, expected in sample.expected.items():
+                found = distance(expected, moved[output]) if output in moved else None
+                if found is not None:
+                    noise[output] = max(noise[output], found.max_abs)
+        return True, noise[name]
+
+    def _only_fused(self, error: Distance, tolerance: float, name: str, inputs: Inputs) -> bool:
+        """Whether a small error goes away when ONNX Runtime runs both graphs as they are written.
+
+        Its fusions keep some constants of double graphs in single precision, and compute in integers where it
+        finds operators between quantised values, a step apart; in one graph and not in the other.
+        """
+        if error.exact or (error.max_abs > _FUSED * error.scale and not self._quantised):
+            return False
+        if self._literal is None:
+            self._literal = (
+                Session(self._reference, self._provider, optimized=False),
+                Session(self._compiled, self._provider, optimized=False),
+            )
+        try:
+            expected, actual = (session.run(inputs).get(name) for session in self._literal)
+        except RunError:
+            return False
+        found = None if expected is None or actual is None else distance(expected, actual)
+        return found is not None and found.max_abs <= tolerance
+
+    def _runs(self, inputs: Inputs) -> Iterator[Outputs]:
+        """Outputs of the reference under different roundings."""
+        sessions: Iterator[Session] = itertools.chain(
+            # The same session again shows what is random in the model itself.
+            (self._session, Session(self._reference, self._provider, optimized=False)),
+            self._sessions(),
+        )
+        for session in sessions:
+            with contextlib.suppress(RunError):
+                yield session.run(inputs)
+        for _ in range(_ROUNDS):
+            for session in self._sessions():
+                with contextlib.suppress(RunError):
+                    yield session.run({name: _rounded(array, self._rng) for name, array in inputs.items()})
+
+    def _sessions(self) -> Iterator[Session]:
+        for i in range(_SESSIONS):
+            if i == len(self._rounded):
+                self._rounded.append(Session(rounded_weights(self._reference, self._rng), self._provider))
+            yield self._rounded[i]
+
+
+def _rounded(array: NDArray[Any], rng: np.random.Generator, ulps: float = _ULPS, together: float = 0.0) -> NDArray[Any]:
+    """The array with its floating-point values moved by random rounding errors.
+
+    Whole numbers stay as they are: they are masks, indices and thresholds, which are exact, and an index
+    that is moved past the next whole number picks another row instead of showing a rounding.
+    """
+    if array.dtype.kind != "f" and array.dtype not in FOREIGN_FLOATS:
+        return array
+    step = ulps * _eps(array.dtype)
+    values = array.astype(np.float64)
+    with np.errstate(all="ignore"):
+        moved = values * (
+            1 + step * rng.uniform(-1, 1, array.shape) + together * _eps(array.dtype) * rng.uniform(-1, 1)
+        )
+        whole = (np.rint(values) == values) & (np.abs(values) < 2**16)
+        return np.where(whole, array, moved.astype(array.dtype))
+
+
+def rounded_weights(
+    model: ModelProto, rng: np.random.Generator, ulps: float = _ULPS, together: float = 0.0
+) -> ModelProto:
+    """A copy in which the floating-point weights are moved by random errors, of so many ulps at most.
+
+    `together` is how many ulps all weights of a tensor are moved by at most in one direction, as by a rounded factor.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in _weights(copy):
+        if tensor.data_type in _PERTURBED and not is_external(tensor):  # all of those would be written anew
+            values = _rounded(numpy_helper.to_array(tensor), rng, ulps, together)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return copy
+
+
+def _weights(model: ModelProto) -> Iterator[TensorProto]:
+    """Initializers and constants, without those that are sizes."""
+    nodes = list(all_nodes(model))
+    sizes = {name for node in nodes if node.op_type in _SIZED_BY_FLOATS for name in node.input}
+    for graph in all_graphs(model.graph):
+        yield from (tensor for tensor in graph.initializer if tensor.name not in sizes)
+    for node in nodes:
+        if not sizes.intersection(node.output):
+            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    """The relative distance between neighbouring numbers, also for the types that numpy does not have."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]

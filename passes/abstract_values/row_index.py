@@ -1,0 +1,182 @@
+"""Which distinct row each position along an axis holds, for axes of static size and of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from passes.abstract_values.symbolic_sizes import Extent, Span, Window
+from passes.graph.tensors import Index
+
+#: an axis whose size is not static is held as all of its sizes up to this one, behind which nothing new may come
+SIZES = 64
+
+
+@dataclass(frozen=True)
+class Course:
+    """What an axis of run-time size has been through since its first window, over an axis of `start` = n positions.
+
+    It has `(n + shift) // stride` positions p. Which row lies at p depends on no more than `min(p, left)`,
+    `min(n - p * stride, right)` and `n mod stride`. For what a position holds is decided by which positions of the
+    windows before it are inside their axes. Such a position is `p * s + d`, for s the product of the strides in
+    between; it is inside at the left if `p >= -d / s`, and at the right, where that axis has `(n + b) // t` positions,
+    if `(p * s + d + 1) * t <= n + b`, which compares `n - p * s * t` with a number; `s * t` is `stride`. (Padding that
+    is chosen by the size adds a number that depends on `n mod stride`.) `left` and `right` lie beyond all these.
+    """
+
+    start: Extent
+    stride: int = 1
+    shift: int = 0
+    left: int = 0
+    right: int = 1
+
+    @property
+    def extent(self) -> Extent:
+        """The size of the axis."""
+        return self.start.scaled(self.stride, self.shift)
+
+    @property
+    def low(self) -> int:
+        """The least `n - p * stride`."""
+        return self.stride - self.shift
+
+    @property
+    def sizes(self) -> Index:
+        """Numbers of positions for n = 1, 2, ..., SIZES; 0 or less where a window is too large."""
+        return (np.arange(1, SIZES + 1) + self.shift) // self.stride
+
+    def through(self, window: Window) -> Course | None:
+        """Behind one more window; None where that reaches too far for the sizes that are tried.
+
+        Whatever occurs at some size occurs at one of at most `left * stride + right + stride - 1`: take `min(p, left)`
+        for p, and for `n - p * stride` the least number that is the same up to `right` and the same modulo `stride`.
+        """
+        stride, shift = self.stride * window.stride, self.shift + window.shift * self.stride
+        left = max(-(-(self.left + window.most_before) // window.stride), -(-(shift - stride + 1) // stride))
+        right = max(self.right, self.low) + (window.reach - window.least_before) * self.stride
+        course = Course(self.start, stride, shift, left, max(right, stride - shift))
+        return course if course.left * stride + course.right + stride <= SIZES else None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """`places[p]` is the row at position p; with a `course`, for the sizes 1, 2, ..., SIZES one after the other."""
+
+    places: Index
+    course: Course | None = None
+
+    @property
+    def sizes(self) -> Index:
+        """How many of `places` belong to each size."""
+        return np.asarray([self.places.size]) if self.course is None else self.course.sizes
+
+    @property
+    def span(self) -> int | Extent:
+        """The size of the axis."""
+        return self.places.size if self.course is None else self.course.extent
+
+    def table(self) -> Index:
+        """For a course: the row by `n mod stride` (size 1 where it does not matter), `min(p, left)` and
+        `min(n - p * stride, right)`, counted from `min(low, 0)`; as small as possible.
+        """
+        assert self.course is not None
+        stride, floor = self.course.stride, min(self.course.low, 0)
+        size, p = _positions(self.sizes)
+        n = size + 1
+        table = np.full((stride, self.course.left + 1, self.course.right - floor + 1), -1)
+        cells = n % stride, np.minimum(p, self.course.left), np.minimum(n - p * stride, self.course.right) - floor
+        table[cells] = self.places
+        assert (table[cells] == self.places).all()
+        whole: Index | None = table[:1]
+        for residue in table[1:]:
+            whole = None if whole is None else _merged(whole, residue[None])
+        table = table if whole is None else whole
+        for axis in (1, 2):
+            while table.shape[axis] > 1:
+                head, last = np.split(table, [table.shape[axis] - 1], axis=axis)
+                before, end = np.split(head, [head.shape[axis] - 1], axis=axis)
+                both = _merged(end, last)
+                if both is None:
+                    break
+                table = np.concatenate([before, both], axis=axis)
+        return np.maximum(table, 0)
+
+
+def seen(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
+    """What a window sees along an axis of this size (rows None: it is the same throughout).
+
+    Returns which tuple each position of the output has, and for each tuple the rows seen: [tuples, window.size], -1 for
+    padding. None where the size is not known, or the window reaches too far.
+    """
+    if rows is None:
+        if not window.pads:
+            return None, np.zeros((1, window.size), np.int64)
+        if span is None:
+            return None
+        course = Course(span) if isinstance(span, Extent) else None
+        rows = Rows(np.zeros(SIZES * (SIZES + 1) // 2 if isinstance(span, Extent) else span, np.int64), course)
+    if window == Window(1):
+        return rows, np.arange(rows.places.max(initial=0) + 1)[:, None]
+    course = None if rows.course is None else rows.course.through(window)
+    if rows.course is not None and course is None:
+        return None
+    sizes = rows.sizes
+    owner, position = _positions(window.outs(sizes))
+    if not owner.size or not rows.places.size:  # of an axis of size zero there is nothing to see
+        return None
+    before, held = window.befores(sizes), np.maximum(sizes, 0)
+    begin = np.cumsum(held) - held
+    taps = (position * window.stride - before[owner])[:, None] + np.arange(window.size) * window.dilation
+    inside = (taps >= 0) & (taps < sizes[owner][:, None])
+    numbers, tuples = distinct(np.where(inside, rows.places[np.where(inside, taps + begin[owner][:, None], 0)], -1))
+    return Rows(numbers, course), tuples
+
+
+def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None:
+    """Rows fine enough for all: which combination each position has, and the combinations: [combinations, several].
+
+    None where they are not along axes of one size.
+    """
+    uneven = [r for r in several if r is not None]
+    if not uneven:
+        return None, np.zeros((1, len(several)), np.int64)
+    first = uneven[0]
+    courses = [r.course for r in uneven if r.course is not None]
+    if len(courses) not in (0, len(uneven)) or any(r.places.size != first.places.size for r in uneven):
+        return None
+    course = first.course
+    for other in courses:
+        assert course is not None
+        if (other.start, other.stride, other.shift) != (course.start, course.stride, course.shift):
+            return None
+        if other.left > course.left or other.right > course.right:
+            course = replace(course, left=max(course.left, other.left), right=max(course.right, other.right))
+    if all(r is first or np.array_equal(r.places, first.places) for r in uneven):
+        numbers = np.arange(first.places.max(initial=0) + 1)
+        tuples = np.stack([np.zeros_like(numbers) if r is None else numbers for r in several], axis=1)
+        return (first if course is first.course else Rows(first.places, course)), tuples
+    none = np.zeros(first.places.size, np.int64)
+    numbers, tuples = distinct(np.stack([none if r is None else r.places for r in several], axis=1))
+    return Rows(numbers, course), tuples
+
+
+def _positions(sizes: Index) -> tuple[Index, Index]:
+    """For each position of axes of these sizes, one after the other: the number of its axis, and its place there."""
+    counts = np.maximum(sizes, 0)
+    owner = np.repeat(np.arange(sizes.size), counts)
+    return owner, np.arange(owner.size) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def distinct(table: Index) -> tuple[Index, Index]:
+    """For each row of [n, k] the number of its kind, and the kinds: [kinds, k]. Entries are -1 or more."""
+    numbers = np.zeros(len(table), np.int64)
+    for column in table.T:
+        numbers = np.unique(numbers * (column.max() + 2) + column, return_inverse=True)[1].reshape(-1)
+    return numbers.astype(np.int64), table[np.unique(numbers, return_index=True)[1]]
+
+
+def _merged(a: Index, b: Index) -> Index | None:
+    """What either says (-1: nothing), None where they differ."""
+    return None if ((a != b) & (a >= 0) & (b >= 0)).any() else np.maximum(a, b)

@@ -1,0 +1,107 @@
+"""Sizes that are known at run time only, and windows that slide over an axis of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from passes.graph.tensors import Index
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The size `(root + shift) // stride` of an axis.
+
+    `root` is the size of a graph input, by its symbol, or that of an axis of a tensor, by name. Sizes behind windows
+    have this form again, as `((n + a) // s + b) // t == (n + a + b * s) // (s * t)`, so equal sizes compare equal
+    whatever led to them.
+    """
+
+    root: str | tuple[str, int]
+    stride: int = 1
+    shift: int = 0
+
+    def scaled(self, stride: int, shift: int) -> Extent:
+        """The size `(this + shift) // stride`."""
+        return Extent(self.root, self.stride * stride, self.shift + shift * self.stride)
+
+
+Span = int | Extent | None  # the size of an axis: static, computed, or nothing is known of it
+
+
+@dataclass(frozen=True)
+class Window:
+    """How an operator slides over one spatial axis; `auto` is the ONNX attribute `auto_pad`."""
+
+    size: int
+    stride: int = 1
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+    auto: str = "NOTSET"
+
+    @property
+    def reach(self) -> int:
+        """From the first element that a window sees to its last one."""
+        return (self.size - 1) * self.dilation
+
+    @property
+    def same(self) -> bool:
+        """Whether the padding is chosen so that as many positions come out as go in, over the stride."""
+        return self.auto in ("SAME_UPPER", "SAME_LOWER")
+
+    @property
+    def most_before(self) -> int:
+        """Padding before the axis, whatever its size, is at most this."""
+        return self.reach if self.same else self.before
+
+    @property
+    def least_before(self) -> int:
+        """Padding before the axis, whatever its size, is at least this."""
+        return 0 if self.same else self.before
+
+    @property
+    def pads(self) -> bool:
+        """Whether a window may see padding."""
+        return self.reach > 0 if self.same else (self.before, self.after) != (0, 0)
+
+    @property
+    def shift(self) -> int:
+        """The number of positions over `n` elements is `(n + shift) // stride`."""
+        return self.stride - 1 if self.same else self.before + self.after - self.reach - 1 + self.stride
+
+    def outs(self, sizes: Index) -> Index:
+        """Numbers of positions over axes of these sizes: int64, like `sizes`; 0 or less where there is no window."""
+        return (sizes + self.shift) // self.stride
+
+    def befores(self, sizes: Index) -> Index:
+        """Padding before axes of these sizes."""
+        if not self.same:
+            return np.full(sizes.shape, self.before)
+        total = np.maximum((self.outs(sizes) - 1) * self.stride + self.reach + 1 - sizes, 0)
+        return np.asarray(total // 2 if self.auto == "SAME_UPPER" else total - total // 2)
+
+
+def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[Window] | None:
+    """The windows of a Conv or pooling operator by its attributes, None if they are not understood."""
+    rank = len(kernel)
+    strides, dilations = _ints(attrs, "strides", 1, rank), _ints(attrs, "dilations", 1, rank)
+    auto = attrs.get("auto_pad", "NOTSET")
+    auto = auto.decode() if isinstance(auto, bytes) else str(auto)
+    pads = _ints(attrs, "pads", 0, 2 * rank) if auto == "NOTSET" else [0] * 2 * rank
+    if attrs.get("ceil_mode", 0) or min(pads, default=0) < 0:
+        return None
+    return [Window(kernel[a], strides[a], dilations[a], pads[a], pads[a + rank], auto) for a in range(rank)]
+
+
+def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:
+    """The size of an axis of [batch, channels, *spatial] behind windows; None if it is static or not known."""
+    if not isinstance(span, Extent) or axis == 0:
+        return span if isinstance(span, Extent) else None
+    return None if windows is None or axis == 1 else span.scaled(windows[axis - 2].stride, windows[axis - 2].shift)
+
+
+def _ints(attrs: dict[str, object], name: str, default: int, count: int) -> list[int]:
+    value = attrs.get(name)
+    return [int(v) for v in value] if isinstance(value, (list, tuple)) and len(value) else [default] * count

@@ -1,0 +1,1 @@
+"""The sweeps over all nodes: constants forward, reads backward, and what they say of one tensor."""

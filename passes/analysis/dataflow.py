@@ -1,0 +1,140 @@
+"""Constants forward, reads backward: two sweeps over the nodes that know no operator by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
+from passes.abstract_values.slices import ConstantSlices, merge
+from passes.abstract_values.symbolic_sizes import Extent
+from passes.graph.subgraphs import captured
+from passes.graph.tensors import Array, Mask, any_set, is_constant, shape_of
+from passes.ops import rules
+from passes.rewriting.channel_facts import AxisMask, Facts
+
+
+def analyse(
+    graph: gs.Graph,
+    around: Facts | None = None,
+    inside: dict[int, Facts] | None = None,
+    given: dict[tuple[str, int], ConstantSlices] | None = None,
+) -> Facts:
+    """Facts of a graph whose nodes are in topological order and whose shapes are inferred.
+
+    Of a subgraph, `around` are the facts of the graph that it stands in, and `given` what is known of its inputs, by
+    name and axis; `inside` are the facts of its own subgraphs.
+    """
+    facts = Facts(opset=graph.opset, inside=inside or {})
+    if around is not None:
+        own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
+        own |= {t.name for n in graph.nodes for t in n.inputs if is_constant(t)}
+        facts.constant = {name: dict(axes) for name, axes in around.constant.items() if name not in own}
+        facts.constant_map = {
+            name: constant_map for name, constant_map in around.constant_map.items() if name not in own
+        }
+    for (name, axis), known in (given or {}).items():
+        facts.constant.setdefault(name, {})[axis] = known
+    _forward(graph, facts)
+    _backward(graph, facts)
+    return facts
+
+
+def _forward(graph: gs.Graph, facts: Facts) -> None:
+    symbols = _roots(graph)
+    for tensor in graph.inputs:
+        facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
+    for node in graph.nodes:
+        op = rules(node)
+        for output, axis, known in op.constants(node, facts):
+            tensor = node.outputs[output]
+            # a value that is not finite is left to the run time: nothing may be derived from it
+            usable = known.mask & _finite(known.value)
+            if any_set(usable) and facts.size(tensor, axis) is not None:
+                facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
+        for output, axis, extent in _extents(node, facts):
+            tensor = node.outputs[output]
+            symbol = tensor.shape[axis]
+            if extent is None or (isinstance(extent.root, tuple) and symbol in symbols):
+                extent = Extent(symbol if symbol in symbols else (tensor.name, axis))
+            facts._extents[tensor.name, axis] = extent
+        for output, axis, constant_map in op.maps(node, facts):
+            _keep(facts, node.outputs[output], axis, constant_map)
+        mean = op.sums_to_one(node, facts)
+        if mean is not None:
+            facts.sums[node.outputs[0].name] = mean
+        lowest = op.lowest(node, facts)
+        if lowest > -math.inf:
+            facts.bound[node.outputs[0].name] = lowest
+        for output, axis, dependence in op.linear_dependences(node, facts):
+            constant = facts.constants(node.outputs[output], axis)
+            left = dependence if constant is None else dependence.without(constant)
+            if left is not None and facts.size(node.outputs[output], axis) is not None:
+                facts.dependence[node.outputs[output].name, axis] = left
+
+
+def _roots(graph: gs.Graph) -> set[str]:
+    """Symbols that are sizes of graph inputs; none where operators that compute positions are missing."""
+    dims = {d for t in graph.inputs for d in shape_of(t) or ()} if graph.opset >= 11 else set()
+    return {d for d in dims if isinstance(d, str)}
+
+
+def _extents(node: gs.Node, facts: Facts) -> Iterator[tuple[int, int, Extent | None]]:
+    """Axes of the outputs that are not static, with their size as far as the operator says."""
+    for output, tensor in enumerate(node.outputs) if facts.opset >= 11 else ():
+        for axis, dim in enumerate(shape_of(tensor) or ()):
+            if not isinstance(dim, int):
+                yield output, axis, rules(node).extent(node, facts, output, axis)
+
+
+def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:
+    """Remember maps: what is uniform among them as constants, the rest as they are."""
+    if facts.size(tensor, axis) is None:
+        return
+    constant_map = constant_map.compact()
+    spans = [facts.span(tensor, a) for a in range(len(tensor.shape)) if a != axis]
+    if any(rows is not None and rows.span != span for rows, span in zip(constant_map.index, spans, strict=True)):
+        return
+    if constant_map.value[0].size > MOST_PLACES:
+        return
+    finite = _finite(constant_map.value).reshape(len(constant_map.mask), -1).all(axis=1)
+    axes = facts.constant.get(tensor.name, {})
+    before = axes[axis].mask if axis in axes else np.zeros(len(constant_map.mask), bool)
+    new = constant_map.mask & finite & ~before
+    uneven = new & constant_map.uneven
+    if uneven.any():
+        facts.constant_map.setdefault(tensor.name, {})[axis] = ConstantMap(
+            uneven, constant_map.value, constant_map.index
+        )
+    even = new & ~uneven
+    if even.any():
+        first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
+        facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
+
+
+def _backward(graph: gs.Graph, facts: Facts) -> None:
+    for tensor in graph.outputs:
+        facts.mark_read(tensor, {})
+    for node in reversed(graph.nodes):
+        for tensor in captured(node):
+            facts.mark_read(tensor, {})
+        if not any(facts.is_live(t) for t in node.outputs):
+            continue
+        per_input: dict[int, AxisMask] = {}
+        for index, axis, mask in rules(node).reads(node, facts):
+            per_input.setdefault(index, {})[axis] = mask
+        for index, tensor in enumerate(node.inputs):
+            if not tensor.is_empty() and not is_constant(tensor):
+                facts.mark_read(tensor, per_input.get(index, {}))
+
+
+def _finite(value: Array) -> Mask:
+    if value.dtype.kind in "iub":
+        return np.ones(value.shape, bool)
+    try:
+        return np.isfinite(value)
+    except TypeError:  # strings, objects
+        return np.zeros(value.shape, bool)

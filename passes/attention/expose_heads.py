@@ -1,0 +1,28 @@
+"""A graph brought into the form in which most is known of it, with all that is known."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from passes.analysis import dataflow
+from passes.attention import decompose, heads, split_projections
+from passes.rewriting.channel_facts import Facts
+from passes.simplify import dead_code
+
+
+def understood(graph: gs.Graph, *, frugal: bool = False) -> tuple[Facts, frozenset[str]]:
+    """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
+
+    Afterwards operators are written out, parts picked early and heads aligned where that lets channels go; the
+    function of the graph is the same. `frugal`: no map of constants is stored that takes more than what makes it.
+    """
+    found = dataflow.analyse(graph)
+    if decompose.decompose_operators(graph, found):
+        found = dataflow.analyse(graph)
+    if split_projections.hoist(graph, found):
+        dead_code.drop_unused(graph)
+        found = dataflow.analyse(graph)
+    made = heads.align(graph, found)
+    found = dataflow.analyse(graph) if made else found
+    found.frugal = frugal
+    return found, made

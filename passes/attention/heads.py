@@ -1,0 +1,420 @@
+"""What follows from channels that are split into heads: zeros that only both axes together show, and their order.
+
+A mask on the channels of a query says, split into heads, something else of every head. Here such channels are followed
+through reshapes, transposes and matrix products to where they are summed over or merged again. A channel of a query is
+not read where the same channel of the key is zero; a merged channel is zero where that of the values is. And as each
+head may keep other channels, their order is changed within each head, so that those which are kept stand first in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.slices import ConstantSlices
+from passes.graph.edits import inverse
+from passes.graph.evaluate import evaluate
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import Array, Index, Mask, any_set, is_constant, present, shape_of
+from passes.ops import rules
+from passes.ops.matmul import MatrixProduct, Side
+from passes.ops.shape import Reshape
+from passes.rewriting.channel_facts import Facts
+
+#: elements: larger arrays of channel numbers are not followed
+_LARGEST = 1 << 21
+
+
+@dataclass
+class _Root:
+    """A tensor whose `axis` is split: which of its channels are read behind it, and by how many.
+
+    `zero` and `fixed` say which channels are known to be zero, or some constant; `value` holds these constants.
+    """
+
+    tensor: gs.Tensor
+    axis: int
+    zero: Mask
+    fixed: Mask
+    value: Array
+    needed: Mask
+    uses: Index
+    order: Index
+    starts: list[gs.Node] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """For each element (of one example) of a tensor, the channel of the root that it comes from.
+
+    `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
+    """
+
+    root: _Root
+    index: Index
+    even: bool = True
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """A tensor whose `axis` holds channels of a root again, in the order of `index`.
+
+    `even`: constants are still there as they were, and whoever reads them can be given them again.
+    """
+
+    root: _Root
+    tensor: gs.Tensor
+    axis: int
+    index: Index
+    even: bool
+
+    @property
+    def fixed(self) -> Mask:
+        """Which channels of the root are the constants here that they are there."""
+        return self.root.fixed & self.even
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Channels [..., inner] that are multiplied with each other and summed over the last axis."""
+
+    left: _Trace
+    right: _Trace
+
+
+def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
+    """Write zeros that are only known here into the graph, and align heads. Names of the tensors that are new.
+
+    The function of the graph stays the same; facts have to be found anew where there are new tensors.
+    """
+    if not any(_is_inner(node) for node in graph.nodes):
+        return frozenset()
+    follower = _Follower(graph, facts)
+    follower.run()
+    return _Writer(graph, follower, facts).run()
+
+
+def _is_inner(node: gs.Node) -> bool:
+    """A product of two computed tensors."""
+    return isinstance(rules(node), MatrixProduct) and not any(is_constant(t) for t in node.inputs[:2])
+
+
+class _Follower:
+    """One sweep over the nodes."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
+        self.graph, self.facts = graph, facts
+        self.roots: dict[tuple[str, int], _Root] = {}
+        self.traces: dict[str, _Trace] = {}
+        self.merges: list[_Merge] = []
+        self.products: list[_Product] = []
+        self.values: list[_Trace] = []  # [..., inner]: channels that a product keeps
+        self.pinned = seen_outside(graph)
+
+    def run(self) -> None:
+        for node in self.graph.nodes:
+            self._visit(node)
+        for name in self.pinned & self.traces.keys():
+            self._read_whole(name)
+        for merge in self.merges:
+            merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
+            np.add.at(merge.root.uses, merge.index, 1)
+        for root in self.roots.values():
+            if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
+                root.needed[:] = True
+                root.uses += 2
+
+    def _read(self, merge: _Merge) -> Mask:
+        """Which merged channels count: those that are read, and those whose readers know them to be no zeros."""
+        tensor, size = merge.tensor, merge.index.size
+        read = self.facts.read[tensor.name].get(merge.axis) if tensor.name in self.facts.read else np.zeros(size, bool)
+        constant = self.facts.constants(tensor, merge.axis)
+        count = np.ones(size, bool) if read is None else read if constant is None else read | constant
+        return np.asarray(count & ~self.facts.zero(tensor, merge.axis))
+
+    def _visit(self, node: gs.Node) -> None:
+        traced = [(i, t) for i, t in present(node.inputs) if t.name in self.traces]
+        if not traced:
+            self._start(node)
+        elif not self._pass(node, traced):
+            for _, tensor in traced:
+                self._read_whole(tensor.name)
+
+    def _read_whole(self, name: str) -> None:
+        trace = self.traces[name]
+        read = _among(trace)
+        trace.root.needed[read] = True
+        trace.root.uses[read] += 2
+
+    def _start(self, node: gs.Node) -> None:
+        """A reshape that splits one axis."""
+        if not rules(node).arranges or is_constant(node.inputs[0]):
+            return
+        x, y = node.inputs[0], node.outputs[0]
+        for axis in sorted({k.input_axis for k in self.facts.links(node) if k.split}):
+            size = self.facts.size(x, axis) or 0
+            shape = _example(y)
+            example = _example(x)
+            if not self._keeps(node, (axis,)) or not 0 < int(np.prod(shape)) == int(np.prod(example)) <= _LARGEST:
+                continue
+            channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(shape_of(x) or ()))])
+            key = x.name, axis
+            if key not in self.roots:
+                known = self.facts.known(x, axis) or ConstantSlices(np.zeros(size, bool), np.zeros(size))
+                value = np.where(known.mask, known.value, 0)
+                zero, uses = known.mask & (value == 0), np.zeros(size, np.int64)
+                needed, order = np.zeros(size, bool), np.arange(size)
+                self.roots[key] = _Root(x, axis, zero, known.mask, value, needed, uses, order)
+            self.roots[key].starts.append(node)
+            index = np.broadcast_to(channels, example).reshape(shape)
+            self.traces[y.name] = _Trace(self.roots[key], index)
+            return
+
+    def _keeps(self, node: gs.Node, axes: tuple[int, ...]) -> bool:
+        """Whether these input axes, and no others with them, become axes of the output of a reshape."""
+        for axis in axes:
+            out = {k.output_axis for k in self.facts.links(node) if k.input_axis == axis}
+            sizes = [self.facts.size(node.outputs[0], a) or 0 for a in out]
+            alone = all({k.input_axis for k in self.facts.links(node) if k.output_axis == a} <= set(axes) for a in out)
+            if not out or not alone:
+                return False
+            split = any(k.split for k in self.facts.links(node) if k.input_axis == axis)
+            if split and int(np.prod(sizes)) != self.facts.size(node.inputs[0], axis):
+                return False
+        return True
+
+    def _pass(self, node: gs.Node, traced: list[tuple[int, gs.Tensor]]) -> bool:
+        """Follow the node; False where that is not possible."""
+        op = rules(node)
+        if isinstance(op, MatrixProduct):
+            return self._multiply(node, op, dict(traced))
+        tensor = traced[0][1]
+        trace = self.traces[tensor.name]
+        if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
+            return False
+        affine, even = op.affine(node), trace.even
+        if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
+            even = even and bool((affine.scale == 1).all())
+            index: list[Array] | None = [trace.index]
+        elif traced[0][0] == 0 and isinstance(op, Reshape):
+            index = self._reshaped(node, trace)
+        elif traced[0][0] == 0 and op.only_picks:
+            index = self._evaluated(node, trace)
+        else:
+            return False
+        shapes = [_example(t) for t in node.outputs]
+        if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
+            return False
+        for output, found in zip(node.outputs, index, strict=True):
+            self._arrive(output, _Trace(trace.root, found, even))
+        return True
+
+    def _reshaped(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
+        shape = _example(node.outputs[0])
+        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, _varying(trace.index))
+        return [trace.index.reshape(shape)] if whole else None
+
+    def _evaluated(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
+        operands = [trace.index]
+        for tensor in list(node.inputs)[1:]:
+            if not is_constant(tensor):
+                return None
+            operands.append(np.asarray(tensor.values))
+        return evaluate(node, self.facts.opset, operands)
+
+    def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
+        """One axis that holds the channels by itself is the end, if it is not one of several."""
+        varying = _varying(trace.index)
+        if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
+            axis = varying[0]
+            index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
+            even = trace.even and output.name not in self.pinned
+            self.merges.append(_Merge(trace.root, output, axis, index, even))
+        else:
+            self.traces[output.name] = trace
+
+    def _multiply(self, node: gs.Node, op: MatrixProduct, traced: dict[int, gs.Tensor]) -> bool:
+        sides = op.sides(node)
+        if sides is None or op.addend(node) is not None or any(i > 1 for i in traced):
+            return False
+        if len(traced) == 2:
+            both = [self._channels(node, side, inner=True) for side in sides]
+            if both[0] is None or both[1] is None:
+                return False
+            self._contract(both[0], both[1])
+            return True
+        side = sides[next(iter(traced))]
+        kept = None if is_constant(node.inputs[1 - side.index]) else self._channels(node, side, inner=False)
+        if kept is None:
+            return False
+        index = np.expand_dims(kept.index, -2 if side.index == 1 else -1)
+        shape = _example(node.outputs[0])
+        if index.ndim > len(shape):
+            return False
+        self.values.append(kept)
+        other = sides[1 - side.index]
+        mean = self.facts.sums_to_one(node.inputs[other.index], other.inner)
+        self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
+        return True
+
+    def _channels(self, node: gs.Node, side: Side, *, inner: bool) -> _Trace | None:
+        """Channels [..., inner] (or [..., free]) of one factor, where they do not vary along its other axis."""
+        trace = self.traces[node.inputs[side.index].name]
+        along, other = (side.inner, side.free) if inner else (side.free, side.inner)
+        if _varies(trace.index, other) or not _varies(trace.index, along):
+            return None
+        taken = np.moveaxis(trace.index, along, -1)
+        other = other - (along < other)
+        return _Trace(trace.root, np.take(taken, 0, axis=other), trace.even)
+
+    def _contract(self, left: _Trace, right: _Trace) -> None:
+        """A channel is needed where neither factor is zero."""
+        first, second = np.broadcast_arrays(left.index, right.index)
+        alive = ~(left.root.zero[first] | right.root.zero[second])
+        left.root.needed[first[alive]] = True
+        right.root.needed[second[alive]] = True
+        left.root.uses[_among(left)] += 1
+        right.root.uses[_among(right)] += 1
+        self.products.append(_Product(left, right))
+
+
+class _Writer:
+    """Writes what was found into the graph."""
+
+    def __init__(self, graph: gs.Graph, found: _Follower, facts: Facts) -> None:
+        self.graph, self.found, self.facts = graph, found, facts
+        self.names = Names(graph)
+        self.made: set[str] = set()
+
+    def run(self) -> frozenset[str]:
+        for product in self.found.products:
+            self._align_product(product)
+        aligned = [merge for merge in self.found.merges if self._align_values(merge)]
+        nodes: dict[int, list[gs.Node]] = {}
+        for root in self.found.roots.values():
+            nothing = np.zeros(root.zero.size)
+            new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
+            if new:
+                nodes.setdefault(self._place(root.tensor), []).extend(new)
+                for start in root.starts:
+                    start.inputs = [new[-1].outputs[0] if t is root.tensor else t for t in start.inputs]
+        for merge in self.found.merges:
+            held, back = merge.index, np.arange(merge.index.size)
+            if merge in aligned:
+                held = merge.root.order[merge.index]
+                back = inverse(held)[merge.index]
+            zero = merge.root.zero[held] | merge.fixed[held]
+            shift = np.where(merge.fixed[held], merge.root.value[held], 0)
+            if merge not in aligned:
+                known = self.facts.known(merge.tensor, merge.axis)
+                new_here = (shift != 0) | (True if known is None else ~known.mask)
+                zero, shift = zero & new_here, np.where(new_here, shift, 0)
+            consumers = list(merge.tensor.outputs)
+            new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
+            if new:
+                nodes.setdefault(self._place(merge.tensor), []).extend(new)
+                for node in consumers:
+                    node.inputs = [new[-1].outputs[0] if t is merge.tensor else t for t in node.inputs]
+        if nodes:
+            behind = [nodes.get(-1, [])] + [[n, *nodes.get(i, [])] for i, n in enumerate(self.graph.nodes)]
+            self.graph.nodes = [n for group in behind for n in group]
+        return frozenset(self.made)
+
+    def _place(self, tensor: gs.Tensor) -> int:
+        return next((i for i, n in enumerate(self.graph.nodes) if any(t is tensor for t in n.outputs)), -1)
+
+    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> list[gs.Node]:
+        """Nodes that zero what is not kept, add the shift, and then reorder."""
+        shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
+        new: list[gs.Node] = []
+        if not kept.all():
+            values = kept.astype(tensor.dtype).reshape(shape)
+            new.append(self._node("Mul", tensor, gs.Constant(self.names.fresh("needed"), values)))
+        if shift.any():
+            current, values = new[-1].outputs[0], shift.astype(tensor.dtype).reshape(shape)
+            new.append(self._node("Add", current, gs.Constant(self.names.fresh("constants"), values)))
+        if (order != np.arange(order.size)).any():
+            current = new[-1].outputs[0] if new else tensor
+            new.append(self._node("Gather", current, gs.Constant(self.names.fresh("order"), order), axis=axis))
+        return new
+
+    def _node(self, op: str, tensor: gs.Tensor, constant: gs.Constant, **attrs: object) -> gs.Node:
+        output = gs.Variable(self.names.fresh(f"{tensor.name}_heads"), tensor.dtype, tensor.shape)
+        self.made.add(output.name)
+        return gs.Node(op, self.names.fresh(f"{output.name}_{op.lower()}"), attrs, [tensor, constant], [output])
+
+    def _align_product(self, product: _Product) -> None:
+        left, right = product.left, product.right
+        if left.index.shape != right.index.shape or not _used_once([left, right]):
+            return
+        dead = left.root.zero[left.index] | right.root.zero[right.index]
+        places = _aligned(dead)
+        if places is not None:
+            for trace in (left, right):
+                trace.root.order[trace.index] = np.take_along_axis(trace.index, places, axis=-1)
+
+    def _align_values(self, merge: _Merge) -> bool:
+        """Reorder the channels of values; whether the merged ones have to be put back in order."""
+        values = [v for v in self.found.values if v.root is merge.root]
+        merges = [m for m in self.found.merges if m.root is merge.root]
+        if len(values) != 1 or len(merges) != 1 or merge.tensor.name in self.found.pinned:
+            return False
+        if not _used_once(values) or np.unique(merge.index).size < merge.index.size:
+            return False
+        root, index = values[0].root, values[0].index
+        if set(np.unique(index)) != set(merge.index):
+            return False
+        places = _aligned(root.zero[index] | ~root.needed[index])
+        if places is None:
+            return False
+        root.order[index] = np.take_along_axis(index, places, axis=-1)
+        return True
+
+
+def _used_once(traces: list[_Trace]) -> bool:
+    """Whether each of these channels is read in one place only."""
+    seen: dict[int, Index] = {}
+    for trace in traces:
+        channels = trace.index.reshape(-1)
+        before = seen.get(id(trace.root), np.zeros(0, np.int64))
+        seen[id(trace.root)] = np.concatenate([before, channels])
+        if (trace.root.uses[channels] != 1).any():
+            return False
+    return all(np.unique(c).size == c.size for c in seen.values())
+
+
+def _aligned(dead: Mask) -> Index | None:
+    """An order along the last axis that has what is not dead first; None where nothing is won."""
+    alive = ~dead
+    together = int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum())
+    if together == int(alive.sum(axis=-1).max()):
+        return None
+    return np.argsort(dead, axis=-1, kind="stable")
+
+
+def _varying(index: Index) -> tuple[int, ...]:
+    """Axes along which the channels differ."""
+    return tuple(a for a in range(index.ndim) if _varies(index, a))
+
+
+def _varies(index: Index, axis: int) -> bool:
+    if index.strides[axis] == 0 or index.shape[axis] == 1:
+        return False
+    slices = np.moveaxis(index, axis, 0)
+    # the ends mostly tell
+    return any_set(slices[0] != slices[-1]) or any_set(slices[0] != slices)
+
+
+def _among(trace: _Trace) -> Mask:
+    """The channels of the root that occur: bool [channels]."""
+    found = np.zeros(trace.root.zero.size, bool)
+    found[trace.index] = True
+    return found
+
+
+def _example(tensor: gs.Tensor) -> tuple[int, ...]:
+    """The sizes of one example: what is not static counts as 1."""
+    return tuple(d if isinstance(d, int) else 1 for d in shape_of(tensor) or ())

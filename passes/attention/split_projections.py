@@ -1,0 +1,216 @@
+"""Parts that are picked behind a reshape are picked before it: queries, keys and values of one product, for instance.
+
+One product often makes the queries, keys and values of all heads, and only behind a reshape and a transposition they go
+their own ways. The three keep channels of their own, which one axis cannot say; so where channels are masked, each
+part gets a product of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of
+from passes.ops import rules
+from passes.ops.movement import Gather, Split, Transpose
+from passes.ops.shape import Reshape
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.weights.quantized import Quantized
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Slices `start` to `stop` of `axis` of what a reshape, and perhaps a transposition behind it, writes."""
+
+    output: gs.Tensor
+    axis: int
+    start: int
+    stop: int
+    drops: bool  # the axis, of size 1 then, is taken away
+
+
+def hoist(graph: gs.Graph, facts: Facts) -> bool:
+    """Pick parts of a split axis before the reshape that splits it, where some channels of it are constant.
+
+    Afterwards each part has a product, a reshape and a transposition of its own. Whether anything was changed.
+    """
+    pinned = seen_outside(graph)
+    changed = False
+    for node in list(graph.nodes):
+        if isinstance(rules(node), Reshape) and not is_constant(node.inputs[0]):
+            changed = _Hoist(graph, facts, node, pinned).run() or changed
+    return changed
+
+
+class _Hoist:
+    """One reshape with the parts behind it."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts, reshape: gs.Node, pinned: set[str]) -> None:
+        self.graph, self.facts, self.reshape = graph, facts, reshape
+        self.pinned = pinned
+        self.names = Names(graph)
+        self.made: list[gs.Node] = []
+
+    def run(self) -> bool:
+        """Whether the parts could be picked before the reshape, and were."""
+        split = self._split()
+        if split is None:
+            return False
+        axis, first, inner = split
+        tensor, transpose = self.reshape.outputs[0], None
+        if len(tensor.outputs) == 1 and isinstance(rules(tensor.outputs[0]), Transpose):
+            transpose = tensor.outputs[0]
+            tensor = transpose.outputs[0]
+        perm = list(transpose.attrs["perm"]) if transpose is not None and "perm" in transpose.attrs else None
+        if (transpose is not None and perm is None) or {self.reshape.outputs[0].name, tensor.name} & self.pinned:
+            return False
+        place = first if perm is None else perm.index(first)
+        consumers = list(tensor.outputs)
+        found = [_parts(consumer, tensor, place) for consumer in consumers]
+        parts = [part for each in found if each is not None for part in each]
+        sizes = self._operand(first)
+        if None in found or len(parts) < 2 or sizes is None:
+            return False
+        position = next(i for i, n in enumerate(self.graph.nodes) if n is self.reshape)
+        chain = self._chain()
+        for part in parts:
+            self._write(part, axis, first, inner, perm, sizes, chain)
+        self.graph.nodes[position:position] = self.made
+        for node in [self.reshape, *([transpose] if transpose is not None else []), *consumers]:
+            node.inputs.clear()
+            node.outputs.clear()
+        self.graph.nodes = [n for n in self.graph.nodes if n.outputs]
+        return True
+
+    def _split(self) -> tuple[int, int, int] | None:
+        """The input axis that is split, its outermost part among the output axes, and the size of all other parts."""
+        links = [k for k in self.facts.links(self.reshape) if k.split]
+        axes = {k.input_axis for k in links}
+        if len(axes) != 1:
+            return None
+        axis = axes.pop()
+        outputs = sorted(k.output_axis for k in links)
+        sizes = [self.facts.size(self.reshape.outputs[0], a) or 0 for a in outputs]
+        whole = self.facts.size(self.reshape.inputs[0], axis)
+        known = self.facts.known(self.reshape.inputs[0], axis)
+        if known is None or len(outputs) < 3 or int(np.prod(sizes)) != whole:
+            return None
+        return axis, outputs[0], int(np.prod(sizes[1:]))
+
+    def _operand(self, first: int) -> list[int] | None:
+        """The sizes that the reshape is given, None where they are not constant or copied behind the split axis."""
+        sizes = int_list(self.reshape.inputs[1]) if len(self.reshape.inputs) > 1 else None
+        shape: tuple[Dim, ...] = shape_of(self.reshape.outputs[0]) or ()
+        if sizes is None or len(sizes) != len(shape) or 0 in sizes[first + 1 :]:
+            return None
+        return sizes
+
+    def _chain(self) -> list[gs.Node]:
+        """What makes the split tensor, from the product on, if all of it can be made in parts."""
+        chain: list[gs.Node] = []
+        current = self.reshape.inputs[0]
+        while current.inputs and len(current.outputs) == 1 and current.name not in self.pinned:
+            node = current.inputs[0]
+            computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
+            plain = all(not isinstance(t, Quantized) and not isinstance(t.dtype, int) for t in node.inputs)
+            if len(computed) != 1 or len(node.outputs) != 1 or not plain:
+                return []
+            chain.insert(0, node)
+            if rules(node).cost(node)[1]:
+                return chain
+            current = computed[0]
+        return []
+
+    def _write(
+        self,
+        part: _Part,
+        axis: int,
+        first: int,
+        inner: int,
+        perm: list[int] | None,
+        sizes: list[int],
+        chain: list[gs.Node],
+    ) -> None:
+        channels = np.arange(part.start * inner, part.stop * inner)
+        current = self._made_in_part(chain, axis, channels)
+        new = list(sizes)
+        new[first] = part.stop - part.start
+        shape = gs.Constant(self.names.fresh("shape"), np.asarray(new, np.int64))
+        dims = list(shape_of(self.reshape.outputs[0]) or ())
+        dims[first] = new[first]
+        self._emit("Reshape", [current, shape], dict(self.reshape.attrs), dims)
+        if perm is not None:
+            dims = [dims[a] for a in perm]
+            self._emit("Transpose", [self.made[-1].outputs[0]], {"perm": perm}, dims)
+        if part.drops:
+            place = first if perm is None else perm.index(first)
+            if self.graph.opset >= 13:
+                axes = gs.Constant(self.names.fresh("axes"), np.asarray([place], np.int64))
+                self._emit("Squeeze", [self.made[-1].outputs[0], axes], {}, [])
+            else:
+                self._emit("Squeeze", [self.made[-1].outputs[0]], {"axes": [place]}, [])
+        self.made[-1].outputs = [part.output]
+        part.output.inputs = [self.made[-1]]
+
+    def _made_in_part(self, chain: list[gs.Node], axis: int, channels: Index) -> gs.Tensor:
+        """These channels of the split tensor: by a copy of what makes them, or picked."""
+        source = self.reshape.inputs[0]
+        copies: dict[str, gs.Tensor] = {}
+        current = source
+        for node in chain:
+            inputs: list[gs.Tensor] = []
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    # the values themselves are shared; only the part of them is made new
+                    copy = gs.Constant(self.names.fresh(tensor.name), tensor._values)
+                    inputs.append(copy)
+                else:
+                    inputs.append(copies.get(tensor.name, tensor))
+            output = node.outputs[0]
+            current = gs.Variable(self.names.fresh(output.name), output.dtype, list(output.shape))
+            copies[output.name] = current
+            name = self.names.fresh(node.name or node.op.lower())
+            self.made.append(gs.Node(node.op, name, dict(node.attrs), inputs, [current], node.domain))
+        picked = gs.Variable(self.names.fresh(f"{source.name}_part"), source.dtype)
+        picked.shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
+        index = gs.Constant(self.names.fresh("channels"), channels)
+        gather = gs.Node("Gather", self.names.fresh(f"{source.name}_pick"), {"axis": axis}, [current, index], [picked])
+        change = Orders(self.graph).written(current, axis, channels) if chain else None
+        if change is None:
+            self.made.append(gather)
+            return picked
+        change()
+        gather.inputs.clear()
+        gather.outputs.clear()
+        return current
+
+    def _emit(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, object], shape: list[Dim]) -> None:
+        name = self.names.fresh(f"{self.reshape.outputs[0].name}_part")
+        output = gs.Variable(name, self.reshape.outputs[0].dtype, shape)
+        self.made.append(gs.Node(op, self.names.fresh(f"{output.name}_{op.lower()}"), attrs, inputs, [output]))
+
+
+def _parts(node: gs.Node, tensor: gs.Tensor, axis: int) -> list[_Part] | None:
+    """What the node picks of the tensor along the axis, None if it does something else."""
+    op, rank = rules(node), len(shape_of(tensor) or ())
+    if isinstance(op, Gather) and node.inputs[0] is tensor and is_constant(node.inputs[1]):
+        index = np.asarray(node.inputs[1].values)
+        size = tensor.shape[axis]
+        if index.ndim or int(node.attrs.get("axis", 0)) % rank != axis:
+            return None
+        start = int(index) % int(size)
+        return [_Part(node.outputs[0], axis, start, start + 1, True)]
+    if isinstance(op, Split) and int(node.attrs.get("axis", 0)) % rank == axis:
+        sizes = [size for t in node.outputs if (size := size_of(t, axis)) is not None]
+        if len(sizes) < len(node.outputs):
+            return None
+        ends = accumulate(sizes)
+        bounds = zip(node.outputs, sizes, ends, strict=True)
+        return [_Part(t, axis, end - size, end, False) for t, size, end in bounds if t.outputs] or None
+    return None

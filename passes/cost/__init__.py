@@ -1,0 +1,1 @@
+"""FLOPs, MACs and parameters."""

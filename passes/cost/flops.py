@@ -1,0 +1,86 @@
+"""FLOPs, MACs and parameters of a graph, by the operators' own rules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph.subgraphs import bodies, subgraphs
+from passes.graph.tensors import describe, is_constant, is_float, present, size_of
+from passes.model.loading import shaped
+from passes.ops import rules
+from passes.results import Cost, NodeCost
+
+
+def count(model: onnx.ModelProto, graph: gs.Graph | None = None) -> Cost:
+    """Cost of a model for one example; dimensions without a size count as 1.
+
+    FLOPs: matrix products `m n (2k - 1)`, convolutions `output elements · (2 · kernel · in / groups - 1)`, one more
+    per output element where a bias is added, elementwise operators one per output element, data movement none.
+    Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
+    Loop or Scan one round.
+
+    graph: that of the model, where it is at hand; it is changed.
+
+    Raises GraphError when the shapes contradict each other.
+    """
+    return of_graph(shaped(model, graph))
+
+
+def of_graph(graph: gs.Graph) -> Cost:
+    """Cost of a graph whose tensors carry their shapes."""
+    nodes = []
+    weights: dict[int, int] = {}
+    made: set[int] = set()
+    passed: dict[int, int] = {}  # weights that only make others of them, by the tensor that is made
+    for node in graph.nodes:
+        op = rules(node)
+        flops, macs = op.cost(node)
+        held = subgraphs(node)
+        inside = [of_graph(body) for body in held]
+        flops += max((c.flops for c in inside), default=0)
+        macs += max((c.macs for c in inside), default=0)
+        width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
+        new = {}
+        for reader in (node, *(n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)):
+            for tensor in reader.inputs:
+                if _is_weight(tensor) and id(tensor) not in weights:
+                    new[id(tensor)] = math.prod(tensor.shape)
+        weights |= new
+        params = sum(new.values()) + sum(passed.pop(id(t), 0) for t in node.inputs)
+        if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
+            made.add(id(node.outputs[0]))
+            passed[id(node.outputs[0])], params = params, 0
+        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, params))
+    return Cost(
+        flops=sum(n.flops for n in nodes),
+        macs=sum(n.macs for n in nodes),
+        params=sum(weights.values()),
+        nodes=tuple(nodes),
+    )
+
+
+def _all_made(node: gs.Node, made: set[int]) -> bool:
+    """Whether the node reads nothing but weights, and what was made of them."""
+    return all(is_constant(t) or id(t) in made for _, t in present(node.inputs))
+
+
+def _is_weight(tensor: gs.Tensor) -> bool:
+    return is_constant(tensor) and (is_float(tensor) or np.dtype(tensor.dtype).itemsize == 1)
+
+
+# What makes the weights of neighbours of those that the file holds, from the last on.
+_MADE_BY = ("Reshape", "Transpose", "Gather", "Pad")
+
+
+def filters(node: gs.Node) -> int | None:
+    """The filters that the file holds of a convolution that computes neighbours as further ones; None for any other."""
+    tensor = node.inputs[1] if len(node.inputs) > 1 else None
+    for op in _MADE_BY:
+        if tensor is None or not tensor.inputs or tensor.inputs[0].op != op:
+            return None
+        tensor = tensor.inputs[0].inputs[0]
+    return int(tensor.shape[0]) if tensor is not None and is_constant(tensor) else None

@@ -1,0 +1,1 @@
+"""Nodes and tensors: making, naming, editing and evaluating them."""

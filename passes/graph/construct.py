@@ -1,0 +1,61 @@
+"""Tensors and nodes of a graph, made without the detours that onnx-graphsurgeon's own constructors take.
+
+These look up each attribute that they set, and fail to find it, before they set it: five times the work, and models
+have thousands of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
+from passes.graph.tensors import Array, Dim
+
+
+def variable(
+    name: str, dtype: object = None, shape: Sequence[Dim] | None = None, kind: str = "tensor_type"
+) -> gs.Variable:
+    """As `gs.Variable`."""
+    tensor = gs.Variable.__new__(gs.Variable)
+    vars(tensor).update(name=name, dtype=dtype, shape=shape, type=kind, **_neighbours(tensor))
+    return tensor
+
+
+def constant(name: str, values: Array | LazyValues) -> gs.Constant:
+    """As `gs.Constant`."""
+    tensor = gs.Constant.__new__(gs.Constant)
+    vars(tensor).update(name=name, _values=values, data_location=None, _export_dtype=None, **_neighbours(tensor))
+    return tensor
+
+
+def node(
+    op: str,
+    name: str,
+    attrs: Mapping[str, Any],
+    inputs: Sequence[gs.Tensor],
+    outputs: Sequence[gs.Tensor],
+    domain: str | None = None,
+) -> gs.Node:
+    """As `gs.Node`."""
+    made = gs.Node.__new__(gs.Node)
+    around = _neighbours(made)
+    vars(made).update(op=op, name=name, attrs=dict(attrs), domain=domain, **around)
+    list.extend(around["inputs"], inputs)
+    list.extend(around["outputs"], outputs)
+    for tensor in inputs:
+        list.append(tensor.outputs, made)
+    for tensor in outputs:
+        list.append(tensor.inputs, made)
+    return made
+
+
+def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, SynchronizedList]:
+    """The lists of what is in front of a tensor or node and behind it, empty; they tell the other side of changes."""
+    before, behind = SynchronizedList.__new__(SynchronizedList), SynchronizedList.__new__(SynchronizedList)
+    before.parent_obj, before.field_name = owner, "outputs"
+    behind.parent_obj, behind.field_name = owner, "inputs"
+    return {"inputs": before, "outputs": behind}

@@ -1,0 +1,93 @@
+"""Value of a single operator on constants, by ONNX's own reference implementation."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from passes.graph.tensors import Array
+
+# The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
+_FAST: dict[str, Callable[..., Array]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Neg": np.negative,
+    "Exp": np.exp,
+    "Sqrt": np.sqrt,
+    "Tanh": np.tanh,
+    "Sigmoid": lambda x: x.dtype.type(1) / (x.dtype.type(1) + np.exp(-x)),
+    "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Identity": lambda x: x,
+}
+# These do the same to elements of any type, and have attributes.
+_MOVES: dict[str, Callable[..., Array]] = {
+    "Cast": lambda x, to: x.astype(_plain(to)),
+    "Concat": lambda *parts, axis: np.concatenate(parts, axis),
+    "Gather": lambda x, index, axis=0: np.take(x, index, axis),
+    "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
+    "Transpose": lambda x, perm=None: x.transpose(perm),
+}
+
+
+def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+    """Outputs of the node on these operands (None: omitted), or None if they cannot be had."""
+    standard = node.domain in (None, "", "ai.onnx")
+    fast = _FAST.get(node.op) if standard else None
+    moves = _MOVES.get(node.op) if standard else None
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        if fast is not None and all(x is not None and x.dtype.kind == "f" for x in operands):
+            return [np.asarray(fast(*operands))]
+        if moves is not None and all(x is not None for x in operands):
+            with contextlib.suppress(Exception):  # attributes that are left to the reference
+                return [np.asarray(moves(*operands, **node.attrs))]
+        try:
+            return _reference(node, opset, operands)
+        except Exception:  # an operator, type or attribute that the reference does not implement
+            return None
+
+
+def _plain(element: int) -> np.dtype[Any]:
+    """A type of numpy's own; values outside the range of others are cut off in ways of their own."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+    if dtype.kind not in "biuf":
+        raise TypeError(dtype)
+    return dtype
+
+
+def _whole(x: Array, shape: Array) -> Array:
+    """The shape with sizes of `x` where it has zeros."""
+    return np.asarray([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)], np.int64)
+
+
+def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array]:
+    from onnx.reference import ReferenceEvaluator
+
+    names = [f"x{i}" if x is not None else "" for i, x in enumerate(operands)]
+    outputs = [f"y{i}" for i in range(len(node.outputs))]
+    attrs: dict[str, Any] = {k: _attribute(v) for k, v in node.attrs.items()}
+    proto = helper.make_node(node.op, names, outputs, domain=node.domain or "", **attrs)
+    feeds = {n: x for n, x in zip(names, operands, strict=True) if x is not None}
+    graph = helper.make_graph(
+        [proto],
+        "node",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in feeds.items()],
+        [onnx.ValueInfoProto(name=n) for n in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)])
+    return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
+
+
+def _attribute(value: object) -> object:
+    if isinstance(value, gs.Constant):
+        return onnx.numpy_helper.from_array(np.asarray(value.values))
+    return value

@@ -1,0 +1,119 @@
+"""How functions of one tensor are spelled in operators, as trees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.construct import constant, node, variable
+from passes.graph.names import Names
+from passes.graph.tensors import is_constant
+
+#: The tensor; any initializer.
+X, ANY = "x", "any"
+
+# X, ANY, a number, or an operator and its operands.
+Expression = str | float | tuple["Expression", ...]
+
+# How far a number may be from what is asked for, as a part of it: as far as ONNX Runtime allows.
+_NEAR = 1e-5
+
+_COMMUTE = frozenset(("Add", "Mul"))
+
+
+@dataclass(frozen=True)
+class Gelu:
+    """x · ½ · (1 + f(p(x))) for an operator f.
+
+    `argument`: coefficients of the polynomial p, by power. `attrs`: of the operator that computes it. `spelling`: what
+    a runtime makes one operator of, None where that is no faster.
+    """
+
+    argument: tuple[float, ...]
+    attrs: Mapping[str, str]
+    expression: Expression | None
+
+
+def depth(expression: Expression, op: str) -> int:
+    """How many operators read what the (only) operator of this name writes, one after the other."""
+    found = next(_depths(expression, op), None)
+    assert found is not None, f"there is no {op} in {expression}"
+    return found
+
+
+def _depths(expression: Expression, op: str) -> Iterator[int]:
+    if isinstance(expression, tuple):
+        if expression[0] == op:
+            yield 0
+        for operand in expression[1:]:
+            yield from (1 + found for found in _depths(operand, op))
+
+
+def nodes_of(expression: Expression, tensor: gs.Tensor) -> tuple[gs.Node, ...] | None:
+    """The nodes that compute the tensor as it is spelled, the last one last; None if it is computed otherwise."""
+    matched = _matched(expression, tensor, None)
+    return None if matched is None else tuple({id(n): n for n in matched[1]}.values())
+
+
+def _matched(
+    expression: Expression, tensor: gs.Tensor, data: gs.Tensor | None
+) -> tuple[gs.Tensor | None, list[gs.Node]] | None:
+    """What stands for X (`data`, if something does already) and the nodes; None if it is spelled otherwise."""
+    if expression == X:
+        return (tensor, []) if data is None or data is tensor else None
+    if not isinstance(expression, tuple):
+        fits = is_constant(tensor) and (expression == ANY or _is_number(tensor, expression))
+        return (data, []) if fits else None
+    op, *operands = expression
+    if len(tensor.inputs) != 1 or tensor.inputs[0].op != op:
+        return None
+    writer = tensor.inputs[0]
+    given = writer.inputs[: len(operands)]
+    for order in (given, given[::-1])[: 2 if op in _COMMUTE else 1]:
+        bound, nodes = data, list[gs.Node]()
+        for operand, each in zip(operands, order, strict=False):
+            found = _matched(operand, each, bound)
+            if found is None:
+                break
+            bound, nodes = found[0], nodes + found[1]
+        else:
+            return (bound, [*nodes, writer]) if len(order) == len(operands) else None
+    return None
+
+
+def _is_number(tensor: gs.Constant, number: str | float) -> bool:
+    value = number_of(tensor)
+    return value is not None and bool(np.isclose(value, number, rtol=_NEAR, atol=0))
+
+
+def number_of(tensor: gs.Tensor) -> float | None:
+    """The one number that an initializer holds, None if it holds more."""
+    if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) != 1:
+        return None
+    return float(np.asarray(tensor.values).reshape(()))
+
+
+def written(expression: Expression, data: gs.Tensor, output: gs.Tensor, names: Names) -> list[gs.Node]:
+    """Nodes, in order, that write `output` as it is spelled; all between is of the type and shape of `data`."""
+    nodes: list[gs.Node] = []
+
+    def operand(each: Expression) -> gs.Tensor:
+        if each == X:
+            return data
+        if isinstance(each, tuple):
+            tensor = variable(names.fresh(f"{output.name}_{str(each[0]).lower()}"), data.dtype, data.shape)
+            write(each, tensor)
+            return tensor
+        return constant(names.fresh(f"{output.name}_number"), np.asarray(each, data.dtype))
+
+    def write(each: Expression, into: gs.Tensor) -> None:
+        assert isinstance(each, tuple)
+        op, inputs = str(each[0]), [operand(e) for e in each[1:]]
+        nodes.append(node(op, names.fresh(f"{into.name}_node"), {}, inputs, [into]))
+
+    write(expression, output)
+    return nodes

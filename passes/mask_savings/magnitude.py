@@ -1,0 +1,131 @@
+"""Masks for a model that has none, by the size of its weights: which filters go so that so many FLOPs are left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from passes.graph.tensors import Index, Mask
+from passes.mask_savings.coupling import coupled
+from passes.mask_savings.filters import Filters, filters
+from passes.mask_savings.flops_saved import compiled_flops
+from passes.model.bind import bind
+
+
+@dataclass(frozen=True)
+class Level:
+    """Masks by `tensor@axis`, 0/1 uint8 [channels], and the FLOPs that the model has when it is compiled with them.
+
+    The FLOPs are those of the exact live sets: a compilation that keeps channels for the sake of speed has more.
+    """
+
+    masks: dict[str, NDArray[np.uint8]]
+    flops: int
+
+
+def levels(model: onnx.ModelProto, flops: Sequence[float]) -> list[Level | None]:
+    """For each number of FLOPs the masks that take away the fewest filters, the smallest first, to have no more.
+
+    Filters that can only go together (of a residual sum, a depthwise convolution, a head) are one group. Its size is
+    the mean over its filters of `n² / m`, where n is the L2 norm of a filter's weights and m the mean of n² over its
+    layer, so that layers of different scale can be compared. Groups go in the order of their size; the one with the
+    largest filter of a layer stays, so that no layer is emptied, and so do all that an output shows.
+
+    Returns None where not even all others going is enough, or where there are no filters. Magnitude of weights is the
+    usual baseline (Li et al. 2017, arXiv 1608.08710); it knows nothing of data.
+
+    Raises GraphError when the graph is not valid.
+    """
+    found = filters(model)
+    if not found:
+        return [None for _ in flops]
+    search = _Search(model, found)
+    return [search.level(most) for most in flops]
+
+
+class _Search:
+    """The order in which groups go, and the FLOPs of the model without the first of them, as far as they were asked."""
+
+    def __init__(self, model: onnx.ModelProto, found: list[Filters]) -> None:
+        self._names = [f"maskc_filters_{i}" for i in range(len(found))]
+        self._filters = found
+        self._gated = _gated(model, dict(zip(self._names, found, strict=True)))
+        groups = coupled(self._gated, {n: len(f.norm) for n, f in zip(self._names, found, strict=True)})
+        self._group = [groups[name] for name in self._names]
+        self._order = _order(found, self._group)
+        self._flops: dict[int, int] = {}
+
+    def level(self, most: float) -> Level | None:
+        """The first level with no more FLOPs."""
+        low, high = 0, len(self._order)
+        if self._at(high) > most:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            if self._at(middle) > most:
+                low = middle + 1
+            else:
+                high = middle
+        masks = self._masks(low)
+        named = {f"{f.tensor}@{f.axis}": m.astype(np.uint8) for f, m in zip(self._filters, masks, strict=True)}
+        return Level({key: mask for key, mask in named.items() if not mask.all()}, self._at(low))
+
+    def _at(self, gone: int) -> int:
+        if gone not in self._flops:
+            self._flops[gone] = compiled_flops(
+                bind(self._gated, dict(zip(self._names, self._masks(gone), strict=True)))
+            )
+        return self._flops[gone]
+
+    def _masks(self, gone: int) -> list[Mask]:
+        return [~np.isin(group, self._order[:gone]) for group in self._group]
+
+
+def _order(found: Sequence[Filters], group: Sequence[Index]) -> Index:
+    """The groups that may go, the smallest first."""
+    size = 1 + max(int(g.max()) for g in group)
+    total, count, stays = np.zeros(size), np.zeros(size), np.zeros(size, bool)
+    for layer, index in zip(found, group, strict=True):
+        square = np.square(layer.norm)
+        mean = square.mean()
+        np.add.at(total, index, square / mean if mean > 0 else square)
+        np.add.at(count, index, 1)
+        stays[index if layer.fixed else index[square.argmax()]] = True
+    free = np.flatnonzero((count > 0) & ~stays)
+    return free[np.argsort(total[free] / count[free], kind="stable")]
+
+
+def _gated(model: onnx.ModelProto, places: dict[str, Filters]) -> onnx.ModelProto:
+    """A copy of the model in which each place is multiplied by a new graph input, of shape [channels]."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    behind: dict[str, list[onnx.NodeProto]] = {}
+    renamed: dict[str, str] = {}
+    for name, place in places.items():
+        shape = np.array([-1] + [1] * (place.rank - 1 - place.axis), np.int64)
+        graph.initializer.append(numpy_helper.from_array(shape, f"{name}/shape"))
+        source = renamed.get(place.tensor, place.tensor)
+        renamed[place.tensor] = f"{name}/masked"
+        behind.setdefault(place.tensor, []).extend(
+            [
+                helper.make_node("Reshape", [name, f"{name}/shape"], [f"{name}/column"]),
+                helper.make_node("Mul", [source, f"{name}/column"], [f"{name}/masked"]),
+            ]
+        )
+        kind = helper.np_dtype_to_tensor_dtype(place.dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, [len(place.norm)]))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        nodes += [node, *(added for name in node.output for added in behind.get(name, ()))]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return result

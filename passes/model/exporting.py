@@ -1,0 +1,181 @@
+"""From a graph back to a model."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from passes.graph.subgraphs import captured, shared_constants
+from passes.graph.tensors import Array, element_of, is_sparse
+from passes.model import default_inputs
+from passes.model.importing import Empty, Stored
+from passes.model.shape_inference import annotated
+from passes.weights.external_file import Store
+from passes.weights.streaming import LARGE, Inline, Lazy, raw
+
+
+def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
+    """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
+
+    Sizes of inner tensors are left out, but for those that the source tells and nobody could infer. Weights that are
+    read or computed when they are asked for are written to the store, if there is one, and to nowhere else.
+    """
+    if store is not None:
+        store.clear()
+    model = _described_as(source)
+    told = annotated(source)
+    initializers = {t.name for t in source.graph.initializer} - default_inputs.overridable(source)
+    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
+    model.graph.output.extend(source.graph.output)
+    default_inputs.restore(model, source)
+    constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
+    for tensor in constants.values():
+        _append(model.graph, tensor, store)
+        if isinstance(tensor._values, np.ndarray) and tensor._values.nbytes >= LARGE:
+            # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
+            tensor._values = Stored(model.graph.initializer[-1])
+    for node in graph.nodes:
+        _add_node(model.graph, node, outside=constants)
+        model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
+    if store is not None:
+        store.flush()
+    if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
+        model.ir_version = 4
+    return model
+
+
+def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
+    """These nodes of a graph without its weights, for shape inference; what they read of others is an input.
+
+    So are initializers of more than `largest` elements.
+    """
+    model = _described_as(source)
+    model.ir_version = max(model.ir_version, 4)
+    told = annotated(source)
+    written = {t.name for node in nodes for t in node.outputs}
+    model.graph.output.extend(source.graph.output)
+    model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
+    given = {v.name: v for v in source.graph.input}
+    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
+    for tensor in read.values():
+        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
+            _append(model.graph, tensor)
+        elif isinstance(tensor, gs.Constant) or tensor.type == "tensor_type":
+            model.graph.input.extend([] if tensor.name in written else [_declared(tensor)])
+        elif tensor.name in given:
+            model.graph.input.append(given[tensor.name])
+    for node in nodes:
+        _add_node(model.graph, node)
+    return model
+
+
+def _add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
+    """Add the node; its subgraphs read the initializers named `outside` from the graph around them.
+
+    None: they hold all that they read, and say what is known of the shapes in them.
+    """
+    proto = graph.node.add(op_type=node.op, input=[t.name for t in node.inputs], output=[t.name for t in node.outputs])
+    if node.name:
+        proto.name = node.name
+    if node.domain is not None:
+        proto.domain = node.domain
+    for name, value in node.attrs.items():
+        kind = type(value)
+        if kind is int:
+            proto.attribute.add(name=name, type=AttributeProto.INT, i=value)
+        elif kind is list and {*map(type, value)} == {int}:
+            proto.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
+        elif isinstance(value, gs.Graph):
+            _fill_body(proto.attribute.add(name=name, type=AttributeProto.GRAPH).g, value, outside)
+        elif isinstance(value, gs.Constant):
+            _fill(proto.attribute.add(name=name, type=AttributeProto.TENSOR).t, value)
+        elif isinstance(value, Empty):
+            proto.attribute.add(name=name, type=value.kind)
+        elif isinstance(value, AttributeProto):
+            proto.attribute.append(value)
+        else:
+            proto.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str] | None) -> None:
+    proto.name = graph.name
+    if graph.doc_string:
+        proto.doc_string = graph.doc_string
+    proto.input.extend(_declared(t) for t in graph.inputs)
+    proto.output.extend(_declared(t) for t in graph.outputs)
+    for tensor in _constants(graph):
+        if outside is None or tensor.name not in outside:
+            _append(proto, tensor)
+    for node in graph.nodes:
+        _add_node(proto, node, outside)
+        if outside is None:
+            proto.value_info.extend(_declared(t) for t in node.outputs if t.dtype is not None)
+
+
+def _declared(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    """The type and shape of a tensor, as far as they are known and need be said."""
+    kind = "tensor_type" if isinstance(tensor, gs.Constant) else tensor.type
+    if tensor.dtype is None or kind not in _DECLARED:
+        return onnx.ValueInfoProto(name=tensor.name)
+    return _DECLARED[kind](tensor.name, element_of(tensor.dtype), tensor.shape)
+
+
+_DECLARED = {
+    "tensor_type": onnx.helper.make_tensor_value_info,
+    "sequence_type": onnx.helper.make_tensor_sequence_value_info,
+    "sparse_tensor_type": onnx.helper.make_sparse_tensor_value_info,
+}
+
+
+def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
+    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name in ("graph", "training_info"):
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    model.graph.name = source.graph.name
+    model.graph.doc_string = source.graph.doc_string
+    return model
+
+
+def _constants(graph: gs.Graph) -> list[gs.Constant]:
+    read = {t.name: t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
+    return list((read | {t.name: t for t in graph.outputs if isinstance(t, gs.Constant)}).values())
+
+
+def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = None) -> None:
+    # one by one: what is added in one go is serialised, and that ends at 2 GB
+    values = tensor._values
+    if isinstance(values, SparseValues):
+        graph.sparse_initializer.append(values.tensor)
+    elif isinstance(values, Lazy) and store is not None:
+        proto = graph.initializer.add(name=tensor.name, data_type=element_of(values.dtype), dims=values.shape)
+        store.put(proto, raw(values))
+    else:
+        _fill(graph.initializer.add(), tensor)
+
+
+def _fill(proto: onnx.TensorProto, tensor: gs.Constant) -> None:
+    """Write down the initializer: as it was read, or its values, copied once where numpy holds them as a file does."""
+    if isinstance(tensor._values, (Stored, Inline)):
+        proto.CopyFrom(tensor._values.stored)
+        proto.name = tensor.name
+        return
+    values: Array = np.asarray(tensor.values)
+    if values.dtype.kind not in "biuf" or not values.dtype.isnative or sys.byteorder != "little":
+        proto.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return
+    proto.name, proto.data_type = tensor.name, element_of(values.dtype)
+    proto.dims.extend(values.shape)
+    proto.raw_data = values.tobytes()

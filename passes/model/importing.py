@@ -1,0 +1,143 @@
+"""From a model to a graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+from passes.graph.construct import constant, node, variable
+from passes.graph.tensors import Array, Dim, dtype_of
+from passes.model.shape_inference import dims_of
+from passes.weights.streaming import LARGE, External, Inline, stored_bytes
+
+# Bytes of the largest element.
+_MOST = 16
+
+
+def imported(model: onnx.ModelProto) -> gs.Graph:
+    """The graph of a model, with weights that are read as they lie in the model, and without shapes.
+
+    Attributes are the numbers, strings, lists of these, initializers and graphs that they hold. Those of other types,
+    which no operator here reads, stay the `AttributeProto` that they are.
+    """
+    versions = [said.version for said in model.opset_import if said.domain in ("", "ai.onnx")]
+    return _Scope({}, versions[0] if versions else None).graph(model.graph)
+
+
+class Empty(list[Any]):
+    """The value of an attribute that is an empty list; `kind` says of what."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
+
+
+class _Scope:
+    """The tensors of one graph, and of those around it."""
+
+    def __init__(self, outside: Mapping[str, gs.Tensor], opset: int | None) -> None:
+        self._outside, self._opset = outside, opset
+        self._own: dict[str, gs.Tensor] = {}
+        self._said: dict[str, onnx.ValueInfoProto] = {}
+
+    def graph(self, proto: onnx.GraphProto) -> gs.Graph:
+        """The graph; its nodes are in order."""
+        stored = {t.name: t for t in proto.initializer} | {t.values.name: t for t in proto.sparse_initializer}
+        self._own |= {name: constant(name, _values(t)) for name, t in stored.items() if name not in self._outside}
+        self._said = {v.name: v for v in proto.value_info}
+        inputs = [self._declared(v) for v in proto.input if v.name not in stored]
+        outputs = [self._declared(v) for v in proto.output]
+        made = gs.Graph((), inputs, outputs, proto.name, proto.doc_string, self._opset)
+        made.nodes = [self._node(n) for n in proto.node]
+        return made
+
+    def _declared(self, value: onnx.ValueInfoProto) -> gs.Tensor:
+        """An input or output: these have names of their own."""
+        if value.name not in self._own:
+            self._own[value.name] = _variable(value, dims_of(value))
+        return self._own[value.name]
+
+    def _read(self, name: str) -> gs.Tensor:
+        if name and name not in self._own and name in self._outside:
+            return self._outside[name]
+        return self._written(name)
+
+    def _written(self, name: str) -> gs.Tensor:
+        """A tensor of this graph; one that has no name is an operand that is left out."""
+        if not name:
+            return variable("")
+        if name not in self._own:
+            self._own[name] = _variable(self._said[name]) if name in self._said else variable(name)
+        return self._own[name]
+
+    def _node(self, proto: onnx.NodeProto) -> gs.Node:
+        attrs = {attribute.name: self._attribute(attribute) for attribute in proto.attribute}
+        inputs, outputs = [self._read(name) for name in proto.input], [self._written(name) for name in proto.output]
+        return node(
+            proto.op_type, proto.name, attrs, inputs, outputs, proto.domain if proto.HasField("domain") else None
+        )
+
+    def _attribute(self, proto: AttributeProto) -> object:
+        kind = proto.type
+        if kind == AttributeProto.INT:
+            return proto.i
+        if kind == AttributeProto.INTS:
+            return list(proto.ints) or Empty(kind)
+        if kind == AttributeProto.FLOAT:
+            return proto.f
+        if kind == AttributeProto.FLOATS:
+            return list(proto.floats) or Empty(kind)
+        if kind == AttributeProto.TENSOR:
+            return constant(proto.t.name, _values(proto.t))
+        if kind == AttributeProto.GRAPH:
+            return _Scope({**self._outside, **self._own}, self._opset).graph(proto.g)
+        try:
+            if kind == AttributeProto.STRING:
+                return proto.s.decode()
+            if kind == AttributeProto.STRINGS:
+                return [text.decode() for text in proto.strings] or Empty(kind)
+        except UnicodeDecodeError:
+            pass
+        return proto
+
+
+def _variable(value: onnx.ValueInfoProto, shape: list[Dim] | None = None) -> gs.Variable:
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    said = value.type.sequence_type.elem_type.tensor_type if kind == "sequence_type" else getattr(value.type, kind)
+    element = getattr(said, "elem_type", None)
+    return variable(value.name, dtype_of(element) if isinstance(element, int) else None, shape, kind)
+
+
+def _values(stored: onnx.TensorProto | onnx.SparseTensorProto) -> LazyValues:
+    """Values that are read as they lie in the model; whenever they are asked for, where they are large."""
+    if isinstance(stored, onnx.SparseTensorProto):
+        return SparseValues(stored)
+    if stored.data_location == onnx.TensorProto.EXTERNAL:
+        return External(stored)
+    values = Stored(stored)
+    # asking for `raw_data`, were it for its length, copies it
+    large = _MOST * prod(values.shape) >= LARGE and stored.HasField("raw_data") and stored_bytes(stored) >= LARGE
+    return Inline(stored) if large else values
+
+
+class Stored(LazyValues):  # type: ignore[misc]
+    """Values that are read when they are first asked for, and kept then, in the type that numpy has for them."""
+
+    def __init__(self, stored: onnx.TensorProto) -> None:
+        self.stored = stored
+        self.shape = list(stored.dims)
+        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(stored.data_type)
+
+    def load(self) -> Array:
+        """The values [shape]."""
+        if sys.byteorder == "little" and self.dtype.kind in "biuf" and self.stored.HasField("raw_data"):
+            return np.frombuffer(self.stored.raw_data, self.dtype).reshape(self.shape)
+        return onnx.numpy_helper.to_array(self.stored)

@@ -1,0 +1,432 @@
+"""Shapes of all tensors, with symbols kept through reshapes where that can be proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.errors import GraphError, in_brief
+from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import Dim, dtype_of
+
+#: elements: values of larger initializers are not looked at, as no shape operand is as large
+INFERRED = 1024
+# How the names begin that inference gives to sizes which it does not know.
+_MADE_UP = "unk__"
+_RESHAPES = ("Reshape", "Flatten")
+# The operator whose output is as large as what its operands are broadcast to.
+_BROADCASTS = "Sum"
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What is known of the shapes in a model.
+
+    model: it without its large weights, with a shape for every tensor that inference can give one. sound: whether the
+    operands of all operators are known to fit each other; where they are not, `check` tells.
+    """
+
+    model: onnx.ModelProto
+    sound: bool
+
+
+def inferred(model: onnx.ModelProto) -> Inferred:
+    """The shapes of all tensors, as far as inference can tell them.
+
+    What the model declares of inner tensors and outputs is no evidence, except where onnx does not know the operator
+    that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
+    on. Raises GraphError when shapes contradict each other.
+    """
+    light = _without_weights(model)
+    replaced = _put_stand_ins(light.graph)
+    if replaced:
+        _forget_declared(light.graph)  # inference knows what writes these now
+    for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or (dim.dim_param and not symbol_of(dim)):
+                dim.Clear()
+    for number, value in enumerate(light.graph.input):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and not dim.dim_param:
+                dim.dim_param = f"input{number}_axis{axis}"
+    replaced |= _hide_misread(light)
+    found = None if replaced else _infer_soundly(light)
+    light = _infer(light) if found is None else found
+    for _ in range(7):  # each round carries symbols past one more layer of reshapes
+        if not _name_determined(light.graph) | _name_padded(light.graph):
+            break
+        light = _infer(light)
+    return Inferred(light, found is not None)
+
+
+def _hide_misread(light: onnx.ModelProto) -> bool:
+    """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
+    from passes.ops.base import Op, rules_of  # the rules themselves ask about shapes
+
+    def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
+        kinds = {(n.domain, n.op_type) for n in graph.node}
+        asked = {kind for kind in kinds if type(rules_of(*kind)).misread is not Op.misread}
+        bodies = [*_bodies(graph)]
+        if not asked and not bodies:
+            return []
+        known = outside | {t.name for t in graph.initializer}
+        known |= {name for n in graph.node if not n.input for name in n.output}
+        nodes = [n for n in graph.node if (n.domain, n.op_type) in asked]
+        found = [n for n in nodes if rules_of(n.domain, n.op_type).misread(n, known)]
+        for body in bodies:
+            found += misread(body, known)
+        return found
+
+    doubtful = misread(light.graph, frozenset())
+    if not doubtful:
+        return False
+    ranks = _ranks(_infer(light, elements=False).graph)
+    for node in doubtful:
+        if ranks.get(node.output[0]) == 1:
+            # an operator of one operand whose output is a vector of the same type and of unknown length
+            node.op_type = "Unique"
+            del node.input[1:]
+    return True
+
+
+def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    values = {v.name: dims_of(v) for v in [*graph.input, *graph.value_info, *graph.output]}
+    ranks = {name: len(dims) for name, dims in values.items() if dims is not None}
+    for body in _bodies(graph):
+        ranks |= _ranks(body)
+    return ranks
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that nodes of this one hold."""
+    return (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
+
+
+def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
+    return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
+
+
+def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
+    """What onnx infers; strict, it does not pass over nodes whose operands do not fit.
+
+    With `elements` it also follows those of vectors that are made of sizes.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=elements and not strict, strict_mode=strict)
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
+
+
+def _infer_soundly(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """What onnx infers, None where it finds, or thinks, that operands do not fit."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception:
+        return None
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large initializers as inputs."""
+    light = onnx.ModelProto()
+    light.ir_version = max(model.ir_version, 4)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.value_info.extend(model.graph.value_info)
+    initializers = {t.name for t in model.graph.initializer}
+    graph.input.extend(v for v in model.graph.input if v.name not in initializers)
+    graph.output.extend(model.graph.output)
+    _forget_declared(graph)
+    for tensor in model.graph.initializer:
+        count = 1
+        for dim in tensor.dims:
+            count *= dim
+        if count <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    for sparse in model.graph.sparse_initializer:
+        graph.sparse_initializer.append(sparse)
+    return light
+
+
+def annotated(model: onnx.ModelProto) -> set[str]:
+    """Tensors noted in the model that an operator writes which onnx does not know."""
+    noted = {v.name for v in model.graph.value_info}
+    return noted & _unknown(model.graph) if noted else noted
+
+
+def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
+    """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other.
+
+    `light` is what was inferred of the model.
+    """
+    strict = _without_weights(model)  # and without stand-ins, which may be more particular than the operator is
+    for node in strict.graph.node:
+        node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
+    del strict.graph.value_info[:]
+    strict.graph.value_info.extend(light.graph.value_info)
+    for value in strict.graph.value_info:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    _infer(strict, strict=True)
+
+
+def check_declared(model: onnx.ModelProto, graph: gs.Graph) -> None:
+    """Raise GraphError, naming the tensor, where `model` declares other sizes than were inferred for its graph."""
+    noted = annotated(model)
+    found = {t.name: t.shape for t in [*graph.outputs, *(t for n in graph.nodes if noted for t in n.outputs)]}
+    for value in [*model.graph.output, *(v for v in model.graph.value_info if v.name in noted)]:
+        declared, dims = dims_of(value), found.get(value.name)
+        if declared is None or dims is None:
+            continue
+        sizes = zip(declared, dims, strict=False)
+        if len(declared) != len(dims) or any(isinstance(d, int) and isinstance(f, int) and d != f for d, f in sizes):
+            raise GraphError(
+                f"Tensor `{value.name}` is declared as {_written(declared)}, and what the graph computes is "
+                f"{_written(dims)}. Declare the sizes that it has, or none."
+            )
+
+
+def _written(dims: list[Dim]) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
+
+
+def _forget_declared(graph: onnx.GraphProto) -> None:
+    """Leave shapes of inner tensors and outputs to inference, where it knows what writes them.
+
+    What a model declares need not be true, and sizes that an exporter wrote under a name of its own for each tensor say
+    less than those inferred again.
+    """
+    told = _unknown(graph)
+    written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
+    kept = [v for v in graph.value_info if v.name in told]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for value in graph.output:
+        if value.name in written - told and value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for body in _bodies(graph):
+        _forget_declared(body)
+
+
+def _put_stand_ins(graph: onnx.GraphProto) -> bool:
+    """Put operators with the same output shapes in place of those whose shapes onnx does not know; whether any was."""
+    likes = {kind: _stand_in(*kind) for kind in {(n.domain, n.op_type) for n in graph.node}}
+    for node in graph.node if any(likes.values()) else ():
+        like = likes[node.domain, node.op_type]
+        if like:
+            node.op_type, node.domain = like, ""
+    return any(likes.values())
+
+
+def _stand_in(domain: str, op: str) -> str:
+    """An operator with the same output shapes, if onnx does not know those of this one; else ""."""
+    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+
+    like = rules_of(domain, op).like
+    known = like and onnx.defs.has(op, domain) and onnx.defs.get_schema(op).has_type_and_shape_inference_function
+    return "" if known else like
+
+
+def _unknown(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that operators write which onnx does not know."""
+    kinds = {(n.op_type, n.domain) for n in graph.node}
+    strange = {kind for kind in kinds if not onnx.defs.has(*kind)}
+    nodes = graph.node if strange else ()
+    return {name for n in nodes if (n.op_type, n.domain) in strange for name in n.output}
+
+
+def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
+    """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    # a size below zero is that of a branch which is never taken
+    return [
+        size if (size := dim.dim_value) > 0 or (size == 0 and dim.HasField("dim_value")) else (dim.dim_param or None)
+        for dim in value.type.tensor_type.shape.dim
+    ]
+
+
+def _name_determined(graph: onnx.GraphProto) -> bool:
+    """Name or size what the inputs of reshapes, and of operators behind them, determine; whether any was found.
+
+    Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
+    name is replaced wherever it stands.
+    """
+    from passes.ops.base import rules_of  # the rules themselves ask about shapes
+
+    if not any(node.op_type in _RESHAPES for node in graph.node):
+        return False
+    broadcasting = {kind for kind in {(n.domain, n.op_type) for n in graph.node} if rules_of(*kind).like == _BROADCASTS}
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
+    renamed: dict[str, Dim] = {}
+    initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
+    found = False
+
+    def sizes(name: str) -> list[Dim]:
+        return _renamed(dims_of(values[name]) if name in values else initializers.get(name), renamed)
+
+    for node in graph.node:
+        reshapes = node.op_type in _RESHAPES
+        broadcasts = len(node.input) > 1 and (node.domain, node.op_type) in broadcasting
+        if not (reshapes or broadcasts) or not node.output or node.output[0] not in values:
+            continue
+        after = sizes(node.output[0])
+        if all(isinstance(d, int) or d in given for d in after):
+            continue
+        before = [sizes(name) for name in node.input]
+        known = given.union(*before)
+        made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
+        dims = _reshaped(before[0], after, made_up) if reshapes else _broadcast(before, after, made_up)
+        for axis, dim in dims.items():
+            found = True
+            was = after[axis]
+            if isinstance(was, str):
+                renamed[was] = dim
+            _set(values[node.output[0]].type.tensor_type.shape.dim[axis], dim)
+    for value in values.values() if renamed else ():
+        for proto in value.type.tensor_type.shape.dim:
+            if proto.dim_param in renamed:
+                _set(proto, _renamed([proto.dim_param], renamed)[0])
+    return found
+
+
+def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
+    """What takes the place of the one axis of a reshaped tensor whose size is not known."""
+    unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
+    if not before or len(unknown) != 1:
+        return {}
+    dim = _missing(before, [d for a, d in enumerate(after) if a != unknown[0]])
+    return {} if dim is None else {unknown[0]: dim}
+
+
+def _broadcast(shapes: list[list[Dim]], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
+    """What takes the place of made-up names where operands of one size, or of that and 1, are broadcast."""
+    found: dict[int, Dim] = {}
+    for axis in (a for a, d in enumerate(after) if d in made_up):
+        place = len(after) - axis  # axes are aligned at the last
+        sizes = {dims[-place] for dims in shapes if len(dims) >= place} - {1}
+        if len(sizes) == 1 and None not in sizes:
+            found[axis] = sizes.pop()
+    return found
+
+
+def _name_padded(graph: onnx.GraphProto) -> bool:
+    """Carry sizes past a Pad of computed amounts where these are zeros all the same; whether any was found."""
+    pads = [node for node in graph.node if node.op_type == "Pad" and len(node.input) in (2, 3)]
+    if not pads:
+        return False
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    constants = {t.name: t for t in graph.initializer if len(t.dims) == 1}
+    joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"}
+    found = False
+    for node in pads:
+        if node.input[1] not in joined:
+            continue
+        before = dims_of(values[node.input[0]]) if node.input[0] in values else None
+        after = values.get(node.output[0])
+        if not before or after is None or len(dims_of(after) or ()) != len(before):
+            continue
+        zero: list[bool] = []
+        for name in joined[node.input[1]].input:
+            dims = dims_of(values[name]) if name in values else None
+            if name in constants:
+                zero += [bool(value == 0) for value in onnx.numpy_helper.to_array(constants[name])]
+            elif dims and isinstance(dims[0], int):
+                zero += [False] * dims[0]
+        if len(zero) != 2 * len(before):
+            continue
+        for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
+            if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
+                found = found or proto.dim_param != size
+                _set(proto, size)
+    return found
+
+
+def _renamed(dims: list[Dim] | None, names: dict[str, Dim]) -> list[Dim]:
+    result = list(dims or ())
+    for a, dim in enumerate(result):
+        while isinstance(dim, str) and dim in names:
+            dim = names[dim]
+        result[a] = dim
+    return result
+
+
+def _set(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
+    if isinstance(dim, int):
+        proto.dim_value = dim
+    else:
+        proto.dim_param = dim or ""
+
+
+def _missing(before: list[Dim], after: list[Dim]) -> Dim:
+    """The factor by which the product of `before` exceeds that of `after`, None if it is not one size or symbol."""
+    if None in before:
+        return None
+    left = [d for d in before if isinstance(d, str)]
+    for dim in after:
+        if isinstance(dim, str):
+            if dim not in left:
+                return None
+            left.remove(dim)
+    numerator, denominator = _product(before), _product(after)
+    if len(left) == 1 and numerator == denominator:
+        return left[0]
+    if not left and denominator and numerator % denominator == 0:
+        return numerator // denominator
+    return None
+
+
+def _product(dims: list[Dim]) -> int:
+    product = 1
+    for dim in dims:
+        product *= dim if isinstance(dim, int) else 1
+    return product
+
+
+def annotate(nodes: Sequence[gs.Node], light: onnx.GraphProto, inputs: Sequence[gs.Tensor] = ()) -> None:
+    """Write the inferred shapes and element types onto the inputs and what the nodes write; `light` has these nodes."""
+    values = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
+    for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
+        if isinstance(tensor, gs.Constant) or not tensor.name:
+            continue
+        value = values.get(tensor.name)
+        dims = None if value is None else dims_of(value)
+        if tensor.shape != dims:  # asking takes less than setting
+            tensor.shape = dims
+        element = 0 if value is None else value.type.tensor_type.elem_type
+        if element and tensor.dtype is not (dtype := dtype_of(element)):
+            tensor.dtype = dtype
+    for node, proto in zip(nodes, light.node, strict=True):
+        for name, body in node.attrs.items():
+            if isinstance(body, gs.Graph):
+                annotate(body.nodes, next(a.g for a in proto.attribute if a.name == name), body.inputs)
+
+
+def unfinished(nodes: Sequence[gs.Node]) -> list[gs.Node]:
+    """Nodes that write something whose shape is not known, but for sizes of inputs, and those that may write sizes.
+
+    None where all shapes are known.
+    """
+    missing = {id(node) for node in nodes if not _is_finished(node)}
+    if not missing:
+        return []
+    return [n for n in nodes if id(n) in missing or any(t.shape is not None and len(t.shape) < 2 for t in n.outputs)]
+
+
+def _is_finished(node: gs.Node) -> bool:
+    for tensor in node.outputs:
+        if tensor.name and (tensor.dtype is None or tensor.shape is None):
+            return False
+        for dim in tensor.shape or ():
+            if dim is None or (isinstance(dim, str) and dim.startswith(_MADE_UP)):
+                return False
+    return all(_is_finished(inner) for body in subgraphs(node) for inner in body.nodes)

@@ -1,0 +1,170 @@
+"""Control flow, whose subgraphs are shrunk as graphs of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.slices import Constants, ConstantSlices
+from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import is_constant, shape_of, size_of
+from passes.ops.base import Op, register
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+
+
+Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -> what is known of it in every round
+
+
+class ControlFlow(Op):
+    """Reads what its graphs read, whole. What these compute is counted there."""
+
+    def entering(self, node: gs.Node, facts: Facts) -> Given:
+        """What is known of the inputs of the subgraph, in the first round at least."""
+        return {}
+
+    def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
+        """What is left of `given` after a round, when it held before."""
+        return given
+
+    def taken(self, node: gs.Node) -> gs.Graph | None:
+        """The subgraph that does what the node does, where that is known beforehand."""
+        return None
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return 0, 0
+
+
+@dataclass(frozen=True)
+class Ports:
+    """How inputs and outputs of a node belong to those of its subgraph, as pairs of positions (node, subgraph)."""
+
+    enter: list[tuple[int, int]]  # states on their way in
+    scanned: list[tuple[int, int]]  # inputs of which each round gets one slice
+    leave: list[tuple[int, int]]  # states on their way out, in the same order
+    collected: list[tuple[int, int]]  # outputs to which each round adds one slice
+
+
+class Rounds(ControlFlow):
+    """A subgraph that hands states on to its next round.
+
+    Channels that are constant in the first round, and after a round if they were so before, are constant in all.
+    """
+
+    def ports(self, node: gs.Node, body: gs.Graph) -> Ports:
+        """What the operator's specification says about positions."""
+        raise NotImplementedError
+
+    def scan_axis(self, node: gs.Node, attribute: str, number: int, rank: int) -> int:
+        """The axis of the `number`-th scanned input or collected output along which the rounds lie."""
+        axes = node.attrs.get(attribute) or []
+        return int(axes[number]) % rank if number < len(axes) else 0
+
+    def entering(self, node: gs.Node, facts: Facts) -> Given:
+        body = subgraphs(node)[0]
+        ports = self.ports(node, body)
+        found: Given = {}
+        for outer, inner in ports.enter:
+            found |= {(inner, a): k for a, k in _known(node.inputs[outer], facts).items()}
+        for number, (outer, inner) in enumerate(ports.scanned):
+            rank = len(shape_of(node.inputs[outer]) or (0,))
+            axis = self.scan_axis(node, "scan_input_axes", number, rank)
+            found |= {(inner, a - (a > axis)): k for a, k in _known(node.inputs[outer], facts).items() if a != axis}
+        return {(i, a): k for (i, a), k in found.items() if size_of(body.inputs[i], a) == k.mask.size}
+
+    def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
+        ports = self.ports(node, body)
+        after = {i: o for (_, i), (_, o) in zip(ports.enter, ports.leave, strict=True)}
+        found: Given = {}
+        for (index, axis), known in given.items():
+            if index in after:
+                later = inside.known(body.outputs[after[index]], axis)
+                known = _agreed([known, later]) if later is not None else _agreed([])
+            if known.mask.any():
+                found[index, axis] = known
+        return found
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        body = subgraphs(node)[0]
+        inside = facts.inside.get(id(body))
+        if inside is None:
+            return
+        ports = self.ports(node, body)
+        for (_, inner), (outer, _) in zip(ports.enter, ports.leave, strict=True):
+            for axis, known in _known(body.inputs[inner], inside).items():
+                if known.mask.size == facts.size(node.outputs[outer], axis):
+                    yield outer, axis, known
+        for number, (outer, inner) in enumerate(ports.collected):
+            rank = len(shape_of(node.outputs[outer]) or (0,))
+            along = self.scan_axis(node, "scan_output_axes", number, rank)
+            for axis, known in _known(body.outputs[inner], inside).items():
+                shifted = axis + (axis >= along)
+                if known.mask.size == facts.size(node.outputs[outer], shifted):
+                    yield outer, shifted, known
+
+
+@register("Loop")
+class Loop(Rounds):
+    """Trip count and condition come first; a condition comes out first."""
+
+    def ports(self, node: gs.Node, body: gs.Graph) -> Ports:
+        states = len(node.inputs) - 2
+        return Ports(
+            enter=[(i + 2, i + 2) for i in range(states)],
+            scanned=[],
+            leave=[(i, i + 1) for i in range(states)],
+            collected=[(i, i + 1) for i in range(states, len(node.outputs))],
+        )
+
+
+@register("Scan")
+class Scan(Rounds):
+    """States come before what is scanned, on either side (from opset 9 on)."""
+
+    def ports(self, node: gs.Node, body: gs.Graph) -> Ports:
+        states = len(node.inputs) - int(node.attrs["num_scan_inputs"])
+        return Ports(
+            enter=[(i, i) for i in range(states)],
+            scanned=[(i, i) for i in range(states, len(node.inputs))],
+            leave=[(i, i) for i in range(states)],
+            collected=[(i, i) for i in range(states, len(node.outputs))],
+        )
+
+
+@register("If")
+class If(ControlFlow):
+    """What both branches say is so."""
+
+    def taken(self, node: gs.Node) -> gs.Graph | None:
+        condition = node.inputs[0]
+        if not is_constant(condition) or np.asarray(condition.values).size != 1:
+            return None
+        return node.attrs["then_branch" if np.asarray(condition.values).all() else "else_branch"]
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        branches = [(body, inside) for body in subgraphs(node) if (inside := facts.inside.get(id(body))) is not None]
+        for output, tensor in enumerate(node.outputs):
+            for axis in range(len(shape_of(tensor) or ())):
+                known = [inside.known(body.outputs[output], axis) for body, inside in branches]
+                both = _agreed([k for k in known if k is not None])
+                if len(known) == 2 and None not in known and both.mask.size == facts.size(tensor, axis):
+                    yield output, axis, both
+
+
+def _known(tensor: gs.Tensor, facts: Facts) -> dict[int, ConstantSlices]:
+    """What is known of a tensor, by axis."""
+    axes = range(len(shape_of(tensor) or ()))
+    return {axis: known for axis in axes if (known := facts.known(tensor, axis)) is not None and known.mask.any()}
+
+
+def _agreed(known: list[ConstantSlices]) -> ConstantSlices:
+    """Slices that all say to be the same constant."""
+    if not known or len({k.mask.size for k in known}) > 1:
+        return ConstantSlices(np.zeros(0, bool), np.zeros(0))
+    first = known[0]
+    same = [k.mask & (k.value == first.value) for k in known]
+    return ConstantSlices(np.asarray(np.logical_and.reduce(same)), first.value)

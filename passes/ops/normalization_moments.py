@@ -1,0 +1,111 @@
+"""A normalisation written out, with constants in its statistics that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.tensors import Array, Mask
+
+if TYPE_CHECKING:
+    from passes.rewriting.lower_ops import Rewriter
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What constants c that are not there add to the statistics of each group of n channels: float64 [groups] each.
+
+    `share` of the n are there in every group, and `gone` are not; `total` is sum c / n, `middle` their mean and
+    `spread` sum (c - middle)² / n.
+    """
+
+    share: float
+    gone: Array
+    total: Array
+    middle: Array
+    spread: Array
+
+    @classmethod
+    def among(cls, value: Array, gone: Mask) -> Absent:
+        """Of the channels [groups, n] with these values those that are `gone`, equally many in every group."""
+        n = gone.shape[1]
+        known, count = np.where(gone, value, 0).astype(np.float64), gone.sum(axis=1)
+        middle = known.sum(axis=1) / np.maximum(count, 1)
+        spread = np.where(gone, (known - middle[:, None]) ** 2, 0).sum(axis=1) / n
+        return cls(float(n - count[0]) / n, count / n, known.sum(axis=1) / n, middle, spread)
+
+
+class WrittenOut:
+    """Writes a normalisation ahead of the node, in single precision at least, and lets the node end it."""
+
+    def __init__(self, node: gs.Node, rewriter: Rewriter) -> None:
+        self.node, self.rewriter = node, rewriter
+        self.dtype = np.dtype(rewriter.before.inputs[0].dtype)
+        self.narrow = self.dtype.itemsize < 4  # statistics of half precision are taken in single precision
+        self.data = rewriter.cast(node.inputs[0], np.dtype(np.float32)) if self.narrow else node.inputs[0]
+
+    def emit(self, op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Tensor:
+        return self.rewriter.emit(op, list(inputs), self.data, **attrs)
+
+    def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+        return self.rewriter.reduce(op, tensor, axis)
+
+    def _number(self, value: Array | float) -> gs.Constant:
+        """One number, or a column of one for each group."""
+        values = np.asarray(value, self.data.dtype)
+        return self.rewriter.constant("statistic", values.reshape(()) if values.size == 1 else values.reshape(-1, 1))
+
+    def times(self, tensor: gs.Tensor, value: Array | float) -> gs.Tensor:
+        return self.emit("Mul", tensor, self._number(value))
+
+    def plus(self, tensor: gs.Tensor, value: Array | float) -> gs.Tensor:
+        return self.emit("Add", tensor, self._number(value))
+
+    def mean(self, tensor: gs.Tensor, axis: int, share: float) -> gs.Tensor:
+        """Its sum over the axis, divided by more than are there."""
+        mean = self.reduce("ReduceMean", tensor, axis)
+        return self.times(mean, share) if share < 1 else mean
+
+    def normalised(
+        self,
+        data: gs.Tensor,
+        axis: int,
+        absent: Absent,
+        epsilon: float,
+        squares: Callable[[gs.Tensor], gs.Tensor],
+    ) -> gs.Tensor:
+        """(data - mean) / sqrt(variance + epsilon) over the axis.
+
+        mean = (sum of what is there + sum c) / n; variance = (sum of its squared distances + D (mean - mean c)² + sum
+        (c - mean c)²) / n, with D constants c of n channels. `squares`: squared distances to their sum over n.
+        """
+        mean = self.mean(data, axis, absent.share)
+        mean = self.plus(mean, absent.total) if absent.total.any() else mean
+        centred = self.emit("Sub", data, mean)
+        apart = self.plus(mean, -absent.middle) if absent.middle.any() else mean
+        between = self.times(self.emit("Mul", apart, apart), absent.gone)
+        variance = self.emit("Add", squares(centred), between)
+        return self.over_root(centred, self.plus(variance, absent.spread + epsilon))
+
+    def over_root(self, tensor: gs.Tensor, variance: gs.Tensor) -> gs.Tensor:
+        return self.emit("Mul", tensor, self.emit("Reciprocal", self.emit("Sqrt", variance)))
+
+    def finish(self, result: gs.Tensor, axis: int, seen: Mask, out: Mask, scale: Array, bias: Array) -> None:
+        """Let the node scale and shift those of the slices `seen` that are stored."""
+        like = self.rewriter.before.inputs[0]
+        shape = [int(out.sum()) if a == axis else d for a, d in enumerate(self.rewriter.shape(like))]
+        if self.narrow:
+            result = self.rewriter.cast(result, self.dtype)
+        if (seen != out).any():
+            places = self.rewriter.constant("channels", (np.cumsum(seen) - 1)[out])
+            result = self.rewriter.emit("Gather", [result, places], like, axis=axis)
+        along = [-1, *[1] * (len(shape) - 1 - axis)]
+        factors = self.rewriter.constant("scale", scale[out].astype(self.dtype).reshape(along))
+        addends = self.rewriter.constant("bias", bias[out].astype(self.dtype).reshape(along))
+        scaled = self.rewriter.emit("Mul", [result, factors], like)
+        result.shape, scaled.shape = list(shape), list(shape)  # ones and zeros are seen to do nothing
+        self.rewriter.become(self.node, "Add", [scaled, addends])

@@ -1,0 +1,153 @@
+"""Operators that trade channels for positions, or repeat them: one input channel makes several of the output, or back.
+
+Where several output slices hold one input slice each in their own way, all of them are stored or none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import ConstantMap, refined
+from passes.abstract_values.row_index import Rows
+from passes.abstract_values.slices import ConstantSlices, Link, Maps, Sets
+from passes.graph.tensors import Index, int_list, operand
+from passes.ops.base import register
+from passes.ops.movement import Movement, same_axis
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+
+
+class Repeating(Movement):
+    """An input slice has several copies in the output, which stay or go together."""
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
+        parts = self._project(node, facts, asked)
+        for link in facts.links(node):
+            key = 0, link.output_axis
+            if key in result and link.source is not None:
+                result[key] = parts[link.input, link.input_axis][link.source]
+        return result
+
+
+@register("Tile")
+class Tile(Repeating):
+    """Constant repeats."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        repeats = int_list(operand(node, 1))
+        if repeats is None or node.inputs[0].shape is None:
+            return []
+        found = same_axis(node, facts, [(a, a) for a, r in enumerate(repeats) if r == 1])
+        for axis, times in enumerate(repeats):
+            size = facts.size(node.inputs[0], axis)
+            if size and times > 1:
+                found.append(Link(0, axis, 0, axis, np.tile(np.arange(size), times)))
+        return found
+
+
+class SpaceAndDepth(Movement):
+    """Blocks of `blocksize` by `blocksize` positions on one side, as many groups of channels on the other.
+
+    Source: ONNX operator specification, DepthToSpace and SpaceToDepth.
+    """
+
+    reason = "trades channels for positions"
+
+    def places(self, node: gs.Node, wide: int) -> tuple[Index, Index, int]:
+        """For each of `wide` channels on the deep side: the channel on the other side, and the place in the block."""
+        block = int(node.attrs["blocksize"])
+        number, count = np.arange(wide), wide // block**2
+        if node.attrs.get("mode", "DCR") == "CRD" and node.op == "DepthToSpace":
+            return number // block**2, number % block**2, block
+        return number % count, number // count, block
+
+    def positions(self, node: gs.Node, facts: Facts, known: ConstantMap) -> list[Index] | None:
+        """Which row of the input's maps lies at each position of its two spatial axes, None if not static."""
+        places = []
+        for axis, rows in enumerate(known.index):
+            size = facts.size(node.inputs[0], axis + (axis > 0))
+            if axis == 0 and rows is None:
+                continue
+            if size is None or axis == 0:
+                return None
+            places.append(np.zeros(size, np.int64) if rows is None else rows.places)
+        return places
+
+
+@register("DepthToSpace")
+class DepthToSpace(SpaceAndDepth):
+    """An output channel is woven of several input channels."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        wide = facts.size(node.inputs[0], 1)
+        found = same_axis(node, facts, [(0, 0)])
+        if wide is None or facts.size(node.outputs[0], 1) is None:
+            return found
+        return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0], split=True)]
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known, wide = facts.maps(node.inputs[0], 1), facts.size(node.inputs[0], 1)
+        places = None if known is None else self.positions(node, facts, known)
+        if known is None or wide is None or places is None:
+            return
+        channel, place, block = self.places(node, wide)
+        order = np.lexsort((place, channel))
+        rows, columns = known.value.shape[2:]
+        woven = known.value[order].reshape(-1, block, block, rows, columns)
+        value = woven.transpose(0, 3, 1, 4, 2).reshape(-1, 1, rows * block, columns * block)
+        index = [Rows((i[:, None] * block + np.arange(block)).reshape(-1)) for i in places]
+        yield 0, 1, ConstantMap(np.asarray(known.mask[order].reshape(-1, block**2).all(axis=1)), value, (None, *index))
+
+
+@register("SpaceToDepth")
+class SpaceToDepth(Repeating, SpaceAndDepth):
+    """An input channel becomes several output channels."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        wide = facts.size(node.outputs[0], 1)
+        found = same_axis(node, facts, [(0, 0)])
+        if wide is None or facts.size(node.inputs[0], 1) is None:
+            return found
+        return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0])]
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
+        places = None if known is None else self.positions(node, facts, known)
+        if known is None or places is None:
+            return
+        block = int(node.attrs["blocksize"])
+        rows, columns = places
+        parts = [
+            ConstantMap(known.mask, known.value, (None, Rows(rows[i::block]), Rows(columns[j::block])))
+            for i in range(block)
+            for j in range(block)
+        ]
+        joint = refined(parts)
+        if joint is not None:
+            yield 0, 1, ConstantMap(np.tile(known.mask, len(parts)), np.concatenate(joint[1]), joint[0])
+
+
+@register("Col2Im")
+class Col2Im(Movement):
+    """Blocks of positions added where they overlap: of constants, only zero is known to stay what it is."""
+
+    moves = False
+    reason = "puts the blocks of each channel together"
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        wide, narrow = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
+        found = same_axis(node, facts, [(0, 0)])
+        if not wide or not narrow or wide % narrow:
+            return found
+        return [*found, Link(0, 1, 0, 1, np.arange(wide) // (wide // narrow), split=True)]
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
+        return ConstantSlices(known.mask & (known.value == 0), known.value)
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        return iter(())

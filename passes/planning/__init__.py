@@ -1,0 +1,1 @@
+"""What each tensor stores, why, and the graph rewritten accordingly."""

@@ -1,0 +1,257 @@
+"""What is constant (forward) and what is read (backward), per slice of every axis of every tensor.
+
+Both are found by one sweep over the nodes with the operators' own rules; nothing here knows an operator by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import ConstantMap, combined, uniform, whole
+from passes.abstract_values.linear_dependence import LinearDependence
+from passes.abstract_values.slices import ConstantSlices
+from passes.abstract_values.symbolic_sizes import Extent, Span
+from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, size_of
+from passes.ops import Link, Linked, rules
+from passes.weights.sparsity import Nonzero
+from passes.weights.statistics import is_filled_with, nonzero, uniform_slices, zeros
+from passes.weights.statistics import lowest as least
+from passes.weights.streaming import Lazy, lazy
+
+AxisKnown = dict[int, ConstantSlices]
+AxisMask = dict[int, Mask]
+
+
+@dataclass
+class Facts:
+    """Facts about the tensors of one graph, by tensor name.
+
+    `constant[name][axis]` says which slices are constant; an absent entry says nothing is known.
+    `pattern[name][axis]` holds slices that are known maps though not uniform. `read[name]` says
+    which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
+    `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below,
+    `sums[name]` an axis along which the elements add up to one.
+    `adds_maps`: contractions may add what known maps bring, as a map, instead of reading these channels.
+    `inside` holds the facts of the subgraphs of control flow, by their `id`.
+    """
+
+    opset: int
+    frugal: bool = True
+    adds_maps: bool = True
+    constant_map: dict[str, dict[int, ConstantMap]] = field(default_factory=dict)
+    constant: dict[str, AxisKnown] = field(default_factory=dict)
+    read: dict[str, AxisMask] = field(default_factory=dict)
+    dependence: dict[tuple[str, int], LinearDependence] = field(default_factory=dict)
+    bound: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
+    inside: dict[int, Facts] = field(default_factory=dict)
+    _links: dict[int, list[Link]] = field(default_factory=dict)
+    _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
+    _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
+    _uniform: dict[str, Array | None] = field(default_factory=dict)
+    _nonzero: dict[tuple[str, tuple[int, int]], Nonzero] = field(default_factory=dict)
+
+    def size(self, tensor: gs.Tensor, axis: int) -> int | None:
+        """Number of slices along the axis, None if it is not static."""
+        sizes = self._sizes.get(tensor.name)
+        if sizes is None:
+            sizes = tuple(size_of(tensor, a) for a in range(len(tensor.shape or ())))
+            self._sizes[tensor.name] = sizes
+        return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
+
+    def links(self, node: gs.Node) -> list[Link]:
+        """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
+        found = self._links.get(id(node))
+        if found is None:
+            op = rules(node)
+            links = op.links(node, self) if isinstance(op, Linked) else []
+            self._links[id(node)] = found = [link for link in links if self._is_static(node, link)]
+        return found
+
+    def aligned(self, node: gs.Node) -> dict[int, dict[int, int]]:
+        """By axis of output 0 of a node, in order: the inputs that are linked to it, each with its own axis."""
+        found = self._aligned.get(id(node))
+        if found is None:
+            self._aligned[id(node)] = found = {}
+            for link in sorted(self.links(node), key=lambda k: k.output_axis):
+                found.setdefault(link.output_axis, {})[link.input] = link.input_axis
+        return found
+
+    def _is_static(self, node: gs.Node, link: Link) -> bool:
+        """Whether both sizes are known; inside a subgraph one may not be inferred, of constants from outside."""
+        if self.size(node.inputs[link.input], link.input_axis) is None:
+            return False
+        return self.size(node.outputs[link.output], link.output_axis) is not None
+
+    def known(self, tensor: gs.Tensor, axis: int) -> ConstantSlices | None:
+        """Constant slices along the axis, None if there are none (or none are known)."""
+        if not is_constant(tensor):
+            return self.constant.get(tensor.name, {}).get(axis)
+        axes = self.constant.setdefault(tensor.name, {})
+        if axis not in axes:
+            values = lazy(tensor)
+            axes[axis] = (
+                _uniform_slices(self.value(tensor), axis)
+                if values is None
+                else ConstantSlices(*uniform_slices(values, axis))
+            )
+        return axes[axis]
+
+    def span(self, tensor: gs.Tensor, axis: int) -> Span:
+        """The size of the axis: static or computed; None where nothing is known that could be used."""
+        size = self.size(tensor, axis)
+        return self._extents.get((tensor.name, axis)) if size is None else size
+
+    def maps(self, tensor: gs.Tensor, axis: int) -> ConstantMap | None:
+        """All that is known of the slices along the axis, uniform or not, as maps."""
+        if is_constant(tensor):
+            value = self.value(tensor)
+            return whole(value, axis) if value.size else None
+        known, uneven = self.known(tensor, axis), self.constant_map.get(tensor.name, {}).get(axis)
+        if known is None:
+            return uneven
+        even = uniform(known.mask, known.value, len(tensor.shape) - 1)
+        return even if uneven is None else combined(known.mask, even, uneven)
+
+    def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """Slices that do not depend on the input, uniform or not; None if there are none."""
+        known = self.constant.get(tensor.name, {}).get(axis)
+        uneven = self.constant_map.get(tensor.name, {}).get(axis)
+        if known is None or uneven is None:
+            return known.mask if known is not None else None if uneven is None else uneven.mask
+        return known.mask | uneven.mask
+
+    def bulky(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """Slices along the axis whose maps take more to store than what makes them; None if there are none.
+
+        None also where memory is not scarce: as a rule more goes than a few maps take.
+        """
+        uneven = self.constant_map.get(tensor.name, {}).get(axis) if self.frugal else None
+        return None if uneven is None or uneven.value[0].size <= self.weights(tensor, axis) else uneven.mask
+
+    def weights(self, tensor: gs.Tensor, axis: int) -> int:
+        """Elements of initializers that go with each slice along the axis, back to the contraction that makes it."""
+        total = 0
+        while tensor.inputs and (size := self.size(tensor, axis)):
+            node = tensor.inputs[0]
+            # what others read as well stays for them
+            own = [t for t in node.inputs if is_constant(t) and len(t.outputs) == 1]
+            total += sum(math.prod(t.shape) // size for t in own if size in t.shape)
+            output = next(i for i, t in enumerate(node.outputs) if t is tensor)
+            carried = [(node.inputs[i], a) for i, a in rules(node).carries(node, self, output, axis)]
+            computed = [(t, a) for t, a in carried if not is_constant(t)]
+            if len(computed) != 1:
+                break
+            tensor, axis = computed[0]
+        return total
+
+    def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that are known to be zero."""
+        weight = lazy(tensor)
+        if weight is not None:
+            return zeros(weight, axis)
+        known = self.known(tensor, axis)
+        if known is None:
+            return np.zeros(size_of(tensor, axis) or 0, bool)
+        return np.asarray(known.mask & (known.value == 0))
+
+    def value(self, tensor: gs.Tensor) -> Array:
+        """The elements of an initializer."""
+        return np.asarray(tensor.values)
+
+    def _values(self, tensor: gs.Tensor) -> Array | Lazy:
+        """The elements of an initializer, which may be elsewhere."""
+        return lazy(tensor) or self.value(tensor)
+
+    def sums_to_one(self, tensor: gs.Tensor, axis: int) -> bool:
+        """Whether a sum over the axis, weighted with this tensor, is a mean."""
+        return self.sums.get(tensor.name) == axis
+
+    def lowest(self, tensor: gs.Tensor) -> float:
+        """A bound that no element of the tensor is below, -inf if none is known."""
+        if not is_constant(tensor):
+            return self.bound.get(tensor.name, -math.inf)
+        if tensor.name not in self.bound:
+            values = self._values(tensor)
+            usable = values.size > 0 and values.dtype.kind in "fiu"
+            lowest = -math.inf if not usable else least(values) if isinstance(values, Lazy) else float(values.min())
+            self.bound[tensor.name] = lowest if lowest == lowest else -math.inf
+        return self.bound[tensor.name]
+
+    def uniform(self, tensor: gs.Tensor) -> Array | None:
+        """The one value (shape []) that all elements of an initializer have, None if they differ."""
+        if not is_constant(tensor):
+            return None
+        if tensor.name not in self._uniform:
+            values = self._values(tensor)
+            first = np.asarray(next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)[:1]
+            same = first.size > 0 and is_filled_with(values, first[0])
+            self._uniform[tensor.name] = first[0] if same else None
+        return self._uniform[tensor.name]
+
+    def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
+        """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
+        key = tensor.name, axes
+        weight = lazy(tensor)
+        if weight is not None:
+            return nonzero(weight, axes)
+        if key not in self._nonzero:
+            values = self.value(tensor)
+            rest = tuple(a for a in range(values.ndim) if a not in axes)
+            found = values != 0
+            if rest:  # all of them is soon seen, and the usual case
+                kept = tuple(values.shape[a] for a in sorted(axes))
+                found = np.ones(kept, bool) if found.all() else found.any(axis=rest)
+            self._nonzero[key] = Nonzero.of(found if axes[0] < axes[1] else found.T)
+        return self._nonzero[key]
+
+    def live(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that are read and not constant."""
+        if not self.is_live(tensor):
+            return np.zeros(self.size(tensor, axis) or 0, bool)
+        live, constant = self.read[tensor.name].get(axis), self.constants(tensor, axis)
+        if live is None:
+            live = np.ones(self.size(tensor, axis) or 0, bool) if constant is None else ~constant
+        elif constant is not None:
+            live = live & ~constant
+        dependence = self.dependence.get((tensor.name, axis))
+        return live if dependence is None else dependence.required(live)
+
+    def is_live(self, tensor: gs.Tensor) -> bool:
+        """Whether anything of the tensor is read and not constant."""
+        if tensor.name not in self.read:
+            return False
+        read = self.read[tensor.name]
+        for axis in {*read, *self.constant.get(tensor.name, ()), *self.constant_map.get(tensor.name, ())}:
+            constant = self.constants(tensor, axis)
+            mask = read.get(axis)
+            if constant is None:
+                if mask is not None and not any_set(mask):
+                    return False
+            elif all_set(constant) if mask is None else not any_set(mask & ~constant):
+                return False
+        return True
+
+    def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
+        """Add slices to what is read; an axis that is not mentioned is read whole."""
+        before = self.read.get(tensor.name)
+        if before is None:
+            self.read[tensor.name] = {a: m for a, m in axes.items() if not all_set(m)}
+            return
+        self.read[tensor.name] = {
+            axis: both for axis in before.keys() & axes.keys() if not all_set(both := before[axis] | axes[axis])
+        }
+
+
+def _uniform_slices(values: Array, axis: int) -> ConstantSlices:
+    if values.size == 0:
+        size = values.shape[axis]
+        return ConstantSlices(np.zeros(size, bool), np.zeros(size, values.dtype))
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    first = rows[:, 0]
+    return ConstantSlices((rows == first[:, None]).all(axis=1), first)

@@ -1,0 +1,69 @@
+"""The order of channels, put into the weights around: a Gather that permutes or picks channels of a product goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.edits import Change, sequence
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import SMALL, Index, is_constant, shape_of
+from passes.ops import rules
+from passes.weights.quantized import Quantized
+from passes.weights.streaming import Picked, moved
+
+
+class Orders:
+    """What operators ask for to write or read channels in another order."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names = Names(graph)
+        self._shared = seen_outside(graph)
+
+    def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
+        """Let the tensor, which nothing else may read, hold the channels `order` of what it holds now."""
+        if is_constant(tensor) or tensor.name in self._shared or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+            return None
+        node = tensor.inputs[0]
+        output = next(i for i, t in enumerate(node.outputs) if t is tensor)
+        change = rules(node).writes_in_order(node, output, axis, order, self)
+        if change is None:
+            return None
+        made = change
+
+        def both() -> None:
+            made()
+            shape = shape_of(tensor)
+            tensor.shape = None if shape is None else [order.size if a == axis else d for a, d in enumerate(shape)]
+
+        return both
+
+    def read(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
+        """Let all who read this tensor take its channels from where they are: channel `order[i]` instead of i."""
+        if tensor.name in self._shared or not tensor.outputs:
+            return None
+        changes: list[Change] = []
+        for consumer in list(tensor.outputs):
+            places = [i for i, t in enumerate(consumer.inputs) if t is tensor]
+            change = (
+                rules(consumer).reads_in_order(consumer, places[0], axis, order, self) if len(places) == 1 else None
+            )
+            if change is None:
+                return None
+            changes.append(change)
+        return sequence(changes)
+
+    def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:
+        """Let a constant operand be cut or put in order along the axis."""
+        tensor = node.inputs[index]
+        if not is_constant(tensor) or isinstance(tensor, Quantized) or isinstance(tensor.dtype, int):
+            return None
+        if len(tensor.outputs) > 1 and int(np.prod(tensor.shape)) > SMALL:
+            return None  # others read it as it is, and it would be stored twice
+
+        def change() -> None:
+            values = moved(tensor, Picked({axis: order}))
+            node.inputs[index] = gs.Constant(self._names.fresh(tensor.name), values)
+
+        return change

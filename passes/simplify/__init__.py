@@ -1,0 +1,1 @@
+"""Rewrites that hold for any model, whether or not it has masks."""

@@ -1,0 +1,41 @@
+"""Gathers that permute or pick channels of a product go into the weights before or after them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.tensors import size_of
+from passes.ops import rules
+from passes.rewriting.channel_order import Orders
+
+
+def absorb_orders(graph: gs.Graph) -> None:
+    """Fold Gathers into the weights before them, or into all the weights behind them.
+
+    Afterwards none is left that picks each channel once at most and has nothing but single-read operators between
+    itself and a product of constant weights, nor a permutation that only such products read.
+    """
+    orders = Orders(graph)
+    for node in list(graph.nodes):
+        picked = rules(node).picked(node)
+        if picked is None or np.unique(picked[1]).size < picked[1].size:
+            continue
+        axis, order = picked
+        data, output = node.inputs[0], node.outputs[0]
+        change = orders.written(data, axis, order)
+        if change is not None:
+            change()
+            producer = data.inputs[0]
+            node.inputs.clear()
+            node.outputs.clear()
+            producer.outputs = [output if t is data else t for t in producer.outputs]
+            continue
+        change = orders.read(output, axis, order) if size_of(data, axis) == order.size else None
+        if change is not None:
+            change()
+            for consumer in list(output.outputs):
+                consumer.inputs = [data if t is output else t for t in consumer.inputs]
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = [n for n in graph.nodes if n.outputs]

@@ -1,0 +1,163 @@
+"""Compute what does not depend on the input, and take away nodes that do nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.construct import constant
+from passes.graph.edits import replace_tensor
+from passes.graph.names import Names
+from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import SMALL, Array, is_constant, present, static_shape
+from passes.ops import rules
+from passes.simplify import joint_constant_folding
+from passes.simplify.dead_code import drop_unused
+from passes.weights.quantized import Quantized
+from passes.weights.streaming import Lazy, lazy
+
+_COMPARED = 4096  # elements: larger initializers are not looked at for being the same
+
+
+def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
+    """Replace every node whose operands are all initializers by its result; whether any was computed.
+
+    Afterwards no Constant node is left. A result that is larger than all of its operands together, and not small,
+    stays a node: the file must not grow, unless nodes behind it make less of it again. So does one that the reference
+    implementation cannot compute, and one that reads an initializer named in `keep`.
+    """
+    outputs = {id(t) for t in graph.outputs}
+    kept = []
+    computed = False
+    weights: dict[tuple[object, ...], Quantized] = {}
+    for node in graph.nodes:
+        stays = bool(keep) and any(t.name in keep for t in node.inputs)
+        results = None if stays else _constant_results(node, graph.opset)
+        if results is not None and any(id(t) in outputs for t in node.outputs):
+            # the name of a graph output needs a node that writes it
+            whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
+            if whole and rules(node).passes_on(node) is None:
+                value = gs.Constant(Names(graph).fresh(f"{node.outputs[0].name}_value"), results[0])
+                node.op, node.attrs, node.inputs = "Identity", {}, [value]
+            results = None
+        if results is None:
+            kept.append(node)
+            continue
+        computed = computed or bool(node.inputs)
+        if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
+            results = [weights.setdefault(results[0].key, results[0])]
+        for tensor, values in zip(list(node.outputs), results, strict=False):
+            replace_tensor(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = kept
+    ends = joint_constant_folding.made_of_constants(graph, keep)
+    for tensor, values in ends.values():
+        replace_tensor(tensor, constant(tensor.name, values))
+    if ends:
+        drop_unused(graph)
+    return computed or bool(ends)
+
+
+def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
+    if node.domain not in (None, "", "ai.onnx"):
+        return None
+    op = rules(node)
+    weight = op.quantized(node)
+    if weight is not None:
+        return [weight]
+    if not op.foldable:
+        return None
+    known = op.from_shapes(node)
+    if known is not None:
+        return [known]
+    operands = dict(present(node.inputs))
+    if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands.values()):
+        return None
+    if subgraphs(node):
+        return None
+    # an operand with other readers stays for them, and the result would come on top of it
+    room = max(SMALL, sum(math.prod(t.shape) for t in operands.values() if len(t.outputs) == 1))
+    size = _result_size(node)
+    if size > room:
+        return None
+    if any(isinstance(t, Quantized) for t in operands.values()):
+        result = _still_quantized(node, opset)
+        if result is not None or size > SMALL:
+            return None if result is None else [result]
+    values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
+    results = op.computed(node, opset, values)
+    if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
+        return None
+    if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
+        return None  # the reference implementation is wrong about some operators
+    if sum(r.size for r in results) > room:
+        return None
+    if any(stored.on_disk for t in operands.values() if (stored := lazy(t)) is not None):
+        steps = [joint_constant_folding.step(node)]
+        return [
+            joint_constant_folding.again(steps, opset, id(t), r)
+            for t, r in zip(steps[0].outputs, results, strict=False)
+        ]
+    return results
+
+
+def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
+    """The result of a node that reads one weight of few bits, with as few bits; None where it is not one exactly."""
+    operands = [None if t.is_empty() else np.asarray(t.values) for t in node.inputs]
+    position, *others = (i for i, t in enumerate(node.inputs) if isinstance(t, Quantized))
+    weight, name = node.inputs[position], node.outputs[0].name
+    if others or len(node.outputs) > 1:
+        return None
+
+    def apply(values: Array) -> Array:
+        results = rules(node).computed(node, opset, [values if i == position else x for i, x in enumerate(operands)])
+        if results is None or len(results) != 1:
+            raise ValueError(node.op)
+        return results[0]
+
+    try:
+        result = apply(np.asarray(weight.values))
+        found = weight.moved(name, apply) if rules(node).moves else weight.holding(name, result)
+    except (ValueError, TypeError):
+        return None
+    return found if found is not None and np.array_equal(found.values, result) else None
+
+
+def _result_size(node: gs.Node) -> int:
+    """Elements of the result where its shape is known beforehand, else 0."""
+    shapes = [t.shape for t in node.outputs if t.shape is not None]
+    return sum(math.prod(s) for s in shapes if all(isinstance(d, int) for d in s))
+
+
+def settle_operands(graph: gs.Graph) -> bool:
+    """Put initializers in place of computed operands where the shapes around them say as much; whether there were any.
+
+    From what is computed inference often knows no more than numbers.
+    """
+    names, settled = Names(graph), False
+    for node in graph.nodes:
+        found = rules(node).settled(node)
+        if found is not None:
+            index, values = found
+            node.inputs[index] = constant(names.fresh(f"{node.outputs[0].name}_sizes"), values)
+            settled = True
+    return settled
+
+
+def share_constants(graph: gs.Graph) -> None:
+    """Let small initializers with the same type, shape and bytes be one."""
+    seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+    for node in graph.nodes:
+        for index, tensor in enumerate(list(node.inputs)):
+            if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
+                continue
+            values = np.asarray(tensor.values)
+            if values.dtype == object:
+                continue
+            first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
+            if first is not tensor:
+                node.inputs[index] = first

@@ -1,0 +1,62 @@
+"""Take away nodes that do nothing, and nodes that nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_graphsurgeon as gs
+
+from passes.graph.edits import replace_tensor
+from passes.graph.subgraphs import captured, subgraphs
+from passes.ops import rules
+
+
+def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
+    """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero.
+
+    Nodes that read an initializer named in `keep` stay. shapes: also those that give it the shape that it has.
+    """
+    outputs = {id(t) for t in graph.outputs}
+    own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
+    # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
+    held = [body for node in graph.nodes for body in subgraphs(node)]
+    inside = {t.name for body in held for t in [*body.outputs, *(t for n in body.nodes for t in captured(n))]}
+    for node in list(graph.nodes):
+        source = rules(node).passes_on(node) or (rules(node).leaves_shape(node) if shapes else None)
+        if source is None or any(id(t) in outputs for t in node.outputs[1:]):
+            continue
+        if any(t.name in keep for t in node.inputs):
+            continue
+        target = node.outputs[0]
+        if id(target) in outputs:
+            # the name must stay: the producer writes it, if nothing else needs the name it writes now
+            made_here = bool(source.inputs) and id(source.inputs[0]) in own
+            if not made_here or id(source) in outputs or source.name in inside:
+                node.op, node.attrs, node.inputs, node.outputs = "Identity", {}, [source], [target]
+                continue
+            producer = source.inputs[0]
+            node.inputs.clear()
+            node.outputs.clear()
+            producer.outputs = [target if t is source else t for t in producer.outputs]
+            replace_tensor(source, target)
+            continue
+        if target.name in inside:
+            continue
+        replace_tensor(target, source)
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = [n for n in graph.nodes if n.outputs]
+
+
+def drop_unused(graph: gs.Graph) -> None:
+    """Take away nodes that no output depends on."""
+    needed = {id(t) for t in graph.outputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(id(t) in needed for t in node.outputs):
+            kept.append(node)
+            needed.update(map(id, node.inputs), map(id, captured(node)))
+        else:
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = kept[::-1]

@@ -1,0 +1,1 @@
+"""Activations that an exporter decomposed become operators again."""

@@ -1,0 +1,115 @@
+"""A Gelu that an exporter spelled out is the operator, or spelled as runtimes know it where there is no operator yet.
+
+Exporters associate x · ½ · (1 + erf(x / √2)) in many ways: TensorFlow multiplies by √½, PyTorch writes the cube of the
+tanh approximation as x · x · x. ONNX Runtime makes one operator of a few of these; of others it goes over the data five
+to eight times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.polynomial import Polynomial
+from passes.graph.expression_match import Gelu, number_of, written
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import is_constant, shape_of
+from passes.ops import rules
+
+# The opset that brought the operator.
+_OPERATOR = 20
+
+# How far coefficients may be from those of a Gelu, as a part of them: single precision rounds a product of three so.
+_NEAR = 1e-6
+
+# Operators from the data to what f is asked for, and from there to the end, at most.
+_FAR = 6
+
+
+def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
+    """Write each Gelu, in single precision, as runtimes are fast with it; whether any was written otherwise.
+
+    Nodes that nobody reads then are left. Initializers that are named in `keep` are no numbers.
+    """
+    gates = [(node, gelu) for node in graph.nodes if (gelu := rules(node).gelu) is not None]
+    if not gates:
+        return False
+    names, shared = Names(graph), seen_outside(graph)
+    written_by: dict[int, list[gs.Node]] = {}
+    for node, gelu in gates:
+        known = gelu.expression is None or rules(node).joined(node)
+        if node.outputs[0].dtype != np.float32 or (graph.opset < _OPERATOR and known):
+            continue
+        found = _found(node, gelu, shared, keep)
+        if found is not None:
+            data, last = found
+            output = last.outputs[0]
+            last.inputs.clear()
+            last.outputs.clear()
+            if graph.opset < _OPERATOR:
+                assert gelu.expression is not None
+                written_by[id(last)] = written(gelu.expression, data, output, names)
+            else:
+                written_by[id(last)] = [gs.Node("Gelu", names.fresh(last.name), dict(gelu.attrs), [data], [output])]
+    if written_by:
+        graph.nodes = [new for node in graph.nodes for new in written_by.get(id(node), [node])]
+    return bool(written_by)
+
+
+def _found(
+    gate: gs.Node, gelu: Gelu, shared: Collection[str], keep: Collection[str]
+) -> tuple[gs.Tensor, gs.Node] | None:
+    """The data of a Gelu with this f, and the node that ends it."""
+    argument, gated = gate.inputs[0], gate.outputs[0]
+    for data in _behind(argument):
+        asked = _polynomial(argument, {data.name}, keep)
+        wanted: Polynomial = {(data.name,) * power: value for power, value in enumerate(gelu.argument)}
+        if asked is None or not _alike(asked, wanted):
+            continue
+        wanted = {(data.name,): 0.5, tuple(sorted((data.name, gated.name))): 0.5}
+        tensor = gated
+        for _ in range(_FAR):
+            if tensor.name in shared or len(tensor.outputs) != 1:
+                break
+            last = tensor.outputs[0]
+            tensor = last.outputs[0]
+            held = _polynomial(tensor, {data.name, gated.name}, keep)
+            if held is None:
+                break
+            if _alike(held, wanted) and len(shape_of(tensor) or ()) == len(shape_of(data) or ()):
+                return data, last
+    return None
+
+
+def _behind(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+    """The tensor, and those that it is computed of, as far as they may be data."""
+    layer = {tensor.name: tensor}
+    for _ in range(_FAR):
+        yield from layer.values()
+        inputs = [t for each in layer.values() for node in each.inputs for t in node.inputs if not is_constant(t)]
+        layer = {t.name: t for t in inputs}
+
+
+def _polynomial(
+    tensor: gs.Tensor, variables: Collection[str], keep: Collection[str], far: int = _FAR
+) -> Polynomial | None:
+    """What the tensor holds, in these variables; None if it is something else."""
+    if tensor.name in variables:
+        return {(tensor.name,): 1.0}
+    if is_constant(tensor):
+        value = None if tensor.name in keep else number_of(tensor)
+        return None if value is None else {(): value}
+    if not far or len(tensor.inputs) != 1:
+        return None
+    writer = tensor.inputs[0]
+    parts = [_polynomial(t, variables, keep, far - 1) for t in writer.inputs]
+    known = [part for part in parts if part is not None]
+    return rules(writer).polynomial(known) if len(known) == len(parts) else None
+
+
+def _alike(found: Mapping[tuple[str, ...], float], wanted: Mapping[tuple[str, ...], float]) -> bool:
+    names = found.keys() | wanted.keys()
+    return all(np.isclose(found.get(n, 0.0), wanted.get(n, 0.0), rtol=_NEAR, atol=0) for n in names)

@@ -1,0 +1,198 @@
+"""Scalings, shifts and clips in a row become as few operators as they can: an activation spelled out is one again.
+
+Exporters write a HardSigmoid as Add, Clip and Div, and a HardSwish as these around a Mul. ONNX Runtime computes them
+one after the other, each over all of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.scale_shift import ClampedAffine, rounds
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.ops import rules
+
+_HARD_SWISH = 14  # the opset that brought the operator
+_CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
+# Without a factor so large or so small the product could leave the range of single precision.
+_MOST = 2.0**16
+
+
+@dataclass(frozen=True)
+class Row:
+    """Nodes that make a ramp, the last one first; none but the next reads what a node before the last writes."""
+
+    clamped_affine: ClampedAffine
+    nodes: list[gs.Node]
+
+
+def join(graph: gs.Graph) -> None:
+    """Write rows of scalings, shifts and clips with as few nodes as they need.
+
+    Afterwards a row takes no more nodes than its ramp does, and a factor behind a product, one of whose operands is
+    such a row, is part of that row. In single precision only: ONNX Runtime has no HardSigmoid for others.
+    """
+    joiner = _Joiner(graph)
+    for node in reversed(list(graph.nodes)):
+        row = joiner.row(node)
+        if row is not None and not joiner.move_factor(row):
+            joiner.shorten(row)
+    graph.nodes = joiner.nodes()
+    if graph.opset >= _HARD_SWISH:
+        for node in graph.nodes:
+            joiner.swish(node)
+        graph.nodes = [n for n in graph.nodes if n.outputs]
+
+
+class _Joiner:
+    def __init__(self, graph: gs.Graph) -> None:
+        self._names = Names(graph)
+        self._opset: int = graph.opset
+        self._old = list(graph.nodes)
+        self._own = {id(n) for n in graph.nodes}
+        self._new: dict[int, list[gs.Node]] = {}  # what stands where a node stood
+        self._shared = seen_outside(graph)
+
+    def nodes(self) -> list[gs.Node]:
+        """All that is there now, in order."""
+        return [n for old in self._old for n in (*self._new.get(id(old), ()), old) if n.outputs]
+
+    def shorten(self, row: Row) -> None:
+        """Write the row in fewer nodes, where that can be."""
+        if max(row.clamped_affine.operators(), 1) < len(row.nodes):
+            output = row.nodes[0].outputs[0]
+            self._clear(row.nodes)
+            self._write(row.clamped_affine, output, row.nodes[0])
+
+    def move_factor(self, row: Row) -> bool:
+        """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
+        product = self._before(row.clamped_affine.data)
+        if product is None or not rules(product).multiplies(product):
+            return False
+        for index, operand in enumerate(product.inputs):
+            before = self._before(operand)
+            inner = None if before is None else self.row(before)
+            if inner is None:
+                continue
+            core, factor = inner.clamped_affine.factored()
+            outer = row.clamped_affine.behind(ClampedAffine(product.outputs[0], scale=factor))
+            if outer is None or not core.fits or rounds(inner.clamped_affine.shift, np.float32):
+                continue
+            if not 1 / _MOST <= abs(factor) <= _MOST:
+                continue
+            core, outer = core.in_single_precision(), outer.in_single_precision()
+            if core.operators() + outer.operators() < len(row.nodes) + len(inner.nodes):
+                self._write_product(product, index, core, outer, row, inner)
+                return True
+        return False
+
+    def _write_product(
+        self, product: gs.Node, index: int, core: ClampedAffine, outer: ClampedAffine, row: Row, inner: Row
+    ) -> None:
+        """The product with `core` as that operand, and `outer` behind it, in place of the two rows."""
+        last, operand, output = row.nodes[0], inner.nodes[0].outputs[0], row.nodes[0].outputs[0]
+        self._clear([*row.nodes, *inner.nodes])
+        if core.operators() == 0:
+            product.inputs[index] = core.data
+        else:
+            product.inputs[index] = operand
+            self._write(core, operand, product)
+        if outer.operators() == 0:
+            product.outputs = [output]
+        else:
+            self._write(outer, output, last)
+
+    def swish(self, product: gs.Node) -> None:
+        """x · min(max(x / 6 + 1 / 2, 0), 1) is a HardSwish."""
+        if not rules(product).multiplies(product):
+            return
+        for data, factor in (product.inputs, reversed(product.inputs)):
+            before = self._before(factor)
+            clamped_affine = None if before is None else rules(before).clamped_affine(before)
+            if (
+                clamped_affine is None
+                or before is None
+                or clamped_affine.data is not data
+                or not clamped_affine.is_hard_sigmoid()
+            ):
+                continue
+            if (clamped_affine.scale, clamped_affine.shift) == (float(np.float32(1 / 6)), 0.5):
+                self._clear([before])
+                product.op, product.inputs = "HardSwish", [data]
+                return
+
+    def row(self, last: gs.Node) -> Row | None:
+        """The longest row that ends with the node, None if the node is no ramp."""
+        clamped_affine, nodes = self._ramp(last), [last]
+        while clamped_affine is not None:
+            before = self._before(clamped_affine.data)
+            first = None if before is None else self._ramp(before)
+            joint = None if first is None else clamped_affine.behind(first)
+            if before is None or joint is None:
+                return Row(clamped_affine.in_single_precision(), nodes)
+            clamped_affine = joint
+            nodes.append(before)
+        return None
+
+    @staticmethod
+    def _ramp(node: gs.Node) -> ClampedAffine | None:
+        """The node as a ramp in single precision; None if it is none."""
+        clamped_affine = (
+            rules(node).clamped_affine(node) if node.outputs and node.outputs[0].dtype == np.float32 else None
+        )
+        return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
+
+    def _before(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that writes a tensor which is read once and not seen outside; None for other tensors."""
+        if tensor.name in self._shared or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+            return None
+        return tensor.inputs[0] if id(tensor.inputs[0]) in self._own else None
+
+    @staticmethod
+    def _clear(nodes: list[gs.Node]) -> None:
+        for node in nodes:
+            node.inputs.clear()
+            node.outputs.clear()
+
+    def _write(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> None:
+        """The nodes of a ramp, in front of the place of a node."""
+        data, nodes = clamped_affine.data, self._new.setdefault(id(place), [])
+        steps = self._steps(clamped_affine)
+        for step, (op, constants, attrs) in enumerate(steps):
+            last = step == len(steps) - 1
+            made = output if last else gs.Variable(self._names.fresh(f"{output.name}_{op.lower()}"), output.dtype)
+            if not last:
+                made.shape = output.shape
+            name = self._names.fresh(f"{place.name or output.name}_{op.lower()}")
+            nodes.append(gs.Node(op, name, attrs, [data, *map(self._constant, constants)], [made]))
+            self._own.add(id(nodes[-1]))
+            data = made
+
+    def _steps(self, clamped_affine: ClampedAffine) -> list[tuple[str, list[float | None], dict[str, float]]]:
+        """The operators of a ramp, with their constant operands and attributes."""
+        if clamped_affine.is_hard_sigmoid():
+            return [("HardSigmoid", [], {"alpha": clamped_affine.scale, "beta": clamped_affine.shift})]
+        steps: list[tuple[str, list[float | None], dict[str, float]]] = []
+        if clamped_affine.scale != 1:
+            steps.append(("Mul", [clamped_affine.scale], {}))
+        if clamped_affine.shift != 0:
+            steps.append(("Add", [clamped_affine.shift], {}))
+        bounds = {"min": clamped_affine.low, "max": clamped_affine.high}
+        given = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+        if given == {"min": 0.0}:
+            steps.append(("Relu", [], {}))
+        elif given and self._opset < _CLIP_BY_OPERANDS:
+            steps.append(("Clip", [], given))
+        elif given:
+            steps.append(("Clip", [given.get("min"), *([given["max"]] if "max" in given else [])], {}))
+        return steps or [("Identity", [], {})]
+
+    def _constant(self, value: float | None) -> gs.Tensor:
+        if value is None:
+            return gs.Variable.empty()
+        return gs.Constant(self._names.fresh("ramp"), np.asarray(value, np.float32))

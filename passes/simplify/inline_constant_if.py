@@ -1,0 +1,45 @@
+"""An If whose condition is known is the branch that it takes."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from passes.graph.names import Names
+from passes.ops import rules
+from passes.ops.control_flow import ControlFlow
+
+
+def take_branches(graph: gs.Graph) -> bool:
+    """Put the nodes of the branch in the place of every If with a constant condition; whether there was any.
+
+    Exporters write such branches where a shape decides, and the shape is static.
+    """
+    chosen = {id(n): body for n in graph.nodes if (body := _taken(n)) is not None}
+    if not chosen:
+        return False
+    names = Names(graph)
+    taken = {t.name: id(t) for n in graph.nodes for t in [*n.inputs, *n.outputs]}
+    taken |= {t.name: id(t) for t in [*graph.inputs, *graph.outputs]}
+    nodes = []
+    for node in graph.nodes:
+        body = chosen.get(id(node))
+        if body is None:
+            nodes.append(node)
+            continue
+        for tensor in [t for n in body.nodes for t in [*n.inputs, *n.outputs]] + list(body.outputs):
+            if not tensor.is_empty() and taken.get(tensor.name, id(tensor)) != id(tensor):
+                tensor.name = names.fresh(tensor.name)
+            taken[tensor.name] = id(tensor)
+        nodes += body.nodes
+        for inner, outer in zip(list(body.outputs), list(node.outputs), strict=True):
+            name = names.fresh(f"{outer.name}_taken")
+            node.outputs = [t for t in node.outputs if t is not outer]
+            nodes.append(gs.Node("Identity", name, inputs=[inner], outputs=[outer]))
+        node.inputs.clear()
+    graph.nodes = nodes
+    return True
+
+
+def _taken(node: gs.Node) -> gs.Graph | None:
+    op = rules(node)
+    return op.taken(node) if isinstance(op, ControlFlow) else None

@@ -1,0 +1,123 @@
+"""Compute weights that several nodes make of others, where only their ends need be stored.
+
+A normalised weight (weight normalisation, weight standardisation) reads its source two or three times, and an update
+of low rank (LoRA) is a product larger than its factors: node by node, the file would grow for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from types import SimpleNamespace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import SMALL, Array, is_constant, present, static_shape
+from passes.ops import rules
+from passes.weights.quantized import Quantized
+from passes.weights.streaming import LARGE, Lazy, Made, lazy
+
+#: nodes, each with the ids of its operands and results, so that they can be computed again once the graph is another
+Steps = list[SimpleNamespace]
+
+
+def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
+    """By the id of the tensor: what groups of nodes make of initializers alone, for whoever else reads it.
+
+    Only where that takes no more elements than the initializers that nobody else reads, and not of those in `keep`.
+    """
+    outputs = {id(t) for t in graph.outputs}
+    found: dict[int, tuple[gs.Tensor, Array | Lazy]] = {}
+    for group in _groups(graph, keep):
+        members = {id(n) for n in group}
+        ends = [t for n in group for t in n.outputs if any(id(r) not in members for r in t.outputs)]
+        if len(group) > 1 and ends and not any(id(t) in outputs for n in group for t in n.outputs):
+            found |= _computed(group, members, ends, graph.opset)
+    return found
+
+
+def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
+    """Nodes that depend on initializers alone, in order, those that share large ones or results together."""
+    groups: dict[int, list[gs.Node]] = {}  # by the id of a tensor that its nodes read or write
+    for node in graph.nodes:
+        if not any(isinstance(t, gs.Constant) or id(t) in groups for t in node.inputs[:1]):
+            continue  # nearly all: an operator's first operand is its data
+        operands = [t for _, t in present(node.inputs)]
+        if not _plain(node) or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
+            continue
+        tensors = [t for t in operands if not is_constant(t) or math.prod(t.shape) > SMALL]
+        group: list[gs.Node] = []
+        for other in {id(g): g for t in tensors if (g := groups.get(id(t))) is not None}.values():
+            group, less = (group, other) if len(group) >= len(other) else (other, group)
+            group += less
+            groups |= {id(t): group for n in less for t in [*n.inputs, *n.outputs] if groups.get(id(t)) is less}
+        group.append(node)
+        groups |= {id(t): group for t in [*tensors, *node.outputs] if not t.is_empty()}
+    place = {id(n): i for i, n in enumerate(graph.nodes)} if groups else {}
+    return [sorted(nodes, key=lambda n: place[id(n)]) for nodes in {id(g): g for g in groups.values()}.values()]
+
+
+def _plain(node: gs.Node) -> bool:
+    return node.domain in (None, "", "ai.onnx") and rules(node).foldable and not subgraphs(node)
+
+
+def _initializer(tensor: gs.Tensor) -> bool:
+    return is_constant(tensor) and not isinstance(tensor, Quantized) and not isinstance(tensor.dtype, int)
+
+
+def _computed(
+    group: list[gs.Node], members: set[int], ends: list[gs.Tensor], opset: int
+) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
+    sources = {id(t): t for n in group for _, t in present(n.inputs) if is_constant(t)}
+    room = sum(math.prod(t.shape) for t in sources.values() if all(id(r) in members for r in t.outputs))
+    read = [t for n in group for t in n.outputs if t.outputs]
+    shapes = [static_shape(t) for t in read]
+    if any(shape is None or math.prod(shape) > max(room, SMALL) for shape in shapes):
+        return {}
+    if sum(math.prod(static_shape(t) or ()) for t in ends) > room:
+        return {}
+    steps = [step(node) for node in group]
+    results = _run(steps, opset)
+    if results is None:
+        return {}
+    on_disk = any(stored.on_disk for t in sources.values() if (stored := lazy(t)) is not None)
+    return {id(t): (t, again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends}
+
+
+def step(node: gs.Node) -> SimpleNamespace:
+    """What is to be remembered of a node to compute it again."""
+    alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
+    alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
+    return alone
+
+
+def _run(steps: Steps, opset: int) -> dict[int, Array] | None:
+    """The results by the id of their tensors; None where one cannot be had."""
+    values: dict[int, Array] = {}
+    for step in steps:
+        operands = [
+            None if t.is_empty() else values[id(t)] if id(t) in values else np.asarray(t.values) for t in step.inputs
+        ]
+        results = rules(step).computed(step, opset, operands) or []
+        made = {id(t): (t, r) for t, r in zip(step.outputs, results, strict=False) if not t.is_empty()}
+        if any(static_shape(t) not in (None, r.shape) for t, r in made.values()):
+            return None  # the reference implementation is wrong about some operators
+        if any(t.outputs and id(t) not in made for t in step.outputs):
+            return None
+        values |= {key: result for key, (_, result) in made.items()}
+    return values
+
+
+def again(steps: Steps, opset: int, tensor: int, result: Array) -> Array | Lazy:
+    """What computes a large result whenever it is asked for, as its sources are not kept in memory either."""
+    if result.nbytes < LARGE:
+        return result
+
+    def made() -> Array:
+        results = _run(steps, opset)
+        assert results is not None  # it could be had before
+        return results[tensor]
+
+    return Made(result.shape, result.dtype, made)

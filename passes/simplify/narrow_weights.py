@@ -1,0 +1,72 @@
+"""Weights that are stored in fewer bits than they are computed in: what a Cast made of them is not stored instead."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph.construct import constant, node
+from passes.graph.names import Names
+from passes.graph.tensors import Array, element_of, is_constant, is_float
+from passes.weights.quantized import Quantized
+from passes.weights.streaming import Narrowed, bits, lazy
+
+_LEAST = 4096  # elements: what smaller weights would save is little beside the nodes
+
+# Types that every runtime casts from; of fewer bits than 8 are only quantised weights, which stay so anyway.
+_NUMBERS = frozenset(
+    value
+    for name, value in onnx.TensorProto.DataType.items()
+    if name in ("FLOAT", "FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT16", "UINT16")
+    or name.startswith(("FLOAT8E4M3", "FLOAT8E5M2"))
+)
+
+
+def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
+    """Store large floating-point weights in the types of fewer bits that the source stores weights in, with a Cast.
+
+    Only weights all of whose elements are the same bits again behind the Cast. So nothing changes but the file, which
+    would otherwise grow with each Cast that was folded into its operand.
+    """
+    stored = [t for t in source.graph.initializer if prod(t.dims) >= _LEAST]
+    kinds = {t.data_type for t in stored if t.data_type in _NUMBERS}
+    names, outputs = Names(graph), {id(t) for t in graph.outputs}
+    weights = {id(t): t for n in graph.nodes for t in n.inputs if is_constant(t) and not isinstance(t, Quantized)}
+    casts = []
+    for weight in weights.values():
+        if (
+            isinstance(weight.dtype, int)
+            or not is_float(weight)
+            or id(weight) in outputs
+            or prod(weight.shape) < _LEAST
+        ):
+            continue
+        wide = np.dtype(weight.dtype)
+        for kind in sorted(kinds, key=bits):
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+            if bits(kind) >= bits(element_of(wide)) or not _holds(weight, dtype):
+                continue
+            values = lazy(weight)
+            fewer = np.asarray(weight.values).astype(dtype) if values is None else Narrowed(values, dtype)
+            kept = constant(names.fresh(f"{weight.name}_stored"), fewer)
+            wider = gs.Variable(names.fresh(f"{weight.name}_cast"), wide, list(weight.shape))
+            for reader in {id(n): n for n in weight.outputs}.values():
+                reader.inputs = [wider if t is weight else t for t in reader.inputs]
+            casts.append(node("Cast", names.fresh(f"{weight.name}_cast"), {"to": element_of(wide)}, [kept], [wider]))
+            break
+    graph.nodes = [*casts, *graph.nodes]
+
+
+def _holds(weight: gs.Constant, dtype: np.dtype[np.generic]) -> bool:
+    """Whether all elements of a weight are of the other type as well."""
+    values = lazy(weight)
+    return all(_same(block, dtype) for block in ([np.asarray(weight.values)] if values is None else values.blocks()))
+
+
+def _same(block: Array, dtype: np.dtype[np.generic]) -> bool:
+    with np.errstate(all="ignore"):
+        again = np.ascontiguousarray(block.astype(dtype).astype(block.dtype))
+    return again.tobytes() == np.ascontiguousarray(block).tobytes()

@@ -1,0 +1,124 @@
+"""A chain of reshapes and transposes that only reorders one axis becomes a Gather: channel shuffle, for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.element_order import Arrangement, original
+from passes.graph.names import Names
+from passes.graph.tensors import Dim, Index, is_constant, shape_of
+from passes.ops import rules
+
+_LONGEST = 12  # nodes of a chain
+
+
+def reorder(graph: gs.Graph) -> bool:
+    """Replace every such chain; whether there was any.
+
+    Afterwards what they do is seen as indices along an axis, or is an Identity.
+    """
+    names = Names(graph)
+    outputs = {id(t) for t in graph.outputs}
+    own = {id(node) for node in graph.nodes}  # a subgraph reads what nodes around it write
+    nodes: list[gs.Node] = []
+    replaced = False
+    for node in reversed(graph.nodes):
+        found = _found(node, own) if any(t.outputs or id(t) in outputs for t in node.outputs) else None
+        nodes += [node] if found is None else reversed(_replaced(node, found, names))
+        replaced = replaced or found is not None
+    graph.nodes = nodes[::-1]
+    return replaced
+
+
+@dataclass(frozen=True)
+class _Reordered:
+    """What the chain that ends here does: `root` with the slices of `axis` in this order, and perhaps reshaped."""
+
+    root: gs.Tensor
+    axis: int
+    index: Index
+    reshaped: bool
+
+
+def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
+    """The longest chain that ends with this node and reorders no more than one axis."""
+    longest = None
+    for chain in _chains(node, own):
+        if len(chain) < 2:
+            continue
+        root = chain[0].inputs[0]
+        shape = shape_of(root)
+        places = None if shape is None else original(shape)
+        for link in chain:
+            places = None if places is None else rules(link).arranged(link, places)
+        order = None if places is None or shape is None else _order(places, shape)
+        if order is None or shape is None:
+            continue
+        same = shape_of(node.outputs[0]) == shape and None not in shape
+        moves = bool((np.diff(order[1]) != 1).any())
+        if same or (moves and rules(node).reshapes(node, root)):
+            longest = _Reordered(root, *order, not same)
+    return longest
+
+
+def _chains(node: gs.Node, own: set[int]) -> Iterator[list[gs.Node]]:
+    """The chains of nodes of one graph that end with the node, from the shortest."""
+    chain: list[gs.Node] = []
+    current: gs.Node | None = node
+    while current is not None and len(chain) < _LONGEST and rules(current).arranges and id(current) in own:
+        chain.insert(0, current)
+        yield list(chain)
+        source = current.inputs[0]
+        current = source.inputs[0] if not is_constant(source) and source.inputs else None
+
+
+def _order(places: Arrangement, shape: tuple[Dim, ...]) -> tuple[int, Index] | None:
+    """The one axis whose elements are in another order, and their order; axis 0 as it is where all are in order."""
+    atoms = [atom for block in places for atom in block.atoms]
+    axes = [atom.axis for atom in atoms]
+    if axes != sorted(axes):
+        return None
+    moved = set()
+    for axis in set(axes):
+        strides = [atom.stride for atom in atoms if atom.axis == axis]
+        if strides != sorted(strides, reverse=True):
+            moved.add(axis)
+    if len(moved) > 1:
+        return None
+    if not moved:
+        return 0, np.arange(1)
+    axis = moved.pop()
+    index = np.zeros(1, np.int64)
+    for atom in atoms:
+        if atom.axis == axis:
+            assert isinstance(atom.size, int)
+            index = (index[:, None] + np.arange(atom.size) * atom.stride).reshape(-1)
+    return axis, index
+
+
+def _replaced(node: gs.Node, found: _Reordered, names: Names) -> list[gs.Node]:
+    """Nodes that write the output of the chain, which ends with `node`."""
+    output, current = node.outputs[0], found.root
+    operands = list(node.inputs)[1:]
+    node.inputs.clear()
+    node.outputs.clear()
+    made = []
+    if (np.diff(found.index) != 1).any():
+        picked = gs.Variable(names.fresh(f"{output.name}_reordered"), current.dtype, current.shape)
+        order = gs.Constant(names.fresh("order"), found.index)
+        gather = gs.Node(
+            "Gather", names.fresh(f"{output.name}_order"), {"axis": found.axis}, [current, order], [picked]
+        )
+        made.append(gather)
+        current = picked
+    if found.reshaped:
+        made.append(gs.Node(node.op, node.name, dict(node.attrs), [current, *operands], [output], node.domain))
+    elif made:
+        made[0].outputs = [output]
+    else:
+        made.append(gs.Node("Identity", node.name, {}, [current], [output]))
+    return made

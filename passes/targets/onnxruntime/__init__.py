@@ -1,0 +1,1 @@
+"""ONNX Runtime on a CPU: its fusions, its kernels' rates, its blocked layout, its faults."""

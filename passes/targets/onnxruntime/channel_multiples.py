@@ -1,0 +1,308 @@
+"""Which channels that could go stay after all, because a rounder width runs faster.
+
+They are constant or nobody reads them, so the function is the same whether they are computed or not. A plan stores as
+little as it can; some axes then have widths for which there are no fast kernels. Slices that are only stored together
+(`bundles.py`) get the same number of spare ones. By a table of rates (`timing.py`) these numbers are improved one after
+the other until nothing gets faster, once from the plan as it is and once from round widths everywhere, as a
+convolution may only gain where both of its sides are round. The graph is planned again with what was found, and the
+plan that is estimated to be faster is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.adapters import placement
+from passes.adapters.placement import Policy
+from passes.graph.tensors import describe, static_shape
+from passes.ops import rules
+from passes.results import Width
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
+from passes.targets.onnxruntime.coupled_slices import Bundle, Bundles
+from passes.targets.onnxruntime.kernel_rates import Lines, Rates
+from passes.targets.onnxruntime.timing import Forms, Timing
+
+#: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
+Align = int | Lines | Rates | Literal["all"]
+
+# Sweeps over all bundles; seldom does the third change anything.
+_SWEEPS = 4
+
+# What is estimated to be faster by less than this share may not be: the table is not as exact.
+_DOUBT = 0.02
+
+# The share of a model's time that is worth computing channels which could go. It must come to what the rates say, too:
+# in a network of some microseconds the operators' own overhead decides, and a table is too rough for the rest.
+_SHARE = 0.02
+
+# The share that is worth it however little time it is.
+_LARGE_SHARE = 0.15
+
+# The share that is worth it however little time it is, where sizes are open: then one example is estimated, and many
+# may be computed at once. What operators take by themselves does not grow with them and is not counted.
+_SHARE_OPEN = 0.05
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
+
+    plan: StoragePlan
+    facts: Facts
+    adapters: Policy
+    least: StorageFloor
+    timing: Timing
+    time: float
+
+
+@dataclass(frozen=True)
+class _Hope:
+    """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed."""
+
+    start: _Choice
+    least: StorageFloor
+    time: float
+
+
+def chosen(
+    graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, adapters: Policy
+) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
+    """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
+
+    `plan` was made with this policy of `adapters`. With rates, no plan is returned that they say takes longer than
+    `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
+    and channels that are known maps are computed where that is faster than to add their contribution as a map.
+    """
+    if align == "all":
+        least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
+        result = placement.plan(graph, facts, adapters, least)
+        return result, facts, tuple(_widths(graph, plan, result, least))
+    if isinstance(align, int | Lines):
+        bundles = Bundles(graph, facts, plan)
+        extras = _rounded(_written(graph, bundles.found), _multiples(graph, bundles.found, align))
+        reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
+        least = _least(bundles, plan, extras, reason, StorageFloor())
+        result = placement.plan(graph, facts, adapters, least) if extras else plan
+        return result, facts, tuple(_widths(graph, plan, result, least))
+
+    def choice(facts: Facts, adapters: Policy, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
+        result = placement.plan(graph, facts, adapters, least) if made is None else made
+        timing = Timing(graph, result, align, facts)
+        return _Choice(result, facts, adapters, least, timing, timing.total())
+
+    first = choice(facts, adapters, StorageFloor(), plan)
+    if not any(step.work for step in first.timing.steps):
+        return plan, facts, ()
+    starts = [first]
+    if adapters == "auto" and first.timing.adapters:
+        starts.append(choice(facts, "never", StorageFloor()))
+    if any(step.maps for step in first.timing.steps):
+        starts.append(choice(replace(facts, adds_maps=False), adapters, StorageFloor()))
+    hopes = [hope for start in starts if (hope := _hope(graph, facts, start)) is not None]
+    best = min(starts, key=lambda found: found.time)
+    for hope in sorted(hopes, key=lambda hope: hope.time):
+        if hope.time < best.time:  # a plan is made only where it may be the fastest
+            best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
+    whole = Timing(graph, untouched(graph), align).total()
+    if whole < best.time:
+        best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
+    if first.time <= whole and not _is_worth_it(graph, first, best):
+        return plan, facts, ()
+    return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
+
+
+def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
+    """Whether the second plan is faster by what is worth computing channels which could go."""
+    gain = before.time - after.time
+    worth = min(before.timing.rates.worth, _LARGE_SHARE * before.time)
+    if gain <= 0 or gain >= max(worth, _SHARE * before.time):
+        return gain > 0
+    if all(static_shape(tensor) is not None for tensor in graph.inputs):
+        return False
+    rates = replace(before.timing.rates, node=0.0)
+    first, second = (Timing(graph, choice.plan, rates, choice.facts).total() for choice in (before, after))
+    return first - second > _SHARE_OPEN * first
+
+
+def _hope(graph: gs.Graph, facts: Facts, start: _Choice) -> _Hope | None:
+    """The plan with the widths that are fastest for it; None if those are its own."""
+    bundles = Bundles(graph, facts, start.plan)
+    extras = _fastest(start.timing, bundles.found)
+    if not extras:
+        return None
+    least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
+    return _Hope(start, least, start.timing.total(_gains(dict(enumerate(bundles.found)), extras)))
+
+
+def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
+    """Bundles with slices that some layer writes, by their numbers."""
+    layers = {
+        (node.outputs[0].name, axis % len(node.outputs[0].shape))
+        for node in graph.nodes
+        if (axis := rules(node).width_axis) is not None and node.outputs[0].shape
+    }
+    return {number: bundle for number, bundle in enumerate(bundles) if layers & bundle.along.keys()}
+
+
+def _multiples(graph: gs.Graph, bundles: list[Bundle], align: int | Lines) -> dict[int, int]:
+    """What the width of each bundle is rounded up to a multiple of: by the smallest elements that are stored so."""
+    if isinstance(align, int):
+        return dict.fromkeys(range(len(bundles)), align)
+    sizes = {name: np.dtype(tensor.dtype).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
+    smallest = (min((sizes[name] for name, _ in bundle.along if sizes.get(name)), default=4) for bundle in bundles)
+    return {number: align.multiple(size) for number, size in enumerate(smallest)}
+
+
+def _rounded(bundles: dict[int, Bundle], multiples: Mapping[int, int]) -> dict[int, int]:
+    """How many more of each bundle make it a multiple, where there are as many."""
+    missing = {number: -bundle.stored % multiples[number] for number, bundle in bundles.items()}
+    return {number: more for number, more in missing.items() if 0 < more <= bundles[number].spare.size}
+
+
+# -- the fastest -----------------------------------------------------------------------------------------------------
+
+
+def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
+    """How many more of each bundle to store, by its number."""
+    at: dict[Key, set[int]] = {}
+    for index, step in enumerate(timing.steps):
+        for port in (*step.inputs, step.output):
+            at.setdefault(port.key, set()).add(index)
+    reached = _reached(timing)
+    regions: dict[int, Set[int]] = {}
+    for number, bundle in enumerate(bundles):
+        touched = {index for key in bundle.along for index in at.get(key, ())}
+        touched |= {later for index in touched for later in reached[index]}
+        if bundle.spare.size and any(timing.steps[index].work for index in touched):
+            regions[number] = frozenset(touched)
+    found = {number: bundles[number] for number in regions}
+    whole = _whole_blocks(timing, found)
+    starts = [{}, _rounded(found, whole)]
+    tried = [_improved(timing, found, regions, whole, start) for start in starts]
+    best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
+    return {number: more for number, more in best.items() if more}
+
+
+def _whole_blocks(timing: Timing, bundles: dict[int, Bundle]) -> dict[int, int]:
+    """What the width of each bundle is to divide by: a block, or one for each group where grouped ones read it."""
+    groups: dict[Key, int] = {}
+    for step in timing.steps:
+        if step.work is not None and step.work.groups > 1 and not step.work.depthwise:
+            for key in (step.inputs[0].key, step.output.key):
+                groups[key] = max(groups.get(key, 1), step.work.groups)
+    block = timing.rates.block
+    return {n: block * max(groups.get(key, 1) for key in bundle.along) for n, bundle in bundles.items()}
+
+
+def _reached(timing: Timing) -> list[set[int]]:
+    """For each step the later ones that its output comes to before a convolution has read it, these among them."""
+    readers: dict[str, list[int]] = {}
+    for index, step in enumerate(timing.steps):
+        for port in step.inputs:
+            readers.setdefault(port.name, []).append(index)
+    reached: list[set[int]] = [set() for _ in timing.steps]
+    for index in range(len(timing.steps) - 1, -1, -1):
+        for reader in readers.get(timing.steps[index].output.name, ()):
+            reached[index].add(reader)
+            if timing.steps[reader].work is None:
+                reached[index] |= reached[reader]
+    return reached
+
+
+def _improved(
+    timing: Timing,
+    bundles: dict[int, Bundle],
+    regions: dict[int, Set[int]],
+    whole: Mapping[int, int],
+    start: dict[int, int],
+) -> dict[int, int]:
+    """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
+    extras = dict(start)
+    gains = _gains(bundles, extras)
+    near = {a: {b for b in bundles if b != a and not regions[a].isdisjoint(regions[b])} for a in bundles}
+    forms: Forms = {}
+    timing.of(range(len(timing.steps)), gains, forms)
+    waiting = set(bundles)
+    for _ in range(_SWEEPS):
+        now, waiting = waiting, set()
+        for number in sorted(now):
+            bundle, before = bundles[number], extras.get(number, 0)
+            times = {}
+            for more in _candidates(bundle, before, timing.rates, whole[number]):
+                _add(gains, bundle, more - extras.get(number, 0))
+                extras[number] = more
+                doubt = 1 + _DOUBT if more else 1
+                times[more] = timing.of(sorted(regions[number]), gains, dict(forms)) * doubt
+            best = min(times, key=lambda more: (times[more], more))
+            _add(gains, bundle, best - extras[number])
+            extras[number] = best
+            if best != before:
+                timing.of(sorted(regions[number]), gains, forms)
+                waiting |= near[number]
+    return extras
+
+
+def _candidates(bundle: Bundle, now: int, rates: Rates, whole: int) -> list[int]:
+    """Numbers of spare slices worth trying: none, one, and those that make the width round."""
+    tried = {0, 1, now, -bundle.stored % rates.step, -bundle.stored % rates.block, -bundle.stored % whole}
+    return sorted(more for more in tried if more <= bundle.spare.size)
+
+
+def _gains(bundles: dict[int, Bundle], extras: dict[int, int]) -> dict[Key, int]:
+    gains: dict[Key, int] = {}
+    for number, more in extras.items():
+        _add(gains, bundles[number], more)
+    return gains
+
+
+def _add(gains: dict[Key, int], bundle: Bundle, more: int) -> None:
+    for key, times in bundle.along.items():
+        gains[key] = gains.get(key, 0) + more * times
+
+
+# -- what is stored --------------------------------------------------------------------------------------------------
+
+
+def _least(
+    bundles: Bundles, plan: StoragePlan, extras: dict[int, int], reason: str, base: StorageFloor
+) -> StorageFloor:
+    """So many spare slices of each bundle, with the reason for each axis, beside what is stored in any case."""
+    least = StorageFloor(dict(base.stored), set(base.intact))
+    for number, more in extras.items():
+        bundle = bundles.found[number]
+        for key in bundle.along:
+            mask = bundles.slices(key, bundle.spare[:more])
+            least.wider[key] = least.wider.get(key, np.zeros(mask.size, bool)) | mask
+    for key, mask in least.wider.items():
+        least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
+        before = int(plan.stored[key].sum())
+        least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
+    return least
+
+
+def _everything(plan: StoragePlan, why: str) -> StorageFloor:
+    """All slices of all axes."""
+    wider = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
+    return StorageFloor(dict(wider), wider=wider, why=dict.fromkeys(wider, why))
+
+
+def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan, least: StorageFloor) -> Iterator[Width]:
+    """The layers that are wider in the second plan."""
+    for index, node in enumerate(graph.nodes):
+        axis = rules(node).width_axis
+        if axis is None or index not in after.computed or not node.outputs[0].shape:
+            continue
+        key = node.outputs[0].name, axis % len(node.outputs[0].shape)
+        was = before.stored.get(key)
+        if was is None:
+            continue
+        kept = int(after.stays(*key, was.size).sum())
+        if kept > was.sum():
+            reason = least.why.get(key, "computed, as that takes less time than to put them back where they are seen")
+            yield Width(describe(node), str(node.op), int(was.sum()), kept, was.size, reason)

@@ -1,0 +1,145 @@
+"""Which slices a plan stores only together: along every axis that each of them runs through without an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.tensors import Index, Mask, is_constant, present
+from passes.ops import Link, rules
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import Key, StoragePlan
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Classes of slices that run along the same axes: to store one of them, each of these axes stores `along[axis]`.
+
+    `stored` is the number of classes that the plan stores, and `spare` are the others, in the order in which to take
+    them.
+    """
+
+    along: dict[Key, int]
+    stored: int
+    spare: Index
+
+
+class Bundles:
+    """The bundles of a plan, and the slices that classes of them are. Axes that store all they have are in none."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
+        self._plan = plan
+        self._start: dict[Key, int] = {}
+        self._size = 0
+        for key, mask in plan.stored.items():
+            if key[0] not in plan.absent:
+                self._start[key] = self._size
+                self._size += mask.size
+        wanted = np.zeros(self._size, np.int64)
+        pairs = list(self._pairs(graph, facts, wanted))
+        first, second = (np.concatenate([np.zeros(0, np.int64), *(p[side] for p in pairs)]) for side in (0, 1))
+        self._class = _components(self._size, first, second)
+        self.found = self._bundles(wanted)
+
+    def slices(self, key: Key, classes: Index) -> Mask:
+        """Which slices along the axis are of these classes: bool [size]."""
+        start, size = self._start[key], self._plan.stored[key].size
+        return np.isin(self._class[start : start + size], classes)
+
+    def _pairs(self, graph: gs.Graph, facts: Facts, wanted: Index) -> Iterator[tuple[Index, Index]]:
+        """Slices that are stored together; `wanted` counts the adapters that would have less to put back for each."""
+        for index, node in enumerate(graph.nodes):
+            if index not in self._plan.computed:
+                continue
+            through = set()
+            for i, tensor in present(node.inputs):
+                for axis in range(len(tensor.shape or ())):
+                    key = tensor.name, axis
+                    seen = self._plan.required.get((index, i, axis))
+                    if is_constant(tensor) or key not in self._start:
+                        continue
+                    if seen is not None and np.array_equal(seen, self._plan.stored[key]):
+                        through.add((i, axis))
+                    else:
+                        start, size = self._start[key], self._plan.stored[key].size
+                        wanted[start : start + size] += True if seen is None else seen
+            for link in _links(node, facts):
+                source, target = node.inputs[link.input], node.outputs[link.output]
+                ends = (source.name, link.input_axis), (target.name, link.output_axis)
+                if (link.input, link.input_axis) in through and ends[1] in self._start:
+                    yield self._joined(link, *ends)
+
+    def _joined(self, link: Link, source: Key, target: Key) -> tuple[Index, Index]:
+        here, there = np.arange(self._plan.stored[source].size), np.arange(self._plan.stored[target].size)
+        if link.split:
+            assert link.source is not None
+            there = link.source
+        elif link.source is not None:
+            there = np.flatnonzero(link.source >= 0)
+            here = link.source[there]
+        return self._start[source] + here, self._start[target] + there
+
+    def _bundles(self, wanted: Index) -> list[Bundle]:
+        """Classes by the axes that they run along. A class runs along an axis as often as it has slices there."""
+        keys = list(self._start)
+        sizes = [self._plan.stored[key].size for key in keys]
+        axis = np.repeat(np.arange(len(keys)), sizes)
+        held = np.concatenate([np.zeros(0, bool), *(self._plan.stored[key] for key in keys)])
+        # a sum of one scattered number for each slice says along which axes, but for one chance in 2^64
+        signs = _scattered(len(keys))
+        signature, score = np.zeros(self._size, np.uint64), np.zeros(self._size, np.int64)
+        np.add.at(signature, self._class, signs[axis])
+        np.add.at(score, self._class, wanted)
+        stored = np.zeros(self._size, bool)
+        np.logical_or.at(stored, self._class, held)
+        roots = np.unique(self._class)
+        members: dict[int, list[int]] = {}
+        for root, sign in zip(roots.tolist(), signature[roots].tolist(), strict=True):
+            members.setdefault(sign, []).append(root)
+        runs: dict[int, dict[Key, int]] = {roots_[0]: {} for roots_ in members.values()}
+        for slot in np.flatnonzero(np.isin(self._class, list(runs))).tolist():
+            along = runs[int(self._class[slot])]
+            along[keys[axis[slot]]] = along.get(keys[axis[slot]], 0) + 1
+        found = []
+        for classes in map(np.array, members.values()):
+            spare = classes[~stored[classes]]
+            order = np.lexsort((spare, -score[spare]))
+            found.append(Bundle(runs[int(classes[0])], int(stored[classes].sum()), spare[order]))
+        return found
+
+
+def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
+    """The links of the node, and for what keeps channels apart without links those between its data and its output."""
+    yield from facts.links(node)
+    work = rules(node).work(node)
+    if work is not None and work.depthwise:
+        yield Link(0, 1, 0, 1)
+
+
+def _scattered(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Numbers without a pattern, the same in every run: uint64 [count].
+
+    Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def _components(size: int, first: Index, second: Index) -> Index:
+    """The smallest of the numbers below `size` that each is connected with, by pairs of neighbours: int64 [size]."""
+    label = np.arange(size)
+    while True:
+        low = np.minimum(label[first], label[second])
+        before = label.copy()
+        for side in (first, second):
+            np.minimum.at(label, before[side], low)
+            np.minimum.at(label, side, low)
+        while not np.array_equal(label, label[label]):
+            label = label[label]
+        if np.array_equal(label, before):
+            return label

@@ -1,0 +1,115 @@
+"""Scales, shifts and gates between convolutions that hold channels in blocks become operators that leave them there."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.scale_shift import Affine
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import Array, shape_of, volume
+from passes.ops import joined_nodes, rules
+from passes.rewriting.storage_plan import untouched
+from passes.simplify import dead_code
+from passes.targets.onnxruntime.gates import gated
+from passes.targets.onnxruntime.kernel_rates import Rates
+from passes.targets.onnxruntime.timing import Forms, Timing
+
+# Of a BatchNormalization, for each element.
+_FLOPS = 2
+
+
+def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
+    """Write what is done to channels in blocks so that they stay there, for no more FLOPs in addition than these.
+
+    ONNX Runtime brings channels out of blocks for a Mul or Add whose operands are not of the same sizes, and into them
+    again for the next convolution. A BatchNormalization behind an operator that writes blocks it computes as a
+    depthwise convolution, and a Resize of one place to all of them in blocks, too. Afterwards no Mul or Add with
+    constants stands between what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as
+    FLOPs go. What ONNX Runtime makes one operator of stays as it is.
+    """
+    forms: Forms = {}
+    timing = Timing(graph, untouched(graph), rates)
+    timing.of(range(len(timing.steps)), {}, forms)
+    writer = _Writer(graph, joined_nodes(graph))
+    nodes: list[gs.Node] = []
+    for node in graph.nodes:
+        gate = gated(node, graph.opset)
+        if gate is not None and all(forms.get(t.name, False) for t in node.inputs):
+            nodes.append(writer.spread(node, gate))
+        row, taken = writer.row(node)
+        goes_on = any(forms.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
+        if row is None or not forms.get(row.data.name, False) or not goes_on:
+            nodes.append(node)
+            continue
+        more = max(_FLOPS * volume(node.outputs[0]) - taken, 0)
+        if more > flops:
+            nodes.append(node)
+            continue
+        flops -= more
+        nodes.append(writer.normalization(node, row))
+    graph.nodes = nodes
+    dead_code.drop_unused(graph)
+
+
+class _Writer:
+    def __init__(self, graph: gs.Graph, joined: Set[int]) -> None:
+        self._names = Names(graph)
+        self._shared = seen_outside(graph)
+        self._joined = joined
+
+    def row(self, last: gs.Node) -> tuple[Affine | None, int]:
+        """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
+        whole = self._affine(last)
+        if whole is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
+            return None, 0
+        flops = rules(last).cost(last)[0]
+        while len(whole.data.inputs) == 1 and len(whole.data.outputs) == 1 and whole.data.name not in self._shared:
+            before = self._affine(whole.data.inputs[0])
+            if before is None:
+                break
+            flops += rules(whole.data.inputs[0]).cost(whole.data.inputs[0])[0]
+            shift = whole.scale * before.shift + whole.shift
+            whole = Affine(before.data, whole.scale * before.scale, shift, whole.axis or before.axis)
+        return whole, flops
+
+    def _affine(self, node: gs.Node) -> Affine | None:
+        if id(node) in self._joined:
+            return None
+        shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)
+        if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
+            return None
+        return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None
+
+    def spread(self, node: gs.Node, index: int) -> gs.Node:
+        """A Resize of that operand to the places of the other one, in front of the node."""
+        gate, places = node.inputs[index], list(node.inputs[1 - index].shape)[2:]
+        name = self._names.fresh(f"{gate.name}_spread")
+        wide = gs.Variable(name, np.dtype(np.float32), list(node.inputs[1 - index].shape))
+        scales = gs.Constant(self._names.fresh("scales"), np.array([1, 1, *places], np.float32))
+        attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        node.inputs[index] = wide
+        return gs.Node("Resize", name, attrs, [gate, gs.Variable.empty(), scales], [wide])
+
+    def normalization(self, last: gs.Node, row: Affine) -> gs.Node:
+        """A BatchNormalization in place of the nodes that end with this one."""
+        output = last.outputs[0]
+        channels = int(output.shape[1])
+
+        def constant(name: str, values: Array) -> gs.Constant:
+            spread = np.broadcast_to(np.asarray(values, np.float32), channels).copy()
+            return gs.Constant(self._names.fresh(f"{output.name}_{name}"), spread)
+
+        inputs = [
+            row.data,
+            constant("scale", row.scale),
+            constant("shift", row.shift),
+            constant("mean", np.zeros(())),
+            constant("variance", np.ones(())),
+        ]
+        name = self._names.fresh(f"{last.name or output.name}_in_blocks")
+        last.outputs = []
+        return gs.Node("BatchNormalization", name, {"epsilon": 0.0}, inputs, [output])

@@ -1,0 +1,228 @@
+"""Convolutions of few filters compute neighbouring positions as further filters, where that takes less time.
+
+Kernels that hold channels in blocks take as long for one filter as for a block of them, and a matrix product lays out
+each window for one filter as well as for many. `n` neighbours along an axis, each a filter of its own on a window that
+is `n - 1` strides longer, take one window for all of them: the same products, and beside them some with zeros. What
+comes out is then brought into the order of positions. The file holds the weights as they were, and operators that ONNX
+Runtime folds when it loads the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.kernel_shape import Work
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import is_constant, operand, present, shape_of
+from passes.ops import rules
+from passes.targets.onnxruntime.kernel_rates import Rates
+from passes.weights.quantized import Quantized
+from passes.weights.streaming import lazy
+
+# Neighbours that are tried. More filters than fill four blocks gain nothing.
+_NEIGHBOURS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+_BLOCKS = 4
+
+# To be worth it, so much must be won: the share of a convolution's time, and nanoseconds.
+_SHARE = 0.2
+_WORTH = 10_000.0
+
+_PAD_BY_OPERANDS = 11  # the opset from which Pad takes them as such
+
+# Bringing an element to its place takes so many times what moving it in a row does, by the axis along which neighbours
+# lie: rows are copied whole, elements of a row one by one.
+_TURNED = (2.0, 8.0)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """So many neighbours along a spatial axis (0 or 1) at once; what that wins, and the FLOPs that come in addition."""
+
+    axis: int
+    neighbours: int
+    gain: float
+    flops: int
+
+
+def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
+    """Let convolutions of few filters compute neighbours at once, for no more than so many FLOPs in addition.
+
+    Afterwards no convolution on two spatial axes of static sizes is left that these rates say to be so much faster in
+    such a form, as far as the FLOPs go.
+    """
+    unroller = _Unroller(graph, rates)
+    found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
+    for form, node in sorted(found, key=lambda pair: -pair[0].gain):
+        if form.flops <= flops:
+            flops -= form.flops
+            unroller.write(node, form)
+    graph.nodes = unroller.nodes()
+
+
+class _Unroller:
+    def __init__(self, graph: gs.Graph, rates: Rates) -> None:
+        self._rates = rates
+        self._names = Names(graph)
+        self._opset: int = graph.opset
+        self._nodes = list(graph.nodes)
+        self._before: dict[int, list[gs.Node]] = {}  # what stands before a node now
+        self._behind: dict[int, list[gs.Node]] = {}
+        self._shared = seen_outside(graph)
+
+    def nodes(self) -> list[gs.Node]:
+        """All that is there now, in order."""
+        around = ((self._before.get(id(n), []), n, self._behind.get(id(n), [])) for n in self._nodes)
+        return [n for before, node, behind in around for n in (*before, node, *behind)]
+
+    # -- what is faster ------------------------------------------------------------------------------------------
+
+    def best(self, node: gs.Node) -> _Form | None:
+        """The form of the node that takes the least time, None if that is as it is or little is won."""
+        work, shape = rules(node).work(node), shape_of(node.outputs[0]) if node.outputs else None
+        if work is None or not work.blocks or work.groups > 1 or not self._can_be_changed(node, shape):
+            return None
+        written, read = (int(d) for d in node.inputs[1].shape[:2])
+        before = self._rates.convolution(work, read, written)
+        best = max(self._forms_of(work, read, written), key=lambda form: form.gain, default=None)
+        return best if best is not None and best.gain > max(_WORTH, _SHARE * before) else None
+
+    def _can_be_changed(self, node: gs.Node, shape: tuple[object, ...] | None) -> bool:
+        weight, bias = node.inputs[1], operand(node, 2)
+        if shape is None or not all(isinstance(d, int) for d in (*shape, *(shape_of(node.inputs[0]) or ("?",)))):
+            return False
+        if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
+            return False
+        values = lazy(weight)
+        if values is not None and values.on_disk:
+            return False
+        padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
+        return padded and self._opset >= _PAD_BY_OPERANDS
+
+    def _forms_of(self, work: Work, read: int, written: int) -> Iterator[_Form]:
+        rates = self._rates
+        before = rates.convolution(work, read, written)
+        for axis in range(2):
+            for many in _NEIGHBOURS:
+                if written * many > _BLOCKS * rates.block or many > work.places[axis] or work.dilations[axis] != 1:
+                    continue
+                other = unrolled(work, axis, many)
+                elements = work.batch * written * many * int(np.prod(other.places))
+                moved = elements * (2 * rates.reorder + _TURNED[axis] * rates.move) + 5 * rates.node
+                gain = before - rates.convolution(other, read, written * many) - moved
+                products = read * int(np.prod(other.kernel)) * elements - read * work.taps * (
+                    work.batch * written * int(np.prod(work.places))
+                )
+                yield _Form(axis, many, gain, 2 * products + elements)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, node: gs.Node, form: _Form) -> None:
+        """Write the convolution in this form, and behind it and its activation what orders the positions."""
+        axis, many = form.axis, form.neighbours
+        batch, written, *places = (int(d) for d in node.outputs[0].shape)
+        kernel, bias = int(node.inputs[1].shape[2 + axis]), operand(node, 2)
+        stride = int(node.attrs.get("strides", [1, 1])[axis])
+        pads = [int(p) for p in node.attrs.get("pads", [0, 0, 0, 0])]
+        size = int(node.inputs[0].shape[2 + axis])
+        steps = -(-places[axis] // many)
+        reach = (steps * many - 1) * stride + kernel
+        pads[2 + axis] = max(reach - size - pads[axis], 0)
+        node.inputs[1] = self._side_by_side(node, axis, many, stride)
+        if bias is not None:
+            node.inputs[2] = gs.Constant(self._names.fresh(bias.name), np.repeat(np.asarray(bias.values), many))
+        strides = list(node.attrs.get("strides", [1, 1]))
+        strides[axis] = stride * many
+        node.attrs |= {"strides": strides, "pads": pads, "kernel_shape": list(node.inputs[1].shape[2:])}
+        apart = [*places]
+        apart[axis] = steps
+        last = node
+        for each in self._activations(node):
+            last.outputs = [self._variable(last.outputs[0], [batch, written * many, *apart])]
+            each.inputs[0] = last.outputs[0]
+            last = each
+        output = last.outputs[0]
+        last.outputs = [self._variable(output, [batch, written * many, *apart])]
+        self._order(last, output, [batch, written, many, *apart], axis, places)
+
+    def _side_by_side(self, node: gs.Node, axis: int, many: int, stride: int) -> gs.Tensor:
+        """The weights as those of neighbours: [filters · neighbours, in, ...], one longer along the axis."""
+        weight = node.inputs[1]
+        shape = [int(d) for d in weight.shape]
+        kernel = shape[2 + axis]
+        place = np.arange(kernel + stride * (many - 1)) - stride * np.arange(many)[:, None]
+        place = np.where((place >= 0) & (place < kernel), place, kernel)  # where no weight lies there is a zero
+        ends = np.zeros((2, 4), np.int64)
+        ends[1, 2 + axis] = 1
+        longer = [d + (a == 2 + axis) for a, d in enumerate(shape)]
+        split = [*shape[: 2 + axis], *place.shape, *shape[3 + axis :]]
+        order = [0, 2 + axis, *(a for a in range(1, 5) if a != 2 + axis)]
+        turned = [split[a] for a in order]
+        whole = [turned[0] * turned[1], *turned[2:]]
+        places = gs.Constant(self._names.fresh("places"), place)
+        padded = self._node("Pad", [weight, self._ints(ends.reshape(-1).tolist())], weight, longer)
+        picked = self._node("Gather", [padded, places], weight, split, axis=2 + axis)
+        moved = self._node("Transpose", [picked], weight, turned, perm=order)
+        joined = self._node("Reshape", [moved, self._ints(whole)], weight, whole)
+        self._before[id(node)] = [t.inputs[0] for t in (padded, picked, moved, joined)]
+        return joined
+
+    def _activations(self, node: gs.Node) -> list[gs.Node]:
+        """What follows the node and does the same to every element, where nobody else reads what is before it."""
+        found: list[gs.Node] = []
+        while node.outputs[0].name not in self._shared and len(node.outputs[0].outputs) == 1:
+            node = node.outputs[0].outputs[0]
+            others = [t for i, t in present(node.inputs) if i > 0]
+            alike = all(is_constant(t) and int(np.prod(t.shape)) == 1 for t in others)
+            if rules(node).in_blocks(node) != "always" or not alike or is_constant(node.inputs[0]):
+                break
+            found.append(node)
+        return found
+
+    def _order(self, last: gs.Node, output: gs.Tensor, sizes: list[int], axis: int, places: list[int]) -> None:
+        """From [batch, filters, neighbours, height, width] to positions in order."""
+        order = [0, 1, 3, 2, 4] if axis == 0 else [0, 1, 3, 4, 2]
+        whole = [sizes[0], sizes[1], *places]
+        whole[2 + axis] = sizes[3 + axis] * sizes[2]
+        apart = self._node("Reshape", [last.outputs[0], self._ints(sizes)], output, sizes)
+        turned = self._node("Transpose", [apart], output, [sizes[i] for i in order], perm=order)
+        joined = [turned, self._ints(whole)]
+        behind = [apart.inputs[0], turned.inputs[0]]
+        if whole[2:] == places:
+            behind.append(gs.Node("Reshape", self._names.fresh(f"{output.name}_joined"), {}, joined, [output]))
+        else:
+            longer = self._node("Reshape", joined, output, whole)
+            bounds = [self._ints([0]), self._ints([places[axis]]), self._ints([2 + axis])]
+            cut = gs.Node("Slice", self._names.fresh(f"{output.name}_cut"), {}, [longer, *bounds], [output])
+            behind += [longer.inputs[0], cut]
+        self._behind[id(last)] = behind
+
+    def _node(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, shape: list[int], **attrs: object) -> gs.Tensor:
+        output = self._variable(like, shape)
+        gs.Node(op, self._names.fresh(f"{like.name}_{op.lower()}"), dict(attrs), inputs, [output])
+        return output
+
+    def _variable(self, like: gs.Tensor, shape: list[int]) -> gs.Variable:
+        return gs.Variable(self._names.fresh(f"{like.name}_apart"), np.dtype(like.dtype), shape)
+
+    def _ints(self, values: list[int]) -> gs.Constant:
+        return gs.Constant(self._names.fresh("sizes"), np.asarray(values, np.int64))
+
+
+def unrolled(work: Work, axis: int, many: int) -> Work:
+    """The convolution that computes so many neighbours along a spatial axis as filters of their own."""
+
+    def at(values: tuple[int, ...], value: int) -> tuple[int, ...]:
+        return tuple(value if a == axis else v for a, v in enumerate(values))
+
+    stride = work.strides[axis]
+    return replace(
+        work,
+        kernel=at(work.kernel, work.kernel[axis] + stride * (many - 1)),
+        strides=at(work.strides, stride * many),
+        places=at(work.places, -(-work.places[axis] // many)),
+    )

@@ -1,0 +1,203 @@
+"""What is known of a weight after one look at each of its elements: its uniform slices, and where it is zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from passes.graph.tensors import Array, Index, Mask
+from passes.weights.sparsity import Nonzero
+from passes.weights.streaming import Lazy
+
+Axes = tuple[int, int]
+
+_FEW = 16
+
+
+def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
+    """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
+    if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long
+        lines = [_Line(values, a) for a in range(len(values.shape))]
+        for start, block in _placed(values):
+            for line in lines:
+                line.look(block, start)
+        values.notes.update({("line", line.axis): line for line in lines})
+    found: _Line = values.notes["line", axis]
+    return found.mask, found.value
+
+
+def zeros(values: Lazy, axis: int) -> Mask:
+    """Slices that hold nothing but zeros: bool [size]."""
+    if not values.size or len(values.shape) < 2:
+        mask, value = uniform_slices(values, axis)
+        return np.asarray(mask & (value == 0))
+    return nonzero(values, (axis, 1 if axis == 0 else 0)).empty
+
+
+def nonzero(values: Lazy, axes: Axes) -> Nonzero:
+    """Where anything is not zero, over the indices along two axes, in that order."""
+    if axes[0] > axes[1]:
+        return nonzero(values, (axes[1], axes[0])).transposed
+    if ("zeros", axes) not in values.notes:
+        values.notes["zeros", axes] = zeros = _Zeros(values, axes)
+        if values.lead in axes:
+            for start, block in _placed(values):
+                zeros.look(block, start)
+        else:
+            zeros.take(zeros.matrix())
+    found: _Zeros = values.notes["zeros", axes]
+    return Nonzero(found.rows, found.columns, found.matrix)
+
+
+def lowest(values: Lazy) -> float:
+    """The least element, not a number if one is not."""
+    if "lowest" not in values.notes:
+        values.notes["lowest"] = float(np.min([block.min() for block in values.blocks()]))
+    found: float = values.notes["lowest"]
+    return found
+
+
+def is_filled_with(values: Array | Lazy, value: object) -> bool:
+    """Whether all elements are this one."""
+    blocks = values.blocks() if isinstance(values, Lazy) else [values]
+    return all(bool(np.all(block == value)) for block in blocks)
+
+
+def peaks(values: Array | Lazy, axis: int) -> Array:
+    """The largest magnitude in each slice along an axis, not a number where one is not: the weight's type [size]."""
+    if not isinstance(values, Lazy):
+        return _peaks(values, axis)
+    found = [_peaks(block, axis) for block in values.blocks()]
+    return np.concatenate(found) if axis == values.lead else np.max(found, axis=0)
+
+
+def _peaks(block: Array, axis: int) -> Array:
+    others = tuple(a for a in range(block.ndim) if a != axis)
+    return np.asarray(np.maximum(block.max(axis=others, initial=0), -block.min(axis=others, initial=0)))
+
+
+def _placed(values: Lazy) -> Iterator[tuple[int, Array]]:
+    """Blocks that hold anything, each with its first slice along `lead`."""
+    start = 0
+    for block in values.blocks():
+        if block.size:
+            yield start, block
+        start += block.shape[values.lead]
+
+
+class _Line:
+    """The slices along one axis, as far as they have been seen."""
+
+    def __init__(self, values: Lazy, axis: int) -> None:
+        self.axis, self.lead = axis, values.lead
+        self.mask = np.full(values.shape[axis], values.size > 0)
+        self.value: Array = np.zeros(values.shape[axis], values.dtype)
+
+    def look(self, block: Array, start: int) -> None:
+        """Look at a block, whose first slice along `lead` is `start`."""
+        if self.axis == self.lead:
+            rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
+            self.value[start : start + len(rows)] = rows[:, 0]
+            self.mask[start : start + len(rows)] = _alike(rows)
+            return
+        others = tuple(a for a in range(block.ndim) if a != self.axis)
+        if start == 0:
+            self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
+        told = sorted({0, block.shape[self.lead] - 1})  # these show of most slices that they vary
+        for probe in (np.take(block, told, self.lead), block):
+            left = np.flatnonzero(self.mask)
+            if not left.size:
+                return
+            picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
+            shape = [-1 if a == self.axis else 1 for a in range(block.ndim)]
+            self.mask[left] = (picked == self.value[left].reshape(shape)).all(axis=others)
+
+
+def _alike(rows: Array) -> Mask:
+    """Whether each row [n, elements] holds one value throughout."""
+    value = rows[:, 0]
+    mask = np.asarray((rows[:, -1] == value) & (rows[:, rows.shape[1] // 2] == value))
+    doubt = np.flatnonzero(mask)
+    if doubt.size:
+        mask[doubt] = (rows[doubt] == value[doubt, None]).all(axis=1)
+    return mask
+
+
+class _Zeros:
+    """How many are not zero in each slice along two axes, the first before the second, as far as has been seen.
+
+    Where there are other axes, what lies at one place of the two counts as one.
+    """
+
+    def __init__(self, values: Lazy, axes: Axes) -> None:
+        self._values, self._axes = values, axes
+        self.rows: Index = np.zeros(values.shape[axes[0]], np.int64)
+        self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
+        self._kept: Array | None = None
+
+    def look(self, block: Array, start: int) -> None:
+        """Count what is not zero in a block."""
+        rows, columns = _counts(_reduced(block, self._axes))
+        placed = self._place(block, start)
+        self.rows[placed[0]] += rows
+        self.columns[placed[1]] += columns
+
+    def take(self, matrix: Mask) -> None:
+        """All at once, from the matrix."""
+        self.rows, self.columns = np.count_nonzero(matrix, axis=1), np.count_nonzero(matrix, axis=0)
+
+    def _place(self, block: Array, start: int) -> tuple[slice, slice]:
+        """Where the block lies along the two axes."""
+        lead = self._values.lead
+        first, second = (slice(start, start + block.shape[a]) if a == lead else slice(None) for a in self._axes)
+        return first, second
+
+    def matrix(self) -> Mask:
+        """bool [rows, columns]; where the weights are in memory it is kept, in bits."""
+        if self._kept is not None:
+            return np.unpackbits(self._kept, axis=1, count=self.columns.size).view(bool)
+        matrix = np.zeros((self.rows.size, self.columns.size), bool)
+        start = 0
+        for block in self._values.blocks():
+            matrix[self._place(block, start)] |= _reduced(block, self._axes)
+            start += block.shape[self._values.lead]
+        if not self._values.on_disk:
+            self._kept = np.packbits(matrix, axis=1)
+        return matrix
+
+
+def _counts(found: Mask) -> tuple[Index, Index]:
+    """How many are set in each row and column of a matrix.
+
+    Counting along both axes is slow. Mostly all are set that lie in a row and a column where any is; where few of these
+    are not, those are found instead.
+    """
+    held = np.asarray(found.any(axis=1)), np.asarray(found.any(axis=0))
+    sizes = [int(np.count_nonzero(some)) for some in held]
+    zeros = sizes[0] * sizes[1] - int(np.count_nonzero(found))
+    if not zeros:
+        return held[0] * sizes[1], held[1] * sizes[0]
+    if zeros * _FEW > found.size:
+        return np.count_nonzero(found, axis=1), np.count_nonzero(found, axis=0)
+    places = np.nonzero(~found & held[0][:, None] & held[1])
+    missing = (np.bincount(place, minlength=size) for place, size in zip(places, found.shape, strict=True))
+    rows, columns = (some * size - less for some, size, less in zip(held, sizes[::-1], missing, strict=True))
+    return rows, columns
+
+
+def _reduced(block: Array, axes: Axes) -> Mask:
+    """Where anything is not zero, over two axes in the order in which they lie."""
+    found = np.asarray(block != 0)
+    rest = tuple(a for a in range(block.ndim) if a not in axes)
+    if not rest:
+        return found
+    if found.all():  # soon seen, and the usual case
+        return np.ones([block.shape[a] for a in axes], bool)
+    if axes[0] > 0:
+        return np.asarray(found.any(axis=rest))
+    some = found.reshape(len(found), -1).any(axis=1)
+    left = found[some]  # the usual case of weights that were masked
+    reduced = np.zeros([block.shape[a] for a in axes], bool)
+    reduced[some] = left.all() or left.any(axis=rest)
+    return reduced

@@ -1,0 +1,332 @@
+"""`--align` and `align`: what may be asked for, and that it is done and told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import maskc as api
+from maskc.compilation import align, layer_timing
+from maskc.errors import InputError
+from maskc.frontend import model_files, onnx_file
+from passes.abstract_values.kernel_shape import Work
+from passes.model.prepare import prepared
+from passes.ops import rules
+from passes.targets.onnxruntime.kernel_rates import ANY, RATES
+from tests.maskc import build
+from tests.maskc.command import maskc, refused
+from tests.passes.targets.test_channel_multiples import chain, widths
+from tests.passes.text import loaded, model
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return build.save(chain(31, 57, side=14), tmp_path / "m.onnx")
+
+
+def compiled(source: Path, *options: str) -> list[int]:
+    """The widths that `maskc compile` leaves with these options."""
+    out = source.with_name("out.onnx")
+    result = maskc("compile", source, "-o", out, *options)
+    assert result.exit_code == 0, result.stderr
+    return widths(onnx.load(out))[:2]
+
+
+def test_each_way_to_choose(source: Path) -> None:
+    assert compiled(source, "--align", "none") == [31, 57]
+    assert compiled(source, "--align", "8") == [32, 64]
+    assert compiled(source, "--align-for", "avx512") == [32, 60]
+    assert compiled(source, "--align", "auto", "--align-for", "avx2") == [32, 60]
+    assert compiled(source, "--align-for", "cuda") == [32, 60]
+
+
+def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        api.compile(source, align_for="avx512").save(tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_terminal_and_data_say_what_stays(source: Path) -> None:
+    out = source.with_name("out.onnx")
+    told = maskc("compile", source, "-o", out, "--align", "8").stdout
+    assert "2 layers keep 8 channels for the sake of a width; `--align none` lets go of them." in told
+    explained = maskc("explain", source, "--align", "8").stdout
+    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a width of 32, a multiple of 8" in explained
+    data = json.loads(maskc("compile", source, "-o", out, "--align", "8", "--json").stdout)
+    assert data["widths"][0] == {
+        "node": "Conv -> a",
+        "op": "Conv",
+        "live": 31,
+        "kept": 32,
+        "total": 64,
+        "reason": "kept for a width of 32, a multiple of 8",
+    }
+    assert sum(len(item["channels"]) for item in data["held"] if item["aligned"]) == 8
+
+
+def test_the_page_has_a_table_of_widths(source: Path, tmp_path: Path) -> None:
+    api.compile(source, align=8).report.save(tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Layers that keep channels for their width" in page
+    assert "kept for a width of 32, a multiple of 8" in page
+
+
+@pytest.mark.parametrize("word", ["1", "0", "-8", "8.5", "fast", "", "٨"])
+def test_what_cannot_be_asked_for(source: Path, word: str) -> None:
+    words = f"must be none, auto, measure or a whole number from 2 on, and not '{word}'"
+    refused(maskc("compile", source, f"--align={word}"), 2, words)
+    assert not source.with_name("m.compiled.onnx").exists()
+
+
+def test_processors_that_cannot_be_named(source: Path) -> None:
+    unknown = "There is no table of widths for 'arm'; there are: avx512, zen4, avx2, cuda."
+    refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
+    refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
+    refused(maskc("compile", source, "--align=measure", "--align-seconds=0"), 2, "must be more than 0")
+    with pytest.raises(InputError, match="whole number from 2 on"):
+        api.compile(source, align=True)
+
+
+def test_a_processor_without_a_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(align, "instruction_set", lambda: "")
+    result = api.compile(source)
+    assert widths(result.model)[:2] == [31, 57]
+    assert any("no table of rates for this processor" in note for note in result.report.notes)
+
+
+def test_this_processor_has_a_table_or_none() -> None:
+    assert align.table_name() in {*RATES, ""}
+
+
+@pytest.mark.parametrize(
+    ("processor", "wider", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx512", "zen4"),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 26", "avx512", "avx512"),
+        ("vendor_id : GenuineIntel\ncpu family\t: 6", "avx512", "avx512"),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx2", "avx2"),
+        ("", "avx512", "avx512"),
+    ],
+)
+def test_zen_4_has_a_table_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, processor: str, wider: str, expected: str
+) -> None:
+    monkeypatch.setattr(align, "instruction_set", lambda: wider)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{processor}\n\n{processor}\n")
+    assert align.table_name() == expected
+
+
+def optimised(node: onnx.NodeProto, read: int, weights: tuple[int, ...], path: Path) -> onnx.ModelProto:
+    """What ONNX Runtime makes here of one convolution of 8 x 8 places."""
+    constant = onnx.numpy_helper.from_array(np.ones(weights, np.float32), "w")
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, channels, 8, 8))
+        for name, channels in (("x", read), ("y", weights[0]))
+    ]
+    graph = onnx.helper.make_graph([node], "one", ports[:1], ports[1:], [constant])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path)
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> None:
+    def made(read: int, written: int, groups: int = 1) -> onnx.ModelProto:
+        node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])
+        return optimised(node, read, (written, read // groups, 3, 3), tmp_path / "one.onnx")
+
+    block = made(1, 1).graph.initializer[0].dims[0]  # a filter is padded to a block of them
+    tables = [rates for rates in RATES.values() if rates.block == block]
+    if not tables:
+        pytest.skip("ONNX Runtime holds no channels in blocks on this processor")
+    dense = [(read, written, 1) for read in (3, 7, 8, 9, 12, 15, 16, 17, 18, 20, 36) for written in (5, 24)]
+    alone = [(width, width, width) for width in (4, 5, 8, 12, 18, 20, 33, 36)]
+    grouped = [(16, 16, 2), (24, 24, 2), (32, 32, 2), (48, 32, 2), (32, 48, 4)]
+    for read, written, groups in dense + alone + grouped:
+        operators = [node.op_type for node in made(read, written, groups).graph.node]
+        form = "blocked" if "ReorderInput" in operators else "entering" if "ReorderOutput" in operators else "plain"
+        depthwise = groups == read == written
+        work = Work((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
+        assert {table.form(work, read, written) for table in tables} == {form}, (read, written, groups)
+
+
+NORM = "v = ReduceMean<axes=[-1]>(q)\n u = Add(v, eps)\n s = Sqrt(u)"
+SPELLED = {
+    "Gelu": "t = Div(r, root)\n f = Erf(t)\n e = Add(f, unit)\n p = Mul(r, e)\n a = Mul(p, part)",
+    "Gelu of a half": "t = Div(r, root)\n f = Erf(t)\n e = Add(unit, f)\n p = Mul(r, part)\n a = Mul(e, p)",
+    "Swish": "t = Sigmoid(r)\n a = Mul(t, r)",
+    "by a product": "t = Mul(r, unit)\n f = Erf(t)\n e = Add(f, unit)\n p = Mul(r, e)\n a = Mul(p, part)",
+    "Tanh": "t = Tanh(r)\n a = Mul(t, r)",
+    "FastGelu": "q = Pow(r, three)\n k = Mul(q, cubic)\n s = Add(r, k)\n t = Mul(s, steep)\n f = Tanh(t)\n"
+    " e = Add(f, unit)\n p = Mul(r, part)\n a = Mul(p, e)",
+    "FastGelu of products": "k = Mul(r, cubic)\n q = Mul(k, r)\n s = Add(q, unit)\n d = Mul(r, steep)\n t = Mul(d, s)\n"
+    " f = Tanh(t)\n e = Add(f, unit)\n p = Mul(r, part)\n a = Mul(p, e)",
+    "LayerNormalization": "m = ReduceMean<axes=[-1]>(r)\n c = Sub(r, m)\n q = Pow(c, two)\n"
+    f" {NORM}\n d = Div(c, s)\n g = Mul(d, scale)\n a = Add(g, shift)",
+    "RMSNormalization": f"q = Pow(r, two)\n {NORM}\n d = Div(r, s)\n a = Mul(d, scale)",
+    "RMSNormalization by a product": f"q = Pow(r, two)\n {NORM}\n d = Div(unit, s)\n z = Mul(r, d)\n a = Mul(z, scale)",
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_what_is_said_to_be_joined_onnx_runtime_joins(name: str, tmp_path: Path) -> None:
+    source = model(
+        "(float[1,16,8,8] x) => (float[1,16,8,8] y)",
+        f"r = Conv(x, w)\n {SPELLED[name]}\n y = Conv(a, w)",
+        w=np.ones((16, 16, 1, 1), np.float32),
+        root=np.array(np.sqrt(2), np.float32),
+        unit=np.array(1, np.float32),
+        part=np.array(0.5, np.float32),
+        two=np.array(2, np.float32),
+        three=np.array(3, np.float32),
+        cubic=np.array(0.044715, np.float32),
+        steep=np.array(np.sqrt(2 / np.pi), np.float32),
+        eps=np.array(1e-5, np.float32),
+        scale=np.linspace(1, 2, 8),
+        shift=np.linspace(-1, 1, 8),
+    )
+    graph = prepared(source)
+    gone = {node.op for node in graph.nodes for node in rules(node).joined(node)}
+    assert bool(gone) == (name not in ("by a product", "Tanh"))
+    assert not gone & {*loaded(source, tmp_path)}
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(layer_timing, "_COMPARED", 0.1)
+    first = api.compile(source, align="measure", verify=True)
+    assert first.report.verification is not None
+    assert first.report.after.flops <= first.report.before.flops
+    (kept,) = (tmp_path / "cache").iterdir()
+    times = json.loads(kept.read_text())["nanoseconds"]
+    assert len(times) > 3
+    assert all(value > 0 for value in times.values())
+    monkeypatch.setattr(layer_timing, "timed", lambda *_: pytest.fail("this layer was timed before"))
+    rates, _ = layer_timing.measured(RATES["avx512"], 1.0)
+    assert rates.times == times
+
+
+@pytest.mark.parametrize("nanoseconds", [1e6, 100.0])
+def test_decides_by_what_was_timed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nanoseconds: float
+) -> None:
+    """Where all odd numbers of channels are slow, none is left, whatever the table says, and however fast they are."""
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        layer_timing, "timed", lambda _, read, written: nanoseconds * (1 + 9 * (read % 2 + written % 2))
+    )
+    monkeypatch.setattr(layer_timing, "_ratios", lambda _: [(0.9, 0.8), (1.0, 0.9)])
+    assert [width % 2 for width in widths(api.compile(source, align="measure").model)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([(0.9, 0.8), (1.0, 0.9)], [32, 60]),  # the wider model is fastest
+        ([(0.8, 0.9), (1.0, 1.1)], [31, 57]),  # the narrower one is
+        ([(1.2, 1.1), (1.0, 0.9)], [64, 64]),  # both are slower than their source
+    ],
+)
+def test_takes_what_runs_fastest(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ratios: list[tuple[float, float]],
+    expected: list[int],
+) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(align, "table_name", lambda: "avx512")
+    monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    monkeypatch.setattr(layer_timing, "_ratios", lambda _: ratios)
+    assert widths(api.compile(source, align="measure").model)[:2] == expected
+
+
+def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would be in memory several times; they go to the file as with the other ways to align."""
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(align, "table_name", lambda: "avx512")
+    monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+    large = tmp_path / "large.onnx"
+    build.save_external(onnx.load(source), large)
+    monkeypatch.setattr(layer_timing, "EMBEDDED_LIMIT", 1000)
+    monkeypatch.setattr(layer_timing, "_ratios", lambda _: pytest.fail("no room for these models"))
+    for module in (model_files, onnx_file):
+        monkeypatch.setattr(module, "STAYS", 1000)
+    assert maskc("compile", large, "--align", "measure", "-o", tmp_path / "small.onnx").exit_code == 0
+    assert widths(onnx.load(tmp_path / "small.onnx"))[:2] == [32, 60]
+    assert len(list(tmp_path.glob("small.onnx*"))) == 2, "weights stay beside the model"
+
+
+def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    work = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
+    monkeypatch.setattr(layer_timing, "timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
+    rates, _ = layer_timing.measured(None, 3600.0)
+    rates.convolution(work, 8, 8)
+    late, _ = layer_timing.measured(None, -1.0)
+    late.times.update(rates.times)
+    late.convolution(work, 8, 8)
+    assert late.convolution(work, 64, 64) == pytest.approx(2 * ANY.convolution(work, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"nanoseconds": [1',
+        "[]",
+        "3",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"of": KEY}',
+        '{"of": KEY, "nanoseconds": null}',
+        '{"of": KEY, "nanoseconds": [1]}',
+        '{"of": "another processor", "nanoseconds": {"a": 1}}',
+        '{"of": KEY, "nanoseconds": {"a": "1", "b": null, "c": NaN, "d": -1, "e": 0, "f": Infinity, "g": []}}',
+        '{"of": KEY, "nanoseconds": {"a": 1' + 400 * "0" + "}}",
+    ],
+)
+def test_a_broken_cache_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    rates, save = layer_timing.measured(None, 1.0)
+    rates.times["a"] = 1.0
+    save()
+    (path,) = tmp_path.iterdir()
+    path.write_text(text.replace("KEY", json.dumps(json.loads(path.read_text())["of"])))
+    rates, save = layer_timing.measured(None, 1.0)
+    assert rates.times == {}
+    rates.times["b"] = 2.0
+    save()
+    assert json.loads(path.read_text())["nanoseconds"] == {"b": 2.0}
+
+
+def test_what_others_timed_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    both = [layer_timing.measured(None, 1.0) for _ in range(2)]
+    for name, (rates, save) in zip("ab", both, strict=True):
+        rates.times[name] = 1.0
+        save()
+    assert layer_timing.measured(None, 1.0)[0].times == {"a": 1.0, "b": 1.0}
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    _, save = layer_timing.measured(None, 1.0)
+    save()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    layer_timing.measured(None, 1.0)[1]()
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,127 @@
+"""`maskc compile` with several models: one that fails, or dies, is no other's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from maskc.errors import InputError, MaskcError
+from maskc.jobs import workers
+from tests.maskc import build
+from tests.maskc.command import maskc, refused
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with two models and a file that is none; the working directory is the one above."""
+    (tmp_path / "models").mkdir()
+    build.save(build.mlp(), tmp_path / "models" / "a.onnx")
+    build.save(build.mlp(hidden=8), tmp_path / "models" / "c.onnx")
+    (tmp_path / "models" / "b.onnx").write_text("junk")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "models"
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+def test_outputs_are_next_to_each_or_in_a_directory(models: Path) -> None:
+    assert maskc("compile", "models/a.onnx", "models/c.onnx").exit_code == 0
+    assert names(models) == ["a.compiled.onnx", "a.onnx", "b.onnx", "c.compiled.onnx", "c.onnx"]
+    assert maskc("compile", "models/a.onnx", "models/c.onnx", "-o", "new/small", "--jobs", 1).exit_code == 0
+    small = models.parent / "new" / "small"
+    assert names(small) == ["a.compiled.onnx", "c.compiled.onnx"]
+    assert all((small / name).read_bytes() == (models / name).read_bytes() for name in names(small))
+
+
+def test_one_bad_model_does_not_stop_the_others(models: Path) -> None:
+    result = maskc("compile", "models/a.onnx", "models/b.onnx", "models/nowhere.onnx", "models/c.onnx", "-o", "out")
+    assert result.exit_code == 2
+    assert names(models.parent / "out") == ["a.compiled.onnx", "c.compiled.onnx"]
+    errors = sorted(result.stderr.splitlines())
+    assert [line.split()[:2] for line in errors] == [["Error:", f"models/{name}.onnx"] for name in ("b", "nowhere")]
+    assert "models/a.onnx → out/a.compiled.onnx: 412 → 196 FLOPs, 2.10×" in result.stdout
+    assert "2 of 4 models failed." in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("models/") and "→" not in line]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("models/a.onnx", "function"),
+        ("models/b.onnx", "failed"),
+        ("models/c.onnx", "function"),
+        ("models/nowhere.onnx", "failed"),
+    ]
+
+
+def test_a_directory_into_which_nothing_goes_is_not_left(models: Path) -> None:
+    assert maskc("compile", "models/b.onnx", "models/nowhere.onnx", "-o", "new/out").exit_code == 2
+    assert not (models.parent / "new").exists()
+
+
+def test_json_holds_a_report_or_an_error_for_each(models: Path) -> None:
+    result = maskc("compile", "models/a.onnx", "models/b.onnx", "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == told["exit_code"] == 2
+    good, bad = told["models"]  # in the order in which they were given
+    assert good["report"]["after"]["flops"] == 196 and good["error"] is None and good["exit_code"] == 0
+    assert bad["report"] is None and bad["output"] is None and "b.onnx" in bad["error"] and bad["exit_code"] == 2
+
+
+def test_quiet_prints_errors_only(models: Path) -> None:
+    result = maskc("compile", "models/a.onnx", "models/b.onnx", "-q")
+    assert result.stdout == "" and result.stderr.startswith("Error: models/b.onnx ")
+
+
+def test_nothing_takes_the_place_of_an_input_or_of_another_output(models: Path) -> None:
+    assert maskc("compile", "models/a.onnx").exit_code == 0
+    before = (models / "a.compiled.onnx").read_bytes()
+    result = maskc("compile", "models/a.onnx", "models/a.compiled.onnx")
+    refused(result, 2, "would take the place of models/a.compiled.onnx")
+    (models / "more").mkdir()
+    build.save(build.mlp(), models / "more" / "a.onnx")
+    refused(maskc("compile", "models/a.onnx", "models/more/a.onnx", "-o", "out"), 2, "would be one file")
+    refused(maskc("compile", "models/a.onnx", "models/a.onnx"), 2, "models/a.onnx is given twice")
+    refused(maskc("compile", "models/a.onnx", "models/../models/a.onnx", "-o", "out"), 2, "is given twice, once as")
+    assert (models / "a.compiled.onnx").read_bytes() == before and not (models.parent / "out").exists()
+
+
+def test_what_is_for_one_model_only_is_refused(models: Path) -> None:
+    two = ("models/a.onnx", "models/c.onnx")
+    refused(maskc("compile", *two, "--report", "r.html"), 2, "--report", "for one model")
+    refused(maskc("compile", *two, "-o", "small.onnx"), 2, "small.onnx", "directory")
+    refused(maskc("compile", *two, "-o", "models/b.onnx"), 2, "models/b.onnx", "directory")
+    refused(maskc("compile", *two, "--jobs", 0), 2, "1 or more")
+    assert names(models) == ["a.onnx", "b.onnx", "c.onnx"]
+
+
+def test_rules_are_loaded_in_each_process(models: Path) -> None:
+    (models / "rules.py").write_text("from pathlib import Path\nimport os\nPath(f'loaded.{os.getpid()}').touch()\n")
+    assert maskc("compile", "models/a.onnx", "models/c.onnx", "--rules", "models/rules.py").exit_code == 0
+    assert len(list(models.parent.glob("loaded.*"))) == 2
+
+
+def half(number: int) -> int:
+    """A task that does not always come to an end."""
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number % 2:
+        raise InputError(f"{number} is odd.")
+    if number > 10:
+        raise ValueError("too large")
+    return number // 2
+
+
+def outcomes(tasks: Sequence[int], jobs: int) -> list[int | str]:
+    found: dict[int, int | MaskcError] = dict(workers.each(half, tasks, jobs))
+    return [outcome if isinstance(outcome, int) else str(outcome) for _, outcome in sorted(found.items())]
+
+
+def test_a_process_that_dies_is_an_error_of_its_task_alone() -> None:
+    four, odd, dead, unexpected = outcomes([8, 3, 0, 12], 3)
+    assert four == 4 and odd == "3 is odd."
+    assert "signal 9" in str(dead) and "--jobs" in str(dead)
+    assert "ValueError: too large" in str(unexpected)

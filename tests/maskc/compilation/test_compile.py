@@ -1,0 +1,358 @@
+"""`maskc compile` on ONNX files: what it writes, where, and what it never leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import save_file
+
+import maskc as api
+import passes
+from maskc.frontend import model_files
+from tests.maskc import build
+from tests.maskc.command import maskc, process, refused
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Path:
+    return build.save(build.mlp(), tmp_path / "mlp.onnx")
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+def same(left: Path | onnx.ModelProto, right: Path | onnx.ModelProto, *shape: int) -> None:
+    x = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    expected = build.run(left, x=x)
+    actual = build.run(right, x=x)
+    assert list(expected) == list(actual)
+    for name, array in expected.items():
+        np.testing.assert_allclose(actual[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
+
+
+def test_writes_beside_the_input_by_default(mlp: Path) -> None:
+    result = maskc("compile", mlp)
+    assert result.exit_code == 0, result.stderr
+    assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]
+    compiled = mlp.with_name("mlp.compiled.onnx")
+    same(mlp, compiled, 3, 8)
+    weights = {tensor.name: tuple(tensor.dims) for tensor in onnx.load(compiled).graph.initializer}
+    assert (8, 8) in weights.values() and (8, 4) in weights.values()
+
+
+def test_shows_what_it_did(mlp: Path) -> None:
+    result = maskc("compile", mlp)
+    assert "FLOPs" in result.stdout and "412" in result.stdout and "196" in result.stdout
+    assert "Masked channels: 8, of which 8 are removed." in result.stdout
+    assert "Verified: the same function" in result.stdout
+    assert result.stderr == ""
+
+
+def test_output_option(mlp: Path) -> None:
+    target = mlp.parent / "other.onnx"
+    assert maskc("compile", mlp, "-o", target).exit_code == 0
+    assert files(mlp.parent) == ["mlp.onnx", "other.onnx"]
+
+
+def test_a_directory_with_one_model_compiles_beside_itself(tmp_path: Path) -> None:
+    (tmp_path / "network").mkdir()
+    build.save(build.mlp(), tmp_path / "network" / "model.onnx")
+    assert maskc("compile", f"{tmp_path}/network/").exit_code == 0
+    assert files(tmp_path) == ["network", "network.compiled.onnx"]
+
+
+def test_json_is_one_object_and_the_report_file_holds_the_same(mlp: Path) -> None:
+    report = mlp.parent / "report.json"
+    result = maskc("compile", mlp, "--report", report, "--json")
+    assert result.exit_code == 0 and result.stderr == ""
+    told = json.loads(result.stdout)
+    assert told == json.loads(report.read_text())
+    assert (told["before"]["flops"], told["after"]["flops"]) == (412, 196)
+    assert told["before"]["bytes"] == mlp.stat().st_size
+    assert told["after"]["bytes"] == mlp.with_name("mlp.compiled.onnx").stat().st_size
+    assert told["channels"] == {"masked": 8, "removed": 8, "held": 0}
+    assert told["held"] == []
+    assert told["verification"]["passed"] is True
+    assert set(told["seconds"]) >= {"facts", "layout", "rewrite"}
+    assert told["reduction"] == pytest.approx(412 / 196)
+
+
+def test_no_verify_makes_no_verification(mlp: Path) -> None:
+    result = maskc("compile", mlp, "--no-verify", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["verification"] is None
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors"])
+def test_masks_from_a_file(tmp_path: Path, form: str) -> None:
+    source = build.save(build.cnn(), tmp_path / "cnn.onnx")
+    masks = {
+        "act": np.array([1, 0, 1, 0, 0, 1], np.float32),
+        "flat@-1": np.array([1, 1, 1, 1, 1, 0], np.uint8),
+    }
+    file = tmp_path / f"masks.{form}"
+    if form == "npz":
+        np.savez(file, **masks)
+    else:
+        save_file(masks, file)
+    result = maskc("compile", source, "--masks", file, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    compiled = onnx.load(told["output"])
+    kernel = next(item for item in compiled.graph.node if item.op_type == "Conv").input[1]
+    assert next(tuple(t.dims) for t in compiled.graph.initializer if t.name == kernel)[0] == 2
+    # The input file's own count is what the reduction is measured from, without the masks put in.
+    assert told["before"]["flops"] == maskc_flops(source)
+
+
+def maskc_flops(path: Path) -> int:
+    return int(json.loads(maskc("flops", path, "--json").stdout)["flops"])
+
+
+def test_same_input_same_bytes_in_any_process(mlp: Path) -> None:
+    first, second = mlp.parent / "first.onnx", mlp.parent / "second.onnx"
+    for target, seed in ((first, "1"), (second, "2")):
+        done = process("compile", mlp, "-o", target, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_input_is_left_as_it_is(mlp: Path) -> None:
+    before = mlp.read_bytes()
+    maskc("compile", mlp)
+    assert mlp.read_bytes() == before
+
+
+def test_keeps_what_the_model_says_about_itself(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.producer_name, built.doc_string, built.model_version = "maker", "what it is for", 7
+    built.metadata_props.add(key="license", value="Apache-2.0")
+    source = build.save(built, tmp_path / "m.onnx")
+    assert maskc("compile", source).exit_code == 0
+    compiled = onnx.load(tmp_path / "m.compiled.onnx")
+    assert (compiled.ir_version, compiled.opset_import[0].version) == (8, 17)
+    assert (compiled.producer_name, compiled.doc_string, compiled.model_version) == (
+        "maker",
+        "what it is for",
+        7,
+    )
+    assert [(entry.key, entry.value) for entry in compiled.metadata_props] == [("license", "Apache-2.0")]
+    for side in ("input", "output"):
+        assert list(getattr(compiled.graph, side)) == list(getattr(built.graph, side))
+
+
+# What goes wrong leaves nothing behind.
+
+
+@pytest.fixture
+def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that drops a bias."""
+    right = passes.shrink
+
+    def wrong(model: onnx.ModelProto, adapters: passes.Policy, **options: Any) -> passes.Shrunk:
+        shrunk = right(model, adapters)
+        for tensor in shrunk.model.graph.initializer:
+            if len(tensor.dims) == 1:
+                tensor.CopyFrom(build.constant(tensor.name, np.zeros(tensor.dims)))
+        return shrunk
+
+    monkeypatch.setattr(passes, "shrink", wrong)
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_failed_verification_writes_nothing(mlp: Path) -> None:
+    report = mlp.parent / "report.json"
+    result = maskc("compile", mlp, "--report", report)
+    refused(result, 1, "'y'", "allowed", "Nothing was written")
+    assert files(mlp.parent) == ["mlp.onnx"]
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_failed_compile_keeps_the_file_that_is_there(mlp: Path) -> None:
+    target = mlp.with_name("mlp.compiled.onnx")
+    target.write_bytes(b"what was there")
+    assert maskc("compile", mlp).exit_code == 1
+    assert target.read_bytes() == b"what was there"
+    assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_without_verification_the_difference_is_not_seen(mlp: Path) -> None:
+    assert maskc("compile", mlp, "--no-verify").exit_code == 0
+
+
+def test_a_write_that_breaks_off_keeps_the_file_that_is_there(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = mlp.with_name("mlp.compiled.onnx")
+    target.write_bytes(b"what was there")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("maskc.frontend.model_files.os.fsync", full)
+    refused(maskc("compile", mlp), 2, "cannot be written", "No space left on device")
+    assert target.read_bytes() == b"what was there"
+    assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]
+
+
+def test_never_overwrites_the_input(mlp: Path) -> None:
+    before = mlp.read_bytes()
+    link = mlp.parent / "link.onnx"
+    link.symlink_to(mlp)
+    for target in (mlp, link, mlp.parent / "." / "mlp.onnx"):
+        refused(maskc("compile", mlp, "-o", target), 2, "input itself")
+    (mlp.parent / "link.json").symlink_to(mlp)
+    refused(maskc("compile", mlp, "--report", mlp.parent / "link.json"), 2, "input itself")
+    assert mlp.read_bytes() == before
+
+
+def test_never_overwrites_the_weights_of_the_input(tmp_path: Path) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    weights = tmp_path / "m.onnx.weights"
+    before = weights.read_bytes()
+    refused(maskc("compile", source, "-o", weights), 2, "input itself")
+    assert weights.read_bytes() == before
+
+
+def test_never_overwrites_the_masks(mlp: Path) -> None:
+    masks = mlp.parent / "masks.npz"
+    np.savez(masks, c=np.ones(16))
+    refused(maskc("compile", mlp, "--masks", masks, "-o", masks), 2, "input itself")
+
+
+def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None:
+    refused(maskc("compile", mlp, "-o", mlp.parent), 2, "is a directory")
+    refused(maskc("compile", mlp, "-o", mlp.parent / "no" / "m.onnx"), 2, "does not exist")
+    refused(maskc("compile", mlp, "--report", mlp.parent / "no" / "r.json"), 2, "does not exist")
+    both = mlp.parent / "both.json"
+    refused(maskc("compile", mlp, "-o", both, "--report", both), 2, "same file")
+    assert files(mlp.parent) == ["mlp.onnx"]
+
+
+def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
+    """A device or a pipe in its place would be gone, `/dev/null` for whoever may write to its directory."""
+    pipe = mlp.parent / "pipe"
+    os.mkfifo(pipe)
+    refused(maskc("compile", mlp, "-o", pipe), 2, "pipe cannot be written", "not a file")
+    with pytest.raises(api.InputError, match="not a file"):
+        api.compile(mlp).save(pipe)
+    pipe = pipe.rename(mlp.parent / "pipe.html")
+    refused(maskc("compile", mlp, "--report", pipe), 2, "pipe.html cannot be written", "not a file")
+    assert pipe.is_fifo()
+
+
+def test_a_model_that_no_random_input_fits_compiles_with_a_warning(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.graph.node[-1].output[0] = "flat"
+    built.graph.initializer.append(build.constant("shape", [7, 44], np.int64))
+    built.graph.node.append(build.node("Reshape", "flat shape", "y"))
+    built.graph.output[0].CopyFrom(build.value("y", [7, 44]))
+    source = build.save(built, tmp_path / "m.onnx")
+    result = maskc("compile", source)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("Warning: Not verified: ") and "--inputs" in result.stderr
+    assert (tmp_path / "m.compiled.onnx").is_file()
+
+
+# Python.
+
+
+def test_compile_takes_a_model_and_leaves_it_untouched() -> None:
+    built = build.mlp()
+    before = built.SerializeToString()
+    result = api.compile(built, {"c": np.array([0, 0] + [1] * 14)}, verify=True)
+    assert built.SerializeToString() == before
+    assert result.report.verification is not None and result.report.verification.passed
+    assert result.report.before.flops == 412
+    # A channel that is masked twice is one channel: 7 of the 8 even ones are left.
+    assert {tuple(t.dims) for t in result.model.graph.initializer} >= {(8, 7), (7, 4)}
+
+
+def test_compile_takes_paths_and_saves(mlp: Path) -> None:
+    result = api.compile(str(mlp))
+    assert result.report.verification is None
+    target = mlp.parent / "saved.onnx"
+    result.save(target)
+    assert target.read_bytes() == model_files.serialized(result.model)
+    same(mlp, target, 2, 8)
+
+
+def test_compile_raises_errors_of_its_own(mlp: Path) -> None:
+    with pytest.raises(api.MaskcError):
+        api.compile("nowhere.onnx")
+    with pytest.raises(api.InputError):
+        api.compile(mlp, {"nowhere": [1]})
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_compile_raises_when_the_verification_fails() -> None:
+    with pytest.raises(api.NotEquivalentError, match="'y'"):
+        api.compile(build.mlp(), verify=True)
+
+
+def test_flops_counts_the_model_as_it_stands() -> None:
+    counted = api.flops(build.mlp())
+    # 2·8·16 − 16 + 16 + 16 + 16 (MatMul, Add, Relu, Mul) and 2·16·4 − 4.
+    assert (counted.flops, counted.macs) == (412, 192)
+    assert counted.params == 8 * 16 + 16 + 16 + 16 * 4
+    masked = api.flops(build.mlp(), {"c": [0] * 14 + [1, 1]})
+    assert masked.flops == 8 * 2 - 1 + 1 + 1 + 4
+
+
+# Large models.
+
+
+def test_weights_that_do_not_fit_go_beside_the_model(tmp_path: Path) -> None:
+    target = tmp_path / "big.onnx"
+    built = build.mlp(masked=False, hidden=64)
+    size = model_files.write_model(built, target, limit=1000)
+    names = files(tmp_path)
+    assert names[0] == "big.onnx" and names[1].startswith("big.onnx.") and names[1].endswith(".data")
+    assert len(names) == 2 and size == sum((tmp_path / name).stat().st_size for name in names)
+    onnx.checker.check_model(str(target), full_check=True)
+    same(built, target, 3, 8)
+    for left, right in zip(onnx.load(target).graph.initializer, built.graph.initializer, strict=True):
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(left), onnx.numpy_helper.to_array(right))
+
+
+def test_replacing_a_large_model_replaces_its_weights(tmp_path: Path) -> None:
+    target = tmp_path / "big.onnx"
+    model_files.write_model(build.mlp(masked=False, hidden=64), target, limit=1000)
+    old = files(tmp_path)
+    model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
+    new = files(tmp_path)
+    assert len(new) == 2 and new != old
+    model_files.write_model(build.mlp(), target)
+    assert files(tmp_path) == ["big.onnx"]
+
+
+def test_a_large_write_that_breaks_off_leaves_the_old_model_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "big.onnx"
+    old = build.mlp(masked=False, hidden=64)
+    model_files.write_model(old, target, limit=1000)
+
+    def broken(path: Path, data: bytes) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(model_files, "write_bytes", broken)
+    with pytest.raises(api.InputError, match="Input/output error"):
+        model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
+    same(old, target, 3, 8)
+    assert len(files(tmp_path)) == 2
+
+
+def test_models_with_external_data_compile(tmp_path: Path) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    result = maskc("compile", source, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["before"]["bytes"] == sum(f.stat().st_size for f in (source, tmp_path / "m.onnx.weights"))
+    same(source, Path(told["output"]), 3, 8)

@@ -1,0 +1,277 @@
+"""Models whose weights are in files: how much memory they take, where the files may be, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto
+
+import maskc as api
+from benchmarks import large
+from maskc import frontend
+from maskc.compilation.compile import compile_file
+from maskc.frontend import model_files, onnx_file
+from maskc.frontend.graphs import all_tensors, array_of, has_external
+from passes.weights import streaming
+from passes.weights.external_file import Store
+from tests.maskc import build
+from tests.maskc.command import maskc, process, refused
+
+
+@pytest.fixture
+def staying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are left in their files, and large, however few they are."""
+    monkeypatch.setattr(onnx_file, "STAYS", 1)
+    monkeypatch.setattr(model_files, "STAYS", 1)
+    for module in (onnx_file, streaming):
+        monkeypatch.setattr(module, "LARGE", 65)
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file())
+
+
+def weights(path: Path) -> list[tuple[str, list[int], bytes]]:
+    model = onnx.load(path)
+    return [(t.name, list(t.dims), onnx.numpy_helper.to_array(t).tobytes()) for t in model.graph.initializer]
+
+
+def scattered(built: ModelProto, directory: Path) -> Path:
+    """The model with weights in several files, at odd offsets, in a folder and under a name with blanks in it."""
+    (directory / "inner").mkdir()
+    copy = ModelProto.FromString(built.SerializeToString())
+    for number, tensor in enumerate(copy.graph.initializer):
+        location = ("weights", "inner/more weights")[number % 2]
+        data = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
+        with (directory / location).open("ab") as file:
+            file.write(b"\7" * (number + 1))
+            offset = file.tell()
+            file.write(data)
+        for field in ("raw_data", "float_data"):
+            tensor.ClearField(field)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        tensor.external_data.add(key="offset", value=str(offset))
+        if number % 3:  # it may be left out
+            tensor.external_data.add(key="length", value=str(len(data)))
+    return build.save(copy, directory / "m.onnx")
+
+
+def test_memory_is_bounded_whatever_the_size_of_the_model(tmp_path: Path) -> None:
+    made = large.transformer(tmp_path / "m.onnx", 0.4)
+    size = (tmp_path / "weights").stat().st_size
+    assert size > 3 * 10**8 and made.largest < size / 5
+    told = tmp_path / "measured"
+    arguments = ("compile", tmp_path / "m.onnx", "-o", tmp_path / "out.onnx", "--no-verify")
+    result = process(*arguments, code=large.MEASURED, MEASURED=str(told))
+    assert result.returncode == 0, result.stderr
+    assert int(told.read_text().split()[0]) <= 1.3 * made.largest + 400e6
+    names = files(tmp_path)
+    written = next(name for name in names if name.startswith("out.onnx.") and name.endswith(".data"))
+    assert names == sorted(["m.onnx", "measured", "out.onnx", written, "weights"])
+    assert 0.4 * size < (tmp_path / written).stat().st_size < 0.75 * size
+    onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
+
+
+@pytest.mark.usefixtures("staying")
+def test_weights_in_files_make_the_model_that_those_inside_make(tmp_path: Path) -> None:
+    built = build.mlp(hidden=64)
+    source = scattered(built, tmp_path)
+    assert has_external(frontend.read(source, stay=True).model)
+    assert not has_external(frontend.read(source).model)
+    result = maskc("compile", source, "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert "same function" in result.stdout
+    maskc("compile", build.save(built, tmp_path / "whole.onnx"), "-o", tmp_path / "other.onnx")
+    assert weights(tmp_path / "out.onnx") == weights(tmp_path / "other.onnx")
+    inside = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    located = {e.value for t in all_tensors(inside) for e in t.external_data if e.key == "location"}
+    assert located == {name for name in files(tmp_path) if name.endswith(".data")}
+    assert any(t.data_location == TensorProto.EXTERNAL for t in inside.graph.initializer)
+
+
+@pytest.mark.usefixtures("staying")
+def test_the_same_bytes_each_time_and_old_ones_go(tmp_path: Path) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    outputs = []
+    for _ in range(2):
+        compile_file(source, tmp_path / "out.onnx", verify=False)
+        names = [name for name in files(tmp_path) if name.startswith("out")]
+        outputs.append([(name, (tmp_path / name).read_bytes()) for name in names])
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 2
+    (tmp_path / "b").mkdir()
+    source = scattered(build.mlp(hidden=32), tmp_path / "b")
+    compile_file(source, tmp_path / "out.onnx", verify=False)
+    assert outputs[0][1][0] not in files(tmp_path) and len(files(tmp_path)) == 8
+
+
+@pytest.mark.usefixtures("staying")
+def test_masks_of_a_file_and_sizes_go_with_weights_in_files(tmp_path: Path) -> None:
+    source = scattered(build.mlp(masked=False, hidden=64), tmp_path)
+    np.savez(tmp_path / "masks.npz", **{"w1@1": np.arange(64) % 2, "c": np.arange(64) % 3 > 0})
+    result = maskc(
+        "compile", source, "--masks", tmp_path / "masks.npz", "--shape", "x=3x8", "-o", tmp_path / "out.onnx"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "same function" in result.stdout
+
+
+@pytest.mark.usefixtures("staying")
+def test_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scattered(build.mlp(hidden=64), tmp_path)
+    monkeypatch.chdir(tmp_path / "inner")
+    assert maskc("compile", "../m.onnx", "-o", "../out.onnx").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert maskc("compile", "m.onnx", "-o", "other.onnx").exit_code == 0
+    assert weights(tmp_path / "out.onnx") == weights(tmp_path / "other.onnx")
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    (tmp_path / "out.onnx").write_bytes(b"what was there")
+    before = files(tmp_path)
+
+    def full(store: Store, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "_take", full)
+    refused(maskc("compile", source, "-o", tmp_path / "out.onnx"), 2, "out.onnx cannot be written", "No space left")
+    assert files(tmp_path) == before and (tmp_path / "out.onnx").read_bytes() == b"what was there"
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_file_that_ends_before_its_tensors(tmp_path: Path) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    file = tmp_path / "inner" / "more weights"
+    os.truncate(file, file.stat().st_size - 1)
+    refused(maskc("compile", source), 2, "end beyond the end of", "more weights", "not whole")
+    file.unlink()
+    refused(maskc("compile", source), 2, "is missing", "more weights")
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_length_that_is_not_that_of_the_shape(tmp_path: Path) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    light = onnx.load(source, load_external_data=False)
+    tensor = next(t for t in light.graph.initializer if len(t.external_data) == 3)
+    tensor.external_data[2].value = "12"
+    build.save(light, source)
+    refused(maskc("compile", source), 2, f"'{tensor.name}' are 12 bytes", "its shape needs")
+
+
+@pytest.mark.usefixtures("staying")
+@pytest.mark.parametrize(("key", "value"), [("offset", "-8"), ("offset", "1e3"), ("length", "all")])
+def test_a_place_that_is_no_number(tmp_path: Path, key: str, value: str) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    light = onnx.load(source, load_external_data=False)
+    tensor = next(t for t in light.graph.initializer if len(t.external_data) == 3)
+    next(entry for entry in tensor.external_data if entry.key == key).value = value
+    build.save(light, source)
+    refused(maskc("compile", source), 2, f"'{tensor.name}'", f"'{value}'", key)
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_length_of_0_is_none(tmp_path: Path) -> None:
+    """So ONNX and ONNX Runtime read it."""
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    light = onnx.load(source, load_external_data=False)
+    for tensor in light.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "0" if entry.key == "length" else entry.value
+    build.save(light, source)
+    compile_file(source, tmp_path / "out.onnx")
+
+
+@pytest.mark.usefixtures("staying")
+def test_files_that_are_read_never_go(tmp_path: Path) -> None:
+    """A compiled model under another name reads the file of weights that was written with it."""
+    source = scattered(build.mlp(masked=False, hidden=64), tmp_path)
+    compile_file(source, tmp_path / "out.onnx", verify=False)
+    (data,) = (name for name in files(tmp_path) if name.startswith("out.onnx."))
+    renamed = (tmp_path / "out.onnx").rename(tmp_path / "renamed.onnx")
+    masks = {"w1@1": np.arange(64) % 2}
+    np.savez(tmp_path / "masks.npz", **masks)
+    compile_file(renamed, tmp_path / "out.onnx", tmp_path / "masks.npz", verify=False)
+    assert data in files(tmp_path)
+    api.compile(renamed, masks).save(tmp_path / "out.onnx")
+    assert data in files(tmp_path)
+
+
+@pytest.mark.usefixtures("staying")
+def test_a_file_that_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    right = frontend.read
+
+    def gone(*arguments: object, **options: object) -> frontend.Source:
+        found = right(*arguments, **options)  # type: ignore[arg-type]
+        (tmp_path / "weights").unlink()
+        return found
+
+    monkeypatch.setattr(frontend, "read", gone)
+    refused(maskc("compile", source, "-o", tmp_path / "out.onnx"), 2, "cannot be read", "weights")
+    assert files(tmp_path) == ["inner/more weights", "m.onnx"]
+
+
+def test_few_weights_become_one_file(tmp_path: Path) -> None:
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    compile_file(source, tmp_path / "out.onnx")
+    assert [name for name in files(tmp_path) if name.startswith("out")] == ["out.onnx"]
+
+
+def test_many_weights_of_which_few_are_left_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "STAYS", 1)
+    monkeypatch.setattr(onnx_file, "LARGE", 65)
+    source = scattered(build.mlp(hidden=64), tmp_path)
+    assert has_external(frontend.read(source, stay=True).model)
+    compile_file(source, tmp_path / "out.onnx")
+    assert [name for name in files(tmp_path) if name.startswith("out")] == ["out.onnx"]
+
+
+def test_a_model_in_memory_that_is_too_large_for_one_file(tmp_path: Path) -> None:
+    built = build.mlp(hidden=64)
+    before = built.SerializeToString(deterministic=True)
+    model_files.write_model(built, tmp_path / "out.onnx", limit=1)
+    assert built.SerializeToString(deterministic=True) == before
+    found = onnx.load(tmp_path / "out.onnx")
+    for tensor, other in zip(found.graph.initializer, built.graph.initializer, strict=True):
+        np.testing.assert_array_equal(array_of(tensor), array_of(other))
+
+
+@pytest.mark.parametrize("stays", [1, onnx_file.STAYS])
+def test_weights_that_share_their_place_in_a_file_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: int
+) -> None:
+    for module in (onnx_file, model_files):
+        monkeypatch.setattr(module, "STAYS", stays)
+    nodes = [
+        build.node("MatMul", "x w1", "a"),
+        build.node("Relu", "a", "b"),
+        build.node("Mul", "b mask", "c"),
+        build.node("MatMul", "c w2", "d"),
+        build.node("Relu", "d", "e"),
+        build.node("MatMul", "e w3", "y"),
+    ]
+    weights = [build.weight("w1", 128, 128), build.constant("mask", np.arange(128) > 8)]
+    built = build.model(nodes, [build.value("x", ["n", 128])], [build.value("y", ["n", 128])], weights)
+    first = built.graph.initializer[0]
+    (tmp_path / "weights").write_bytes(first.raw_data)
+    first.ClearField("raw_data")
+    first.data_location = TensorProto.EXTERNAL
+    first.external_data.add(key="location", value="weights")
+    for name in ("w2", "w3"):
+        built.graph.initializer.add().CopyFrom(first)
+        built.graph.initializer[-1].name = name
+    source = build.save(built, tmp_path / "m.onnx")
+    compiled = tmp_path / "out.onnx"
+    report = compile_file(source, compiled)
+    assert report.verification is not None
+    size = sum((tmp_path / name).stat().st_size for name in files(tmp_path) if name.startswith("out"))
+    assert size < source.stat().st_size + (tmp_path / "weights").stat().st_size + 8192
+    np.savez(tmp_path / "masks.npz", **{"w2@0": np.arange(128) % 2})  # they still have their names
+    masked = compile_file(source, compiled, tmp_path / "masks.npz")
+    assert masked.verification is not None and masked.after.flops < report.after.flops

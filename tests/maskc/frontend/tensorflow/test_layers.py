@@ -1,0 +1,137 @@
+"""Every layer and every activation of Keras, converted and compared with TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from maskc.errors import InputError
+from tests.maskc.frontend.tensorflow.layers import CASES, NOT_LAYERS, REFUSED, SEQUENCE, Case, each
+
+pytestmark = pytest.mark.tensorflow
+
+# Relative to the largest value of an output.
+TOLERANCE = 1e-5
+
+# Functions of the module that are no activations.
+NO_ACTIVATIONS = {"deserialize", "get", "serialize"}
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    from maskc.frontend.tensorflow.convert import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return keras
+
+
+def randomise(model: Any) -> None:
+    """Weights as after training: no zeros, no biases of 0, no variances of 1."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "float" in str(weight.dtype):
+            values = rng.normal(scale=0.5, size=weight.shape)
+            weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values)
+
+
+def agrees(model: Any, case: Case) -> onnx.ModelProto:
+    """The model in ONNX, checked, after it has computed what TensorFlow computes at two sizes."""
+    import onnxruntime
+
+    from maskc.frontend.tensorflow.keras import from_model
+
+    original = from_model(model)
+    converted = original.to_onnx()
+    onnx.checker.check_model(converted, full_check=True)
+    session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch, free in ((1, 7), (3, 5)):
+        given = dict(zip(original.inputs, case.data(batch, batch, free), strict=True))
+        wanted = original.run(given)
+        needed = {item.name for item in session.get_inputs()}
+        found = session.run(list(wanted), {name: value for name, value in given.items() if name in needed})
+        for (name, expected), actual in zip(wanted.items(), found, strict=True):
+            assert actual.dtype == expected.dtype, name
+            scale = max(float(np.abs(expected).max(initial=0)), 1e-30)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * scale, err_msg=name)
+    return converted
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layer(keras: Any, name: str) -> None:
+    model = CASES[name].model(keras)
+    randomise(model)
+    agrees(model, CASES[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_layer(keras: Any, name: str) -> None:
+    from maskc.frontend.tensorflow.keras import to_onnx
+
+    case, operator = REFUSED[name]
+    with pytest.raises(InputError, match=operator) as refusal:
+        to_onnx(case.model(keras))
+    assert "culprit" in str(refusal.value)
+
+
+def test_every_layer_has_a_case(keras: Any) -> None:
+    layers = {
+        item.__name__
+        for item in vars(keras.layers).values()
+        if inspect.isclass(item) and issubclass(item, keras.layers.Layer)
+    }
+    assert layers == {*CASES, *REFUSED, *NOT_LAYERS}
+
+
+def test_activations(keras: Any) -> None:
+    names = [name for name in dir(keras.activations) if not name.startswith("_") and name not in NO_ACTIVATIONS]
+    assert len(names) > 25
+    functions = [getattr(keras.activations, name) for name in names]
+    more = {"threshold": {"threshold": 0.2, "default_value": -1.0}}
+    functions = [functools.partial(f, **more.get(name, {})) for f, name in zip(functions, names, strict=True)]
+    case = each(SEQUENCE, *(lambda k, f=f: k.Activation(f) for f in functions))
+    agrees(case.model(keras), case)
+
+
+def test_masked_sequences(keras: Any) -> None:
+    """Masks of time steps, which go through recurrent layers, attention and pooling."""
+    from tests.maskc.frontend.tensorflow.layers import words
+
+    def outputs(k: Any, ids: Any) -> list[Any]:
+        x = k.Embedding(9, 8, mask_zero=True)(ids)
+        return [
+            k.LSTM(3)(x),
+            k.GRU(3, return_sequences=True)(x),
+            k.Bidirectional(k.GRU(3, return_sequences=True))(x),
+            k.SimpleRNN(3, return_sequences=True, go_backwards=True)(x),
+            k.MultiHeadAttention(2, 4)(x, x),
+            k.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True),
+            k.Attention()([x, x]),
+            k.GlobalAveragePooling1D()(x),
+            k.TimeDistributed(k.Dense(2))(x),
+        ]
+
+    case = Case(((6,),), outputs, dtype="int32", draw=words)
+    model = case.model(keras)
+    randomise(model)
+    agrees(model, case)
+
+
+def test_a_layer_that_augments_data_is_left_out_but_where_it_is_served(keras: Any, tmp_path: Any) -> None:
+    """Keras exports it as it is in training, so that what is served is another function at each call."""
+    from maskc.frontend import load
+
+    layers = [keras.Input((8, 8, 3)), keras.layers.RandomFlip(), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    model.save(tmp_path / "model.keras")
+    assert {node.op_type for node in load(tmp_path / "model.keras").graph.node} <= {"Reshape", "MatMul", "Add", "Gemm"}
+    model.export(tmp_path / "exported", verbose=False)
+    with pytest.raises(InputError, match=r"draws random numbers .* give the \.keras file"):
+        load(tmp_path / "exported")

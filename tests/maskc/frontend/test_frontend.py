@@ -1,0 +1,289 @@
+"""TensorFlow models as ONNX: the same function, sensible names, the same bytes; refusals name the layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from maskc import frontend
+from tests.maskc import build
+from tests.maskc.command import maskc, process, refused
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    from maskc.frontend.tensorflow.convert import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return keras
+
+
+@pytest.fixture(scope="module")
+def network(keras: Any) -> Any:
+    """Two inputs out of alphabetical order, two outputs, convolutions and a batch normalization."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    extra = keras.Input((4,), name="extra")
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(image)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Concatenate()([x, layers.Dense(4, activation="relu")(extra)])
+    model = keras.Model([image, extra], [layers.Dense(5, name="logits")(x), layers.Dense(2, name="box")(x)])
+    for weight in model.weights:
+        weight.assign(np.abs(keras.random.normal(weight.shape, seed=3)) + 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def stored(network: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("models")
+    network.save(directory / "network.keras")
+    network.export(directory / "saved", verbose=False)
+    return {"keras": directory / "network.keras", "saved_model": directory / "saved"}
+
+
+def data(batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(batch)
+    return {
+        "image": rng.normal(size=(batch, 8, 8, 3)).astype(np.float32),
+        "extra": rng.normal(size=(batch, 4)).astype(np.float32),
+    }
+
+
+def dims(item: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("form", ["keras", "saved_model"])
+def test_computes_what_keras_computes(network: Any, stored: dict[str, Path], form: str) -> None:
+    model = frontend.load(stored[form])
+    onnx.checker.check_model(model, full_check=True)
+    for batch in (1, 3):
+        inputs = data(batch)
+        expected = network([inputs["image"], inputs["extra"]], training=False)
+        actual = build.run(model, **inputs)
+        for left, right in zip(expected, actual.values(), strict=True):
+            np.testing.assert_allclose(right, left, rtol=0, atol=1e-5 * np.abs(left).max())
+
+
+def test_names_and_sizes(stored: dict[str, Path]) -> None:
+    model = frontend.load(stored["keras"])
+    assert [(item.name, dims(item)) for item in model.graph.input] == [
+        ("image", ["batch", 8, 8, 3]),
+        ("extra", ["batch", 4]),
+    ]
+    assert [(item.name, dims(item)) for item in model.graph.output] == [
+        ("logits", ["batch", 5]),
+        ("box", ["batch", 2]),
+    ]
+    exported = frontend.load(stored["saved_model"])
+    assert {item.name for item in exported.graph.input} == {"image", "extra"}
+    assert [item.name for item in exported.graph.output] == ["output_0", "output_1"]
+
+
+def test_a_model_in_memory_is_the_same_as_its_file(network: Any, stored: dict[str, Path]) -> None:
+    from maskc.frontend.tensorflow.keras import to_onnx
+
+    left, right = to_onnx(network), frontend.load(stored["keras"])
+    assert [node.op_type for node in left.graph.node] == [node.op_type for node in right.graph.node]
+    inputs = data(2)
+    for name, array in build.run(left, **inputs).items():
+        np.testing.assert_array_equal(build.run(right, **inputs)[name], array)
+
+
+@pytest.mark.parametrize("form", ["keras", "saved_model"])
+def test_same_bytes_every_time(stored: dict[str, Path], form: str) -> None:
+    first, second = (frontend.load(stored[form]).SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_same_bytes_in_another_process(stored: dict[str, Path], tmp_path: Path) -> None:
+    here, there = tmp_path / "here.onnx", tmp_path / "there.onnx"
+    assert maskc("compile", stored["saved_model"], "-o", here).exit_code == 0
+    done = process("compile", stored["saved_model"], "-o", there, PYTHONHASHSEED="7")
+    assert done.returncode == 0, done.stderr
+    assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["keras", "saved_model"])
+def test_compile_and_verify(stored: dict[str, Path], form: str, tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled.onnx"
+    result = maskc("compile", stored[form], "-o", compiled, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert {output["against"] for output in told["verification"]["outputs"]} == {"ONNX Runtime", "TensorFlow"}
+    result = maskc("verify", stored[form], compiled, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert all(output["max_rel"] < 1e-5 for output in told["verification"]["outputs"])
+
+
+def test_default_outputs(stored: dict[str, Path]) -> None:
+    for path in stored.values():
+        assert maskc("compile", path, "--no-verify").exit_code == 0
+    directory = stored["keras"].parent
+    assert (directory / "network.compiled.onnx").is_file()
+    assert (directory / "saved.compiled.onnx").is_file()
+
+
+def test_the_command_is_quiet(stored: dict[str, Path], tmp_path: Path) -> None:
+    done = process("compile", stored["saved_model"], "-o", tmp_path / "c.onnx", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    json.loads(done.stdout)
+
+
+def test_masks_for_a_tensorflow_model(stored: dict[str, Path], tmp_path: Path) -> None:
+    source = frontend.load(stored["keras"])
+    convolved = {node.output[0] for node in source.graph.node if node.op_type == "Conv"}
+    relu = next(node for node in source.graph.node if node.op_type == "Relu" and node.input[0] in convolved)
+    masks = tmp_path / "masks.npz"
+    np.savez(masks, **{relu.output[0]: np.array([1, 0, 1, 0, 0, 1, 1, 1])})
+    compiled = tmp_path / "c.onnx"
+    result = maskc("compile", stored["keras"], "--masks", masks, "--align", "none", "-o", compiled, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["after"]["flops"] < told["before"]["flops"]
+    assert maskc("verify", stored["keras"], compiled, "--masks", masks).exit_code == 0
+    assert maskc("verify", stored["keras"], compiled).exit_code == 1
+
+
+def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
+    stored: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskc.frontend.tensorflow import convert
+
+    right = convert._convert
+
+    def wrong(source: Any) -> onnx.ModelProto:
+        model = right(source)
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 2:
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return model
+
+    monkeypatch.setattr(convert, "_convert", wrong)
+    result = maskc("compile", stored["keras"], "-o", tmp_path / "c.onnx")
+    refused(result, 1, "TensorFlow", "tf2onnx converted the model wrongly")
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_layers_that_have_no_onnx_form_are_named(keras: Any, tmp_path: Path) -> None:
+    text = keras.Input((1,), dtype="string")
+    path = tmp_path / "m.keras"
+    keras.Model(text, keras.layers.Hashing(8, name="culprit")(text)).save(path)
+    refused(maskc("compile", path), 2, "StringToHashBucketFast", "culprit")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.keras"]
+
+
+def test_kinds_of_keras_models(keras: Any) -> None:
+    from maskc.frontend.tensorflow.keras import to_onnx
+
+    layers = keras.layers
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    own = Own()
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    own(x)
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    named = keras.Model({"a": a, "b": b}, {"sum": layers.Add()([a, b]), "product": layers.Multiply()([a, b])})
+    shared = layers.Dense(2, name="shared")
+    twice = keras.Model([a, b], [shared(a), shared(b)])
+    sequence = keras.Sequential([keras.Input((None, 4)), layers.Conv1D(3, 3), layers.GlobalMaxPooling1D()])
+
+    out = build.run(model := to_onnx(own), **{model.graph.input[0].name: x})
+    np.testing.assert_allclose(next(iter(out.values())), own(x), atol=1e-5)
+    out = build.run(to_onnx(named), a=x, b=2 * x)
+    np.testing.assert_allclose(out["sum"], 3 * x, atol=1e-5)
+    np.testing.assert_allclose(out["product"], 2 * x * x, atol=1e-5)
+    model = to_onnx(twice)
+    assert len({item.name for item in model.graph.output}) == 2
+    for got, wanted in zip(build.run(model, a=x, b=2 * x).values(), twice([x, 2 * x]), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    model = to_onnx(sequence)
+    assert dims(model.graph.input[0])[0] == "batch" and dims(model.graph.output[0]) == ["batch", 3]
+    for length in (5, 9):
+        x = np.random.default_rng(length).normal(size=(2, length, 4)).astype(np.float32)
+        out = build.run(model, **{model.graph.input[0].name: x})
+        np.testing.assert_allclose(next(iter(out.values())), sequence(x), atol=1e-5)
+
+
+def test_a_fixed_batch_stays_fixed(keras: Any) -> None:
+    from maskc.frontend.tensorflow.keras import to_onnx
+
+    model = to_onnx(keras.Sequential([keras.Input(batch_shape=(2, 4)), keras.layers.Dense(3)]))
+    assert dims(model.graph.input[0]) == [2, 4]
+
+
+def test_maskc_layers_load_without_being_imported_first(keras: Any, tmp_path: Path) -> None:
+    from maskc.train import MaskLayer
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), MaskLayer(), keras.layers.Dense(2)])
+    model.save(tmp_path / "m.keras")
+    done = process("compile", tmp_path / "m.keras", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verification"]["passed"] is True
+
+
+def test_saved_models_without_keras(tmp_path: Path) -> None:
+    from maskc.frontend.tensorflow.convert import import_tensorflow
+
+    tf = import_tensorflow()
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = tf.Variable(np.ones((4, 2), np.float32))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        def scores(self, x: Any) -> Any:
+            return {"scores": tf.nn.relu(x) @ self.w}
+
+    module = Module()
+    tf.saved_model.save(module, tmp_path / "plain", signatures={"scores": module.scores})
+    model = frontend.load(tmp_path / "plain")
+    assert [item.name for item in model.graph.output] == ["scores"]
+    assert api.verify(tmp_path / "plain", model).passed
+
+    tf.saved_model.save(module, tmp_path / "two", signatures={"a": module.scores, "b": module.scores})
+    refused(maskc("compile", tmp_path / "two"), 2, "several signatures", "a, b")
+
+    tf.saved_model.save(tf.Module(), tmp_path / "none")
+    refused(maskc("compile", tmp_path / "none"), 2, "no signature")
+
+
+def test_damaged_models(tmp_path: Path, stored: dict[str, Path]) -> None:
+    (tmp_path / "bad.keras").write_bytes(b"not a zip archive")
+    refused(maskc("compile", tmp_path / "bad.keras"), 2, "not a .keras file")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "saved_model.pb").write_bytes(b"nonsense")
+    refused(maskc("compile", tmp_path / "bad"), 2, "SavedModel")
+    (tmp_path / "half.keras").write_bytes(stored["keras"].read_bytes()[:-200])
+    refused(maskc("compile", tmp_path / "half.keras"), 2, "half.keras")
+
+
+def test_code_in_a_keras_file_is_not_run(keras: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)])
+    model.save(tmp_path / "m.keras")
+    refused(maskc("compile", tmp_path / "m.keras"), 2, "Lambda")

@@ -1,0 +1,201 @@
+"""`--shape`: symbolic input sizes fixed at compile time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from maskc.errors import InputError
+from maskc.frontend.input_sizes import parse
+from tests.maskc import build
+from tests.maskc.command import maskc, refused
+
+
+def padded() -> onnx.ModelProto:
+    """x[n,3,h,w] → Conv, mask, shift, padded depthwise Conv, Conv: a border pattern where the sizes are known."""
+    nodes = [
+        build.node("Conv", "x k", "a", name="first"),
+        build.node("Mul", "a mask", "b"),
+        build.node("Add", "b shift", "c"),
+        build.node("Conv", "c d", "e", group=16, pads=[1, 1, 1, 1], name="depthwise"),
+        build.node("Conv", "e p", "y", name="last"),
+    ]
+    weights = [
+        build.weight("k", 16, 3, 1, 1),
+        build.constant("mask", np.tile([1.0, 0.0, 0.0, 0.0], 4).reshape(1, 16, 1, 1)),
+        build.weight("shift", 1, 16, 1, 1),
+        build.weight("d", 16, 1, 3, 3),
+        build.weight("p", 64, 16, 1, 1),
+    ]
+    inputs = [build.value("x", ["n", 3, "h", "w"])]
+    return build.model(nodes, inputs, [build.value("y", ["n", 64, "h", "w"])], weights)
+
+
+def two_inputs() -> onnx.ModelProto:
+    """y[n,4] = left[n,4] + right[n,4]; the outer one has an inner size of its own."""
+    nodes = [build.node("Add", "left right", "s"), build.node("MatMul", "s w", "y")]
+    inputs = [build.value("left", ["n", 4]), build.value("right", ["n", 4])]
+    return build.model(nodes, inputs, [build.value("y", ["n", 2])], [build.weight("w", 4, 2)])
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+    return {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+
+
+def test_the_compiled_model_has_the_sizes_and_computes_the_same(tmp_path: Path) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    result = maskc("compile", source, "--shape", "x=1x3x12x10", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["verification"]["passed"]
+    compiled = onnx.load(told["output"])
+    assert shapes(compiled) == {"x": [1, 3, 12, 10], "y": [1, 64, 12, 10]}
+    x = np.random.default_rng(0).normal(size=(1, 3, 12, 10)).astype(np.float32)
+    wanted, got = build.run(source, x=x)["y"], build.run(compiled, x=x)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_known_sizes_turn_border_patterns_into_maps(tmp_path: Path) -> None:
+    """Masked channels need not be computed by the padded depthwise convolution: what they hold is known."""
+    result = api.compile(padded(), shapes={"x": (1, 3, 12, 10)}, adapters="always", align="none", verify=True)
+    depthwise = next(n for n in result.model.graph.node if n.op_type == "Conv" and n.name == "depthwise")
+    weights = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert weights[depthwise.input[1]][0] == 4
+    assert result.report.verification is not None and result.report.verification.passed
+
+
+def test_figures_are_those_at_the_sizes(tmp_path: Path) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    counted = json.loads(maskc("flops", source, "--shape", "x=1x3x12x10", "--json").stdout)["flops"]
+    assert counted > 100 * json.loads(maskc("flops", source, "--json").stdout)["flops"]
+    told = json.loads(maskc("compile", source, "--shape", "x=1x3x12x10", "--json").stdout)
+    assert told["before"]["flops"] == counted
+
+
+def test_verify_takes_the_same_sizes(tmp_path: Path) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    assert maskc("compile", source, "--shape", "x=?x3x12x10").exit_code == 0
+    compiled = tmp_path / "m.compiled.onnx"
+    assert maskc("verify", source, compiled, "--shape", "x=?x3x12x10").exit_code == 0
+    assert maskc("verify", source, compiled, "--shape", "x=batch,3,12,10").exit_code == 0
+    unlike = maskc("verify", source, compiled)
+    assert unlike.exit_code == 1 and "give the same --shape" in " ".join(unlike.stdout.split())
+    assert maskc("verify", source, compiled, "--shape", "x=?x3x12x11").exit_code == 1
+
+
+def test_a_size_of_minus_one_at_an_output_is_one_that_is_not_known() -> None:
+    source = padded()
+    for value in (source.graph.input[0], source.graph.output[0]):
+        for axis in (0, 2, 3):
+            value.type.tensor_type.shape.dim[axis].dim_value = -1
+    result = api.compile(source, shapes={"x": (1, 3, 8, 8)}, verify=False).model
+    assert [d.dim_value for d in result.graph.output[0].type.tensor_type.shape.dim] == [1, 64, 8, 8]
+
+
+def test_a_size_that_inputs_share_is_fixed_in_all_of_them() -> None:
+    result = api.compile(two_inputs(), shapes={"left": (3, 4)})
+    assert shapes(result.model) == {"left": [3, 4], "right": [3, 4], "y": [3, 2]}
+
+
+def test_names_and_sizes_to_leave() -> None:
+    assert shapes(api.compile(padded(), shapes={"x": (None, 3, 8, None)}).model)["x"] == ["n", 3, 8, "w"]
+    renamed = api.compile(padded(), shapes={"x": ("batch", 3, 8, 8)}).model
+    assert shapes(renamed) == {"x": ["batch", 3, 8, 8], "y": ["batch", 64, 8, 8]}
+    unnamed = padded()
+    for axis in (0, 2):
+        unnamed.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+    unnamed.graph.input[0].type.tensor_type.shape.dim[3].dim_value = -1
+    assert shapes(api.compile(unnamed, shapes={"x": ("batch", 3, 8, 9)}).model)["x"] == ["batch", 3, 8, 9]
+
+
+def test_the_model_in_memory_is_left_as_it_is() -> None:
+    source = padded()
+    before = source.SerializeToString(deterministic=True)
+    api.compile(source, shapes={"x": (1, 3, 8, 8)})
+    assert source.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["x=1x3x224x224"], {"x": (1, 3, 224, 224)}),
+        (["input:0=?x3", "a=b=5"], {"input:0": (None, 3), "a=b": (5,)}),
+        (["ids=batch,max"], {"ids": ("batch", "max")}),
+        (["v=-1x3"], {"v": (-1, 3)}),
+    ],
+)
+def test_words_that_can_be_read(words: list[str], expected: object) -> None:
+    assert parse(words) == expected
+
+
+@pytest.mark.parametrize("word", ["x", "x=", "=1x3", "x=1xx3", "x=1x3.5", "x=1 3", "x=1,,3", "x=a-b"])
+def test_words_that_cannot_be_read(word: str, tmp_path: Path) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    for command in (("compile", source), ("flops", source), ("verify", source, source)):
+        refused(maskc(*command, "--shape", word), 2, f"The shape '{word}' cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["z=1x3x8x8"], ("no input 'z'", "'x'")),
+        (["k=16x3x1x1"], ("no input 'k'",)),
+        (["x=1x3x8"], ("4 dimensions", "3 sizes")),
+        (["x=1x4x8x8"], ("Axis 1", "size 3", "cannot become 4")),
+        (["x=1xcx8x8"], ("Axis 1", "size 3", "cannot become c")),
+        (["x=0x3x8x8"], ("Axis 0", "at least 1")),
+        (["x=1x3x-8x8"], ("Axis 2", "at least 1")),
+        (["x=99999999999999999999x3x8x8"], ("Axis 0", "below 2^63")),
+        (["x=1x3x8x8", "x=1x3x9x9"], ("'x' is given twice",)),
+    ],
+)
+def test_sizes_that_do_not_fit(tmp_path: Path, given: list[str], words: tuple[str, ...]) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    options = [word for shape in given for word in ("--shape", shape)]
+    for command in (("compile", source), ("flops", source), ("verify", source, source)):
+        refused(maskc(*command, *options), 2, *words)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_sizes_that_contradict_each_other() -> None:
+    with pytest.raises(InputError, match="'n' is 1 in input 'left' and 2 in input 'right'"):
+        api.compile(two_inputs(), shapes={"left": (1, 4), "right": (2, 4)})
+    with pytest.raises(InputError, match="both 'a' and 'b'"):
+        api.compile(two_inputs(), shapes={"left": ("a", 4), "right": ("b", 4)})
+
+
+def test_sizes_that_the_graph_does_not_take(tmp_path: Path) -> None:
+    nodes = [build.node("Reshape", "x shape", "r"), build.node("MatMul", "r w", "y", name="product")]
+    weights = [build.constant("shape", [-1, 6], np.int64), build.weight("w", 6, 2)]
+    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", [4, 2])], weights)
+    source = build.save(model, tmp_path / "m.onnx")
+    refused(maskc("compile", source, "--shape", "x=5x6"), 2, "input sizes")
+
+
+def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
+    nodes = [build.node("Identity", "w", "y")]
+    source = build.save(build.model(nodes, [], [build.value("y", [2])], [build.weight("w", 2)]), tmp_path / "m.onnx")
+    refused(maskc("compile", source, "--shape", "x=5"), 2, "its inputs are none")
+
+
+@pytest.mark.parametrize("adapters", ["auto", "always", "never"])
+def test_adapters_from_the_shell(tmp_path: Path, adapters: str) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    result = maskc("compile", source, "--adapters", adapters, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["verification"]["passed"]
+
+
+def test_another_word_for_adapters(tmp_path: Path) -> None:
+    source = build.save(padded(), tmp_path / "m.onnx")
+    refused(maskc("compile", source, "--adapters", "sometimes"), 2, "--help")
+    with pytest.raises(InputError, match="auto, always, never"):
+        api.compile(padded(), adapters="sometimes")  # type: ignore[arg-type]

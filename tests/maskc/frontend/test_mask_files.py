@@ -1,0 +1,216 @@
+"""Masks put into a graph compute what numpy says a masked tensor is, wherever the tensor is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from maskc.errors import InputError
+from maskc.frontend.mask_files import apply_masks
+from tests.maskc import build
+from tests.maskc.build import node, value
+
+X = np.random.default_rng(1).normal(size=(3, 4, 5)).astype(np.float32)
+
+
+def check(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def chain(shape: tuple[Any, ...] = ("n", 4, 5), name: str = "t") -> onnx.ModelProto:
+    """x → Relu → t → Neg → y, and t an output as well."""
+    nodes = [helper.make_node("Relu", ["x"], [name]), helper.make_node("Neg", [name], ["y"])]
+    return build.model(nodes, [value("x", shape)], [value("y", shape), value(name, shape)])
+
+
+def test_leaves_the_argument_untouched() -> None:
+    model = build.mlp()
+    before = model.SerializeToString()
+    apply_masks(model, {"c": np.zeros(16), "w1": np.zeros(16), "x": np.zeros(8)})
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "axis"), [("t", 1), ("t@0", 0), ("t@1", 1), ("t@2", 2), ("t@-1", 2), ("t@-2", 1), ("t@-3", 0)]
+)
+def test_axes(key: str, axis: int) -> None:
+    size = X.shape[axis]
+    mask = np.arange(size) % 2
+    masked = check(apply_masks(chain((3, 4, 5)), {key: mask}))
+    expected = np.maximum(X, 0) * mask.reshape([-1 if i == axis else 1 for i in range(3)])
+    out = build.run(masked, x=X)
+    np.testing.assert_array_equal(out["y"], -expected)
+    np.testing.assert_array_equal(out["t"], expected)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4, 5), 1), ((5,), 0), ((2, 3, 4, 5), 1), ((2, 3, 4), 1)])
+def test_the_default_axis(shape: tuple[int, ...], axis: int) -> None:
+    x = np.ones(shape, np.float32)
+    mask = np.arange(shape[axis]) % 2
+    out = build.run(apply_masks(chain(shape), {"t": mask}), x=x)
+    np.testing.assert_array_equal(out["t"], x * mask.reshape([-1 if i == axis else 1 for i in range(len(shape))]))
+
+
+@pytest.mark.parametrize("name", ["block/out:0", "a@b", "a@1", "t@-1", "name with blanks", "@"])
+def test_names_may_hold_anything(name: str) -> None:
+    mask = np.array([1, 0, 1, 0])
+    for key in (name, f"{name}@1", f"{name}@-2"):
+        out = build.run(apply_masks(chain(name=name), {key: mask}), x=X)
+        np.testing.assert_array_equal(out[name], np.maximum(X, 0) * mask[:, None])
+
+
+def test_the_whole_key_is_tried_as_a_name_first() -> None:
+    nodes = [node("Relu", "x", "t"), node("Abs", "x", "t@2"), node("Add", "t t@2", "y")]
+    shape = (3, 4, 5)
+    model = build.model(nodes, [value("x", shape)], [value("y", shape)])
+    out = build.run(apply_masks(model, {"t@2": np.zeros(4)}), x=X)
+    np.testing.assert_array_equal(out["y"], np.maximum(X, 0))
+
+
+def test_inputs_keep_their_names() -> None:
+    mask = np.array([1, 0, 1, 1])
+    masked = check(apply_masks(chain(), {"x": mask}))
+    assert [item.name for item in masked.graph.input] == ["x"]
+    np.testing.assert_array_equal(build.run(masked, x=X)["t"], np.maximum(X, 0) * mask[:, None])
+
+
+def test_initializers_are_multiplied_in_place() -> None:
+    model = build.mlp(masked=False)
+    masked = check(apply_masks(model, {"w1": [1, 0] * 8, "b1": [0, 1] * 8, "w2@0": [1] * 8 + [0] * 8}))
+    assert len(masked.graph.node) == len(model.graph.node)
+    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, masked))
+    np.testing.assert_array_equal(after["w1"], before["w1"] * ([1, 0] * 8))
+    np.testing.assert_array_equal(after["b1"], before["b1"] * ([0, 1] * 8))
+    np.testing.assert_array_equal(after["w2"], before["w2"] * np.array([1] * 8 + [0] * 8)[:, None])
+
+
+def test_an_initializer_that_is_an_input_is_only_a_default() -> None:
+    model = build.mlp(masked=False)
+    model.graph.input.append(value("b1", [16]))
+    mask = np.arange(16) % 2
+    masked = check(apply_masks(model, {"b1": mask}))
+    x = np.ones((2, 8), np.float32)
+    given = np.full(16, 5, np.float32)
+    expected = build.run(model, x=x, b1=(given * mask).astype(np.float32))
+    np.testing.assert_array_equal(build.run(masked, x=x, b1=given)["y"], expected["y"])
+
+
+def test_several_masks_on_one_tensor_multiply() -> None:
+    rows, columns = np.array([1, 0, 1, 1]), np.array([1, 1, 0, 1, 0])
+    for key in ("t", "x"):
+        out = build.run(check(apply_masks(chain(), {key: rows, f"{key}@2": columns})), x=X)
+        np.testing.assert_array_equal(out["t"], np.maximum(X, 0) * rows[:, None] * columns)
+
+
+def test_nested_graphs_read_the_masked_tensor() -> None:
+    shape = ["n", 4]
+    branches = [
+        helper.make_graph([node("Neg", name, "then")], "then", [], [value("then", shape)]) for name in ("t", "x")
+    ]
+    # The second branch hands an outer tensor on as it is.
+    branches[1] = helper.make_graph([node("Identity", "x", "then")], "else", [], [value("then", shape)])
+    nodes = [
+        node("Relu", "x", "t"),
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum zero", "positive"),
+        node("If", "positive", "y", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = build.model(nodes, [value("x", shape)], [value("y", shape)], [build.constant("zero", 0.0)])
+    masked = check(apply_masks(model, {"t": [1, 0, 1, 0], "x": [1, 1, 1, 0]}))
+    up, down = np.ones((2, 4), np.float32), -np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(build.run(masked, x=up)["y"], -up * [1, 0, 1, 0])
+    np.testing.assert_array_equal(build.run(masked, x=down)["y"], down * [1, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("elem_type", "dtype"),
+    [
+        (TensorProto.DOUBLE, np.float64),
+        (TensorProto.FLOAT16, np.float16),
+        (TensorProto.INT32, np.int32),
+        (TensorProto.INT64, np.int64),
+        (TensorProto.BOOL, np.bool_),
+    ],
+)
+def test_other_types(elem_type: int, dtype: Any) -> None:
+    shape = ["n", 4]
+    model = build.model(
+        [node("Identity", "x", "t"), node("Identity", "t", "y")],
+        [value("x", shape, elem_type)],
+        [value("y", shape, elem_type)],
+    )
+    x = np.array([[0, 1, 2, 3], [4, 5, 6, 7]]).astype(dtype)
+    for key in ("t", "x"):
+        out = build.run(check(apply_masks(model, {key: np.array([True, False, True, False])})), x=x)["y"]
+        assert out.dtype == x.dtype
+        np.testing.assert_array_equal(out, np.where([True, False, True, False], x, np.zeros((), dtype)))
+
+
+def test_small_integers_need_opset_14() -> None:
+    for opset in (13, 14):
+        model = build.model(
+            [node("Identity", "x", "y")],
+            [value("x", ["n", 4], TensorProto.INT8)],
+            [value("y", ["n", 4], TensorProto.INT8)],
+            opset=opset,
+        )
+        if opset == 14:
+            check(apply_masks(model, {"y": [1, 0, 1, 0]}))
+        else:
+            with pytest.raises(InputError, match="int8"):
+                apply_masks(model, {"y": [1, 0, 1, 0]})
+
+
+def test_text_cannot_be_masked() -> None:
+    model = build.model(
+        [node("Identity", "x", "y")],
+        [value("x", ["n", 4], TensorProto.STRING)],
+        [value("y", ["n", 4], TensorProto.STRING)],
+    )
+    with pytest.raises(InputError, match="string"):
+        apply_masks(model, {"y": [1, 0, 1, 0]})
+
+
+def test_where_the_rank_is_not_known_the_axis_counts_from_the_end() -> None:
+    model = build.custom()
+    with pytest.raises(InputError, match="type of tensor 'c' is not known"):
+        apply_masks(model, {"c@-1": [1, 0] * 8})
+    model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, None))
+    with pytest.raises(InputError, match="'c@-1'"):
+        apply_masks(model, {"c": [1, 0] * 8})
+    masked = apply_masks(model, {"c@-1": [1, 0] * 8})
+    assert [item.op_type for item in masked.graph.node].count("Mul") == 2
+
+
+def test_tensors_of_nested_graphs_cannot_be_masked() -> None:
+    inner = helper.make_graph([node("Neg", "x", "inner")], "then", [], [value("inner", ["n", 4])])
+    model = build.model(
+        [node("If", "condition", "y", then_branch=inner, else_branch=inner)],
+        [value("x", ["n", 4]), value("condition", [], TensorProto.BOOL)],
+        [value("y", ["n", 4])],
+    )
+    with pytest.raises(InputError, match="inside an If"):
+        apply_masks(model, {"inner": [1, 0, 1, 0]})
+
+
+def test_an_input_that_is_an_output_must_stay() -> None:
+    model = build.model([node("Neg", "x", "y")], [value("x", [4])], [value("y", [4]), value("x", [4])])
+    with pytest.raises(InputError, match="both an input and an output"):
+        apply_masks(model, {"x": [1, 0, 1, 0]})
+
+
+def test_symbolic_sizes_take_any_length() -> None:
+    masked = apply_masks(chain(("n", "m", 5)), {"t": [1, 0, 1, 0]})
+    np.testing.assert_array_equal(build.run(masked, x=X)["t"], np.maximum(X, 0) * np.array([1, 0, 1, 0])[:, None])
+
+
+def test_suggests_names_that_are_near() -> None:
+    with pytest.raises(InputError, match="Did you mean 'block/out:0'"):
+        apply_masks(chain(name="block/out:0"), {"out": [1, 0, 1, 0]})
+    with pytest.raises(InputError, match="Did you mean 'block/out:0'"):
+        apply_masks(chain(name="block/out:0"), {"blok/out:0@1": [1, 0, 1, 0]})

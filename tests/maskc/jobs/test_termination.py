@@ -1,0 +1,96 @@
+"""Processes that are told to end in the middle of writing leave nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.maskc import build
+from tests.maskc.command import process
+from tests.maskc.compilation.test_large import files, scattered
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+# Weights stay in files, however few; while the first is being written, a process is sent a signal.
+SIGNALLED = """
+import os, signal, time
+from maskc import storage
+from maskc.frontend import onnx_file
+from passes import lazy
+from passes.store import Store
+
+def put(store, tensor, data):
+    os.kill({process}, {signal})
+    time.sleep(60)
+
+onnx_file.STAYS = storage.STAYS = 1
+onnx_file.LARGE = lazy.LARGE = 65
+Store.put = put
+"""
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends processes without a word")
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Processes inherit that signals are ignored, by whom `nohup` or a shell's background started; so not here."""
+    ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def models(directory: Path, *names: str) -> list[Path]:
+    made = []
+    for name in names:
+        (directory / name).mkdir()
+        made.append(scattered(build.mlp(hidden=64), directory / name).rename(directory / name / f"{name}.onnx"))
+    return made
+
+
+def compiled(directory: Path, *sources: Path, to: int, whom: str) -> subprocess.CompletedProcess[str]:
+    """Two models side by side, each of which sends the signal to a process while it is written."""
+    rules = directory / "rules.py"
+    rules.write_text(SIGNALLED.format(process=whom, signal=to))
+    return process("compile", *sources, "-o", directory / "out", "--jobs", 2, "--no-verify", "--rules", rules)
+
+
+@pytest.mark.parametrize("told", SIGNALS)
+def test_one_model(tmp_path: Path, told: int) -> None:
+    (source,) = models(tmp_path, "a")
+    code = SIGNALLED.format(process="os.getpid()", signal=int(told)) + "from maskc.cli import main\nmain()"
+    result = process("compile", source, "-o", tmp_path / "out.onnx", "--no-verify", code=code)
+    assert (result.returncode, result.stderr) == (128 + told, "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("told", SIGNALS)
+def test_several_models(tmp_path: Path, told: int) -> None:
+    result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(told), whom="os.getppid()")
+    assert (result.returncode, result.stderr) == (128 + told, "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
+    result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGKILL), whom="os.getppid()")
+    assert result.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while any((tmp_path / "out").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
+    """It fails, alone and in a sentence."""
+    result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGTERM), whom="os.getpid()")
+    assert result.returncode == 2
+    assert sorted(line.split(":")[0] for line in result.stderr.splitlines()) == ["Error", "Error"]
+    assert "Traceback" not in result.stderr and "exit code 143" in result.stderr
+    assert files(tmp_path / "out") == []

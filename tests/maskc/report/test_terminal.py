@@ -1,0 +1,87 @@
+"""How results are told."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from maskc.report import terminal
+from maskc.results.compilation import CompileReport, plain
+from maskc.results.totals import Figures
+from passes.results import Held, MaskedAxis
+
+HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "takes the graph output `y` whole", advice="do this")
+
+
+@pytest.fixture
+def report() -> CompileReport:
+    return CompileReport(
+        maskc="0.1.0",
+        model="a[bold]b.onnx",
+        before=Figures(1000, 500, 20, 4_321),
+        after=Figures(0, 0, 0, 999),
+        masked=(MaskedAxis("t", 1, 8, 4, 1),),
+        held=(Held("t", 1, (0, 1, 2, 5), "sum [1]", "Add", "reads another branch"), HELD_BY_CALLER),
+        seconds={"facts": 0.25},
+        notes=("A note.",),
+        output="b.onnx",
+    )
+
+
+def text(report: CompileReport) -> str:
+    out = io.StringIO()
+    terminal.show_compilation(report, Console(file=out, width=100))
+    return out.getvalue()
+
+
+def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) -> None:
+    shown = text(report)
+    assert "Masked channels: 4, of which 1 are removed and 5 stay:" in shown
+    assert "  Add 'sum [1]' reads another branch:\n    mask 't' axis 1, channels 0-2, 5\n" in shown
+    assert "  the caller takes the graph output `y` whole:\n    mask 'y' axis 1, channel 3: do this\n" in shown
+
+
+def test_names_are_not_read_as_markup(report: CompileReport) -> None:
+    assert "a[bold]b.onnx → b.onnx" in text(report)
+
+
+def test_everything_gone_is_no_division_by_zero(report: CompileReport) -> None:
+    assert report.flops_reduction == math.inf
+    told = report.to_json()
+    assert told["reduction"] is None
+    json.dumps(told, allow_nan=False)
+    assert told["channels"] == {"masked": 4, "removed": 1, "held": 5}
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [((), ""), ((3,), "3"), ((0, 1, 2), "0-2"), ((5, 0, 1, 7, 8), "0-1, 5, 7-8"), ((0, 2, 4), "0, 2, 4")],
+)
+def test_ranges(channels: tuple[int, ...], expected: str) -> None:
+    assert terminal.ranges(channels) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (4_321, "4.32 kB"),
+        (123_456_789, "123 MB"),
+        (5e10, "50 GB"),
+    ],
+)
+def test_sizes(count: int, expected: str) -> None:
+    assert terminal.size(int(count)) == expected
+
+
+def test_json_holds_no_infinities() -> None:
+    assert plain({"a": (math.inf, math.nan, 1.5), "b": Figures(1, 2, 3, 4)}) == {
+        "a": [None, None, 1.5],
+        "b": {"flops": 1, "macs": 2, "params": 3, "bytes": 4},
+    }

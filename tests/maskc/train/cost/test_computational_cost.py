@@ -1,0 +1,232 @@
+"""FLOPs as a function of the masks, against counting again with each entry pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import maskc
+import passes
+from maskc import progress
+from maskc.frontend.tensorflow.keras import to_onnx
+from maskc.train import MaskLayer, computational_cost
+from maskc.train.selection.groups import grouped, untied
+from tests.maskc.train.networks import depthwise, mlp, plain, residual
+
+pytestmark = pytest.mark.tensorflow
+
+
+def masks(model: Any) -> dict[str, Any]:
+    return {layer.name: layer.mask for layer in model.layers if isinstance(layer, MaskLayer)}
+
+
+def trained(model: Any) -> Any:
+    """Gives every weight but masks a value that no training would leave at zero."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if not isinstance(layer, MaskLayer):
+            layer.set_weights([rng.uniform(0.1, 1.0, value.shape) for value in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("build", [mlp, plain, residual, depthwise])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: float) -> None:
+    model = build()
+    rng = np.random.default_rng(5)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= share)
+    cost = computational_cost(model)
+    flops, gradient = cost.flops(), cost.gradient()
+    assert gradient.keys() == masks(model).keys()
+    for name, mask in masks(model).items():
+        values = mask.numpy()
+        for channel in range(len(values)):
+            mask.assign(np.where(np.arange(len(values)) == channel, 0, values))
+            assert gradient[name][channel] == flops - cost.flops()
+        mask.assign(values)
+    assert sum(int(saving.sum()) for saving in gradient.values()) > 0
+
+
+@pytest.mark.parametrize("build", [mlp, plain, depthwise])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_flops_are_the_compiled_models(build: Any, share: float) -> None:
+    model = trained(build())
+    rng = np.random.default_rng(6)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= share)
+    assert computational_cost(model).flops() == passes.shrink(to_onnx(model)).report.after.flops
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_flops_are_never_below_the_compiled_models(share: float) -> None:
+    """A constant mask right behind a convolution may be folded into its weights when it is exported."""
+    model = trained(residual())
+    rng = np.random.default_rng(6)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= share)
+    compiled = passes.shrink(to_onnx(model)).report.after.flops
+    assert compiled <= computational_cost(model).flops() <= 1.02 * compiled
+
+
+def test_flops_of_dense_layers_by_hand() -> None:
+    model = mlp(width=6)
+    masks(model)["first"].assign([1, 1, 1, 0, 0, 0])
+    masks(model)["second"].assign([1, 1, 0, 0, 0, 0])
+
+    def dense(inputs: int, outputs: int) -> int:
+        return outputs * (2 * inputs - 1) + outputs
+
+    relu = 3 + 2
+    assert computational_cost(model).flops() == dense(4, 3) + dense(3, 2) + dense(2, 3) + relu
+
+
+def test_untrained_zeros_do_not_count_as_constants() -> None:
+    """A fresh bias is zero and a fresh gamma one, but the network is not free of cost for it."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5)(inputs)
+    x = keras.layers.BatchNormalization(gamma_initializer="zeros")(x)
+    x = MaskLayer(name="only")(keras.layers.ReLU()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    assert np.all(computational_cost(model).gradient()["only"] > 0)
+
+
+def test_layers_that_share_a_name() -> None:
+    def block(name: str) -> Any:
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, MaskLayer(name="mask")(keras.layers.Dense(4)(inputs)), name=name)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(block("b")(block("a")(inputs))))
+    gradient = computational_cost(model).gradient()
+    assert len(gradient) == 2
+    assert all(saving.shape == (4,) for saving in gradient.values())
+
+
+def test_several_inputs_and_a_dictionary() -> None:
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((3,), name="b", dtype="int32")}
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(10, 2)(inputs["b"]))
+    x = keras.layers.Concatenate()([keras.layers.Dense(4)(inputs["a"]), embedded])
+    model = keras.Model(inputs, {"out": keras.layers.Dense(2)(MaskLayer(name="only")(x))})
+    cost = computational_cost(model)
+    before = cost.flops()
+    masks(model)["only"].assign([0, 0, 1, 1] + [1] * 6)
+    assert cost.flops() < before
+
+
+def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
+    model = trained(plain())
+    masks(model)["first"].assign([1, 0, 1, 0, 1])
+    model.export(tmp_path / "model", verbose=False)
+    result = maskc.compile(tmp_path / "model", align="none")
+    assert maskc.flops(result.model).flops == computational_cost(model).flops()
+
+
+def single() -> Any:
+    """A model with one mask."""
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), MaskLayer(), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("build", [single, plain, residual])
+def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
+    model = build()
+    rng = np.random.default_rng(5)
+    for mask in masks(model).values():
+        mask.assign(rng.random(mask.shape[0]) >= 0.4)
+    cost = computational_cost(model)
+    variables = [layer.mask.value for layer in cost.layers]
+
+    def differentiate() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            flops = cost()
+            penalty = 0.5 * flops
+        return flops, tape.gradient(penalty, variables)
+
+    flops, gradients = (tf.function(differentiate) if graph else differentiate)()
+    assert flops.shape == () and int(flops) == cost.flops()
+    for name, gradient in zip(cost.names, gradients, strict=True):
+        np.testing.assert_array_equal(gradient, 0.5 * cost.gradient()[name])
+
+
+def test_flops_are_told_without_what_each_entry_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = computational_cost(plain())
+    expected = cost.at(cost.masks())[0]
+    monkeypatch.setattr(passes, "flops_by_mask", None)  # compiles for each kind of entry
+    cost = computational_cost(plain())
+    assert cost.flops() == int(cost()) == expected
+
+
+def test_cost_of_masks_that_are_given() -> None:
+    model = plain()
+    cost = computational_cost(model)
+    first = tf.constant([1.0, 0.0, 0.0, 1.0, 1.0])
+    given = [first, *(layer.mask for layer in cost.layers[1:])]
+    assert float(cost(given)) < cost.flops()
+    masks(model)["first"].assign(first)
+    assert float(cost(given)) == cost.flops()
+
+
+def inverted() -> Any:
+    """Depthwise convolutions between masks, whose empty channels are zero or not as the weights will have it."""
+    inputs = x = keras.Input((6, 6, 3))
+    for strides in (1, 2):
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, use_bias=False)(x))
+        x = keras.layers.DepthwiseConv2D(3, strides, padding="same")(MaskLayer()(keras.layers.ReLU()(x)))
+        x = MaskLayer()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
+        x = MaskLayer()(keras.layers.Conv2D(4, 1)(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)), name="inverted")
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if not isinstance(layer, MaskLayer):
+            layer.set_weights([rng.normal(size=v.shape) ** (1 + v.ndim % 2) for v in layer.get_weights()])
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(rng.uniform(0.5, 1.5, layer.moving_variance.shape))
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("build", "tie"), [(residual, "auto"), (inverted, "auto"), (inverted, "none")])
+def test_savings_stay_exact_as_pruning_goes_on(build: Any, tie: str) -> None:
+    for seed in range(4):
+        cost = computational_cost(build())
+        masks = cost.masks()
+        ties = cost.ties if tie == "auto" else untied([len(mask) for mask in masks])
+        groups = grouped(cost.layers, ties, [True] * len(masks))
+        rng = np.random.default_rng(seed)
+        for _ in range(4):
+            flops, savings = cost.by_group(masks, groups)
+            live = np.unique(np.concatenate([g[mask != 0] for g, mask in zip(groups, masks, strict=True)]))
+            for group in live:
+                fewer = [np.where(g == group, 0, mask) for g, mask in zip(groups, masks, strict=True)]
+                assert savings[group] == flops - cost.count(fewer)
+            gone = rng.permutation(live)[: max(1, len(live) // 5)]
+            masks = [np.where(np.isin(g, gone), 0, mask) for g, mask in zip(groups, masks, strict=True)]
+
+
+@pytest.mark.parametrize("channels", [[1] * 8, [1, 0, 0, 1, 1, 0, 1, 1]])
+def test_weights_that_are_not_trained_yet_count_as_trained_ones(channels: list[int]) -> None:
+    """A bias of zeros and a scale of ones are only there to begin with."""
+    inputs = keras.Input((6,))
+    x = MaskLayer(name="only")(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LayerNormalization()(x)))
+    masks(model)["only"].assign(channels)
+    fresh = computational_cost(model).flops()
+    assert fresh == computational_cost(trained(model)).flops()
+    assert fresh == passes.shrink(to_onnx(model)).report.after.flops
+
+
+def test_counting_what_groups_save_tells_how_far_it_is() -> None:
+    inputs = keras.Input((8,))
+    x = MaskLayer()(keras.layers.Dense(6, activation="relu")(inputs))
+    cost = computational_cost(keras.Model(inputs, keras.layers.Dense(2)(x)))
+    heard: list[Any] = []
+    with progress.listening(heard.append):
+        cost.by_group(cost.masks(), cost.ties)
+    stage = heard[0]
+    assert stage.title == "Counting what channels would save" and stage.done == stage.total >= 1

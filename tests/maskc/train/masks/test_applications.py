@@ -1,0 +1,115 @@
+"""Networks as they come with Keras: masks put in, entries pruned by their signals, exported, compiled, compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import maskc
+from maskc.train import computational_cost, prunable, prune, update_pruning_signals
+from maskc.train.masks.mask import mask_layers
+from tests.generators.check import Runner
+from tests.models import networks
+
+pytestmark = pytest.mark.tensorflow
+
+
+def bottlenecks(activation: str = "hard_swish") -> Any:
+    """Inverted bottlenecks with squeeze and excitation, as in MobileNetV3, or with "swish", in EfficientNet."""
+    x = inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation=activation)(x)
+    for _ in range(2):
+        y = layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=False)(x))
+        y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Activation(activation)(y))
+        y = layers.Activation(activation)(layers.BatchNormalization()(y))
+        gate = layers.Conv2D(6, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(y))
+        y = layers.Multiply()([y, layers.Conv2D(24, 1, activation="hard_sigmoid")(gate)])
+        x = layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(8, 1)(y))])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def pruned(model: Any, share: float) -> Any:
+    """The model with masks, this share of whose entries went by the signals of one batch."""
+    networks.randomise(model)
+    copy = prunable(model)
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(8, *model.input_shape[1:])).astype(np.float32)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        value = loss(rng.integers(0, 10, 8), copy(images, training=True))
+    update_pruning_signals(value, 0.0, copy, tape=tape)
+    assert all((layer.signal.numpy() > 0).any() for layer in mask_layers(copy))
+    prune(None, copy, share)
+    return copy
+
+
+def at_random(model: Any, seed: int, keep: float = 0.5) -> Any:
+    """The model with masks at random: some whole, some of one channel, now and then one with none."""
+    networks.randomise(model)
+    copy, rng = prunable(model), np.random.default_rng(seed)
+    for layer in mask_layers(copy):
+        mask = np.zeros(layer.mask.shape[0], np.float32)
+        kept = rng.choice([0, 1, mask.size, int(keep * mask.size)], p=[0.05, 0.15, 0.2, 0.6])
+        mask[rng.permutation(mask.size)[:kept]] = 1
+        layer.mask.assign(mask)
+    return copy
+
+
+def check(model: Any, path: Any) -> None:
+    """What the file computes is what TensorFlow computes, at the FLOPs that training counts."""
+    images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
+    expected = model.predict(images, verbose=0)
+    model.export(path, verbose=False)
+    result = maskc.compile(path, align="none")
+    (actual,) = Runner(result.model)({result.model.graph.input[0].name: images})
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert result.report.after.flops == computational_cost(model).flops() < result.report.before.flops
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_gated_bottlenecks(share: float, tmp_path: Any) -> None:
+    keras.utils.set_random_seed(0)
+    check(pruned(bottlenecks(), share), tmp_path / "exported")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gated_bottlenecks_with_masks_at_random(seed: int, tmp_path: Any) -> None:
+    keras.utils.set_random_seed(seed)
+    check(at_random(bottlenecks("swish"), seed), tmp_path / "exported")
+
+
+def application(name: str, size: int) -> Any:
+    keras.utils.set_random_seed(0)
+    build = getattr(keras.applications, name)
+    return build(weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
+def test_an_application(name: str, tmp_path: Any) -> None:
+    check(pruned(application(name, 32), 0.3), tmp_path / "exported")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("DenseNet121", 32),
+        ("EfficientNetB0", 32),
+        ("EfficientNetV2B0", 32),
+        ("InceptionV3", 75),
+        ("MobileNet", 32),
+        ("MobileNetV3Small", 32),
+        ("NASNetMobile", 32),
+        ("ResNet50", 32),
+        ("Xception", 71),
+    ],
+)
+def test_an_application_with_masks_at_random(name: str, size: int, seed: int, tmp_path: Any) -> None:
+    check(at_random(application(name, size), seed), tmp_path / "exported")

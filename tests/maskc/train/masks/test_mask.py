@@ -1,0 +1,157 @@
+"""The mask layer: what it computes, and what it survives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskc.train import MaskLayer
+from tests.maskc.train.networks import data, mlp, plain
+
+pytestmark = pytest.mark.tensorflow
+
+
+def some_masked(model: Any) -> Any:
+    """Sets a few mask entries to zero and signals to numbers that tell them apart."""
+    for layer in model.layers:
+        if isinstance(layer, MaskLayer):
+            channels = layer.mask.shape[0]
+            layer.mask.assign(np.arange(channels) % 3 != 1)
+            layer.signal.assign(np.linspace(1, 2, channels))
+    return model
+
+
+def weights_of(model: Any) -> list[np.ndarray]:
+    return [value for layer in model.layers if isinstance(layer, MaskLayer) for value in layer.get_weights()]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 5, 6, 3), (2, 3, 4, 5, 3)])
+@pytest.mark.parametrize("training", [None, False, True])
+def test_multiplies_the_last_axis(shape: tuple[int, ...], training: bool | None) -> None:
+    layer = MaskLayer()
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    np.testing.assert_array_equal(layer(x, training=training), x)
+    layer.mask.assign([1, 0, 1])
+    np.testing.assert_array_equal(layer(x, training=training), x * [1, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"])
+def test_dtypes(dtype: str) -> None:
+    layer = MaskLayer(dtype=dtype)
+    assert layer(tf.ones((2, 3), layer.compute_dtype), training=True).dtype == layer.compute_dtype
+    assert layer.mask.dtype == layer.variable_dtype
+    assert layer.signal.dtype == "float32"
+
+
+def test_weights_start_as_ones_and_zeros_and_only_the_signal_is_trainable() -> None:
+    layer = MaskLayer()
+    layer.build((None, 3))
+    np.testing.assert_array_equal(layer.mask, [1, 1, 1])
+    np.testing.assert_array_equal(layer.signal, [0, 0, 0])
+    assert [v.name for v in layer.trainable_weights] == ["signal"]
+    assert [v.name for v in layer.non_trainable_weights] == ["mask"]
+
+
+def test_input_gradient_is_masked() -> None:
+    layer = MaskLayer()
+    x = tf.ones((2, 3))
+    layer(x)
+    layer.mask.assign([1, 0, 1])
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training) * [2.0, 3.0, 4.0]
+        np.testing.assert_array_equal(tape.gradient(y, x), [[2, 0, 4]] * 2)
+
+
+def test_keras_masks_pass_through() -> None:
+    x = keras.layers.Masking()(tf.constant([[[1.0], [0.0]]]))
+    assert keras.src.backend.get_keras_mask(MaskLayer()(x)).numpy().tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("shape", [(3,), (None, 4, None)])
+def test_unusable_input_shapes(shape: tuple[int | None, ...]) -> None:
+    with pytest.raises(ValueError, match="channels"):
+        MaskLayer().build(shape)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = some_masked(plain())
+    x, _ = data(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(weights_of(model), weights_of(loaded), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(model(x), loaded(x), rtol=1e-6)
+
+
+def test_weights_file(tmp_path: Path) -> None:
+    model = some_masked(plain())
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = plain()
+    other.load_weights(tmp_path / "a.weights.h5")
+    for ours, theirs in zip(weights_of(model), weights_of(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_clone_starts_anew_with_its_own_weights() -> None:
+    model = some_masked(plain())
+    clone = keras.models.clone_model(model)
+    assert all(np.all(layer.mask) for layer in clone.layers if isinstance(layer, MaskLayer))
+    clone.set_weights(model.get_weights())
+    x, _ = data(model)
+    np.testing.assert_allclose(model(x), clone(x), rtol=1e-6)
+
+
+def test_export(tmp_path: Path) -> None:
+    model = some_masked(plain())
+    x, _ = data(model)
+    model.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_inference_does_not_read_the_signal() -> None:
+    model = some_masked(mlp())
+    function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 4)))
+    read = {id(tensor) for tensor in function.captured_inputs}
+    for layer in model.layers:
+        if isinstance(layer, MaskLayer):
+            assert id(layer.mask.value.handle) in read
+            assert id(layer.signal.value.handle) not in read
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_other_optimizers_leave_masks_and_signals_alone(jit_compile: bool) -> None:
+    model = some_masked(mlp())
+    before = [value.copy() for value in weights_of(model)]
+    adam = keras.optimizers.Adam(0.1, global_clipnorm=1.0, use_ema=True, ema_overwrite_frequency=2)
+    model.compile(adam, "mse", jit_compile=jit_compile)
+    assert model.jit_compile == jit_compile
+    x, _ = data(model)
+    kernel = model.layers[1].kernel.numpy()
+    model.fit(x, np.zeros((len(x), 3)), batch_size=4, verbose=0)
+    assert not np.array_equal(kernel, model.layers[1].kernel.numpy())
+    for old, new in zip(before, weights_of(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_training_does_not_warn_about_missing_gradients(recwarn: pytest.WarningsRecorder) -> None:
+    model = mlp()
+    model.compile("sgd", "mse")
+    x, _ = data(model)
+    model.fit(x, np.zeros((len(x), 3)), verbose=0)
+    assert not [warning for warning in recwarn if "Gradients do not exist" in str(warning.message)]
+
+
+def test_xla_only_where_it_is_asked_for() -> None:
+    model = mlp()
+    model.compile("sgd", "mse")
+    assert not model.jit_compile
+    model.compile("sgd", "mse", jit_compile=True)
+    assert model.jit_compile

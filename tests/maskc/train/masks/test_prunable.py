@@ -1,0 +1,184 @@
+"""Masks that are put into a model stand where it can shrink, and change nothing until they are pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.tensorflow
+
+keras = pytest.importorskip("keras")
+
+from keras import layers, ops  # noqa: E402
+
+import maskc  # noqa: E402
+from maskc.errors import InputError  # noqa: E402
+from maskc.train import computational_cost, prunable  # noqa: E402
+from maskc.train.masks.mask import mask_layers  # noqa: E402
+
+
+def residual() -> Any:
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(inputs)
+    x = stem = layers.ReLU(name="stem_relu")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(x)
+    x = layers.Conv2D(8, 3, padding="same", name="back")(x)
+    x = layers.Activation("swish", name="joined")(layers.Add(name="sum")([x, stem]))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    x = layers.Dense(16, activation="gelu", name="hidden")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax", name="classes")(x))
+
+
+def names(model: Any) -> list[str]:
+    return [layer.name for layer in mask_layers(model)]
+
+
+def randomised(model: Any) -> Any:
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.1, 1, weight.shape) * rng.choice([-1, 1] if "kernel" in weight.path else [1]))
+    return model
+
+
+def data(model: Any) -> Any:
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    rng = np.random.default_rng(1)
+    found = [rng.normal(size=(3, *shape)).astype(np.float32) for shape in shapes]
+    return found if len(found) > 1 else found[0]
+
+
+def test_masks_stand_behind_every_activation_that_can_shrink() -> None:
+    model = prunable(residual())
+    assert names(model) == ["stem_relu_mask", "inner_mask", "joined_mask", "depthwise_mask", "hidden_mask"]
+
+
+def test_directly_behind_layers() -> None:
+    found = names(prunable(residual(), after="layer"))
+    assert found == ["stem_mask", "inner_mask", "back_mask", "depthwise_mask", "hidden_mask"]
+
+
+def test_behind_what_a_function_chooses() -> None:
+    assert names(prunable(residual(), after=lambda layer: isinstance(layer, layers.Add))) == ["sum_mask"]
+
+
+def test_the_copy_computes_the_same_and_has_weights_of_its_own() -> None:
+    model = randomised(residual())
+    copy = prunable(model)
+    expected = model.predict(data(model), verbose=0)
+    np.testing.assert_allclose(copy.predict(data(model), verbose=0), expected, rtol=1e-5)
+    for weight in copy.weights:
+        weight.assign(weight * 0)
+    np.testing.assert_array_equal(model.predict(data(model), verbose=0), expected)
+
+
+def test_what_is_pruned_there_goes_when_it_is_compiled(tmp_path: Any) -> None:
+    model = prunable(randomised(residual()))
+    for layer in mask_layers(model):
+        layer.mask.assign([1, 0] * (layer.mask.shape[0] // 2))
+    model.save(tmp_path / "model.keras")
+    compiled = maskc.compile(tmp_path / "model.keras", align="none")
+    assert compiled.report.after.flops == computational_cost(model).flops()
+    assert compiled.report.flops_reduction > 3
+    assert not compiled.report.held
+
+
+def test_models_inside_of_models() -> None:
+    inner = keras.Sequential([keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(6)], name="inner")
+    twice = keras.Sequential([keras.Input((6,)), layers.Dense(5, "relu"), layers.Dense(6)], name="twice")
+    inputs = keras.Input((6,))
+    x = twice(twice(inner(inputs)))
+    model = randomised(keras.Model(inputs, layers.Dense(2)(layers.ReLU(name="last")(x))))
+    copy = prunable(model)
+    assert len(names(copy)) == 2 and names(copy)[-1] == "last_mask"
+    assert [layer.name for layer in mask_layers(copy.get_layer("inner"))] == names(copy)[:1]
+    np.testing.assert_allclose(copy.predict(data(model), verbose=0), model.predict(data(model), verbose=0), rtol=1e-5)
+
+
+def test_a_layer_that_is_called_twice_has_two_masks() -> None:
+    shared = layers.Dense(6, activation="relu", name="shared")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(1)(shared(shared(inputs))))
+    assert names(prunable(model)) == ["shared_mask", "shared_mask_2"]
+
+
+@pytest.mark.parametrize("kind", [layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU])
+def test_activations_that_are_layers(kind: Any) -> None:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5), kind(name="function"), layers.Dense(2)])
+    assert names(prunable(model)) == ["function_mask"]
+
+
+def test_operations_and_several_inputs_and_outputs() -> None:
+    left, right = keras.Input((4,), name="left"), keras.Input((5, 3), name="right")
+    x = ops.relu(layers.Dense(7)(left))
+    y = layers.LSTM(6, name="memory")(right)
+    z = layers.Concatenate()([x, y])
+    model = randomised(keras.Model([left, right], {"z": layers.Dense(2)(z), "y": layers.Activation("tanh")(y)}))
+    copy = prunable(model)
+    assert set(names(copy)) == {"relu_mask", "memory_mask"}
+    expected, found = model.predict(data(model), verbose=0), copy.predict(data(model), verbose=0)
+    assert set(found) == {"z", "y"}
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-5)
+
+
+def test_what_a_layer_has_learned_without_training_is_copied() -> None:
+    normalise = layers.Normalization()
+    normalise.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(1)(layers.Dense(8, activation="relu")(normalise(inputs))))
+    copy = prunable(model)
+    np.testing.assert_allclose(copy.predict(data(model), verbose=0), model.predict(data(model), verbose=0), rtol=1e-5)
+
+
+def test_frozen_layers_stay_frozen() -> None:
+    model = residual()
+    model.get_layer("stem").trainable = False
+    copy = prunable(model)
+    assert not copy.get_layer("stem").trainable
+    assert copy.get_layer("inner").trainable
+
+
+def test_behind_what_a_layer_applies_at_each_step() -> None:
+    inputs = keras.Input((6, 8))
+    x = layers.TimeDistributed(layers.Dense(7, activation="relu"), name="each")(inputs)
+    x = layers.Bidirectional(layers.GRU(4), name="both")(x)
+    assert names(prunable(keras.Model(inputs, layers.Dense(2)(x)))) == ["each_mask", "both_mask"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_masks_compute_in_the_precision_of_what_they_stand_behind(policy: str) -> None:
+    inputs = keras.Input((8,))
+    x = ops.relu(layers.Dense(6, activation="relu", dtype=policy)(inputs))
+    model = prunable(keras.Model(inputs, layers.Dense(2, dtype=policy)(x)))
+    assert [layer.compute_dtype for layer in mask_layers(model)] == [policy.removeprefix("mixed_")] * 2
+    assert model.output.dtype == policy.removeprefix("mixed_")
+
+
+def unregistered(x: Any) -> Any:
+    return x * x
+
+
+def test_wrong_use_is_told() -> None:
+    with pytest.raises(InputError, match="and 'NoneType' is not one"):
+        prunable(None)
+    odd = keras.Sequential([keras.Input((8,)), layers.Dense(4, activation=unregistered, name="odd"), layers.Dense(2)])
+    with pytest.raises(InputError, match=r"The layer 'odd' cannot be copied by its configuration: .*unregistered"):
+        prunable(odd)
+
+    class Own(keras.Model):
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    linear = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
+    with pytest.raises(InputError, match="functional or Sequential"):
+        prunable(Own())
+    with pytest.raises(InputError, match="functional or Sequential"):
+        prunable(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(InputError, match="has masks already"):
+        prunable(prunable(residual()))
+    with pytest.raises(InputError, match="no place"):
+        prunable(linear)
+    with pytest.raises(InputError, match='"activation", "layer" or a function'):
+        prunable(residual(), after="everything")

@@ -1,0 +1,369 @@
+"""What the pruning optimizer does to masks, when, and what it leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import maskc
+from maskc.train import MaskLayer, PruningOptimizer, computational_cost
+from tests.maskc.train.networks import data, depthwise, mlp, plain, residual
+
+pytestmark = pytest.mark.tensorflow
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def masks(model: Any) -> list[np.ndarray]:
+    return [layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)]
+
+
+def pruned(model: Any) -> int:
+    return sum(int(np.sum(mask == 0)) for mask in masks(model))
+
+
+class Record(keras.callbacks.Callback):
+    """Keeps the masks after every update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[list[np.ndarray]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.masks.append(masks(self.model))
+
+    def counts(self) -> list[int]:
+        return [sum(int(np.sum(mask == 0)) for mask in step) for step in self.masks]
+
+
+def train(model: Any, optimizer: Any, steps: int, **arguments: Any) -> Record:
+    keras.utils.set_random_seed(2)
+    record = Record()
+    model.compile(optimizer, LOSS)
+    x, y = data(model, count=4 * steps)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[record], **arguments)
+    return record
+
+
+INNER = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "weight decay": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.5),
+    "clipnorm": lambda: keras.optimizers.SGD(0.1, clipnorm=0.1),
+    "global_clipnorm": lambda: keras.optimizers.RMSprop(0.01, global_clipnorm=0.1),
+    "averages": lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
+    "accumulation": lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+}
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_training_is_the_inner_optimizers_and_masks_are_not(inner: str) -> None:
+    """The same weights as the inner optimizer alone, which must therefore not have seen masks or signals."""
+    keras.utils.set_random_seed(1)
+    model = mlp()
+    start = model.get_weights()
+    model.layers[2].mask.assign([1, 0, 1, 1, 0, 1])
+    expected = keras.models.clone_model(model)
+    expected.set_weights(model.get_weights())
+    train(model, PruningOptimizer(INNER[inner](), prune_every=10**9), steps=6)
+    train(expected, INNER[inner](), steps=6)
+    for ours, theirs in zip(model.layers, expected.layers, strict=True):
+        if isinstance(ours, MaskLayer):
+            np.testing.assert_array_equal(ours.mask, theirs.mask)
+        else:
+            for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(model.layers[1].kernel, start[0])
+
+
+def test_one_entry_every_few_updates_after_the_burn_in() -> None:
+    record = train(mlp(), PruningOptimizer("sgd", prune_every=3, burn_in=4), steps=14)
+    assert record.counts() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+@pytest.mark.slow
+def test_pruned_entries_never_come_back() -> None:
+    optimizer = PruningOptimizer(keras.optimizers.Adam(0.05), prune_every=2, tie="none")
+    record = train(residual(), optimizer, steps=20)
+    for before, after in zip(record.masks, record.masks[1:], strict=False):
+        for old, new in zip(before, after, strict=True):
+            assert set(np.unique(new)) <= {0.0, 1.0}
+            assert np.all(new <= old)
+    assert record.counts()[-1] == 10
+
+
+def test_the_entry_with_the_smallest_signal_per_flop_goes() -> None:
+    model = plain()
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.0), burn_in=2, prune_every=1, decay=0.5)
+    cost = computational_cost(model).gradient()
+    train(model, optimizer, steps=3)
+    layers = {layer.name: layer for layer in model.layers if isinstance(layer, MaskLayer)}
+    score = {
+        (name, channel): layers[name].signal.numpy()[channel] / cost[name][channel]
+        for name in layers
+        for channel in range(layers[name].mask.shape[0])
+    }
+    (entry,) = optimizer.history
+    assert (entry.mask, entry.channel) == min(score, key=lambda key: score[key])
+    assert layers[entry.mask].mask.numpy()[entry.channel] == 0
+
+
+@pytest.mark.parametrize(("missing", "goes"), [(1, "third"), (2000, "first")])
+def test_what_would_be_saved_beyond_the_target_does_not_count(missing: int, goes: str) -> None:
+    """Where one FLOP is missing, which any entry saves, the smallest signal goes though it is large for its FLOPs."""
+    model = plain()
+    cost = computational_cost(model)
+    savings = cost.gradient()
+    signals = {name: saving.astype(np.float32) for name, saving in savings.items()}
+    signals["first"][2] *= 0.9
+    assert savings["third"].max() < 0.9 * savings["first"][2] < 2000
+    optimizer = PruningOptimizer(
+        keras.optimizers.SGD(0.0), prune_every=1, decay=0.9999, flops_target=cost.flops() - missing
+    )
+    for name, signal in signals.items():
+        model.get_layer(name).signal.assign(signal)
+    train(model, optimizer, steps=1)
+    assert optimizer.history[0].mask == goes
+
+
+def test_a_large_flops_weight_goes_by_flops() -> None:
+    model = plain()
+    cost = computational_cost(model).gradient()
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_weight=1e6)
+    train(model, optimizer, steps=1)
+    (entry,) = optimizer.history
+    assert cost[entry.mask][entry.channel] == max(saving.max() for saving in cost.values())
+
+
+def test_no_flops_weight_goes_by_the_signal() -> None:
+    model = plain()
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_weight=0)
+    train(model, optimizer, steps=1)
+    (entry,) = optimizer.history
+    signals = {layer.name: layer.signal.numpy() for layer in model.layers if isinstance(layer, MaskLayer)}
+    assert signals[entry.mask][entry.channel] == min(signal.min() for signal in signals.values())
+
+
+@pytest.mark.parametrize("build", [plain, residual, pytest.param(depthwise, marks=pytest.mark.slow)])
+def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    model = build()
+    full = computational_cost(model).flops()
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.01), prune_every=1, burn_in=2, flops_target=0.5)
+    record = train(model, optimizer, steps=25)
+    counts = record.counts()
+    assert counts.index(counts[-1]) < len(counts) - 3
+    assert optimizer.reached
+    assert optimizer.flops is not None and optimizer.flops <= full / 2
+    assert all(entry.flops > full / 2 for entry in optimizer.history if entry.step < optimizer.history[-1].step)
+    assert optimizer.history[-1].flops == optimizer.flops
+    model.export(tmp_path / "exported", verbose=False)
+    assert maskc.compile(tmp_path / "exported", align="none").report.after.flops == optimizer.flops
+
+
+def test_target_as_a_number() -> None:
+    model = mlp()
+    full = computational_cost(model).flops()
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=full - 1)
+    train(model, optimizer, steps=4)
+    assert len(optimizer.history) == 1 and pruned(model) == 1
+
+
+def test_without_a_target_every_mask_keeps_a_channel() -> None:
+    model = mlp(width=4)
+    optimizer = PruningOptimizer("sgd", prune_every=1, min_channels=2)
+    assert not optimizer.reached
+    train(model, optimizer, steps=8)
+    assert not optimizer.reached
+    assert [int(mask.sum()) for mask in masks(model)] == [2, 2]
+
+
+def test_surrogate_and_compilation_may_disagree_and_the_compilation_decides(monkeypatch: Any) -> None:
+    """Where the count of the real compilation is still above the target, pruning goes on."""
+    model = mlp()
+    full = computational_cost(model).flops()
+    counts = iter([full, full, 1])
+    monkeypatch.setattr("maskc.train.selection.pruner.compiled_flops", lambda model: next(counts))
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=full - 1)
+    train(model, optimizer, steps=6)
+    assert pruned(model) == 3
+    assert optimizer.flops == 1
+
+
+def test_recounts_with_the_weights_after_the_update(monkeypatch: Any) -> None:
+    model = mlp()
+    seen = []
+
+    def count(model: Any) -> int:
+        seen.append([value.copy() for value in model.get_weights()])
+        return 1
+
+    monkeypatch.setattr("maskc.train.selection.pruner.compiled_flops", count)
+    train(model, PruningOptimizer("sgd", prune_every=3, flops_target=0.99), steps=3)
+    (weights,) = seen
+    for then, now in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_frozen_masks_stay() -> None:
+    model = mlp()
+    model.get_layer("first").trainable = False
+    train(model, PruningOptimizer("sgd", prune_every=1), steps=4)
+    assert model.get_layer("first").mask.numpy().all()
+    assert int(np.sum(model.get_layer("second").mask.numpy() == 0)) == 4
+
+
+def test_learning_rate_is_the_inner_optimizers() -> None:
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.25))
+    assert float(optimizer.learning_rate) == 0.25
+    optimizer.learning_rate = 0.5
+    assert float(optimizer.inner_optimizer.learning_rate) == 0.5
+    train(mlp(), optimizer, steps=2, epochs=2, validation_split=0.0)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=2, decay_rate=0.5)
+    optimizer = PruningOptimizer(keras.optimizers.SGD(schedule))
+    train(mlp(), optimizer, steps=4)
+    assert float(optimizer.learning_rate) == pytest.approx(0.1 * 0.5**2)
+
+
+def test_learning_rate_callbacks() -> None:
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1))
+    model = mlp()
+    model.compile(optimizer, LOSS)
+    x, y = data(model)
+    halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[halve])
+    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.025)
+
+
+def test_config_round_trip() -> None:
+    inner = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.5)
+    arguments = {
+        "prune_every": 3,
+        "burn_in": 4,
+        "decay": 0.5,
+        "flops_target": 0.25,
+        "flops_weight": 0.125,
+        "update_params": False,
+        "method": "taylor",
+        "schedule": "cubic",
+        "ramp": 40,
+        "tie": "none",
+        "min_channels": 2,
+        "seed": 7,
+        "loss_reduction": "sum",
+    }
+    optimizer = PruningOptimizer(inner, **arguments)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(again, PruningOptimizer)
+    assert again.get_config() == optimizer.get_config()
+    assert dataclasses.asdict(again.settings) == arguments
+    assert again.inner_optimizer.momentum == 0.5
+
+
+@pytest.mark.parametrize("inner", [pytest.param("momentum", marks=pytest.mark.slow), "adam"])
+def test_a_saved_model_resumes_where_it_stopped(inner: str, tmp_path: Path) -> None:
+    def fresh() -> Any:
+        keras.utils.set_random_seed(4)
+        model = mlp()
+        model.compile(PruningOptimizer(INNER[inner](), prune_every=2, burn_in=3, flops_target=0.4), LOSS)
+        return model
+
+    def fit(model: Any, steps: slice) -> None:
+        x, y = data(model, count=80)
+        batch = slice(4 * steps.start, 4 * steps.stop)
+        model.fit(x[batch], y[batch], batch_size=4, shuffle=False, verbose=0)
+
+    straight = fresh()
+    fit(straight, slice(0, 20))
+    stopped = fresh()
+    fit(stopped, slice(0, 8))
+    stopped.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert pruned(resumed) == 2
+    assert resumed.optimizer.flops == stopped.optimizer.flops
+    assert resumed.optimizer.history == stopped.optimizer.history
+    fit(resumed, slice(8, 20))
+    assert pruned(straight) > 3
+    assert resumed.optimizer.history == straight.optimizer.history
+    assert resumed.optimizer.flops == straight.optimizer.flops
+    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_mixed_precision_prunes_and_resumes(tmp_path: Path) -> None:
+    model = plain(dtype="mixed_float16")
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.01), prune_every=2, flops_target=0.6)
+    train(model, keras.optimizers.LossScaleOptimizer(optimizer), steps=12)
+    assert optimizer.flops is not None and len(optimizer.history) > 1
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.inner_optimizer.history == optimizer.history
+    x, y = data(model)
+    loaded.fit(x, y, verbose=0)
+    assert loaded.optimizer.inner_optimizer.flops == optimizer.flops
+
+
+def test_a_tensorflow_checkpoint_holds_the_whole_state(tmp_path: Path) -> None:
+    def fresh() -> Any:
+        model = mlp()
+        model.compile(PruningOptimizer(keras.optimizers.Adam(0.01), prune_every=2), LOSS)
+        return model
+
+    model = fresh()
+    x, y = data(model)
+    model.fit(x, y, batch_size=4, verbose=0)
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(tmp_path / "checkpoint"))
+    other = fresh()
+    other.optimizer.build(other.trainable_variables)
+    restored = tf.train.Checkpoint(model=other, optimizer=other.optimizer).read(path)
+    restored.assert_existing_objects_matched()
+    for ours, theirs in zip(model.optimizer.variables, other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert pruned(other) == pruned(model) == 2
+
+
+def test_nested_models() -> None:
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(2, 1)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3)(plain()(x)))
+    optimizer = PruningOptimizer("sgd", prune_every=1)
+    train(model, optimizer, steps=2)
+    assert len(optimizer.history) == 2
+    assert optimizer.flops == computational_cost(model).flops()
+
+
+def test_a_subclassed_model() -> None:
+    class Subclass(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = keras.layers.Dense(6, activation="relu")
+            self.mask = MaskLayer()
+            self.out = keras.layers.Dense(3)
+
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            return self.out(self.mask(self.hidden(x), training=training))
+
+    model = Subclass()
+    optimizer = PruningOptimizer("sgd", prune_every=1)
+    model.compile(optimizer, LOSS)
+    model.fit(*data(mlp(), count=12), batch_size=4, verbose=0)
+    assert int(np.sum(model.mask.mask.numpy() == 0)) == 3
+    assert optimizer.flops == computational_cost(model).flops()
+
+
+def test_data_that_end_without_notice_are_no_update() -> None:
+    """Keras begins a step to find out that there are no more batches; that is not one more update to prune by."""
+    model = plain()
+    optimizer = PruningOptimizer("sgd", prune_every=1)
+    model.compile(optimizer, LOSS)
+    x, y = data(model, count=12)
+    unknown = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).filter(lambda x, y: True)
+    model.fit(unknown, epochs=3, verbose=0)
+    assert int(optimizer.iterations) == 9
+    assert pruned(model) == 9

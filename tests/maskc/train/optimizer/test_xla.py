@@ -1,0 +1,115 @@
+"""Training steps that XLA compiles prune the same, between executions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskc.train import MaskLayer, PruningOptimizer
+from tests.maskc.train.networks import data, mlp
+
+pytestmark = pytest.mark.tensorflow
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
+    keras.utils.set_random_seed(2)
+    model = mlp()
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), prune_every=2, decay=0.5, flops_target=0.5, method=method)
+    model.compile(optimizer, LOSS, **arguments)
+    x, y = data(model, count=4 * steps)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    return model
+
+
+def masks(model: Any) -> list[list[float]]:
+    return [layer.mask.numpy().tolist() for layer in model.layers if isinstance(layer, MaskLayer)]
+
+
+@pytest.mark.parametrize("method", ["fisher", pytest.param("magnitude", marks=pytest.mark.slow)])
+def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
+    plain, compiled = fitted(method=method), fitted(method=method, jit_compile=True)
+    assert compiled.jit_compile and not plain.jit_compile
+    assert len(plain.optimizer.history) == 4
+    assert compiled.optimizer.history == plain.optimizer.history
+    assert compiled.optimizer.flops == plain.optimizer.flops
+    assert masks(compiled) == masks(plain)
+
+
+def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) -> None:
+    model = fitted(steps=2, jit_compile=True, steps_per_execution=2)
+    model.save(tmp_path / "model.keras")
+    assert sum(np.sum(np.asarray(mask) == 0) for mask in masks(model)) == 1
+    assert masks(keras.models.load_model(tmp_path / "model.keras")) == masks(model)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_pause_under_xla_changes_nothing(steps_per_execution: int, tmp_path: Path) -> None:
+    """In the middle of a schedule, of an accumulation of gradients, and between two prunings."""
+
+    def fresh() -> Any:
+        keras.utils.set_random_seed(2)
+        model = mlp()
+        optimizer = PruningOptimizer(
+            keras.optimizers.Adam(0.05, gradient_accumulation_steps=3),
+            prune_every=4,
+            burn_in=2,
+            decay=0.5,
+            flops_target=0.4,
+            schedule="cubic",
+            ramp=10,
+        )
+        model.compile(optimizer, LOSS, jit_compile=True, steps_per_execution=steps_per_execution)
+        return model
+
+    def fit(model: Any, start: int, stop: int) -> None:
+        x, y = data(model, count=60)
+        model.fit(x[4 * start : 4 * stop], y[4 * start : 4 * stop], batch_size=4, shuffle=False, verbose=0)
+
+    straight, paused = fresh(), fresh()
+    fit(straight, 0, 14)
+    fit(paused, 0, 8)
+    paused.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert resumed.jit_compile
+    fit(resumed, 8, 14)
+    steps = {entry.step for entry in straight.optimizer.history}
+    assert min(steps) <= 8 < max(steps)
+    assert resumed.optimizer.history == straight.optimizer.history
+    assert masks(resumed) == masks(straight)
+    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_several_steps_to_one_execution() -> None:
+    """Plain graphs decide within the execution and are exact; XLA decides at its end, as often as was due."""
+    assert fitted(steps_per_execution=3).optimizer.history == fitted().optimizer.history
+    compiled = fitted(jit_compile=True, steps_per_execution=4)
+    assert [entry.step for entry in compiled.optimizer.history] == [4, 4, 8, 8]
+
+
+@pytest.mark.slow
+def test_a_custom_loop_asks_for_decisions() -> None:
+    keras.utils.set_random_seed(2)
+    model = mlp()
+    optimizer = PruningOptimizer(
+        keras.optimizers.SGD(0.1), prune_every=2, decay=0.5, flops_target=0.5, model=model, loss_reduction="mean"
+    )
+
+    @tf.function(jit_compile=True)
+    def step(x: Any, y: Any) -> Any:
+        return optimizer.minimize(lambda: LOSS(y, model(x, training=True)))
+
+    x, y = data(model, count=36)
+    for start in range(0, 36, 4):
+        step(tf.constant(x[start : start + 4]), tf.constant(y[start : start + 4]))
+        optimizer.prune_if_due()
+    assert masks(model) == masks(fitted())
+    assert optimizer.history == fitted().optimizer.history

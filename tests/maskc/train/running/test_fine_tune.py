@@ -1,0 +1,164 @@
+"""Fine-tuning and distillation after pruning: the masks stay, and the losses are what they should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from maskc.errors import InputError
+from maskc.train import Distiller, PruningOptimizer, distill, fine_tune
+from maskc.train.masks.mask import mask_layers
+from tests.maskc.train import networks
+
+
+def pruned(width: int = 6) -> tuple[Any, Any]:
+    keras.utils.set_random_seed(0)
+    model = networks.mlp(width)
+    x, y = networks.data(model, 40)
+    model.compile(
+        PruningOptimizer("adam", prune_every=1, flops_target=0.5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+    assert model.optimizer.reached
+    return model, (x, y)
+
+
+def test_fine_tuning_moves_weights_and_leaves_masks_and_signals() -> None:
+    model, data = pruned()
+    frozen = [variable.numpy() for layer in mask_layers(model) for variable in layer.weights]
+    kernel = model.layers[1].kernel.numpy()
+    history = fine_tune(
+        model, data, epochs=3, optimizer=keras.optimizers.AdamW(1e-2, weight_decay=0.1), metrics=["accuracy"],
+        validation_data=data,
+    )  # fmt: skip
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert len(history["loss"]) == 3
+    assert history["loss"][-1] < history["loss"][0]
+    assert not np.array_equal(model.layers[1].kernel.numpy(), kernel)
+    for before, now in zip(frozen, [v.numpy() for layer in mask_layers(model) for v in layer.weights], strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_fine_tuning_is_refused_where_it_would_prune_or_has_no_loss() -> None:
+    model = networks.mlp()
+    data = networks.data(model)
+    with pytest.raises(InputError, match="leaves the masks as they are"):
+        fine_tune(model, data, optimizer=PruningOptimizer("adam"), loss="mse")
+    with pytest.raises(InputError, match="no loss to train the model 'mlp' with"):
+        fine_tune(model, data)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_loss_is_that_of_hinton_et_al(outputs: int, weighted: bool) -> None:
+    keras.utils.set_random_seed(1)
+    student, teacher = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(outputs)]) for _ in range(2))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 4)).astype(np.float32)
+    y = rng.integers(0, 2, (5, 1)).astype(np.float32)
+    weight = rng.uniform(0.5, 2, 5).astype(np.float32) if weighted else np.ones(5, np.float32)
+    distiller = Distiller(student, teacher, temperature=3.0, alpha=0.7)
+    losses = keras.losses
+    hard = losses.BinaryCrossentropy(True) if outputs == 1 else losses.SparseCategoricalCrossentropy(True)
+    distiller.compile("sgd", hard)
+    found = distiller.compute_loss(x, y, distiller(x), weight if weighted else None)
+
+    given, taught = student(x).numpy(), teacher(x).numpy()
+    if outputs == 1:  # a sigmoid is the softmax of a logit and 0
+        given, taught = (np.concatenate([z, np.zeros_like(z)], -1) for z in (given, taught))
+        p, q, s = softmax(taught / 3), softmax(given / 3), softmax(given)
+        label = 1 - y[:, 0].astype(int)
+    else:
+        p, q, s, label = softmax(taught / 3), softmax(given / 3), softmax(given), y[:, 0].astype(int)
+    soft = 9 * (p * np.log(p / q)).sum(-1)
+    expected = (weight * (0.3 * -np.log(s[np.arange(5), label]) + 0.7 * soft)).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_distillation_brings_the_pruned_model_nearer_to_the_teacher() -> None:
+    keras.utils.set_random_seed(0)
+    teacher = networks.mlp()
+    student, (x, y) = pruned()
+    frozen = [layer.mask.numpy() for layer in mask_layers(student)]
+    untouched = [weight.numpy() for weight in teacher.weights]
+
+    def distance() -> float:
+        return float(np.abs(softmax(student.predict(x, verbose=0)) - softmax(teacher.predict(x, verbose=0))).mean())
+
+    before = distance()
+    history = distill(student, teacher, (x, y), alpha=1.0, epochs=20, optimizer=keras.optimizers.Adam(2e-2))
+    assert len(history["loss"]) == 20
+    assert distance() < before / 2
+    for mask, layer in zip(frozen, mask_layers(student), strict=True):
+        np.testing.assert_array_equal(layer.mask.numpy(), mask)
+    for before_, weight in zip(untouched, teacher.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), before_)
+
+
+def test_pruning_goes_on_while_distilling() -> None:
+    keras.utils.set_random_seed(0)
+    model, teacher = networks.mlp(), networks.mlp()
+    x, y = networks.data(model, 40)
+    distiller = Distiller(model, teacher)
+    optimizer = PruningOptimizer("adam", prune_every=1, flops_target=0.5)
+    distiller.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.fit(x, y, batch_size=8, epochs=3, verbose=0)
+    assert optimizer.reached
+    assert all(np.all(layer.mask.numpy() == 1) for layer in mask_layers(teacher))
+
+
+def test_distillation_of_several_outputs_adds_them_up() -> None:
+    keras.utils.set_random_seed(1)
+
+    def network() -> Any:
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, {"a": keras.layers.Dense(3)(inputs), "b": keras.layers.Dense(1)(inputs)})
+
+    student, teacher = network(), network()
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    y = {"a": np.arange(5)[:, None] % 3, "b": x[:, :1]}
+    weights = {"a": np.arange(5.0), "b": np.ones(5)}
+    losses = {"a": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "b": "mse"}
+    parts = []
+    for name in ("a", "b"):
+        one = [keras.Model(model.input, model.output[name]) for model in (student, teacher)]
+        distiller = Distiller(*one)
+        distiller.compile("sgd", losses[name])
+        parts.append(distiller.compute_loss(x, y[name], distiller(x), weights[name]))
+    distiller = Distiller(student, teacher)
+    distiller.compile("sgd", losses)
+    np.testing.assert_allclose(distiller.compute_loss(x, y, distiller(x), weights), sum(parts), rtol=1e-6)
+
+
+def test_data_that_make_no_examples_are_told() -> None:
+    model = networks.mlp()
+    x, y = networks.data(model)
+    with pytest.raises(InputError, match="arrays do not make examples, equally many in each"):
+        fine_tune(model, (x, y[:-1]), loss="mse")
+    with pytest.raises(InputError, match="batch size must be at least 1, not 0"):
+        fine_tune(model, (x, y), loss="mse", batch_size=0)
+    with pytest.raises(InputError, match="must be a Keras model, not a str"):
+        fine_tune("model.keras", (x, y), loss="mse")
+
+
+def test_wrong_distillation_is_told() -> None:
+    student, teacher = networks.mlp(), keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    with pytest.raises(InputError, match="temperature must be greater than 0"):
+        Distiller(student, teacher, temperature=0)
+    with pytest.raises(InputError, match='soft must be "auto"'):
+        Distiller(student, teacher, soft="cosine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="teacher must be a Keras model, not a NoneType"):
+        Distiller(student, None)
+    x, y = networks.data(student)
+    with pytest.raises(InputError, match=r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)"):
+        distill(student, teacher, (x, y), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -1,0 +1,71 @@
+"""The choice of the next mask entries, on numbers small enough to check by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maskc.train.selection.groups import untied
+from maskc.train.selection.ranking import ranked
+
+
+def choose(
+    masks: Any, signals: Any, savings: Any, weight: Any = "auto", least: int = 1, groups: Any = None
+) -> list[int]:
+    arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
+    groups = untied([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
+    return list(ranked(*arrays, groups, np.concatenate(savings).astype(np.int64), weight, least))
+
+
+def test_auto_takes_the_smallest_signal_per_flop() -> None:
+    assert choose([[1, 1], [1, 1]], [[4, 3], [2, 5]], [[10, 10], [2, 20]], least=0) == [3, 1, 0, 2]
+
+
+def test_a_number_weighs_flops_against_the_signal() -> None:
+    signals, savings = [[4, 3], [2, 5]], [[10, 10], [2, 20]]
+    assert choose([[1, 1], [1, 1]], signals, savings, 0.0, 0) == [2, 1, 0, 3]
+    assert choose([[1, 1], [1, 1]], signals, savings, 1.0, 0) == [3, 1, 0, 2]
+
+
+def test_pruned_entries_are_left_out() -> None:
+    assert choose([[0, 1, 1], [1, 0, 1]], [[0, 3, 2], [9, 0, 9]], [[0, 1, 1], [1, 0, 1]], least=0) == [2, 1, 3, 5]
+
+
+def test_small_masks_are_left_alone() -> None:
+    masks, signals, savings = [[0, 1], [1, 1]], [[0, 1], [5, 6]], [[0, 9], [1, 1]]
+    assert choose(masks, signals, savings, least=1) == [2]
+    assert choose(masks, signals, savings, least=0) == [1, 2, 3]
+    assert choose(masks, signals, savings, least=2) == []
+
+
+def test_entries_that_save_nothing_come_last() -> None:
+    assert choose([[1, 1], [1, 1]], [[1, 2], [30, 40]], [[0, 0], [1, 1]], least=0) == [2, 3, 0, 1]
+    assert choose([[1, 1], [0, 1]], [[2, 1], [0, 40]], [[0, 0], [0, 0]], least=0) == [1, 0, 3]
+
+
+def test_dead_channels_go_by_what_they_save() -> None:
+    assert choose([[1, 1, 1]], [[0, 0, 0]], [[5, 7, 7]]) == [1, 2]
+
+
+def test_signals_of_a_group_add_up() -> None:
+    masks, groups = [[1, 1], [1, 1]], [[0, 1], [0, 2]]
+    assert choose(masks, [[1, 3], [4, 2]], [[10, 10, 10]], least=0, groups=groups) == [2, 1, 0]
+    assert choose([[0, 1], [1, 1]], [[9, 3], [1, 2]], [[10, 10, 10]], least=0, groups=groups) == [0, 2, 1]
+
+
+def test_a_group_goes_only_if_every_mask_can_spare_it() -> None:
+    masks, groups = [[1, 1, 1], [1, 1]], [[0, 0, 1], [1, 2]]
+    signals = [[1, 1, 5], [4, 3]]
+    assert choose(masks, signals, [[1, 1, 1]], least=1, groups=groups) == [0, 2]
+    assert choose(masks, signals, [[1, 1, 1]], least=2, groups=groups) == []
+
+
+def test_entries_without_a_group_stay() -> None:
+    assert choose([[1, 1], [1, 1]], [[1, 1], [2, 3]], [[1, 1]], least=0, groups=[[-1, -1], [0, 1]]) == [0, 1]
+
+
+@pytest.mark.parametrize("weight", ["auto", 0.5])
+def test_all_masks_pruned(weight: Any) -> None:
+    assert choose([[0, 0]], [[1, 1]], [[0, 0]], weight, least=0) == []

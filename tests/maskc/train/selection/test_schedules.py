@@ -1,0 +1,115 @@
+"""How far pruning comes, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskc.train import MaskLayer, PruningOptimizer, computational_cost
+from maskc.train.selection.schedules import goal
+from tests.maskc.train.networks import data, plain
+
+pytestmark = pytest.mark.tensorflow
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("one-shot", [200, 200, 200, 200, 200]),
+        ("linear", [800, 600, 400, 200, 200]),
+        ("cubic", [1000 - 800 * 37 / 64, 1000 - 800 * 7 / 8, 1000 - 800 * 63 / 64, 200, 200]),
+    ],
+)
+def test_goals_by_hand(schedule: str, expected: list[float]) -> None:
+    ramp = 0 if schedule == "one-shot" else 40
+    assert [goal(schedule, step, 10, ramp, 1000, 200) for step in (20, 30, 40, 50, 60)] == [int(e) for e in expected]
+
+
+def fit(model: Any, start: int, stop: int) -> None:
+    x, y = data(model, count=4 * 20)
+    model.fit(x[4 * start : 4 * stop], y[4 * start : 4 * stop], batch_size=4, shuffle=False, verbose=0)
+
+
+def compiled(**arguments: Any) -> Any:
+    keras.utils.set_random_seed(2)
+    model = plain()
+    model.compile(PruningOptimizer(keras.optimizers.Adam(0.01), decay=0.5, **arguments), LOSS)
+    return model
+
+
+@pytest.mark.parametrize(("schedule", "ramp"), [("one-shot", 0), ("linear", 9), ("cubic", 9)])
+def test_flops_follow_the_schedule(schedule: Any, ramp: int) -> None:
+    model = compiled(prune_every=3, burn_in=3, flops_target=0.4, schedule=schedule, ramp=ramp)
+    full = computational_cost(model).flops()
+    largest = max(int(saving.max()) for saving in computational_cost(model).gradient().values())
+    fit(model, 0, 13)
+    optimizer = model.optimizer
+    left = {entry.step: entry.flops for entry in optimizer.history}
+    assert set(left) <= {6, 9, 12} and (schedule != "one-shot" or list(left) == [6])
+    for step in (6, 9, 12):
+        asked = goal(schedule, step, 3, ramp, full, optimizer._pruner.target)
+        assert [flops for then, flops in left.items() if then <= step][-1] <= asked
+        assert step not in left or asked - largest < left[step]
+    assert optimizer.reached
+    assert optimizer.flops == computational_cost(model).flops()
+
+
+def test_what_saves_more_and_more_is_not_overdone() -> None:
+    """Of the channels before a normalisation the first save hardly anything: their constants must be made up for."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((6,))
+    x = inputs
+    for _ in range(2):
+        x = keras.layers.LayerNormalization()(MaskLayer()(keras.layers.Dense(48, activation="relu")(x)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=0.4, schedule="one-shot", method="random")
+    model.compile(optimizer, LOSS)
+    fit(model, 0, 2)
+    target = int(0.4 * computational_cost(model).at([np.ones(48), np.ones(48)])[0])
+    assert 0.9 * target < optimizer.flops <= target
+
+
+def test_a_schedule_without_a_target_ends_with_the_fewest_channels() -> None:
+    model = compiled(prune_every=2, schedule="linear", ramp=6, min_channels=2)
+    fit(model, 0, 8)
+    assert [int(layer.mask.numpy().sum()) for layer in model.layers if isinstance(layer, MaskLayer)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("way", ["file", pytest.param("checkpoint", marks=pytest.mark.slow)])
+def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(way: str, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {
+        "prune_every": 2,
+        "burn_in": 1,
+        "flops_target": 0.4,
+        "schedule": "cubic",
+        "ramp": 16,
+        "method": "taylor",
+    }
+    straight = compiled(**arguments)
+    fit(straight, 0, 13)
+    paused = compiled(**arguments)
+    fit(paused, 0, 4)
+    if way == "file":
+        paused.save(tmp_path / "model.keras")
+        resumed = keras.models.load_model(tmp_path / "model.keras")
+    else:
+        resumed = compiled(**arguments)
+        resumed.optimizer.build(resumed.trainable_variables)
+        path = tf.train.Checkpoint(model=paused, optimizer=paused.optimizer).write(str(tmp_path / "checkpoint"))
+        tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).read(path).assert_existing_objects_matched()
+    fit(resumed, 4, 13)
+    steps = {entry.step for entry in straight.optimizer.history}
+    assert min(steps) <= 4 < max(steps) and len(steps) > 2
+    for ours, theirs in zip(resumed.layers, straight.layers, strict=True):
+        if isinstance(ours, MaskLayer):
+            np.testing.assert_array_equal(ours.mask, theirs.mask)
+    assert resumed.optimizer.flops == straight.optimizer.flops
+    if way == "file":
+        assert resumed.optimizer.history == straight.optimizer.history

@@ -1,0 +1,348 @@
+"""PruningTrainer: what it trains, going on after an interruption, early stop, summaries, and what it exports."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import maskc
+from maskc.errors import InputError, MaskcError
+from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
+from maskc.train.data.parsing import model_inputs
+from maskc.train.export import export_model
+from maskc.train.masks.mask import mask_layers
+from maskc.train.running.loop import Interrupted, Monitor
+
+SPEC = FeatureSpec(
+    features={"a": {"kind": "dense", "shape": (4,)}, "b": {"kind": "categorical", "size": 3}}, label="label"
+)
+
+
+def network() -> Any:
+    """A network with two masks; with dropout, whose state must survive an interruption, and with a normalisation, whose
+    scales of one cost less as they are than as training leaves them."""
+    keras.utils.set_random_seed(0)
+    inputs = model_inputs(SPEC)
+    x = keras.layers.Concatenate()([inputs["a"], keras.layers.Embedding(3, 2)(inputs["b"])])
+    for name in ("first", "second"):
+        x = MaskLayer(name=name)(keras.layers.Dense(8, activation="relu")(x))
+        x = keras.layers.LayerNormalization()(x)
+        x = keras.layers.Dropout(0.2, seed=1)(x)
+    return keras.Model(inputs, keras.layers.Dense(1)(x), name="net")
+
+
+def trainer(directory: Path, model: Any = None, optimizer: Any = None, **options: Any) -> PruningTrainer:
+    settings = {
+        "pruning_iter": 2,
+        "pruning_burn_in": 5,
+        "pruning_flops_target": 0.5,
+        "pruning_decay": 0.9,
+        "checkpoint_every": 3,
+        "summary_every": 4,
+        **options,
+    }
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    return PruningTrainer(
+        model or network(), loss, directory, optimizer or keras.optimizers.Adam(1e-2), ["auc"], **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("records")
+    rng = np.random.default_rng(0)
+    for part in range(2):
+        rows = [(rng.normal(size=4), int(rng.integers(3))) for _ in range(50)]
+        write_records(
+            directory / f"{part}.tfrecord", [{"a": a, "b": b, "label": float(a[0] * (b - 1) > 0)} for a, b in rows]
+        )
+    return directory
+
+
+def records(files: Path) -> Records:
+    return Records(files / "*.tfrecord", SPEC, 16, shuffle=64)
+
+
+def weights(model: Any) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.variables]
+
+
+def interrupting(data: Records, epoch: int, batch: int) -> Any:
+    """The data, with a signal to this process before a batch of an epoch is given out."""
+
+    def batches(at: int) -> Any:
+        def pull(index: Any) -> None:
+            if at == epoch and int(index) == batch:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def watched(index: Any, batch: Any) -> Any:
+            with tf.control_dependencies([tf.py_function(pull, [index], [])]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        return data(at).enumerate().map(watched)
+
+    return batches
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    whole.train(records(files), epochs=4)
+    first = trainer(tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        first.train(interrupting(records(files), 1, 3), epochs=4)
+    (path,) = sorted((tmp_path / "parts/training/checkpoints").glob("step-*.npz"))[-1:]
+    assert int(path.stem.removeprefix("step-")) % 7  # in the middle of an epoch of 7 batches
+    second = trainer(tmp_path / "parts")
+    position = second.train(records(files), epochs=4)
+    assert position.step == 28
+    for expected, found in zip(weights(whole.model), weights(second.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert second.optimizer.history == whole.optimizer.history
+    assert second.optimizer.reached
+    assert [v.numpy().tolist() for v in second.optimizer.variables] == [
+        v.numpy().tolist() for v in whole.optimizer.variables
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_a_run_that_is_done_is_not_repeated(files: Path, tmp_path: Path) -> None:
+    done = trainer(tmp_path).train(records(files), epochs=3)
+    assert done.done
+    again = trainer(tmp_path)
+    assert again.train(records(files), epochs=3) == done
+    assert again.optimizer.iterations.numpy() == done.step
+    anew = trainer(tmp_path)
+    assert anew.train(records(files), epochs=1, resume=False).step == 7
+
+
+def test_a_checkpoint_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
+    trainer(tmp_path).train(records(files), epochs=3)
+    inputs = model_inputs(SPEC)
+    other = keras.Model(inputs, keras.layers.Dense(1)(MaskLayer()(keras.layers.Dense(2)(inputs["a"]))))
+    with pytest.raises(InputError, match=r"step-00000021.npz is of another model or optimizer"):
+        trainer(tmp_path, other).train(records(files), epochs=3)
+    for path in (tmp_path / "training/checkpoints").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot be read: remove it"):
+        trainer(tmp_path).train(records(files), epochs=3)
+
+
+def test_it_exports_what_it_trained(files: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run")
+    run.train(records(files), records(files), epochs=4)
+    masks = {layer.name: layer.mask.numpy() for layer in run.model.layers if isinstance(layer, MaskLayer)}
+    position = run.fine_tune(records(files), records(files), epochs=2)
+    assert {"auc", "loss", "val_auc", "val_loss"} == set(position.metrics)
+    exported = run.export_model(tmp_path / "exported")
+    assert sorted(path.name for path in exported.directory.iterdir()) == [
+        "manifest.json",
+        "model.keras",
+        "model.onnx",
+        "saved_model",
+    ]
+    manifest = json.loads((exported.directory / "manifest.json").read_text())
+    assert manifest["flops"]["after"] == maskc.flops(exported.directory / "model.onnx").flops == run.flops
+    assert manifest["flops"]["before"] > 2 * run.flops
+    for name, mask in masks.items():
+        assert manifest["masks"][name] == {"channels": 8, "kept": np.flatnonzero(mask).tolist()}
+    assert manifest["verification"]["passed"]
+    assert manifest["training"]["steps"] == {"training": 28, "fine-tuning": 14}
+    assert maskc.verify(exported.directory / "saved_model", exported.directory / "model.onnx").passed
+    # A second export replaces the first, and nothing that is not an export.
+    run.export_model(tmp_path / "exported")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious.txt").write_text("keep")
+    with pytest.raises(InputError, match="holds other files"):
+        run.export_model(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "other", "run"]
+
+
+def test_a_failed_export_leaves_what_was_there(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    run = trainer(tmp_path / "run", model)
+    run.export_model(tmp_path / "exported")
+    before = (tmp_path / "exported/manifest.json").read_text()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise InputError("no")
+
+    monkeypatch.setattr(maskc, "compile", broken, raising=False)
+    with pytest.raises(InputError, match="no"):
+        run.export_model(tmp_path / "exported")
+    assert (tmp_path / "exported/manifest.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, monitor=Monitor("val_loss", patience=2), pruning_burn_in=12)
+    seen = []
+    evaluate = run.model.evaluate
+
+    def worse(*arguments: Any, **options: Any) -> dict[str, float]:
+        evaluate(*arguments, **options)
+        seen.append((run.optimizer.reached, weights(run.model)))
+        return {"loss": float(len(seen)), "auc": 0.5}
+
+    run.model.evaluate = worse
+    position = run.train(records(files), records(files), epochs=20)
+    first = next(index for index, (reached, _) in enumerate(seen) if reached)
+    assert first > 0
+    assert position.epoch == len(seen) == first + 3
+    assert position.metrics["val_loss"] == first + 1  # of the weights that were taken back
+    for expected, found in zip(seen[first][1], weights(run.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_metric_that_is_not_there_is_named(files: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0)
+    with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss, val_auc, val_l"):
+        run.train(records(files), records(files), epochs=2)
+    assert not (tmp_path / "training/checkpoints").exists()  # before anything was trained
+
+
+def test_what_is_not_a_number_is_never_better() -> None:
+    monitor = Monitor("val_loss")
+    assert monitor.better(1.0, None)
+    assert not monitor.better(math.nan, None)
+    assert not monitor.better(math.nan, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_training_that_goes_on_voids_what_was_fine_tuned_before(files: Path, tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        run = trainer(tmp_path)
+        run.train(records(files), epochs=epochs)
+        masks = [layer.mask.numpy() for layer in mask_layers(run.model)]
+        assert run.fine_tune(records(files), epochs=1).step == 7
+        for layer, mask in zip(mask_layers(run.model), masks, strict=True):
+            np.testing.assert_array_equal(layer.mask.numpy(), mask)
+    assert len(list((tmp_path / "fine-tuning/logs").iterdir())) == 1  # and its summaries
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+@pytest.mark.parametrize("options", [{"steps_per_execution": 3}, {"steps_per_execution": 2, "jit_compile": True}])
+def test_several_steps_to_an_execution_go_on_exactly_too(files: Path, tmp_path: Path, options: Any) -> None:
+    whole = trainer(tmp_path / "whole", compile_options=options)
+    assert whole.train(records(files), epochs=3).step == 21
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "parts", compile_options=options).train(interrupting(records(files), 1, 4), epochs=3)
+    parts = trainer(tmp_path / "parts", compile_options=options)
+    assert parts.train(records(files), epochs=3).step == 21
+    assert parts.optimizer.history == whole.optimizer.history
+    for expected, found in zip(weights(whole.model), weights(parts.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path) -> None:
+    """And not on the averages of the weights, which take their place at the end."""
+
+    def averaging(directory: Path) -> PruningTrainer:
+        return trainer(directory, optimizer=keras.optimizers.SGD(1e-2, use_ema=True, ema_momentum=0.5))
+
+    whole = averaging(tmp_path / "whole")
+    whole.train(records(files), epochs=3)
+    averaging(tmp_path / "parts").train(records(files), epochs=2)
+    parts = averaging(tmp_path / "parts")
+    parts.train(records(files), epochs=3)
+    for expected, found in zip(weights(whole.model), weights(parts.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.train(records(files), records(files), epochs=2)
+    (path,) = (tmp_path / "training/logs").iterdir()
+    values: dict[str, dict[int, Any]] = {}
+    plugins = {}
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            values.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
+            if value.metadata.plugin_data.plugin_name:
+                plugins[value.tag] = value.metadata.plugin_data.plugin_name
+    assert set(values["train/loss"]) == set(values["train/auc"]) == {4, 8, 12}
+    assert set(values["validation/auc"]) == {7, 14}
+    for step in (8, 12):
+        assert values["pruning/flops"][step] == [row.flops for row in run.optimizer.history if row.step <= step][-1]
+    assert values["pruning/kept/first"][4] == 8
+    histogram = values["pruning/signal/second"][12]
+    assert histogram.shape == (30, 3)
+    assert histogram[:, 2].sum() == 8
+    assert plugins["train/loss"] == "scalars"
+    assert plugins["pruning/signal/second"] == "histograms"
+
+
+def test_records_that_do_not_fit_end_training_with_a_sentence(files: Path, tmp_path: Path) -> None:
+    good = [{"a": np.ones(4), "b": 1, "label": 1.0}] * 110
+    write_records(tmp_path / "bad.tfrecord", [*good, {"a": np.ones(4), "b": 3, "label": 1.0}])
+    run = trainer(tmp_path / "run")
+    with pytest.raises(InputError, match=r"bad.tfrecord, record 110: the field 'b' holds 3"):
+        run.train(Records(tmp_path / "bad.tfrecord", SPEC, 16), epochs=2)
+
+
+def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
+    inputs = {"a": np.zeros((32, 4), np.float32), "b": np.zeros(32, np.int32)}
+    with pytest.raises(MaskcError, match=r"^The signal of the mask 'first' is not finite: training has diverged\.$"):
+        trainer(tmp_path, pruning_burn_in=0, batch_size=8).train((inputs, np.full((32, 1), np.nan, np.float32)))
+
+
+def test_no_example_to_validate_on_is_told(tmp_path: Path) -> None:
+    inputs = {"a": np.zeros((8, 4), np.float32), "b": np.zeros(8, np.int32)}
+    data = tf.data.Dataset.from_tensor_slices((inputs, np.zeros((8, 1), np.float32))).batch(4)
+    with pytest.raises(InputError, match="no example to validate on"):
+        trainer(tmp_path).train(data, data.take(0))
+
+
+def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
+    inputs = keras.Input((4,))
+    with pytest.raises(InputError, match="'bare' has no mask to prune"):
+        trainer(tmp_path, keras.Model(inputs, keras.layers.Dense(1)(inputs), name="bare"))
+    with pytest.raises(InputError, match="target cannot be reached"):
+        trainer(tmp_path, pruning_flops_target=3).train(records(files), epochs=1)
+    with pytest.warns(UserWarning, match=r"ended after 7 updates, before .* it was to begin after 100,000"):
+        trainer(tmp_path, pruning_burn_in=100_000).train(records(files), epochs=1)
+    with pytest.raises(InputError, match="not list"):
+        trainer(tmp_path).train([1, 2], epochs=1)
+    with pytest.raises(InputError, match="no example to train on"):
+        trainer(tmp_path).train((np.zeros((0, 4)), np.zeros((0, 1))), epochs=1)
+
+
+def test_the_flags_are_those_of_the_original() -> None:
+    parser = PruningTrainer.add_parser_arguments()
+    default = parser.parse_args([])
+    assert vars(default) == {
+        "pruning_iter": 5000,
+        "pruning_burn_in": 100_000,
+        "pruning_flops_target": 250_000,
+        "pruning_decay": 0.9999,
+    }
+    given = parser.parse_args(["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"])
+    assert (given.pruning_iter, given.pruning_burn_in, given.pruning_flops_target) == (7, 3, 0.1)
+
+
+def test_layers_that_augment_data_do_nothing_in_an_export(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.RandomContrast(0.5)(keras.layers.RandomFlip()(inputs))
+    x = MaskLayer()(keras.layers.Conv2D(6, 3, activation="relu")(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    exported = export_model(model, tmp_path / "exported")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    loaded = tf.saved_model.load(str(tmp_path / "exported" / "saved_model"))
+    served = loaded.serve(images)
+    np.testing.assert_allclose(served, model.predict(images, verbose=0), rtol=1e-5, atol=1e-5)
+    assert exported.report.verification is not None and exported.report.verification.passed

@@ -1,0 +1,162 @@
+"""Wrong use fails before the first update, in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskc import InputError
+from maskc.train import MaskLayer, PruningOptimizer, computational_cost
+from tests.maskc.train.networks import data, mlp
+
+pytestmark = pytest.mark.tensorflow
+
+
+def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None:
+    x, _ = data(model)
+    model.compile(optimizer, loss, **arguments)
+    model.fit(x, np.zeros((len(x), *model.output_shape[1:])), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prune_every": 0},
+        {"prune_every": 1.5},
+        {"prune_every": True},
+        {"burn_in": -1},
+        {"decay": 1.0},
+        {"decay": -0.1},
+        {"decay": "slow"},
+        {"flops_target": -1},
+        {"flops_target": float("nan")},
+        {"flops_weight": "heavy"},
+        {"flops_weight": -1.0},
+        {"min_channels": -1},
+        {"loss_reduction": "median"},
+        {"method": "hessian"},
+        {"method": 3},
+        {"schedule": "square"},
+        {"schedule": "linear"},
+        {"ramp": -1},
+        {"ramp": 10},
+        {"tie": "all"},
+        {"update_params": 1},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(InputError, match=name):
+        PruningOptimizer("sgd", **arguments)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [lambda: PruningOptimizer("sgd"), lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())],
+)
+def test_wrapping_a_wrapper(inner: Any) -> None:
+    with pytest.raises(InputError, match="cannot wrap"):
+        PruningOptimizer(inner())
+
+
+def test_no_mask_in_the_model() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(InputError, match="MaskLayer"):
+        fit(model, PruningOptimizer("sgd"))
+
+
+def test_all_masks_frozen() -> None:
+    model = mlp()
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, MaskLayer)
+    with pytest.raises(InputError, match="MaskLayer"):
+        fit(model, PruningOptimizer("sgd"))
+
+
+def test_a_target_that_cannot_be_reached() -> None:
+    model = mlp()
+    weights = model.get_weights()
+    with pytest.raises(InputError, match=r"cannot be reached: .* still has 18 FLOPs, and the target is 1\."):
+        fit(model, PruningOptimizer("sgd", flops_target=1.5))
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_target_above_the_flops_that_there_are() -> None:
+    model = mlp()
+    with pytest.warns(UserWarning, match=r"flops_target is 1,000,000, .* 168 FLOPs .*: nothing will be pruned"):
+        fit(model, PruningOptimizer("sgd", prune_every=1, flops_target=1e6))
+    assert model.optimizer.history == () and model.optimizer.reached
+
+
+def test_a_mask_layer_called_twice() -> None:
+    inputs = keras.Input((4,))
+    mask = MaskLayer()
+    x = mask(keras.layers.Dense(4)(inputs))
+    x = mask(keras.layers.Dense(4)(x))
+    with pytest.raises(InputError, match="2 times"):
+        fit(keras.Model(inputs, x), PruningOptimizer("sgd"))
+
+
+def test_losses_with_different_reductions() -> None:
+    inputs = keras.Input((4,))
+    x = MaskLayer()(keras.layers.Dense(4)(inputs))
+    model = keras.Model(inputs, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)])
+    x, y = np.zeros((8, 4)), [np.zeros((8, 1))] * 2
+    model.compile(PruningOptimizer("sgd"), ["mse", keras.losses.MeanSquaredError(reduction="sum")])
+    with pytest.raises(InputError, match="loss_reduction"):
+        model.fit(x, y, verbose=0)
+    model.compile(PruningOptimizer("sgd"), ["mse", keras.losses.mean_absolute_error])
+    model.fit(x, y, verbose=0)
+
+
+def step(model: Any, optimizer: Any, training: bool) -> None:
+    x, _ = data(model)
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(tf.square(model(x, training=training)))
+    optimizer.apply(tape.gradient(value, variables), variables)
+
+
+def test_a_custom_loop_without_a_reduction() -> None:
+    model = mlp()
+    with pytest.raises(InputError, match="loss_reduction"):
+        step(model, PruningOptimizer("sgd", model=model), training=True)
+
+
+def test_a_custom_loop_without_a_model() -> None:
+    with pytest.raises(InputError, match="model="):
+        step(mlp(), PruningOptimizer("sgd", loss_reduction="mean"), training=True)
+
+
+def test_a_custom_loop_in_inference_mode() -> None:
+    model = mlp()
+    with pytest.raises(InputError, match="training=True"):
+        step(model, PruningOptimizer("sgd", loss_reduction="mean", model=model), training=False)
+
+
+def test_the_model_does_not_hold_the_masks() -> None:
+    model, other = mlp(), mlp()
+    optimizer = PruningOptimizer("sgd", loss_reduction="mean", model=other)
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(InputError, match="does not contain"):
+        step(model, optimizer, training=True)
+
+
+def test_signals_that_are_not_finite() -> None:
+    model = mlp()
+    model.compile(PruningOptimizer("sgd", prune_every=1), "mse")
+    x, _ = data(model)
+    with pytest.raises(tf.errors.OpError, match="not finite"):
+        model.fit(x, np.full((len(x), 3), np.nan), verbose=0)
+
+
+def test_cost_of_a_model_without_weights() -> None:
+    with pytest.raises(InputError, match="no weights yet"):
+        computational_cost(keras.Sequential([keras.layers.Dense(3)]))

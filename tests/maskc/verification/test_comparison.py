@@ -1,0 +1,177 @@
+"""What `maskc verify` compares on, measures and allows: data, figures per output, double precision, latency."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import maskc as api
+from maskc.runtime import random_inputs
+from maskc.verification.error_statistics import Statistics
+from maskc.verification.inputs import redrawn
+from maskc.verification.rounding_noise import Sample, distance
+from maskc.verification.tolerance import tolerance
+from tests.maskc import build
+from tests.maskc.build import node, value
+from tests.maskc.command import maskc, refused
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
+    api.compile(reference).save(tmp_path / "small.onnx")
+    return reference, tmp_path / "small.onnx"
+
+
+def quantised() -> onnx.ModelProto:
+    nodes = [node("QuantizeLinear", "x scale zero", "q"), node("DequantizeLinear", "q scale zero", "y")]
+    weights = [build.constant("scale", 0.05), build.constant("zero", 0, np.int8)]
+    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
+
+
+def told(result: object) -> dict[str, object]:
+    found: dict[str, object] = json.loads(result.stdout)  # type: ignore[attr-defined]
+    return found
+
+
+# Data.
+
+
+def test_a_directory_of_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rows in (("a", 3), ("b", 4)):
+        np.savez(data / f"{name}.npz", x=np.ones((rows, 8), np.float32))
+    assert told(maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json"))["verification"]["samples"] == 2
+    (data / "c.npz").write_bytes(b"no archive")
+    refused(maskc("verify", *pair, "--inputs", data), 2, "c.npz")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(maskc("verify", *pair, "--inputs", empty), 2, "no .npz files")
+
+
+def test_sizes_given_are_tried_where_the_compiled_model_takes_any() -> None:
+    nodes = [node("Reshape", "x shape", "y")]
+    ends = [value("x", ["n", "k"])], [value("y", [None, 154])]
+    model = build.model(nodes, *ends, [build.constant("shape", [-1, 154], np.int64)])
+    with pytest.raises(api.InputError, match="--inputs"):
+        api.verify(model, model)
+    assert api.verify(model, model, shapes={"x": (2, 77)}).passed
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 5), (2, 3, 4, 4)])
+def test_one_hot_values_have_one_channel_each(shape: tuple[int, ...]) -> None:
+    port = random_inputs.Port("x", random_inputs.TensorType(onnx.TensorProto.FLOAT, shape))
+    drawn = random_inputs.draw([port], {}, "one-hot", np.random.default_rng(0), 3)["x"]
+    axis = 1 if len(shape) > 2 else -1
+    assert (drawn.sum(axis=axis) == 1).all() and set(np.unique(drawn)) == {0, 1}
+
+
+def test_saturating_values_are_smaller_where_the_reference_overflows() -> None:
+    """exp(exp(50)) is infinite, and nothing could be compared there."""
+    nodes = [node("Exp", "x", "e"), node("Exp", "e", "y")]
+    model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])])
+    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong.graph.node[0].op_type = "Softplus"
+    assert api.verify(model, model).passed and not api.verify(model, wrong).passed
+
+
+# Figures.
+
+
+def test_figures_of_an_error() -> None:
+    wanted = np.array([[1.0, 2.0], [4.0, 3.0]], np.float32)
+    got = np.array([[1.0, 2.5], [2.0, 3.0]], np.float32)
+    found = distance(wanted, got)
+    assert found is not None
+    numbers = Statistics()
+    numbers.add(found, wanted, got)
+    assert (numbers.max_abs, numbers.mean_abs, numbers.max_rel, numbers.top1) == (2.0, 2.5 / 4, 0.5, 0.5)
+    assert numbers.ulps == 2.0 / np.spacing(np.float32(4.0))
+
+
+def test_figures_leave_out_what_is_not_finite() -> None:
+    wanted = np.array([[np.nan, 2.0, np.inf]], np.float16)
+    found = distance(wanted, wanted)
+    assert found is not None
+    numbers = Statistics()
+    numbers.add(found, wanted, wanted)
+    assert (numbers.max_abs, numbers.mean_abs, numbers.ulps) == (0, 0, 0)
+
+
+def test_the_tolerance_grows_with_depth_up_to_a_limit() -> None:
+    single = np.dtype(np.float32)
+    assert tolerance(single, 1) == 8 * np.finfo(np.float32).eps
+    assert tolerance(single, 4) == 2 * tolerance(single, 1)
+    assert tolerance(single, 10**6) == 1e-5
+    assert tolerance(np.dtype(np.float16), 1) == 1e-3
+    assert tolerance(np.dtype(np.float64), 1) < 1e-14
+
+
+# Double precision.
+
+
+def test_double_precision_shows_what_single_hides() -> None:
+    """A weight that is off by 1% and counts a millionth of an output's scale, in front of a hundred roundings."""
+    nodes = [node("MatMul", "x w", "t0"), *(node("Neg", f"t{i}", f"t{i + 1}") for i in range(99))]
+    nodes.append(node("Neg", "t99", "y"))
+    weights = np.random.default_rng(0).normal(size=(17, 16)).astype(np.float32)
+    weights[16] = 0
+    weights[16, 0] = 1e-3
+    off = weights.copy()
+    off[16, 0] *= np.float32(1.01)
+    ends = [value("x", ["n", 17])], [value("y", ["n", 16])]
+    model, wrong = (build.model(nodes, *ends, [build.constant("w", w)]) for w in (weights, off))
+    assert api.verify(model, wrong, exact=False).passed
+    result = api.verify(model, wrong)
+    assert not result.passed and result.exact is not None and not result.exact[0].passed
+    assert api.verify(model, model).passed
+
+
+def test_double_precision_is_left_out_where_a_tolerance_is_given(pair: tuple[Path, Path]) -> None:
+    assert api.verify(*pair).exact is not None
+    assert api.verify(*pair, rtol=1e-3).exact is None
+    assert api.verify(*pair, exact=False).exact is None
+    assert api.verify(*pair, rtol=1e-3, exact=True).exact is not None
+
+
+def test_exact_is_refused_where_there_is_no_double_form(tmp_path: Path) -> None:
+    path = build.save(quantised(), tmp_path / "q.onnx")
+    assert maskc("verify", path, path).exit_code == 0
+    refused(maskc("verify", path, path, "--exact"), 3, "double precision")
+
+
+# Latency.
+
+
+def test_indices_are_drawn_again_within_their_ranges() -> None:
+    kind = TensorProto.INT64
+    model = build.model(
+        [node("Gather", "table i", "y"), node("Identity", "j", "z")],
+        [value("i", ["n", 3], kind), value("j", ["n"], kind)],
+        [value("y", ["n", 3, 4]), value("z", ["n"], kind)],
+        [build.weight("table", 10, 4)],
+    )
+    ports = random_inputs.ports(model)
+    given = [Sample("real", {"i": np.zeros((2, 3), np.int64), "j": np.array([7, 8])}, {})]
+    again = redrawn(ports, given, 0)
+    assert {sample.inputs["i"].shape for sample in again} == {(32, 3)}
+    assert {int(i) for sample in again for i in sample.inputs["i"].flat} == set(range(10))
+    assert {int(j) for sample in again for j in sample.inputs["j"]} == {7, 8}, "nobody knows the range of these"
+    assert redrawn(ports[1:], given, 0) == []
+
+
+def test_latency_side_by_side(pair: tuple[Path, Path]) -> None:
+    result = maskc("verify", *pair, "--bench")
+    assert result.exit_code == 0 and "median and quartiles of" in result.stdout
+    latency = api.verify(*pair, bench=True).latency
+    assert latency is not None and latency.runs >= 20 and latency.shapes == {"x": (1, 8)}
+    for low, median, high in (latency.before, latency.after):
+        assert 0 < low <= median <= high
+    assert latency.speedup == latency.before[1] / latency.after[1]
+    assert api.verify(*pair).latency is None

@@ -1,0 +1,621 @@
+"""`maskc verify`: what it passes, what it catches, and what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+import maskc as api
+from maskc.errors import UnavailableError
+from maskc.runtime import session
+from tests.maskc import build
+from tests.maskc.build import node, value
+from tests.maskc.command import maskc, process, refused
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
+    api.compile(reference).save(tmp_path / "small.onnx")
+    return reference, tmp_path / "small.onnx"
+
+
+def changed(model: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in copy.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+            return copy
+    raise KeyError(name)
+
+
+def test_a_compiled_model_passes(pair: tuple[Path, Path]) -> None:
+    result = maskc("verify", *pair)
+    assert result.exit_code == 0, result.stderr
+    assert "Verified: the same function" in result.stdout
+    for figure in ("412", "196", "2.10×", "FLOPs", "MACs", "Parameters", "File size"):
+        assert figure in result.stdout
+
+
+def test_nothing_of_the_errors_is_cut_off_in_eighty_columns(pair: tuple[Path, Path]) -> None:
+    done = process("verify", *pair, "--rtol", "0", COLUMNS="80", FORCE_COLOR="1")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert "…" not in shown and "Output" in shown
+    (row,) = (line for line in shown.splitlines() if line.startswith("y, ONNX"))
+    assert len(re.findall(r"\d\.\d\de[-+]\d\d", row)) >= 3 and max(map(len, shown.splitlines()[:-3])) <= 80
+
+
+def test_json(pair: tuple[Path, Path]) -> None:
+    result = maskc("verify", *pair, "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 0 and result.stderr == ""
+    checked = told["verification"]
+    assert checked["passed"] is True and checked["provider"] == "cpu" and checked["samples"] == 16
+    assert told["before"]["flops"] == 412 and told["after"]["flops"] == 196
+    assert told["after"]["bytes"] == pair[1].stat().st_size
+    (output,) = checked["outputs"]
+    assert output["name"] == "y" and output["passed"] is True and output["max_rel"] <= 1e-5
+
+
+def test_a_model_is_its_own_equal() -> None:
+    result = api.verify(build.cnn(), build.cnn())
+    assert result.passed and result.reduction == 1
+    assert result.outputs[0].max_abs == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("w1", lambda w: w * 1.01),
+        ("w2", lambda w: w + np.eye(*w.shape, dtype=np.float32) * 0.01),
+        ("b1", lambda b: b * 0),
+        ("mask", lambda m: 1 - m),
+        ("w1", lambda w: w[:, ::-1]),
+    ],
+)
+def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
+    model = build.mlp()
+    reference = build.save(model, tmp_path / "a.onnx")
+    other = build.save(changed(model, name, change), tmp_path / "b.onnx")
+    result = maskc("verify", reference, other)
+    assert result.exit_code == 1
+    assert "Failed: not the same function" in result.stdout and "'y'" in result.stdout
+    result = maskc("verify", reference, other, "--json")
+    assert result.exit_code == 1 and json.loads(result.stdout)["verification"]["passed"] is False
+
+
+def test_a_border_error_is_caught() -> None:
+    model = build.cnn()
+    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong.graph.node[0].attribute[0].ints[:] = [0, 0, 2, 2]
+    assert not api.verify(model, wrong).passed
+
+
+def test_a_wrong_epsilon_is_caught() -> None:
+    model = build.cnn()
+    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong.graph.node[1].attribute.append(onnx.helper.make_attribute("epsilon", 1e-3))
+    assert not api.verify(model, wrong).passed
+
+
+def test_a_constant_that_only_small_inputs_show_is_caught() -> None:
+    model = build.mlp()
+    assert not api.verify(model, changed(model, "b1", lambda b: b + np.float32(1e-3))).passed
+
+
+def test_other_names_types_and_shapes_are_differences() -> None:
+    model = build.mlp()
+    for wrong, words in (
+        (build.mlp(), "outputs differ"),
+        (build.mlp(), "inputs differ"),
+    ):
+        if "outputs" in words:
+            wrong.graph.node[-1].output[0] = wrong.graph.output[0].name = "z"
+        else:
+            wrong.graph.node[0].input[0] = wrong.graph.input[0].name = "z"
+        result = api.verify(model, wrong)
+        assert not result.passed and words in result.reasons[0]
+    doubled = build.mlp()
+    doubled.graph.node[-1].output[0] = "narrow"
+    doubled.graph.node.append(node("Cast", "narrow", "y", to=TensorProto.DOUBLE))
+    doubled.graph.output[0].CopyFrom(build.value("y", ["n", 4], TensorProto.DOUBLE))
+    result = api.verify(model, doubled)
+    assert not result.passed and "double in the compiled model" in result.reasons[0]
+    summed = build.mlp()
+    summed.graph.node[-1].output[0] = "all"
+    summed.graph.node.append(node("ReduceSum", "all", "y", keepdims=1))
+    summed.graph.output[0].CopyFrom(build.value("y", [None, None]))
+    result = api.verify(model, summed)
+    assert not result.passed and "shape" in result.reasons[0]
+
+
+def test_a_fixed_batch_is_a_difference() -> None:
+    fixed = build.mlp()
+    fixed.graph.input[0].CopyFrom(build.value("x", [1, 8]))
+    result = api.verify(build.mlp(), fixed)
+    assert not result.passed and "shape of input 'x'" in result.reasons[0]
+
+
+def test_a_model_that_fails_on_other_batches_is_a_difference() -> None:
+    wrong = build.mlp()
+    wrong.graph.node[-1].output[0] = "flat"
+    wrong.graph.initializer.append(build.constant("shape", [1, 4], np.int64))
+    wrong.graph.node.append(node("Reshape", "flat shape", "y"))
+    result = api.verify(build.mlp(), wrong)
+    assert not result.passed and "cannot be run" in result.reasons[0]
+
+
+def test_a_model_that_cannot_be_run_is_a_difference_however_it_is_looked_at(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """There is nothing to time then, and the verdict stands."""
+    model = onnx.load(pair[1])
+    model.graph.initializer.append(build.constant("pair", [2, 8], np.int64))
+    for item in model.graph.node:
+        item.input[:] = ["two" if name == "x" else name for name in item.input]
+    model.graph.node.insert(0, node("Reshape", "x pair", "two"))
+    stiff = build.save(model, tmp_path / "stiff.onnx")
+    result = maskc("verify", pair[0], stiff, "--bench", "--dump", tmp_path / "dump")
+    assert result.exit_code == 1, result.stderr
+    assert "cannot be run where the reference can" in result.stdout and "Latency" not in result.stdout
+    assert (tmp_path / "dump" / "input.npz").is_file()
+
+
+def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    wrong = onnx.load(pair[1])
+    next(item for item in wrong.graph.node if item.op_type == "Relu").op_type = "Sigmoid"
+    build.save(wrong, tmp_path / "wrong.onnx")
+    monkeypatch.setattr("maskc.verification.dump.storage.write_model", full)
+    result = maskc("verify", pair[0], tmp_path / "wrong.onnx", "--dump", tmp_path / "dump")
+    assert result.exit_code == 1 and "No space left" in result.stdout and "part at tensor" in result.stdout
+
+
+def test_min_reduction(pair: tuple[Path, Path]) -> None:
+    assert maskc("verify", *pair, "--min-reduction", "2").exit_code == 0
+    result = maskc("verify", *pair, "--min-reduction", "3", "--json")
+    told = json.loads(result.stdout)["verification"]
+    assert result.exit_code == 1
+    assert told["passed"] is False and told["equivalent"] is True
+    assert "412 before, 196 after" in told["reasons"][0]
+
+
+def test_tolerances_can_be_given(tmp_path: Path) -> None:
+    model = build.mlp()
+    other = changed(model, "w2", lambda w: w * np.float32(1.001))
+    assert not api.verify(model, other).passed
+    assert api.verify(model, other, rtol=1e-2).passed
+    assert api.verify(model, other, atol=10).passed
+    assert not api.verify(model, other, rtol=0).passed
+
+
+def test_same_seed_same_result(pair: tuple[Path, Path]) -> None:
+    first, second = (api.verify(*pair, seed=3).outputs for _ in range(2))
+    assert first == second
+    assert api.verify(*pair, seed=4).outputs != first
+
+
+# Real data.
+
+
+def test_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.random.default_rng(0).normal(size=(7, 8)))
+    result = maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["verification"]["samples"] == 1
+
+
+def test_real_data_finds_what_random_data_cannot() -> None:
+    def gated(limit: float) -> onnx.ModelProto:
+        nodes = [node("Sub", "x limit", "d"), node("Relu", "d", "y")]
+        limits = [build.constant("limit", limit)]
+        return build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], limits)
+
+    far, further = gated(1000), gated(1001)
+    assert api.verify(far, further).passed
+    assert not api.verify(far, further, inputs={"x": np.full((1, 4), 2000.0, np.float32)}).passed
+
+
+@pytest.mark.parametrize(
+    ("arrays", "word"),
+    [
+        ({"z": np.ones((2, 8))}, "no array 'x'"),
+        ({"x": np.ones((2, 8)), "z": np.ones(1)}, "no input"),
+        ({"x": np.ones((2, 9))}, "cannot be run on the given inputs"),
+        ({"x": np.array([["a"] * 8])}, "must be of type float32"),
+    ],
+)
+def test_unusable_data(
+    pair: tuple[Path, Path], tmp_path: Path, arrays: dict[str, np.ndarray[Any, Any]], word: str
+) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    refused(maskc("verify", *pair, "--inputs", tmp_path / "data.npz"), 2, word)
+    (tmp_path / "some").mkdir()
+    np.savez(tmp_path / "some" / "a.npz", x=np.ones((2, 8), np.float32))
+    np.savez(tmp_path / "some" / "b.npz", **arrays)
+    refused(maskc("verify", *pair, "--inputs", tmp_path / "some"), 2, "b.npz", word)
+
+
+def test_unusable_options(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    refused(maskc("verify", *pair, "--inputs", tmp_path / "none.npz"), 2, "does not exist")
+    (tmp_path / "bad.npz").write_text("no")
+    refused(maskc("verify", *pair, "--inputs", tmp_path / "bad.npz"), 2, "cannot be read")
+    refused(maskc("verify", *pair, "--samples", -1), 2, "samples")
+    refused(maskc("verify", *pair, "--samples", 0), 2, "nothing to compare")
+    refused(maskc("verify", *pair, "--rtol", -1), 2, "rtol")
+    refused(maskc("verify", *pair, "--seed", -1), 2, "seed must not be negative")
+    refused(maskc("verify", *pair, "--dump", pair[0]), 2, "mlp.onnx is not a directory")
+    refused(maskc("verify", *pair, "--atol", "nan"), 2, "atol")
+
+
+def test_masks_apply_to_the_reference(tmp_path: Path) -> None:
+    reference = build.save(build.cnn(), tmp_path / "cnn.onnx")
+    masks = tmp_path / "masks.npz"
+    np.savez(masks, act=np.array([1, 1, 0, 0, 1, 0]))
+    assert maskc("compile", reference, "--masks", masks).exit_code == 0
+    compiled = tmp_path / "cnn.compiled.onnx"
+    assert maskc("verify", reference, compiled, "--masks", masks).exit_code == 0
+    assert maskc("verify", reference, compiled).exit_code == 1
+
+
+# Functions that magnify rounding.
+
+
+def stepped() -> onnx.ModelProto:
+    """A network whose outputs are rounded to steps of 1/256, so that a tiny error may become a whole step."""
+    nodes = [
+        node("MatMul", "x w1", "hidden"),
+        node("MatMul", "hidden w2", "smooth"),
+        node("Add", "smooth far", "rounded"),
+        node("Sub", "rounded far", "y"),
+    ]
+    weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("far", 2.0**15)]
+    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+
+
+def summed_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with the hidden channels in another order."""
+    order = np.random.default_rng(0).permutation(64)
+    return changed(changed(model, "w1", lambda w: w[:, order]), "w2", lambda w: w[order])
+
+
+def test_steps_are_allowed_the_noise_of_the_reference() -> None:
+    model = stepped()
+    result = api.verify(model, summed_otherwise(model))
+    assert result.passed, result.reasons
+    assert any(output.noise for output in result.outputs)
+    assert any("rounding" in note for note in result.notes)
+
+
+def test_noise_does_not_hide_a_difference() -> None:
+    model = stepped()
+    assert not api.verify(model, changed(model, "w2", lambda w: w * np.float32(1.01))).passed
+
+
+def test_classes_may_flip_only_where_the_reference_flips() -> None:
+    nodes = [node("MatMul", "x w", "scores"), node("ArgMax", "scores", "y", axis=1, keepdims=0)]
+    ends = [value("x", ["n", 8])], [value("y", ["n"], TensorProto.INT64)]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
+    assert api.verify(model, model).passed
+    assert not api.verify(model, changed(model, "w", lambda w: w[:, ::-1])).passed
+
+
+def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
+    nodes = [node("MatMul", "x w", "scores"), node("Sub", "scores far", "low"), node("Sigmoid", "low", "y")]
+    ends = [value("x", ["n", 8])], [value("y", ["n", 5])]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5), build.constant("far", 30)])
+    assert api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
+    assert not api.verify(model, changed(model, "w", lambda w: w * np.float32(1.01))).passed
+
+
+def test_nans_must_be_where_they_were() -> None:
+    nodes = [node("Sub", "x shift", "d"), node("Log", "d", "y")]
+    ends = [value("x", ["n", 8])], [value("y", ["n", 8])]
+    model = build.model(nodes, *ends, [build.constant("shift", [0.0] * 8)])
+    assert api.verify(model, model).passed
+    result = api.verify(model, changed(model, "shift", lambda s: s + 1))
+    assert not result.passed and "NaN" in result.reasons[0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> None:
+    """What only masked channels read is 0 times NaN in the reference, and gone from the compiled model."""
+    source = build.save(
+        changed(build.mlp(), "w2", lambda w: np.where(np.arange(16)[:, None] == 1, bad, w)), tmp_path / "m.onnx"
+    )
+    for command in (("compile", source), ("compile", source, "--json")):
+        refused(maskc(*command), 1, "'w2' of the reference holds NaN or infinity", "0 times that is NaN", "Nothing was")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+# Inputs of all kinds.
+
+
+def test_symbolic_sizes_are_found() -> None:
+    nodes = [
+        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
+        node("ReduceMean", "c", "y", axes=[2, 3], keepdims=0),
+    ]
+    model = build.model(
+        nodes, [value("x", ["b", 3, "h", "w"])], [value("y", ["b", 4])], [build.weight("k", 4, 3, 3, 3)]
+    )
+    assert api.verify(model, model).passed
+    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong.graph.node[0].attribute[0].ints[:] = [2, 2, 0, 0]
+    assert not api.verify(model, wrong).passed
+
+
+def test_sizes_that_must_fit_each_other_are_found() -> None:
+    model = build.model(
+        [node("MatMul", "x y", "z")],
+        [value("x", ["n", "k"]), value("y", ["k", 3])],
+        [value("z", ["n", 3])],
+    )
+    assert api.verify(model, model).passed
+    model = build.model(
+        [node("Reshape", "x shape", "z")],
+        [value("x", ["n", "k"])],
+        [value("z", ["m", 24])],
+        [build.constant("shape", [-1, 24], np.int64)],
+    )
+    assert api.verify(model, model).passed
+
+
+def test_embeddings_get_indices_in_range() -> None:
+    nodes = [
+        node("Cast", "ids", "whole", to=TensorProto.INT64),
+        node("Gather", "table whole", "vectors"),
+        node("ReduceMean", "vectors", "y", axes=[1], keepdims=0),
+    ]
+    for kind in (TensorProto.INT32, TensorProto.FLOAT):
+        model = build.model(
+            nodes, [value("ids", ["n", "t"], kind)], [value("y", ["n", 6])], [build.weight("table", 11, 6)]
+        )
+        assert api.verify(model, model).passed
+        # Every row is looked up: a change to any one shows.
+        for row in (0, 10):
+            wrong = changed(model, "table", lambda t, row=row: t + (np.arange(11) == row)[:, None].astype("f"))
+            assert not api.verify(model, wrong).passed
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "BOOL",
+        "INT8",
+        "UINT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "FLOAT16",
+        "DOUBLE",
+        "BFLOAT16",
+        "STRING",
+        "FLOAT8E4M3FN",
+    ],
+)
+def test_inputs_of_every_type(kind: str) -> None:
+    elem_type = getattr(TensorProto, kind)
+    model = build.model(
+        [node("Identity", "x", "y")],
+        [value("x", ["n", 3], elem_type)],
+        [value("y", ["n", 3], elem_type)],
+        opset=19,
+        ir_version=9,
+    )
+    assert api.verify(model, model).passed
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bfloat16_that_cannot_be_run_is_compared_in_single_precision(wrong: bool) -> None:
+    def layer(scale: float) -> onnx.ModelProto:
+        weights = (np.random.default_rng(0).normal(size=(8, 5)) * scale).astype(ml_dtypes.bfloat16)
+        return build.model(
+            [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
+            [value("x", ["n", 8], TensorProto.BFLOAT16)],
+            [value("y", ["n", 5], TensorProto.BFLOAT16)],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+
+    result = api.verify(layer(1.0), layer(1.5 if wrong else 1.0))
+    assert result.passed is not wrong
+    assert any("bfloat16" in note for note in result.notes)
+
+
+def test_half_precision_is_judged_as_such() -> None:
+    nodes = [
+        node("Cast", "x", "half", to=TensorProto.FLOAT16),
+        node("MatMul", "half w", "product"),
+        node("Cast", "product", "y", to=TensorProto.FLOAT),
+    ]
+    model = build.model(
+        nodes, [value("x", ["n", 8])], [value("y", ["n", 5])], [build.weight("w", 8, 5, dtype=np.float16)]
+    )
+    result = api.verify(model, model)
+    assert result.passed and result.outputs[0].rtol == 1e-3
+
+
+def test_double_precision_is_judged_as_such() -> None:
+    model = build.model(
+        [node("MatMul", "x w", "y")],
+        [value("x", ["n", 8], TensorProto.DOUBLE)],
+        [value("y", ["n", 5], TensorProto.DOUBLE)],
+        [build.weight("w", 8, 5, dtype=np.float64)],
+    )
+    assert api.verify(model, model).outputs[0].rtol < 1e-12
+    assert not api.verify(model, changed(model, "w", lambda w: w * (1 + 1e-9))).passed
+
+
+def test_doubles_that_are_computed_from_singles_are_judged_as_singles() -> None:
+    nodes = [
+        node("Cast", "x", "single", to=TensorProto.FLOAT),
+        node("MatMul", "single w", "product"),
+        node("Cast", "product", "y", to=TensorProto.DOUBLE),
+    ]
+    ends = [value("x", ["n", 8], TensorProto.DOUBLE)], [value("y", ["n", 5], TensorProto.DOUBLE)]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
+    assert api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
+    assert not api.verify(model, changed(model, "w", lambda w: w * np.float32(1 + 1e-4))).passed
+
+
+def test_several_outputs_are_all_compared() -> None:
+    model = build.mlp()
+    model.graph.output.append(build.value("d", ["n", 16]))
+    result = api.verify(model, changed(model, "w2", lambda w: w * np.float32(1.01)))
+    assert {output.name: output.passed for output in result.outputs} == {"y": False, "d": True}
+
+
+def test_a_reference_that_no_random_input_fits() -> None:
+    model = build.model(
+        [node("Reshape", "x shape", "y")],
+        [value("x", ["n", 3])],
+        [value("y", [7, 33])],
+        [build.constant("shape", [7, 33], np.int64)],
+    )
+    with pytest.raises(api.InputError, match="--inputs"):
+        api.verify(model, model)
+    data = {"x": np.ones((77, 3), np.float32)}
+    assert api.verify(model, model, inputs=data, samples=0).passed
+
+
+# Providers.
+
+
+def test_cuda_without_its_libraries_is_refused_by_name(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        session.choose_provider("cuda")
+    except UnavailableError:
+        pass
+    else:
+        pytest.skip("CUDA can be used here")
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA", "--provider cpu")
+    assert maskc("verify", *pair, "--provider", "auto").exit_code == 0
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_not_cuda(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    class Fallen(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA cannot be used")
+
+
+def test_tensorrt_without_its_libraries_is_refused_by_name(pair: tuple[Path, Path]) -> None:
+    try:
+        session.choose_provider("tensorrt")
+    except UnavailableError:
+        pass
+    else:
+        pytest.skip("TensorRT can be used here")
+    refused(maskc("verify", *pair, "--provider", "tensorrt"), 3, "TensorRT cannot be used", "lib", "--provider cpu")
+
+
+def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is off on CUDA by its option, and in NVIDIA's libraries, of which TensorRT is one, by their variable."""
+    import onnxruntime
+
+    asked: list[Any] = []
+
+    class Accepting(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+            asked.append(providers)
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Accepting)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    session.Session(build.mlp(), "cuda")
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"  # other libraries of the process are left alone
+    session.Session(build.mlp(), "tensorrt")
+    (*others,), (trt, cuda, cpu) = asked
+    assert (trt[0], cuda, cpu) == (
+        "TensorrtExecutionProvider",
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        "CPUExecutionProvider",
+    )
+    assert trt[1]["trt_fp16_enable"] == "0" and others == [cuda, cpu]
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session says CUDA, and its profile the CPU."""
+    import onnxruntime
+
+    class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Pretending)
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "none of the reference's operators on CUDA")
+
+
+def test_a_runtime_without_cuda_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "maskc[cuda]")
+
+
+@pytest.mark.cuda
+def test_cuda_runs_nodes_on_the_gpu(pair: tuple[Path, Path]) -> None:
+    result = maskc("verify", *pair, "--provider", "cuda", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)["verification"]
+    assert told["provider"] == "cuda" and "TF32 off" in " ".join(told["notes"])
+
+
+def test_an_ir_version_that_the_runtime_does_not_read_is_lowered() -> None:
+    model = build.mlp()
+    model.ir_version = onnx.IR_VERSION
+    assert api.verify(model, model).passed
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_products_with_weights_of_few_bits_are_compared_as_the_graph_says(turned: bool) -> None:
+    """By default ONNX Runtime rounds their other operand to 8 bits as well, and not in every form of the graph."""
+    rng = np.random.default_rng(0)
+    shape = (16, 24) if turned else (24, 16)
+    nodes = [node("DequantizeLinear", "w step", "plain")]
+    nodes += [node("Transpose", "plain", "turned", perm=[1, 0])] if turned else []
+    nodes += [node("MatMul", f"x {'turned' if turned else 'plain'}", "a"), node("Mul", "a keep", "b")]
+    nodes += [node("Relu", "b", "c"), node("MatMul", "c v", "y")]
+    stored = [
+        build.constant("w", rng.integers(-127, 128, shape), np.int8),
+        build.constant("step", 0.01),
+        build.constant("keep", [1, 0] * 8),
+        build.weight("v", 16, 3),
+    ]
+    reference = build.model(nodes, [value("x", ["N", 24])], [value("y", ["N", 3])], stored)
+    compiled = api.compile(reference, verify=True)
+    assert compiled.report.verification is not None and compiled.report.verification.passed
+    assert "DequantizeLinear" in {item.op_type for item in compiled.model.graph.node}
+    assert max(error.max_rel for error in compiled.report.verification.outputs) < 1e-5
+    (note,) = compiled.report.verification.notes
+    assert "8 bits" in note

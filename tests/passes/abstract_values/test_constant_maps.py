@@ -1,0 +1,301 @@
+"""Constants that padding makes uneven, as known maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import shrink
+from passes.analysis.dataflow import analyse
+from passes.model.prepare import prepared
+from tests.generators.check import adapters_cost, assert_exact, assert_same_function
+from tests.passes.text import Array, compiled, mask, model, operators, random, weight
+
+CHANNELS = 64
+LIVE = 8
+
+
+def depthwise(
+    signature: str,
+    between: str = "r = Relu(d)",
+    stride: int = 1,
+    opset: int = 17,
+    channels: int = CHANNELS,
+    **weights: Array,
+) -> onnx.ModelProto:
+    """A masked and shifted tensor through a padded depthwise convolution, `between`, and a pointwise one."""
+    return model(
+        signature,
+        "m = Mul(x, k)\n a = Add(m, shift)\n"
+        f"d = Conv<group={channels}, pads=[1,1,1,1], strides=[{stride},{stride}]>(a, wd)\n{between}\n"
+        "y = Conv(r, wp)",
+        opset=opset,
+        k=mask(*[1] * LIVE, *[0] * (channels - LIVE)),
+        shift=random(1, channels, 1, 1, seed=1),
+        wd=random(channels, 1, 3, 3, seed=2),
+        wp=random(4, channels, 1, 1, seed=3),
+        **weights,
+    )
+
+
+def test_the_map_of_a_padded_depthwise_convolution_has_three_rows_and_columns() -> None:
+    graph = prepared(depthwise(f"(float[N,{CHANNELS},9,11] x) => (float[N,4,9,11] y)"))
+    pattern = analyse(graph).constant_map["d"][1]
+    assert pattern.mask.sum() == CHANNELS - LIVE
+    assert pattern.value.shape == (CHANNELS, 1, 3, 3)
+    assert pattern.index[0] is None, "the same for every example"
+    rows, columns = pattern.index[1:]
+    assert rows is not None and columns is not None
+    assert rows.places[0] != rows.places[1] == rows.places[7] != rows.places[8] != rows.places[0]
+    assert (rows.places.size, columns.places.size) == (9, 11)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_known_maps_leave_the_depthwise_convolution_and_come_back_as_one_addition(stride: int) -> None:
+    out = (16 - 1) // stride + 1
+    result = compiled(
+        depthwise(
+            f"(float[N,{CHANNELS},16,16] x) => (float[N,4,{out},{out}] y)",
+            stride=stride,
+        )
+    )
+    assert weight(result, "Conv", which=0).shape[0] == 8
+    assert weight(result, "Conv", which=1).shape == (4, 8, 1, 1)
+    largest = max(int(np.prod(t.dims)) for t in result.model.graph.initializer)
+    assert largest < 16 * 16, "the map is stored by its distinct rows and columns"
+
+
+WIDE = 288  # channels: enough that the many places of two windows are stored
+SIZES = {"N": (1, 2, 1, 3, 1, 2), "H": (1, 1, 2, 3, 16, 25), "W": (1, 4, 2, 7, 9, 20)}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "r = Relu(d)",
+        "b = BatchNormalization(d, s, t, mu, var)\n r = Sigmoid(b)",
+        f"c = Conv<group={WIDE}, pads=[2,2,2,2], dilations=[2,2]>(d, wd)\n r = Relu(c)",
+        f"e = Relu(d)\n c = Conv<group={WIDE}, pads=[1,1,1,1], strides=[2,2]>(e, wd)\n r = Relu(c)",
+        f'c = Conv<group={WIDE}, auto_pad="SAME_UPPER", strides=[2,3]>(d, wd)\n r = Relu(c)',
+        f'e = Conv<group={WIDE}, auto_pad="SAME_LOWER", strides=[3,2]>(d, wd)\n'
+        f'c = Conv<group={WIDE}, auto_pad="SAME_UPPER", strides=[2,2]>(e, wd)\n r = Relu(c)',
+        "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(d)\n r = Relu(p)",
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(d)\n r = Relu(p)",
+        "o = Pad(d, amounts, half)\n r = AveragePool<kernel_shape=[3,3]>(o)",
+        "l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad(l, behind, half)\n"
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
+        f"f = Conv<group={WIDE}, pads=[2,2,2,2], dilations=[2,2]>(a, wd)\n r = Mul(d, f)",
+        f"f = Conv<group={WIDE}, pads=[1,1,1,1]>(a, wd)\n u, v = Split<axis=1>(d, halves)\n"
+        "w, z = Split<axis=1>(f, halves)\n r = Concat<axis=1>(u, w)",
+        "v = Transpose<perm=[0,1,3,2]>(d)\n r = Transpose<perm=[0,1,3,2]>(v)",
+    ],
+)
+@pytest.mark.parametrize("opset", [11, 17])
+def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
+    one = np.ones(WIDE)
+    weights = {
+        "s": one * 0.7,
+        "t": random(WIDE, seed=7),
+        "mu": one * 0.1,
+        "var": one * 1.3,
+        "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
+        "half": np.array(0.5),
+        "halves": np.array([WIDE // 2] * 2),
+    }
+    used = {k: v for k, v in weights.items() if f"{k})" in between or f"{k}," in between}
+    if opset == 11 and "halves" in used:
+        pytest.skip("Split takes sizes as an operand from opset 13 on")
+    source = depthwise(f"(float[N,{WIDE},H,W] x) => (float[N,4,A,B] y)", between, opset=opset, channels=WIDE, **used)
+    result = compiled(source)
+    assert weight(result, "Conv", which=0).shape[0] == LIVE, "the known channels are not computed"
+    assert weight(result, "Conv", which=-1).shape[1] == LIVE * (2 if "Concat" in between else 1)
+    assert_same_function(source, result.model, symbols=SIZES)
+    assert assert_exact(source, symbols=SIZES)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "r = HardSwish(d)",
+        "b = BatchNormalization(d, s, t, mu, var)\n r = Sigmoid(b)",
+        f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], dilations=[2,2]>(d, wd)\n r = Relu(c)",
+        "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d)\n r = Relu(p)",
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(d)\n r = Relu(p)",
+        "o = Pad(d, amounts, half)\n r = AveragePool<kernel_shape=[3,3]>(o)",
+        "l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad(l, behind, half)\n"
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
+        'o = Pad<mode="reflect">(d, amounts)\n r = AveragePool<kernel_shape=[3,3]>(o)',
+        'l = Transpose<perm=[0,2,3,1]>(d)\n o = Pad<mode="edge">(l, behind)\n'
+        "p = Transpose<perm=[0,3,1,2]>(o)\n r = AveragePool<kernel_shape=[3,3]>(p)",
+        "g = GlobalAveragePool(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
+        "g = ReduceMean<axes=[2,3]>(d)\n e = Sigmoid(g)\n r = Mul(d, e)",
+        "u, v = Split<axis=1>(d, halves)\n r = Concat<axis=1>(v, u)",
+    ],
+)
+def test_maps_go_through(between: str) -> None:
+    one = np.ones(CHANNELS)
+    weights = {
+        "s": one * 0.7,
+        "t": random(CHANNELS, seed=7),
+        "mu": one * 0.1,
+        "var": one * 1.3,
+        "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
+        "half": np.array(0.5),
+        "halves": np.array([CHANNELS // 2] * 2),
+    }
+    used = {k: v for k, v in weights.items() if f"{k})" in between or f"{k}," in between}
+    source = depthwise(f"(float[N,{CHANNELS},12,12] x) => (float[N,4,12,12] y)", between, **used)
+    result = compiled(source)
+    assert weight(result, "Conv", which=0).shape[0] == 8
+    assert weight(result, "Conv", which=-1).shape[1] == 8
+
+
+def test_a_map_that_meets_a_live_branch_is_put_back_at_its_door() -> None:
+    source = depthwise(f"(float[N,{CHANNELS},8,8] x) => (float[N,4,8,8] y)", "t = Add(d, x)\n r = Relu(t)")
+    result = compiled(source)
+    assert "Add" in operators(result)
+
+
+def test_a_branch_that_is_a_known_map_altogether_disappears() -> None:
+    source = model(
+        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y)",
+        f"m = Mul(x, none)\n a = Add(m, shift)\n d = Conv<group={CHANNELS}, pads=[1,1,1,1]>(a, wd)\n y = Mul(d, x)",
+        none=mask(*[0] * CHANNELS),
+        shift=random(1, CHANNELS, 1, 1, seed=1),
+        wd=random(CHANNELS, 1, 3, 3, seed=2),
+    )
+    result = compiled(source)
+    assert "Conv" not in operators(result)
+
+
+def test_rows_that_occur_nowhere_do_not_count() -> None:
+    """A Pad of no amount left the value it pads with among the rows, and the maximum was taken over it."""
+    source = depthwise(
+        f"(float[N,{CHANNELS},12,12] x) => (float[N,4,1,1] y)",
+        "p = Pad(d, amounts, high)\n r = GlobalMaxPool(p)",
+        amounts=np.zeros(8, np.int64),
+        high=np.array(1e3),
+    )
+    compiled(source)
+
+
+def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
+    """Many places of two windows were stored for every channel that a convolution had to see."""
+    source = model(
+        "(float[N,3,H,W] x) => (float[N,40,A,B] y)",
+        "e = Conv(x, we)\n m = Mul(e, k)\n a = Add(m, shift)\n"
+        f'd = Conv<group={CHANNELS}, auto_pad="SAME_UPPER">(a, wd)\n'
+        f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
+        k=mask(1, *[0] * (CHANNELS - 1)),
+        we=random(CHANNELS, 3, 1, 1, seed=4),
+        shift=random(1, CHANNELS, 1, 1, seed=1),
+        wd=random(CHANNELS, 1, 5, 5, seed=2),
+        wp=random(40, CHANNELS, 1, 1, seed=3),
+    )
+    before = sum(int(np.prod(t.dims)) for t in source.graph.initializer)
+    for price in (None, 0.01):
+        with adapters_cost(price):
+            result = compiled(source)
+        assert sum(int(np.prod(t.dims)) for t in result.model.graph.initializer) <= before
+
+
+TOKENS = 12
+
+
+def tokens(
+    body: str, signature: str = f"(float[N,T,{CHANNELS}] x)", out: str = "float[N,A,4]", **weights: Array
+) -> onnx.ModelProto:
+    """A sequence whose channels are masked, and `body` behind that."""
+    given = {"k": mask(*[1] * LIVE, *[0] * (CHANNELS - LIVE), rank=2), "w": random(CHANNELS, 4, seed=3), **weights}
+    return model(f"{signature} => ({out} y)", f"m = Mul(x, k)\n {body}", **given)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Add(m, positions)\n y = MatMul(p, w)",
+        "p = Add(m, positions)\n r = Tanh(p)\n e = Mul(r, rows)\n y = MatMul(e, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n s = Slice(t, one, ten, two)\n"
+        "u = Transpose<perm=[0,2,1]>(s)\n y = MatMul(u, w)",
+        "p = Add(m, positions)\n c = ReduceMean<axes=[1]>(p)\n d = Sub(p, c)\n y = MatMul(d, w)",
+        "p = Add(m, positions)\n c = ReduceMax<axes=[1], keepdims=0>(p)\n y = MatMul(c, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n y = Conv<pads=[1,1]>(t, w3)",
+        "v = Shape(m)\n n = Slice(v, zero, one)\n s = Concat<axis=0>(n, rest)\n t = Expand(token, s)\n"
+        "c = Concat<axis=1>(t, m)\n y = MatMul(c, w)",
+        "p = Add(m, positions)\n t = Transpose<perm=[0,2,1]>(p)\n l = LayerNormalization<axis=-1>(t, gamma, beta)\n"
+        "s = Softmax<axis=-1>(l)\n u = Transpose<perm=[0,2,1]>(s)\n y = MatMul(u, w)",
+        "p = Add(m, bias)\n c = ReduceSum<keepdims=1>(p, one)\n d = Add(p, c)\n y = MatMul(d, w)",
+    ],
+)
+def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
+    weights = {
+        "positions": random(1, TOKENS, CHANNELS, seed=5),
+        "rows": random(TOKENS, 1, seed=6),
+        "one": np.array([1]),
+        "two": np.array([2]),
+        "ten": np.array([10]),
+        "w3": random(4, CHANNELS, 3, seed=7),
+        "bias": random(CHANNELS, seed=8),
+        "gamma": random(TOKENS, seed=10),
+        "beta": random(TOKENS, seed=11),
+        "zero": np.array([0]),
+        "rest": np.array([1, CHANNELS]),
+        "token": random(1, 1, CHANNELS, seed=9),
+    }
+    used = {k: v for k, v in weights.items() if f" {k})" in body or f" {k}," in body or f"({k}," in body}
+    rank = "A,B" if "keepdims=0" not in body else "A"
+    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}] y".removesuffix(" y"), **used)
+    result = compiled(source)
+    (op, axis) = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
+    assert weight(result, op).shape[axis] == LIVE
+    assert assert_exact(source)
+
+
+def test_a_norm_along_positions_leaves_its_shift_in_masked_channels() -> None:
+    """Channels that are constant are zero behind the mean, and then the shift, which differs from place to place."""
+    source = tokens(
+        "z = Add(m, bias)\n c = ReduceMean<axes=[1]>(z)\n d = Sub(z, c)\n q = Mul(d, d)\n v = ReduceMean<axes=[1]>(q)\n"
+        "e = Add(v, small)\n s = Sqrt(e)\n n = Div(d, s)\n g = Mul(n, gamma)\n h = Add(g, beta)\n"
+        "t = Transpose<perm=[0,2,1]>(h)\n y = Conv(t, w3)",
+        f"(float[N,{TOKENS},{CHANNELS}] x)",
+        "float[N,A,B]",
+        bias=np.full(CHANNELS, 0.5),
+        small=np.array(1e-3),
+        gamma=random(TOKENS, 1, seed=5),
+        beta=random(TOKENS, 1, seed=6),
+        w3=random(4, CHANNELS, 5, seed=7),
+    )
+    result = compiled(source)
+    assert weight(result, "Conv").shape[1] == LIVE
+    assert assert_exact(source)
+
+
+def test_a_map_of_many_places_is_not_added_where_it_is_larger_than_the_weights_that_go() -> None:
+    source = tokens(
+        "p = Add(m, positions)\n y = MatMul(p, w)",
+        f"(float[N,200,{CHANNELS}] x)",
+        positions=random(1, 200, CHANNELS, seed=5),
+    )
+    result = compiled(source)
+    before, after = (sum(int(np.prod(t.dims)) for t in m.graph.initializer) for m in (source, result.model))
+    assert after <= before
+
+
+def test_weights_that_are_computed_may_have_sizes_that_are_not_known() -> None:
+    """Where the size behind such a convolution is asked for."""
+    source = model(
+        "(float[N,3,H,W] x, float[K] given) => (float[N,4,P,Q] y)",
+        "w = Reshape(given, sizes)  c = Conv<kernel_shape=[2,2]>(x, w)  m = Mul(c, k)  a = Add(m, shift)"
+        "  d = Conv<group=4, pads=[1,1,1,1]>(a, wd)  y = Conv(d, wp)",
+        sizes=np.asarray([4, 3, 2, -1]),
+        k=mask(1, 0, 1, 0),
+        shift=random(1, 4, 1, 1),
+        wd=random(4, 1, 3, 3, seed=1),
+        wp=random(4, 4, 1, 1, seed=2),
+    )
+    assert_same_function(source, shrink(source).model, symbols={"N": [2], "H": [5], "W": [6], "K": [48]})

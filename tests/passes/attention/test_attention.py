@@ -1,0 +1,57 @@
+"""The Attention operator between masked products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.passes.attention.test_heads import HEADS, SIZE, WIDTH, independent
+from tests.passes.text import Array, compiled, model, operators, random, weight
+
+THREE = """
+    q0 = MatMul(x, wq)  q = Mul(q0, mq)  k0 = MatMul(x, wk)  k = Mul(k0, mk)  v0 = MatMul(x, wv)  v = Mul(v0, mv)
+    y = Attention<q_num_heads=4, kv_num_heads=4{attrs}>(q, k, v{mask})  o = MatMul(y, wo)
+"""
+FOUR = """
+    q0 = MatMul(x, wq)  q1 = Mul(q0, mq)  q2 = Reshape(q1, heads)  q = Transpose<perm=[0,2,1,3]>(q2)
+    k0 = MatMul(x, wk)  k1 = Mul(k0, mk)  k2 = Reshape(k1, heads)  k = Transpose<perm=[0,2,1,3]>(k2)
+    v0 = MatMul(x, wv)  v1 = Mul(v0, mv)  v2 = Reshape(v1, heads)  v = Transpose<perm=[0,2,1,3]>(v2)
+    y0 = Attention<scale=0.3{attrs}>(q, k, v{mask})
+    y1 = Transpose<perm=[0,2,1,3]>(y0)  y = Reshape(y1, together)  o = MatMul(y, wo)
+"""
+
+
+def attention(body: str, masks: Array, attrs: str = "", mask: str = "", signature: str = "") -> object:
+    text = body.replace("{attrs}", attrs).replace("{mask}", mask)
+    given: dict[str, Array] = {"wo": random(WIDTH, 5, seed=7)}
+    if "heads)" in text:
+        given |= {"heads": np.asarray([0, 0, HEADS, SIZE]), "together": np.asarray([0, 0, WIDTH])}
+    for i, name in enumerate("qkv"):
+        given |= {f"w{name}": random(16, WIDTH, seed=i), f"m{name}": masks[i].astype(np.float32)}
+    return model(f"(float[B,T,16] x{signature}) => (float[B,T,5] o)", text, 23, **given)
+
+
+@pytest.mark.parametrize("body", [THREE, FOUR], ids=["three axes", "four axes"])
+def test_each_head_keeps_its_own_channels(body: str) -> None:
+    masks = independent()
+    result = compiled(attention(body, masks))  # type: ignore[arg-type]
+    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
+    found = [weight(result, "MatMul", which=i).shape[1] for i in range(3)]
+    assert found == [both * HEADS, both * HEADS, values * HEADS]
+
+
+@pytest.mark.parametrize("body", [THREE, FOUR], ids=["three axes", "four axes"])
+def test_an_added_mask_stays(body: str) -> None:
+    compiled(attention(body, independent(), mask=", added", signature=", float[T,T] added"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attrs", [", is_causal=1", ", softcap=2.0"])
+def test_what_it_has_beyond_the_formula_is_left_whole(attrs: str) -> None:
+    result = compiled(attention(THREE, independent(), attrs))  # type: ignore[arg-type]
+    assert "Attention" in operators(result)
+
+
+def test_without_masks_it_stays_as_it_is() -> None:
+    result = compiled(attention(THREE, np.ones((3, WIDTH))))  # type: ignore[arg-type]
+    assert operators(result) == ["MatMul", "MatMul", "MatMul", "Attention", "MatMul"]

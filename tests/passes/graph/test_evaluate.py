@@ -1,0 +1,61 @@
+"""What operators give on constants: the same as ONNX's reference implementation, by whichever way."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from passes.graph.evaluate import evaluate
+
+X = 1000 * np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+TO = [TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT16]
+TO += [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "operands"),
+    [
+        *(("Cast", {"to": to}, [X]) for to in TO),
+        ("Cast", {"to": TensorProto.FLOAT8E5M2, "saturate": 0}, [X]),
+        ("Concat", {"axis": -1}, [X, X[..., :1]]),
+        ("Gather", {}, [X, np.array([1])]),
+        ("Gather", {"axis": 1}, [X, np.array([[0, -1], [2, 2]])]),
+        ("Gather", {"axis": -1}, [X, np.array(3, np.int32)]),
+        ("Reshape", {}, [X, np.array([0, -1, 2])]),
+        ("Reshape", {}, [X, np.array([24, 1, 1, 1])]),
+        ("Reshape", {"allowzero": 1}, [X[:0], np.array([3, 0])]),
+        ("Transpose", {}, [X]),
+        ("Transpose", {"perm": [2, 0, 1]}, [X]),
+    ],
+)
+def test_as_the_reference(op: str, attributes: dict[str, object], operands: list[np.ndarray]) -> None:
+    names = [f"x{i}" for i in range(len(operands))]
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for name, x in zip(names, operands, strict=True)
+    ]
+    output = helper.make_empty_tensor_value_info("y")
+    graph = helper.make_graph([helper.make_node(op, names, ["y"], **attributes)], "one", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    (wanted,) = ReferenceEvaluator(model).run(None, dict(zip(names, operands, strict=True)))
+    node = gs.Node(op, attrs=attributes, outputs=[gs.Variable("y")])
+    (found,) = evaluate(node, 21, operands) or [None]
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "operands"),
+    [
+        ("Concat", {"axis": 5}, [X, X]),
+        ("Gather", {}, [X, np.array([7])]),
+        ("Reshape", {}, [X, np.array([5, 5])]),
+        ("Transpose", {"perm": [0, 1]}, [X]),
+    ],
+)
+def test_what_cannot_be_computed(op: str, attributes: dict[str, object], operands: list[np.ndarray]) -> None:
+    assert evaluate(gs.Node(op, attrs=attributes, outputs=[gs.Variable("y")]), 21, operands) is None

@@ -1,0 +1,218 @@
+"""Which mask entries go together, and what groups of them save, against counting again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import passes
+from passes.graph.tensors import Index
+from passes.mask_savings import flops_saved
+from passes.model.bind import bind
+
+
+def model(
+    body: str, masks: dict[str, int], inputs: str, outputs: str, weights: dict[str, tuple[int, ...]]
+) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    given = ", ".join([inputs, *(f"float[{size}] {name}" for name, size in masks.items())])
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({given}) => ({outputs}) {{ {body} }}'
+    parsed = onnx.parser.parse_model(text)
+    for name, shape in weights.items():
+        value = rng.uniform(0.5, 1, shape).astype(np.float32)
+        parsed.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return parsed
+
+
+def by_number(groups: dict[str, Index]) -> list[list[int]]:
+    """The groups as consecutive numbers, mask by mask."""
+    numbers = {group: n for n, group in enumerate(dict.fromkeys(np.concatenate(list(groups.values())).tolist()))}
+    return [[numbers[g] for g in group.tolist()] for group in groups.values()]
+
+
+CASES = {
+    "chain": (
+        "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(am, v) bm = Mul(b, m2) y = MatMul(bm, w)",
+        {"m1": 3, "m2": 2},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 3), "v": (3, 2), "w": (2, 2)},
+        [[0, 1, 2], [3, 4]],
+    ),
+    "residual sum": (
+        "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(am, v) bm = Mul(b, m2) s = Add(am, bm) r = Relu(s) "
+        "y = MatMul(r, w)",
+        {"m1": 3, "m2": 3},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 3), "v": (3, 3), "w": (3, 2)},
+        [[0, 1, 2], [0, 1, 2]],
+    ),
+    "concatenation": (
+        "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(x, v) bm = Mul(b, m2) s = Concat<axis=1>(am, bm) "
+        "sm = Mul(s, m3) y = MatMul(sm, w)",
+        {"m1": 2, "m2": 3, "m3": 5},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 2), "v": (4, 3), "w": (5, 2)},
+        [[0, 1], [2, 3, 4], [0, 1, 2, 3, 4]],
+    ),
+    "depthwise": (
+        "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
+        "d = Conv<group=3>(n, v) t2 = Transpose<perm=[0,2,3,1]>(d) t2m = Mul(t2, m2) "
+        "n2 = Transpose<perm=[0,3,1,2]>(t2m) y = Conv(n2, w)",
+        {"m1": 3, "m2": 6},
+        "float[N,2,6,6] x",
+        "float[N,2,4,4] y",
+        {"u": (3, 2, 1, 1), "v": (6, 1, 3, 3), "w": (2, 6, 1, 1)},
+        [[0, 1, 2], [0, 0, 1, 1, 2, 2]],
+    ),
+    "queries and keys": (
+        "q = MatMul(x, u) qm = Mul(q, m1) k = MatMul(x, v) km = Mul(k, m2) t = Transpose<perm=[0,2,1]>(km) "
+        "s = MatMul(qm, t) p = Softmax(s) c = MatMul(x, w) cm = Mul(c, m3) z = MatMul(p, cm) y = MatMul(z, o)",
+        {"m1": 3, "m2": 3, "m3": 2},
+        "float[N,5,4] x",
+        "float[N,5,2] y",
+        {"u": (4, 3), "v": (4, 3), "w": (4, 2), "o": (2, 2)},
+        [[0, 1, 2], [0, 1, 2], [3, 4]],
+    ),
+    "gate": (
+        "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(x, v) bm = Mul(b, m2) s = Sigmoid(bm) g = Mul(am, s) "
+        "y = MatMul(g, w)",
+        {"m1": 3, "m2": 3},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 3), "v": (4, 3), "w": (3, 2)},
+        [[0, 1, 2], [0, 1, 2]],
+    ),
+    "a flattened map, masked before": (
+        "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) f = Flatten(tm) y = MatMul(f, w)",
+        {"m1": 3},
+        "float[N,2,3,3] x",
+        "float[N,2] y",
+        {"u": (3, 2, 1, 1), "w": (27, 2)},
+        [[0, 1, 2]],
+    ),
+    "a flattened map, masked behind": (
+        "a = Conv(x, u) f = Flatten(a) fm = Mul(f, m1) y = MatMul(fm, w)",
+        {"m1": 12},
+        "float[N,2,2,2] x",
+        "float[N,2] y",
+        {"u": (3, 2, 1, 1), "w": (12, 2)},
+        [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]],
+    ),
+    "unrelated layers that share a constant": (
+        "a = MatMul(x, u) ac = Mul(a, c) am = Mul(ac, m1) b = MatMul(am, v) bc = Mul(b, c) "
+        "bm = Mul(bc, m2) y = MatMul(bm, w)",
+        {"m1": 3, "m2": 3},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 3), "v": (3, 3), "w": (3, 2), "c": (3,)},
+        [[0, 1, 2], [3, 4, 5]],
+    ),
+    "groups of a convolution": (
+        "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
+        "d = Conv<group=2>(n, v) y = Conv(d, w)",
+        {"m1": 6},
+        "float[N,2,6,6] x",
+        "float[N,2,4,4] y",
+        {"u": (6, 2, 1, 1), "v": (8, 3, 3, 3), "w": (2, 8, 1, 1)},
+        [[0, 1, 2, 0, 1, 2]],
+    ),
+    "a normalisation, masked before and behind": (
+        "a = MatMul(x, u) am = Mul(a, m1) l = LayerNormalization(am, scale, shift) r = Relu(l) rm = Mul(r, m2) "
+        "y = MatMul(rm, w)",
+        {"m1": 8, "m2": 8},
+        "float[N,4] x",
+        "float[N,2] y",
+        {"u": (4, 8), "scale": (8,), "shift": (8,), "w": (8, 2)},
+        [list(range(8)), list(range(8, 16))],
+    ),
+    "a normalisation behind two filters for each channel": (
+        "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
+        "d = Conv<group=4>(n, v) t2 = Transpose<perm=[0,2,3,1]>(d) l = LayerNormalization(t2, scale, shift) "
+        "y = MatMul(l, w)",
+        {"m1": 4},
+        "float[N,2,4,4] x",
+        "float[N,2,2,2] y",
+        {"u": (4, 2, 1, 1), "v": (8, 1, 3, 3), "scale": (8,), "shift": (8,), "w": (8, 2)},
+        [[0, 1, 2, 3]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_groups(name: str) -> None:
+    body, masks, inputs, outputs, weights, expected = CASES[name]
+    assert by_number(passes.coupled(model(body, masks, inputs, outputs, weights), masks)) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("name", CASES)
+def test_savings_of_groups_are_differences(name: str, share: float) -> None:
+    body, masks, inputs, outputs, weights, _ = CASES[name]
+    built = model(body, masks, inputs, outputs, weights)
+    structure = passes.coupled(built, masks)
+    rng = np.random.default_rng(1)
+    values = {name: (rng.random(size) >= share).astype(np.float32) for name, size in masks.items()}
+    # Groups of the structure, and some that have nothing to do with it.
+    mixed = {name: rng.integers(-1, 4, size) for name, size in masks.items()}
+    for groups in (structure, mixed):
+        total, saved = passes.flops_by_group(built, values, groups, structure)
+        assert total == passes.shrink(bind(built, values)).report.after.flops
+        for group in range(len(saved)):
+            fewer = {name: np.where(groups[name] == group, 0, value) for name, value in values.items()}
+            assert saved[group] == total - passes.shrink(bind(built, fewer)).report.after.flops
+        assert groups is mixed or saved.any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_known_from_other_masks_is_true_at_these(name: str) -> None:
+    """A count that begins with what the last ones found comes to the same as one from the start."""
+    body, masks, inputs, outputs, weights, _ = CASES[name]
+    built = model(body, masks, inputs, outputs, weights)
+    structure = passes.coupled(built, masks)
+    rng = np.random.default_rng(2)
+    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
+    counted = flops_saved.Counted()
+    while any(mask.any() for mask in values.values()):
+        total, saved = passes.flops_by_group(built, values, structure, structure, counted)
+        again, fresh = passes.flops_by_group(built, values, structure, structure)
+        assert total == again
+        np.testing.assert_array_equal(saved, fresh)
+        left = np.unique(np.concatenate([structure[name][mask > 0] for name, mask in values.items()]))
+        gone = rng.choice(left)
+        values = {name: np.where(structure[name] == gone, 0, mask).astype(np.float32) for name, mask in values.items()}
+    # What is zero again may be brought back, as when training goes back to a checkpoint.
+    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
+    total, saved = passes.flops_by_group(built, values, structure, structure, counted)
+    np.testing.assert_array_equal(saved, passes.flops_by_group(built, values, structure, structure)[1])
+
+
+def test_far_away_nothing_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = 6
+    body = "h0 = Identity(x) " + " ".join(
+        f"a{i} = MatMul(h{i}, w{i}) b{i} = Mul(a{i}, m{i}) h{i + 1} = Relu(b{i})" for i in range(layers)
+    )
+    masks = {f"m{i}": 8 for i in range(layers)}
+    weights = {f"w{i}": (8, 8) for i in range(layers)} | {"v": (8, 2)}
+    built = model(f"{body} y = MatMul(h{layers}, v)", masks, "float[N,8] x", "float[N,2] y", weights)
+    structure = passes.coupled(built, masks)
+    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
+    counted = flops_saved.Counted()
+    passes.flops_by_group(built, values, structure, structure, counted)
+    calls: list[Any] = []
+    original = flops_saved._compiled
+    monkeypatch.setattr(flops_saved, "_compiled", lambda m: calls.append(m) or original(m))
+    values["m3"][2] = 0
+    passes.flops_by_group(built, values, structure, structure, counted)
+    assert len(calls) == 4  # as it is, and the mask itself and its two neighbours
+
+
+def test_no_such_mask() -> None:
+    body, masks, inputs, outputs, weights, _ = CASES["chain"]
+    with pytest.raises(KeyError):
+        passes.coupled(model(body, masks, inputs, outputs, weights), {"other": 3})

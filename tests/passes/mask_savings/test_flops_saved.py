@@ -1,0 +1,208 @@
+"""The cost model, against counts made by hand."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from passes import bind, count, flops_by_group, flops_by_mask, shrink
+from passes.mask_savings import flops_saved
+from tests.passes.text import Array, mask, model, random
+
+
+def test_matrix_product_convolution_and_elementwise_operators() -> None:
+    cost = count(
+        model(
+            "(float[N,3,8,8] x) => (float[N,5] y)",
+            "c = Conv<pads=[1,1,1,1]>(x, w, b)\n r = Relu(c)\n g = GlobalAveragePool(r)\n f = Flatten(g)\n"
+            "h = MatMul(f, v)\n y = Add(h, bias)",
+            w=random(4, 3, 3, 3),
+            b=random(4),
+            v=random(4, 5),
+            bias=random(5),
+        )
+    )
+    convolution = 4 * 64 * (2 * 27 - 1) + 4 * 64
+    assert cost.flops == convolution + 4 * 64 + 4 * 64 + 5 * (2 * 4 - 1) + 5
+    assert cost.macs == 4 * 64 * 27 + 20
+    assert cost.params == 4 * 27 + 4 + 20 + 5
+    assert [n.op for n in cost.nodes] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul", "Add"]
+
+
+def test_every_weight_counts_at_the_first_node_that_reads_it() -> None:
+    """A bias that is added is the Add's, a weight that is shared the first one's, a quantised one its reader's."""
+    cost = count(
+        model(
+            "(float[N,4] x) => (float[N,4] y)",
+            "wide = DequantizeLinear(q, scale)\n a = MatMul(x, wide)\n b = Add(a, bias)\n c = MatMul(b, w)\n"
+            "d = MatMul(c, w)\n e = MatMul(d, wide)\n y = Relu(e)",
+            q=random(4, 4).astype(np.int8),
+            scale=np.float32(0.1),
+            bias=random(4),
+            w=random(4, 4),
+        )
+    )
+    counted = {n.name.rpartition(" ")[2]: n.params for n in cost.nodes}
+    assert counted == {"a": 16, "b": 4, "c": 16, "d": 0, "e": 0, "y": 0}
+    assert cost.params == 16 + 4 + 16
+
+
+def test_groups_divide_the_work() -> None:
+    cost = count(model("(float[1,4,8,8] x) => (float[1,8,6,6] y)", "y = Conv<group=4>(x, w)", w=random(8, 1, 3, 3)))
+    assert cost.macs == 8 * 36 * 9
+
+
+def test_data_movement_is_free() -> None:
+    cost = count(model("(float[N,4,8] x) => (float[N,8,4] y)", "y = Transpose<perm=[0,2,1]>(x)"))
+    assert cost.flops == cost.macs == 0
+
+
+def masked_network() -> onnx.ModelProto:
+    """A residual block with a depthwise convolution; its masks are the graph inputs m1, m2 and m3."""
+    return model(
+        "(float[N,3,8,8] x, float[6] m1, float[6] m2, float[5] m3) => (float[N,2] y)",
+        "a = Conv<pads=[1,1,1,1]>(x, wa)\n ar = Relu(a)\n m1r = Reshape(m1, s)\n am = Mul(ar, m1r)\n"
+        "d = Conv<pads=[1,1,1,1], group=6>(am, wd)\n dr = Relu(d)\n m2r = Reshape(m2, s)\n dm = Mul(dr, m2r)\n"
+        "sum = Add(am, dm)\n c = Conv(sum, wc)\n cr = Relu(c)\n m3r = Reshape(m3, s)\n cm = Mul(cr, m3r)\n"
+        "g = GlobalAveragePool(cm)\n f = Flatten(g)\n y = MatMul(f, v)",
+        wa=random(6, 3, 3, 3),
+        wd=random(6, 1, 3, 3),
+        wc=random(5, 6, 1, 1),
+        v=random(5, 2),
+        s=np.array([1, -1, 1, 1]),
+    )
+
+
+def assert_worth_exactly(source: onnx.ModelProto, masks: dict[str, Array]) -> None:
+    """The FLOPs at these masks, and without each further entry, are those of the compiled models."""
+    total, savings = flops_by_mask(source, masks)
+    assert total == shrink(bind(source, masks)).report.after.flops
+    for name, values in masks.items():
+        for entry in range(values.size):
+            less = values.copy()
+            less[entry] = 0
+            after = shrink(bind(source, {**masks, name: less})).report.after.flops
+            assert savings[name][entry] == total - after, (name, entry)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
+    source = masked_network()
+    rng = np.random.default_rng(seed)
+    masks = {n: (rng.random(k) < 0.75).astype(np.float32) for n, k in (("m1", 6), ("m2", 6), ("m3", 5))}
+    assert_worth_exactly(source, masks)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) -> None:
+    source = model(
+        "(float[N,T,6] x, float[8] m, float[8] mq, float[8] mk, float[8] mv) => (float[N,T,3] y)",
+        "a0 = MatMul(x, w)  a1 = Mul(a0, m)  a = LayerNormalization(a1, scale)"
+        "  q0 = MatMul(a, wq)  q1 = Mul(q0, mq)  q2 = Reshape(q1, heads)  q = Transpose<perm=[0,2,1,3]>(q2)"
+        "  k0 = MatMul(a, wk)  k1 = Mul(k0, mk)  k2 = Reshape(k1, heads)  k = Transpose<perm=[0,2,3,1]>(k2)"
+        "  v0 = MatMul(a, wv)  v1 = Mul(v0, mv)  v2 = Reshape(v1, heads)  v = Transpose<perm=[0,2,1,3]>(v2)"
+        "  s = MatMul(q, k)  p = Softmax(s)  o0 = MatMul(p, v)  o1 = Transpose<perm=[0,2,1,3]>(o0)"
+        "  o = Reshape(o1, together)  y = MatMul(o, wo)",
+        w=random(6, 8),
+        scale=random(8, seed=1),
+        wq=random(8, 8, seed=2),
+        wk=random(8, 8, seed=3),
+        wv=random(8, 8, seed=4),
+        wo=random(8, 3, seed=5),
+        heads=np.asarray([0, 0, 2, 4]),
+        together=np.asarray([0, 0, 8]),
+    )
+    rng = np.random.default_rng(seed)
+    masks = {n: (rng.random(8) < 0.7).astype(np.float32) for n in ("m", "mq", "mk", "mv")}
+    assert_worth_exactly(source, masks)
+
+
+def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all masks open nothing tells entries apart, and a mask of ones must not be lost on the way."""
+    source = model(
+        "(float[N,32] x, float[64] m1, float[64] m2) => (float[N,2] y)",
+        "a = MatMul(x, wa)\n am = Mul(a, m1)\n b = MatMul(am, wb)\n bm = Mul(b, m2)\n y = MatMul(bm, wc)",
+        wa=random(32, 64),
+        wb=random(64, 64, seed=1),
+        wc=random(64, 2, seed=2),
+    )
+    calls = []
+    original = flops_saved._compiled
+    monkeypatch.setattr(flops_saved, "_compiled", lambda m: calls.append(m) or original(m))
+    flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
+    assert len(calls) == 3  # as it is, and one entry of each mask
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_entries_share_an_evaluation_where_masks_are_reshaped_or_scaled(
+    scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter does so, where it turns the layout or merges a mask with a factor of an activation."""
+    factor = "s = Mul(sixth, r)" if scaled else "s = Identity(r)"
+    source = model(
+        "(float[N,3,8,8] x, float[32] m1, float[32] m2) => (float[N,4,6,6] y)",
+        f"c = Conv(x, wa)\n a = Relu(c)\n r = Reshape(m1, shape)\n {factor}\n b = Mul(a, s)\n"
+        "d = Conv(b, wb)\n e = Relu(d)\n q = Reshape(m2, shape)\n f = Mul(e, q)\n y = Conv(f, wc)",
+        wa=random(32, 3, 3, 3),
+        wb=random(32, 32, 1, 1, seed=1),
+        wc=random(4, 32, 1, 1, seed=2),
+        shape=np.array([1, -1, 1, 1]),
+        **({"sixth": np.array(1 / 6)} if scaled else {}),
+    )
+    masks = {"m1": np.ones(32), "m2": np.ones(32)}
+    calls = []
+    original = flops_saved._compiled
+    monkeypatch.setattr(flops_saved, "_compiled", lambda m: calls.append(m) or original(m))
+    flops_by_mask(source, masks)
+    assert len(calls) == 3
+    assert_worth_exactly(source, {name: np.arange(32) % 3 > 0 for name in masks})
+
+
+def test_evaluations_are_told_as_they_are_done() -> None:
+    source = masked_network()
+    sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in source.graph.input if v.name.startswith("m")}
+    masks = {name: np.ones(size) for name, size in sizes.items()}
+    ends = np.cumsum([0, *sizes.values()])
+    single = {name: np.arange(ends[i], ends[i + 1]) for i, name in enumerate(masks)}
+    told: list[tuple[int, int]] = []
+    flops_by_group(source, masks, single, single, watch=lambda done, total: told.append((done, total)))
+    assert told == [(i + 1, len(told)) for i in range(len(told))]
+
+
+def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph's nodes and tensors hold each other; ten graphs of ResNet50 that wait to be collected are 2 GB."""
+    monkeypatch.setattr(flops_saved, "_LARGE", 1000)
+    depth = 6
+    body = "".join(f"a{i} = MatMul(h{i}, w{i})\n h{i + 1} = Mul(a{i}, m{i})\n" for i in range(depth))
+    signature = ", ".join(["float[N,32] h0", *(f"float[32] m{i}" for i in range(depth))])
+    weights = {f"w{i}": random(32, 32, seed=i) for i in range(depth)}
+    source = model(f"({signature}) => (float[N,32] h{depth})", body, **weights)
+    most = []
+    original = flops_saved._compiled
+
+    def counted(trial: onnx.ModelProto) -> flops_saved.Compiled:
+        most.append(sum(isinstance(thing, gs.Node) for thing in gc.get_objects()))
+        return original(trial)
+
+    monkeypatch.setattr(flops_saved, "_compiled", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        flops_by_mask(source, {f"m{i}": np.ones(32) for i in range(depth)})
+    finally:
+        gc.enable()
+    assert len(most) > depth
+    assert max(most) <= 4 * 2 * depth
+
+
+def test_bind_leaves_the_model_and_names_what_is_missing() -> None:
+    source = masked_network()
+    before = source.SerializeToString()
+    with pytest.raises(KeyError):
+        bind(source, {"nothing": mask(1, rank=2)})
+    bind(source, {"m1": np.ones(6)})
+    assert source.SerializeToString() == before

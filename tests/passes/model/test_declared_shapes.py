@@ -1,0 +1,101 @@
+"""What a model declares of its outputs and inner tensors is not believed where inference can tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import fix_sizes, shrink
+from passes.analysis.find_mask import analyse
+from passes.errors import GraphError
+from tests.passes.text import compiled, model, random
+
+SUM = """
+    a = MatMul(x, w)
+    b = Mul(a, none)
+    c = Add(b, shift)
+    y = ReduceSum<keepdims=0>(c, first)
+"""
+CONSTANTS = {
+    "w": random(4, 3),
+    "none": np.zeros(3),
+    "shift": random(3, seed=1),
+    "first": np.array([0], np.int64),
+}
+
+
+@pytest.mark.parametrize("declared", [5, "M", -1])
+def test_an_output_that_declares_another_batch(declared: int | str) -> None:
+    """The sum over the batch is N times the shift, whatever the other output says of N."""
+    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
+    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [declared, 3]))
+    result = compiled(source)
+    assert result.model.graph.output[0] == source.graph.output[0]
+
+
+def test_an_inner_tensor_that_declares_another_batch() -> None:
+    source = model("(float[N,4] x) => (float[3] y)", SUM, **CONSTANTS)
+    source.graph.value_info.append(onnx.helper.make_tensor_value_info("c", 1, [5, 3]))
+    compiled(source)
+
+
+def test_a_branch_that_declares_another_batch() -> None:
+    branch = "{} () => (float[5,3] {}) {{ {} = Add(b, {}) }}"
+    body = f"""
+        a = MatMul(x, w)
+        b = Mul(a, none)
+        c = If (p) <then_branch = {branch.format("t", "t0", "t0", "shift")},
+                    else_branch = {branch.format("e", "e0", "e0", "shift")}>
+        y = ReduceSum<keepdims=0>(c, first)
+    """
+    source = model("(float[N,4] x, bool p) => (float[3] y)", body, **CONSTANTS)  # ONNX Runtime takes no such model
+    assert analyse(source).tensors["c"].shape[0] != 5
+
+
+@pytest.mark.parametrize("declared", [[1000, 2, 4], [4], [1, 2, 3]])
+def test_an_output_that_contradicts_what_is_computed(declared: list[int]) -> None:
+    """The shape is computed, so that only folding tells it."""
+    body = "s = Shape(x)  e = Expand(v, s)  m = Mul(x, e)  y = MatMul(m, w)"
+    source = model("(float[1,2,2] x) => (float[1,2,4] y)", body, v=random(2), w=random(2, 4))
+    shrink(source)
+    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, declared))
+    with pytest.raises(GraphError, match=r"`y` is declared as .* computes is "):
+        shrink(source)
+
+
+def test_an_output_that_contradicts_the_sizes_asked_for() -> None:
+    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
+    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [5, 3]))
+    compiled(fix_sizes(source, {"x": (5, 4)}))
+    with pytest.raises(GraphError, match="`c`"):
+        shrink(fix_sizes(source, {"x": (2, 4)}))
+
+
+# The sizes of two reshapes, those of the second from what the first gives, by ways that inference does not go.
+RESHAPED = """
+    a = MatMul (x, v)
+    b = Mul (a, keep)
+    half = Cast <to = 1> (sizes)
+    whole = Cast <to = 7> (half)
+    c = Reshape (b, whole)
+    d = Mul (c, c)
+    at = Shape (d)
+    real = Cast <to = 1> (at)
+    down = Floor (real)
+    again = Cast <to = 7> (down)
+    e = Reshape (d, again)
+    y = MatMul (e, w)
+"""
+SIZES = {"v": random(4, 4), "keep": np.array([1.0, 0, 1, 0]), "sizes": np.array([-1, 2, 2])}
+
+
+def test_sizes_that_are_known_one_after_the_other() -> None:
+    result = compiled(model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(2, 5)))
+    assert not {"Cast", "Shape", "Floor"} & {node.op_type for node in result.model.graph.node}
+
+
+def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
+    source = model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(3, 5))
+    with pytest.raises(GraphError, match=r"contradict each other: node 'MatMul -> y'"):
+        shrink(source)

@@ -1,0 +1,187 @@
+"""What is stored, and what is put back at which door."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.analysis.dataflow import analyse
+from passes.model.prepare import prepared
+from passes.planning.planner import plan
+from tests.passes.text import compiled, mask, model, operators, random, weight
+
+
+def residual(width: int, first: np.ndarray, second: np.ndarray) -> object:  # type: ignore[type-arg]
+    """Two 1x1 convolutions of `width` inputs, masked independently, added, and read by a third."""
+    return model(
+        f"(float[N,{width},16,16] x) => (float[N,2,16,16] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
+        wa=random(8, width, 1, 1),
+        wb=random(8, width, 1, 1, seed=1),
+        wc=random(2, 8, 1, 1, seed=2),
+        ma=first,
+        mb=second,
+    )
+
+
+def test_independent_masks_at_a_residual_sum_free_both_branches_where_it_pays() -> None:
+    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
+    wide = compiled(residual(512, left, right))
+    assert weight(wide, "Conv", which=0).shape[0] == 5
+    assert weight(wide, "Conv", which=1).shape[0] == 5
+    assert weight(wide, "Conv", which=2).shape[1] == 7
+    assert {"Pad", "Gather"} & set(operators(wide))
+
+
+def test_a_cheap_producer_computes_more_rather_than_move_data() -> None:
+    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
+    narrow = compiled(residual(2, left, right))
+    assert not {"Pad", "Gather"} & set(operators(narrow))
+    assert weight(narrow, "Conv", which=0).shape[0] == 7
+
+
+@pytest.mark.parametrize("price", [0.0, 64.0, 1e12])
+def test_every_price_stores_all_that_is_live(price: float) -> None:
+    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
+    graph = prepared(residual(64, left, right))  # type: ignore[arg-type]
+    facts = analyse(graph)
+    layout = plan(graph, facts, price)
+    for name, tensor in graph.tensors().items():
+        if (name, 1) in layout.stored and name not in layout.absent:
+            assert not (facts.live(tensor, 1) & ~layout.stored[name, 1]).any()
+
+
+def test_a_padded_convolution_keeps_one_carrier_for_all_constants() -> None:
+    result = compiled(
+        model(
+            "(float[N,4,8,8] x) => (float[N,2,8,8] y)",
+            "a = Conv(x, wa)\n am = Mul(a, m)\n s = Add(am, shift)\n y = Conv<pads=[1,1,1,1]>(s, wb)",
+            wa=random(8, 4, 1, 1),
+            wb=random(2, 8, 3, 3, seed=1),
+            m=mask(1, 1, 0, 0, 0, 0, 0, 1),
+            shift=random(1, 8, 1, 1, seed=2),
+        )
+    )
+    assert weight(result, "Conv", which=1).shape[1] == 4  # three live and the carrier
+
+
+def test_an_unpadded_convolution_and_a_matrix_product_take_constants_into_the_bias() -> None:
+    result = compiled(
+        model(
+            "(float[N,4,8,8] x) => (float[N,2] y)",
+            "a = Conv(x, wa)\n am = Mul(a, m)\n s = Add(am, shift)\n c = Conv(s, wb)\n r = Relu(c)\n"
+            "g = GlobalAveragePool(r)\n f = Flatten(g)\n fm = Mul(f, m2)\n fs = Add(fm, half)\n y = MatMul(fs, wd)",
+            wa=random(8, 4, 1, 1),
+            wb=random(3, 8, 3, 3, seed=1),
+            wd=random(3, 2, seed=4),
+            m=mask(1, 1, 0, 0, 0, 0, 0, 1),
+            m2=mask(1, 0, 1, rank=2),
+            half=np.full((1,), 0.5),
+            shift=random(1, 8, 1, 1, seed=2),
+        )
+    )
+    assert weight(result, "Conv", which=1).shape == (2, 3, 3, 3)
+    assert weight(result, "MatMul").shape == (2, 2)
+
+
+def test_depthwise_groups_go_whole_and_other_groups_keep_equal_numbers() -> None:
+    body = "a = Conv(x, wa)\n am = Mul(a, m)\n d = Conv<group={g}>(am, wd)\n dm = Mul(d, m2)\n y = Conv(dm, wb)"
+    signature = "(float[N,4,8,8] x) => (float[N,2,6,6] y)"
+    shared = {"wa": random(8, 4, 1, 1), "wb": random(2, 8, 1, 1, seed=1)}
+    depthwise = compiled(
+        model(
+            signature,
+            body.format(g=8),
+            wd=random(8, 1, 3, 3, seed=3),
+            m=mask(1, 1, 1, 0, 1, 1, 1, 1),
+            m2=mask(1, 1, 1, 1, 1, 1, 0, 0),
+            **shared,
+        )
+    )
+    assert weight(depthwise, "Conv", which=1).shape == (5, 1, 3, 3)
+    grouped = compiled(
+        model(
+            signature,
+            body.format(g=2),
+            wd=random(8, 4, 3, 3, seed=3),
+            m=mask(1, 0, 0, 0, 1, 1, 0, 0),
+            m2=mask(1, 1, 1, 0, 1, 0, 0, 0),
+            **shared,
+        )
+    )
+    assert weight(grouped, "Conv", which=1).shape == (6, 2, 3, 3)
+
+
+def test_a_branch_that_is_constant_altogether_disappears() -> None:
+    result = compiled(
+        model(
+            "(float[N,4,8,8] x) => (float[N,4,8,8] y)",
+            "a = Conv(x, w)\n am = Mul(a, none)\n s = Sigmoid(am)\n y = Mul(x, s)",
+            w=random(4, 4, 1, 1),
+            none=mask(0, 0, 0, 0),
+        )
+    )
+    assert operators(result) == ["Mul"]
+
+
+def test_a_model_whose_output_is_constant_needs_only_the_batch_size() -> None:
+    result = compiled(
+        model(
+            "(float[N,4] x) => (float[N,3] y)",
+            "h = MatMul(x, a)\n m = Mul(h, none)\n y = MatMul(m, b)",
+            a=random(4, 5),
+            b=random(5, 3),
+            none=mask(0, 0, 0, 0, 0, rank=2),
+        )
+    )
+    assert "MatMul" not in operators(result)
+    assert result.report.after.flops == 0
+
+
+def test_an_operator_without_rules_sees_its_input_whole_and_holds_nothing() -> None:
+    source = model(
+        "(float[N,64,4] x) => (float[N,64,4] y)",
+        "a = MatMul(x, w)\n m = Mul(a, k)\n c = CumSum(m, axis)\n y = MatMul(c, v)",
+        w=random(4, 256),
+        v=random(256, 4, seed=1),
+        k=mask(*[1] * 10, *[0] * 246, rank=2),
+        axis=np.array(1),
+    )
+    result = compiled(source)
+    assert weight(result, "MatMul", which=0).shape == (4, 10) or result.report.held
+    for held in result.report.held:
+        assert held.op == "CumSum" and "rule" in held.reason
+
+
+def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
+    result = compiled(
+        model(
+            "(float[N,32,H,W] x) => (float[N,8,P] y, int64[4] s)",
+            "c = Conv<pads=[1,1,1,1]>(x, w)\n m = Mul(c, k)\n s = Shape(m)\n n = Gather(s, zero)\n"
+            "t = Concat<axis=0>(n, eight, rest)\n y = Reshape(m, t)",
+            w=random(8, 32, 3, 3),
+            k=mask(1, 0, 1, 0, 1, 0, 1, 0),
+            zero=np.array([0]),
+            eight=np.array([8]),
+            rest=np.array([-1]),
+        )
+    )
+    assert weight(result, "Conv").shape[0] == 4
+
+
+def test_places_that_a_reshape_merges_with_an_open_batch_count_for_each_example() -> None:
+    def network(batch: str) -> onnx.ModelProto:
+        return model(
+            f"(float[{batch},49,64] x) => (float[{batch},49,32] y)",
+            "a = MatMul(x, wa)  m = Mul(a, k)  f = Reshape(m, rows)  o = Reshape(x, long)  b = MatMul(o, wb)"
+            "  s = Add(f, b)  e = Erf(s)  y = Reshape(e, back)",
+            wa=random(64, 32),
+            wb=random(64, 32, seed=1),
+            k=(np.arange(32) % 2).astype(np.float32),
+            rows=np.asarray([-1, 32]),
+            long=np.asarray([-1, 64]),
+            back=np.asarray([-1, 49, 32]),
+        )
+
+    assert operators(compiled(network("B"))) == operators(compiled(network("1")))

@@ -1,0 +1,156 @@
+"""A Gelu, however it is spelled, is one operator, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import shrink
+from passes.abstract_values.polynomial import added, multiplied
+from passes.model.prepare import prepared
+from tests.passes.text import compiled, left_over, loaded, mask, model, operators, random, weight
+
+NUMBERS = {
+    "root": math.sqrt(2),
+    "unroot": math.sqrt(0.5),
+    "halved": 0.5 * math.sqrt(2),
+    "one": 1,
+    "half": 0.5,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "cubic": 0.044715,
+    "steep": math.sqrt(2 / math.pi),
+    "product": 0.044715 * math.sqrt(2 / math.pi),
+    "near": 0.7075,
+    "other": 0.0447,
+}
+
+ERF = {
+    "by a factor, as TensorFlow": "d = Mul(h, unroot) f = Erf(d) e = Add(one, f) v = Mul(half, h) g = Mul(v, e)",
+    "half of the gate": "d = Div(h, root) f = Erf(d) e = Add(f, one) p = Mul(e, half) g = Mul(h, p)",
+    "half behind": "d = Mul(unroot, h) f = Erf(d) e = Add(f, one) p = Mul(e, h) g = Mul(half, p)",
+    "half by division": "d = Mul(h, unroot) f = Erf(d) e = Add(f, one) p = Mul(e, h) g = Div(p, two)",
+    "half of each": "v = Mul(h, half) d = Mul(v, root) f = Erf(d) e = Mul(v, f) g = Add(v, e)",
+    "twice half": "v = Mul(h, half) d = Mul(h, halved) f = Erf(d) e = Add(f, one) g = Mul(v, e)",
+}
+TANH = {
+    "cube by products, as PyTorch": "c = Mul(h, h) q = Mul(h, c) k = Mul(cubic, q) a = Add(h, k) s = Mul(steep, a)"
+    " t = Tanh(s) e = Add(one, t) p = Mul(h, e) g = Mul(half, p)",
+    "half behind": "q = Pow(h, three) k = Mul(q, cubic) a = Add(h, k) s = Mul(a, steep) t = Tanh(s)"
+    " e = Add(t, one) p = Mul(h, e) g = Mul(p, half)",
+    "known": "v = Mul(h, half) q = Pow(h, three) k = Mul(q, cubic) a = Add(h, k) s = Mul(a, steep) t = Tanh(s)"
+    " e = Add(t, one) g = Mul(v, e)",
+    "Horner": "c = Pow(h, two) k = Mul(c, product) a = Add(k, steep) s = Mul(h, a) t = Tanh(s) e = Add(t, one)"
+    " v = Mul(e, half) g = Mul(v, h)",
+}
+KNOWN = "d = Div(h, root) f = Erf(d) e = Add(f, one) p = Mul(h, e) g = Mul(p, half)"
+NEITHER = {
+    "another slope": "d = Mul(h, near) f = Erf(d) e = Add(f, one) v = Mul(h, half) g = Mul(v, e)",
+    "not half": "d = Mul(h, unroot) f = Erf(d) e = Add(f, one) v = Mul(h, near) g = Mul(v, e)",
+    "less than one": "d = Mul(h, unroot) f = Erf(d) e = Sub(f, one) v = Mul(h, half) g = Mul(v, e)",
+    "of something else": "i = Neg(h) d = Mul(h, unroot) f = Erf(d) e = Add(f, one) v = Mul(i, half) g = Mul(v, e)",
+    "another cube": "q = Pow(h, three) k = Mul(q, other) a = Add(h, k) s = Mul(a, steep) t = Tanh(s)"
+    " e = Add(t, one) p = Mul(h, e) g = Mul(p, half)",
+    "a fourth power": "q = Pow(h, four) k = Mul(q, cubic) a = Add(h, k) s = Mul(a, steep) t = Tanh(s)"
+    " e = Add(t, one) p = Mul(h, e) g = Mul(p, half)",
+    "a vector": "d = Mul(h, unroot) f = Erf(d) e = Add(f, one) v = Mul(h, halves) g = Mul(v, e)",
+}
+
+
+def between(body: str, signature: str = "(float[N,5,8] x) => (float[N,5,3] y)", opset: int = 17) -> onnx.ModelProto:
+    """Two products of matrices with this between them; two channels in the middle are masked."""
+    numbers = {name: np.array(value, np.float32) for name, value in NUMBERS.items() if re.search(rf"\b{name}\b", body)}
+    return model(
+        signature,
+        f"h = MatMul(x, w) {body} m = Mul(g, mask) y = MatMul(m, v2)",
+        opset,
+        w=random(8, 8),
+        v2=random(8, 3, seed=1),
+        mask=mask(1, 0, 1, 1, 0, 1, 1, 1, rank=2),
+        **numbers,
+        **({"halves": np.linspace(0.4, 0.6, 8)} if "halves" in body else {}),
+    )
+
+
+@pytest.mark.parametrize("body", ERF.values(), ids=ERF)
+def test_a_gelu_is_spelled_as_runtimes_know_it(body: str, tmp_path: Path) -> None:
+    source = between(body)
+    assert "Gelu" not in loaded(source, tmp_path)
+    result = compiled(source)
+    assert loaded(result.model, tmp_path) == ["MatMul", "Gelu", "MatMul"]
+    assert weight(result, "MatMul", which=1).shape == (6, 3)
+    assert result.report.after.flops <= result.report.before.flops
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("body", ERF.values(), ids=ERF)
+def test_nothing_is_left_of_how_it_was_spelled(body: str, opset: int) -> None:
+    assert not left_over(prepared(between(body, opset=opset)))
+
+
+@pytest.mark.parametrize("body", [*ERF.values(), KNOWN, *TANH.values()], ids=[*ERF, "known", *TANH])
+def test_from_opset_20_on_it_is_an_operator(body: str) -> None:
+    result = compiled(between(body, opset=20))
+    assert operators(result) == ["MatMul", "Gelu", "MatMul"]
+    attributes = {a.name: a.s for n in result.model.graph.node for a in n.attribute}
+    assert attributes == ({"approximate": b"tanh"} if body in TANH.values() else {})
+    assert weight(result, "MatMul", which=1).shape == (6, 3)
+
+
+@pytest.mark.parametrize("body", TANH.values(), ids=TANH)
+def test_before_the_approximation_stays_as_it_is(body: str) -> None:
+    """ONNX Runtime's own operator for it takes longer than these."""
+    source = between(body)
+    left = [n.op_type for n in source.graph.node if n.op_type != "Mul"]  # masks go, and a half into the weights behind
+    assert [op for op in operators(compiled(source)) if op != "Mul"] == left
+
+
+@pytest.mark.parametrize("body", NEITHER.values(), ids=NEITHER)
+def test_what_is_almost_one_stays_as_it_is(body: str, tmp_path: Path) -> None:
+    assert "Gelu" not in operators(compiled(between(body, opset=20)))
+    assert not {"Gelu", "FastGelu"} & {*loaded(compiled(between(body)).model, tmp_path)}
+
+
+def test_what_others_read_too_stays_as_it_is() -> None:
+    """The gate is an output, so it must be there anyway."""
+    source = between(
+        "d = Mul(h, unroot) f = Erf(d) e = Add(f, one) v = Mul(h, half) g = Mul(v, e)",
+        "(float[N,5,8] x) => (float[N,5,3] y, float[N,5,8] f)",
+    )
+    assert "Div" not in operators(compiled(source))
+
+
+def test_one_that_broadcasts_stays_as_it_is() -> None:
+    source = model(
+        "(float[8] x) => (float[1,8] y)",
+        "d = Mul(x, unroot) f = Erf(d) e = Add(f, one) v = Mul(x, half) y = Mul(v, e)",
+        unroot=np.full([1, 1], math.sqrt(0.5)),
+        one=np.ones([1, 1]),
+        half=np.full([1, 1], 0.5),
+    )
+    assert "Div" not in operators(compiled(source))
+
+
+def test_in_half_precision_it_stays_as_it_is() -> None:
+    source = model(
+        "(float16[4] x) => (float16[4] y)",
+        "d = Mul(x, unroot) f = Erf(d) e = Add(f, one) v = Mul(x, half) y = Mul(v, e)",
+        **{name: np.array(NUMBERS[name], np.float16) for name in ("unroot", "one", "half")},
+    )
+    assert [n.op_type for n in shrink(source).model.graph.node] == [n.op_type for n in source.graph.node]
+
+
+def test_polynomials() -> None:
+    x, y = {("x",): 1.0}, {("y",): 1.0}
+    total = added(x, y)
+    assert total is not None
+    assert multiplied(total, total) == {("x", "x"): 1.0, ("x", "y"): 2.0, ("y", "y"): 1.0}
+    assert added(total, x, -1.0) == {("x",): 0.0, ("y",): 1.0}
+    many = {(f"x{i}",): 1.0 for i in range(8)}
+    assert added(many, y) is None

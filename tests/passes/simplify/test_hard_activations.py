@@ -1,0 +1,244 @@
+"""Activations that an exporter spelled out are operators again."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passes.abstract_values.scale_shift import ClampedAffine
+from tests.generators.check import Runner, assert_same_function
+from tests.passes.text import compiled, model, operators, random
+
+SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
+NUMBERS = {name: np.array(value) for name, value in {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0}.items()}
+
+SPELLED = {
+    "Add, Clip, Mul, Div": "a = Add(c, three)\n d = Clip(a, zero, six)\n m = Mul(c, d)\n y = Div(m, six)",
+    "the factor first": "a = Add(c, three)\n d = Clip(a, zero, six)\n e = Div(d, six)\n y = Mul(c, e)",
+    "a sixth behind": "a = Add(c, three)\n d = Clip(a, zero, six)\n m = Mul(d, c)\n y = Mul(sixth, m)",
+    "Min and Max": "a = Add(three, c)\n r = Max(zero, a)\n d = Min(r, six)\n m = Mul(c, d)\n y = Div(m, six)",
+    "Relu and Min": "a = Add(three, c)\n r = Relu(a)\n d = Min(r, six)\n e = Mul(d, sixth)\n y = Mul(c, e)",
+    "HardSigmoid": "d = HardSigmoid<alpha=0.16666667, beta=0.5>(c)\n y = Mul(c, d)",
+}
+
+
+def spelled(body: str, opset: int = 17, signature: str = SIGNATURE, **weights: np.ndarray) -> onnx.ModelProto:
+    """A convolution, and what is made of its output `c`."""
+    numbers = {**NUMBERS, "sixth": np.array(1 / 6), **weights}
+    used = {
+        name: value
+        for name, value in numbers.items()
+        if name in body.replace("(", " ").replace(",", " ").replace(")", " ").split()
+    }
+    return model(signature, f"c = Conv(x, w)\n {body}", opset, w=random(4, 3, 1, 1, seed=1) * 4, **used)
+
+
+@pytest.mark.parametrize("body", SPELLED.values(), ids=SPELLED)
+def test_hard_swish_is_one_operator(body: str) -> None:
+    assert operators(compiled(spelled(body))) == ["Conv", "HardSwish"]
+
+
+@pytest.mark.parametrize("body", SPELLED.values(), ids=SPELLED)
+def test_before_opset_14_it_is_two(body: str) -> None:
+    assert operators(compiled(spelled(body, opset=13))) == ["Conv", "HardSigmoid", "Mul"]
+
+
+def test_bounds_are_attributes_before_opset_11() -> None:
+    body = "a = Add(c, three)\n d = Clip<min=0.0, max=6.0>(a)\n m = Mul(c, d)\n y = Div(m, six)"
+    assert operators(compiled(spelled(body, opset=10))) == ["Conv", "HardSigmoid", "Mul"]
+    clipped = compiled(spelled("r = Relu(c)\n d = Clip<max=6.0>(r)\n y = Clip<min=2.0>(d)", opset=10))
+    assert operators(clipped) == ["Conv", "Clip"]
+
+
+def test_a_gate_is_a_hard_sigmoid_of_the_convolution() -> None:
+    body = "a = Add(c, three)\n d = Clip(a, zero, six)\n y = Div(d, six)"
+    assert operators(compiled(spelled(body))) == ["Conv", "HardSigmoid"]
+
+
+def test_a_learned_scale_and_shift_behind_take_the_factor() -> None:
+    """The networks of PP-OCRv4 have one behind each activation."""
+    body = f"{SPELLED['Add, Clip, Mul, Div'].replace('y =', 'h =')}\n s = Mul(h, two)\n y = Add(s, three)"
+    assert operators(compiled(spelled(body))) == ["Conv", "HardSwish", "Mul", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    {
+        "r = Relu(c)\n d = Min(r, six)\n y = Max(d, two)": ["Conv", "Clip"],
+        "r = Max(c, zero)\n y = Relu(r)": ["Conv", "Relu"],
+        "m = Exp(c)\n a = Mul(m, two)\n b = Mul(a, three)\n y = Mul(b, six)": ["Conv", "Exp", "Mul"],
+        "e = Exp(c)\n a = Sub(e, two)\n n = Sub(a, three)\n y = Clip(n, zero, six)": ["Conv", "Exp", "Add", "Clip"],
+        "e = Exp(c)\n a = Mul(e, two)\n y = Div(a, two)": ["Conv", "Exp"],
+        "e = Exp(c)\n m = Mul(e, c)\n a = Mul(m, two)\n y = Add(a, three)": ["Conv", "Exp", "Mul", "Mul", "Add"],
+    }.items(),
+)
+def test_a_row_takes_no_more_operators_than_its_ramp(body: str, expected: list[str]) -> None:
+    assert operators(compiled(spelled(body))) == expected
+
+
+def test_what_is_read_elsewhere_stays() -> None:
+    body = "a = Add(c, three)\n d = Clip(a, zero, six)\n m = Mul(c, d)\n y = Div(m, six)\n z = Neg(d)"
+    source = spelled(body, signature="(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] z)")
+    assert operators(compiled(source)) == ["Conv", "Add", "Clip", "Mul", "Div", "Neg"]
+
+
+@pytest.mark.parametrize("step", ["a", "d", "m"])
+def test_an_output_of_the_graph_stays(step: str) -> None:
+    source = spelled(
+        SPELLED["Add, Clip, Mul, Div"], signature=f"(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] {step})"
+    )
+    assert step in {o.name for o in compiled(source).model.graph.output}
+
+
+def test_bounds_that_differ_by_channel_stay() -> None:
+    body = "a = Add(c, three)\n d = Min(a, high)\n r = Relu(d)\n m = Mul(c, r)\n y = Div(m, six)"
+    source = spelled(body, high=np.array([6.0, 5.0, 4.0, 6.0]).reshape(1, 4, 1, 1))
+    assert "HardSigmoid" not in operators(compiled(source))
+
+
+def test_a_mask_that_left_one_number_is_that_number() -> None:
+    body = "a = Add(c, three)\n d = Clip(a, zero, six)\n g = Mul(d, sixths)\n h = Mul(c, g)\n y = Conv(h, v)"
+    source = spelled(body, sixths=np.array([0, 1, 1, 0]).reshape(1, 4, 1, 1) / 6, v=random(4, 4, 1, 1))
+    assert operators(compiled(source)) == ["Conv", "HardSwish", "Conv"]
+
+
+def test_a_constant_of_higher_rank_adds_axes() -> None:
+    body = "a = Add(c, three)\n y = Mul(a, more)"
+    source = spelled(body, signature="(float[N,3,8,8] x) => (float[1,N,4,8,8] y)", more=np.full((1, 1, 1, 1, 1), 2.0))
+    assert [d.dim_value for d in compiled(source).model.graph.output[0].type.tensor_type.shape.dim][2:] == [4, 8, 8]
+
+
+def test_bounds_that_cross_stay() -> None:
+    assert operators(compiled(spelled("r = Clip(c, six, two)\n y = Mul(r, three)"))) == ["Conv", "Clip", "Mul"]
+
+
+def test_double_precision_keeps_its_row() -> None:
+    """ONNX Runtime has a HardSigmoid for single precision only."""
+    source = model(
+        "(double[N,4] x) => (double[N,4] y)",
+        "e = Exp(x)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)",
+        checked=False,
+    )
+    for name, value in {"zero": 0.0, "three": 3.0, "six": 6.0}.items():
+        source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float64), name))
+    assert operators(compiled(source)) == ["Exp", "Add", "Clip", "Div"]
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["Add", "Sub", "Mul", "Div", "Min", "Max", "Relu"]),
+        st.sampled_from([-3.0, -0.5, 0.25, 1, 2, 6]),
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+@given(ROWS, st.sampled_from([10, 17]))
+@settings(max_examples=60, deadline=None)
+def test_random_rows_compute_the_same(row: list[tuple[str, float]], opset: int) -> None:
+    lines, weights, data = [], {}, "c"
+    for step, (op, number) in enumerate(row):
+        output = "y" if step == len(row) - 1 else f"t{step}"
+        if op == "Relu":
+            lines.append(f"{output} = Relu({data})")
+        else:
+            weights[f"k{step}"] = np.array(float(number))
+            lines.append(f"{output} = {op}({data}, k{step})")
+        data = output
+    source = spelled("\n".join(lines), opset, **weights)
+    result = compiled(source)
+    assert len(result.model.graph.node) <= len(source.graph.node)
+
+
+@given(
+    *[
+        st.tuples(
+            st.sampled_from([-2.0, 0.5, 1.0, 3.0]), st.sampled_from([-1.0, 0.0, 2.5]), st.booleans(), st.booleans()
+        )
+    ]
+    * 2
+)
+def test_two_ramps_are_one(first: tuple[float, float, bool, bool], second: tuple[float, float, bool, bool]) -> None:
+    x = np.linspace(-6, 6, 49)
+    ramps = [
+        ClampedAffine(None, s, h, -1.0 if low else -np.inf, 2.0 if high else np.inf)
+        for s, h, low, high in (first, second)
+    ]
+    one = ramps[1].behind(ramps[0])
+    assert one is not None
+    np.testing.assert_allclose(_run(one, x), _run(ramps[1], _run(ramps[0], x)), atol=1e-12)
+    core, factor = one.factored()
+    np.testing.assert_allclose(_run(core, x) * factor, _run(one, x), atol=1e-12)
+
+
+def _run(ramp: ClampedAffine, x: np.ndarray) -> np.ndarray:
+    return np.clip(ramp.scale * x + ramp.shift, ramp.low, ramp.high)
+
+
+@pytest.mark.parametrize("bounded", ["a = Max(u, k)\n b = Min(a, k)", "a = Min(k, u)\n b = Relu(a)"])
+def test_a_bound_that_adds_axes_stays(bounded: str) -> None:
+    """Behind an If whose branches differ nothing is known of them."""
+    branches = "then_branch = t () => (float[4] p) { p = Identity(x) }, "
+    branches += "else_branch = e () => (float q) { q = ReduceSum<keepdims=0>(x) }"
+    source = model(
+        "(float[4] x, bool f) => (float[r,c] y)",
+        f"u = If(f) <{branches}>\n {bounded}\n y = Relu(b)",
+        k=np.full((1, 1), 2.0),
+    )
+    x = np.float32([1, -2, 3, 4])
+    assert_same_function(source, compiled(source).model, cases=[{"x": x, "f": np.array(f)} for f in (True, False)])
+
+
+def row(body: str, **numbers: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Nodes on an input of four numbers, before and after."""
+    source = model("(float[N,4] x) => (float[N,4] y)", body, **{k: np.array(v) for k, v in numbers.items()})
+    return source, compiled(source).model
+
+
+@pytest.mark.parametrize(("op", "bound"), [("Max", np.inf), ("Min", -np.inf)])
+def test_a_bound_that_leaves_one_number_stays(op: str, bound: float) -> None:
+    source, result = row(f"a = {op}(x, n)\n b = Mul(a, two)\n y = Mul(b, two)", n=bound, two=2.0)
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1, -2, 3]])}])
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers"),
+    [
+        ("a = Mul(x, n)\n b = Mul(a, n)\n y = Clip(b, l, h)", {"n": 1e30, "l": -1.0, "h": 1.0}),
+        ("a = Mul(x, n)\n y = Mul(a, n)", {"n": 1e-23}),
+        ("a = Mul(x, s)\n b = Max(a, n)\n c = Mul(b, x)\n y = Mul(c, two)", {"s": 1e-30, "n": 1e10, "two": 2.0}),
+        ("a = Mul(x, s)\n b = Add(a, n)\n c = Mul(b, x)\n y = Mul(c, two)", {"s": 1e-30, "n": 1e10, "two": 2.0}),
+        (
+            "a = Add(x, n)\n b = Mul(a, s)\n c = Mul(a, b)\n r = Relu(c)\n y = Max(r, h)",
+            {"n": 1e20, "s": 1e-30, "h": 2.0},
+        ),
+        ("a = Relu(x)\n b = Min(a, n)\n c = Mul(b, x)\n y = Mul(c, k)", {"n": 1e-39, "k": 1e30}),
+    ],
+)
+def test_numbers_that_single_precision_does_not_have_stay_apart(body: str, numbers: dict[str, float]) -> None:
+    source, result = row(body, **numbers)
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1, -2, 3]])}])
+    assert_same_function(source, result, cases=[{"x": np.float32([[0, 1e10, -2e10, 3e10]])}])
+
+
+@pytest.mark.parametrize("front", ["a = Identity(x)", "a = Conv(x, w)", "m = MatMul(x, w)\n a = Add(m, two)"])
+def test_what_rounds_to_whole_numbers_stays(front: str) -> None:
+    """A large number that is added and taken away again: what is smaller than one step of it is gone."""
+    square = {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)} if "w" in front else {}
+    shape = "N,4,1,1" if "Conv" in front else "N,4"
+    source = model(
+        f"(float[{shape}] x) => (float[{shape}] y)",
+        f"{front}\n b = Mul(a, third)\n c = Add(b, large)\n d = Sub(c, large)\n y = Mul(d, three)",
+        large=np.array(1.5 * 2**23),
+        third=np.array(1 / 3),
+        **{name: NUMBERS[name] for name in ("two", "three") if name in f"{front} three"},
+        **square,
+    )
+    x = np.float32([0.4, 1.2, -1.9, 3.3]).reshape(1, 4, *[1] * (shape.count(",") - 1))
+    result = compiled(source).model
+    expected, found = (Runner(m, optimize=False)({"x": x})[0] for m in (source, result))
+    np.testing.assert_array_equal(expected, found)

@@ -1,0 +1,77 @@
+"""Masks that an exporter made one constant with a factor of a product."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.model.prepare import prepared
+from tests.passes.text import compiled, exact, left_over, mask, model, operators, random
+
+CHANNELS = 16
+SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
+#: x · (clip(x + 3, 0, 6) · factor) · mask, as it is written and as TensorFlow exports it
+APART = "e = Mul(d, sixth)\n h = Mul(c, e)\n m = Mul(h, keep)"
+MERGED = "e = Mul(d, factor)\n m = Mul(c, e)"
+#: the same of x · sigmoid(x) · mask, where there is no other factor
+SWISH_APART = "e = Sigmoid(c)\n h = Mul(c, e)\n m = Mul(h, keep)"
+SWISH_MERGED = "e = Sigmoid(c)\n h = Mul(keep, e)\n m = Mul(c, h)"
+
+
+def activated(body: str, keep: np.ndarray, factor: float = 1 / 6) -> onnx.ModelProto:
+    """A HardSwish with a mask and a depthwise convolution, to which a branch is added that needs all channels."""
+    weights = {"sixth": np.array(factor), "keep": keep, "factor": keep * np.float32(factor)}
+    return model(
+        SIGNATURE,
+        f"c = Conv(x, w)\n a = Add(c, three)\n d = Clip(a, zero, six)\n{body}\n"
+        f"p = Conv<group={CHANNELS}, pads=[1,1,1,1]>(m, wd, shift)\n o = Conv(x, wo)\n"
+        "s = Add(p, o)\n r = Relu(s)\n y = Conv(r, wp)",
+        w=random(CHANNELS, 3, 1, 1, seed=1),
+        wd=random(CHANNELS, 1, 3, 3, seed=2),
+        shift=random(CHANNELS, seed=4),
+        wo=random(CHANNELS, 3, 1, 1, seed=5),
+        wp=random(4, CHANNELS, 1, 1, seed=3),
+        three=np.array(3.0),
+        zero=np.array(0.0),
+        six=np.array(6.0),
+        **{name: value for name, value in weights.items() if name in body},
+    )
+
+
+@pytest.mark.parametrize("live", [4, 15])
+def test_a_mask_within_the_factor_of_an_activation_goes_as_one_behind_it(live: int) -> None:
+    keep = mask(*[1] * live, *[0] * (CHANNELS - live))
+    apart, merged = (compiled(activated(body, keep)) for body in (APART, MERGED))
+    assert operators(merged).count("HardSwish") == 1 and "Clip" not in operators(merged)
+    assert merged.report.after.flops == apart.report.after.flops
+
+
+@pytest.mark.parametrize("live", [4, 15])
+def test_a_mask_within_a_swish_goes_as_one_behind_it(live: int) -> None:
+    keep = mask(*[1] * live, *[0] * (CHANNELS - live))
+    apart, merged = (compiled(activated(body, keep)) for body in (SWISH_APART, SWISH_MERGED))
+    assert operators(merged) == operators(apart)
+    assert merged.report.after.flops == apart.report.after.flops
+
+
+@pytest.mark.parametrize("factor", [1 / 6, -0.3])
+def test_nothing_else_changes(factor: float) -> None:
+    keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
+    exact(activated(MERGED, keep, factor), N=(1, 2))
+
+
+def test_nothing_else_changes_of_a_swish() -> None:
+    exact(activated(SWISH_MERGED, mask(*[1, 0, 0, 1] * (CHANNELS // 4))), N=(1, 2))
+
+
+def test_factors_that_differ_stay_where_they_are() -> None:
+    keep = mask(*[1] * 4, *[0] * 12) * random(1, CHANNELS, 1, 1, seed=9)
+    result = compiled(activated(MERGED, keep))
+    assert "HardSwish" not in operators(result)
+
+
+@pytest.mark.parametrize("body", [MERGED, SWISH_MERGED])
+def test_nothing_is_left_of_the_factor(body: str) -> None:
+    keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
+    assert not left_over(prepared(activated(body, keep)))

@@ -1,0 +1,140 @@
+"""Chains of reshapes and transposes that only put one axis in another order."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.model.prepare import prepared
+from tests.generators.builder import Network
+from tests.generators.check import adapters_cost, check
+from tests.passes.text import compiled, mask, model, operators, random, weight
+
+SHUFFLES = {
+    "static": ("N", "8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
+    "symbolic": ("N", "H,W", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
+    "merged": ("N", "8,8", "c = Reshape(m, s3)\n t = Transpose<perm=[0,2,1,3]>(c)\n z = Reshape(t, s2)"),
+    "computed": (
+        "N",
+        "H,W",
+        "f = Shape(m)\n n = Gather<axis = 0>(f, zero)\n hw = Slice(f, two, four)\n l1 = Concat<axis = 0>(n, gc, hw)\n"
+        "c = Reshape(m, l1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n l2 = Concat<axis = 0>(n, six, hw)\n"
+        "z = Reshape(t, l2)",
+    ),
+    "copied": ("N", "8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s4)"),
+}
+
+
+@pytest.mark.parametrize("form", list(SHUFFLES))
+def test_a_channel_shuffle_frees_channels(form: str) -> None:
+    batch, size, text = SHUFFLES[form]
+    tail = {"static": [8, 8], "merged": [8, 8]}.get(form)
+    ints = {
+        "s1": [0, 2, 3, 8, 8] if tail else [0, 2, 3, -1, 8],
+        "s2": [-1, 6, 8, 8] if tail else [0, 6, -1, 8],
+        "s3": [0, 2, 3, 64],
+        "s4": [0, 6, -1, 8],
+        "zero": [0],
+        "two": [2],
+        "four": [4],
+        "gc": [2, 3],
+        "six": [6],
+    }
+    source = model(
+        f"(float[{batch},4,{size}] x) => (float[{batch},2,{size}] y)",
+        f"a = Conv(x, wa)\n m = Mul(a, keep)\n {text}\n y = Conv(z, wb)",
+        wa=random(6, 4, 1, 1),
+        wb=random(2, 6, 1, 1, seed=1) * mask(1, 1, 1, 1, 1, 0),
+        keep=mask(1, 1, 0, 1, 1, 1),
+        **{k: np.asarray(v, np.int64) for k, v in ints.items() if f"{k})" in text or f"{k}," in text},
+    )
+    assert "Gather" in {n.op for n in prepared(source).nodes}
+    result = compiled(source) if size == "8,8" else check(Network(source, {}, {"H": (8,), "W": (8,)}))
+    assert weight(result, "Conv", which=0).shape[0] == 4
+    assert weight(result, "Conv", which=1).shape[1] == 4
+    assert "Transpose" not in operators(result)
+    for price in (0.01, 1e9):
+        with adapters_cost(price):
+            check(Network(source, {}, {} if size == "8,8" else {"H": (8,), "W": (8,)}))
+
+
+def kinds(source: onnx.ModelProto) -> list[str]:
+    return [n.op for n in prepared(source).nodes]
+
+
+def test_a_shuffle_of_the_last_axis_of_a_sequence() -> None:
+    source = model(
+        "(float[N,T,6] x) => (float[N,T,6] y)",
+        "m = Relu(x)\n c = Reshape(m, s1)\n t = Transpose<perm=[0,1,3,2]>(c)\n y = Reshape(t, s2)",
+        s1=np.asarray([0, 0, 2, 3]),
+        s2=np.asarray([0, 0, 6]),
+    )
+    assert kinds(source)[:2] == ["Relu", "Gather"]
+    check(source)
+
+
+def test_chains_that_come_back_to_where_they_were_are_gone() -> None:
+    source = model(
+        "(float[N,4,H,W] x) => (float[N,4,H,W] y)",
+        "a = Relu(x)\n b = Transpose<perm=[0,2,3,1]>(a)\n c = Unsqueeze(b, one)\n d = Squeeze(c, one)\n"
+        "e = Transpose<perm=[0,3,1,2]>(d)\n y = Neg(e)",
+        one=np.asarray([1]),
+    )
+    assert kinds(source) == ["Relu", "Neg"]
+    check(source)
+
+
+def test_windows_and_other_regroupings_stay() -> None:
+    source = model(
+        "(float[N,4,4,6] x) => (float[M,2,2,6] y)",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Transpose<perm=[0,1,3,2,4,5]>(b)\n y = Reshape(c, s2)",
+        s1=np.asarray([0, 2, 2, 2, 2, 6]),
+        s2=np.asarray([-1, 2, 2, 6]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "Transpose", "Reshape"]
+    check(source)
+
+
+def test_a_permutation_of_two_axes_stays() -> None:
+    source = model(
+        "(float[N,4,6] x) => (float[N,4,6] y)",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Transpose<perm=[0,2,1,4,3]>(b)\n y = Reshape(c, s2)",
+        s1=np.asarray([0, 2, 2, 2, 3]),
+        s2=np.asarray([0, 4, 6]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "Transpose", "Reshape"]
+    check(source)
+
+
+def test_what_others_read_inside_the_chain_stays() -> None:
+    source = model(
+        "(float[N,6,4] x) => (float[N,6,4] y, float[N,2,3,4] z)",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Transpose<perm=[0,2,1,3]>(b)\n y = Reshape(c, s2)\n z = Neg(b)",
+        s1=np.asarray([0, 2, 3, 4]),
+        s2=np.asarray([0, 6, 4]),
+    )
+    assert sorted(kinds(source)) == ["Gather", "Neg", "Relu", "Reshape"]
+    check(source)
+
+
+def test_a_chain_that_moves_nothing_at_all() -> None:
+    source = model(
+        "(float[0,3,4] x) => (float[3,4,0] y)",
+        "a = Relu(x)\n b = Reshape<allowzero = 1>(a, s1)\n y = Transpose<perm = [1,2,0]>(b)",
+        s1=np.asarray([0, 3, 4]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "Transpose"]
+
+
+def test_a_chain_that_ends_in_a_subgraph() -> None:
+    source = model(
+        "(float[N,6,4] x, bool c) => (float[N,6,4] y)",
+        "a = Relu(x)\n b = Reshape(a, s1)\n"
+        "d = If (c) <then_branch = t () => (float[N,6,4] f) { e = Transpose<perm=[0,2,1,3]>(b) f = Reshape(e, s2) }, "
+        "else_branch = o () => (float[N,6,4] h) { g = Neg(b) h = Reshape(g, s2) }>\n y = Neg(d)",
+        s1=np.asarray([0, 2, 3, 4]),
+        s2=np.asarray([0, 6, 4]),
+    )
+    assert kinds(source) == ["Relu", "Reshape", "If", "Neg"]
+    check(source)

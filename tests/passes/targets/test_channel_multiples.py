@@ -1,0 +1,383 @@
+"""Widths: which channels stay because a rounder width runs faster, and that nothing else changes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import passes.targets.onnxruntime.channel_multiples
+from passes import count, shrink
+from passes.abstract_values.kernel_shape import Work
+from passes.adapters.placement import plan
+from passes.attention.expose_heads import understood
+from passes.model.prepare import prepared
+from passes.rewriting.storage_plan import StoragePlan
+from passes.targets.onnxruntime.kernel_rates import ANY, LINES, RATES, Rates
+from passes.targets.onnxruntime.timing import Timing
+from tests.generators import architectures
+from tests.generators.check import (
+    assert_explained,
+    assert_same_function,
+    assert_well_formed,
+)
+from tests.generators.networks import network
+from tests.passes.text import mask, model, random
+
+AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
+ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
+NETWORKS = (
+    "resnet",
+    "resnext",
+    "mobilenet",
+    "mobilenet3",
+    "shufflenet",
+    "densenet",
+    "inception",
+    "yolo",
+    "vit",
+    "quantised",
+)
+
+
+def live(count_: int, size: int) -> np.ndarray:
+    """A mask of an image's channels that keeps the last ones."""
+    return mask(*(int(i >= size - count_) for i in range(size))).reshape(1, size, 1, 1)
+
+
+def chain(first: int, second: int, *, size: int = 64, side: int = 28, batch: int | str = 1) -> onnx.ModelProto:
+    """Three convolutions; so many channels of the two tensors between them are live."""
+    return model(
+        f"(float[{batch},16,{side},{side}] x) => (float[{batch},16,{side},{side}] y)",
+        "a = Conv<pads=[1,1,1,1]>(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
+        "b = Conv<pads=[1,1,1,1]>(ar, wb)\n bm = Mul(b, mb)\n br = Relu(bm)\n y = Conv<pads=[1,1,1,1]>(br, wc)",
+        wa=random(size, 16, 3, 3),
+        wb=random(size, size, 3, 3, seed=1),
+        wc=random(16, size, 3, 3, seed=2),
+        ma=live(first, size),
+        mb=live(second, size),
+    )
+
+
+def widths(result: onnx.ModelProto) -> list[int]:
+    """What the convolutions write."""
+    weights = {t.name: t.dims for t in result.graph.initializer}
+    return [int(weights[n.input[1]][0]) for n in result.graph.node if n.op_type == "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (31, 31, (32, 32)),  # one more each, and kernels that hold channels in blocks take it
+        (33, 33, (33, 33)),  # 36 channels take as long as 48
+        (57, 57, (60, 60)),  # which takes as long as 64
+        (32, 48, (32, 48)),
+        (64, 64, (64, 64)),
+    ],
+)
+def test_what_the_table_says_of_a_chain(first: int, second: int, expected: tuple[int, int]) -> None:
+    source = chain(first, second)
+    result = shrink(source, align=AVX512)
+    assert tuple(widths(result.model)[:2]) == expected
+    assert tuple(widths(shrink(source).model)[:2]) == (first, second), "nothing stays unless asked for"
+    assert_same_function(source, result.model)
+
+
+def test_nothing_is_kept_where_either_kernel_takes_as_long() -> None:
+    """What reads 20 channels is put into blocks of 16 and takes as long as with 32; what reads 21 is not."""
+    assert widths(shrink(chain(20, 40), align=AVX512).model)[0] == 20
+
+
+def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> None:
+    """What reads 12 channels as they are goes over its output once for each; in blocks it does not."""
+    source = model(
+        "(float[1,16,56,56] x) => (float[1,16,56,56] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
+        wa=random(24, 16, 1, 1),
+        wb=random(96, 24, 1, 1, seed=1),
+        wc=random(16, 96, 1, 1, seed=2),
+        ma=live(12, 24),
+    )
+    result = shrink(source, align=AVX512)
+    assert widths(result.model) == [16, 96, 16]
+    assert_same_function(source, result.model)
+
+
+def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
+    source = model(
+        "(float[1,16,28,28] x) => (float[1,16,28,28] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
+        "b = Conv<pads=[1,1,1,1], group=64>(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
+        wa=random(64, 16, 1, 1),
+        wb=random(64, 1, 3, 3, seed=1),
+        wc=random(16, 64, 1, 1, seed=2),
+        ma=live(33, 64),
+    )
+    result = shrink(source, align=AVX512)
+    assert widths(result.model) == [36, 36, 16]
+    assert_same_function(source, result.model)
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> None:
+    """14 of 16 channels of each of 10 groups: rounded up to a block, 140 are 144, and to one in each group 160."""
+    kept = np.tile(np.arange(16) < 14, 10).astype(np.float32).reshape(1, -1, 1, 1)
+    source = model(
+        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)",
+        "a = Conv(x, wa)\n am = Mul(a, m)\n ar = Relu(am)\n"
+        "b = Conv<pads=[1,1,1,1], group=10>(ar, wb)\n bm = Mul(b, m)\n br = Relu(bm)\n y = Conv(br, wc)",
+        wa=random(160, 16, 1, 1),
+        wb=random(160, 16, 3, 3, seed=1),
+        wc=random(16, 160, 1, 1, seed=2),
+        m=kept,
+    )
+    assert widths(shrink(source).model) == [140, 140, 16]
+    result = shrink(source, align=ZEN4)
+    assert widths(result.model) == [160, 160, 16]
+    assert_same_function(source, result.model)
+
+
+def test_windows_of_few_places_take_as_long_to_lay_out_as_their_rows_are_many() -> None:
+    def laid(kernel: tuple[int, int]) -> float:
+        work = replace(WORK, kernel=kernel, places=(2, 2))
+        return ZEN4.convolution(work, 30, 30) - replace(ZEN4, row=0.0).convolution(work, 30, 30)
+
+    assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.row)
+    assert laid((1, 1)) == 0
+
+
+@pytest.mark.parametrize("multiple", [2, 8, 16, 64])
+def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None:
+    result = shrink(chain(33, 50), align=multiple)
+    expected = [-(-width // multiple) * multiple for width in (33, 50)]
+    assert widths(result.model)[:2] == expected
+    odd = shrink(chain(33, 50, size=51), align=multiple)
+    assert widths(odd.model)[:2] == [
+        width if width <= 51 else was for width, was in zip(expected, (33, 50), strict=True)
+    ]
+
+
+def test_weights_that_come_from_memory_keep_kernels_on_blocks_waiting() -> None:
+    source = chain(363, 363, size=384, side=4)
+    assert widths(shrink(source, align=AVX512).model)[:2] == [364, 364]
+    assert widths(shrink(source, align=replace(AVX512, near=100_000)).model)[:2] == [363, 363]
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
+def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[int]) -> None:
+    """16 bytes, also of what is stored in 8 bits on its way from one layer to the next."""
+    source = chain(33, 50)
+    if bits in (16, 64):
+        kind = {16: np.float16, 64: np.float64}[bits]
+        for tensor in source.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+        for value in (*source.graph.input, *source.graph.output):
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    elif bits == 8:
+        for name in ("ar", "br"):
+            at, reader = next((i, n) for i, n in enumerate(source.graph.node) if name in n.input)
+            reader.input[0] = f"{name}d"
+            source.graph.node.insert(
+                at, helper.make_node("DequantizeLinear", [f"{name}q", "scale", "zero"], [f"{name}d"])
+            )
+            source.graph.node.insert(at, helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}q"]))
+        for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0))):
+            source.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    result = shrink(source, align=LINES["cuda"])
+    assert widths(result.model)[:2] == expected
+
+
+def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only multiples of 64 are fast here, and nothing is found that would be as fast as all channels are."""
+    slow = 10 * AVX512.plain
+    picky = replace(AVX512, block=64, step=64, plain=slow, entering=slow)
+    monkeypatch.setattr(passes.targets.onnxruntime.channel_multiples, "_fastest", lambda *_: {})
+    result = shrink(chain(40, 40), align=picky)
+    assert widths(result.model)[:2] == [64, 64]
+    assert {width.reason for width in result.report.widths} == {
+        "kept, as the model with fewer channels would run slower"
+    }
+
+
+def test_a_tiny_model_that_would_run_slower_than_its_source_is_wider() -> None:
+    """By a microsecond: less than is worth a width where the model is faster than its source."""
+    assert widths(shrink(chain(61, 61, side=4), align=AVX512).model)[:2] == [64, 64]
+
+
+def test_a_large_share_of_a_tiny_model_is_worth_it() -> None:
+    """A depthwise convolution of a few microseconds gains little time, and most of the model's."""
+    source = model(
+        "(float[1,16,4,4] x) => (float[1,16,4,4] y)",
+        "a = Conv(x, u)\n k = Mul(a, m)\n r = Relu(k)\n d = Conv<group=32, pads=[1,1,1,1]>(r, w)\n y = Conv(d, v)",
+        u=random(32, 16, 1, 1),
+        m=live(29, 32),
+        w=random(32, 1, 3, 3),
+        v=random(16, 32, 1, 1),
+    )
+    assert widths(shrink(source, align=RATES["zen4"]).model)[0] == 32
+    assert widths(shrink(source).model)[0] == 29
+
+
+def test_says_which_layers_keep_channels_and_why() -> None:
+    report = shrink(chain(31, 57), align=AVX512).report
+    told = [(width.live, width.kept, width.total, width.reason) for width in report.widths]
+    assert told == [
+        (31, 32, 64, "kept for a width of 32, which runs faster than 31"),
+        (57, 60, 64, "kept for a width of 60, which runs faster than 57"),
+    ]
+    held = {(item.tensor, item.channels): item for item in report.held}
+    assert set(held) == {("am", (0,)), ("bm", (0, 1, 2))}
+    for item in held.values():
+        assert item.aligned
+        assert "kept for a width of" in item.reason
+        assert "--align none" in item.advice
+    assert_explained(report)
+
+
+def test_a_multiple_is_given_as_the_reason() -> None:
+    (first, second) = shrink(chain(31, 57), align=8).report.widths
+    assert first.reason == "kept for a width of 32, a multiple of 8"
+    assert second.reason == "kept for a width of 64, a multiple of 8"
+
+
+def test_nothing_is_kept_or_said_where_nothing_is_masked() -> None:
+    source = chain(64, 64)
+    for align in ALIGNS:
+        report = shrink(source, align=align).report  # type: ignore[arg-type]
+        assert (report.widths, report.held) == ((), ())
+
+
+def test_a_gain_of_few_microseconds_counts_where_the_batch_is_open() -> None:
+    """One example may be the least of what will be computed at once, and the operators' own overhead stays."""
+    assert widths(shrink(chain(29, 31, side=8), align=AVX512).model) == [29, 31, 16]
+    assert widths(shrink(chain(29, 31, side=8, batch="N"), align=AVX512).model) == [32, 32, 16]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("consistent", [True, False])
+def test_networks_stay_the_same_function(name: str, consistent: bool) -> None:
+    masks = architectures.Masks(consistent=consistent, keep=0.4, seed=3)
+    built = architectures.build(getattr(architectures, name), masks)
+    source = built.model()
+    for align in (4, AVX512):
+        result = shrink(source, align=align)
+        assert_same_function(source, result.model, ranges=built.ranges)
+        assert_well_formed(source, result.model)
+        assert_explained(result.report)
+        again = shrink(source, align=align).model
+        assert again.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_networks_with_every_way_to_choose(seed: int) -> None:
+    drawn = network(seed)
+    align = ALIGNS[seed % len(ALIGNS)]
+    result = shrink(drawn.model, align=align)  # type: ignore[arg-type]
+    assert_same_function(drawn.model, result.model, symbols=drawn.symbols, ranges=drawn.ranges, seed=seed)
+    assert_explained(result.report)
+    assert result.report.after.flops <= result.report.before.flops
+    assert count(result.model).flops == result.report.after.flops
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "densenet"])
+@pytest.mark.parametrize("consistent", [True, False])
+def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, consistent: bool) -> None:
+    masks = architectures.Masks(consistent=consistent, keep=0.5, seed=1)
+    source = architectures.build(getattr(architectures, name), masks).model()
+    graph = prepared(source)
+    found, _ = understood(graph)
+    narrow = Timing(graph, plan(graph, found), AVX512).total()
+    everything = Timing(graph, StoragePlan(computed=set(range(len(graph.nodes)))), AVX512).total()
+    compiled = prepared(shrink(source, align=AVX512).model)
+    time = Timing(compiled, StoragePlan(computed=set(range(len(compiled.nodes)))), AVX512).total()
+    assert time <= 1.001 * min(narrow, everything)
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+WORK = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
+
+
+@pytest.mark.parametrize(
+    ("work", "read", "written", "form"),
+    [
+        (WORK, 32, 33, "blocked"),  # outputs are padded
+        (WORK, 36, 36, "blocked"),
+        (WORK, 33, 32, "plain"),
+        (WORK, 3, 33, "entering"),
+        (replace(WORK, blocks=False), 32, 32, "plain"),
+        (replace(WORK, groups=64, depthwise=True), 36, 36, "blocked"),
+        (replace(WORK, groups=64, depthwise=True), 33, 33, "plain"),
+        (replace(WORK, groups=4), 64, 128, "blocked"),
+        (replace(WORK, groups=4), 80, 80, "plain"),
+    ],
+)
+def test_how_a_convolution_runs(work: Work, read: int, written: int, form: str) -> None:
+    assert AVX512.form(work, read, written) == form
+
+
+@pytest.mark.parametrize(
+    ("work", "read", "written", "form"),
+    [
+        (WORK, 12, 20, "blocked"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
+        (WORK, 9, 16, "plain"),
+        (WORK, 7, 24, "entering"),
+        (replace(WORK, groups=20, depthwise=True), 20, 20, "blocked"),
+        (replace(WORK, groups=18, depthwise=True), 18, 18, "plain"),
+        (replace(WORK, groups=2), 16, 16, "blocked"),
+        (replace(WORK, groups=2), 24, 24, "plain"),
+    ],
+)
+def test_how_a_convolution_runs_on_blocks_of_eight(work: Work, read: int, written: int, form: str) -> None:
+    assert AVX2.form(work, read, written) == form
+
+
+def test_blocks_left_over_beside_whole_fours_take_longer_each() -> None:
+    """With AVX2 one block takes half as long as four: a kernel for fewer blocks uses fewer registers."""
+    times = {width: AVX2.convolution(WORK, 64, width) for width in (8, 16, 32, 40, 64)}
+    assert 0.45 < times[8] / times[32] < 0.6
+    assert times[16] < 1.25 * times[8]
+    assert times[64] == pytest.approx(2 * times[32], rel=0.05)
+    assert times[40] - times[32] == pytest.approx(times[8], rel=0.2)
+
+
+def test_matrix_products_wait_for_weights_with_small_windows_where_a_table_says_so() -> None:
+    point = replace(WORK, kernel=(1, 1))
+    assert AVX512.loading(point, 33, 64) == 0 < AVX512.loading(point, 32, 64)
+    assert AVX2.loading(point, 33, 64) > AVX2.loading(point, 32, 64)
+    assert AVX2.loading(WORK, 33, 64) < AVX2.loading(WORK, 32, 64)
+    assert AVX2.loading(replace(WORK, groups=36, depthwise=True), 36, 36) == 0
+
+
+def test_a_width_within_a_block_takes_as_long_as_the_block() -> None:
+    times = {width: AVX512.convolution(WORK, width, width) for width in (32, 33, 36, 48, 57, 64)}
+    assert times[36] == times[48]
+    assert times[32] < times[33] < times[36], "plainly done, 33 take less than 36 in blocks"
+    assert times[64] < times[57]
+
+
+def test_no_block_is_a_table_without_forms() -> None:
+    forms = {ANY.form(WORK, read, written) for read, written in itertools.product((1, 16, 33), repeat=2)}
+    assert forms == {"blocked"}
+
+
+def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
+    """Gathers along the last axis copy element by element, which takes longer than to compute the channels."""
+    source = model(
+        "(float[1,32,28,28] x) => (float[1,32,28,28] y)",
+        "a = Conv(x, wa)\n at = Transpose<perm=[0,2,3,1]>(a)\n am = Mul(at, ma)\n"
+        "b = Conv(x, wb)\n bt = Transpose<perm=[0,2,3,1]>(b)\n bm = Mul(bt, mb)\n s = Add(am, bm)\n"
+        "st = Transpose<perm=[0,3,1,2]>(s)\n y = Conv(st, wc)",
+        wa=random(32, 32, 1, 1),
+        wb=random(32, 32, 1, 1, seed=1),
+        wc=random(32, 32, 1, 1, seed=2),
+        ma=mask(*(int(i % 3 > 0) for i in range(32))).reshape(32),
+        mb=mask(*(int(i % 5 > 1) for i in range(32))).reshape(32),
+    )
+    result = shrink(source, "auto", align=AVX512)
+    assert not [n for n in result.model.graph.node if n.op_type in ("Gather", "Pad", "Concat")]
+    assert_same_function(source, result.model)

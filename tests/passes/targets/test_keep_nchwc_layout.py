@@ -1,0 +1,107 @@
+"""Scales and shifts that leave channels in blocks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import shrink
+from passes.targets.onnxruntime.kernel_rates import RATES
+from tests.generators.check import assert_same_function, assert_well_formed
+from tests.passes.text import Array, mask, model, random
+
+AVX512 = RATES["avx512"]
+
+
+def between(
+    middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)", **more: Array
+) -> onnx.ModelProto:
+    """Something in front of a padded convolution, from `r` to `a`, behind a layer half of which is masked."""
+    return model(
+        signature,
+        f"h = Conv(x, u)\n k = Mul(h, half)\n c = Conv(k, w)\n r = Sigmoid(c)\n {middle}\n"
+        " y = Conv<pads=[1,1,1,1]>(a, v)",
+        u=random(32, 16, 1, 1),
+        half=mask(*[1, 0] * 16),
+        w=random(32, 32, 1, 1),
+        v=random(16, 32, 3, 3, seed=1),
+        s=random(32, 1, 1, seed=2),
+        t=random(32, 1, 1, seed=3),
+        one=random(1, seed=4),
+        **more,
+    )
+
+
+def operators(source: onnx.ModelProto, **options: object) -> list[str]:
+    """Those of the compiled model, in order, once it was checked."""
+    result = shrink(source, **options).model  # type: ignore[arg-type]
+    assert_same_function(source, result)
+    assert_well_formed(source, result)
+    return [node.op_type for node in result.graph.node]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        "m = Mul(r, s)\n a = Add(m, t)",
+        "m = Mul(one, r)\n a = Add(m, t)",
+        "m = Mul(r, s)\n n = Add(m, t)\n o = Mul(n, one)\n a = Sub(o, t)",
+        "a = Sub(r, t)",
+        "a = Add(r, one)",
+    ],
+)
+def test_a_scale_and_shift_in_front_of_a_padded_convolution(middle: str) -> None:
+    source = between(middle)
+    assert operators(source, align=AVX512) == ["Conv", "Conv", "Sigmoid", "BatchNormalization", "Conv"]
+    assert "BatchNormalization" not in operators(source)
+
+
+def test_what_is_not_in_blocks_stays_as_it_is() -> None:
+    assert "BatchNormalization" not in operators(
+        between("p = Transpose<perm=[0,1,3,2]>(r)\n a = Add(p, t)"), align=AVX512
+    )
+
+
+def test_what_others_read_in_between_stays() -> None:
+    source = between(
+        "m = Mul(r, s)\n a = Add(m, t)", signature="(float[1,16,28,28] x) => (float[1,16,28,28] y, float[1,32,28,28] m)"
+    )
+    assert operators(source, align=AVX512).count("Mul") == 1
+
+
+def test_the_model_it_was_made_of_is_understood_again() -> None:
+    """A BatchNormalization that was written is read like any other when the result is compiled again."""
+    once = shrink(between("m = Mul(r, s)\n a = Add(m, t)"), align=AVX512).model
+    twice = shrink(once, align=AVX512).model
+    assert_same_function(once, twice)
+
+
+def test_a_gate_is_brought_to_the_places_of_what_it_multiplies() -> None:
+    squeezed = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
+    for product in ("Mul(r, gate)", "Mul(gate, r)"):
+        source = between(squeezed + f"a = {product}", s1=random(16, 32, 1, 1, seed=5), s2=random(32, 16, 1, 1, seed=6))
+        assert operators(source, align=AVX512).count("Resize") == 1
+        assert "Resize" not in operators(source)
+
+
+@pytest.mark.parametrize("order", ["h = Mul(r, e)\n a = Mul(h, half_)", "h = Mul(r, half_)\n a = Mul(h, e)"])
+def test_a_gelu_that_is_spelled_out_stays_so(order: str) -> None:
+    """ONNX Runtime makes one operator of it, on channels in blocks, but not where a BatchNormalization stands in it."""
+    spelled = f"d = Div(r, root)\n f = Erf(d)\n e = Add(f, unit)\n {order.replace('h = ', 'p = ').replace('(h', '(p')}"
+    source = between(
+        spelled,
+        root=np.array(math.sqrt(2), np.float32),
+        unit=np.array(1, np.float32),
+        half_=np.array(0.5, np.float32),
+    )
+    result = operators(source, align=AVX512)
+    assert result == operators(source, align=4)
+    assert "Erf" in result
+
+
+def test_a_scale_whose_readers_are_not_on_blocks_stays_as_it_is() -> None:
+    source = between("m = Mul(r, s)\n n = Add(m, t)\n a = Elu(n)")
+    assert "BatchNormalization" not in operators(source, align=AVX512)

@@ -1,0 +1,131 @@
+"""Convolutions of few filters that compute neighbouring positions at once."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+import pytest
+
+from passes import count, shrink
+from passes.model.exporting import exported
+from passes.model.prepare import prepared
+from passes.targets.onnxruntime import space_to_depth_convolutions
+from passes.targets.onnxruntime.kernel_rates import RATES
+from tests.generators.builder import Network
+from tests.generators.check import assert_same_function, assert_well_formed, with_sizes
+from tests.generators.networks import network
+from tests.passes.text import mask, model, random
+
+AVX512 = RATES["avx512"]
+
+
+def few(window: str, kernel: tuple[int, int], side: str = "61") -> onnx.ModelProto:
+    """A convolution with 3 filters left of 8, behind one that leaves FLOPs to spend."""
+    return model(
+        f"(float[1,8,{side},62] x) => (float[1,Y,H,W] y)",
+        f"h = Conv(x, u)\n k = Mul(h, half)\n d = Conv<{window}>(k, w, b)\n c = Mul(d, three)\n y = Relu(c)",
+        u=random(64, 8, 1, 1),
+        half=mask(*[1, 0] * 32),
+        w=random(8, 64, *kernel, seed=1),
+        b=random(8, seed=2),
+        three=mask(1, 0, 0, 1, 0, 1, 0, 0),
+    )
+
+
+def operators(source: onnx.ModelProto) -> list[str]:
+    """Those of the model compiled for speed, in order, once it was checked."""
+    result = shrink(source, align=AVX512).model
+    assert_same_function(source, result)
+    assert_well_formed(source, result)
+    assert count(result).flops <= count(source).flops
+    return [node.op_type for node in result.graph.node]
+
+
+@pytest.mark.parametrize(
+    ("window", "kernel"),
+    [
+        ("pads=[1,1,1,1]", (3, 3)),
+        ("pads=[0,19,0,19]", (1, 39)),
+        ("pads=[5,0,2,1]", (7, 2)),
+        ("pads=[2,2,2,2], strides=[2,1]", (5, 5)),
+        ("strides=[1,2]", (3, 9)),
+        ("strides=[3,3]", (12, 12)),
+        ("pads=[2,2,2,2], dilations=[2,1]", (3, 5)),
+    ],
+)
+def test_what_neighbours_write_is_put_in_order(window: str, kernel: tuple[int, int]) -> None:
+    found = operators(few(window, kernel))
+    assert "Transpose" in found
+    assert found.index("Relu") < found.index("Reshape", found.index("Relu")), (
+        "the activation stays with its convolution"
+    )
+
+
+def test_its_weights_are_held_once() -> None:
+    source = few("pads=[0,19,0,19]", (1, 39))
+    fast, narrow = (count(shrink(source, align=align).model).params for align in (AVX512, None))
+    assert fast < narrow + 500
+
+
+def test_it_is_counted_with_the_filters_and_weights_that_it_has() -> None:
+    """Its FLOPs are those of the file."""
+    source = few("pads=[0,19,0,19]", (1, 39))
+    (_, fast), (_, narrow) = ([n for n in shrink(source, align=a).report.after.nodes if n.macs] for a in (AVX512, None))
+    assert (narrow.width, narrow.params) == (3, 3 * 32 * 39 + 3)
+    assert fast.width == 3 and narrow.params < fast.params < narrow.params + 100, "its bias is held for each neighbour"
+    assert fast.flops > narrow.flops
+
+
+def test_what_cannot_be_unrolled_stays() -> None:
+    assert "Transpose" not in operators(few("pads=[1,1,1,1]", (3, 3), side="H")), "a size is not known"
+    assert "Transpose" not in operators(few("pads=[2,2,2,2], dilations=[2,2]", (3, 3)))
+    assert "Transpose" not in operators(few('auto_pad="SAME_UPPER"', (3, 3)))
+
+
+def test_none_takes_more_flops_than_its_source() -> None:
+    source = model(
+        "(float[1,32,64,64] x) => (float[1,2,64,64] y)", "y = Conv<pads=[1,1,1,1]>(x, w)", w=random(2, 32, 3, 3)
+    )
+    assert operators(source) == ["Conv"]
+
+
+# -- everything that can be unrolled, whatever it takes ----------------------------------------------------------------
+
+NEIGHBOURS = (2, 3, 4, 6)
+
+
+def sized(drawn: Network) -> onnx.ModelProto:
+    """The network at the largest sizes that it is to be tried at."""
+    return with_sizes(drawn.model, {name: sizes[-1] for name, sizes in drawn.symbols.items()})
+
+
+def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many random networks have such convolutions, once all of them were unrolled and found to be the same."""
+    monkeypatch.setattr(space_to_depth_convolutions, "_WORTH", -math.inf)
+    monkeypatch.setattr(space_to_depth_convolutions, "_SHARE", -math.inf)
+    changed = 0
+    for seed in seeds:
+        drawn = network(seed)
+        source = sized(drawn)
+        graph = prepared(source)
+        before = len(graph.nodes)
+        monkeypatch.setattr(space_to_depth_convolutions, "_NEIGHBOURS", (NEIGHBOURS[seed % len(NEIGHBOURS)],))
+        space_to_depth_convolutions.unroll(graph, AVX512, 10**18)
+        if len(graph.nodes) > before:
+            changed += 1
+            try:
+                assert_same_function(source, exported(graph, source), ranges=drawn.ranges)
+            except Exception as error:
+                error.add_note(f"network({seed})")
+                raise
+    return changed
+
+
+def test_random_networks_unrolled_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unrolled(range(300), monkeypatch) > 25
+
+
+@pytest.mark.slow
+def test_many_random_networks_unrolled_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unrolled(range(300, 5_000), monkeypatch) > 400
