@@ -68,7 +68,8 @@ def sweep(
     `model` is what `maskc.compile` takes, or several paths: the first is what all are compared with, and each is a
     level. `masks` are files of masks, a level each, and `targets` shares of the model's FLOPs, for which masks are made
     by the size of its weights (`passes.mask_savings.magnitude`). Without any of these the model itself is the only
-    level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as `{"adapters": "always"}`.
+    level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as
+    `{"adapters": "always"}`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at

@@ -17,8 +17,9 @@ from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of
 from passes.ops import rules
-from passes.ops.movement import Gather, Split, Transpose
-from passes.ops.shape import Reshape
+from passes.ops.concat_split import Split
+from passes.ops.shape import Reshape, Transpose
+from passes.ops.slice_gather import Gather
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.weights.quantized import Quantized

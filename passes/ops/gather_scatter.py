@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
+from passes.abstract_values.slices import (
+    Constants,
+    ConstantSlices,
+    Demand,
+    Demands,
+    Link,
+    Maps,
+    Reads,
+    Sets,
+    merge,
+)
 from passes.graph.tensors import Array, Index, Mask, is_constant, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, all_but, same_axis
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts

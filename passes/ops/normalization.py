@@ -22,9 +22,8 @@ from passes.abstract_values.slices import (
 )
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import Linked, register
-from passes.ops.movement import all_but, same_axis
+from passes.ops.movement import all_but, maps_by_slices, same_axis
 from passes.ops.normalization_moments import Absent, WrittenOut
-from passes.ops.per_slice import maps_by_slices
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts

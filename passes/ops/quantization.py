@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Link
-from passes.graph.tensors import Array, Dim, is_constant, operand, shape_of
-from passes.ops.base import register
-from passes.ops.elementwise import PerChannel
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
+from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, shape_of, volume
+from passes.ops.base import Op, register, rules
+from passes.ops.batch_normalization import PerChannel
 from passes.weights.quantized import Quantized
+from passes.weights.sparsity import Nonzero
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts
@@ -97,3 +103,237 @@ class Dequantize(Quantization):
 
 
 _FEW_BITS = {"int2", "int4", "int8", "int16"}
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Positions of the inputs; `per_output` are those that may be vectors along the output's channels."""
+
+    weight: int
+    data_zero: int
+    weight_zero: int
+    output_zero: int | None = None
+    bias: int | None = None
+    per_output: tuple[int, ...] = ()
+
+
+class IntegerProduct(Op):
+    """Sums of (data - its zero point) · (weights - theirs): channels at the zero point add nothing.
+
+    Other constants stay: nothing but an int32 bias could take them.
+    Source: ONNX operator specification, MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv.
+    """
+
+    operands = Operands(1, 2, 3)
+    #: axis of data and output that holds channels; axes of the weights that run along input and output channels
+    channels, inner, free = -1, 0, 1
+
+    def axis(self, node: gs.Node) -> int:
+        """The axis of the output that holds channels."""
+        return self.channels % max(len(shape_of(node.outputs[0]) or ()), 1)
+
+    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
+        """Whether weights and what stands beside them are initializers, and the sizes fit together."""
+        fixed = [operand(node, i) for i in (self.operands.weight, *self.operands.per_output)]
+        weight, data, axis = fixed[0], node.inputs[0], self.axis(node)
+        if weight is None or not all(is_constant(t) for t in fixed if t is not None):
+            return False
+        if len(weight.shape) < 2 or len(shape_of(data) or ()) != len(shape_of(node.outputs[0]) or ()):
+            return False
+        sizes = facts.size(data, axis), facts.size(node.outputs[0], axis)
+        return self.is_plain(node) and sizes == (weight.shape[self.inner], weight.shape[self.free])
+
+    def is_plain(self, node: gs.Node) -> bool:
+        """Whether every output channel may read every input channel."""
+        return len(node.inputs[self.operands.weight].shape) == 2
+
+    def _points(self, node: gs.Node, facts: Facts) -> Array:
+        """Zero points of the weights: one, or one for each output channel."""
+        zero = operand(node, self.operands.weight_zero)
+        return np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+
+    def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
+        """Which input channels [rows] each output channel [columns] depends on."""
+        weight = node.inputs[self.operands.weight]
+        values = np.moveaxis(facts.value(weight), (self.inner, self.free), (-2, -1))
+        return Nonzero.of((values != self._points(node, facts)).reshape(-1, *values.shape[-2:]).any(axis=0))
+
+    def _at_zero(self, node: gs.Node, facts: Facts) -> Mask:
+        """Channels of the data that lie at its zero point."""
+        data, zero, axis = node.inputs[0], operand(node, self.operands.data_zero), self.axis(node)
+        size = facts.size(data, axis) or 0
+        if zero is not None and not is_constant(zero):
+            return _zero_before(data, zero, axis, facts)
+        known, point = facts.known(data, axis), 0 if zero is None else facts.uniform(zero)
+        if known is None or point is None:
+            return np.zeros(size, bool)
+        return np.asarray(known.mask & (known.value == point))
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        if not self.is_understood(node, facts):
+            return
+        mask = ~self._nonzero(node, facts).columns(~self._at_zero(node, facts))
+        bias = None if self.operands.bias is None else operand(node, self.operands.bias)
+        if bias is not None:
+            mask &= facts.value(bias).reshape(-1) == 0
+        zero = None if self.operands.output_zero is None else operand(node, self.operands.output_zero)
+        value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
+        if mask.any():
+            yield 0, self.axis(node), ConstantSlices(mask, np.broadcast_to(value, mask.shape))
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        if self.is_understood(node, facts):
+            axis = self.axis(node)
+            yield 0, axis, self._nonzero(node, facts).rows(facts.live(node.outputs[0], axis))
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        key = 0, self.axis(node)
+        return {key: asked[key]} if key in asked and self.is_understood(node, facts) else {}
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        if not self.is_understood(node, facts):
+            return {}
+        axis, size = self.axis(node), int(node.inputs[self.operands.weight].shape[self.free])
+        outputs = stored.get((0, axis), np.ones(size, bool))
+        need = self._nonzero(node, facts).rows(outputs) & ~self._at_zero(node, facts)
+        flops = 2.0 * self.cost(node)[1] / need.size
+        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason="has no place for a constant")}
+        for index in self.operands.per_output:
+            tensor = operand(node, index)
+            if tensor is not None and list(tensor.shape) == [size]:
+                demands[index, 0] = Demand(outputs)
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        before, index = rewriter.before, self.operands.weight
+        if not self.is_understood(before, rewriter.facts):
+            return
+        axis = self.axis(before)
+        cuts = {self.inner: rewriter.required(node, 0, axis), self.free: rewriter.stored(before.outputs[0], axis)}
+        rewriter.set_input(node, index, rewriter.slice(before.inputs[index], cuts))
+
+    def depth(self, node: gs.Node) -> int:
+        """How many products are summed for one output element."""
+        dim = (shape_of(node.inputs[0]) or (1,))[-1]
+        return dim if isinstance(dim, int) else 1
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """As for floats: two for each product, less one for each sum, and one for the bias."""
+        out, depth = volume(node.outputs[0]), self.depth(node)
+        bias = self.operands.bias is not None and operand(node, self.operands.bias) is not None
+        return out * (2 * depth - 1) + out * bias, out * depth
+
+
+@register("MatMulInteger")
+class MatMulInteger(IntegerProduct):
+    """int32 out."""
+
+    operands = Operands(weight=1, data_zero=2, weight_zero=3, per_output=(3,))
+    foldable = True
+
+
+@register("QLinearMatMul")
+class QLinearMatMul(IntegerProduct):
+    """Steps of a given scale out."""
+
+    operands = Operands(weight=3, data_zero=2, weight_zero=5, output_zero=7, per_output=(4, 5, 6, 7))
+
+
+class IntegerConvolution(IntegerProduct):
+    """Padding lies at the zero point of the data."""
+
+    channels, inner, free = 1, 1, 0
+
+    def is_plain(self, node: gs.Node) -> bool:
+        return bool(node.attrs.get("group", 1) == 1)
+
+    def form(self, node: gs.Node) -> Op:
+        shape = shape_of(node.inputs[self.operands.weight]) or (0, 0)
+        return Depthwise(self.operands) if node.attrs.get("group", 1) == shape[0] != 1 else self
+
+    def depth(self, node: gs.Node) -> int:
+        dims = (shape_of(node.inputs[self.operands.weight]) or ())[1:]
+        return int(np.prod([d for d in dims if isinstance(d, int)]))
+
+
+class Depthwise(IntegerConvolution):
+    """One filter for each channel: what is written is what is read."""
+
+    def __init__(self, operands: Operands) -> None:
+        self.operands = operands
+
+    def form(self, node: gs.Node) -> Op:
+        return self
+
+    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
+        fixed = [operand(node, i) for i in (self.operands.weight, *self.operands.per_output)]
+        sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
+        constant = all(is_constant(t) for t in fixed if t is not None)
+        return constant and sizes[0] == sizes[1] == node.attrs.get("group", 1)
+
+    def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
+        values = facts.value(node.inputs[self.operands.weight])
+        live = (np.moveaxis(values, 0, -1) != self._points(node, facts)).any(axis=tuple(range(values.ndim - 1)))
+        return Nonzero.of(np.diag(live))
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        if (0, 1) in demands:
+            outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
+            demands[0, 1] = Demand(outputs, reason="filters channel by channel", echo=(0, 1))
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        kept = rewriter.stored(rewriter.before.outputs[0], 1)
+        if kept is not None:
+            index = self.operands.weight
+            rewriter.set_input(node, index, rewriter.slice(rewriter.before.inputs[index], {0: kept}))
+            node.attrs["group"] = int(kept.sum())
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        return [(0, 1)] if axis == 1 else []
+
+
+@register("ConvInteger")
+class ConvInteger(IntegerConvolution):
+    """int32 out."""
+
+    operands = Operands(weight=1, data_zero=2, weight_zero=3, per_output=(3,))
+
+
+@register("QLinearConv")
+class QLinearConv(IntegerConvolution):
+    """Steps of a given scale out, with an int32 bias."""
+
+    operands = Operands(3, 2, 5, output_zero=7, bias=8, per_output=(4, 5, 6, 7, 8))
+
+
+def _zero_before(data: gs.Tensor, zero: gs.Tensor, axis: int, facts: Facts) -> Mask:
+    """Channels that were zero when a DynamicQuantizeLinear made both the data and its zero point."""
+    producer = data.inputs[0] if data.inputs else None
+    if producer is None or not isinstance(rules(producer), DynamicQuantize) or producer.outputs[2] is not zero:
+        return np.zeros(facts.size(data, axis) or 0, bool)
+    return facts.zero(producer.inputs[0], axis)
+
+
+@register("DynamicQuantizeLinear")
+class DynamicQuantize(Op):
+    """The scale follows from the least and the largest element, and zero: it takes no notice of zeros that are gone."""
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        return {
+            (output, axis): mask | ~facts.zero(node.inputs[0], axis)
+            for (output, axis), mask in asked.items()
+            if output == 0 and facts.size(node.inputs[0], axis) == mask.size
+        }
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        reason = "finds its scale from all channels but zeros"
+        return {(0, axis): Demand(mask, reason=reason) for (_, axis), mask in stored.items()}
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """One for each element."""
+        return volume(node.inputs[0]), 0
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        return [(0, axis)] if output == 0 else []

@@ -13,8 +13,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Dem
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 from passes.ops.base import Linked, register
-from passes.ops.movement import all_but, filled, same_axis
-from passes.ops.per_slice import maps_by_slices
+from passes.ops.movement import all_but, filled, maps_by_slices, same_axis
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts

@@ -11,12 +11,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.element_order import Arrangement, reshaped
+from passes.abstract_values.element_order import Arrangement, reshaped, transposed
 from passes.abstract_values.reshape_groups import matched_groups
-from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
-from passes.graph.tensors import Array, Dim, Index, int_list, is_constant, shape_of, static_shape
+from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.slices import (
+    Constants,
+    Demand,
+    Demands,
+    Link,
+    Reads,
+    Sets,
+)
+from passes.graph.tensors import (
+    Array,
+    Dim,
+    Index,
+    int_list,
+    is_constant,
+    operand,
+    shape_of,
+    static_shape,
+)
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, filled, same_axis
+
+if TYPE_CHECKING:
+    from passes.graph.edits import Change
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts
@@ -277,3 +301,86 @@ class Constant(Generated):
                 if key in node.attrs:
                     return np.asarray(node.attrs[key], dtype)
         return None
+
+
+@register("Transpose")
+class Transpose(Movement):
+    """Axes in another order."""
+
+    arranges = True
+
+    def contradiction(self, node: gs.Node) -> str:
+        shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")
+        if shape is None or perm is None or sorted(perm) == list(range(len(shape))):
+            return ""
+        return f"its perm {list(perm)} is no order of the {len(shape)} axes of its input"
+
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        return transposed(places, self._perm(node, sum(block.axes for block in places)))
+
+    only_picks = True
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.inputs[0])
+        if shape is None:
+            return []
+        return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        return orders.written(node.inputs[0], self._perm(node, rank)[axis], order) if rank else None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        return orders.read(node.outputs[0], self._perm(node, rank).index(axis), order) if rank else None
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return self._perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
+
+    @staticmethod
+    def _perm(node: gs.Node, rank: int) -> list[int]:
+        return list(node.attrs.get("perm") or range(rank)[::-1])
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """What can be put into the node before it, along the axis as it is there."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return False
+        axis = None if affine.axis is None else rank - self._perm(node, rank)[rank - affine.axis]
+        return fuser.fold(Affine(node.inputs[0], affine.scale, affine.shift, axis))
+
+
+@register("Squeeze", "Unsqueeze")
+class Squeeze(Movement):
+    """Axes of size 1 come or go; the others keep their order."""
+
+    arranges = True
+
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        return None if before is None or after is None else reshaped(places, before, after)
+
+    only_picks = True
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        return same_axis(node, facts, self._pairs(node))
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return next((a for a, b in self._pairs(node) if b == axis), None) if index == 0 else None
+
+    @staticmethod
+    def _pairs(node: gs.Node) -> list[tuple[int, int]]:
+        """Axes that stay, before and after."""
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
+        if before is None or after is None:
+            return []
+        longer = max(len(before), len(after))
+        if axes is None:  # Squeeze without axes drops every axis of size 1
+            dropped = {i for i, dim in enumerate(before) if dim == 1}
+        else:
+            dropped = {a % longer for a in axes}
+        kept = [a for a in range(longer) if a not in dropped]
+        squeeze = len(before) == longer
+        pairs = [(a, i) if squeeze else (i, a) for i, a in enumerate(kept)]
+        return [p for p in pairs if p[0] < len(before) and p[1] < len(after)]

@@ -16,7 +16,7 @@ from passes.graph.names import Names
 from passes.graph.tensors import is_constant
 from passes.ops import rules
 from passes.ops.matmul import MatMul
-from passes.ops.movement import Transpose
+from passes.ops.shape import Transpose
 from passes.simplify import dead_code
 
 

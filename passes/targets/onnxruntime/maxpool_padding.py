@@ -14,8 +14,9 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.names import Names
 from passes.ops import rules
-from passes.ops.movement import Pad, Transpose
+from passes.ops.pad import Pad
 from passes.ops.pooling import MaxPool
+from passes.ops.shape import Transpose
 
 
 def merged(graph: gs.Graph) -> frozenset[str]:

@@ -1,0 +1,82 @@
+"""Activations that are clamped scales and shifts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.scale_shift import (
+    ClampedAffine,
+    along_one_axis,
+    keeps_shape,
+    with_constant,
+)
+from passes.graph.tensors import Array, is_constant, present, shape_of
+from passes.ops.base import register
+from passes.ops.elementwise import Elementwise
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+
+
+def _only(values: Array) -> float | None:
+    """The number that all elements are; None if they differ."""
+    first = values.reshape(-1)[:1]
+    return float(first[0]) if first.size and bool((values == first[0]).all()) else None
+
+
+@register("Relu")
+class Rectifier(Elementwise):
+    """Not below zero."""
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        return ClampedAffine(node.inputs[0], low=0.0)
+
+
+@register("HardSigmoid")
+class HardSigmoid(Elementwise):
+    """A ramp from 0 to 1."""
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        scale, shift = node.attrs.get("alpha", np.float32(0.2)), node.attrs.get("beta", np.float32(0.5))
+        return ClampedAffine(node.inputs[0], float(scale), float(shift), 0.0, 1.0)
+
+
+@register("Min", "Max")
+class Extremum(Elementwise):
+    """The smallest or the largest of its operands; with one number beside the data, a bound."""
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        operands = with_constant(node)
+        found = None if operands is None else along_one_axis(operands[1], node.outputs[0])
+        if operands is None or found is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
+            return None
+        bound = _only(found[0])
+        return None if bound is None else ClampedAffine(operands[0], **{"high" if node.op == "Min" else "low": bound})
+
+
+@register("Clip")
+class Clip(Elementwise):
+    """Between two bounds, which are operands from opset 11 on."""
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        bounds = [node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)]
+        for place, tensor in present(node.inputs[1:3]):
+            if not is_constant(tensor):
+                return None
+            bounds[place] = float(np.asarray(tensor.values).reshape(()))
+        return (
+            ClampedAffine(node.inputs[0], low=float(bounds[0]), high=float(bounds[1]))
+            if bounds[0] <= bounds[1]
+            else None
+        )
+
+    def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
+        if "min" in node.attrs or "max" in node.attrs or operands[0] is None:
+            return super().fold(node, facts, operands)
+        low, high = [*operands[1:], None, None][:2]
+        return np.asarray(np.clip(operands[0], low, high))

@@ -1,0 +1,213 @@
+"""Arithmetic and logic on elements: sums, products, quotients, powers, choices."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values import linear_dependence, polynomial
+from passes.abstract_values.linear_dependence import Combination
+from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.scale_shift import (
+    Affine,
+    ClampedAffine,
+    along_one_axis,
+    is_filled_with,
+    keeps_shape,
+    with_constant,
+)
+from passes.abstract_values.slices import ConstantSlices
+from passes.graph.tensors import Array, is_constant, shape_of
+from passes.ops.activations import _only
+from passes.ops.base import register
+from passes.ops.elementwise import Elementwise
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.weight_scaling import Fuser
+
+
+class Arithmetic(Elementwise):
+    """One of the four operations; with `neutral` as its constant operand it changes nothing."""
+
+    neutral = 0.0
+    commutes = True
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        first, second = node.inputs
+        for data, constant in ((first, second), (second, first))[: 2 if self.commutes else 1]:
+            if is_filled_with(constant, self.neutral) and keeps_shape(shape_of(data), constant.shape):
+                return data
+        return None
+
+    def affine(self, node: gs.Node) -> Affine | None:
+        operands = with_constant(node)
+        if operands is None or (not self.commutes and is_constant(node.inputs[0])):
+            return None
+        shape = shape_of(operands[0])
+        if shape is None or len(shape) < len(operands[1].shape):
+            return None  # it may add axes as well
+        found = along_one_axis(operands[1], node.outputs[0])
+        return None if found is None else self.with_values(operands[0], *found)
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        operands, affine = with_constant(node), self.affine(node)
+        if operands is None or affine is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
+            return None
+        scale, shift = _only(affine.scale), _only(affine.shift)
+        return None if scale is None or shift is None else ClampedAffine(affine.data, scale, shift)
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        """The operation with this constant."""
+        raise NotImplementedError
+
+
+@register("Add")
+class Sum(Arithmetic):
+    """Shifts; a map behind it can become part of the shift."""
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, np.ones(()), values, axis)
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return fuser.into_addend(node, affine)
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return linear_dependence.added(parts, [1.0, 1.0])
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        first, second = operands
+        return polynomial.added(first, second)
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
+
+
+@register("Sub")
+class Difference(Arithmetic):
+    """Shifts the other way."""
+
+    commutes = False
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, np.ones(()), -values, axis)
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return linear_dependence.added(parts, [1.0, -1.0])
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        first, second = operands
+        return polynomial.added(first, second, -1.0)
+
+
+@register("Mul")
+class Product(Arithmetic):
+    """A zero factor decides alone."""
+
+    neutral = 1.0
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, values, np.zeros(()), axis)
+
+    def multiplies(self, node: gs.Node) -> bool:
+        return not any(is_constant(t) for t in node.inputs)
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return linear_dependence.multiplied(*parts)
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        return polynomial.multiplied(*operands)
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        bounds = [facts.lowest(t) for t in node.inputs]
+        return 0.0 if node.inputs[0] is node.inputs[1] or min(bounds) >= 0 else -math.inf
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        return _zero_by_one(operands)
+
+
+@register("And")
+class Conjunction(Elementwise):
+    """A false operand decides alone."""
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        return _zero_by_one(operands)
+
+
+@register("Div")
+class Quotient(Arithmetic):
+    """A zero numerator decides alone when the denominator is never zero."""
+
+    neutral = 1.0
+    commutes = False
+
+    def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
+        return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
+
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return linear_dependence.divided(*parts)
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        divisor = polynomial.number(operands[1])
+        return polynomial.multiplied(operands[0], {(): 1 / divisor}) if divisor else None
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        numerator, denominator = (facts.lowest(t) for t in node.inputs)
+        return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
+        safe = safe or facts.lowest(node.inputs[1]) > 0
+        return _zero_by_one(operands[:1]) if safe else None
+
+
+@register("Pow")
+class Power(Elementwise):
+    """Not negative where the exponent is even."""
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        power = facts.uniform(node.inputs[1])
+        even = power is not None and float(power) % 2 == 0
+        return 0.0 if even or facts.lowest(node.inputs[0]) >= 0 else -math.inf
+
+    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
+        data, exponent = operands[0], polynomial.number(operands[1])
+        if exponent == 2:
+            return polynomial.multiplied(data, data)
+        square = polynomial.multiplied(data, data) if exponent == 3 else None
+        return None if square is None else polynomial.multiplied(square, data)
+
+
+def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
+    """Zero where any operand is."""
+    given = [k for k in operands if k is not None]
+    mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
+    dtype = next((k.value.dtype for k in given if k.mask.any()), given[0].value.dtype)
+    return ConstantSlices(mask, np.zeros(mask.shape, dtype))
+
+
+@register("Where")
+class Where(Elementwise):
+    """A known condition decides which of the two others counts."""
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        condition, chosen, other = node.inputs
+        truth = np.asarray(condition.values) if is_constant(condition) else np.array([False, True])
+        if truth.any() != truth.all():
+            return None
+        taken, left = (chosen, other) if truth.all() else (other, chosen)
+        shape, beside = shape_of(taken), shape_of(left)
+        alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, condition.shape)
+        return taken if alike else None
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        condition, chosen, other = operands
+        if condition is None or chosen is None or other is None:
+            return None
+        truth = condition.value.astype(bool)
+        mask = condition.mask & np.where(truth, chosen.mask, other.mask)
+        dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
+        return ConstantSlices(mask, np.where(truth, chosen.value, other.value).astype(dtype))

@@ -1,0 +1,198 @@
+"""Joining tensors along an axis, and cutting them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
+from passes.abstract_values.kernel_shape import Blocks
+from passes.abstract_values.row_index import Rows
+from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
+from passes.graph.tensors import Index, is_constant, shape_of, size_of
+from passes.ops.base import register
+from passes.ops.movement import Movement
+
+if TYPE_CHECKING:
+    from passes.graph.edits import Change
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.channel_order import Orders
+    from passes.rewriting.lower_ops import Rewriter
+    from passes.rewriting.weight_scaling import Fuser
+
+
+@register("Concat")
+class Concat(Movement):
+    """Operands side by side along `axis`; one that stores nothing there is left out."""
+
+    def in_blocks(self, node: gs.Node) -> Blocks:
+        return "whole"
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return axis if axis != node.attrs["axis"] % len(node.outputs[0].shape) else None
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.outputs[0])
+        if not shape:
+            return []
+        axis = node.attrs["axis"] % len(shape)
+        found = []
+        for a in range(len(shape)):
+            size = facts.size(node.outputs[0], a)
+            if a != axis and size is not None and all(facts.size(t, a) == size for t in node.inputs):
+                found += [Link(index, a, 0, a) for index in range(len(node.inputs))]
+        sizes = [facts.size(t, axis) for t in node.inputs]
+        total = facts.size(node.outputs[0], axis)
+        if total is None or any(s is None for s in sizes):
+            return found
+        start = 0
+        for index, size in enumerate(sizes):
+            assert size is not None
+            source = np.full(total, -1, np.int64)
+            source[start : start + size] = np.arange(size)
+            found.append(Link(index, axis, 0, axis, source))
+            start += size
+        return found
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        yield from super().maps(node, facts)
+        rank = len(shape_of(node.outputs[0]) or ())
+        axis = node.attrs["axis"] % max(rank, 1)
+        for channels in range(rank):
+            told = channels != axis and facts.size(node.outputs[0], channels) is not None
+            if told and all(is_constant(t) or facts.constants(t, channels) is not None for t in node.inputs):
+                beside = self._beside(node, facts, axis, channels)
+                if beside is not None:
+                    yield 0, channels, beside
+
+    @staticmethod
+    def _beside(node: gs.Node, facts: Facts, axis: int, channels: int) -> ConstantMap | None:
+        """Slices that are known in all operands, which lie side by side along another axis of static size."""
+        place, first = axis - (axis > channels), 0
+        parts: list[ConstantMap] = []
+        rows: list[Index] = []
+        for tensor in node.inputs:
+            known, size = facts.maps(tensor, channels), facts.size(tensor, axis)
+            if known is None or size is None or any(r is not None for p, r in enumerate(known.index) if p != place):
+                return None
+            own = known.index[place]
+            parts.append(known)
+            rows.append(first + (np.zeros(size, np.int64) if own is None else own.places))
+            first += known.value.shape[place + 1]
+        if first > MOST_PLACES:
+            return None
+        mask = np.asarray(np.logical_and.reduce([p.mask for p in parts]))
+        value = np.concatenate([p.value for p in parts], axis=place + 1)
+        index = tuple(Rows(np.concatenate(rows)) if p == place else None for p in range(len(parts[0].index)))
+        return ConstantMap(mask, value, index)
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
+        # along any other axis, one operand alone does not say what the whole slice holds
+        return known if link.source is not None else None
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        if not demands:
+            return {}
+        axis = node.attrs["axis"] % len(node.outputs[0].shape)
+        return {
+            key: Demand(d.need, optional=key[1] == axis, reason=d.reason, echo=d.echo) for key, d in demands.items()
+        }
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
+        seen = [rewriter.required(node, i, axis) for i in range(len(node.inputs))]
+        kept = [t for t, s in zip(list(node.inputs), seen, strict=True) if s is None or s.any()]
+        rewriter.set_inputs(node, kept)
+
+
+@register("Split")
+class Split(Movement):
+    """Parts along `axis`, each cut to what it stores; a part that stores nothing is left out."""
+
+    only_picks = True
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        return axis if axis != node.attrs.get("axis", 0) % len(node.outputs[output].shape) and index == 0 else None
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        shape = shape_of(node.inputs[0])
+        if not shape:
+            return []
+        axis = node.attrs.get("axis", 0) % len(shape)
+        found = []
+        start = 0
+        for index, tensor in enumerate(node.outputs):
+            others = [a for a in range(len(shape)) if a != axis and facts.size(tensor, a) is not None]
+            same = [a for a in others if facts.size(tensor, a) == facts.size(node.inputs[0], a)]
+            found += [Link(0, a, index, a) for a in same]
+            size = facts.size(tensor, axis)
+            if size is None or facts.size(node.inputs[0], axis) is None:
+                return []
+            found.append(Link(0, axis, index, axis, np.arange(start, start + size)))
+            start += size
+        return found
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """What scales and shifts one part can be put into the node before, if it leaves the other parts alone."""
+        rank = len(shape_of(node.inputs[0]) or ())
+        axis = rank - affine.axis if affine.axis is not None else None
+        sizes = [size_of(t, axis) or 0 for t in node.outputs] if axis is not None else []
+        if not rank or axis is None or node.attrs.get("axis", 0) % rank != axis or 0 in sizes:
+            return False
+        output = next(i for i, t in enumerate(node.outputs) if t is affine.data)
+        scale, shift = np.ones(sum(sizes)), np.zeros(sum(sizes))
+        part = slice(sum(sizes[:output]), sum(sizes[: output + 1]))
+        scale[part], shift[part] = affine.scale, affine.shift
+        return fuser.fold(Affine(node.inputs[0], scale, shift, affine.axis))
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """A permutation within one part is one of the whole."""
+        sizes = [size_of(t, axis) for t in node.outputs]
+        known = [size for size in sizes if size is not None]
+        rank = len(shape_of(node.inputs[0]) or ())
+        along = bool(rank) and node.attrs.get("axis", 0) % rank == axis
+        if not along or len(known) < len(sizes) or sizes[output] != order.size:
+            return None
+        start = sum(known[:output])
+        whole = np.arange(sum(known))
+        whole[start : start + order.size] = start + order
+        return orders.written(node.inputs[0], axis, whole)
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        """Along the other axes all parts store the same, as they come from one input."""
+        result = super().storable_outputs(node, facts, asked)
+        axis = node.attrs.get("axis", 0) % len(node.inputs[0].shape or (0,))
+        for other in {a for _, a in result if a != axis}:
+            keys = [(o, other) for o in range(len(node.outputs))]
+            sets = [result.pop(key) for key in keys if key in result]
+            if len(sets) == len(keys):
+                union = np.asarray(np.logical_or.reduce(sets))
+                result.update(dict.fromkeys(keys, union))
+        return result
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        axis = node.attrs.get("axis", 0) % max(len(rewriter.shape(rewriter.before.inputs[0])), 1)
+        counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
+        if (
+            len(counts) < len(node.outputs)
+            or any(c is None for c in counts)
+            or all(rewriter.is_whole(t, axis) for t in node.outputs)
+        ):
+            return
+        # a part that was empty from the start is still read
+        kept = [
+            (t, int(c))
+            for t, c in zip(list(node.outputs), counts, strict=True)
+            if c is not None and (c or rewriter.is_whole(t, axis))
+        ]
+        rewriter.set_outputs(node, [t for t, _ in kept])
+        sizes = [c for _, c in kept]
+        node.attrs.pop("num_outputs", None)
+        if rewriter.opset < 13:
+            node.attrs["split"] = sizes
+        else:
+            rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("split", np.asarray(sizes, np.int64))])

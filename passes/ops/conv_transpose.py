@@ -1,0 +1,69 @@
+"""Transposed convolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.slices import ConstantSlices
+from passes.graph.edits import Change
+from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.ops.base import register
+from passes.ops.convolution import Convolution, group_size
+from passes.weights.quantized import Quantized
+
+if TYPE_CHECKING:
+    from passes.abstract_values.scale_shift import Affine
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.weight_scaling import Fuser
+
+
+@register("ConvTranspose")
+class ConvTranspose(Convolution):
+    """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
+
+    channel_axes = (1, 0)
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        return group_size(node) == 1 and super().fold_output_affine(node, affine, fuser)
+
+    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        return super().fold_input_affine(node, index, affine, fuser) if group_size(node) == 1 else None
+
+    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
+        x, w = node.inputs[0], node.inputs[1]
+        return (
+            is_constant(w)
+            and group_size(node) == 1
+            and len(shape_of(w) or ()) > 2
+            and facts.size(x, 1) == w.shape[0]
+            and facts.size(node.outputs[0], 1) == w.shape[1]
+        )
+
+    def weights(self, node: gs.Node, facts: Facts) -> Array:
+        return np.swapaxes(facts.value(node.inputs[1]), 0, 1)
+
+    def stored_order(self, weights: Array) -> Array:
+        return np.ascontiguousarray(np.swapaxes(weights, 0, 1))
+
+    def spreads_evenly(self, node: gs.Node) -> bool:
+        return False
+
+    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
+        if isinstance(node.inputs[1], Quantized):  # its weights take no others in
+            return shift
+        strongest = np.zeros(shift.shape, bool)
+        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
+        return strongest
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """Every input element meets out / group · kernel weights; the bias adds one per output element."""
+        shape = shape_of(node.inputs[1]) or ()
+        depth = 1
+        for dim in shape[1:]:
+            depth *= dim if isinstance(dim, int) else 1
+        macs = volume(node.inputs[0]) * depth
+        out = volume(node.outputs[0])
+        return max(2 * macs - out, 0) + (out if operand(node, 2) is not None else 0), macs

@@ -1,0 +1,166 @@
+"""Borders around a tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import ConstantMap, Sliding
+from passes.abstract_values.row_index import Rows
+from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
+from passes.abstract_values.symbolic_sizes import Extent, Window
+from passes.graph.tensors import int_list, operand, shape_of
+from passes.ops.base import register
+from passes.ops.movement import Movement, same_axis
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
+
+
+@register("Pad")
+class Pad(Movement):
+    """Amounts are constant, or computed and zero on some axes; padding an axis with a constant adds constant slices."""
+
+    reason = "pads the channels as they are"
+
+    def _pads(self, node: gs.Node) -> list[tuple[int, int]] | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return None
+        pads = node.attrs.get("pads") if "pads" in node.attrs else int_list(operand(node, 1))
+        if pads is None or (operand(node, 3) is not None and int_list(operand(node, 3)) is None):
+            return None
+        axes = [a % rank for a in int_list(operand(node, 3)) or range(rank)]
+        amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
+        return [amounts.get(a, (0, 0)) for a in range(rank)]
+
+    def _amounts(self, node: gs.Node, facts: Facts) -> list[tuple[int, int] | None]:
+        """Amounts before and after on each axis; where they are computed, zeros that are known, or else None."""
+        pads = self._pads(node)
+        if pads is not None:
+            return [*pads]
+        rank = len(shape_of(node.inputs[0]) or ())
+        computed = operand(node, 1)
+        known = None if computed is None or operand(node, 3) is not None else facts.known(computed, 0)
+        if known is None or known.mask.size != 2 * rank:
+            return []
+        zero = known.mask & (known.value == 0)
+        return [(0, 0) if zero[a] and zero[a + rank] else None for a in range(rank)]
+
+    def _value(self, node: gs.Node, facts: Facts) -> float | None:
+        """The constant that is padded with, None for other modes or if it is computed."""
+        if node.attrs.get("mode", "constant") != "constant":
+            return None
+        tensor = operand(node, 2)
+        if tensor is None:
+            return float(node.attrs.get("value", 0.0))
+        value = facts.uniform(tensor)
+        return None if value is None else float(value)
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        amounts = self._amounts(node, facts)
+        found = same_axis(node, facts, [(a, a) for a, p in enumerate(amounts) if p == (0, 0)])
+        for axis, (before, after) in enumerate(self._pads(node) or ()):
+            size = facts.size(node.inputs[0], axis)
+            if size is None or (before, after) == (0, 0) or min(before, after) < 0 or self._value(node, facts) is None:
+                continue
+            source = np.concatenate([np.full(before, -1), np.arange(size), np.full(after, -1)]).astype(np.int64)
+            found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
+        for link in facts.links(node):
+            key = 0, link.output_axis
+            if link.source is not None and key in result and not (result[key] & (link.source >= 0)).any():
+                # there is always something to pad
+                result[key] = result[key] | (np.arange(link.source.size) == int((link.source >= 0).argmax()))
+        return result
+
+    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
+        amounts = self._amounts(node, facts)
+        elsewhere = any(p != (0, 0) for a, p in enumerate(amounts) if a != link.input_axis)
+        constant_mode = node.attrs.get("mode", "constant") == "constant"
+        if elsewhere and constant_mode:  # a border of another value makes the slice uneven
+            value = self._value(node, facts)
+            same = np.zeros(known.mask.shape, bool) if value is None else known.value == value
+            known = ConstantSlices(known.mask & same, known.value)
+        return known
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        found = {(output, axis): known for output, axis, known in super().constants(node, facts)}
+        value = self._value(node, facts)
+        for link in facts.links(node):
+            if link.source is None or value is None:
+                continue
+            dtype = node.inputs[0].dtype
+            border = ConstantSlices(
+                link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32)
+            )
+            before = found.get((0, link.output_axis))
+            if before is not None:
+                border = ConstantSlices(border.mask | before.mask, np.where(border.mask, border.value, before.value))
+            found[0, link.output_axis] = border
+        for (output, axis), known in found.items():
+            yield output, axis, known
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        pads = self._pads(node)
+        return axis if pads is not None and pads[axis] == (0, 0) and index == 0 else None
+
+    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
+        pads, span = self._pads(node), facts.span(node.inputs[0], axis)
+        return span.scaled(1, sum(pads[axis])) if pads is not None and isinstance(span, Extent) else None
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        pads = self._pads(node)
+        if pads is None or pads[0] != (0, 0) or min(min(p) for p in pads) < 0:
+            return
+        for axis in range(1, len(pads)):
+            known = facts.maps(node.inputs[0], axis) if pads[axis] == (0, 0) else None
+            found = None if known is None else self._padded(node, facts, axis, pads, known)
+            if found is not None:
+                yield 0, axis, found
+
+    def _padded(
+        self, node: gs.Node, facts: Facts, axis: int, pads: list[tuple[int, int]], known: ConstantMap
+    ) -> ConstantMap | None:
+        """Known maps of the slices along an axis, with what is padded on the others."""
+        mode, value = node.attrs.get("mode", "constant"), self._value(node, facts)
+        others = [a for a in range(len(pads)) if a != axis]
+        if mode in ("reflect", "edge") and known.static:
+            index = [
+                None if rows is None else Rows(np.pad(rows.places, pads[a], mode=mode))
+                for rows, a in zip(known.index, others, strict=True)
+            ]
+            return ConstantMap(known.mask, known.value, tuple(index))
+        if mode != "constant" or value is None:
+            return None
+        windows = [Window(1, before=pads[a][0], after=pads[a][1]) for a in others[1:]]
+        found = Sliding(windows, [facts.span(node.inputs[0], a) for a in others[1:]]).over(known, value)
+        return (
+            None if found is None else ConstantMap(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
+        )
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        pads = self._pads(rewriter.before)
+        if pads is None:
+            return
+        amounts = []
+        for axis, (before, after) in enumerate(pads):
+            stored = rewriter.stored(rewriter.before.outputs[0], axis)
+            if stored is not None and (before, after) != (0, 0):
+                before, after = int(stored[:before].sum()), int(stored[len(stored) - after :].sum())
+            amounts.append((before, after))
+        if amounts == pads:
+            return
+        flat = [p[0] for p in amounts] + [p[1] for p in amounts]
+        if "pads" in node.attrs:
+            node.attrs["pads"] = flat
+            return
+        inputs = list(node.inputs)[:3]
+        inputs[1] = rewriter.constant("pads", np.asarray(flat, np.int64))
+        rewriter.set_inputs(node, inputs)

@@ -1,0 +1,213 @@
+"""Parts of a tensor: Slice, and Gather of known indices."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.slices import (
+    Demand,
+    Demands,
+    Link,
+    Sets,
+)
+from passes.graph.tensors import Array, Index, Mask, int_list, is_constant, operand, shape_of, size_of
+from passes.ops.base import register, rules
+from passes.ops.movement import Movement, same_axis
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
+
+if TYPE_CHECKING:
+    from passes.rewriting.channel_facts import Facts
+    from passes.rewriting.lower_ops import Rewriter
+
+
+@register("Slice")
+class Slice(Movement):
+    """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
+
+    only_picks = True
+
+    def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
+        # as of onnx 1.23 the elements of a vector are handed on whole where the start is not known
+        return len(node.input) > 1 and node.input[1] not in known
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        ranges = self._ranges(node)
+        return axis if ranges is not None and axis not in ranges and index == 0 else None
+
+    def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if not rank:
+            return None
+        if "starts" in node.attrs:
+            starts, ends, axes, steps = node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"), None
+        else:
+            starts, ends = int_list(operand(node, 1)), int_list(operand(node, 2))
+            axes, steps = int_list(operand(node, 3)), int_list(operand(node, 4))
+            if (axes is None and operand(node, 3) is not None) or (steps is None and operand(node, 4) is not None):
+                return None
+        if starts is None or ends is None:
+            return None
+        axes = list(range(len(starts))) if axes is None else [a % rank for a in axes]
+        steps = [1] * len(starts) if steps is None else steps
+        return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        ranges = self._ranges(node)
+        if ranges is None:
+            return []
+        rank = len(shape_of(node.inputs[0]) or ())
+        found = same_axis(node, facts, [(a, a) for a in range(rank) if a not in ranges])
+        for axis, (start, end, step) in ranges.items():
+            size = facts.size(node.inputs[0], axis)
+            if size is None:
+                continue
+            if step < 0:
+                continue
+            source = np.arange(size)[max(start, -size) : end : step]
+            if source.size and source.size == facts.size(node.outputs[0], axis):
+                found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        changed = {a for a in range(rank) if rewriter.required(node, 0, a) is not None}
+        ranges = self._ranges(rewriter.before)
+        if not changed or ranges is None:
+            return
+        # what is seen along these axes is already what the slice would leave, though perhaps in reverse
+        back = (-1, -(1 << 40), -1)
+        kept = {a: back if a in changed else r for a, r in ranges.items() if a not in changed or r[2] < 0}
+        if not kept:
+            rewriter.replace_by_input(node)
+            return
+        if "starts" in node.attrs:
+            node.attrs.update(starts=[r[0] for r in kept.values()], ends=[r[1] for r in kept.values()], axes=list(kept))
+            return
+        bounds = np.asarray(list(kept.values()), np.int64).reshape(-1, 3).T
+        operands = zip(
+            ("starts", "ends", "axes", "steps"),
+            (bounds[0], bounds[1], np.asarray(list(kept)), bounds[2]),
+            strict=True,
+        )
+        rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
+
+
+@register("Gather")
+class Gather(Movement):
+    """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
+
+    only_picks = True
+
+    def from_shapes(self, node: gs.Node) -> Array | None:
+        """Static sizes that are picked out of a shape of which others are not."""
+        shape, index = node.inputs
+        sizes = rules(shape.inputs[0]).sizes(shape.inputs[0]) if shape.inputs else None
+        if sizes is None or not is_constant(index):
+            return None
+        wanted = np.asarray(index.values).astype(np.int64)
+        if not ((wanted >= -len(sizes)) & (wanted < len(sizes))).all():
+            return None
+        picked = [sizes[i] for i in wanted.reshape(-1)]
+        static = [d for d in picked if isinstance(d, int)]
+        return np.asarray(static, np.int64).reshape(wanted.shape) if len(static) == len(picked) else None
+
+    def picked(self, node: gs.Node) -> tuple[int, Index] | None:
+        axis = self._axis(node)
+        if axis is None or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 1:
+            return None
+        index, size = np.asarray(node.inputs[1].values).astype(np.int64), size_of(node.inputs[0], axis)
+        return (axis, index) if size is not None and ((index >= 0) & (index < size)).all() else None
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        """Every slice in its place."""
+        picked = self.picked(node)
+        if picked is None or not np.array_equal(picked[1], np.arange(size_of(node.inputs[0], picked[0]) or 0)):
+            return None
+        return node.inputs[0]
+
+    def _axis(self, node: gs.Node) -> int | None:
+        shape = shape_of(node.inputs[0])
+        return int(node.attrs.get("axis", 0)) % len(shape) if shape else None
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        picked, indices = self._axis(node), shape_of(node.inputs[1])
+        if picked is None or indices is None or index != 0:
+            return None
+        if axis < picked:
+            return axis
+        return axis - len(indices) + 1 if axis >= picked + len(indices) else None
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        axis = self._axis(node)
+        indices = shape_of(node.inputs[1])
+        if axis is None or indices is None:
+            return []
+        rank = len(shape_of(node.inputs[0]) or ())
+        shift = len(indices) - 1
+        found = same_axis(node, facts, [(a, a if a < axis else a + shift) for a in range(rank) if a != axis])
+        source = self._source(node, facts, axis)
+        if source is not None and source.ndim == 1:
+            found.append(Link(0, axis, 0, axis, source))
+        return found
+
+    def _source(self, node: gs.Node, facts: Facts, axis: int) -> Index | None:
+        size = facts.size(node.inputs[0], axis)
+        if size is None or not is_constant(node.inputs[1]):
+            return None
+        indices = facts.value(node.inputs[1]).astype(np.int64)
+        if ((indices < -size) | (indices >= size)).any():
+            return None
+        return np.where(indices < 0, indices + size, indices)
+
+    def reads(self, node: gs.Node, facts: Facts):  # type: ignore[no-untyped-def]
+        yield from super().reads(node, facts)
+        picked = self._picks(node, facts)
+        if picked is not None:
+            yield 0, picked[0], picked[1]
+
+    def _picks(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
+        """For one index that takes its axis away, or a table of several axes: the axis and the slices that are read."""
+        axis = self._axis(node)
+        source = None if axis is None else self._source(node, facts, axis)
+        if axis is None or source is None or source.ndim == 1:
+            return None
+        need = np.zeros(facts.size(node.inputs[0], axis) or 0, bool)
+        need[source.reshape(-1)] = True
+        return axis, need
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        axis = self._axis(node)
+        if axis is None:
+            return demands
+        picked = self._picks(node, facts)
+        if picked is not None:
+            demands[0, axis] = Demand(picked[1], flexible=True, reason="picks it")
+        elif (0, axis) in demands:  # new indices find the slices wherever they are
+            order = self.picked(node)
+            echo, source = (None, None) if order is None else ((0, axis), order[1])
+            need = demands[0, axis].need
+            demands[0, axis] = Demand(need, flexible=True, reason="picks it", echo=echo, order=source)
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        rank = len(rewriter.shape(rewriter.before.inputs[0]))
+        if not is_constant(node.inputs[1]) or not rank:
+            return
+        axis = int(node.attrs.get("axis", 0)) % rank
+        seen = rewriter.required(node, 0, axis)
+        indices = np.asarray(node.inputs[1].values).astype(np.int64)
+        asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
+        if seen is None and asked is None:
+            return
+        chosen = indices if asked is None else indices[asked]
+        place = chosen if seen is None else (np.cumsum(seen) - 1)[chosen]
+        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", place)])
