@@ -19,7 +19,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-fast  the tests that need no TensorFlow"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make lint       ruff check and format check"
+	@echo "make lint       ruff check and format check, and which room imports which"
 	@echo "make format     rewrite the sources as ruff wants them"
 	@echo "make types      mypy --strict on maskc and passes"
 	@echo "make docs       the documentation, into site/"
@@ -42,6 +42,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

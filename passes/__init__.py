@@ -6,6 +6,8 @@ Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model a
 own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
+import warnings
+
 from passes.adapters.placement import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.cost.flops import count
@@ -41,3 +43,11 @@ __all__ = [
     "register",
     "shrink",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`Known`, as `ConstantSlices` was called before version 0.2, for one version more."""
+    if name != "Known":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("passes.Known is called passes.ConstantSlices now.", FutureWarning, stacklevel=2)
+    return ConstantSlices

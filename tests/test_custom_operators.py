@@ -153,3 +153,56 @@ def test_files_of_rules_that_cannot_be_used(directory: Path) -> None:
     refused(maskc("flops", source, "--rules", "leaves.py"), 2, "leaves.py", "SystemExit: 7")
     refused(maskc("flops", source, "--rules", "."), 2, "must be a Python file")
     assert not (directory / "m.compiled.onnx").exists()
+
+
+OLD_NAMES = """
+import numpy as np
+import passes
+
+@passes.register("Turned", domain="com.example")
+class Turned(passes.Op):
+    like = "Identity"
+
+    def constants(self, node, facts):
+        known = facts.known(node.inputs[0], 1)
+        if known is not None:
+            yield 0, 1, passes.Known(known.mask[::-1], known.value[::-1])
+
+    def reads(self, node, facts):
+        yield 0, 1, facts.live(node.outputs[0], 1)[::-1]
+
+    def produces(self, node, facts, asked):
+        return {**super().produces(node, facts, asked), **asked}
+
+    def sees(self, node, facts, stored):
+        demands = super().sees(node, facts, stored)
+        if (0, 1) in stored:
+            demands[0, 1] = passes.Demand(stored[0, 1][::-1])
+        return demands
+
+    def lower(self, node, rewriter):
+        seen.append(rewriter.seen(node, 0, 1))
+"""
+
+
+def test_hooks_by_their_old_names_work_with_a_warning() -> None:
+    seen: list[np.ndarray | None] = []
+    with pytest.warns(FutureWarning) as told:
+        exec(compile(OLD_NAMES, "old.py", "exec"), {"seen": seen})
+        result = shrink(turned())
+    texts = [str(warning.message) for warning in told]
+    for old, new in (
+        ("`produces`", "`storable_outputs`"),
+        ("`sees`", "`required_inputs`"),
+        ("Known", "ConstantSlices"),
+    ):
+        assert any(old in text and new in text for text in texts), (old, texts)
+    assert weight_shapes(result.model) == [[3, 3], [4, 3]]
+    assert seen and seen[0] is not None and seen[0].sum() == 3
+    assert_same(turned(), result.model)
+
+
+def test_rules_by_the_new_names_do_not_warn(recwarn: pytest.WarningsRecorder) -> None:
+    exec(compile(FILES["turned.py"], "turned.py", "exec"), {})
+    shrink(turned())
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]

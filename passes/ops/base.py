@@ -31,6 +31,7 @@ from passes.abstract_values.slices import (
 )
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
+from passes.ops import renamed_hooks
 
 if TYPE_CHECKING:
     from passes.abstract_values.element_order import Arrangement
@@ -52,6 +53,10 @@ class Op:
 
     Subclasses override what they understand. All rules are functions of their arguments: an instance has no state.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        renamed_hooks.adopt(cls)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
@@ -253,6 +258,9 @@ class Op:
     def understood(self) -> bool:
         """False for the operator without rules."""
         return type(self) is not Op
+
+
+renamed_hooks.adopt(Op)
 
 
 class Linked(Op):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -108,6 +109,11 @@ class Rewriter:
     def required(self, node: gs.Node, index: int, axis: int) -> Mask | None:
         """Slices that the node being rewritten sees of input `index` along the axis, None if it sees all."""
         return self.layout.required.get((self._index, index, axis))
+
+    def seen(self, node: gs.Node, index: int, axis: int) -> Mask | None:
+        """The name of `required` before version 0.2, for one version more."""
+        warnings.warn("`rewriter.seen` is called `rewriter.required` now.", FutureWarning, stacklevel=2)
+        return self.required(node, index, axis)
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
