@@ -14,11 +14,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.edits import inverse
 from passes.graph.evaluate import evaluate
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, any_set, is_constant, present, shape_of
+from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.matmul import MatrixProduct, Side
 from passes.ops.shape import Reshape

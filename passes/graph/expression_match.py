@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.construct import constant, node, variable
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant
 
 #: The tensor; any initializer.
@@ -97,23 +96,20 @@ def number_of(tensor: gs.Tensor) -> float | None:
     return float(np.asarray(tensor.values).reshape(()))
 
 
-def written(expression: Expression, data: gs.Tensor, output: gs.Tensor, names: Names) -> list[gs.Node]:
-    """Nodes, in order, that write `output` as it is spelled; all between is of the type and shape of `data`."""
-    nodes: list[gs.Node] = []
+def emit_expression(
+    expression: Expression, data: gs.Tensor, output: gs.Tensor, editor: GraphEditor, *, before: gs.Node
+) -> None:
+    """Put in the nodes that compute `output` as the expression says; all between is of the type and shape of `data`."""
 
     def operand(each: Expression) -> gs.Tensor:
         if each == X:
             return data
         if isinstance(each, tuple):
-            tensor = variable(names.fresh(f"{output.name}_{str(each[0]).lower()}"), data.dtype, data.shape)
-            write(each, tensor)
-            return tensor
-        return constant(names.fresh(f"{output.name}_number"), np.asarray(each, data.dtype))
+            return emit(each, editor.variable(f"{output.name}_{str(each[0]).lower()}", data.dtype, data.shape))
+        return editor.constant(f"{output.name}_number", np.asarray(each, data.dtype))
 
-    def write(each: Expression, into: gs.Tensor) -> None:
+    def emit(each: Expression, into: gs.Tensor) -> gs.Tensor:
         assert isinstance(each, tuple)
-        op, inputs = str(each[0]), [operand(e) for e in each[1:]]
-        nodes.append(node(op, names.fresh(f"{into.name}_node"), {}, inputs, [into]))
+        return editor.emit(str(each[0]), [operand(e) for e in each[1:]], into, f"{into.name}_node", before=before)
 
-    write(expression, output)
-    return nodes
+    emit(expression, output)

@@ -103,6 +103,13 @@ def operand(node: gs.Node, index: int) -> gs.Tensor | None:
     return node.inputs[index]
 
 
+def inverse(order: Index) -> Index:
+    """The permutation that undoes this one."""
+    result = np.zeros(order.size, np.int64)
+    result[order] = np.arange(order.size)
+    return result
+
+
 def any_set(mask: Mask) -> bool:
     """Whether any is set: `mask.any()`, which takes five times as long where there are few."""
     return bool(np.count_nonzero(mask))

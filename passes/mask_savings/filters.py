@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.analysis import dataflow
-from passes.graph.edits import Change
+from passes.graph.editor import Change
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, is_constant, shape_of
 from passes.model.prepare import checked

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from passes.abstract_values.polynomial import Polynomial
     from passes.abstract_values.scale_shift import Affine, ClampedAffine
     from passes.abstract_values.symbolic_sizes import Extent
-    from passes.graph.edits import Change
+    from passes.graph.editor import Change
     from passes.graph.expression_match import Gelu
     from passes.rewriting.channel_facts import Facts
     from passes.rewriting.channel_order import Orders

@@ -17,7 +17,7 @@ from passes.ops.base import register
 from passes.ops.movement import Movement
 
 if TYPE_CHECKING:
-    from passes.graph.edits import Change
+    from passes.graph.editor import Change
     from passes.rewriting.channel_facts import Facts
     from passes.rewriting.channel_order import Orders
     from passes.rewriting.lower_ops import Rewriter

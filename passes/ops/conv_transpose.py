@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.edits import Change
+from passes.graph.editor import Change
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import register
 from passes.ops.convolution import Convolution, group_size

@@ -14,8 +14,8 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.assumed_sizes import usual_sizes
-from passes.graph.edits import Change, inverse, sequence
-from passes.graph.tensors import Array, Index, Mask, is_constant, operand, shape_of, size_of, volume
+from passes.graph.editor import Change, sequence
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, size_of, volume
 from passes.ops.base import Op, register
 from passes.weights.quantized import Quantized
 from passes.weights.sparsity import Nonzero

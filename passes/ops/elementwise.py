@@ -17,9 +17,9 @@ from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
 from passes.abstract_values.symbolic_sizes import Extent
-from passes.graph.edits import Change, inverse, sequence
+from passes.graph.editor import Change, sequence
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, present, shape_of, volume
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of, volume
 from passes.ops.base import Linked, register
 
 if TYPE_CHECKING:

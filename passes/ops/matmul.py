@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Reads, Sets
-from passes.graph.edits import Change, inverse, sequence
-from passes.graph.tensors import Array, Index, Mask, is_constant, operand, shape_of, volume
+from passes.graph.editor import Change, sequence
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.einsum import VectorProduct
 from passes.weights.quantized import Quantized
@@ -21,7 +21,7 @@ from passes.weights.streaming import contracted, lazy
 
 if TYPE_CHECKING:
     from passes.abstract_values.scale_shift import Affine
-    from passes.graph.edits import Change
+    from passes.graph.editor import Change
     from passes.rewriting.channel_facts import Facts
     from passes.rewriting.channel_order import Orders
     from passes.rewriting.lower_ops import Rewriter

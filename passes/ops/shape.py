@@ -36,7 +36,7 @@ from passes.ops.base import Op, register
 from passes.ops.movement import Movement, filled, same_axis
 
 if TYPE_CHECKING:
-    from passes.graph.edits import Change
+    from passes.graph.editor import Change
     from passes.rewriting.channel_facts import Facts
     from passes.rewriting.channel_order import Orders
     from passes.rewriting.lower_ops import Rewriter

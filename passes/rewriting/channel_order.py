@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.edits import Change, sequence
+from passes.graph.editor import Change, sequence
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import SMALL, Index, is_constant, shape_of

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph import construct
-from passes.graph.edits import Change
+from passes.graph.editor import Change
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.editor import drop_erased, erase_keeping_input, erase_keeping_output
 from passes.graph.tensors import size_of
 from passes.ops import rules
 from passes.rewriting.channel_order import Orders
@@ -26,16 +27,10 @@ def absorb_orders(graph: gs.Graph) -> None:
         change = orders.written(data, axis, order)
         if change is not None:
             change()
-            producer = data.inputs[0]
-            node.inputs.clear()
-            node.outputs.clear()
-            producer.outputs = [output if t is data else t for t in producer.outputs]
+            erase_keeping_output(node, data)
             continue
         change = orders.read(output, axis, order) if size_of(data, axis) == order.size else None
         if change is not None:
             change()
-            for consumer in list(output.outputs):
-                consumer.inputs = [data if t is output else t for t in consumer.inputs]
-            node.inputs.clear()
-            node.outputs.clear()
-    graph.nodes = [n for n in graph.nodes if n.outputs]
+            erase_keeping_input(node, data)
+    drop_erased(graph)

@@ -9,8 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.construct import constant
-from passes.graph.edits import replace_tensor
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, become, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, present, static_shape
 from passes.ops import rules
@@ -40,8 +39,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
             # the name of a graph output needs a node that writes it
             whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
             if whole and rules(node).passes_on(node) is None:
-                value = gs.Constant(Names(graph).fresh(f"{node.outputs[0].name}_value"), results[0])
-                node.op, node.attrs, node.inputs = "Identity", {}, [value]
+                become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", results[0])])
             results = None
         if results is None:
             kept.append(node)
@@ -51,8 +49,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
             results = [weights.setdefault(results[0].key, results[0])]
         for tensor, values in zip(list(node.outputs), results, strict=False):
             replace_tensor(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
-        node.inputs.clear()
-        node.outputs.clear()
+        erase(node)
     graph.nodes = kept
     ends = joint_constant_folding.made_of_constants(graph, keep)
     for tensor, values in ends.values():
@@ -138,12 +135,12 @@ def settle_operands(graph: gs.Graph) -> bool:
 
     From what is computed inference often knows no more than numbers.
     """
-    names, settled = Names(graph), False
+    editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
         found = rules(node).settled(node)
         if found is not None:
             index, values = found
-            node.inputs[index] = constant(names.fresh(f"{node.outputs[0].name}_sizes"), values)
+            node.inputs[index] = editor.constant(f"{node.outputs[0].name}_sizes", values)
             settled = True
     return settled
 

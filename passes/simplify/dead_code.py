@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import onnx_graphsurgeon as gs
 
-from passes.graph.edits import replace_tensor
+from passes.graph.editor import become, drop_erased, erase, erase_keeping_input, erase_keeping_output, replace_tensor
 from passes.graph.subgraphs import captured, subgraphs
 from passes.ops import rules
 
@@ -32,20 +32,14 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
             # the name must stay: the producer writes it, if nothing else needs the name it writes now
             made_here = bool(source.inputs) and id(source.inputs[0]) in own
             if not made_here or id(source) in outputs or source.name in inside:
-                node.op, node.attrs, node.inputs, node.outputs = "Identity", {}, [source], [target]
+                become(node, "Identity", [source])
+                node.outputs = [target]
                 continue
-            producer = source.inputs[0]
-            node.inputs.clear()
-            node.outputs.clear()
-            producer.outputs = [target if t is source else t for t in producer.outputs]
+            erase_keeping_output(node, source)
             replace_tensor(source, target)
-            continue
-        if target.name in inside:
-            continue
-        replace_tensor(target, source)
-        node.inputs.clear()
-        node.outputs.clear()
-    graph.nodes = [n for n in graph.nodes if n.outputs]
+        elif target.name not in inside:
+            erase_keeping_input(node, source)
+    drop_erased(graph)
 
 
 def drop_unused(graph: gs.Graph) -> None:
@@ -57,6 +51,5 @@ def drop_unused(graph: gs.Graph) -> None:
             kept.append(node)
             needed.update(map(id, node.inputs), map(id, captured(node)))
         else:
-            node.inputs.clear()
-            node.outputs.clear()
+            erase(node)
     graph.nodes = kept[::-1]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
-from passes.graph.edits import Change, sequence
+from passes.graph.editor import Change, sequence
 from passes.ops import joined_nodes, rules
 from passes.rewriting.weight_scaling import Fuser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, erase
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 
@@ -17,26 +17,24 @@ def take_branches(graph: gs.Graph) -> bool:
     chosen = {id(n): body for n in graph.nodes if (body := _taken(n)) is not None}
     if not chosen:
         return False
-    names = Names(graph)
+    editor = GraphEditor(graph)
     taken = {t.name: id(t) for n in graph.nodes for t in [*n.inputs, *n.outputs]}
     taken |= {t.name: id(t) for t in [*graph.inputs, *graph.outputs]}
-    nodes = []
     for node in graph.nodes:
         body = chosen.get(id(node))
         if body is None:
-            nodes.append(node)
             continue
         for tensor in [t for n in body.nodes for t in [*n.inputs, *n.outputs]] + list(body.outputs):
             if not tensor.is_empty() and taken.get(tensor.name, id(tensor)) != id(tensor):
-                tensor.name = names.fresh(tensor.name)
+                tensor.name = editor.names.fresh(tensor.name)
             taken[tensor.name] = id(tensor)
-        nodes += body.nodes
-        for inner, outer in zip(list(body.outputs), list(node.outputs), strict=True):
-            name = names.fresh(f"{outer.name}_taken")
-            node.outputs = [t for t in node.outputs if t is not outer]
-            nodes.append(gs.Node("Identity", name, inputs=[inner], outputs=[outer]))
-        node.inputs.clear()
-    graph.nodes = nodes
+        for inlined in body.nodes:
+            editor.insert(inlined, before=node)
+        outputs = list(node.outputs)
+        erase(node)
+        for inner, outer in zip(list(body.outputs), outputs, strict=True):
+            editor.emit("Identity", [inner], outer, f"{outer.name}_taken", before=node)
+    editor.finish()
     return True
 
 

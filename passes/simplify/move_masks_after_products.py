@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.construct import constant, node, variable
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import GraphEditor, become, erase_keeping_input
 from passes.graph.tensors import Mask, is_float, shape_of
 from passes.ops import rules
 
@@ -36,36 +34,29 @@ def put_masks_behind(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     Only where both are equally large, so that no more is masked than before. Scalings by an initializer that is named
     in `keep` stay.
     """
-    names, shared = Names(graph), seen_outside(graph)
-    own = {id(n) for n in graph.nodes}
-    nodes = []
+    editor = GraphEditor(graph)
     for product in graph.nodes:
-        nodes.append(product)
-        found = next(_scalings(product, own, shared, keep), None) if rules(product).multiplies(product) else None
+        found = next(_scalings(product, editor, keep), None) if rules(product).multiplies(product) else None
         if found is None:
             continue
         output = product.outputs[0]
         if found.number == 1:
-            scaled = found.scaling.outputs[0]
-            product.inputs = [found.data if tensor is scaled else tensor for tensor in product.inputs]
-            found.scaling.inputs.clear()
-            found.scaling.outputs.clear()
+            erase_keeping_input(found.scaling, found.data)
         else:
-            number = np.asarray(found.number, output.dtype)
-            found.scaling.op, found.scaling.attrs = "Mul", {}
-            found.scaling.inputs = [found.data, constant(names.fresh(f"{output.name}_factor"), number)]
-        whole = variable(names.fresh(f"{output.name}_whole"), output.dtype, output.shape)
-        mask = constant(names.fresh(f"{output.name}_mask"), found.mask.astype(output.dtype))
+            number = editor.constant(f"{output.name}_factor", np.asarray(found.number, output.dtype))
+            become(found.scaling, "Mul", [found.data, number])
+        whole = editor.variable(f"{output.name}_whole", output.dtype, output.shape)
+        mask = editor.constant(f"{output.name}_mask", found.mask.astype(output.dtype))
         product.outputs = [whole]
-        nodes.append(node("Mul", names.fresh(f"{output.name}_masked"), {}, [whole, mask], [output]))
-    graph.nodes = [n for n in nodes if n.outputs]
+        editor.emit("Mul", [whole, mask], output, f"{output.name}_masked", after=product)
+    editor.finish()
 
 
-def _scalings(product: gs.Node, own: set[int], shared: set[str], keep: Collection[str]) -> Iterator[_Factored]:
+def _scalings(product: gs.Node, editor: GraphEditor, keep: Collection[str]) -> Iterator[_Factored]:
     """The operands of the product that are masked by what scales them, and that nothing else reads."""
     for operand in product.inputs:
-        before = operand.inputs[0] if len(operand.inputs) == 1 and len(operand.outputs) == 1 else None
-        if before is None or id(before) not in own or operand.name in shared:
+        before = editor.sole_producer(operand)
+        if before is None:
             continue
         shape = shape_of(operand)
         if not shape or None in shape or shape != shape_of(product.outputs[0]) or not is_float(operand):

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.graph.construct import constant, node
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.tensors import Array, element_of, is_constant, is_float
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Narrowed, bits, lazy
@@ -33,9 +32,8 @@ def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
     """
     stored = [t for t in source.graph.initializer if prod(t.dims) >= _LEAST]
     kinds = {t.data_type for t in stored if t.data_type in _NUMBERS}
-    names, outputs = Names(graph), {id(t) for t in graph.outputs}
+    editor, outputs = GraphEditor(graph), {id(t) for t in graph.outputs}
     weights = {id(t): t for n in graph.nodes for t in n.inputs if is_constant(t) and not isinstance(t, Quantized)}
-    casts = []
     for weight in weights.values():
         if (
             isinstance(weight.dtype, int)
@@ -51,13 +49,13 @@ def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
                 continue
             values = lazy(weight)
             fewer = np.asarray(weight.values).astype(dtype) if values is None else Narrowed(values, dtype)
-            kept = constant(names.fresh(f"{weight.name}_stored"), fewer)
-            wider = gs.Variable(names.fresh(f"{weight.name}_cast"), wide, list(weight.shape))
-            for reader in {id(n): n for n in weight.outputs}.values():
-                reader.inputs = [wider if t is weight else t for t in reader.inputs]
-            casts.append(node("Cast", names.fresh(f"{weight.name}_cast"), {"to": element_of(wide)}, [kept], [wider]))
+            kept = editor.constant(f"{weight.name}_stored", fewer)
+            wider = editor.variable(f"{weight.name}_cast", wide, list(weight.shape))
+            replace_tensor(weight, wider)
+            attrs = {"to": element_of(wide)}
+            editor.emit("Cast", [kept], wider, f"{weight.name}_cast", attrs, after=editor.start)
             break
-    graph.nodes = [*casts, *graph.nodes]
+    editor.finish()
 
 
 def _holds(weight: gs.Constant, dtype: np.dtype[np.generic]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.element_order import Arrangement, original
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, Index, is_constant, shape_of
 from passes.ops import rules
 
@@ -21,16 +21,16 @@ def reorder(graph: gs.Graph) -> bool:
 
     Afterwards what they do is seen as indices along an axis, or is an Identity.
     """
-    names = Names(graph)
+    editor = GraphEditor(graph)
     outputs = {id(t) for t in graph.outputs}
     own = {id(node) for node in graph.nodes}  # a subgraph reads what nodes around it write
-    nodes: list[gs.Node] = []
     replaced = False
     for node in reversed(graph.nodes):
         found = _found(node, own) if any(t.outputs or id(t) in outputs for t in node.outputs) else None
-        nodes += [node] if found is None else reversed(_replaced(node, found, names))
-        replaced = replaced or found is not None
-    graph.nodes = nodes[::-1]
+        if found is not None:
+            _replace(node, found, editor)
+            replaced = True
+    editor.finish()
     return replaced
 
 
@@ -100,25 +100,20 @@ def _order(places: Arrangement, shape: tuple[Dim, ...]) -> tuple[int, Index] | N
     return axis, index
 
 
-def _replaced(node: gs.Node, found: _Reordered, names: Names) -> list[gs.Node]:
-    """Nodes that write the output of the chain, which ends with `node`."""
-    output, current = node.outputs[0], found.root
-    operands = list(node.inputs)[1:]
-    node.inputs.clear()
-    node.outputs.clear()
-    made = []
+def _replace(last: gs.Node, found: _Reordered, editor: GraphEditor) -> None:
+    """Let the last node of the chain alone do what the chain does, with a Gather before it or in its place."""
+    output, current = last.outputs[0], found.root
+    if not found.reshaped:
+        last.domain = None
     if (np.diff(found.index) != 1).any():
-        picked = gs.Variable(names.fresh(f"{output.name}_reordered"), current.dtype, current.shape)
-        order = gs.Constant(names.fresh("order"), found.index)
-        gather = gs.Node(
-            "Gather", names.fresh(f"{output.name}_order"), {"axis": found.axis}, [current, order], [picked]
-        )
-        made.append(gather)
-        current = picked
+        picked = editor.variable(f"{output.name}_reordered", current.dtype, current.shape)
+        operands, attrs = [current, editor.constant("order", found.index)], {"axis": found.axis}
+        if not found.reshaped:
+            last.name = editor.names.fresh(f"{output.name}_order")
+            become(last, "Gather", operands, attrs)
+            return
+        current = editor.emit("Gather", operands, picked, f"{output.name}_order", attrs, before=last)
     if found.reshaped:
-        made.append(gs.Node(node.op, node.name, dict(node.attrs), [current, *operands], [output], node.domain))
-    elif made:
-        made[0].outputs = [output]
+        last.inputs = [current, *list(last.inputs)[1:]]
     else:
-        made.append(gs.Node("Identity", node.name, {}, [current], [output]))
-    return made
+        become(last, "Identity", [current])

@@ -13,9 +13,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.polynomial import Polynomial
-from passes.graph.expression_match import Gelu, number_of, written
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import GraphEditor, erase
+from passes.graph.expression_match import Gelu, emit_expression, number_of
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops import rules
 
@@ -37,31 +36,27 @@ def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     gates = [(node, gelu) for node in graph.nodes if (gelu := rules(node).gelu) is not None]
     if not gates:
         return False
-    names, shared = Names(graph), seen_outside(graph)
-    written_by: dict[int, list[gs.Node]] = {}
+    editor, replaced = GraphEditor(graph), False
     for node, gelu in gates:
         known = gelu.expression is None or rules(node).joined(node)
         if node.outputs[0].dtype != np.float32 or (graph.opset < _OPERATOR and known):
             continue
-        found = _found(node, gelu, shared, keep)
+        found = _found(node, gelu, editor, keep)
         if found is not None:
             data, last = found
             output = last.outputs[0]
-            last.inputs.clear()
-            last.outputs.clear()
+            erase(last)
+            replaced = True
             if graph.opset < _OPERATOR:
                 assert gelu.expression is not None
-                written_by[id(last)] = written(gelu.expression, data, output, names)
+                emit_expression(gelu.expression, data, output, editor, before=last)
             else:
-                written_by[id(last)] = [gs.Node("Gelu", names.fresh(last.name), dict(gelu.attrs), [data], [output])]
-    if written_by:
-        graph.nodes = [new for node in graph.nodes for new in written_by.get(id(node), [node])]
-    return bool(written_by)
+                editor.emit("Gelu", [data], output, last.name, gelu.attrs, before=last)
+    editor.finish()
+    return replaced
 
 
-def _found(
-    gate: gs.Node, gelu: Gelu, shared: Collection[str], keep: Collection[str]
-) -> tuple[gs.Tensor, gs.Node] | None:
+def _found(gate: gs.Node, gelu: Gelu, editor: GraphEditor, keep: Collection[str]) -> tuple[gs.Tensor, gs.Node] | None:
     """The data of a Gelu with this f, and the node that ends it."""
     argument, gated = gate.inputs[0], gate.outputs[0]
     for data in _behind(argument):
@@ -72,9 +67,9 @@ def _found(
         wanted = {(data.name,): 0.5, tuple(sorted((data.name, gated.name))): 0.5}
         tensor = gated
         for _ in range(_FAR):
-            if tensor.name in shared or len(tensor.outputs) != 1:
+            last = editor.sole_reader(tensor)
+            if last is None:
                 break
-            last = tensor.outputs[0]
             tensor = last.outputs[0]
             held = _polynomial(tensor, {data.name, gated.name}, keep)
             if held is None:

@@ -13,8 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import ClampedAffine, rounds
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
 
 _HARD_SWISH = 14  # the opset that brought the operator
@@ -42,40 +41,31 @@ def join(graph: gs.Graph) -> None:
         row = joiner.row(node)
         if row is not None and not joiner.move_factor(row):
             joiner.shorten(row)
-    graph.nodes = joiner.nodes()
+    joiner.editor.finish()
     if graph.opset >= _HARD_SWISH:
         for node in graph.nodes:
             joiner.swish(node)
-        graph.nodes = [n for n in graph.nodes if n.outputs]
+        joiner.editor.finish()
 
 
 class _Joiner:
     def __init__(self, graph: gs.Graph) -> None:
-        self._names = Names(graph)
-        self._opset: int = graph.opset
-        self._old = list(graph.nodes)
-        self._own = {id(n) for n in graph.nodes}
-        self._new: dict[int, list[gs.Node]] = {}  # what stands where a node stood
-        self._shared = seen_outside(graph)
-
-    def nodes(self) -> list[gs.Node]:
-        """All that is there now, in order."""
-        return [n for old in self._old for n in (*self._new.get(id(old), ()), old) if n.outputs]
+        self.editor = GraphEditor(graph)
 
     def shorten(self, row: Row) -> None:
         """Write the row in fewer nodes, where that can be."""
         if max(row.clamped_affine.operators(), 1) < len(row.nodes):
             output = row.nodes[0].outputs[0]
-            self._clear(row.nodes)
+            erase(*row.nodes)
             self._write(row.clamped_affine, output, row.nodes[0])
 
     def move_factor(self, row: Row) -> bool:
         """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
-        product = self._before(row.clamped_affine.data)
+        product = self.editor.sole_producer(row.clamped_affine.data)
         if product is None or not rules(product).multiplies(product):
             return False
         for index, operand in enumerate(product.inputs):
-            before = self._before(operand)
+            before = self.editor.sole_producer(operand)
             inner = None if before is None else self.row(before)
             if inner is None:
                 continue
@@ -96,7 +86,7 @@ class _Joiner:
     ) -> None:
         """The product with `core` as that operand, and `outer` behind it, in place of the two rows."""
         last, operand, output = row.nodes[0], inner.nodes[0].outputs[0], row.nodes[0].outputs[0]
-        self._clear([*row.nodes, *inner.nodes])
+        erase(*row.nodes, *inner.nodes)
         if core.operators() == 0:
             product.inputs[index] = core.data
         else:
@@ -112,7 +102,7 @@ class _Joiner:
         if not rules(product).multiplies(product):
             return
         for data, factor in (product.inputs, reversed(product.inputs)):
-            before = self._before(factor)
+            before = self.editor.sole_producer(factor)
             clamped_affine = None if before is None else rules(before).clamped_affine(before)
             if (
                 clamped_affine is None
@@ -122,15 +112,15 @@ class _Joiner:
             ):
                 continue
             if (clamped_affine.scale, clamped_affine.shift) == (float(np.float32(1 / 6)), 0.5):
-                self._clear([before])
-                product.op, product.inputs = "HardSwish", [data]
+                erase(before)
+                become(product, "HardSwish", [data])
                 return
 
     def row(self, last: gs.Node) -> Row | None:
         """The longest row that ends with the node, None if the node is no ramp."""
         clamped_affine, nodes = self._ramp(last), [last]
         while clamped_affine is not None:
-            before = self._before(clamped_affine.data)
+            before = self.editor.sole_producer(clamped_affine.data)
             first = None if before is None else self._ramp(before)
             joint = None if first is None else clamped_affine.behind(first)
             if before is None or joint is None:
@@ -147,31 +137,14 @@ class _Joiner:
         )
         return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
 
-    def _before(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The node that writes a tensor which is read once and not seen outside; None for other tensors."""
-        if tensor.name in self._shared or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
-            return None
-        return tensor.inputs[0] if id(tensor.inputs[0]) in self._own else None
-
-    @staticmethod
-    def _clear(nodes: list[gs.Node]) -> None:
-        for node in nodes:
-            node.inputs.clear()
-            node.outputs.clear()
-
     def _write(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> None:
         """The nodes of a ramp, in front of the place of a node."""
-        data, nodes = clamped_affine.data, self._new.setdefault(id(place), [])
-        steps = self._steps(clamped_affine)
-        for step, (op, constants, attrs) in enumerate(steps):
-            last = step == len(steps) - 1
-            made = output if last else gs.Variable(self._names.fresh(f"{output.name}_{op.lower()}"), output.dtype)
-            if not last:
-                made.shape = output.shape
-            name = self._names.fresh(f"{place.name or output.name}_{op.lower()}")
-            nodes.append(gs.Node(op, name, attrs, [data, *map(self._constant, constants)], [made]))
-            self._own.add(id(nodes[-1]))
-            data = made
+        data, steps = clamped_affine.data, self._steps(clamped_affine)
+        for step, (op, constants, attrs) in enumerate(steps, 1):
+            hint = f"{output.name}_{op.lower()}"
+            made = output if step == len(steps) else self.editor.variable(hint, output.dtype, output.shape)
+            name = f"{place.name or output.name}_{op.lower()}"
+            data = self.editor.emit(op, [data, *map(self._constant, constants)], made, name, attrs, before=place)
 
     def _steps(self, clamped_affine: ClampedAffine) -> list[tuple[str, list[float | None], dict[str, float]]]:
         """The operators of a ramp, with their constant operands and attributes."""
@@ -186,7 +159,7 @@ class _Joiner:
         given = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
         if given == {"min": 0.0}:
             steps.append(("Relu", [], {}))
-        elif given and self._opset < _CLIP_BY_OPERANDS:
+        elif given and self.editor.opset < _CLIP_BY_OPERANDS:
             steps.append(("Clip", [], given))
         elif given:
             steps.append(("Clip", [given.get("min"), *([given["max"]] if "max" in given else [])], {}))
@@ -195,4 +168,4 @@ class _Joiner:
     def _constant(self, value: float | None) -> gs.Tensor:
         if value is None:
             return gs.Variable.empty()
-        return gs.Constant(self._names.fresh("ramp"), np.asarray(value, np.float32))
+        return self.editor.constant("ramp", np.asarray(value, np.float32))

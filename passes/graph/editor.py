@@ -1,0 +1,164 @@
+"""Edits of a graph: new nodes and constants in their places, nodes that are erased, tensors that are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from passes.graph import construct
+from passes.graph.names import Names
+from passes.graph.subgraphs import seen_outside
+from passes.graph.tensors import Array, Dim
+
+#: what is left to do once it is known that all of it can be done
+Change = Callable[[], None]
+
+
+def sequence(changes: list[Change]) -> Change:
+    """All of them."""
+
+    def change() -> None:
+        for each in changes:
+            each()
+
+    return change
+
+
+def erase(*nodes: gs.Node) -> None:
+    """Let nodes read and write nothing any more; `drop_erased` and `GraphEditor.finish` take them out of the graph."""
+    for node in nodes:
+        node.inputs.clear()
+        node.outputs.clear()
+
+
+def drop_erased(graph: gs.Graph) -> None:
+    """Leave out of the graph's list the nodes that write nothing."""
+    graph.nodes = [node for node in graph.nodes if node.outputs]
+
+
+def replace_tensor(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every consumer of `old`, subgraphs included, read `new`."""
+    for consumer in list(old.outputs):
+        for index, tensor in enumerate(consumer.inputs):
+            if tensor is old:
+                consumer.inputs[index] = new
+
+
+def erase_keeping_input(node: gs.Node, source: gs.Tensor) -> None:
+    """Erase the node; who reads its output 0 reads `source`."""
+    replace_tensor(node.outputs[0], source)
+    erase(node)
+
+
+def erase_keeping_output(node: gs.Node, source: gs.Tensor) -> None:
+    """Erase the node; what writes `source`, which nothing else may read, writes its output 0."""
+    output, producer = node.outputs[0], source.inputs[0]
+    erase(node)
+    producer.outputs = [output if t is source else t for t in producer.outputs]
+
+
+def become(node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None) -> None:
+    """Let the node be another operator of the standard, with its name and its outputs."""
+    if node.domain not in ("", "ai.onnx"):
+        node.domain = None
+    node.op, node.attrs, node.inputs = op, dict(attrs or {}), list(inputs)
+
+
+class GraphEditor:
+    """New nodes and constants for a graph, under names that nothing in it has.
+
+    New nodes are in the graph's list from `finish` on; until then the list is left alone, so it can be gone through.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.opset: int = graph.opset
+        self.names = Names(graph)
+        #: nothing comes before the one, or after the other
+        self.start, self.end = gs.Node("Start"), gs.Node("End")
+        #: the node before which new ones are put, unless it is said otherwise
+        self.place = self.end
+        self._before: dict[int, list[gs.Node]] = {}
+        self._after: dict[int, list[gs.Node]] = {}
+
+    # -- who else writes and reads a tensor ------------------------------------------------------------------------
+
+    @cached_property
+    def seen_outside(self) -> set[str]:
+        """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
+        return seen_outside(self.graph)
+
+    @cached_property
+    def _own(self) -> set[int]:
+        return {id(node) for node in self.graph.nodes}
+
+    def sole_producer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node of this graph that writes a tensor which is read once, and not seen outside; None for others."""
+        if len(tensor.inputs) != 1 or self.sole_reader(tensor) is None:
+            return None
+        return tensor.inputs[0] if id(tensor.inputs[0]) in self._own else None
+
+    def sole_reader(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that reads a tensor once, if nothing else reads it and it is not seen outside; None for others."""
+        return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in self.seen_outside else None
+
+    # -- what is new -----------------------------------------------------------------------------------------------
+
+    def constant(self, hint: str, values: Array | LazyValues) -> gs.Constant:
+        """A new initializer."""
+        stored = values if isinstance(values, LazyValues) else np.asarray(values, order="C")
+        return construct.constant(self.names.fresh(hint), stored)
+
+    def ints(self, hint: str, values: Iterable[int]) -> gs.Constant:
+        """A new initializer: int64 [values]."""
+        return self.constant(hint, np.asarray(values, np.int64))
+
+    def variable(self, hint: str, dtype: object = None, shape: Sequence[Dim] | None = None) -> gs.Variable:
+        """A new tensor that a node is to write."""
+        return construct.variable(self.names.fresh(hint), dtype, shape)
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[gs.Tensor],
+        output: gs.Tensor,
+        name: str,
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        domain: str | None = None,
+        before: gs.Node | None = None,
+        after: gs.Node | None = None,
+    ) -> gs.Tensor:
+        """Put a new node in, and return its output. `name` is a hint.
+
+        It comes right before `before`, or after `after` and all that was put there.
+        """
+        node = construct.node(op, self.names.fresh(name), attrs or {}, inputs, [output], domain)
+        self.insert(node, before=before, after=after)
+        return output
+
+    def insert(self, node: gs.Node, *, before: gs.Node | None = None, after: gs.Node | None = None) -> None:
+        """Put a node that is made already in, as `emit` does."""
+        if after is not None:
+            self._after.setdefault(id(after), []).append(node)
+        else:
+            self._before.setdefault(id(before or self.place), []).append(node)
+        self._own.add(id(node))
+
+    def finish(self) -> None:
+        """Bring the graph's list up to date: with the new nodes, without those that write nothing."""
+        self.graph.nodes = list(self._in_order((self.start, *self.graph.nodes, self.end)))
+        drop_erased(self.graph)  # with them the start and the end
+        self._before.clear()
+        self._after.clear()
+
+    def _in_order(self, nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
+        for node in nodes:
+            yield from self._in_order(self._before.get(id(node), ()))
+            yield node
+            yield from self._in_order(self._after.get(id(node), ()))
