@@ -39,7 +39,7 @@ def networks() -> dict[str, Callable[[], tuple[Any, tuple[int, ...], int]]]:
     import keras
     from keras import layers
 
-    from maskc.train.masks import prunable
+    from maskc.train import prunable
 
     def cnn() -> tuple[Any, tuple[int, ...], int]:
         stack = [keras.Input((28, 28, 1))]
@@ -98,7 +98,7 @@ def _tiled(model: Any, optimizer: Any, loss: Any, data: tuple[Any, Any]) -> Step
     """The step with one copy of each mask for each example, and signals from the gradients of the copies."""
     import tensorflow as tf
 
-    from maskc.train.masks.mask import mask_layers
+    from maskc.train.mask_layer import mask_layers
 
     masks = mask_layers(model)
     copies: dict[int, Any] = {}

@@ -21,12 +21,12 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from maskc.train.cost.computational_cost import ComputationalCost, computational_cost
-from maskc.train.cost.find_mask import find_input_mask, find_mask, find_output_mask, pruned_shape
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records, write_records
 from maskc.train.export import Exported, export_model
-from maskc.train.masks.mask import MaskLayer
-from maskc.train.masks.prunable import prunable
+from maskc.train.find_masks import find_input_mask, find_mask, find_output_mask, pruned_shape
+from maskc.train.mask_layer import MaskLayer
+from maskc.train.models.insert_masks import prunable
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.models.recommender import RankerConfig, ranker
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals

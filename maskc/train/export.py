@@ -19,7 +19,7 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import quiet
 from maskc.results.compilation import CompileReport, plain
 from maskc.train.cost.computational_cost import computational_cost
-from maskc.train.masks.mask import MaskLayer
+from maskc.train.mask_layer import MaskLayer
 
 MANIFEST = "manifest.json"
 

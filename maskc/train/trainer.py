@@ -12,7 +12,7 @@ from typing import Any
 
 from maskc.errors import InputError
 from maskc.train.export import Exported, check_target, export_model
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
 from maskc.train.running.distillation import Distiller

@@ -139,7 +139,7 @@ def _unique(names: list[str]) -> list[str]:
 def _register_layers() -> None:
     """Import the layers that maskc trains with, so that Keras finds them by their registered names."""
     try:
-        importlib.import_module("maskc.train.masks.mask")
+        importlib.import_module("maskc.train.mask_layer")
     except MaskcError:
         raise
     except ImportError as error:

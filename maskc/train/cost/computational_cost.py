@@ -15,7 +15,7 @@ import passes
 from maskc import progress
 from maskc.errors import InputError
 from maskc.train.cost.keras_to_onnx import masked_graph, value_of
-from maskc.train.masks.mask import MaskLayer, mask_layers
+from maskc.train.mask_layer import MaskLayer, mask_layers
 
 Values = Sequence[NDArray[np.floating]]
 

@@ -15,7 +15,7 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.keras import to_onnx
-from maskc.train.masks.mask import MaskLayer
+from maskc.train.mask_layer import MaskLayer
 
 
 def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, list[str]]:

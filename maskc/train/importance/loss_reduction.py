@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from maskc.train.masks.settings import Reduction
+Reduction = Literal["mean", "sum"]
 
 
 def loss_reduction(model: Any) -> Reduction | None:

@@ -10,9 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.importance.decay import check_decay
+from maskc.train.importance.loss_reduction import Reduction
 from maskc.train.importance.methods import METHODS, canonical, mean_over_replicas, random_signal
-from maskc.train.masks.mask import MaskLayer, activity, mask_layers, per_loss
-from maskc.train.masks.settings import Reduction, check_decay
+from maskc.train.importance.per_example import activity, per_loss
+from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.selection.groups import grouped, untied
 from maskc.train.selection.ranking import ranked
 

@@ -13,14 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance.loss_reduction import loss_reduction
-from maskc.train.importance.methods import METHODS, mean_over_replicas, random_signal
-from maskc.train.masks.mask import Gathering, MaskLayer, layer_of, mask_layers
-from maskc.train.masks.settings import FlopsWeight, Reduction, Settings
-from maskc.train.optimizer.discovery import find_model
+from maskc.train.importance.loss_reduction import Reduction, loss_reduction
+from maskc.train.importance.methods import METHODS, Gathering, mean_over_replicas, random_signal
+from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
+from maskc.train.optimizer.find_model import find_model
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
 from maskc.train.optimizer.xla import in_xla, settle_around
 from maskc.train.selection.pruner import History, Pruned, Pruner
+from maskc.train.selection.settings import FlopsWeight, Settings
 
 
 @keras.saving.register_keras_serializable(package="maskc")

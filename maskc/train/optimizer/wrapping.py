@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from maskc.train.masks.mask import layer_of
+from maskc.train.mask_layer import layer_of
 
 
 class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.epochs import as_epochs, explained
 from maskc.train.running.replicas import placed

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.train.masks.mask import MaskLayer
+from maskc.train.mask_layer import MaskLayer
 
 Groups = list[NDArray[np.int64]]
 

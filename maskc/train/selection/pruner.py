@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from maskc.errors import InputError, MaskcError
 from maskc.train.cost.computational_cost import ComputationalCost
 from maskc.train.cost.keras_to_onnx import compiled_flops, has_value
-from maskc.train.masks.mask import MaskLayer
-from maskc.train.masks.settings import Settings
+from maskc.train.mask_layer import MaskLayer
 from maskc.train.selection.groups import grouped, untied
 from maskc.train.selection.ranking import ranked
 from maskc.train.selection.schedules import goal
+from maskc.train.selection.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.train.masks.settings import FlopsWeight
+from maskc.train.selection.settings import FlopsWeight
 
 Masks = Sequence[NDArray[np.floating]]
 Groups = Sequence[NDArray[np.integer]]

@@ -19,7 +19,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
 from maskc.train.data.parsing import model_inputs
 from maskc.train.export import export_model
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from maskc.train.running.loop import Interrupted, Monitor
 
 SPEC = FeatureSpec(

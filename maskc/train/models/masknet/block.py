@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from maskc.train.masks.mask import MaskLayer
+from maskc.train.mask_layer import MaskLayer
 from maskc.train.models.masknet.config import MaskBlockConfig
 
 # That of the published implementation; Keras's own default is 1e-3.

@@ -13,7 +13,7 @@ import pytest
 import maskc
 from maskc.errors import InputError
 from maskc.train import MaskLayer, PruningOptimizer
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 
 BLOCK = {"output_size": 6, "aggregation_size": 7, "input_layer_norm": True}

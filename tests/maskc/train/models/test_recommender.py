@@ -13,7 +13,7 @@ import pytest
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import from_model
 from maskc.train import FeatureSpec, Records, write_records
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from maskc.train.models.builders import load_model
 from maskc.train.models.recommender import MeanEmbedding, RankerConfig, ranker
 

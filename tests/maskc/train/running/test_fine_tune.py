@@ -10,7 +10,7 @@ import pytest
 
 from maskc.errors import InputError
 from maskc.train import Distiller, PruningOptimizer, distill, fine_tune
-from maskc.train.masks.mask import mask_layers
+from maskc.train.mask_layer import mask_layers
 from tests.maskc.train import networks
 
 

@@ -16,7 +16,7 @@ from keras import layers, ops  # noqa: E402
 import maskc  # noqa: E402
 from maskc.errors import InputError  # noqa: E402
 from maskc.train import computational_cost, prunable  # noqa: E402
-from maskc.train.masks.mask import mask_layers  # noqa: E402
+from maskc.train.mask_layer import mask_layers  # noqa: E402
 
 
 def residual() -> Any:

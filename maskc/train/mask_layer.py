@@ -12,19 +12,10 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.methods import Method
-from maskc.train.masks.settings import Reduction
-
-
-@dataclass(frozen=True)
-class Gathering:
-    """How a pruning optimizer wants signals: by which method, for which loss.
-
-    `reduction` is None if it is not known how the loss is reduced over the batch.
-    """
-
-    method: Method
-    reduction: Reduction | None
+from maskc.train.importance.decay import moving_average
+from maskc.train.importance.loss_reduction import Reduction
+from maskc.train.importance.methods import Gathering
+from maskc.train.importance.per_example import activity, copies_of, masked
 
 
 @runtime_checkable
@@ -155,14 +146,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
-        copies = _copies(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
+        copies = copies_of(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
         if gathering is None:
             self._passage = Passage(copies, inputs)
-        return _multiply(inputs, mask, copies)
+        return masked(inputs, mask, copies)
 
     def average(self, statistic: Any, decay: Any) -> None:
         """Lets the signal follow a batch's statistic, of shape `(channels,)`."""
-        self.signal.assign(decay * self.signal + (1 - decay) * statistic)
+        self.signal.assign(moving_average(self.signal, statistic, decay))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `input_shape`."""
@@ -234,78 +225,6 @@ def _channels_last(mask: Any, rank: int) -> Any:
     if rank < 3:
         return mask
     return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
-
-
-def _multiply(inputs: Any, mask: Any, copies: Any) -> Any:
-    """`inputs · mask`, of which `copies` takes the derivatives by each example's own copy of the mask.
-
-    The product does not depend on the value of `copies`. The backward pass has everything at hand that the per-example
-    gradients of a mask need: example n's derivative by its own mask entry c is the sum over positions of
-    `upstream · inputs`. So the mask is never repeated.
-    """
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def multiply(inputs: Any, mask: Any, copies: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, None, Any]:
-            return upstream * mask, None, per_example(inputs, upstream)
-
-        return inputs * mask, gradient
-
-    return multiply(inputs, mask, copies)
-
-
-def _copies(signal: Any, batch: Any, gathering: Gathering | None) -> Any:
-    """Zeros of shape `(batch, channels)`, whose gradients become that of `signal`: what the optimizer is to know.
-
-    The gradient is the `root` of the statistic, which is proportional to the loss.
-    """
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def repeat(signal: Any) -> Any:
-        def gradient(upstream: Any) -> Any:
-            if gathering is None or gathering.method.reads != "gradients":
-                return tf.zeros_like(signal)
-            losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean")
-            return tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
-
-        return tf.zeros((batch, signal.shape[0]), signal.dtype), gradient
-
-    return repeat(signal)
-
-
-def per_example(inputs: Any, upstream: Any) -> Any:
-    """Returns the derivatives of the batch's loss by each example's own copy of the mask.
-
-    Args:
-        inputs: what the mask multiplies, of shape `(batch, ..., channels)`.
-        upstream: the derivative of the batch's loss by the product, of the same shape.
-
-    Returns:
-        A float32 tensor of shape `(batch, channels)`.
-    """
-    product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
-    # One axis after the other: TensorFlow adds rows that lie side by side faster than it gathers channels over a map.
-    for _ in range(product.shape.rank - 2):
-        product = tf.reduce_sum(product, axis=1)
-    return product
-
-
-def per_loss(batch: Any, reduction: Reduction) -> Any:
-    """Returns what a derivative of the batch's loss is multiplied by to be one of the example's own loss.
-
-    Args:
-        batch: examples on this replica, equally many on all of them.
-        reduction: "mean" if the losses of the replicas add up to the mean of all examples' losses, "sum" if to their
-            sum. That is how Keras divides them in `fit`.
-    """
-    if reduction == "sum":
-        return tf.constant(1.0)
-    return tf.cast(batch * tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
-
-
-def activity(inputs: Any) -> Any:
-    """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
-    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=list(range(1, inputs.shape.rank - 1)))
 
 
 def _is_automatic(frame: Any) -> bool:

@@ -17,7 +17,7 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
 from maskc.train.cost.keras_to_onnx import masked_graph
-from maskc.train.masks.mask import MaskLayer, mask_layers
+from maskc.train.mask_layer import MaskLayer, mask_layers
 from passes.errors import GraphError
 from passes.model.bind import bind
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.importance.decay import check_decay, is_number
+from maskc.train.importance.loss_reduction import Reduction
 from maskc.train.importance.methods import canonical
 from maskc.train.selection.schedules import SCHEDULES
 
-Reduction = Literal["mean", "sum"]
 FlopsWeight = float | Literal["auto"]
 
 
@@ -55,24 +55,13 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
         check_decay(self.decay)
-        if not _is_number(self.flops_target) or self.flops_target < 0:
+        if not is_number(self.flops_target) or self.flops_target < 0:
             raise InputError(
                 f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
             )
-        if self.flops_weight != "auto" and (not _is_number(self.flops_weight) or self.flops_weight < 0):
+        if self.flops_weight != "auto" and (not is_number(self.flops_weight) or self.flops_weight < 0):
             raise InputError(
                 f'flops_weight must be "auto" or a number that is not negative, not {self.flops_weight!r}.'
             )
         if self.loss_reduction not in ("auto", "mean", "sum"):
             raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
-
-
-def check_decay(decay: Any) -> None:
-    """Raises InputError if `decay` is not one of a moving average."""
-    if not _is_number(decay) or not 0 <= decay < 1:
-        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    numbers = (int, float, np.integer, np.floating)
-    return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
-from maskc.train.masks.mask import MaskLayer, mask_layers
+from maskc.train.mask_layer import MaskLayer, mask_layers
 
 
 def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:

@@ -1,1 +1,0 @@
-"""Mask layers, and models that are given them."""
