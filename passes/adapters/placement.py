@@ -1,151 +1,28 @@
-"""How freely constants are put back at doors: where it is cheaper, wherever it saves a FLOP, or nowhere."""
+"""Where adapters are placed: where they cost less than computing, wherever they save a FLOP, or nowhere.
+
+A policy says so by the price that it puts on them; `passes.planning` weighs that against what it saves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal, get_args
 
-import numpy as np
-import onnx_graphsurgeon as gs
-
-from passes.graph.tensors import Mask, is_constant, present, shape_of
-from passes.ops import Link, rules
-from passes.planning import planner
-from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StorageFloor, StoragePlan
+from passes.adapters.price import FLOPS_PER_MOVED_ELEMENT
 
 Policy = Literal["auto", "always", "never"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-# FLOPs per moved element that no saving outweighs; finite, so that nothing moved costs nothing.
-_DEAR = 1e30
-# So little that any saved FLOP outweighs it; not zero, so that nothing is moved without need.
-_CHEAP = 1e-6
+_FLOPS_PER_MOVED_ELEMENT: dict[Policy, float] = {
+    "auto": FLOPS_PER_MOVED_ELEMENT,
+    # so little that any saved FLOP outweighs it; not zero, so that nothing is moved without need
+    "always": 1e-6,
+    # more than any saving outweighs; finite, so that nothing moved costs nothing
+    "never": 1e30,
+}
 
 
-def plan(graph: gs.Graph, facts: Facts, adapters: Policy = "auto", least: StorageFloor | None = None) -> StoragePlan:
-    """What each tensor stores; `least` in any case.
-
-    `auto` puts constants back where that costs less than computing them, by the cost rule of `layout`; `always` takes
-    adapters to cost nothing, so that the fewest FLOPs are left; `never` writes none: the producers compute what their
-    consumers must see. A tensor that is constant altogether is a constant operand in any case. Raises ValueError for
-    another word.
-    """
-    if adapters == "auto":
-        return planner.plan(graph, facts, least=least)
-    if adapters == "always":
-        return planner.plan(graph, facts, _CHEAP, least)
-    if adapters != "never":
-        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {adapters!r}.")
-    facts = replace(facts, dependence={})  # who stores one slice for another must be able to put it back
-    least = least or StorageFloor()
-    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
-        chosen = planner.plan(graph, facts, _DEAR, least)
-        if not _Widening(graph, facts, chosen, least).run():
-            return chosen
-
-
-def put_in(graph: gs.Graph, plan: StoragePlan) -> list[str]:
-    """Tensors that are constant altogether and so not computed, though something sees them."""
-    read = [
-        t
-        for index, n in enumerate(graph.nodes)
-        if index in plan.computed
-        for i, t in present(n.inputs)
-        if all(plan.required.get((index, i, a), np.ones(1, bool)).any() for a in range(len(shape_of(t) or ())))
-    ]
-    return list(dict.fromkeys(t.name for t in [*read, *graph.outputs] if t.name in plan.absent))
-
-
-class _Widening:
-    """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
-
-    def __init__(self, graph: gs.Graph, facts: Facts, chosen: StoragePlan, least: StorageFloor) -> None:
-        self.graph = graph
-        self.facts = facts
-        self.chosen = chosen
-        self.least = least
-        self.held = dict(chosen.stored)
-        self.grew = False
-
-    def run(self) -> bool:
-        """Add to `least` what takes the place of each adapter of the plan; whether that was anything."""
-        for index, node in enumerate(self.graph.nodes):
-            if index in self.chosen.computed:
-                for i, tensor in present(node.inputs):
-                    if not is_constant(tensor) and tensor.name not in self.chosen.absent:
-                        self._visit(index, node, i, tensor)
-        for tensor in self.graph.outputs:
-            for axis in range(len(shape_of(tensor) or ())):
-                if (tensor.name, axis) in self.held and tensor.name not in self.chosen.absent:
-                    self._store(tensor, axis, self._all(tensor, axis))
-        return self.grew
-
-    def _visit(self, index: int, node: gs.Node, i: int, tensor: gs.Tensor) -> None:
-        for axis in range(len(shape_of(tensor) or ())):
-            if not self.facts.size(tensor, axis):
-                continue
-            there = self._held(tensor, axis)
-            seen = self.chosen.required.get((index, i, axis), self._all(tensor, axis))
-            if not seen.any():
-                continue  # an operand that is left out
-            if (seen & ~there).any():
-                self._store(tensor, axis, seen)
-            for output, a, mask in _reached(node, self.facts, i, axis, there & ~seen):
-                self._store(output, a, mask)
-            unread = self._stored(tensor, axis) & ~seen
-            reached = _reached(node, self.facts, i, axis, unread)
-            if unread.any() and all(
-                t.name in self.chosen.absent or self._stored(t, a)[mask].all() for t, a, mask in reached
-            ):
-                self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
-
-    def _all(self, tensor: gs.Tensor, axis: int) -> Mask:
-        return np.ones(self.facts.size(tensor, axis) or 0, bool)
-
-    def _stored(self, tensor: gs.Tensor, axis: int) -> Mask:
-        """What the plan stores; `_held` adds what this sweep does."""
-        return self.chosen.stored.get((tensor.name, axis), self._all(tensor, axis))
-
-    def _held(self, tensor: gs.Tensor, axis: int) -> Mask:
-        return self.held.get((tensor.name, axis), self._all(tensor, axis))
-
-    def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
-        key = tensor.name, axis
-        before = self.least.stored.get(key, np.zeros(mask.size, bool))
-        self.least.stored[key] = before | mask
-        self.held[key] = self._held(tensor, axis) | mask
-        self.grew = self.grew or bool((mask & ~before).any())
-
-    def _leave(self, index: int, node: gs.Node) -> None:
-        self.grew = self.grew or index not in self.least.intact
-        self.least.intact.add(index)
-        for tensor in node.outputs:
-            for axis in range(len(shape_of(tensor) or ())):
-                if self.facts.size(tensor, axis):
-                    self._store(tensor, axis, self._all(tensor, axis))
-
-
-def _reached(node: gs.Node, facts: Facts, index: int, axis: int, there: Mask) -> Iterator[tuple[gs.Tensor, int, Mask]]:
-    """What the outputs must store for the node to read these slices of its input."""
-    links = [k for k in facts.links(node) if (k.input, k.input_axis) == (index, axis)]
-    for link in links:
-        output = node.outputs[link.output]
-        yield output, link.output_axis, _forward(link, there, facts.size(output, link.output_axis) or 0)
-    for o, output in enumerate(node.outputs):
-        for a in range(len(shape_of(output) or ())):
-            carried = not links and (index, axis) in rules(node).carries(node, facts, o, a)
-            if carried and facts.size(output, a) == there.size:
-                yield output, a, there
-
-
-def _forward(link: Link, there: Mask, size: int) -> Mask:
-    """Output slices that come from these input slices."""
-    if link.source is None:
-        return there
-    if link.split:
-        reached = np.zeros(size, bool)
-        reached[link.source[there]] = True
-        return reached
-    return np.asarray((link.source >= 0) & there[link.source])
+def flops_per_moved_element(policy: Policy) -> float:
+    """What moving an element costs under this policy. Raises ValueError for another word."""
+    if policy not in POLICIES:
+        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {policy!r}.")
+    return _FLOPS_PER_MOVED_ELEMENT[policy]

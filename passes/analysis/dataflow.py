@@ -28,7 +28,7 @@ def analyse(
     Of a subgraph, `around` are the facts of the graph that it stands in, and `given` what is known of its inputs, by
     name and axis; `inside` are the facts of its own subgraphs.
     """
-    facts = Facts(opset=graph.opset, inside=inside or {})
+    facts = Facts(graph.opset, rules, inside=inside or {})
     if around is not None:
         own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
         own |= {t.name for n in graph.nodes for t in n.inputs if is_constant(t)}

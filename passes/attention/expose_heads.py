@@ -10,11 +10,11 @@ from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph, *, frugal: bool = False) -> tuple[Facts, frozenset[str]]:
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
 
     Afterwards operators are written out, parts picked early and heads aligned where that lets channels go; the
-    function of the graph is the same. `frugal`: no map of constants is stored that takes more than what makes it.
+    function of the graph is the same.
     """
     found = dataflow.analyse(graph)
     if decompose.decompose_operators(graph, found):
@@ -24,5 +24,4 @@ def understood(graph: gs.Graph, *, frugal: bool = False) -> tuple[Facts, frozens
         found = dataflow.analyse(graph)
     made = heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
-    found.frugal = frugal
     return found, made

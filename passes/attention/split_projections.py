@@ -182,7 +182,7 @@ class _Hoist:
         picked.shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
         index = gs.Constant(self.names.fresh("channels"), channels)
         gather = gs.Node("Gather", self.names.fresh(f"{source.name}_pick"), {"axis": axis}, [current, index], [picked])
-        change = Orders(self.graph).written(current, axis, channels) if chain else None
+        change = Orders(self.graph, rules).written(current, axis, channels) if chain else None
         if change is None:
             self.made.append(gather)
             return picked

@@ -69,7 +69,7 @@ class _Asked(Orders):
     """Notes which operands would have to be put in another order, and lets all be."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        super().__init__(graph)
+        super().__init__(graph, rules)
         self.operands: list[tuple[int, int]] = []
 
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:

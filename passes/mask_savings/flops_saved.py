@@ -22,8 +22,8 @@ from passes.model.prepare import checked, prepared, simplified
 from passes.ops import rules
 from passes.pipeline.cleanup import clean
 from passes.pipeline.control_flow import with_subgraphs
-from passes.planning import planner
-from passes.rewriting import lower_ops
+from passes.planning.apply import apply
+from passes.planning.planner import PlanOptions, plan
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
@@ -176,15 +176,15 @@ def _compiled(model: onnx.ModelProto) -> Compiled:
 
 def _shrunk(model: onnx.ModelProto, graph: gs.Graph, frugal: bool = False) -> tuple[Compiled, int]:
     """Costs and number of parameters of the model's graph with all gone that may go; the graph is changed in place."""
-    lower_ops.apply(graph, *_planned(graph, frugal))
+    apply(graph, *_planned(graph, frugal))
     clean(graph)
     return _costs(model, graph)
 
 
 def _planned(graph: gs.Graph, frugal: bool = False) -> tuple[Facts, StoragePlan]:
     """What the compiler knows of the graph and makes of it."""
-    found, _ = with_subgraphs(graph, understood(graph, frugal=frugal)[0])
-    return found, planner.plan(graph, found)
+    found, _ = with_subgraphs(graph, understood(graph)[0])
+    return found, plan(graph, found, PlanOptions(frugal=frugal))
 
 
 def _costs(model: onnx.ModelProto, graph: gs.Graph) -> tuple[Compiled, int]:

@@ -131,6 +131,10 @@ class Op:
         """How many times as long as an addition it takes for an element."""
         return 1.0
 
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        """Which input slices the output slices come from, along axes of static size; ask `facts.links`, a cache."""
+        return []
+
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
@@ -270,10 +274,6 @@ class Linked(Op):
     """
 
     reason = "needs the same channels at its inputs as it writes"
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        """The links of this node, for axes of static size only. Ask `facts.links`, which remembers them."""
-        raise NotImplementedError
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         """What is known of the output when these linked input slices are known; by default the same values."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from passes.adapters import placement
 from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.graph.names import Names
@@ -15,8 +14,9 @@ from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.pipeline import control_flow
 from passes.planning import explain
+from passes.planning.apply import apply
+from passes.planning.planner import PlanOptions, plan
 from passes.results import Held, MaskedAxis
-from passes.rewriting import lower_ops
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import constant_folding, dead_code, fold_scale_shift
 from passes.targets.onnxruntime import maxpool_padding
@@ -53,11 +53,11 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
             if len(nested.facts) > before:
                 known = _analysed(node, body, found, nested.facts)
             nested.facts[id(body)] = known
-            plan = placement.plan(body, known, adapters)
-            masked, held = explain.explain(body, known, plan, adapters)
+            chosen = plan(body, known, PlanOptions(adapters, frugal=True))
+            masked, held = explain.explain(body, known, chosen, adapters)
             nested.masked += masked
             nested.held += held
-            lower_ops.apply(body, known, plan)
+            apply(body, known, chosen)
             constant_folding.fold_constants(body)
             dead_code.drop_identities(body)
             fold_scale_shift.fuse(body)
@@ -108,6 +108,4 @@ def with_subgraphs(graph: gs.Graph, found: Facts, adapters: Policy = "auto") -> 
     inner = control_flow.shrink(graph, found, adapters)
     if not inner.facts:
         return found, inner
-    wider = dataflow.analyse(graph, inside=inner.facts)
-    wider.frugal = found.frugal
-    return wider, inner
+    return dataflow.analyse(graph, inside=inner.facts), inner

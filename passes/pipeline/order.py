@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters import placement
 from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
@@ -26,8 +25,11 @@ from passes.pipeline.cleanup import clean
 from passes.pipeline.control_flow import with_subgraphs
 from passes.pipeline.trace import Trace
 from passes.planning import explain
+from passes.planning.apply import apply
+from passes.planning.planner import PlanOptions, plan
+from passes.planning.without_adapters import constant_operands
 from passes.results import Report, Width
-from passes.rewriting import lower_ops, storage_plan
+from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import dead_code
 from passes.targets.onnxruntime import channel_multiples, half_precision_transpose, maxpool_padding
 from passes.targets.onnxruntime.channel_multiples import Align
@@ -57,7 +59,7 @@ def shrink(
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
-    adapters: whether constants that a consumer must see are put back at its door or computed after all; `policy.plan`
+    adapters: whether constants that a consumer must see are put back at its door or computed after all; `PlanOptions`
     says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
     before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
     there are channels to keep; by default no channel is kept for that. store: where large weights of the result are
@@ -96,6 +98,7 @@ def _shrunk(
     frugal: bool,
 ) -> Shrunk:
     """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
+    options = PlanOptions(adapters, frugal)
     with clock.timed("prepare"):
         graph = checked(model)
     with clock.timed("cost"):
@@ -111,7 +114,7 @@ def _shrunk(
         trace.stored.clear()
         trace.stage("prepare", graph, model)
     with clock.timed("facts", graph):
-        found, made = understood(graph, frugal=frugal)
+        found, made = understood(graph)
     if trace is not None:
         trace.stage("facts", graph, model)
     with clock.timed("nested", graph):
@@ -119,20 +122,20 @@ def _shrunk(
     if trace is not None:
         trace.stage("nested", graph, model)
     with clock.timed("layout", graph):
-        plan = placement.plan(graph, found, adapters)
+        chosen = plan(graph, found, options)
     wider: tuple[Width, ...] = ()
     if align is not None:
         with clock.timed("widths", graph):
-            plan, found, wider = channel_multiples.chosen(graph, found, plan, align, adapters)
-    whole = placement.put_in(graph, plan) if adapters == "never" else []
+            chosen, found, wider = channel_multiples.chosen(graph, found, chosen, align, options)
+    whole = constant_operands(graph, chosen) if adapters == "never" else []
     with clock.timed("explain"):
-        masked, held = explain.explain(graph, found, plan, adapters, made)
+        masked, held = explain.explain(graph, found, chosen, adapters, made)
         masked, held = (*masked, *inner.masked), (*held, *inner.held)
     with clock.timed("rewrite", graph):
-        lower_ops.apply(graph, found, plan)
+        apply(graph, found, chosen)
     if trace is not None:
         trace.stage("rewrite", graph, model)
-        trace.stored.update(plan.stored)
+        trace.stored.update(chosen.stored)
     with clock.timed("clean", graph):
         clean(graph, align if isinstance(align, Rates) else None, before.flops, model)
         maxpool_padding.keep_apart(graph, merged)
@@ -149,7 +152,7 @@ def _shrunk(
         return _shrunk(model, adapters, trace, clock, None, store, frugal=frugal)
     if after.flops > before.flops:
         source = prepared(model)
-        left = explain.explain(source, dataflow.analyse(source), storage_plan.StoragePlan(), adapters)
+        left = explain.explain(source, dataflow.analyse(source), StoragePlan(), adapters)
         clean(source, source=model)
         plain = exported(source, model, store)
         cost_of_plain = flops.count(plain)

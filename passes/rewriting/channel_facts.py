@@ -6,6 +6,7 @@ Both are found by one sweep over the nodes with the operators' own rules; nothin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,10 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, combined, uniform, whole
 from passes.abstract_values.linear_dependence import LinearDependence
-from passes.abstract_values.slices import ConstantSlices
+from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
 from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, size_of
-from passes.ops import Link, Linked, rules
+from passes.rewriting.rule_table import SliceFlow
 from passes.weights.sparsity import Nonzero
 from passes.weights.statistics import is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
@@ -36,11 +37,11 @@ class Facts:
     `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below,
     `sums[name]` an axis along which the elements add up to one.
     `adds_maps`: contractions may add what known maps bring, as a map, instead of reading these channels.
-    `inside` holds the facts of the subgraphs of control flow, by their `id`.
+    `inside` holds the facts of the subgraphs of control flow, by their `id`. `rules` finds the rules of a node.
     """
 
     opset: int
-    frugal: bool = True
+    rules: Callable[[gs.Node], SliceFlow[Facts]]
     adds_maps: bool = True
     constant_map: dict[str, dict[int, ConstantMap]] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
@@ -68,8 +69,7 @@ class Facts:
         """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
         found = self._links.get(id(node))
         if found is None:
-            op = rules(node)
-            links = op.links(node, self) if isinstance(op, Linked) else []
+            links = self.rules(node).links(node, self)
             self._links[id(node)] = found = [link for link in links if self._is_static(node, link)]
         return found
 
@@ -126,14 +126,6 @@ class Facts:
             return known.mask if known is not None else None if uneven is None else uneven.mask
         return known.mask | uneven.mask
 
-    def bulky(self, tensor: gs.Tensor, axis: int) -> Mask | None:
-        """Slices along the axis whose maps take more to store than what makes them; None if there are none.
-
-        None also where memory is not scarce: as a rule more goes than a few maps take.
-        """
-        uneven = self.constant_map.get(tensor.name, {}).get(axis) if self.frugal else None
-        return None if uneven is None or uneven.value[0].size <= self.weights(tensor, axis) else uneven.mask
-
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
         """Elements of initializers that go with each slice along the axis, back to the contraction that makes it."""
         total = 0
@@ -143,7 +135,7 @@ class Facts:
             own = [t for t in node.inputs if is_constant(t) and len(t.outputs) == 1]
             total += sum(math.prod(t.shape) // size for t in own if size in t.shape)
             output = next(i for i, t in enumerate(node.outputs) if t is tensor)
-            carried = [(node.inputs[i], a) for i, a in rules(node).carries(node, self, output, axis)]
+            carried = [(node.inputs[i], a) for i, a in self.rules(node).carries(node, self, output, axis)]
             computed = [(t, a) for t, a in carried if not is_constant(t)]
             if len(computed) != 1:
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -9,7 +11,7 @@ from passes.graph.editor import Change, sequence
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import SMALL, Index, is_constant, shape_of
-from passes.ops import rules
+from passes.rewriting.rule_table import Ordering
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Picked, moved
 
@@ -17,7 +19,8 @@ from passes.weights.streaming import Picked, moved
 class Orders:
     """What operators ask for to write or read channels in another order."""
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], Ordering[Orders]]) -> None:
+        self._rules = rules
         self._names = Names(graph)
         self._shared = seen_outside(graph)
 
@@ -27,7 +30,7 @@ class Orders:
             return None
         node = tensor.inputs[0]
         output = next(i for i, t in enumerate(node.outputs) if t is tensor)
-        change = rules(node).writes_in_order(node, output, axis, order, self)
+        change = self._rules(node).writes_in_order(node, output, axis, order, self)
         if change is None:
             return None
         made = change
@@ -46,9 +49,9 @@ class Orders:
         changes: list[Change] = []
         for consumer in list(tensor.outputs):
             places = [i for i, t in enumerate(consumer.inputs) if t is tensor]
-            change = (
-                rules(consumer).reads_in_order(consumer, places[0], axis, order, self) if len(places) == 1 else None
-            )
+            if len(places) != 1:
+                return None
+            change = self._rules(consumer).reads_in_order(consumer, places[0], axis, order, self)
             if change is None:
                 return None
             changes.append(change)

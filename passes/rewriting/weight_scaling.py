@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -11,7 +13,7 @@ from passes.graph.editor import Change
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
-from passes.ops import rules
+from passes.rewriting.rule_table import OutputFolding
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
 from passes.weights.streaming import Lazy, Scaled, lazy
@@ -20,7 +22,8 @@ from passes.weights.streaming import Lazy, Scaled, lazy
 class Fuser:
     """What an operator's `takes` may ask for to put an affine map of its output into its own constants."""
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], OutputFolding[Fuser]]) -> None:
+        self._rules = rules
         self._names = Names(graph)
         self._own = {id(n) for n in graph.nodes}
         self._shared = seen_outside(graph)
@@ -32,7 +35,7 @@ class Fuser:
             return False
         if id(data.inputs[0]) not in self._own or rounds(affine.shift, data.dtype):
             return False
-        return rules(data.inputs[0]).fold_output_affine(data.inputs[0], affine, self)
+        return self._rules(data.inputs[0]).fold_output_affine(data.inputs[0], affine, self)
 
     def is_seen_outside(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor is an output of the graph, or a subgraph reads it."""

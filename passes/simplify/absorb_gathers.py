@@ -17,7 +17,7 @@ def absorb_orders(graph: gs.Graph) -> None:
     Afterwards none is left that picks each channel once at most and has nothing but single-read operators between
     itself and a product of constant weights, nor a permutation that only such products read.
     """
-    orders = Orders(graph)
+    orders = Orders(graph, rules)
     for node in list(graph.nodes):
         picked = rules(node).picked(node)
         if picked is None or np.unique(picked[1]).size < picked[1].size:

@@ -23,7 +23,7 @@ def fold_ahead(graph: gs.Graph) -> None:
     runtime makes one operator of stays as it is: without the ½ a Gelu is four of them, without its scale a
     normalisation five.
     """
-    fuser = Fuser(graph)
+    fuser = Fuser(graph, rules)
     joined = joined_nodes(graph)
     for node in reversed(list(graph.nodes)):
         affine = None if id(node) in joined else rules(node).affine(node)
@@ -62,7 +62,7 @@ def fuse(graph: gs.Graph) -> None:
     Afterwards no BatchNormalization, Mul or Add with a per-channel constant follows a Conv, ConvTranspose, Gemm or
     MatMul of constant weights whose result nothing else reads (a shift behind a MatMul stays an Add).
     """
-    fuser = Fuser(graph)
+    fuser = Fuser(graph, rules)
     for node in list(graph.nodes):
         affine = rules(node).affine(node)
         if affine is None or not fuser.fold(affine):

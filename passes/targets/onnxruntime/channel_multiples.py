@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters import placement
-from passes.adapters.placement import Policy
 from passes.graph.tensors import describe, static_shape
 from passes.ops import rules
+from passes.planning import planner
+from passes.planning.planner import PlanOptions
 from passes.results import Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
@@ -55,7 +55,7 @@ class _Choice:
 
     plan: StoragePlan
     facts: Facts
-    adapters: Policy
+    options: PlanOptions
     least: StorageFloor
     timing: Timing
     time: float
@@ -71,47 +71,47 @@ class _Hope:
 
 
 def chosen(
-    graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, adapters: Policy
+    graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, options: PlanOptions
 ) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
     """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
 
-    `plan` was made with this policy of `adapters`. With rates, no plan is returned that they say takes longer than
+    `plan` was made with these options. With rates, no plan is returned that they say takes longer than
     `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
     and channels that are known maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
-        result = placement.plan(graph, facts, adapters, least)
+        result = planner.plan(graph, facts, options, least)
         return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
         bundles = Bundles(graph, facts, plan)
         extras = _rounded(_written(graph, bundles.found), _multiples(graph, bundles.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
         least = _least(bundles, plan, extras, reason, StorageFloor())
-        result = placement.plan(graph, facts, adapters, least) if extras else plan
+        result = planner.plan(graph, facts, options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
-    def choice(facts: Facts, adapters: Policy, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
-        result = placement.plan(graph, facts, adapters, least) if made is None else made
+    def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
+        result = planner.plan(graph, facts, options, least) if made is None else made
         timing = Timing(graph, result, align, facts)
-        return _Choice(result, facts, adapters, least, timing, timing.total())
+        return _Choice(result, facts, options, least, timing, timing.total())
 
-    first = choice(facts, adapters, StorageFloor(), plan)
+    first = choice(facts, options, StorageFloor(), plan)
     if not any(step.work for step in first.timing.steps):
         return plan, facts, ()
     starts = [first]
-    if adapters == "auto" and first.timing.adapters:
-        starts.append(choice(facts, "never", StorageFloor()))
+    if options.adapters == "auto" and first.timing.adapters:
+        starts.append(choice(facts, replace(options, adapters="never"), StorageFloor()))
     if any(step.maps for step in first.timing.steps):
-        starts.append(choice(replace(facts, adds_maps=False), adapters, StorageFloor()))
+        starts.append(choice(replace(facts, adds_maps=False), options, StorageFloor()))
     hopes = [hope for start in starts if (hope := _hope(graph, facts, start)) is not None]
     best = min(starts, key=lambda found: found.time)
     for hope in sorted(hopes, key=lambda hope: hope.time):
         if hope.time < best.time:  # a plan is made only where it may be the fastest
-            best = min(best, choice(hope.start.facts, hope.start.adapters, hope.least), key=lambda found: found.time)
+            best = min(best, choice(hope.start.facts, hope.start.options, hope.least), key=lambda found: found.time)
     whole = Timing(graph, untouched(graph), align).total()
     if whole < best.time:
-        best = choice(facts, adapters, _everything(plan, "kept, as the model with fewer channels would run slower"))
+        best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time <= whole and not _is_worth_it(graph, first, best):
         return plan, facts, ()
     return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))

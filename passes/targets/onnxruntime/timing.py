@@ -15,11 +15,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.kernel_shape import Blocks, Work
+from passes.adapters.price import only_at_ends
 from passes.cost.per_example import multiples, repeated
 from passes.graph.assumed_sizes import usual_sizes
 from passes.graph.tensors import is_constant, present, shape_of
 from passes.ops import rules
-from passes.planning.planner import at_ends
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
 from passes.targets.onnxruntime.gates import gated
@@ -273,7 +273,7 @@ class Timing:
             return None
         self.adapters = True
         block = math.prod(self._stored_sizes(tensor)[axis + 1 :])
-        copied = 0.0 if at_ends(stored, seen) else self.rates.copy / max(block, 1)
+        copied = 0.0 if only_at_ends(stored, seen) else self.rates.copy / max(block, 1)
         return int(seen.sum()), self.rates.move + copied
 
     def _stored_sizes(self, tensor: gs.Tensor) -> list[int]:

@@ -8,7 +8,8 @@ import pytest
 
 from passes.analysis.dataflow import analyse
 from passes.model.prepare import prepared
-from passes.planning.planner import plan
+from passes.planning.cheapest_storage import cheapest
+from passes.rewriting.storage_plan import StorageFloor
 from tests.passes.text import compiled, mask, model, operators, random, weight
 
 
@@ -46,7 +47,7 @@ def test_every_price_stores_all_that_is_live(price: float) -> None:
     left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
     graph = prepared(residual(64, left, right))  # type: ignore[arg-type]
     facts = analyse(graph)
-    layout = plan(graph, facts, price)
+    layout = cheapest(graph, facts, price, StorageFloor(), frugal=True)
     for name, tensor in graph.tensors().items():
         if (name, 1) in layout.stored and name not in layout.absent:
             assert not (facts.live(tensor, 1) & ~layout.stored[name, 1]).any()

@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 import passes.targets.onnxruntime.channel_multiples
 from passes import count, shrink
 from passes.abstract_values.kernel_shape import Work
-from passes.adapters.placement import plan
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
+from passes.planning.planner import plan
 from passes.rewriting.storage_plan import StoragePlan
 from passes.targets.onnxruntime.kernel_rates import ANY, LINES, RATES, Rates
 from passes.targets.onnxruntime.timing import Timing

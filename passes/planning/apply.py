@@ -1,0 +1,185 @@
+"""Make a graph store what its plan says: adapters at inputs, each node rewritten by its own rule, whole outputs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.constant_maps import ConstantMap
+from passes.graph.subgraphs import captured, replace_captured
+from passes.graph.tensors import SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
+from passes.ops import rules
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.storage_plan import StoragePlan
+from passes.weights.quantized import Quantized
+
+
+def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
+    """Rewrite the graph in place. Afterwards every tensor stores exactly what the plan says."""
+    rewriter = Rewriter(graph, facts, plan)
+    nodes = list(graph.nodes)
+    for index, node in enumerate(nodes):
+        if index in plan.computed:
+            rewriter.begin(index, node)
+            _fit_inputs(rewriter, node)
+            _fit_captured(rewriter, node)
+            rules(node).lower(node, rewriter)
+            rewriter.finish(node)
+    _finish_outputs(graph, rewriter)
+    for index, node in enumerate(nodes):
+        if index not in plan.computed:
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = [*_gathers_from_shared(rewriter), *rewriter.nodes]
+    # only now: until here the rules are told the shapes that the tensors had
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name in rewriter.shapes and not any(tensor is t for t in graph.outputs):
+                tensor.shape = rewriter.stored_shape(tensor)
+
+
+def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
+    """Give the node at every input the slices that it requires."""
+    for index, tensor in present(node.inputs):
+        required = {a: rewriter.required(node, index, a) for a in range(len(rewriter.shape(tensor)))}
+        if is_constant(tensor):
+            if any(r is not None for r in required.values()):
+                rewriter.set_input(node, index, rewriter.slice(tensor, required))
+        elif all(r is None or any_set(r) for r in required.values()):  # else the operand is left out
+            adapted = _adapted(rewriter, tensor, required, _may_broadcast(rewriter, node, index))
+            rewriter.set_input(node, index, adapted)
+
+
+def _fit_captured(rewriter: Rewriter, node: gs.Node) -> None:
+    """Let the subgraphs of the node read whole tensors."""
+    for tensor in captured(node):
+        if not is_constant(tensor):
+            adapted = _adapted(rewriter, tensor, {}, False)
+            if adapted is not tensor:
+                replace_captured(node, tensor, adapted)
+
+
+def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:
+    """Whether another operand, computed, has the shape of the output: a constant operand need not be expanded."""
+    if not rules(node).broadcasts(node, index) or rewriter.before.outputs[0].shape is None:
+        return False
+    shape = rewriter.shape(node.outputs[0])
+    return None not in shape and any(
+        i != index and not is_constant(t) and rewriter.shape(t) == shape and _empty_axis(rewriter, t) is None
+        for i, t in enumerate(rewriter.before.inputs)
+    )
+
+
+def _empty_axis(rewriter: Rewriter, tensor: gs.Tensor) -> int | None:
+    """The first axis along which nothing is stored, so that the tensor is not computed; None if it is."""
+    masks = ((a, rewriter.stored(tensor, a)) for a in range(len(rewriter.shape(tensor))))
+    return next((a for a, mask in masks if mask is not None and not any_set(mask)), None)
+
+
+def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask | None], broadcast: bool) -> gs.Tensor:
+    """The tensor with these slices per axis (all, where none are given), by adapters from those that it stores.
+
+    broadcast: the axes along which it is constant may have size 1.
+    """
+    shape = rewriter.shape(tensor)
+    if not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in range(len(shape))):
+        return tensor
+    whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int)}
+    wanted = {a: w if (r := required.get(a)) is None else r for a, w in whole.items()}
+    empty = _empty_axis(rewriter, tensor)
+    if empty is not None:
+        constants = _constants(rewriter.facts, tensor, empty)
+        made = rewriter.adapters.create(tensor, shape, empty, wanted, constants, broadcast)
+        if not is_constant(made):
+            made.shape = [int(wanted[a].sum()) if a in wanted else d for a, d in enumerate(shape)]
+        return made
+    current, sizes = tensor, rewriter.stored_shape(tensor) or []
+    for axis, want in wanted.items():
+        have = rewriter.stored(tensor, axis)
+        have = whole[axis] if have is None else have
+        if not any_set(have != want):
+            continue
+        constants = _constants(rewriter.facts, tensor, axis)
+        if isinstance(constants, ConstantMap):  # axes before this one are as wanted by now, those after it as stored
+            cuts = {a: wanted[a] if a < axis else rewriter.stored(tensor, a) for a in wanted if a != axis}
+            constants = constants.cut(axis, cuts)
+        dependence = rewriter.facts.dependence.get((tensor.name, axis))
+        if dependence is not None and (dependence.mask & want & ~have).any():
+            current = rewriter.adapters.follow(current, len(shape), axis, have, want, constants, dependence)
+        else:
+            current = rewriter.adapters.fit(current, len(shape), axis, have, want, constants)
+        sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
+        current.shape = sizes
+    return current
+
+
+def _differ(stored: Mask | None, required: Mask | None) -> bool:
+    """Whether other slices are stored than are required; None: all."""
+    if stored is None:
+        return required is not None and not all_set(required)
+    return not all_set(stored) if required is None else any_set(stored != required)
+
+
+def _constants(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | ConstantMap:
+    """The constants along the axis, as maps where they are not uniform; 0 where none is known, which nothing reads."""
+    dtype = tensor.dtype or np.float32
+    maps = facts.maps(tensor, axis) if axis in facts.constant_map.get(tensor.name, {}) else None
+    if maps is not None:
+        return ConstantMap(maps.mask, maps.cleared().astype(dtype), maps.index)
+    known = facts.known(tensor, axis)
+    if known is None:
+        return np.zeros(size_of(tensor, axis) or 0, dtype)
+    return np.where(known.mask, known.value, 0).astype(dtype)
+
+
+def _finish_outputs(graph: gs.Graph, rewriter: Rewriter) -> None:
+    """Give the caller whole tensors under their own names."""
+    inputs = {t.name for t in graph.inputs}
+    for position, tensor in enumerate(list(graph.outputs)):
+        if is_constant(tensor) or tensor.name in inputs:
+            continue
+        whole = _adapted(rewriter, tensor, {}, False)
+        if whole is tensor:
+            continue
+        if is_constant(whole):
+            constant, whole = whole, gs.Variable(rewriter.names.fresh(tensor.name))
+            copy = rewriter.names.fresh(f"{tensor.name}_copy")
+            rewriter.nodes.append(gs.Node("Identity", copy, inputs=[constant], outputs=[whole]))
+        # the name so far was that of an inner tensor; the whole one is what the caller asks for
+        name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
+        rewriter.rename(tensor, rewriter.names.fresh(name))
+        whole.name, whole.dtype, whole.shape = name, dtype, shape
+        rewriter.shapes[name] = tuple(shape or ())
+        graph.outputs[position] = whole
+
+
+def _gathers_from_shared(rewriter: Rewriter) -> list[gs.Node]:
+    """Where the cuts of one initializer take more room than it, keep it and let each be gathered from it.
+
+    ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
+    """
+    sizes: dict[str, int] = defaultdict(int)
+    for (name, _), (origin, cut) in rewriter.cuts.items():
+        widened = isinstance(origin, Quantized) and not isinstance(cut, Quantized)
+        sizes[name] += int(np.prod(cut.shape)) * (8 if widened else 1) if cut.outputs else 0
+    gathers: list[gs.Node] = []
+    for (name, cuts), (origin, cut) in rewriter.cuts.items():
+        # what still reads all of the initializer keeps it in the file
+        if sizes[name] <= max(0 if origin.outputs else int(np.prod(origin.shape)), SMALL):
+            continue
+        current: gs.Tensor = origin
+        for axis, packed in cuts:
+            index = rewriter.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
+            output = gs.Variable(rewriter.names.fresh(f"{name}_cut"), cut.dtype)
+            node = gs.Node("Gather", rewriter.names.fresh(f"{name}_gather"), {"axis": axis})
+            node.inputs, node.outputs = [current, index], [output]
+            gathers.append(node)
+            current = output
+        current.shape = list(cut.shape)
+        for consumer in list(cut.outputs):
+            consumer.inputs = [current if t is cut else t for t in consumer.inputs]
+    return gathers
