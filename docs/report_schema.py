@@ -57,7 +57,7 @@ def text() -> str:
 
 def sweep_text() -> str:
     """The text of the file for sweeps."""
-    return json.dumps(schema(record.Sweep, "sweep", record.SCHEMA), indent=2) + "\n"
+    return json.dumps(schema(record.Record, "sweep", record.SCHEMA), indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from maskc.errors import InputError, MaskcError, NotEquivalentError, Unavailable
 from maskc.version import __version__
 
 if TYPE_CHECKING:
-    from maskc.compilation.compile import compile, explain, flops
-    from maskc.results.diff import diff
+    from maskc.compilation.compile import compile, explain
+    from maskc.inspection.diff import diff
+    from maskc.inspection.flops import flops
+    from maskc.regression import check as regress
     from maskc.sweeps import sweep
     from maskc.verification.verify import verify
 
@@ -35,24 +37,28 @@ __all__ = [
     "diff",
     "explain",
     "flops",
+    "regress",
     "sweep",
     "verify",
 ]
 
-_HOMES = {
+#: what is imported when it is first asked for, by the module that it is, or is a function of
+_LAZY = {
     "compile": "maskc.compilation.compile",
-    "diff": "maskc.results.diff",
+    "diff": "maskc.inspection.diff",
     "explain": "maskc.compilation.compile",
-    "flops": "maskc.compilation.compile",
+    "flops": "maskc.inspection.flops",
+    "regress": "maskc.regression.check",
     "sweep": "maskc.sweeps",
     "verify": "maskc.verification.verify",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    module = import_module(_LAZY[name])
+    value: object = module if name == "regress" else getattr(module, name)
     globals()[name] = value
     return value
 

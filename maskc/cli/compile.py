@@ -128,7 +128,7 @@ def compile(
         return
     from maskc.report.terminal import show_compilation, show_reports
 
-    show_compilation(result, console())
+    show_compilation(result.document(), console())
     show_reports(report or (), console())
 
 

@@ -40,7 +40,7 @@ def diff(
     """
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
-    from maskc.results.diff import diff as run
+    from maskc.inspection.diff import diff as run
 
     load(rules or ())
     result = run(before, after, shapes=parse(shape or ()))

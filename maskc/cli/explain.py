@@ -61,4 +61,4 @@ def explain(
         return
     from maskc.report.terminal import show_explanation
 
-    show_explanation(result, console())
+    show_explanation(result.document(), console())

@@ -26,14 +26,14 @@ def flops(
 
     Example: maskc flops model.onnx
     """
-    from maskc.compilation.compile import flops as run
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
+    from maskc.inspection.flops import flops as run
 
     load(rules or ())
     cost = run(model, masks, shapes=parse(shape or ()))
     if as_json:
-        from maskc.results.compilation import plain
+        from maskc.results.json_values import plain
 
         print_json({"model": str(model)} | plain(cost))
         return

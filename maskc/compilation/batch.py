@@ -12,10 +12,10 @@ from typing import Any
 
 from maskc import frontend
 from maskc.compilation.compile import compile_file, default_output
+from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
 from maskc.jobs.workers import check_jobs, each
-from maskc.results.compilation import CompileReport
 
 
 @dataclass(frozen=True)

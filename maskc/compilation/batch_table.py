@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.terminal import brief, factor, size
+from maskc.report.wording import brief, factor, size
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome

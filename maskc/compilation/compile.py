@@ -5,31 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 import passes
 from maskc import frontend, progress
 from maskc.compilation import align as aligning
 from maskc.compilation.align import NO_WIDTHS, Align, Widths
+from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source, model_files
 from maskc.frontend.graphs import has_external, model_bytes, without_weights
 from maskc.frontend.input_sizes import Shapes, fixed
-from maskc.frontend.mask_files import apply_masks, read_masks
+from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
+from maskc.inspection.flops import count
 from maskc.report import files
-from maskc.results.compilation import CompileReport
 from maskc.results.layers import layers
-from maskc.results.totals import Figures, count
+from maskc.results.totals import Figures
 from maskc.version import __version__
 from passes.adapters.placement import POLICIES, Policy
 from passes.errors import GraphError, in_brief
-from passes.results import Cost
 from passes.weights.external_file import Store
 
 # Random samples that a verified compilation runs; `maskc verify` takes more.
@@ -38,8 +37,6 @@ VERIFY_SAMPLES = 5
 # How long latency is measured for a report, and how many runs of each model there are at least.
 _TIMED_SECONDS = 1.5
 _TIMED_RUNS = 3
-
-Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -154,25 +151,6 @@ def default_output(model: Path) -> Path:
     return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
 
 
-def flops(
-    model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None, *, shapes: Shapes | None = None
-) -> Cost:
-    """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
-
-    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
-    `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
-    does.
-    """
-    source = fixed(frontend.read(model), shapes)
-    if masks is None:
-        return count(source)
-    target = apply_masks(source.model, masks if isinstance(masks, Mapping) else read_masks(masks))
-    try:
-        return passes.shrink(target).report.after
-    except GraphError as error:
-        raise InputError(f"{source.name}: {error}") from error
-
-
 def explain(
     model: str | os.PathLike[str] | ModelProto,
     masks: Masks | None = None,
@@ -205,7 +183,7 @@ def _compile(
 ) -> Compiled:
     target = source.model
     if masks is not None:
-        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(masks))
+        target = apply_masks(target, masks)
     try:
         with progress.stage("Compiling") as stage:
             shrunk = widths.shrink(target, adapters, lambda name: stage.advance(note=name), store)

@@ -30,6 +30,9 @@ _NUMBERS = frozenset(
     }
 )
 
+# Arrays of 0 and 1 by `tensor` or `tensor@axis`, or a file of them.
+Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
+
 
 def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """Read masks from an `.npz` or `.safetensors` file, in the file's order.
@@ -58,8 +61,8 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     return masks
 
 
-def apply_masks(model: ModelProto, masks: Mapping[str, ArrayLike]) -> ModelProto:
-    """Multiply tensors of the graph by masks; the argument is left untouched.
+def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
+    """Multiply tensors of the graph by masks, given by name or as a file of them; the argument is left untouched.
 
     A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative
     and is 1 for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only.
@@ -69,6 +72,8 @@ def apply_masks(model: ModelProto, masks: Mapping[str, ArrayLike]) -> ModelProto
 
     Raises `InputError` when a mask does not fit.
     """
+    if not isinstance(masks, Mapping):
+        masks = read_masks(masks)
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph

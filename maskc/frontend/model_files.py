@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -188,3 +189,12 @@ def _data_files(path: Path) -> list[Path]:
     """Data files that `write_model` made for a model of this name."""
     pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+
+
+def digest(files: Iterable[Path]) -> str:
+    """The SHA-256 of the contents of these files, in this order, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()

@@ -7,10 +7,8 @@ layers stand in a stable order with one value on a line, so that a review shows 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,12 +146,3 @@ def channels(text: str) -> set[int]:
             raise ValueError(f"`{text}` does not list channels, like `0-3, 7`")
         found.update(range(int(first), int(last or first) + 1))
     return found
-
-
-def digest(files: Iterable[Path]) -> str:
-    """The SHA-256 of the contents of these files, in this order, as hexadecimal digits."""
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()

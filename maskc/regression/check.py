@@ -10,15 +10,16 @@ from typing import cast
 
 from maskc import frontend, progress
 from maskc.compilation.compile import compile
+from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError, MaskcError, NotEquivalentError
+from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes
 from maskc.jobs.workers import attempt, check_jobs, each
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
-from maskc.report.terminal import ranges
-from maskc.results.compilation import CompileReport
+from maskc.report.wording import ranges
 from passes.adapters.placement import Policy
 
 
@@ -194,7 +195,7 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
     before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
     entry = Entry(
         maskc=report.maskc,
-        sha256=baseline.digest((*source.files, *((masks,) if masks is not None else ()))),
+        sha256=model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
         verified=report.verification is not None,
         before=before,

@@ -17,7 +17,7 @@ from maskc.errors import InputError
 from maskc.frontend import model_files
 from maskc.report import files
 from maskc.report.terminal import PIPE_WIDTH
-from maskc.results.compilation import plain
+from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
     from maskc.regression.check import Outcome

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
-from maskc.report.terminal import held_lines, ranges
-from maskc.results.compilation import CompileReport
+from maskc.report.wording import held_lines, ranges
 from passes.results import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from maskc.results.layers import Layer
-from maskc.runtime.latency import Latency
-from maskc.verification.tolerance import OutputError
+from maskc.results.measurements import Latency, OutputError
 from passes.results import Held, MaskedAxis
 
 # A strip with more runs of channels than this draws shares instead; nobody could tell the runs apart.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from maskc.errors import InputError
 from maskc.frontend import model_files
-from maskc.results.compilation import plain
+from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
     from maskc.results.document import Document

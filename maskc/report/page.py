@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.terminal import ranges, size
+from maskc.report.wording import ranges, size
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import provider_title

@@ -14,19 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maskc.report.wording import brief, factor, held_lines, size, width_lines
 from maskc.runtime.session import provider_title
 from maskc.version import __version__
 
 if TYPE_CHECKING:
-    from maskc.results.compilation import CompileReport
     from maskc.results.diff import Change, Diff
+    from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
+    from maskc.results.measurements import ExactError, Latency, OutputError
     from maskc.results.totals import Figures
-    from maskc.runtime.latency import Latency
-    from maskc.verification.exact import ExactError
-    from maskc.verification.tolerance import OutputError
-    from maskc.verification.verify import Verification
-    from passes.results import Cost, Held, Width
+    from maskc.results.verification import Verification
+    from passes.results import Cost
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
@@ -56,21 +55,21 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def show_compilation(report: CompileReport, out: Console) -> None:
-    """What went and what stayed, in the order in which it matters."""
+def show_compilation(report: Document, out: Console) -> None:
+    """What was removed and what stayed, in the order in which it matters."""
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
     out.print(_figures(report.before, report.after))
-    held = sum(len(item.channels) for item in report.held)
-    if report.masked or held:
+    channels = report.channels
+    if channels is not None and (report.masked or channels.held):
         out.print(
-            f"Masked channels: {report.channels_masked:,}, of which {report.channels_removed:,} are removed"
-            + (f" and {held:,} stay:" if held else "."),
+            f"Masked channels: {channels.masked:,}, of which {channels.removed:,} are removed"
+            + (f" and {channels.held:,} stay:" if channels.held else "."),
         )
     else:
         out.print("No channel is masked.")
-    for line in held_lines(report.held):
+    for line in held_lines(report.held or ()):
         out.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in width_lines(report.widths):
+    for line in width_lines(report.widths or ()):
         out.print(line, markup=False, soft_wrap=True)
         break  # `maskc explain` and reports tell of each layer
     _show_notes(report.notes, out)
@@ -121,16 +120,16 @@ def show_cost(cost: Cost, out: Console) -> None:
     out.print(f"Parameters: {cost.params:,}")
 
 
-def show_explanation(report: CompileReport, out: Console) -> None:
-    """What holds the masked channels that stay, and what to do about it."""
-    held = sum(len(item.channels) for item in report.held)
-    if not report.masked:
+def show_explanation(report: Document, out: Console) -> None:
+    """Which operators keep masked channels alive, and what to do about it."""
+    channels = report.channels
+    if not report.masked or channels is None:
         out.print("No channel is masked.")
-    elif not held:
-        out.print(f"All {report.channels_masked:,} masked channels go; nothing holds any of them.")
+    elif not channels.held:
+        out.print(f"All {channels.masked:,} masked channels go; nothing holds any of them.")
     else:
-        out.print(f"Masked channels: {report.channels_masked:,}, of which {held:,} stay:")
-    for line in (*held_lines(report.held), *width_lines(report.widths)):
+        out.print(f"Masked channels: {channels.masked:,}, of which {channels.held:,} stay:")
+    for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())):
         out.print(line, markup=False, soft_wrap=True)
     _show_notes(report.notes, out)
 
@@ -155,61 +154,6 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
         out.print("Inputs, outputs, opsets, operators and metadata are the same.")
 
 
-def held_lines(held: Sequence[Held]) -> Iterable[str]:
-    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do.
-
-    Channels that stay for a width are told of by layer, in `width_lines`.
-    """
-    groups: dict[tuple[str, str, str], list[Held]] = {}
-    for item in held:
-        if item.aligned:
-            continue
-        groups.setdefault((item.op, item.node, item.reason), []).append(item)
-    for (op, node, reason), items in groups.items():
-        yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
-        for item in items:
-            count = len(item.channels)
-            written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
-            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
-            yield f"  {what}: {written}{item.advice}".rstrip(": ")
-
-
-def width_lines(widths: Sequence[Width]) -> Iterable[str]:
-    """A line on the layers that keep channels for their widths, and one for each of them."""
-    if not widths:
-        return
-    more, count = sum(width.kept - width.live for width in widths), len(widths)
-    layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
-    yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
-    for width in widths:
-        counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
-        yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
-
-
-def ranges(channels: Sequence[int]) -> str:
-    """Channel numbers in brief: 0-3, 7, 9-10."""
-    parts: list[str] = []
-    start = previous = None
-    for channel in [*sorted(channels), None]:
-        if start is not None and channel is not None and channel == previous + 1:  # type: ignore[operator]
-            previous = channel
-            continue
-        if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-        start = previous = channel
-    return ", ".join(parts)
-
-
-def size(count: int) -> str:
-    """Bytes as a person reads them."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"
-
-
 def _figures(before: Figures, after: Figures) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
@@ -223,13 +167,6 @@ def _figures(before: Figures, after: Figures) -> Table:
         table.add_row(name, f"{left:,}", f"{right:,}", factor(left, right))
     table.add_row("File size", size(before.bytes), size(after.bytes), factor(before.bytes, after.bytes))
     return table
-
-
-def factor(before: int, after: int) -> str:
-    """How many times less, or in a word where there is nothing to divide by."""
-    if after == 0:
-        return "-" if before == 0 else "all"
-    return f"{before / after:.2f}×"
 
 
 def _layers(rows: Sequence[Layer]) -> Table:
@@ -266,15 +203,6 @@ def _change(layer: Layer) -> tuple[str, str]:
         return "+", "red"
     change = layer.flops_after / layer.flops_before - 1
     return f"{change:+.1%}", "red" if change > 0 else "green"
-
-
-def brief(count: int) -> str:
-    """A count in at most five signs; exact below 10,000."""
-    if count < 10_000:
-        return f"{count:,}"
-    power = next((power for power in range(1, 5) if count < 999.5 * 1000**power), 5)
-    value, unit = count / 1000**power, " kMGTP"[power]
-    return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2}f}{unit}"
 
 
 def _changes(changes: Sequence[Change]) -> Table:
@@ -345,7 +273,7 @@ def _latency(latency: Latency) -> str:
     )
 
 
-def _verdict(result: Verification) -> str:
+def _verdict(result: Checked | Verification) -> str:
     where = f"in ONNX Runtime on {provider_title(result.provider)}"
     if any(output.against == "TensorFlow" for output in result.outputs):
         where += " and in TensorFlow"

@@ -6,23 +6,13 @@ docs/report_schema.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from maskc.results.compilation import now
-from maskc.results.environment import machine, versions
 from maskc.results.layers import Layer
+from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
-from maskc.runtime.latency import Latency
-from maskc.verification.bisection import Parting
-from maskc.verification.exact import ExactError
-from maskc.verification.tolerance import OutputError
-from maskc.version import __version__
 from passes.results import Held, MaskedAxis, Width
-
-if TYPE_CHECKING:
-    from maskc.results.compilation import CompileReport
-    from maskc.verification.verify import Verification
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1
@@ -44,7 +34,7 @@ class Checked:
     `passed` holds when all outputs agree and the reduction asked for (`min_reduction`) is reached, `equivalent` when
     all outputs agree. `outputs` are their errors and `exact` those in double precision, null where that was not
     computed. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
-    comparison was made, and `parting` says where models part that differ.
+    comparison was made, and `parting` says where models that differ first do so.
     """
 
     passed: bool
@@ -57,12 +47,7 @@ class Checked:
     seed: int
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
-    parting: Parting | None
-
-    @classmethod
-    def of(cls, result: Verification) -> Checked:
-        """What a verification found, without the figures and the latency, which stand elsewhere in the document."""
-        return cls(**{item.name: getattr(result, item.name) for item in fields(cls)})
+    parting: FirstDifference | None
 
 
 @dataclass(frozen=True)
@@ -99,59 +84,3 @@ class Document:
     seconds: dict[str, float] | None
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-def of_compilation(report: CompileReport) -> Document:
-    """The document of a compilation."""
-    return Document(
-        schema=SCHEMA,
-        command="compile",
-        maskc=report.maskc,
-        versions=versions(),
-        machine=machine(),
-        date=report.date,
-        model=report.model,
-        output=report.output,
-        before=report.before,
-        after=report.after,
-        reduction=report.flops_reduction,
-        channels=Channels(
-            report.channels_masked, report.channels_removed, sum(len(held.channels) for held in report.held)
-        ),
-        layers=report.layers,
-        masked=report.masked,
-        held=report.held,
-        widths=report.widths,
-        verification=None if report.verification is None else Checked.of(report.verification),
-        latency=report.latency,
-        seconds=report.seconds,
-        notes=report.notes,
-        warnings=report.warnings,
-    )
-
-
-def of_verification(result: Verification) -> Document:
-    """The document of a comparison."""
-    return Document(
-        schema=SCHEMA,
-        command="verify",
-        maskc=__version__,
-        versions=versions(),
-        machine=machine(),
-        date=now(),
-        model=result.model,
-        output=result.output,
-        before=result.before,
-        after=result.after,
-        reduction=result.reduction,
-        channels=None,
-        layers=result.layers,
-        masked=None,
-        held=None,
-        widths=None,
-        verification=Checked.of(result),
-        latency=result.latency,
-        seconds=None,
-        notes=(),
-        warnings=(),
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from datetime import UTC, datetime
 from os import cpu_count
 
 # What figures may depend on, beside maskc.
@@ -19,3 +20,8 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """The system, the instruction set and the number of cores."""
     return f"{platform.system()} {platform.machine()}, {cpu_count()} cores"
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

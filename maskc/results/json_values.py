@@ -1,8 +1,9 @@
-"""JSON values as what the types of dataclasses say."""
+"""Values of dataclasses as JSON, and back."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -39,3 +40,21 @@ def parsed(kind: Any, value: Any, where: str) -> Any:
     elif type(value) is kind or (kind is types.NoneType and value is None):
         return value
     raise ValueError(f"`{where}` has the wrong type")
+
+
+def ratio(value: float) -> float | None:
+    """A factor, or None for an infinite one, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numbers as JSON knows them; numbers that are not finite become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return ratio(value)
+    return value

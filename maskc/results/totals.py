@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import passes
-from maskc.errors import InputError
-from maskc.frontend import Source
-from passes.errors import GraphError
 from passes.results import Cost
 
 
@@ -22,11 +18,6 @@ class Figures:
     bytes: int
 
     @classmethod
-    def of(cls, source: Source) -> Figures:
-        """Figures of a model as it was read. Raises `InputError` when the graph is not valid."""
-        return cls.from_cost(count(source), source.bytes)
-
-    @classmethod
     def from_cost(cls, cost: Cost, size: int) -> Figures:
         """Figures from a count of the graph and the size of its file in bytes."""
         return cls(cost.flops, cost.macs, cost.params, size)
@@ -36,11 +27,3 @@ class Figures:
         if after.flops == 0:
             return 1.0 if self.flops == 0 else math.inf
         return self.flops / after.flops
-
-
-def count(source: Source) -> Cost:
-    """Count a model, with graph errors told as errors of the input."""
-    try:
-        return passes.count(source.model)
-    except GraphError as error:
-        raise InputError(f"{source.name}: {error}") from error

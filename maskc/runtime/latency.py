@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from maskc import progress
+from maskc.results.measurements import Latency
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
 
@@ -15,26 +15,6 @@ _WARM_UPS = 3
 _SECONDS = 2.0
 _MOST = 500
 _LEAST = 20
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one run of each model: the quartiles of `runs` runs, taken in turns; the second is the median.
-
-    `shapes` says on what data. Both sessions live in this process, on one `provider`, and every run of the one is
-    followed by one of the other, so what else the machine does meets both alike.
-    """
-
-    before: tuple[float, float, float]
-    after: tuple[float, float, float]
-    runs: int
-    shapes: dict[str, tuple[int, ...]]
-    provider: str = "cpu"
-
-    @property
-    def speedup(self) -> float:
-        """The median before over the median after."""
-        return self.before[1] / self.after[1]
 
 
 @progress.stage("Measuring latency")

@@ -13,8 +13,9 @@ from onnx import ModelProto
 
 from maskc import frontend
 from maskc.errors import InputError
+from maskc.results.measurements import Latency
 from maskc.runtime import random_inputs
-from maskc.runtime.latency import Latency, measure
+from maskc.runtime.latency import measure
 from maskc.runtime.session import Provider, Session
 from maskc.verification.inputs import drawn
 

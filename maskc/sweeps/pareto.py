@@ -6,10 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maskc.sweeps.record import Origin, Point
-
-#: what messages call the source
-SOURCE = "source"
+from maskc.sweeps.record import SOURCE, Origin, Point
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,23 @@ The JSON Schema, `maskc/report/schema/sweep-1.json`, is made of the classes here
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskc.errors import InputError
 from maskc.frontend import model_files
-from maskc.results.compilation import plain
-from maskc.results.json_values import parsed
+from maskc.results.json_values import parsed, plain
+from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
-from maskc.runtime.latency import Latency
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1
 
 FILE = "sweep.json"
-PAGE = "sweep.html"
+
+#: what reports and `dominated_by` call the source
+SOURCE = "source"
 
 # What an option of `maskc.compile` can be.
 Value = str | int | float | bool | None
@@ -91,7 +91,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Record:
     """The result of a sweep.
 
     `measure` says how quality was measured, null where it was not, and `lower_is_better` in which direction it is good.
@@ -120,20 +120,13 @@ class Sweep:
         data: dict[str, Any] = plain(self)
         return data
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `sweep.json`, and the page `sweep.html`. Raises `InputError` when that fails."""
-        from maskc.sweeps.sweep_report import page
 
-        write(self, Path(directory))
-        _replace(Path(directory) / PAGE, page(self))
-
-
-def write(sweep: Sweep, directory: Path) -> None:
+def write(sweep: Record, directory: Path) -> None:
     """Write `sweep.json`, whole or not at all. Raises `InputError` when that fails."""
-    _replace(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
+    replace_file(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
 
 
-def read(directory: Path) -> Sweep | None:
+def read(directory: Path) -> Record | None:
     """The sweep that a directory holds, None if it holds none.
 
     Raises `InputError` where its file is of a newer maskc or not as it should be.
@@ -152,13 +145,14 @@ def read(directory: Path) -> Sweep | None:
     if schema > SCHEMA:
         raise InputError(f"{path} has schema {schema}, and this maskc reads up to {SCHEMA}. {advice}")
     try:
-        found: Sweep = parsed(Sweep, data, "sweep")
+        found: Record = parsed(Record, data, "sweep")
     except ValueError as error:
         raise InputError(f"{path} is not as it should be: {error}. {advice}") from error
     return found
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Write a file of the sweep, whole or not at all. Raises `InputError` when that fails."""
     try:
         model_files.write_bytes(path, text.encode("utf-8", "replace"))
     except OSError as error:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ from maskc.compilation.compile import compile_file, default_output
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import Source, model_files
 from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.inspection.flops import count
 from maskc.jobs.workers import check_jobs, each
-from maskc.regression import baseline
-from maskc.results.compilation import now
-from maskc.results.environment import machine, versions
+from maskc.results.environment import machine, now, versions
 from maskc.results.totals import Figures
 from maskc.runtime.session import choose_provider
 from maskc.sweeps import work
 from maskc.sweeps.measure import Clock, Quality, check_quality, rate
 from maskc.sweeps.pareto import marked
-from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Sweep, Value, read, write
+from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, replace_file, write
+from maskc.sweeps.sweep_report import page
 from maskc.version import __version__
 from passes.adapters.placement import POLICIES
 from passes.errors import GraphError
@@ -42,8 +43,20 @@ from passes.mask_savings.magnitude import levels as by_magnitude
 Model = str | os.PathLike[str] | ModelProto
 Options = Mapping[str, Value]
 
+PAGE = "sweep.html"
+
 # Of the arguments of `compile_file` those that a sweep gives by itself.
 _OWN = ("model", "output", "masks", "shapes", "verify", "reports", "bench")
+
+
+@dataclass(frozen=True)
+class Sweep(Record):
+    """The result of a sweep, which can be written to a directory."""
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `sweep.json`, and the page `sweep.html`. Raises `InputError` when that fails."""
+        write(self, Path(directory))
+        replace_file(Path(directory) / PAGE, page(self))
 
 
 def sweep(
@@ -140,7 +153,9 @@ class _Plan:
         first, *others = models
         name, path, digest = self._as_onnx(first, "source")
         self._source = fixed(frontend.read(path), shapes)
-        self.origin = Origin(name, self._relative(path), digest, Figures.of(self._source))
+        self.origin = Origin(
+            name, self._relative(path), digest, Figures.from_cost(count(self._source), self._source.bytes)
+        )
         made = [self._level(_stem(first), path, digest)] if others or not (masks or targets) else []
         for other in others:
             _, file, key = self._as_onnx(other, f"{_stem(other)}.source")
@@ -176,14 +191,14 @@ class _Plan:
             self._make_directory()
             model_files.write_model(source.model, target)
             self.files[self._relative(target)] = frontend.read(target).files
-            return "a model in memory", target, baseline.digest(self.files[self._relative(target)])
+            return "a model in memory", target, model_files.digest(self.files[self._relative(target)])
         path = Path(model)
         told, file = self._relative(path), frontend.locate(path)
         if file.is_file() and file.suffix != ".keras":
             source = frontend.read(path)
             self.files[self._relative(file)] = source.files
-            return told, file, baseline.digest(source.files)
-        digest = baseline.digest(sorted(p for p in ([file] if file.is_file() else file.rglob("*")) if p.is_file()))
+            return told, file, model_files.digest(source.files)
+        digest = model_files.digest(sorted(p for p in ([file] if file.is_file() else file.rglob("*")) if p.is_file()))
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
         if not target.exists():
             source = frontend.read(path)
@@ -194,7 +209,7 @@ class _Plan:
         return told, target, digest
 
     def _level(self, name: str, model: Path, digest: str, masks: Path | None = None) -> Level:
-        key = _hash(__version__, digest, None if masks is None else baseline.digest(_existing(masks)), self.shapes)
+        key = _hash(__version__, digest, None if masks is None else model_files.digest(_existing(masks)), self.shapes)
         return Level(name, self._relative(model), None if masks is None else self._relative(masks), None, key)
 
     def _pruned(self, path: Path, digest: str, targets: Sequence[float]) -> Iterator[Level]:
@@ -336,13 +351,13 @@ def _points(
         named = [f"{key}={value}" for key, value in options.items()]
         name = " ".join([level.name, *named])
         output = ".".join([level.name, *(part.replace("=", "-") for part in named), "onnx"])
-        digest = baseline.digest(_existing(*rules))
+        digest = model_files.digest(_existing(*rules))
         key = _hash(level.key, dict(options), verify, digest)
         failed = level.error is not None
         yield Point(name, level.name, dict(options), output, key, error=level.error, exit_code=2 if failed else 0)
 
 
-def _holding(before: Sweep, now: Sweep) -> Iterator[Point]:
+def _holding(before: Record, now: Record) -> Iterator[Point]:
     """The points of an earlier sweep, without what was measured in another way."""
     timed = (before.provider, before.machine, before.source.sha256) == (now.provider, now.machine, now.source.sha256)
     for point in before.points:
@@ -350,7 +365,7 @@ def _holding(before: Sweep, now: Sweep) -> Iterator[Point]:
         yield kept if _rated_alike(before, now) else dataclasses.replace(kept, quality=None)
 
 
-def _rated_alike(before: Sweep, now: Sweep) -> bool:
+def _rated_alike(before: Record, now: Record) -> bool:
     """Whether qualities that are known may stand: of two functions nobody can tell whether they are the same."""
     return before.measure == now.measure and now.measure not in (None, _FUNCTION)
 
@@ -358,7 +373,7 @@ def _rated_alike(before: Sweep, now: Sweep) -> bool:
 def _resumed(point: Point, known: Point | None, directory: Path) -> Point:
     """The point with what is known of it, if its file is the one that was written."""
     file = directory / point.output
-    if known is None or known.sha256 is None or not file.is_file() or baseline.digest([file]) != known.sha256:
+    if known is None or known.sha256 is None or not file.is_file() or model_files.digest([file]) != known.sha256:
         return point
     return dataclasses.replace(
         known, name=point.name, level=point.level, output=point.output, dominated_by=None, error=None, exit_code=0

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.terminal import brief, size
-from maskc.sweeps.pareto import SOURCE
+from maskc.report.wording import brief, size
+from maskc.sweeps.record import SOURCE
 
 if TYPE_CHECKING:
-    from maskc.sweeps.record import Point, Sweep
+    from maskc.sweeps.record import Point, Record
     from maskc.sweeps.scatter import Kind, Scatter
 
 
-def show(sweep: Sweep, out: Console) -> None:
+def show(sweep: Record, out: Console) -> None:
     """The source and all points with what was found of them, then where it all is."""
     timed = any(point.latency for point in sweep.points)
     rated = sweep.measure is not None
@@ -46,7 +46,7 @@ def show(sweep: Sweep, out: Console) -> None:
             out.print(f"Note: {point.name}: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
-def verdict(point: Point, sweep: Sweep) -> tuple[str, str]:
+def verdict(point: Point, sweep: Record) -> tuple[str, str]:
     """What to think of a point, in words, and the kind: `good`, `bad` or `open`."""
     if point.error is not None:
         return "failed", "bad"
@@ -58,7 +58,7 @@ def verdict(point: Point, sweep: Sweep) -> tuple[str, str]:
     return ", ".join([*(["best"] if compared else []), *unsure]), "good"
 
 
-def _verdict(point: Point, sweep: Sweep) -> Text:
+def _verdict(point: Point, sweep: Record) -> Text:
     words, kind = verdict(point, sweep)
     return Text(words, style={"good": "green", "bad": "red", "open": "dim"}[kind])
 
@@ -67,7 +67,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def page(sweep: Sweep) -> str:
+def page(sweep: Record) -> str:
     """The whole page as text; like that of a report it needs nothing else."""
     from maskc.report.page import environment, stylesheet
 
@@ -86,7 +86,7 @@ def page(sweep: Sweep) -> str:
     )
 
 
-def charts(sweep: Sweep) -> Iterator[Scatter]:
+def charts(sweep: Record) -> Iterator[Scatter]:
     """Quality against latency and against FLOPs, and latency against FLOPs, as far as they are known."""
     from maskc.sweeps.scatter import Item, scatter
 

@@ -19,7 +19,6 @@ from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes
 from maskc.jobs.workers import attempt
-from maskc.regression import baseline
 from maskc.results.totals import Figures
 from maskc.sweeps.record import Value
 from maskc.version import __version__
@@ -58,7 +57,7 @@ def run(task: Task) -> Done:
     """Compile and write. Raises as `compile_file` does."""
     options: Any = task.options
     report = compile_file(task.model, task.output, task.masks, shapes=task.shapes, verify=task.verify, **options)
-    return Done(report.after, baseline.digest([task.output]), report.verification is not None, report.warnings)
+    return Done(report.after, model_files.digest([task.output]), report.verification is not None, report.warnings)
 
 
 def check_ray(address: str) -> None:

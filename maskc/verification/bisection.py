@@ -1,4 +1,4 @@
-"""Where two models part: the first tensor that is not what it should be, and the node that makes it.
+"""Where two models first differ: the first tensor that is not what it should be, and the node that makes it.
 
 A compiled model cannot be held against its source tensor by tensor: what a pass moves, merges and narrows no longer
 has a counterpart there. So the reference is compiled once more, and the models behind its passes are compared with the
@@ -21,6 +21,7 @@ import passes
 from maskc import progress
 from maskc.errors import MaskcError, RunError, UnavailableError
 from maskc.frontend.graphs import bodies
+from maskc.results.measurements import FirstDifference
 from maskc.runtime.session import Session
 from maskc.verification.exact import Exact
 from maskc.verification.inner_tensors import Inside, Values
@@ -38,52 +39,18 @@ Stored = Mapping[tuple[str, int], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Parting:
-    """The first tensor, in the order of the compiled graph, that is not what it should be.
+class Bisection:
+    """Where two models first differ, and the two that were compared tensor by tensor: a right one and a wrong one."""
 
-    `node` makes it there, of type `op`; `suspects` are this node and those before it whose results have no
-    counterpart, back to the last tensors that agree. `error` is relative to the largest value of the
-    tensor, and `sample` says on which data. `made_by` says which pass of the compiler is at fault, as far as that can
-    be said.
-    """
-
-    tensor: str
-    node: str
-    op: str
-    suspects: tuple[str, ...]
-    error: float
-    allowed: float
-    sample: str
-    made_by: str
-
-    def __str__(self) -> str:
-        """Two sentences that say where to look."""
-        others = [name for name in self.suspects if name != self.node]
-        also = f", or in {', '.join(others)} before it" if others else ""
-        if not np.isfinite(self.error):
-            what = "another shape, or NaNs or infinities in other places" if self.allowed else "it cannot be computed"
-        else:
-            what = f"error {self.error:.3g} of its scale, {self.allowed:.3g} allowed"
-        return (
-            f"The models part at tensor '{self.tensor}', which {self.op} '{self.node}' makes ({what}; with "
-            f"{self.sample}): the difference arises there{also}. "
-            f"{self.made_by}"
-        )
-
-
-@dataclass(frozen=True)
-class Parted:
-    """Where two models part, and the two that were compared tensor by tensor: a right one and a wrong one."""
-
-    parting: Parting
+    difference: FirstDifference
     before: ModelProto
     after: ModelProto
 
 
 @progress.stage("Looking for where the models part")
-def part(
+def bisect(
     reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, *, double: bool = True
-) -> Parted | None:
+) -> Bisection | None:
     """Find the first tensor that differs; None if none does, or nothing inside the models can be looked at.
 
     The models differ on the first of the samples. `double`: compute in double precision where that can be done.
@@ -114,15 +81,15 @@ def part(
         if name in worst and name not in agreed:
             node = makers[name]
             suspects = _suspects(node, makers, agreed)
-            parting = Parting(name, _called(node), node.op_type, suspects, *worst[name], step.made_by)
-            return Parted(parting, step.before, step.after)
+            difference = FirstDifference(name, _called(node), node.op_type, suspects, *worst[name], step.made_by)
+            return Bisection(difference, step.before, step.after)
     if stopped is None:
         return None
     node = step.after.graph.node[stopped[0]]
     name = next(name for name in node.output if name)
     suspects = _suspects(node, makers, agreed)
-    parting = Parting(name, _called(node), node.op_type, suspects, np.inf, 0.0, stopped[1], step.made_by)
-    return Parted(parting, step.before, step.after)
+    difference = FirstDifference(name, _called(node), node.op_type, suspects, np.inf, 0.0, stopped[1], step.made_by)
+    return Bisection(difference, step.before, step.after)
 
 
 def _error(name: str, values: Values, stored: Stored, floor: float) -> tuple[float, float] | None:

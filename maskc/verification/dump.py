@@ -14,7 +14,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
 from maskc.frontend.graphs import all_graphs, bodies
 from maskc.runtime.session import Session
-from maskc.verification.bisection import Parted
+from maskc.verification.bisection import Bisection
 from maskc.verification.inner_tensors import Inside, Tensors
 from maskc.verification.rounding_noise import Sample, distance
 from maskc.verification.tolerance import tolerance
@@ -25,12 +25,12 @@ _ALIKE = 1e-4
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def write(directory: Path, parted: Parted, sample: Sample) -> tuple[Path, ...]:
+def write(directory: Path, bisection: Bisection, sample: Sample) -> tuple[Path, ...]:
     """Write `expected.onnx` and `compiled.onnx`, the parts of both that make the tensor differ, and `input.npz`.
 
     Returns the files. Raises `InputError` when they cannot be written.
     """
-    models, inputs = _parts(parted, sample)
+    models, inputs = _parts(bisection, sample)
     names = ("expected.onnx", "compiled.onnx")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ def write(directory: Path, parted: Parted, sample: Sample) -> tuple[Path, ...]:
     return tuple(directory / name for name in (*names, "input.npz"))
 
 
-def _parts(parted: Parted, sample: Sample) -> tuple[tuple[ModelProto, ModelProto], Arrays]:
+def _parts(bisection: Bisection, sample: Sample) -> tuple[tuple[ModelProto, ModelProto], Arrays]:
     """From the last tensors in front that agree to the one that does not; from the inputs where that shows nothing."""
-    tensor, pair = parted.parting.tensor, (parted.before, parted.after)
-    whole = (up_to(parted.before, tensor), up_to(parted.after, tensor)), sample.inputs
+    tensor, pair = bisection.difference.tensor, (bisection.before, bisection.after)
+    whole = (up_to(bisection.before, tensor), up_to(bisection.after, tensor)), sample.inputs
     if not all(_makes(model, tensor) for model in pair):
         return whole
     try:
         inside = Inside(*pair, seed=0, double=False).values(sample)
-        front = _front(parted.after, tensor, inside.before, inside.after)
+        front = _front(bisection.after, tensor, inside.before, inside.after)
         inputs = {**sample.inputs, **{name: inside.before[name] for name in front}}
         parts = tuple(up_to(model, tensor, {name: inputs[name] for name in front}) for model in pair)
         read = {name for part in parts for node in part.graph.node for name in _reads(node)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from maskc.results.measurements import ErrorHistogram
 from maskc.verification.rounding_noise import FOREIGN_FLOATS, Distance
 
 # Units in the last place are counted at values of at least this share of the scale: at 0 they mean nothing.
@@ -19,21 +19,6 @@ _LARGE_ENOUGH = 1e-3
 _LOWEST, _HIGHEST = -20.0, 2.0
 _STEP = 0.5
 _BINS = round((_HIGHEST - _LOWEST) / _STEP)
-
-
-@dataclass(frozen=True)
-class ErrorHistogram:
-    """How many elements of an output are how far from the reference, over all samples.
-
-    `equal` elements are the same to the last bit. `counts[i]` have an error whose decimal logarithm, relative to the
-    scale of the sample, lies from `start + i * step` to `start + (i + 1) * step`; the first and the last bin also have
-    what lies beyond them. The list begins and ends with a bin that is not empty, and is empty when all are equal.
-    """
-
-    equal: int
-    start: float
-    step: float
-    counts: tuple[int, ...]
 
 
 class Statistics:

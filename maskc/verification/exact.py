@@ -8,7 +8,6 @@ weights is rounded once more, and a factor of all weights of a tensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from onnx import ModelProto, TensorProto
 from maskc import progress
 from maskc.errors import UnavailableError
 from maskc.frontend.graphs import float_types
+from maskc.results.measurements import ExactError
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import elements
 from maskc.verification.rounding_noise import Sample, distance, rounded_weights
@@ -38,21 +38,6 @@ _COPIES = 3
 
 # FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
 BUDGET = 1e8
-
-
-@dataclass(frozen=True)
-class ExactError:
-    """The error of one output in double precision, over all samples, and what was allowed where it was worst.
-
-    Both are relative to the largest absolute value of the reference's output on the sample. Of what is not of
-    floating point, the error is the share of elements that differ.
-    """
-
-    name: str
-    error: float
-    allowed: float
-    passed: bool
-    sample: str
 
 
 def affordable(samples: Sequence[Sample], flops: int, budget: float = BUDGET) -> list[Sample]:

@@ -13,8 +13,9 @@ from onnx import ModelProto, TensorProto
 
 from maskc.errors import RunError
 from maskc.frontend.graphs import all_graphs, array_of, float_types
+from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification.error_statistics import ErrorHistogram, Statistics
+from maskc.verification.error_statistics import Statistics
 from maskc.verification.rounding_noise import Noise, Outputs, Sample, distance
 
 # What is allowed at most, by type; everything else that is a float has half precision or less.
@@ -26,36 +27,6 @@ RTOL_HALF = 1e-3
 ROUNDINGS = 8.0
 
 Run = Callable[[Inputs], Outputs]
-
-
-@dataclass(frozen=True)
-class OutputError:
-    """How far one output is from the reference, over all samples.
-
-    `max_abs` and `mean_abs` are the largest and the mean absolute error, `max_rel` the largest one relative to its
-    sample's scale, and `scale` the largest absolute value of the reference. `ulps` is the largest error in units in
-    the last place of the value expected, among values of at least a thousandth of the scale. `top1` is the share of
-    rows with the same largest entry, of outputs that look like scores of classes (floats of shape [n, classes]), else
-    None. For integers, booleans and text, `max_abs` counts the elements that differ and `max_rel` is their share.
-    `noise` is set when the plain tolerance failed: the largest movement of the reference under rounding that was
-    measured. `reason` says what failed, and where. `histogram` counts the errors by their magnitude.
-    """
-
-    name: str
-    against: str
-    dtype: str
-    max_abs: float
-    mean_abs: float
-    max_rel: float
-    ulps: float | None
-    top1: float | None
-    scale: float
-    rtol: float
-    atol: float
-    noise: float | None
-    passed: bool
-    reason: str | None
-    histogram: ErrorHistogram | None = None
 
 
 def tolerance(dtype: np.dtype[Any], depth: int) -> float:

@@ -22,7 +22,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,18 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc import frontend, progress
-from maskc.errors import InputError, NotComparableError, NotEquivalentError, RunError, UnavailableError
+from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
-from maskc.frontend.mask_files import apply_masks, read_masks
+from maskc.frontend.mask_files import apply_masks
+from maskc.inspection.flops import count
 from maskc.report import files
-from maskc.results.compilation import plain
-from maskc.results.layers import Layer, layers
-from maskc.results.totals import Figures, count
+from maskc.results.layers import layers
+from maskc.results.measurements import ExactError, Latency, OutputError
+from maskc.results.totals import Figures
+from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
-from maskc.runtime.latency import Latency, measure
+from maskc.runtime.latency import measure
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,
@@ -51,64 +52,16 @@ from maskc.runtime.session import (
     rounds_products,
 )
 from maskc.verification import signature
-from maskc.verification.bisection import Parted, Parting, part
+from maskc.verification.bisection import Bisection, bisect
 from maskc.verification.dump import write as write_dump
-from maskc.verification.exact import Exact, ExactError, affordable
+from maskc.verification.exact import Exact, affordable
 from maskc.verification.inputs import Arrays, drawn, one_of_each, read_inputs, redrawn, size_notes
 from maskc.verification.rounding_noise import NOISE_FACTOR, Noise, Sample
-from maskc.verification.tolerance import Judge, OutputError, Pair
+from maskc.verification.tolerance import Judge, Pair
 
 TENSORFLOW_FACTOR = 10.0
 
 DEFAULT_SAMPLES = 16
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The result of comparing a compiled model with its reference.
-
-    `passed` holds when all outputs agree and the reduction asked for is reached. `before` and `after` are the
-    figures of the two files; `exact` are errors in double precision, None where they were not compared so;
-    `parting` is where two models part that are not equivalent, and `latency` is measured if asked for.
-    `reasons` has a sentence for everything that failed, and `notes` for everything that a reader should know
-    about how the comparison was made. `model` and `output` are the paths of the reference and of the compiled model,
-    None for a model in memory, and `layers` the nodes of both that multiply and accumulate.
-    """
-
-    passed: bool
-    equivalent: bool
-    outputs: tuple[OutputError, ...]
-    before: Figures
-    after: Figures
-    min_reduction: float | None
-    provider: str
-    samples: int
-    seed: int
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    exact: tuple[ExactError, ...] | None = None
-    parting: Parting | None = None
-    latency: Latency | None = None
-    model: str | None = None
-    output: str | None = None
-    layers: tuple[Layer, ...] = ()
-
-    @property
-    def reduction(self) -> float:
-        """FLOPs before over FLOPs after; infinite when nothing is left to compute."""
-        return self.before.reduction_to(self.after)
-
-    def raise_if_failed(self) -> None:
-        """Raise `NotEquivalentError`, saying what failed first, unless the check passed."""
-        if not self.passed:
-            raise NotEquivalentError(self.reasons[0])
-
-    def to_json(self) -> dict[str, Any]:
-        """What was found as values that `json` can write; docs/report.md describes them."""
-        from maskc.results.document import of_verification
-
-        data: dict[str, Any] = plain(of_verification(self))
-        return data
 
 
 def verify(
@@ -154,7 +107,7 @@ def verify(
     before, after, tried = _sized(*sources, shapes)
     target = before.model
     if masks is not None:
-        target = apply_masks(target, masks if isinstance(masks, Mapping) else read_masks(Path(masks)))
+        target = apply_masks(target, masks)
     costs = count(before), count(after)
     result = compare(
         target,
@@ -179,9 +132,7 @@ def verify(
     model, output = (None if source.path is None else str(source.path) for source in sources)
     result = dataclasses.replace(result, model=model, output=output, layers=layers(*costs))
     if targets:
-        from maskc.results.document import of_verification
-
-        document = of_verification(result)
+        document = result.document()
         for path in targets:
             files.write(document, path)
     return result
@@ -210,7 +161,7 @@ def compare(
     """`verify` for models that are read already; `original` is the TensorFlow model behind the reference.
 
     `inputs` are arrays by input name, under what to call them; `tried` are values for symbolic sizes. With
-    `bisect`, it is found where models part that differ.
+    `bisect`, the first difference inside models that are not equivalent is looked for.
     """
     _validate(samples, seed, rtol, atol, min_reduction)
     if dump is not None and dump.exists() and not dump.is_dir():
@@ -222,7 +173,7 @@ def compare(
     notes: list[str] = []
     count = 0
     exact_errors: tuple[ExactError, ...] | None = None
-    parted: Parted | None = None
+    located: Bisection | None = None
     latency: Latency | None = None
     if not reasons:
         chosen = choose_provider(provider)
@@ -259,11 +210,11 @@ def compare(
                 if verdicts.sample is not None and all(error.passed for error in exact_errors):
                     notes.append("In double precision the models agree, so it is rounding that differs.")
             if reasons and bisect:
-                parted = _parted(reference, compiled, data, failed, before.flops, seed)
-                if parted is None:
+                located = _located(reference, compiled, data, failed, before.flops, seed)
+                if located is None:
                     notes.append("Where the models part was not found.")
                 elif dump is not None:
-                    notes.append(_dumped(dump, parted, failed or data[0]))
+                    notes.append(_dumped(dump, located, failed or data[0]))
             # What cannot be run on these data has failed above.
             with contextlib.suppress(RunError) if reasons else contextlib.nullcontext():
                 if chosen != "cpu":
@@ -300,7 +251,7 @@ def compare(
         reasons=tuple(reasons),
         notes=tuple(notes),
         exact=exact_errors,
-        parting=None if parted is None else parted.parting,
+        parting=None if located is None else located.difference,
         latency=latency,
     )
 
@@ -363,23 +314,23 @@ def _failures(errors: Sequence[ExactError]) -> list[str]:
     ]
 
 
-def _parted(
+def _located(
     reference: ModelProto,
     compiled: ModelProto,
     data: Sequence[Sample],
     failed: Sample | None,
     flops: int,
     seed: int,
-) -> Parted | None:
+) -> Bisection | None:
     """Where the models part; the sample that failed is looked at first."""
     samples = [*([failed] if failed is not None else []), *(sample for sample in data if sample is not failed)]
-    return part(reference, compiled, samples, seed, double=bool(affordable(samples[:1], flops)))
+    return bisect(reference, compiled, samples, seed, double=bool(affordable(samples[:1], flops)))
 
 
-def _dumped(directory: Path, parted: Parted, sample: Sample) -> str:
+def _dumped(directory: Path, located: Bisection, sample: Sample) -> str:
     """Write what shows the difference; a sentence on how that went, which must not hide the difference itself."""
     try:
-        return f"Written: {', '.join(map(str, write_dump(directory, parted, sample)))}."
+        return f"Written: {', '.join(map(str, write_dump(directory, located, sample)))}."
     except InputError as error:
         return str(error)
 

@@ -381,7 +381,7 @@ def test_arguments_that_make_no_sense(repository: Path) -> None:
 
 @pytest.mark.parametrize("text", ["0", "0-3, 7", "5, 9-10"])
 def test_channels_are_written_and_read(text: str) -> None:
-    from maskc.report.terminal import ranges
+    from maskc.report.wording import ranges
 
     assert ranges(sorted(baseline.channels(text))) == text
 

@@ -18,7 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 import maskc as api
-from maskc.results.compilation import CompileReport
+from maskc.compilation.compile_report import CompileReport
 from maskc.results.totals import Figures
 from maskc.verification.error_statistics import Statistics
 from maskc.verification.rounding_noise import distance

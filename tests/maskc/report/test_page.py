@@ -15,13 +15,12 @@ import pytest
 from onnx import ModelProto
 
 import maskc as api
+from maskc.compilation.compile_report import CompileReport
 from maskc.report import charts, page
-from maskc.results.compilation import CompileReport
-from maskc.results.document import Document, of_compilation
+from maskc.results.document import Document
 from maskc.results.layers import Layer
+from maskc.results.measurements import ErrorHistogram, OutputError
 from maskc.results.totals import Figures
-from maskc.verification.error_statistics import ErrorHistogram
-from maskc.verification.tolerance import OutputError
 from passes.results import Held, MaskedAxis
 from tests.maskc import browser, build
 from tests.maskc.command import ROOT, maskc
@@ -90,7 +89,7 @@ def document(**changes: Any) -> Document:
             Layer("fresh", "MatMul", None, 8, 0, 10, only="after"),
         ),
     )
-    return dataclasses.replace(of_compilation(report), **changes)
+    return dataclasses.replace(report.document(), **changes)
 
 
 def output(**changes: Any) -> OutputError:
@@ -115,21 +114,19 @@ def test_figures_layers_and_holders_are_told() -> None:
 
 
 def test_nothing_is_fetched_and_nothing_is_taken_for_markup() -> None:
-    hostile = of_compilation(
-        CompileReport(
-            maskc="0.1.0",
-            model=f"{HOSTILE}.onnx",
-            before=Figures(10, 5, 2, 4),
-            after=Figures(1, 1, 1, 2),
-            masked=(MaskedAxis(HOSTILE, 1, 8, 4, 1, (0, 1, 2, 5)),),
-            held=(Held(HOSTILE, 1, (0, 1, 2), HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
-            seconds={HOSTILE: 0.25},
-            notes=(HOSTILE,),
-            warnings=(HOSTILE,),
-            output=f"{HOSTILE}\udc80",
-            layers=tuple(Layer(HOSTILE, HOSTILE, 1, 1, 1, 1, name_after=HOSTILE, op_after=HOSTILE) for _ in range(3)),
-        )
-    )
+    hostile = CompileReport(
+        maskc="0.1.0",
+        model=f"{HOSTILE}.onnx",
+        before=Figures(10, 5, 2, 4),
+        after=Figures(1, 1, 1, 2),
+        masked=(MaskedAxis(HOSTILE, 1, 8, 4, 1, (0, 1, 2, 5)),),
+        held=(Held(HOSTILE, 1, (0, 1, 2), HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+        seconds={HOSTILE: 0.25},
+        notes=(HOSTILE,),
+        warnings=(HOSTILE,),
+        output=f"{HOSTILE}\udc80",
+        layers=tuple(Layer(HOSTILE, HOSTILE, 1, 1, 1, 1, name_after=HOSTILE, op_after=HOSTILE) for _ in range(3)),
+    ).document()
     source = page.page(hostile)
     tags = Reader(source).tags
     assert [tag for tag, _ in tags].count("script") == 1
@@ -142,7 +139,7 @@ def test_nothing_is_fetched_and_nothing_is_taken_for_markup() -> None:
 
 
 def test_every_state_of_a_verification_is_told() -> None:
-    made = of_compilation(api.compile(build.mlp(), verify=True).report)
+    made = api.compile(build.mlp(), verify=True).report.document()
     assert made.verification is not None
     failed = dataclasses.replace(made.verification, passed=False, reasons=("It is too large.",))
     for verification, title in (
@@ -164,7 +161,7 @@ def test_models_that_were_not_run_are_not_said_to_be(tmp_path: Path) -> None:
 
 
 def test_many_outputs_are_folded() -> None:
-    made = of_compilation(api.compile(build.mlp(), verify=True).report)
+    made = api.compile(build.mlp(), verify=True).report.document()
     assert made.verification is not None
     counted = ErrorHistogram(3, -8.0, 0.5, (1, 0, 2))
     outputs = tuple(output(name=f"out{i}", histogram=counted) for i in range(40))

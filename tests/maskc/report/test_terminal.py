@@ -9,8 +9,10 @@ import math
 import pytest
 from rich.console import Console
 
+from maskc.compilation.compile_report import CompileReport
 from maskc.report import terminal
-from maskc.results.compilation import CompileReport, plain
+from maskc.report.wording import ranges, size
+from maskc.results.json_values import plain
 from maskc.results.totals import Figures
 from passes.results import Held, MaskedAxis
 
@@ -34,7 +36,7 @@ def report() -> CompileReport:
 
 def text(report: CompileReport) -> str:
     out = io.StringIO()
-    terminal.show_compilation(report, Console(file=out, width=100))
+    terminal.show_compilation(report.document(), Console(file=out, width=100))
     return out.getvalue()
 
 
@@ -62,7 +64,7 @@ def test_everything_gone_is_no_division_by_zero(report: CompileReport) -> None:
     [((), ""), ((3,), "3"), ((0, 1, 2), "0-2"), ((5, 0, 1, 7, 8), "0-1, 5, 7-8"), ((0, 2, 4), "0, 2, 4")],
 )
 def test_ranges(channels: tuple[int, ...], expected: str) -> None:
-    assert terminal.ranges(channels) == expected
+    assert ranges(channels) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_ranges(channels: tuple[int, ...], expected: str) -> None:
     ],
 )
 def test_sizes(count: int, expected: str) -> None:
-    assert terminal.size(int(count)) == expected
+    assert size(int(count)) == expected
 
 
 def test_json_holds_no_infinities() -> None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import ModelProto
 
 import maskc as api
-from maskc.report.terminal import brief
-from maskc.results.diff import Change, diff
+from maskc.inspection.diff import diff
+from maskc.report.wording import brief
+from maskc.results.diff import Change
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused
 

@@ -1,27 +1,21 @@
-"""The report of one compilation, and results as JSON."""
+"""The report of one compilation."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from maskc.report import files
+from maskc.results.document import SCHEMA, Channels, Document
+from maskc.results.environment import machine, now, versions
+from maskc.results.json_values import plain
 from maskc.results.layers import Layer
+from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
+from maskc.results.verification import Verification
 from passes.results import Held, MaskedAxis, Width
-
-if TYPE_CHECKING:
-    from maskc.runtime.latency import Latency
-    from maskc.verification.verify import Verification
-
-
-def now() -> str:
-    """The time in UTC, to the second, as ISO 8601 has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,37 @@ class CompileReport:
         """Masked channels that the compiled model does not compute."""
         return sum(axis.removed for axis in self.masked)
 
+    def document(self) -> Document:
+        """The report of `maskc compile`."""
+        return Document(
+            schema=SCHEMA,
+            command="compile",
+            maskc=self.maskc,
+            versions=versions(),
+            machine=machine(),
+            date=self.date,
+            model=self.model,
+            output=self.output,
+            before=self.before,
+            after=self.after,
+            reduction=self.flops_reduction,
+            channels=Channels(
+                self.channels_masked, self.channels_removed, sum(len(held.channels) for held in self.held)
+            ),
+            layers=self.layers,
+            masked=self.masked,
+            held=self.held,
+            widths=self.widths,
+            verification=None if self.verification is None else self.verification.checked(),
+            latency=self.latency,
+            seconds=self.seconds,
+            notes=self.notes,
+            warnings=self.warnings,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The report as values that `json` can write; docs/report.md describes them."""
-        from maskc.results.document import of_compilation
-
-        data: dict[str, Any] = plain(of_compilation(self))
+        data: dict[str, Any] = plain(self.document())
         return data
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -80,26 +100,5 @@ class CompileReport:
 
         Raises `InputError` when the ending is another or the file cannot be written.
         """
-        from maskc.report import files
-        from maskc.results.document import of_compilation
-
         files.check((Path(path),))
-        files.write(of_compilation(self), Path(path))
-
-
-def ratio(value: float) -> float | None:
-    """A factor, or None for an infinite one, which JSON cannot hold."""
-    return value if math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, tuples and numbers as JSON knows them; numbers that are not finite become None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return ratio(value)
-    return value
+        files.write(self.document(), Path(path))

@@ -1,0 +1,98 @@
+"""Two models side by side as they are stored, without running or compiling them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from maskc import frontend
+from maskc.frontend import Source
+from maskc.frontend.graphs import all_nodes, type_of
+from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.inspection.flops import count
+from maskc.results.diff import Change, Diff, Kind
+from maskc.results.layers import layers
+from maskc.results.totals import Figures
+
+
+def diff(
+    before: str | os.PathLike[str] | ModelProto,
+    after: str | os.PathLike[str] | ModelProto,
+    *,
+    shapes: Shapes | None = None,
+) -> Diff:
+    """Set two models side by side as they are stored, without running or compiling them.
+
+    `shapes` fixes the sizes of inputs in both, as for `maskc.compile`; an input that only one of them has is fixed
+    there. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is not
+    installed.
+    """
+    read = frontend.read(before), frontend.read(after)
+    inputs = [{value.name for value in source.model.graph.input} for source in read]
+    sources = []
+    for source, own, other in zip(read, inputs, reversed(inputs), strict=True):
+        # A name that neither has is refused, by the first.
+        wanted = {name: sizes for name, sizes in (shapes or {}).items() if name in own or name not in other}
+        sources.append(fixed(source, wanted))
+    costs = [count(source) for source in sources]
+    old, new = (Figures.from_cost(cost, source.bytes) for cost, source in zip(costs, sources, strict=True))
+    return Diff((sources[0].name, sources[1].name), old, new, layers(*costs), _changes(*sources))
+
+
+def _changes(before: Source, after: Source) -> tuple[Change, ...]:
+    found: list[Change] = []
+    sides: tuple[tuple[Kind, Mapping[str, str | int], Mapping[str, str | int]], ...] = (
+        ("input", _signature(before, "input"), _signature(after, "input")),
+        ("output", _signature(before, "output"), _signature(after, "output")),
+        ("opset", _opsets(before.model), _opsets(after.model)),
+        ("operator", _operators(before.model), _operators(after.model)),
+        ("metadata", _metadata(before.model), _metadata(after.model)),
+    )
+    for kind, old, new in sides:
+        names = (name for name in {**old, **new} if old.get(name) != new.get(name))
+        found += [Change(kind, name, old.get(name), new.get(name)) for name in names]
+    return tuple(found)
+
+
+def _signature(source: Source, which: Literal["input", "output"]) -> dict[str, str]:
+    graph = source.model.graph
+    defaults = {tensor.name for tensor in graph.initializer} if which == "input" else set()
+    values = graph.input if which == "input" else graph.output
+    return {value.name: _declared(value) + (" with a default" if value.name in defaults else "") for value in values}
+
+
+def _declared(value: ValueInfoProto) -> str:
+    """A type as people write it: `float[n,3,224,224]`."""
+    found = type_of(value)
+    kind = TensorProto.DataType.Name(found.elem_type).lower()
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value") or "no type").removesuffix("_type")
+    if found.shape is None:
+        return f"{kind} of any rank"
+    return f"{kind}[{','.join('?' if dim is None else str(dim) for dim in found.shape)}]"
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    return {(entry.domain or "ai.onnx"): entry.version for entry in model.opset_import}
+
+
+def _operators(model: ModelProto) -> dict[str, int]:
+    return dict(sorted(Counter(f"{node.domain}.{node.op_type}".removeprefix(".") for node in all_nodes(model)).items()))
+
+
+def _metadata(model: ModelProto) -> dict[str, str | int]:
+    """What the file says of itself."""
+    said: dict[str, str | int] = {
+        "IR version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "domain": model.domain,
+        "model version": model.model_version,
+        "description": model.doc_string,
+        "name of the graph": model.graph.name,
+    }
+    said |= {entry.key: entry.value for entry in model.metadata_props}
+    return {key: value for key, value in said.items() if value not in ("", 0)}

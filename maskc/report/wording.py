@@ -1,0 +1,80 @@
+"""Counts, sizes, channel numbers and reasons in words: what terminal, page and check share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from passes.results import Held, Width
+
+
+def held_lines(held: Sequence[Held]) -> Iterable[str]:
+    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do.
+
+    Channels that stay for a width are told of by layer, in `width_lines`.
+    """
+    groups: dict[tuple[str, str, str], list[Held]] = {}
+    for item in held:
+        if item.aligned:
+            continue
+        groups.setdefault((item.op, item.node, item.reason), []).append(item)
+    for (op, node, reason), items in groups.items():
+        yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
+        for item in items:
+            count = len(item.channels)
+            written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
+            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
+            yield f"  {what}: {written}{item.advice}".rstrip(": ")
+
+
+def width_lines(widths: Sequence[Width]) -> Iterable[str]:
+    """A line on the layers that keep channels for their widths, and one for each of them."""
+    if not widths:
+        return
+    more, count = sum(width.kept - width.live for width in widths), len(widths)
+    layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
+    yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
+    for width in widths:
+        counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
+        yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
+
+
+def ranges(channels: Sequence[int]) -> str:
+    """Channel numbers in brief: 0-3, 7, 9-10."""
+    parts: list[str] = []
+    start = previous = None
+    for channel in [*sorted(channels), None]:
+        if start is not None and channel is not None and channel == previous + 1:  # type: ignore[operator]
+            previous = channel
+            continue
+        if start is not None:
+            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
+        start = previous = channel
+    return ", ".join(parts)
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def factor(before: int, after: int) -> str:
+    """How many times less, or in a word where there is nothing to divide by."""
+    if after == 0:
+        return "-" if before == 0 else "all"
+    return f"{before / after:.2f}×"
+
+
+def brief(count: int) -> str:
+    """A count in at most five signs; exact below 10,000."""
+    if count < 10_000:
+        return f"{count:,}"
+    power = next((power for power in range(1, 5) if count < 999.5 * 1000**power), 5)
+    value, unit = count / 1000**power, " kMGTP"[power]
+    return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2}f}{unit}"

@@ -1,0 +1,91 @@
+"""The result of comparing two models, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from maskc.errors import NotEquivalentError
+from maskc.results.document import SCHEMA, Checked, Document
+from maskc.results.environment import machine, now, versions
+from maskc.results.json_values import plain
+from maskc.results.layers import Layer
+from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
+from maskc.results.totals import Figures
+from maskc.version import __version__
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of comparing a compiled model with its reference.
+
+    `passed` holds when all outputs agree and the reduction asked for is reached. `before` and `after` are the
+    figures of the two files; `exact` are errors in double precision, None where they were not compared so;
+    `parting` is the first difference inside two models that are not equivalent, and `latency` is measured if asked for.
+    `reasons` has a sentence for everything that failed, and `notes` for everything that a reader should know
+    about how the comparison was made. `model` and `output` are the paths of the reference and of the compiled model,
+    None for a model in memory, and `layers` the nodes of both that multiply and accumulate.
+    """
+
+    passed: bool
+    equivalent: bool
+    outputs: tuple[OutputError, ...]
+    before: Figures
+    after: Figures
+    min_reduction: float | None
+    provider: str
+    samples: int
+    seed: int
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    exact: tuple[ExactError, ...] | None = None
+    parting: FirstDifference | None = None
+    latency: Latency | None = None
+    model: str | None = None
+    output: str | None = None
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def reduction(self) -> float:
+        """FLOPs before over FLOPs after; infinite when nothing is left to compute."""
+        return self.before.reduction_to(self.after)
+
+    def raise_if_failed(self) -> None:
+        """Raise `NotEquivalentError`, saying what failed first, unless the check passed."""
+        if not self.passed:
+            raise NotEquivalentError(self.reasons[0])
+
+    def document(self) -> Document:
+        """The report of `maskc verify`."""
+        return Document(
+            schema=SCHEMA,
+            command="verify",
+            maskc=__version__,
+            versions=versions(),
+            machine=machine(),
+            date=now(),
+            model=self.model,
+            output=self.output,
+            before=self.before,
+            after=self.after,
+            reduction=self.reduction,
+            channels=None,
+            layers=self.layers,
+            masked=None,
+            held=None,
+            widths=None,
+            verification=self.checked(),
+            latency=self.latency,
+            seconds=None,
+            notes=(),
+            warnings=(),
+        )
+
+    def checked(self) -> Checked:
+        """What was found, without the figures and the latency, which stand elsewhere in the document."""
+        return Checked(**{item.name: getattr(self, item.name) for item in fields(Checked)})
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found as values that `json` can write; docs/report.md describes them."""
+        data: dict[str, Any] = plain(self.document())
+        return data
