@@ -82,6 +82,10 @@ class Op:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
         return -math.inf
 
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        """Which slices of the outputs come from which slices of the inputs. Ask `facts.links`, which remembers them."""
+        return []
+
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         """Backward: which slices of the inputs the live slices of the outputs depend on."""
         return iter(())

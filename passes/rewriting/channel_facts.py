@@ -66,7 +66,7 @@ class Facts:
         return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
 
     def links(self, node: gs.Node) -> list[Link]:
-        """The links of a node of the analysed graph (none, if its operator does not speak in links)."""
+        """The links of a node of the analysed graph (none, if its operator has none)."""
         found = self._links.get(id(node))
         if found is None:
             links = self.rules(node).links(node, self)
