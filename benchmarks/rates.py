@@ -17,7 +17,7 @@ from rich.table import Table
 
 from maskc.compilation.align import table_name
 from maskc.compilation.layer_timing import timed
-from passes.abstract_values.kernel_shape import Work
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.kernel_rates import RATES
 
 SIDES = (56, 28, 14)
@@ -30,7 +30,7 @@ WIDTHS = {
 }
 
 
-def layers() -> Iterator[tuple[str, Work, int, int]]:
+def layers() -> Iterator[tuple[str, ConvolutionShape, int, int]]:
     """Each kind of convolution with its window and channels, at several sizes."""
     for kind, widths in WIDTHS.items():
         alone = kind.startswith("depthwise")
@@ -40,7 +40,7 @@ def layers() -> Iterator[tuple[str, Work, int, int]]:
                     window = (kernel, kernel), (stride, stride), (1, 1), (side, side)
                     yield (
                         f"{kind}, {kernel} x {kernel} / {stride}",
-                        Work(*window, groups=read if alone else 1, depthwise=alone),
+                        ConvolutionShape(*window, groups=read if alone else 1, depthwise=alone),
                         read,
                         written,
                     )

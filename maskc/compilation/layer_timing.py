@@ -27,9 +27,9 @@ from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime import random_inputs
 from maskc.runtime.session import Session, import_onnxruntime
 from maskc.verification.inputs import drawn
-from passes.abstract_values.kernel_shape import Work
 from passes.adapters.placement import Policy
 from passes.pipeline.order import Shrunk, Watch
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.kernel_rates import ANY, Rates
 from passes.weights.external_file import Store
 
@@ -60,9 +60,9 @@ class Measured(Rates):
     times: dict[str, float] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
 
-    def convolution(self, work: Work, read: int, written: int) -> float:
+    def convolution(self, work: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds of the convolution itself."""
-        form = [work.kernel, work.strides, work.dilations, work.places, work.batch, work.groups, work.depthwise]
+        form = [work.kernel, work.strides, work.dilations, work.positions, work.batch, work.groups, work.depthwise]
         key = json.dumps([*form, read, written])
         estimate = super().convolution(work, read, written)
         if key not in self.times and time.perf_counter() < self.until:
@@ -182,9 +182,9 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def timed(work: Work, read: int, written: int) -> float:
+def timed(work: ConvolutionShape, read: int, written: int) -> float:
     """Nanoseconds of the convolution alone, without the reordering of its operands: the median of some runs."""
-    places, share = list(work.places), 1.0
+    places, share = list(work.positions), 1.0
     macs = read * written / work.groups * work.taps * work.batch
     while math.prod(places) * macs > _MOST and len(places) > 1 and places[0] > 8:
         share *= places[0] / (places[0] // 2)
@@ -211,7 +211,7 @@ def timed(work: Work, read: int, written: int) -> float:
     return 1000 * share * statistics.mean(faster)
 
 
-def _layer(work: Work, places: list[int], read: int, written: int) -> onnx.ModelProto:
+def _layer(work: ConvolutionShape, places: list[int], read: int, written: int) -> onnx.ModelProto:
     """The convolution as a model of its own, without padding."""
     groups = written if work.depthwise else work.groups
     windows = zip(places, work.kernel, work.strides, work.dilations, strict=True)

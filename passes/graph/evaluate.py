@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from passes.graph.tensors import Array
+from passes.graph.tensors import Array, is_standard
 
 # The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
 _FAST: dict[str, Callable[..., Array]] = {
@@ -40,7 +40,7 @@ _MOVES: dict[str, Callable[..., Array]] = {
 
 def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
     """Outputs of the node on these operands (None: omitted), or None if they cannot be had."""
-    standard = node.domain in (None, "", "ai.onnx")
+    standard = is_standard(node)
     fast = _FAST.get(node.op) if standard else None
     moves = _MOVES.get(node.op) if standard else None
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -1,10 +1,9 @@
-"""How functions of one tensor are spelled in operators, as trees."""
+"""Functions of one tensor as expressions of operators, found in a graph and written into it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,20 +23,23 @@ _NEAR = 1e-5
 _COMMUTE = frozenset(("Add", "Mul"))
 
 
-@dataclass(frozen=True)
-class Gelu:
-    """x · ½ · (1 + f(p(x))) for an operator f.
+def match_around(node: gs.Node, expressions: Iterable[Expression]) -> tuple[gs.Node, ...]:
+    """The nodes, the last one last, of the first of these expressions that the node is a part of; () if there is none.
 
-    `argument`: coefficients of the polynomial p, by power. `attrs`: of the operator that computes it. `spelling`: what
-    a runtime makes one operator of, None where that is no faster.
+    Its operator occurs in each of them once.
     """
+    for expression in expressions:
+        last: gs.Node | None = node
+        for _ in range(_depth(expression, node.op)):
+            readers = last.outputs[0].outputs if last is not None else []
+            last = readers[0] if len(readers) == 1 else None
+        found = None if last is None else nodes_of(expression, last.outputs[0])
+        if found is not None and any(n is node for n in found):
+            return found
+    return ()
 
-    argument: tuple[float, ...]
-    attrs: Mapping[str, str]
-    expression: Expression | None
 
-
-def depth(expression: Expression, op: str) -> int:
+def _depth(expression: Expression, op: str) -> int:
     """How many operators read what the (only) operator of this name writes, one after the other."""
     found = next(_depths(expression, op), None)
     assert found is not None, f"there is no {op} in {expression}"

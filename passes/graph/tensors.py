@@ -16,6 +16,9 @@ Mask = NDArray[np.bool_]
 Index = NDArray[np.int64]
 Dim = int | str | None
 
+#: how nodes call the domain of the standard's operators
+STANDARD_DOMAINS = (None, "", "ai.onnx")
+
 #: elements: a constant up to this size may be stored twice without a thought
 SMALL = 64
 
@@ -28,6 +31,11 @@ def is_constant(tensor: gs.Tensor) -> bool:
 def is_sparse(tensor: gs.Tensor) -> bool:
     """Whether the tensor is a sparse initializer."""
     return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
+
+
+def is_standard(node: gs.Node) -> bool:
+    """Whether the operator is one of the ONNX standard, and not of another domain."""
+    return node.domain in STANDARD_DOMAINS
 
 
 def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:

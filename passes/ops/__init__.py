@@ -29,8 +29,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     softmax_like,
     space_to_depth,
 )
-from passes.ops.base import Linked, Op, joined_nodes, register, rules
+from passes.ops.base import Linked, Op, register, rules
 from passes.ops.elementwise import Elementwise
-from passes.targets.onnxruntime import fusions  # noqa: F401
 
-__all__ = ["ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "joined_nodes", "register", "rules"]
+__all__ = ["ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]

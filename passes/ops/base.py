@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kernel_shape import Blocks, Work
 from passes.abstract_values.slices import (
     Constants,
     ConstantSlices,
@@ -30,7 +29,7 @@ from passes.abstract_values.slices import (
     merge,
 )
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Dim, Index, Mask, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, Index, Mask, is_float, shape_of, volume
 from passes.ops import renamed_hooks
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from passes.abstract_values.scale_shift import Affine, ClampedAffine
     from passes.abstract_values.symbolic_sizes import Extent
     from passes.graph.editor import Change
-    from passes.graph.expression_match import Gelu
     from passes.rewriting.channel_facts import Facts
     from passes.rewriting.channel_order import Orders
     from passes.rewriting.decomposition import Decomposition
@@ -83,7 +81,7 @@ class Op:
         return -math.inf
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        """Which slices of the outputs come from which slices of the inputs. Ask `facts.links`, which remembers them."""
+        """Which input slices the output slices come from, along axes of static size; ask `facts.links`, a cache."""
         return []
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
@@ -105,39 +103,9 @@ class Op:
         """FLOPs and MACs for one example. The operator nobody knows counts one FLOP per output element."""
         return sum(volume(t) for t in node.outputs if is_float(t)), 0
 
-    def work(self, node: gs.Node) -> Work | None:
-        """The node as a convolution whose time depends on how round its widths are; None if it is something else."""
-        return None
-
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        """Whether channels that a runtime holds in blocks can stay so here: at any width, or in whole blocks only."""
-        return "never"
-
-    def in_convolution(self, node: gs.Node) -> bool:
-        """Whether a runtime computes it as a part of the convolution before it, if it alone reads what that writes."""
-        return False
-
-    def joined(self, node: gs.Node) -> tuple[gs.Node, ...]:
-        """Nodes, the last one last, that a runtime makes one operator of.
-
-        This one tells how slow it is, and whether it keeps blocks.
-        """
-        return ()
-
-    #: the Gelu that is computed with this operator
-    gelu: Gelu | None = None
-
     def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
         """The output as a polynomial, of operands that are; None if it is none."""
         return None
-
-    def slowness(self, node: gs.Node) -> float:
-        """How many times as long as an addition it takes for an element."""
-        return 1.0
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        """Which input slices the output slices come from, along axes of static size; ask `facts.links`, a cache."""
-        return []
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
@@ -372,8 +340,6 @@ def _gathered(link: Link, known: ConstantSlices, size: int) -> ConstantSlices:
 
 
 _RULES: dict[tuple[str | None, str], Op] = {}
-#: how nodes call the domain of the standard's operators
-_STANDARD = (None, "", "ai.onnx")
 _UNKNOWN = Op()
 OpClass = TypeVar("OpClass", bound=type[Op])
 
@@ -382,9 +348,10 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
     """Class decorator: these operators of `domain` follow the rules of the class."""
 
     def add(cls: OpClass) -> OpClass:
+        domains = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
         for name in names:
             rule = cls()
-            _RULES.update({(said, name): rule for said in (_STANDARD if domain in _STANDARD else (domain,))})
+            _RULES.update({(alias, name): rule for alias in domains})
         return cls
 
     return add
@@ -393,11 +360,6 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; those of the operator nobody knows if there are none."""
     return _RULES.get((node.domain, node.op), _UNKNOWN).form(node)
-
-
-def joined_nodes(graph: gs.Graph) -> set[int]:
-    """The ids of all nodes that a runtime makes one operator of together with others."""
-    return {id(n) for node in graph.nodes for n in rules(node).joined(node)}
 
 
 def rules_of(domain: str, op: str) -> Op:

@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
-from passes.abstract_values.kernel_shape import Blocks
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 @register("Concat")
 class Concat(Movement):
     """Operands side by side along `axis`; one that stores nothing there is left out."""
-
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "whole"
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return axis if axis != node.attrs["axis"] % len(node.outputs[0].shape) else None

@@ -9,11 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
-from passes.abstract_values.kernel_shape import Work
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
-from passes.graph.assumed_sizes import usual_sizes
 from passes.graph.editor import Change, sequence
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, size_of, volume
 from passes.ops.base import Op, register
@@ -468,24 +466,6 @@ class Conv(Convolution):
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
         return strongest
-
-    def work(self, node: gs.Node) -> Work | None:
-        weights, shape = shape_of(node.inputs[1]), shape_of(node.outputs[0])
-        if weights is None or shape is None or not all(isinstance(size, int) for size in weights):
-            return None
-        out, read, *kernel = (int(size or 0) for size in weights)
-        groups, ones = group_size(node), [1] * len(kernel)
-        batch, _, *places = usual_sizes(node.outputs[0])
-        return Work(
-            kernel=tuple(kernel),
-            strides=tuple(node.attrs.get("strides", ones)),
-            dilations=tuple(node.attrs.get("dilations", ones)),
-            places=tuple(places),
-            batch=batch,
-            groups=groups,
-            depthwise=groups > 1 and read == 1 and out == groups,
-            blocks=len(kernel) == 2 and is_constant(node.inputs[1]) and node.outputs[0].dtype == np.float32,
-        )
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out = volume(node.outputs[0])

@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, refined, whole
-from passes.abstract_values.kernel_shape import Blocks
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
@@ -277,33 +276,9 @@ class Elementwise(Linked):
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule(bounds))
 
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "always" if node.op in _IN_BLOCKS else "never"
-
-    def slowness(self, node: gs.Node) -> float:
-        return _SLOWNESS.get(node.op, 1.0)
-
-    def in_convolution(self, node: gs.Node) -> bool:
-        return node.op in _IN_CONVOLUTION
-
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
 
-
-# What ONNX Runtime computes on channels in blocks, or as a part of the convolution before it.
-_IN_BLOCKS = frozenset("Add Clip Gelu HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid Sum Tanh".split())
-
-# What becomes a part of the convolution before it whether that runs on blocks or not.
-_IN_CONVOLUTION = frozenset("Clip HardSigmoid LeakyRelu Relu Sigmoid Tanh".split())
-
-# How many times as long as an addition ONNX Runtime takes for an element.
-_SLOWNESS = {
-    **dict.fromkeys(("Gelu", "Erf"), 4.0),
-    **dict.fromkeys(("HardSwish", "Sigmoid", "Sqrt", "Swish", "Tanh"), 2.0),
-    **dict.fromkeys(("Celu", "Cos", "Elu", "Log", "Selu", "Sin"), 11.0),
-    "PRelu": 16.0,
-    **dict.fromkeys(("Mish", "Softplus"), 60.0),
-}
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()
 _LOWEST: dict[str, Callable[[list[float]], float]] = {
@@ -316,9 +291,9 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 }
 
 register(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Exp Floor Gelu HardSwish".split(),
-    *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sign Sin Sinh Softplus".split(),
-    *"Softsign Swish Tan ThresholdedRelu IsInf IsNaN".split(),
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSwish".split(),
+    *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
+    *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
     *"Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)

@@ -9,7 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
-from passes.abstract_values.kernel_shape import Blocks
 from passes.abstract_values.slices import ConstantSlices, Link, Maps
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.tensors import Array, volume
@@ -69,9 +68,6 @@ class Pool(Linked):
 class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "whole"
-
     def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, float("-inf")) if known.value.dtype.kind == "f" else None
         return None if found is None else ConstantMap(known.mask, found[1].max(axis=sliding.inner), found[0])
@@ -80,9 +76,6 @@ class MaxPool(Pool):
 @register("AveragePool")
 class AveragePool(Pool):
     """A constant channel stays constant unless padding is counted."""
-
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "whole"
 
     def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, 0.0)
@@ -127,9 +120,6 @@ class LpPool(Pool):
 @register("GlobalAveragePool", "GlobalMaxPool")
 class GlobalPool(Pool):
     """The mean or maximum of a constant is the constant."""
-
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "whole"
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x = operands[0]

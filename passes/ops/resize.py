@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
-from passes.abstract_values.kernel_shape import Blocks
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import ConstantSlices, Link, Maps
 from passes.graph.tensors import is_constant, operand, shape_of
@@ -25,9 +24,6 @@ class Resize(Linked):
     """Slices of an axis that keeps its size pass through."""
 
     reason = "resizes each channel"
-
-    def in_blocks(self, node: gs.Node) -> Blocks:
-        return "always"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())

@@ -14,7 +14,7 @@ from passes.simplify import (
     narrow_weights,
 )
 from passes.simplify.decomposed_activations import hard_activations
-from passes.targets.onnxruntime import keep_nchwc_layout, space_to_depth_convolutions
+from passes.targets.onnxruntime import fusions, keep_nchwc_layout, space_to_depth_convolutions
 from passes.targets.onnxruntime.kernel_rates import Rates
 from passes.weights import quantized
 
@@ -31,7 +31,7 @@ def clean(graph: gs.Graph, rates: Rates | None = None, flops: int = 0, source: o
     absorb_gathers.absorb_orders(graph)
     fold_scale_shift.fuse(graph)
     hard_activations.join(graph)
-    fold_scale_shift.fold_ahead(graph)
+    fold_scale_shift.fold_ahead(graph, fusions.fused_nodes(graph))
     dead_code.drop_identities(graph)
     dead_code.drop_unused(graph)
     if rates is not None:

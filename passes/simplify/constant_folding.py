@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, become, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, present, static_shape
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
 from passes.ops import rules
 from passes.simplify import joint_constant_folding
 from passes.simplify.dead_code import drop_unused
@@ -60,7 +60,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         return None
     op = rules(node)
     weight = op.quantized(node)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change, sequence
-from passes.ops import joined_nodes, rules
+from passes.ops import rules
 from passes.rewriting.weight_scaling import Fuser
 
 # A shift so many times the scale is left: where the data are small beside it, sums of weights times the shift would
@@ -15,18 +17,17 @@ from passes.rewriting.weight_scaling import Fuser
 _FAR = 32.0
 
 
-def fold_ahead(graph: gs.Graph) -> None:
+def fold_ahead(graph: gs.Graph, fused: Set[int]) -> None:
     """Fold scales and shifts into the contractions behind them.
 
     Afterwards none is left whose result only Convs, ConvTransposes, MatMuls and Gemms of constant weights read that can
-    take it: a shift does not go where a border is padded, as it is not there, nor where there is no bias. What a
-    runtime makes one operator of stays as it is: without the ½ a Gelu is four of them, without its scale a
-    normalisation five.
+    take it: a shift does not go where a border is padded, as it is not there, nor where there is no bias. Nodes whose
+    ids are in `fused`, which the target fuses with others, stay as they are: without the ½ a Gelu is four operators,
+    without its scale a normalisation five.
     """
     fuser = Fuser(graph, rules)
-    joined = joined_nodes(graph)
     for node in reversed(list(graph.nodes)):
-        affine = None if id(node) in joined else rules(node).affine(node)
+        affine = None if id(node) in fused else rules(node).affine(node)
         change = None if affine is None else _change(node, affine, fuser)
         if affine is None or change is None:
             continue

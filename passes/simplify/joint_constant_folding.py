@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, present, static_shape
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
 from passes.ops import rules
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import LARGE, Lazy, Made, lazy
@@ -60,7 +60,7 @@ def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
 
 
 def _plain(node: gs.Node) -> bool:
-    return node.domain in (None, "", "ai.onnx") and rules(node).foldable and not subgraphs(node)
+    return is_standard(node) and rules(node).foldable and not subgraphs(node)
 
 
 def _initializer(tensor: gs.Tensor) -> bool:

@@ -7,15 +7,17 @@ to eight times. What a tensor holds is compared as a polynomial, so that the ord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.polynomial import Polynomial
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.expression_match import Gelu, emit_expression, number_of
-from passes.graph.tensors import is_constant, shape_of
+from passes.graph.expression_match import Expression, X, emit_expression, match_around, number_of
+from passes.graph.tensors import is_constant, is_standard, shape_of
 from passes.ops import rules
 
 # The opset that brought the operator.
@@ -27,18 +29,45 @@ _NEAR = 1e-6
 # Operators from the data to what f is asked for, and from there to the end, at most.
 _FAR = 6
 
+_GATE = ("Add", ("Erf", ("Div", X, math.sqrt(2))), 1.0)
+
+#: the orders of factors that runtimes know, the first of which is written where there is no operator yet
+EXPRESSIONS: tuple[Expression, ...] = (("Mul", ("Mul", X, _GATE), 0.5), ("Mul", ("Mul", X, 0.5), _GATE))
+
+
+@dataclass(frozen=True)
+class _Gelu:
+    """x · ½ · (1 + f(p(x))) for an operator f.
+
+    `argument`: coefficients of the polynomial p, by power. `attrs`: of the operator that computes it. `expressions`:
+    what it is left as before that operator, the first of them what it is written as; none where it is left anyway.
+    """
+
+    argument: tuple[float, ...]
+    attrs: Mapping[str, str]
+    expressions: tuple[Expression, ...]
+
+
+_STEEP = math.sqrt(2 / math.pi)
+
+# By f.
+_GELUS = {
+    "Erf": _Gelu((0.0, math.sqrt(0.5)), {}, EXPRESSIONS),
+    "Tanh": _Gelu((0.0, _STEEP, 0.0, _STEEP * 0.044715), {"approximate": "tanh"}, ()),
+}
+
 
 def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     """Write each Gelu, in single precision, as runtimes are fast with it; whether any was written otherwise.
 
     Nodes that nobody reads then are left. Initializers that are named in `keep` are no numbers.
     """
-    gates = [(node, gelu) for node in graph.nodes if (gelu := rules(node).gelu) is not None]
+    gates = [(n, _GELUS[n.op]) for n in graph.nodes if n.op in _GELUS and is_standard(n)]
     if not gates:
         return False
     editor, replaced = GraphEditor(graph), False
     for node, gelu in gates:
-        known = gelu.expression is None or rules(node).joined(node)
+        known = not gelu.expressions or match_around(node, gelu.expressions)
         if node.outputs[0].dtype != np.float32 or (graph.opset < _OPERATOR and known):
             continue
         found = _found(node, gelu, editor, keep)
@@ -48,15 +77,14 @@ def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
             erase(last)
             replaced = True
             if graph.opset < _OPERATOR:
-                assert gelu.expression is not None
-                emit_expression(gelu.expression, data, output, editor, before=last)
+                emit_expression(gelu.expressions[0], data, output, editor, before=last)
             else:
                 editor.emit("Gelu", [data], output, last.name, gelu.attrs, before=last)
     editor.finish()
     return replaced
 
 
-def _found(gate: gs.Node, gelu: Gelu, editor: GraphEditor, keep: Collection[str]) -> tuple[gs.Tensor, gs.Node] | None:
+def _found(gate: gs.Node, gelu: _Gelu, editor: GraphEditor, keep: Collection[str]) -> tuple[gs.Tensor, gs.Node] | None:
     """The data of a Gelu with this f, and the node that ends it."""
     argument, gated = gate.inputs[0], gate.outputs[0]
     for data in _behind(argument):

@@ -9,9 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Index, Mask, is_constant, present
-from passes.ops import Link, rules
+from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
+from passes.targets.onnxruntime.convolution_shape import convolution_shape
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ class Bundles:
 def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
     """The links of the node, and for what keeps channels apart without links those between its data and its output."""
     yield from facts.links(node)
-    work = rules(node).work(node)
-    if work is not None and work.depthwise:
+    shape = convolution_shape(node)
+    if shape is not None and shape.depthwise:
         yield Link(0, 1, 0, 1)
 
 

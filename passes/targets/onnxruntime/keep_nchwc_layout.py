@@ -11,9 +11,10 @@ from passes.abstract_values.scale_shift import Affine
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, shape_of, volume
-from passes.ops import joined_nodes, rules
+from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
+from passes.targets.onnxruntime.fusions import fused_nodes
 from passes.targets.onnxruntime.gates import gated
 from passes.targets.onnxruntime.kernel_rates import Rates
 from passes.targets.onnxruntime.timing import Forms, Timing
@@ -34,7 +35,7 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     forms: Forms = {}
     timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, forms)
-    writer = _Writer(graph, joined_nodes(graph))
+    writer = _Writer(graph, fused_nodes(graph))
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         gate = gated(node, graph.opset)

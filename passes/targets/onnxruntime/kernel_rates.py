@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from passes.abstract_values.kernel_shape import Work
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 
 # How a convolution runs. `plain`: as a matrix product, channel by channel. `blocked`: on channels in blocks, which it
 # reads and writes so. `entering`: it reads few channels as they are and writes blocks.
@@ -79,9 +79,9 @@ class Rates:
     node: float
     worth: float
 
-    def form(self, work: Work, read: int, written: int) -> Form:
+    def form(self, work: ConvolutionShape, read: int, written: int) -> Form:
         """How the convolution runs that reads and writes so many channels."""
-        if not work.blocks:
+        if not work.nchwc:
             return "plain"
         if work.depthwise:
             return "plain" if written % self.step else "blocked"
@@ -92,10 +92,10 @@ class Rates:
             return "entering"
         return "plain" if read % self.step else "blocked"
 
-    def convolution(self, work: Work, read: int, written: int) -> float:
+    def convolution(self, work: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds of the convolution itself."""
         form = self.form(work, read, written)
-        places = work.batch * math.prod(work.places)
+        places = work.batch * math.prod(work.positions)
         taken = up(read, self.block) if form == "blocked" else read
         moved = taken * math.prod(work.strides) + (written if form == "plain" else up(written, self.block))
         time = self.node + places * moved * self.touched
@@ -104,7 +104,7 @@ class Rates:
             return time + written * (work.batch * self.each + work.taps * places * self.alone * slower)
         if form == "plain":
             inner, outer = read / work.groups, written / work.groups
-            alone = math.prod(work.places)
+            alone = math.prod(work.positions)
             tiled = work.batch * min(up(alone, self.tile), self.few * alone)
             as_it_lies = work.taps == max(work.strides) == 1
             laid = places * self.direct if as_it_lies else work.batch * self.row + places * self.lowered
@@ -112,14 +112,14 @@ class Rates:
             return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
         return time + places * self._blocked(work, form, taken, written)
 
-    def loading(self, work: Work, read: int, written: int) -> float:
+    def loading(self, work: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds more where the weights come from memory."""
         if work.depthwise:
             return 0.0
         of_each = self.begun / work.taps if self.form(work, read, written) == "plain" else self.loaded
-        return of_each * weights(work, read, written)
+        return of_each * work.weights(read, written)
 
-    def _blocked(self, work: Work, form: Form, read: int, written: int) -> float:
+    def _blocked(self, work: ConvolutionShape, form: Form, read: int, written: int) -> float:
         """Nanoseconds for each place of the output of a convolution that writes blocks."""
         if work.depthwise:
             return read * work.taps * (self.depthwise if max(work.strides) == 1 else self.strided)
@@ -140,11 +140,6 @@ class Lines:
     def multiple(self, itemsize: int) -> int:
         """How many elements of `itemsize` bytes widths are rounded up to."""
         return max(1, self.bytes // itemsize)
-
-
-def weights(work: Work, read: int, written: int) -> int:
-    """Elements of the weights of a convolution that reads and writes so many channels."""
-    return written * work.taps * (1 if work.depthwise else read // work.groups)
 
 
 def up(value: int, multiple: int) -> int:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kernel_shape import Work
 from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import is_constant, operand, present, shape_of
-from passes.ops import rules
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.kernel_rates import Rates
+from passes.targets.onnxruntime.operator_kernels import channel_blocks
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import lazy
 
@@ -83,8 +83,8 @@ class _Unroller:
 
     def best(self, node: gs.Node) -> _Form | None:
         """The form of the node that takes the least time, None if that is as it is or little is won."""
-        work, shape = rules(node).work(node), shape_of(node.outputs[0]) if node.outputs else None
-        if work is None or not work.blocks or work.groups > 1 or not self._can_be_changed(node, shape):
+        work, shape = convolution_shape(node), shape_of(node.outputs[0]) if node.outputs else None
+        if work is None or not work.nchwc or work.groups > 1 or not self._can_be_changed(node, shape):
             return None
         written, read = (int(d) for d in node.inputs[1].shape[:2])
         before = self._rates.convolution(work, read, written)
@@ -103,19 +103,19 @@ class _Unroller:
         padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
         return padded and self._opset >= _PAD_BY_OPERANDS
 
-    def _forms_of(self, work: Work, read: int, written: int) -> Iterator[_Form]:
+    def _forms_of(self, work: ConvolutionShape, read: int, written: int) -> Iterator[_Form]:
         rates = self._rates
         before = rates.convolution(work, read, written)
         for axis in range(2):
             for many in _NEIGHBOURS:
-                if written * many > _BLOCKS * rates.block or many > work.places[axis] or work.dilations[axis] != 1:
+                if written * many > _BLOCKS * rates.block or many > work.positions[axis] or work.dilations[axis] != 1:
                     continue
                 other = unrolled(work, axis, many)
-                elements = work.batch * written * many * int(np.prod(other.places))
+                elements = work.batch * written * many * int(np.prod(other.positions))
                 moved = elements * (2 * rates.reorder + _TURNED[axis] * rates.move) + 5 * rates.node
                 gain = before - rates.convolution(other, read, written * many) - moved
                 products = read * int(np.prod(other.kernel)) * elements - read * work.taps * (
-                    work.batch * written * int(np.prod(work.places))
+                    work.batch * written * int(np.prod(work.positions))
                 )
                 yield _Form(axis, many, gain, 2 * products + elements)
 
@@ -178,7 +178,7 @@ class _Unroller:
             node = node.outputs[0].outputs[0]
             others = [t for i, t in present(node.inputs) if i > 0]
             alike = all(is_constant(t) and int(np.prod(t.shape)) == 1 for t in others)
-            if rules(node).in_blocks(node) != "always" or not alike or is_constant(node.inputs[0]):
+            if channel_blocks(node) != "always" or not alike or is_constant(node.inputs[0]):
                 break
             found.append(node)
         return found
@@ -213,7 +213,7 @@ class _Unroller:
         return gs.Constant(self._names.fresh("sizes"), np.asarray(values, np.int64))
 
 
-def unrolled(work: Work, axis: int, many: int) -> Work:
+def unrolled(work: ConvolutionShape, axis: int, many: int) -> ConvolutionShape:
     """The convolution that computes so many neighbours along a spatial axis as filters of their own."""
 
     def at(values: tuple[int, ...], value: int) -> tuple[int, ...]:
@@ -224,5 +224,5 @@ def unrolled(work: Work, axis: int, many: int) -> Work:
         work,
         kernel=at(work.kernel, work.kernel[axis] + stride * (many - 1)),
         strides=at(work.strides, stride * many),
-        places=at(work.places, -(-work.places[axis] // many)),
+        positions=at(work.positions, -(-work.positions[axis] // many)),
     )

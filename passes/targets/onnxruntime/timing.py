@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kernel_shape import Blocks, Work
 from passes.adapters.price import only_at_ends
 from passes.cost.per_example import multiples, repeated
 from passes.graph.assumed_sizes import usual_sizes
@@ -22,8 +21,11 @@ from passes.graph.tensors import is_constant, present, shape_of
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
+from passes.targets.onnxruntime.fusions import Fusion, fusions
 from passes.targets.onnxruntime.gates import gated
-from passes.targets.onnxruntime.kernel_rates import Rates, up, weights
+from passes.targets.onnxruntime.kernel_rates import Rates, up
+from passes.targets.onnxruntime.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
 
 # A map that is added is read as well: it takes so many times what another elementwise operator does.
 _ADDED = 1.5
@@ -70,8 +72,8 @@ class Step:
 
     inputs: tuple[Port, ...]
     output: Port
-    work: Work | None
-    blocks: Blocks
+    work: ConvolutionShape | None
+    blocks: ChannelBlocks
     free: bool
     slow: float
     inside: bool
@@ -98,13 +100,12 @@ class Timing:
         #: whether there are any
         self.adapters = False
         self._outputs = {t.name for t in graph.outputs}
-        # nodes that become one: the one that tells of it, and whether it is the last of them
-        self._joined: dict[int, tuple[gs.Node, bool]] = {}
-        for node in graph.nodes:
-            nodes = rules(node).joined(node)
-            self._joined |= {id(n): (node, n is nodes[-1]) for n in nodes}
+        # nodes that become one with others: by which fusion, and whether it is the last of them
+        self._fused: dict[int, tuple[Fusion, bool]] = {}
+        for fusion, nodes in fusions(graph):
+            self._fused |= {id(n): (fusion, n is nodes[-1]) for n in nodes}
         self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
-        stored = sum(weights(s.work, self.read(s, {}), s.output.wide({})) for s in self.steps if s.work)
+        stored = sum(s.work.weights(self.read(s, {}), s.output.wide({})) for s in self.steps if s.work)
         self._from_memory = stored > rates.near
 
     def total(self, gains: Gains | None = None) -> float:
@@ -158,7 +159,7 @@ class Timing:
         blocked = bool(computed) and all(forms.get(p.name, False) and p.delivered is None for p in computed)
         if step.blocks == "never":
             blocked = blocked and (step.free or step.scales)
-        elif step.blocks == "whole":
+        elif step.blocks == "filled":
             blocked = blocked and all(p.wide(gains) % self.rates.block == 0 for p in computed)
         elif blocked and step.gated:  # one operand is first brought to the places of the other
             moved = written * step.output.each
@@ -187,32 +188,29 @@ class Timing:
         if not outputs or outputs[0].name in self._plan.absent:
             return None
         inputs = tuple(self._ports(index, node))
-        work = op.work(node) if inputs else None
+        work = convolution_shape(node) if inputs else None
         output = self._port(outputs[0])
-        joined = self._joined.get(id(node))
-        affine = op.affine(node) if len(inputs) == 1 and joined is None else None
+        fused = self._fused.get(id(node))
+        affine = op.affine(node) if len(inputs) == 1 and fused is None else None
         free = affine is not None and affine.data.name in self._parts
         if free or op.cost(node)[1]:
             self._parts.add(outputs[0].name)
+        blocks = channel_blocks(node) if fused is None else fused[0].channel_blocks
         return Step(
             inputs=inputs,
             output=output,
             work=work,
             # an operand of no channels, or of sizes that are not known, is not in blocks
-            blocks=self._blocks(node) if len(inputs) == len(list(self._computed(node))) else "never",
-            free=free or (joined is not None and not joined[1]),
-            slow=op.slowness(node) if joined is None else rules(joined[0]).slowness(joined[0]),
-            inside=joined is None and op.in_convolution(node) and self._alone_behind_convolution(node),
-            joined=joined is not None and joined[1],
+            blocks=blocks if len(inputs) == len(list(self._computed(node))) else "never",
+            free=free or (fused is not None and not fused[1]),
+            slow=slowness(node) if fused is None else fused[0].slowness,
+            inside=fused is None and fuses_into_convolution(node) and self._alone_behind_convolution(node),
+            joined=fused is not None and fused[1],
             scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
             maps=self._maps(index, node),
             gated=gated(node, self._opset) is not None,
             fixed=self._other_doors(index, node) + (0.0 if work else self._multiplied(index, node)),
         )
-
-    def _blocks(self, node: gs.Node) -> Blocks:
-        teller = self._joined.get(id(node), (node, True))[0]
-        return rules(teller).in_blocks(teller)
 
     def _alone_behind_convolution(self, node: gs.Node) -> bool:
         data = node.inputs[0]

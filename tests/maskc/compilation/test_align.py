@@ -14,9 +14,9 @@ import maskc as api
 from maskc.compilation import align, layer_timing
 from maskc.errors import InputError
 from maskc.frontend import model_files, onnx_file
-from passes.abstract_values.kernel_shape import Work
 from passes.model.prepare import prepared
-from passes.ops import rules
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
+from passes.targets.onnxruntime.fusions import fusions
 from passes.targets.onnxruntime.kernel_rates import ANY, RATES
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
@@ -153,7 +153,7 @@ def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> 
         operators = [node.op_type for node in made(read, written, groups).graph.node]
         form = "blocked" if "ReorderInput" in operators else "entering" if "ReorderOutput" in operators else "plain"
         depthwise = groups == read == written
-        work = Work((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
+        work = ConvolutionShape((3, 3), (1, 1), (1, 1), (8, 8), groups=groups, depthwise=depthwise)
         assert {table.form(work, read, written) for table in tables} == {form}, (read, written, groups)
 
 
@@ -193,7 +193,7 @@ def test_what_is_said_to_be_joined_onnx_runtime_joins(name: str, tmp_path: Path)
         shift=np.linspace(-1, 1, 8),
     )
     graph = prepared(source)
-    gone = {node.op for node in graph.nodes for node in rules(node).joined(node)}
+    gone = {node.op for _, nodes in fusions(graph) for node in nodes}
     assert bool(gone) == (name not in ("by a product", "Tanh"))
     assert not gone & {*loaded(source, tmp_path)}
 
@@ -271,7 +271,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
 
 def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    work = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
+    work = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positions=(28, 28))
     monkeypatch.setattr(layer_timing, "timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
     rates, _ = layer_timing.measured(None, 3600.0)
     rates.convolution(work, 8, 8)

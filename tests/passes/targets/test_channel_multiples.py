@@ -12,11 +12,11 @@ from onnx import helper, numpy_helper
 
 import passes.targets.onnxruntime.channel_multiples
 from passes import count, shrink
-from passes.abstract_values.kernel_shape import Work
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.planner import plan
 from passes.rewriting.storage_plan import StoragePlan
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.kernel_rates import ANY, LINES, RATES, Rates
 from passes.targets.onnxruntime.timing import Timing
 from tests.generators import architectures
@@ -143,7 +143,7 @@ def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> No
 
 def test_windows_of_few_places_take_as_long_to_lay_out_as_their_rows_are_many() -> None:
     def laid(kernel: tuple[int, int]) -> float:
-        work = replace(WORK, kernel=kernel, places=(2, 2))
+        work = replace(WORK, kernel=kernel, positions=(2, 2))
         return ZEN4.convolution(work, 30, 30) - replace(ZEN4, row=0.0).convolution(work, 30, 30)
 
     assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.row)
@@ -299,7 +299,7 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
 
 # -- the table -------------------------------------------------------------------------------------------------------
 
-WORK = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
+WORK = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positions=(28, 28))
 
 
 @pytest.mark.parametrize(
@@ -309,14 +309,14 @@ WORK = Work(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), places=(28, 28))
         (WORK, 36, 36, "blocked"),
         (WORK, 33, 32, "plain"),
         (WORK, 3, 33, "entering"),
-        (replace(WORK, blocks=False), 32, 32, "plain"),
+        (replace(WORK, nchwc=False), 32, 32, "plain"),
         (replace(WORK, groups=64, depthwise=True), 36, 36, "blocked"),
         (replace(WORK, groups=64, depthwise=True), 33, 33, "plain"),
         (replace(WORK, groups=4), 64, 128, "blocked"),
         (replace(WORK, groups=4), 80, 80, "plain"),
     ],
 )
-def test_how_a_convolution_runs(work: Work, read: int, written: int, form: str) -> None:
+def test_how_a_convolution_runs(work: ConvolutionShape, read: int, written: int, form: str) -> None:
     assert AVX512.form(work, read, written) == form
 
 
@@ -332,7 +332,7 @@ def test_how_a_convolution_runs(work: Work, read: int, written: int, form: str) 
         (replace(WORK, groups=2), 24, 24, "plain"),
     ],
 )
-def test_how_a_convolution_runs_on_blocks_of_eight(work: Work, read: int, written: int, form: str) -> None:
+def test_how_a_convolution_runs_on_blocks_of_eight(work: ConvolutionShape, read: int, written: int, form: str) -> None:
     assert AVX2.form(work, read, written) == form
 
 
