@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Array, Dim, is_constant, shape_of
 from passes.weights import statistics
 from passes.weights.streaming import lazy
@@ -30,6 +31,13 @@ class Affine:
     shift: Array
     axis: int | None
 
+    def then(self, second: Affine) -> Affine | None:
+        """Both as one, `second` of what this one gives; None where they run along two axes."""
+        if None not in (self.axis, second.axis) and self.axis != second.axis:
+            return None
+        shift = second.scale * self.shift + second.shift
+        return Affine(self.data, second.scale * self.scale, shift, second.axis or self.axis)
+
 
 @dataclass(frozen=True)
 class ClampedAffine:
@@ -41,13 +49,14 @@ class ClampedAffine:
     low: float = -math.inf
     high: float = math.inf
 
-    def behind(self, first: ClampedAffine) -> ClampedAffine | None:
-        """Both as one, `first` first; None where single precision has no such ramp, or where `first` rounds."""
-        if not (self.fits and first.fits) or rounds(first.shift, np.float32):
+    def then(self, second: ClampedAffine) -> ClampedAffine | None:
+        """Both as one, `second` of what this one gives; None where single precision cannot hold that or this rounds."""
+        if not (self.fits and second.fits) or rounds(self.shift, np.float32):
             return None
-        ends = sorted(self.scale * end + self.shift for end in (first.low, first.high))
-        low, high = (min(max(end, self.low), self.high) for end in ends)
-        joint = ClampedAffine(first.data, self.scale * first.scale, self.scale * first.shift + self.shift, low, high)
+        ends = sorted(second.scale * end + second.shift for end in (self.low, self.high))
+        low, high = (min(max(end, second.low), second.high) for end in ends)
+        shift = second.scale * self.shift + second.shift
+        joint = ClampedAffine(self.data, second.scale * self.scale, shift, low, high)
         return joint if joint.fits else None
 
     @property
@@ -80,6 +89,29 @@ class ClampedAffine:
         if self.is_hard_sigmoid():
             return 1
         return (self.scale != 1) + (self.shift != 0) + ((self.low, self.high) != (-math.inf, math.inf))
+
+
+_Map = TypeVar("_Map", Affine, ClampedAffine)
+
+
+def longest_chain(
+    last: gs.Node, map_of: Callable[[gs.Node], _Map | None], editor: GraphEditor
+) -> tuple[_Map, list[gs.Node]] | None:
+    """The longest chain of scales and shifts that ends with the node: as one, and its nodes, the last one first.
+
+    Nothing but the next one reads what a node of the chain writes. None if the last node is no scale and shift.
+    """
+    whole, nodes = map_of(last), [last]
+    if whole is None:
+        return None
+    while (before := editor.sole_producer(whole.data)) is not None:
+        first = map_of(before)
+        joint = None if first is None else first.then(whole)
+        if joint is None:
+            break
+        whole = joint
+        nodes.append(before)
+    return whole, nodes
 
 
 def rounds(shift: Array | float, dtype: object) -> bool:

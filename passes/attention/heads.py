@@ -14,8 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
+from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
-from passes.graph.names import Names
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, present, shape_of
 from passes.ops import rules
@@ -284,22 +284,18 @@ class _Writer:
     """Writes what was found into the graph."""
 
     def __init__(self, graph: gs.Graph, found: _Follower, facts: Facts) -> None:
-        self.graph, self.found, self.facts = graph, found, facts
-        self.names = Names(graph)
+        self.found, self.facts = found, facts
+        self.editor = GraphEditor(graph)
         self.made: set[str] = set()
 
     def run(self) -> frozenset[str]:
         for product in self.found.products:
             self._align_product(product)
         aligned = [merge for merge in self.found.merges if self._align_values(merge)]
-        nodes: dict[int, list[gs.Node]] = {}
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
             new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
-            if new:
-                nodes.setdefault(self._place(root.tensor), []).extend(new)
-                for start in root.starts:
-                    start.inputs = [new[-1].outputs[0] if t is root.tensor else t for t in start.inputs]
+            _replace_inputs(root.starts, root.tensor, new)
         for merge in self.found.merges:
             held, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
@@ -313,37 +309,29 @@ class _Writer:
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
-            if new:
-                nodes.setdefault(self._place(merge.tensor), []).extend(new)
-                for node in consumers:
-                    node.inputs = [new[-1].outputs[0] if t is merge.tensor else t for t in node.inputs]
-        if nodes:
-            behind = [nodes.get(-1, [])] + [[n, *nodes.get(i, [])] for i, n in enumerate(self.graph.nodes)]
-            self.graph.nodes = [n for group in behind for n in group]
+            _replace_inputs(consumers, merge.tensor, new)
+        self.editor.finish()
         return frozenset(self.made)
 
-    def _place(self, tensor: gs.Tensor) -> int:
-        return next((i for i, n in enumerate(self.graph.nodes) if any(t is tensor for t in n.outputs)), -1)
-
-    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> list[gs.Node]:
-        """Nodes that zero what is not kept, add the shift, and then reorder."""
+    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
+        """The tensor with zeros for what is not kept, the shift added, and then in this order."""
+        producer = tensor.inputs[0] if tensor.inputs else self.editor.start
         shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
-        new: list[gs.Node] = []
-        if not kept.all():
-            values = kept.astype(tensor.dtype).reshape(shape)
-            new.append(self._node("Mul", tensor, gs.Constant(self.names.fresh("needed"), values)))
-        if shift.any():
-            current, values = new[-1].outputs[0], shift.astype(tensor.dtype).reshape(shape)
-            new.append(self._node("Add", current, gs.Constant(self.names.fresh("constants"), values)))
-        if (order != np.arange(order.size)).any():
-            current = new[-1].outputs[0] if new else tensor
-            new.append(self._node("Gather", current, gs.Constant(self.names.fresh("order"), order), axis=axis))
-        return new
 
-    def _node(self, op: str, tensor: gs.Tensor, constant: gs.Constant, **attrs: object) -> gs.Node:
-        output = gs.Variable(self.names.fresh(f"{tensor.name}_heads"), tensor.dtype, tensor.shape)
-        self.made.add(output.name)
-        return gs.Node(op, self.names.fresh(f"{output.name}_{op.lower()}"), attrs, [tensor, constant], [output])
+        def emit(op: str, data: gs.Tensor, hint: str, values: Array, **attrs: object) -> gs.Tensor:
+            constant = self.editor.constant(hint, values)
+            output = self.editor.variable(f"{data.name}_heads", data.dtype, data.shape)
+            self.made.add(output.name)
+            return self.editor.emit(op, [data, constant], output, f"{output.name}_{op.lower()}", attrs, after=producer)
+
+        current = tensor
+        if not kept.all():
+            current = emit("Mul", current, "needed", kept.astype(tensor.dtype).reshape(shape))
+        if shift.any():
+            current = emit("Add", current, "constants", shift.astype(tensor.dtype).reshape(shape))
+        if (order != np.arange(order.size)).any():
+            current = emit("Gather", current, "order", order, axis=axis)
+        return current
 
     def _align_product(self, product: _Product) -> None:
         left, right = product.left, product.right
@@ -371,6 +359,11 @@ class _Writer:
             return False
         root.order[index] = np.take_along_axis(index, places, axis=-1)
         return True
+
+
+def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
+    for node in nodes if new is not old else ():
+        node.inputs = [new if t is old else t for t in node.inputs]
 
 
 def _used_once(traces: list[_Trace]) -> bool:

@@ -7,14 +7,14 @@ part gets a product of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of
 from passes.ops import rules
 from passes.ops.concat_split import Split
@@ -41,22 +41,18 @@ def hoist(graph: gs.Graph, facts: Facts) -> bool:
 
     Afterwards each part has a product, a reshape and a transposition of its own. Whether anything was changed.
     """
-    pinned = seen_outside(graph)
     changed = False
     for node in list(graph.nodes):
         if isinstance(rules(node), Reshape) and not is_constant(node.inputs[0]):
-            changed = _Hoist(graph, facts, node, pinned).run() or changed
+            changed = _Hoist(GraphEditor(graph), facts, node).run() or changed
     return changed
 
 
 class _Hoist:
     """One reshape with the parts behind it."""
 
-    def __init__(self, graph: gs.Graph, facts: Facts, reshape: gs.Node, pinned: set[str]) -> None:
-        self.graph, self.facts, self.reshape = graph, facts, reshape
-        self.pinned = pinned
-        self.names = Names(graph)
-        self.made: list[gs.Node] = []
+    def __init__(self, editor: GraphEditor, facts: Facts, reshape: gs.Node) -> None:
+        self.editor, self.facts, self.reshape = editor, facts, reshape
 
     def run(self) -> bool:
         """Whether the parts could be picked before the reshape, and were."""
@@ -69,7 +65,8 @@ class _Hoist:
             transpose = tensor.outputs[0]
             tensor = transpose.outputs[0]
         perm = list(transpose.attrs["perm"]) if transpose is not None and "perm" in transpose.attrs else None
-        if (transpose is not None and perm is None) or {self.reshape.outputs[0].name, tensor.name} & self.pinned:
+        ends = {self.reshape.outputs[0].name, tensor.name}
+        if (transpose is not None and perm is None) or ends & self.editor.seen_outside:
             return False
         place = first if perm is None else perm.index(first)
         consumers = list(tensor.outputs)
@@ -78,15 +75,11 @@ class _Hoist:
         sizes = self._operand(first)
         if None in found or len(parts) < 2 or sizes is None:
             return False
-        position = next(i for i, n in enumerate(self.graph.nodes) if n is self.reshape)
         chain = self._chain()
         for part in parts:
             self._write(part, axis, first, inner, perm, sizes, chain)
-        self.graph.nodes[position:position] = self.made
-        for node in [self.reshape, *([transpose] if transpose is not None else []), *consumers]:
-            node.inputs.clear()
-            node.outputs.clear()
-        self.graph.nodes = [n for n in self.graph.nodes if n.outputs]
+        erase(self.reshape, *([transpose] if transpose is not None else []), *consumers)
+        self.editor.finish()
         return True
 
     def _split(self) -> tuple[int, int, int] | None:
@@ -116,8 +109,7 @@ class _Hoist:
         """What makes the split tensor, from the product on, if all of it can be made in parts."""
         chain: list[gs.Node] = []
         current = self.reshape.inputs[0]
-        while current.inputs and len(current.outputs) == 1 and current.name not in self.pinned:
-            node = current.inputs[0]
+        while (node := self.editor.sole_producer(current)) is not None:
             computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
             plain = all(not isinstance(t, Quantized) and not isinstance(t.dtype, int) for t in node.inputs)
             if len(computed) != 1 or len(node.outputs) != 1 or not plain:
@@ -142,22 +134,21 @@ class _Hoist:
         current = self._made_in_part(chain, axis, channels)
         new = list(sizes)
         new[first] = part.stop - part.start
-        shape = gs.Constant(self.names.fresh("shape"), np.asarray(new, np.int64))
+        shape = self.editor.ints("shape", new)
         dims = list(shape_of(self.reshape.outputs[0]) or ())
         dims[first] = new[first]
-        self._emit("Reshape", [current, shape], dict(self.reshape.attrs), dims)
+        current = self._emit("Reshape", [current, shape], self.reshape.attrs, dims)
         if perm is not None:
             dims = [dims[a] for a in perm]
-            self._emit("Transpose", [self.made[-1].outputs[0]], {"perm": perm}, dims)
+            current = self._emit("Transpose", [current], {"perm": perm}, dims)
         if part.drops:
             place = first if perm is None else perm.index(first)
-            if self.graph.opset >= 13:
-                axes = gs.Constant(self.names.fresh("axes"), np.asarray([place], np.int64))
-                self._emit("Squeeze", [self.made[-1].outputs[0], axes], {}, [])
+            if self.editor.opset >= 13:
+                current = self._emit("Squeeze", [current, self.editor.ints("axes", [place])], {}, [])
             else:
-                self._emit("Squeeze", [self.made[-1].outputs[0]], {"axes": [place]}, [])
-        self.made[-1].outputs = [part.output]
-        part.output.inputs = [self.made[-1]]
+                current = self._emit("Squeeze", [current], {"axes": [place]}, [])
+        part.output.inputs.clear()
+        current.inputs[0].outputs = [part.output]
 
     def _made_in_part(self, chain: list[gs.Node], axis: int, channels: Index) -> gs.Tensor:
         """These channels of the split tensor: by a copy of what makes them, or picked."""
@@ -165,36 +156,35 @@ class _Hoist:
         copies: dict[str, gs.Tensor] = {}
         current = source
         for node in chain:
-            inputs: list[gs.Tensor] = []
-            for tensor in node.inputs:
-                if isinstance(tensor, gs.Constant):
-                    # the values themselves are shared; only the part of them is made new
-                    copy = gs.Constant(self.names.fresh(tensor.name), tensor._values)
-                    inputs.append(copy)
-                else:
-                    inputs.append(copies.get(tensor.name, tensor))
+            inputs = [  # the values themselves are shared; only the part of them is made new
+                self.editor.constant(t.name, t._values) if isinstance(t, gs.Constant) else copies.get(t.name, t)
+                for t in node.inputs
+            ]
             output = node.outputs[0]
-            current = gs.Variable(self.names.fresh(output.name), output.dtype, list(output.shape))
-            copies[output.name] = current
-            name = self.names.fresh(node.name or node.op.lower())
-            self.made.append(gs.Node(node.op, name, dict(node.attrs), inputs, [current], node.domain))
-        picked = gs.Variable(self.names.fresh(f"{source.name}_part"), source.dtype)
-        picked.shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
-        index = gs.Constant(self.names.fresh("channels"), channels)
-        gather = gs.Node("Gather", self.names.fresh(f"{source.name}_pick"), {"axis": axis}, [current, index], [picked])
-        change = Orders(self.graph, rules).written(current, axis, channels) if chain else None
+            copies[output.name] = self.editor.variable(output.name, output.dtype, list(output.shape))
+            current = self.editor.emit(
+                node.op,
+                inputs,
+                copies[output.name],
+                node.name or node.op.lower(),
+                node.attrs,
+                domain=node.domain,
+                before=self.reshape,
+            )
+        shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
+        picked = self.editor.variable(f"{source.name}_part", source.dtype, shape)
+        operands = [current, self.editor.constant("channels", channels)]
+        self.editor.emit("Gather", operands, picked, f"{source.name}_pick", {"axis": axis}, before=self.reshape)
+        change = Orders(self.editor.graph, rules).written(current, axis, channels) if chain else None
         if change is None:
-            self.made.append(gather)
             return picked
         change()
-        gather.inputs.clear()
-        gather.outputs.clear()
+        erase(*picked.inputs)
         return current
 
-    def _emit(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, object], shape: list[Dim]) -> None:
-        name = self.names.fresh(f"{self.reshape.outputs[0].name}_part")
-        output = gs.Variable(name, self.reshape.outputs[0].dtype, shape)
-        self.made.append(gs.Node(op, self.names.fresh(f"{output.name}_{op.lower()}"), attrs, inputs, [output]))
+    def _emit(self, op: str, inputs: list[gs.Tensor], attrs: Mapping[str, object], shape: list[Dim]) -> gs.Tensor:
+        output = self.editor.variable(f"{self.reshape.outputs[0].name}_part", self.reshape.outputs[0].dtype, shape)
+        return self.editor.emit(op, inputs, output, f"{output.name}_{op.lower()}", attrs, before=self.reshape)
 
 
 def _parts(node: gs.Node, tensor: gs.Tensor, axis: int) -> list[_Part] | None:

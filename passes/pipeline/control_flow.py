@@ -60,7 +60,7 @@ def _shrink_inside(graph: gs.Graph, found: Facts, adapters: Policy, nested: Nest
             apply(body, known, chosen)
             constant_folding.fold_constants(body)
             dead_code.drop_identities(body)
-            fold_scale_shift.fuse(body)
+            fold_scale_shift.fold_into_producers(body)
             dead_code.drop_unused(body)
             constant_folding.share_constants(body)
             maxpool_padding.keep_apart(body, merged)

@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.editor import Change, sequence
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import Change, GraphEditor, sequence
 from passes.graph.tensors import SMALL, Index, is_constant, shape_of
 from passes.rewriting.rule_table import Ordering
 from passes.weights.quantized import Quantized
@@ -21,12 +19,11 @@ class Orders:
 
     def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], Ordering[Orders]]) -> None:
         self._rules = rules
-        self._names = Names(graph)
-        self._shared = seen_outside(graph)
+        self._editor = GraphEditor(graph)
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let the tensor, which nothing else may read, hold the channels `order` of what it holds now."""
-        if is_constant(tensor) or tensor.name in self._shared or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+        if self._editor.sole_reader(tensor) is None or len(tensor.inputs) != 1:
             return None
         node = tensor.inputs[0]
         output = next(i for i, t in enumerate(node.outputs) if t is tensor)
@@ -44,7 +41,7 @@ class Orders:
 
     def read(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let all who read this tensor take its channels from where they are: channel `order[i]` instead of i."""
-        if tensor.name in self._shared or not tensor.outputs:
+        if tensor.name in self._editor.seen_outside or not tensor.outputs:
             return None
         changes: list[Change] = []
         for consumer in list(tensor.outputs):
@@ -67,6 +64,6 @@ class Orders:
 
         def change() -> None:
             values = moved(tensor, Picked({axis: order}))
-            node.inputs[index] = gs.Constant(self._names.fresh(tensor.name), values)
+            node.inputs[index] = self._editor.constant(tensor.name, values)
 
         return change

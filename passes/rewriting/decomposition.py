@@ -1,37 +1,32 @@
-"""Operators that are made of others, written out where that lets channels go."""
+"""Operators that are made of others, decomposed where channels can then be removed."""
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
+from passes.graph import construct
+from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, Dim
 
 
 class Decomposition:
-    """Collects the nodes that stand for one."""
+    """Puts in the nodes that stand for one, in its place."""
 
-    def __init__(self, node: gs.Node, names: Names) -> None:
-        self._node, self._names = node, names
-        self.nodes: list[gs.Node] = []
+    def __init__(self, node: gs.Node, editor: GraphEditor) -> None:
+        self._node, self._editor = node, editor
 
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
-        return gs.Constant(self._names.fresh(hint), np.asarray(values, order="C"))
+        return self._editor.constant(hint, values)
 
     def emit(self, op: str, inputs: list[gs.Tensor], shape: list[Dim], **attrs: object) -> gs.Tensor:
         """A new node, whose output has the element type of the old one's."""
-        output = gs.Variable(self._names.fresh(f"{self._node.outputs[0].name}_{op.lower()}"))
-        output.dtype, output.shape = self._node.outputs[0].dtype, list(shape)
-        name = self._names.fresh(f"{self._node.name or self._node.op}_{op.lower()}")
-        self.nodes.append(gs.Node(op, name, attrs, inputs, [output]))
-        return output
+        whole, name = self._node.outputs[0], f"{self._node.name or self._node.op}_{op.lower()}"
+        output = self._editor.variable(f"{whole.name}_{op.lower()}", whole.dtype, list(shape))
+        return self._editor.emit(op, inputs, output, name, attrs, before=self._node)
 
     def last(self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, **attrs: object) -> None:
         """The node that writes the output in place of the old one."""
-        old = self._node
-        name = old.name or self._names.fresh(op.lower())
-        old.inputs.clear()
-        old.outputs.clear()
-        self.nodes.append(gs.Node(op, name, attrs, inputs, [output]))
+        name = self._node.name or self._editor.names.fresh(op.lower())
+        erase(self._node)
+        self._editor.insert(construct.node(op, name, attrs, inputs, [output]), before=self._node)

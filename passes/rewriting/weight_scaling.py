@@ -8,10 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, keeps_shape, limits, rounds, with_constant
-from passes.graph import construct
-from passes.graph.editor import Change
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import Change, GraphEditor
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
 from passes.rewriting.rule_table import OutputFolding
 from passes.weights.quantized import Quantized
@@ -22,24 +19,15 @@ from passes.weights.streaming import Lazy, Scaled, lazy
 class Fuser:
     """What an operator's `takes` may ask for to put an affine map of its output into its own constants."""
 
-    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], OutputFolding[Fuser]]) -> None:
-        self._rules = rules
-        self._names = Names(graph)
-        self._own = {id(n) for n in graph.nodes}
-        self._shared = seen_outside(graph)
+    def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], OutputFolding[Fuser]]) -> None:
+        self._editor, self._rules = editor, rules
 
     def fold(self, affine: Affine) -> bool:
         """Whether the map could be put into the node before it, whose result nothing else may read."""
-        data = affine.data
-        if data.name in self._shared or len(data.outputs) != 1 or len(data.inputs) != 1:
+        producer = self._editor.sole_producer(affine.data)
+        if producer is None or rounds(affine.shift, affine.data.dtype):
             return False
-        if id(data.inputs[0]) not in self._own or rounds(affine.shift, data.dtype):
-            return False
-        return self._rules(data.inputs[0]).fold_output_affine(data.inputs[0], affine, self)
-
-    def is_seen_outside(self, tensor: gs.Tensor) -> bool:
-        """Whether the tensor is an output of the graph, or a subgraph reads it."""
-        return tensor.name in self._shared
+        return self._rules(producer).fold_output_affine(producer, affine, self)
 
     def into_addend(self, node: gs.Node, affine: Affine) -> bool:
         """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it.
@@ -65,7 +53,7 @@ class Fuser:
         scaling = Affine(data, affine.scale, np.zeros(()), affine.axis)
         if (affine.scale != 1).any() and not self.fold(scaling):
             return False
-        node.inputs[0 if old is node.inputs[0] else 1] = construct.constant(self._names.fresh(old.name), values)
+        node.inputs[0 if old is node.inputs[0] else 1] = self._editor.constant(old.name, values)
         return True
 
     def into_weights(self, node: gs.Node, affine: Affine, axis: int, behind: int) -> bool:
@@ -147,9 +135,9 @@ class Fuser:
         """Put other weights and another bias in the place of those of the node, where they are given."""
         before = operand(node, 2)
         if weight is not None:
-            node.inputs[1] = construct.constant(self._names.fresh(node.inputs[1].name), weight)
+            node.inputs[1] = self._editor.constant(node.inputs[1].name, weight)
         if bias is not None:
-            constant = construct.constant(self._names.fresh("bias" if before is None else before.name), bias)
+            constant = self._editor.constant("bias" if before is None else before.name, bias)
             node.inputs = [*list(node.inputs)[:2], constant]
 
 

@@ -1,14 +1,17 @@
-"""Scales and shifts in front of contractions, which no contraction before could take, become part of their weights."""
+"""Scales and shifts become part of the weights of the contraction before them, or of all contractions after them.
+
+A BatchNormalization after a convolution is one, for instance, and one before a convolution, or before two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
-from passes.graph.editor import Change, sequence
+from passes.graph.editor import Change, GraphEditor, drop_erased, erase_keeping_input, erase_keeping_output, sequence
 from passes.ops import rules
 from passes.rewriting.weight_scaling import Fuser
 
@@ -17,60 +20,60 @@ from passes.rewriting.weight_scaling import Fuser
 _FAR = 32.0
 
 
-def fold_ahead(graph: gs.Graph, fused: Set[int]) -> None:
-    """Fold scales and shifts into the contractions behind them.
-
-    Afterwards none is left whose result only Convs, ConvTransposes, MatMuls and Gemms of constant weights read that can
-    take it: a shift does not go where a border is padded, as it is not there, nor where there is no bias. Nodes whose
-    ids are in `fused`, which the target fuses with others, stay as they are: without the ½ a Gelu is four operators,
-    without its scale a normalisation five.
-    """
-    fuser = Fuser(graph, rules)
-    for node in reversed(list(graph.nodes)):
-        affine = None if id(node) in fused else rules(node).affine(node)
-        change = None if affine is None else _change(node, affine, fuser)
-        if affine is None or change is None:
-            continue
-        change()
-        output = node.outputs[0]
-        for consumer in list(output.outputs):
-            consumer.inputs = [affine.data if t is output else t for t in consumer.inputs]
-        node.inputs.clear()
-        node.outputs.clear()
-    graph.nodes = [n for n in graph.nodes if n.outputs]
-
-
-def _change(node: gs.Node, affine: Affine, fuser: Fuser) -> Change | None:
-    """What puts the map into all who read it; None where one cannot take it."""
-    output = node.outputs[0]
-    if fuser.is_seen_outside(output) or not output.outputs:
-        return None
-    if (np.abs(affine.shift) > _FAR * np.abs(affine.scale)).any():
-        return None
-    changes = [_taken(consumer, output, affine, fuser) for consumer in output.outputs]
-    done = [change for change in changes if change is not None]
-    return sequence(done) if len(done) == len(changes) else None
-
-
-def _taken(consumer: gs.Node, tensor: gs.Tensor, affine: Affine, fuser: Fuser) -> Change | None:
-    places = [i for i, t in enumerate(consumer.inputs) if t is tensor]
-    return rules(consumer).fold_input_affine(consumer, places[0], affine, fuser) if len(places) == 1 else None
-
-
-def fuse(graph: gs.Graph) -> None:
+def fold_into_producers(graph: gs.Graph) -> None:
     """Fold scales and shifts into the contraction before them.
 
     Afterwards no BatchNormalization, Mul or Add with a per-channel constant follows a Conv, ConvTranspose, Gemm or
-    MatMul of constant weights whose result nothing else reads (a shift behind a MatMul stays an Add).
+    MatMul of constant weights whose result nothing else reads (a shift after a MatMul stays an Add).
     """
-    fuser = Fuser(graph, rules)
-    for node in list(graph.nodes):
+    fuser = Fuser(GraphEditor(graph), rules)
+    _fold(graph, list(graph.nodes), lambda node, affine: fuser.fold(affine), erase_keeping_output)
+
+
+def fold_into_consumers(graph: gs.Graph, fused: Set[int]) -> None:
+    """Fold scales and shifts, which no contraction before them could take, into the contractions after them.
+
+    Afterwards none is left whose result only Convs, ConvTransposes, MatMuls and Gemms of constant weights read that can
+    take it: a shift cannot be folded where a border is padded, as it is not there, nor where there is no bias. Nodes
+    whose ids are in `fused`, which the target fuses with others, stay as they are: without the ½ a Gelu is four
+    operators, without its scale a normalisation five.
+    """
+    editor = GraphEditor(graph)
+    fuser = Fuser(editor, rules)
+
+    def folded(node: gs.Node, affine: Affine) -> bool:
+        change = None if node.outputs[0].name in editor.seen_outside else _into_consumers(node, affine, fuser)
+        if change is not None:
+            change()
+        return change is not None
+
+    nodes = [node for node in reversed(graph.nodes) if id(node) not in fused]
+    _fold(graph, nodes, folded, erase_keeping_input)
+
+
+def _fold(
+    graph: gs.Graph,
+    nodes: Iterable[gs.Node],
+    folded: Callable[[gs.Node, Affine], bool],
+    erase: Callable[[gs.Node, gs.Tensor], None],
+) -> None:
+    """Erase each scale and shift that could be folded into others."""
+    for node in nodes:
         affine = rules(node).affine(node)
-        if affine is None or not fuser.fold(affine):
-            continue
-        producer = affine.data.inputs[0]
-        output = node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
-        producer.outputs = [output if t is affine.data else t for t in producer.outputs]
-    graph.nodes = [n for n in graph.nodes if n.outputs]
+        if affine is not None and folded(node, affine):
+            erase(node, affine.data)
+    drop_erased(graph)
+
+
+def _into_consumers(node: gs.Node, affine: Affine, fuser: Fuser) -> Change | None:
+    """What puts the map into all that read it; None where one of them cannot take it."""
+    output, changes = node.outputs[0], list[Change]()
+    if not output.outputs or (np.abs(affine.shift) > _FAR * np.abs(affine.scale)).any():
+        return None
+    for consumer in output.outputs:
+        index, *others = (i for i, t in enumerate(consumer.inputs) if t is output)
+        change = None if others else rules(consumer).fold_input_affine(consumer, index, affine, fuser)
+        if change is None:
+            return None
+        changes.append(change)
+    return sequence(changes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import ClampedAffine, rounds
+from passes.abstract_values.scale_shift import ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
 
@@ -70,7 +70,7 @@ class _Joiner:
             if inner is None:
                 continue
             core, factor = inner.clamped_affine.factored()
-            outer = row.clamped_affine.behind(ClampedAffine(product.outputs[0], scale=factor))
+            outer = ClampedAffine(product.outputs[0], scale=factor).then(row.clamped_affine)
             if outer is None or not core.fits or rounds(inner.clamped_affine.shift, np.float32):
                 continue
             if not 1 / _MOST <= abs(factor) <= _MOST:
@@ -118,16 +118,8 @@ class _Joiner:
 
     def row(self, last: gs.Node) -> Row | None:
         """The longest row that ends with the node, None if the node is no ramp."""
-        clamped_affine, nodes = self._ramp(last), [last]
-        while clamped_affine is not None:
-            before = self.editor.sole_producer(clamped_affine.data)
-            first = None if before is None else self._ramp(before)
-            joint = None if first is None else clamped_affine.behind(first)
-            if before is None or joint is None:
-                return Row(clamped_affine.in_single_precision(), nodes)
-            clamped_affine = joint
-            nodes.append(before)
-        return None
+        chain = longest_chain(last, self._ramp, self.editor)
+        return None if chain is None else Row(chain[0].in_single_precision(), chain[1])
 
     @staticmethod
     def _ramp(node: gs.Node) -> ClampedAffine | None:

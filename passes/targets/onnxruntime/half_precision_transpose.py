@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant
 from passes.ops import rules
 from passes.ops.matmul import MatMul
@@ -22,18 +22,18 @@ from passes.simplify import dead_code
 
 def put_behind(graph: gs.Graph) -> None:
     """Let no such Transpose stand before a product by a matrix, but behind it, where it leaves the last axis alone."""
-    names = Names(graph)
-    behind: dict[int, gs.Node] = {}
+    editor, changed = GraphEditor(graph), False
     for product, transpose in _pairs(graph):
         output, data = product.outputs[0], transpose.inputs[0]
         if data.shape is None or output.shape is None:
             continue
-        turned = gs.Variable(names.fresh(f"{output.name}_turned"), output.dtype, [*data.shape[:-1], output.shape[-1]])
+        turned = editor.variable(f"{output.name}_turned", output.dtype, [*data.shape[:-1], output.shape[-1]])
         product.inputs[0], product.outputs = data, [turned]
         attributes = {"perm": list(transpose.attrs["perm"])}
-        behind[id(product)] = gs.Node("Transpose", names.fresh(f"{output.name}_order"), attributes, [turned], [output])
-    if behind:
-        graph.nodes = [n for node in graph.nodes for n in (node, behind.get(id(node))) if n is not None]
+        editor.emit("Transpose", [turned], output, f"{output.name}_order", attributes, after=product)
+        changed = True
+    if changed:
+        editor.finish()
         dead_code.drop_unused(graph)
 
 

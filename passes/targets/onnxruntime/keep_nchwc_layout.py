@@ -7,9 +7,9 @@ from collections.abc import Set
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import Affine
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.abstract_values.scale_shift import Affine, longest_chain
+from passes.graph import construct
+from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
@@ -36,46 +36,33 @@ def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
     timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, forms)
     writer = _Writer(graph, fused_nodes(graph))
-    nodes: list[gs.Node] = []
     for node in graph.nodes:
         gate = gated(node, graph.opset)
         if gate is not None and all(forms.get(t.name, False) for t in node.inputs):
-            nodes.append(writer.spread(node, gate))
+            writer.spread(node, gate)
         row, taken = writer.row(node)
         goes_on = any(forms.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
         if row is None or not forms.get(row.data.name, False) or not goes_on:
-            nodes.append(node)
             continue
         more = max(_FLOPS * volume(node.outputs[0]) - taken, 0)
-        if more > flops:
-            nodes.append(node)
-            continue
-        flops -= more
-        nodes.append(writer.normalization(node, row))
-    graph.nodes = nodes
+        if more <= flops:
+            flops -= more
+            writer.normalize(node, row)
+    writer.editor.finish()
     dead_code.drop_unused(graph)
 
 
 class _Writer:
     def __init__(self, graph: gs.Graph, joined: Set[int]) -> None:
-        self._names = Names(graph)
-        self._shared = seen_outside(graph)
+        self.editor = GraphEditor(graph)
         self._joined = joined
 
     def row(self, last: gs.Node) -> tuple[Affine | None, int]:
         """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
-        whole = self._affine(last)
-        if whole is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
+        chain = longest_chain(last, self._affine, self.editor)
+        if chain is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
             return None, 0
-        flops = rules(last).cost(last)[0]
-        while len(whole.data.inputs) == 1 and len(whole.data.outputs) == 1 and whole.data.name not in self._shared:
-            before = self._affine(whole.data.inputs[0])
-            if before is None:
-                break
-            flops += rules(whole.data.inputs[0]).cost(whole.data.inputs[0])[0]
-            shift = whole.scale * before.shift + whole.shift
-            whole = Affine(before.data, whole.scale * before.scale, shift, whole.axis or before.axis)
-        return whole, flops
+        return chain[0], sum(rules(node).cost(node)[0] for node in chain[1])
 
     def _affine(self, node: gs.Node) -> Affine | None:
         if id(node) in self._joined:
@@ -85,24 +72,24 @@ class _Writer:
             return None
         return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None
 
-    def spread(self, node: gs.Node, index: int) -> gs.Node:
+    def spread(self, node: gs.Node, index: int) -> None:
         """A Resize of that operand to the places of the other one, in front of the node."""
-        gate, places = node.inputs[index], list(node.inputs[1 - index].shape)[2:]
-        name = self._names.fresh(f"{gate.name}_spread")
-        wide = gs.Variable(name, np.dtype(np.float32), list(node.inputs[1 - index].shape))
-        scales = gs.Constant(self._names.fresh("scales"), np.array([1, 1, *places], np.float32))
+        gate, shape = node.inputs[index], list(node.inputs[1 - index].shape)
+        wide = self.editor.variable(f"{gate.name}_spread", np.dtype(np.float32), shape)
+        scales = self.editor.constant("scales", np.array([1, 1, *shape[2:]], np.float32))
         attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         node.inputs[index] = wide
-        return gs.Node("Resize", name, attrs, [gate, gs.Variable.empty(), scales], [wide])
+        resize = construct.node("Resize", wide.name, attrs, [gate, gs.Variable.empty(), scales], [wide])
+        self.editor.insert(resize, before=node)
 
-    def normalization(self, last: gs.Node, row: Affine) -> gs.Node:
+    def normalize(self, last: gs.Node, row: Affine) -> None:
         """A BatchNormalization in place of the nodes that end with this one."""
         output = last.outputs[0]
         channels = int(output.shape[1])
 
         def constant(name: str, values: Array) -> gs.Constant:
             spread = np.broadcast_to(np.asarray(values, np.float32), channels).copy()
-            return gs.Constant(self._names.fresh(f"{output.name}_{name}"), spread)
+            return self.editor.constant(f"{output.name}_{name}", spread)
 
         inputs = [
             row.data,
@@ -111,6 +98,6 @@ class _Writer:
             constant("mean", np.zeros(())),
             constant("variance", np.ones(())),
         ]
-        name = self._names.fresh(f"{last.name or output.name}_in_blocks")
-        last.outputs = []
-        return gs.Node("BatchNormalization", name, {"epsilon": 0.0}, inputs, [output])
+        erase(last)
+        name = f"{last.name or output.name}_in_blocks"
+        self.editor.emit("BatchNormalization", inputs, output, name, {"epsilon": 0.0}, before=last)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor
 from passes.ops import rules
 from passes.ops.pad import Pad
 from passes.ops.pooling import MaxPool
@@ -30,7 +30,7 @@ def keep_apart(graph: gs.Graph, before: Collection[str]) -> None:
     It leaves negative zeros alone, and they are the same in a maximum. Where the value is an attribute, before opset
     11, they are merged too; the smallest number there is stands for zero then.
     """
-    names = Names(graph)
+    editor = GraphEditor(graph)
     for pool, pad in _padded(graph):
         if pool.outputs[0].name in before:
             continue
@@ -38,7 +38,7 @@ def keep_apart(graph: gs.Graph, before: Collection[str]) -> None:
             pad.attrs["value"] = float(np.finfo(np.float32).smallest_subnormal)
         else:
             dtype = pad.inputs[0].dtype or np.dtype(np.float32)
-            fill = gs.Constant(names.fresh("fill"), np.asarray(-0.0, dtype))
+            fill = editor.constant("fill", np.asarray(-0.0, dtype))
             pad.inputs = [*pad.inputs[:2], fill, *pad.inputs[3:]]
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant, operand, present, shape_of
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.kernel_rates import Rates
@@ -61,23 +60,13 @@ def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
         if form.flops <= flops:
             flops -= form.flops
             unroller.write(node, form)
-    graph.nodes = unroller.nodes()
+    unroller.editor.finish()
 
 
 class _Unroller:
     def __init__(self, graph: gs.Graph, rates: Rates) -> None:
         self._rates = rates
-        self._names = Names(graph)
-        self._opset: int = graph.opset
-        self._nodes = list(graph.nodes)
-        self._before: dict[int, list[gs.Node]] = {}  # what stands before a node now
-        self._behind: dict[int, list[gs.Node]] = {}
-        self._shared = seen_outside(graph)
-
-    def nodes(self) -> list[gs.Node]:
-        """All that is there now, in order."""
-        around = ((self._before.get(id(n), []), n, self._behind.get(id(n), [])) for n in self._nodes)
-        return [n for before, node, behind in around for n in (*before, node, *behind)]
+        self.editor = GraphEditor(graph)
 
     # -- what is faster ------------------------------------------------------------------------------------------
 
@@ -101,7 +90,7 @@ class _Unroller:
         if values is not None and values.on_disk:
             return False
         padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
-        return padded and self._opset >= _PAD_BY_OPERANDS
+        return padded and self.editor.opset >= _PAD_BY_OPERANDS
 
     def _forms_of(self, work: ConvolutionShape, read: int, written: int) -> Iterator[_Form]:
         rates = self._rates
@@ -134,7 +123,7 @@ class _Unroller:
         pads[2 + axis] = max(reach - size - pads[axis], 0)
         node.inputs[1] = self._side_by_side(node, axis, many, stride)
         if bias is not None:
-            node.inputs[2] = gs.Constant(self._names.fresh(bias.name), np.repeat(np.asarray(bias.values), many))
+            node.inputs[2] = self.editor.constant(bias.name, np.repeat(np.asarray(bias.values), many))
         strides = list(node.attrs.get("strides", [1, 1]))
         strides[axis] = stride * many
         node.attrs |= {"strides": strides, "pads": pads, "kernel_shape": list(node.inputs[1].shape[2:])}
@@ -163,19 +152,22 @@ class _Unroller:
         order = [0, 2 + axis, *(a for a in range(1, 5) if a != 2 + axis)]
         turned = [split[a] for a in order]
         whole = [turned[0] * turned[1], *turned[2:]]
-        places = gs.Constant(self._names.fresh("places"), place)
-        padded = self._node("Pad", [weight, self._ints(ends.reshape(-1).tolist())], weight, longer)
-        picked = self._node("Gather", [padded, places], weight, split, axis=2 + axis)
-        moved = self._node("Transpose", [picked], weight, turned, perm=order)
-        joined = self._node("Reshape", [moved, self._ints(whole)], weight, whole)
-        self._before[id(node)] = [t.inputs[0] for t in (padded, picked, moved, joined)]
-        return joined
+        places = self.editor.constant("places", place)
+
+        def emit(op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Tensor:
+            output = self._variable(weight, shape)
+            return self.editor.emit(op, inputs, output, f"{weight.name}_{op.lower()}", attrs, before=node)
+
+        padded = emit("Pad", [weight, self._ints(ends.reshape(-1).tolist())], longer)
+        picked = emit("Gather", [padded, places], split, axis=2 + axis)
+        moved = emit("Transpose", [picked], turned, perm=order)
+        return emit("Reshape", [moved, self._ints(whole)], whole)
 
     def _activations(self, node: gs.Node) -> list[gs.Node]:
         """What follows the node and does the same to every element, where nobody else reads what is before it."""
         found: list[gs.Node] = []
-        while node.outputs[0].name not in self._shared and len(node.outputs[0].outputs) == 1:
-            node = node.outputs[0].outputs[0]
+        while (reader := self.editor.sole_reader(node.outputs[0])) is not None:
+            node = reader
             others = [t for i, t in present(node.inputs) if i > 0]
             alike = all(is_constant(t) and int(np.prod(t.shape)) == 1 for t in others)
             if channel_blocks(node) != "always" or not alike or is_constant(node.inputs[0]):
@@ -188,29 +180,26 @@ class _Unroller:
         order = [0, 1, 3, 2, 4] if axis == 0 else [0, 1, 3, 4, 2]
         whole = [sizes[0], sizes[1], *places]
         whole[2 + axis] = sizes[3 + axis] * sizes[2]
-        apart = self._node("Reshape", [last.outputs[0], self._ints(sizes)], output, sizes)
-        turned = self._node("Transpose", [apart], output, [sizes[i] for i in order], perm=order)
-        joined = [turned, self._ints(whole)]
-        behind = [apart.inputs[0], turned.inputs[0]]
-        if whole[2:] == places:
-            behind.append(gs.Node("Reshape", self._names.fresh(f"{output.name}_joined"), {}, joined, [output]))
-        else:
-            longer = self._node("Reshape", joined, output, whole)
-            bounds = [self._ints([0]), self._ints([places[axis]]), self._ints([2 + axis])]
-            cut = gs.Node("Slice", self._names.fresh(f"{output.name}_cut"), {}, [longer, *bounds], [output])
-            behind += [longer.inputs[0], cut]
-        self._behind[id(last)] = behind
 
-    def _node(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, shape: list[int], **attrs: object) -> gs.Tensor:
-        output = self._variable(like, shape)
-        gs.Node(op, self._names.fresh(f"{like.name}_{op.lower()}"), dict(attrs), inputs, [output])
-        return output
+        def emit(op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Tensor:
+            made = self._variable(output, shape)
+            return self.editor.emit(op, inputs, made, f"{output.name}_{op.lower()}", attrs, after=last)
+
+        apart = emit("Reshape", [last.outputs[0], self._ints(sizes)], sizes)
+        turned = emit("Transpose", [apart], [sizes[i] for i in order], perm=order)
+        joined = [turned, self._ints(whole)]
+        if whole[2:] == places:
+            self.editor.emit("Reshape", joined, output, f"{output.name}_joined", after=last)
+        else:
+            longer = emit("Reshape", joined, whole)
+            bounds = [self._ints([0]), self._ints([places[axis]]), self._ints([2 + axis])]
+            self.editor.emit("Slice", [longer, *bounds], output, f"{output.name}_cut", after=last)
 
     def _variable(self, like: gs.Tensor, shape: list[int]) -> gs.Variable:
-        return gs.Variable(self._names.fresh(f"{like.name}_apart"), np.dtype(like.dtype), shape)
+        return self.editor.variable(f"{like.name}_apart", np.dtype(like.dtype), shape)
 
     def _ints(self, values: list[int]) -> gs.Constant:
-        return gs.Constant(self._names.fresh("sizes"), np.asarray(values, np.int64))
+        return self.editor.ints("sizes", values)
 
 
 def unrolled(work: ConvolutionShape, axis: int, many: int) -> ConvolutionShape:

@@ -168,7 +168,7 @@ def test_two_ramps_are_one(first: tuple[float, float, bool, bool], second: tuple
         ClampedAffine(None, s, h, -1.0 if low else -np.inf, 2.0 if high else np.inf)
         for s, h, low, high in (first, second)
     ]
-    one = ramps[1].behind(ramps[0])
+    one = ramps[0].then(ramps[1])
     assert one is not None
     np.testing.assert_allclose(_run(one, x), _run(ramps[1], _run(ramps[0], x)), atol=1e-12)
     core, factor = one.factored()
