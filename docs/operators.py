@@ -11,9 +11,16 @@ import numpy as np
 import onnx
 
 from passes.ops import ConstantSlices, Elementwise, Linked, Op
-from passes.ops.base import rules_of
+from passes.ops.base import UNKNOWN, rules_of
+from passes.ops.convolution import Convolution
+from passes.ops.einsum import SumOfProducts
+from passes.ops.matmul import MatrixProduct
+from passes.ops.normalization import Normalization
+from passes.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_name("operators.md")
+# Those whose constants that are not stored become part of their bias, weights or attributes.
+ABSORBING = (Convolution, MatrixProduct, Normalization, Recurrent, SumOfProducts)
 DOMAINS = {"": "ONNX", "ai.onnx.ml": "ai.onnx.ml"}
 
 HEAD = """\
@@ -40,7 +47,7 @@ def page() -> str:
     parts = [HEAD.format(version=onnx.__version__, opset=onnx.defs.onnx_opset_version())]
     for domain, title in DOMAINS.items():
         schemas = sorted((s for s in onnx.defs.get_all_schemas() if s.domain == domain), key=lambda s: s.name)
-        without = [s.name for s in schemas if not rules_of(domain, s.name).understood]
+        without = [s.name for s in schemas if rules_of(domain, s.name) is UNKNOWN]
         rows = [_row(s, rules_of(domain, s.name)) for s in schemas if s.name not in without]
         parts.append(f"## {title}: {len(rows)} of {len(schemas)} operators have rules\n")
         if rows:
@@ -61,7 +68,7 @@ def _row(schema: onnx.defs.OpSchema, op: Op) -> str:
             _own(op, "maps"),
             _own(op, "reads"),
             _own(op, "required_inputs"),
-            op.takes_constants,
+            isinstance(op, ABSORBING),
         )
     ]
     words = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")

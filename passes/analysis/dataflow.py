@@ -14,6 +14,7 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, any_set, is_constant, shape_of
 from passes.ops import rules
+from passes.ops.reduction import Softmax
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 
@@ -63,7 +64,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             facts._extents[tensor.name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep(facts, node.outputs[output], axis, constant_map)
-        mean = op.sums_to_one(node, facts)
+        mean = op.sums_to_one(node, facts) if isinstance(op, Softmax) else None
         if mean is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)

@@ -20,7 +20,7 @@ from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.matmul import MatrixProduct, Side
-from passes.ops.shape import Reshape
+from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
 
 #: elements: larger arrays of channel numbers are not followed
@@ -150,7 +150,7 @@ class _Follower:
 
     def _start(self, node: gs.Node) -> None:
         """A reshape that splits one axis."""
-        if not rules(node).arranges or is_constant(node.inputs[0]):
+        if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
         for axis in sorted({k.input_axis for k in self.facts.links(node) if k.split}):

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Dim, shape_of
 from passes.ops import rules
+from passes.ops.shape import Rearrangement
 
 
 def multiples(graph: gs.Graph) -> dict[str, int]:
@@ -20,7 +21,7 @@ def multiples(graph: gs.Graph) -> dict[str, int]:
     found: dict[str, int] = {}
     given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
     for node in graph.nodes:
-        if not rules(node).arranges:
+        if not isinstance(rules(node), Rearrangement):
             continue
         before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
         made = [d for d in after if isinstance(d, str) and d not in before and d not in given and d not in found]

@@ -16,6 +16,7 @@ from passes.mask_savings import flops_saved
 from passes.model.bind import bind
 from passes.model.prepare import prepared
 from passes.ops import Linked, rules
+from passes.ops.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 
 Groups = dict[str, Index]
@@ -161,7 +162,7 @@ class _Flood:
     def _collect(self, node: gs.Node, found: Facts) -> None:
         if not isinstance(rules(node), Linked):
             self._pairs += [(a, b, i) for a, b, i in rules(node).couples(node, found) if self._fit(a, b, i)]
-            self.parts += [_Part(p, c, [None] * len(c)) for p, c in rules(node).partitions(node, found)]
+            self.parts += [_Part(p, c, [None] * len(c)) for p, c in partitions(node, found)]
             return
         links = [
             (k, (node.inputs[k.input], k.input_axis), (node.outputs[k.output], k.output_axis))

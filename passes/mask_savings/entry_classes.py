@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import Array, Index, is_constant, shape_of, size_of
 from passes.mask_savings.fates import Fates
 from passes.ops import Link, Linked, rules
+from passes.ops.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
@@ -80,7 +81,7 @@ def _labels(graph: gs.Graph, found: Facts, plan: StoragePlan, masks: Collection[
             continue
         for (first, a), (second, b), index in op.couples(node, found):
             links.append(((first.name, a), (second.name, b), None if index is None else Link(0, a, 0, b, index)))
-        divisions += [((tensor.name, axis), classes) for (tensor, axis), classes in op.partitions(node, found)]
+        divisions += [((tensor.name, axis), classes) for (tensor, axis), classes in partitions(node, found)]
     for _ in range(2):
         for source, target, link in [*links, *reversed(links)]:
             if source not in labels or target not in labels:

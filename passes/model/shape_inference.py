@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Dim, dtype_of
+from passes.ops.base import rules_of
+from passes.ops.slice_gather import Slice
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
@@ -64,18 +66,17 @@ def inferred(model: onnx.ModelProto) -> Inferred:
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
-    from passes.ops.base import Op, rules_of  # the rules themselves ask about shapes
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
         kinds = {(n.domain, n.op_type) for n in graph.node}
-        asked = {kind for kind in kinds if type(rules_of(*kind)).misread is not Op.misread}
+        asked = {kind: op for kind in kinds if isinstance(op := rules_of(*kind), Slice)}
         bodies = [*_bodies(graph)]
         if not asked and not bodies:
             return []
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
-        nodes = [n for n in graph.node if (n.domain, n.op_type) in asked]
-        found = [n for n in nodes if rules_of(n.domain, n.op_type).misread(n, known)]
+        slices = ((n, asked.get((n.domain, n.op_type))) for n in graph.node)
+        found = [n for n, op in slices if op is not None and op.misread(n, known)]
         for body in bodies:
             found += misread(body, known)
         return found
@@ -228,8 +229,6 @@ def _put_stand_ins(graph: onnx.GraphProto) -> bool:
 
 def _stand_in(domain: str, op: str) -> str:
     """An operator with the same output shapes, if onnx does not know those of this one; else ""."""
-    from passes.ops.base import rules_of  # the rules themselves ask about shapes
-
     like = rules_of(domain, op).like
     known = like and onnx.defs.has(op, domain) and onnx.defs.get_schema(op).has_type_and_shape_inference_function
     return "" if known else like
@@ -260,8 +259,6 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
     name is replaced wherever it stands.
     """
-    from passes.ops.base import rules_of  # the rules themselves ask about shapes
-
     if not any(node.op_type in _RESHAPES for node in graph.node):
         return False
     broadcasting = {kind for kind in {(n.domain, n.op_type) for n in graph.node} if rules_of(*kind).like == _BROADCASTS}

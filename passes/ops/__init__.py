@@ -29,7 +29,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     softmax_like,
     space_to_depth,
 )
-from passes.ops.base import Linked, Op, register, rules
+from passes.ops.base import UNKNOWN, Linked, Op, register, rules
 from passes.ops.elementwise import Elementwise
 
-__all__ = ["ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]
+__all__ = ["UNKNOWN", "ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values import linear_dependence, polynomial
+from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination
-from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.scale_shift import (
     Affine,
     ClampedAffine,
@@ -22,7 +21,7 @@ from passes.abstract_values.scale_shift import (
 from passes.abstract_values.slices import ConstantSlices
 from passes.graph.tensors import Array, is_constant, shape_of
 from passes.ops.activations import _only
-from passes.ops.base import register
+from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
 
 if TYPE_CHECKING:
@@ -78,10 +77,6 @@ class Sum(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, 1.0])
 
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        first, second = operands
-        return polynomial.added(first, second)
-
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
 
@@ -98,10 +93,6 @@ class Difference(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, -1.0])
 
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        first, second = operands
-        return polynomial.added(first, second, -1.0)
-
 
 @register("Mul")
 class Product(Arithmetic):
@@ -112,14 +103,8 @@ class Product(Arithmetic):
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, values, np.zeros(()), axis)
 
-    def multiplies(self, node: gs.Node) -> bool:
-        return not any(is_constant(t) for t in node.inputs)
-
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.multiplied(*parts)
-
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        return polynomial.multiplied(*operands)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         bounds = [facts.lowest(t) for t in node.inputs]
@@ -127,6 +112,11 @@ class Product(Arithmetic):
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
+
+
+def is_product(node: gs.Node) -> bool:
+    """Whether output 0 is the product of two computed operands, element by element."""
+    return isinstance(rules(node), Product) and not any(is_constant(t) for t in node.inputs)
 
 
 @register("And")
@@ -150,10 +140,6 @@ class Quotient(Arithmetic):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.divided(*parts)
 
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        divisor = polynomial.number(operands[1])
-        return polynomial.multiplied(operands[0], {(): 1 / divisor}) if divisor else None
-
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         numerator, denominator = (facts.lowest(t) for t in node.inputs)
         return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
@@ -172,13 +158,6 @@ class Power(Elementwise):
         power = facts.uniform(node.inputs[1])
         even = power is not None and float(power) % 2 == 0
         return 0.0 if even or facts.lowest(node.inputs[0]) >= 0 else -math.inf
-
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        data, exponent = operands[0], polynomial.number(operands[1])
-        if exponent == 2:
-            return polynomial.multiplied(data, data)
-        square = polynomial.multiplied(data, data) if exponent == 3 else None
-        return None if square is None else polynomial.multiplied(square, data)
 
 
 def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:

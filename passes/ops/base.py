@@ -7,11 +7,10 @@ speaks of slices as vectors along one `(tensor, axis)`; the passes know no opera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import (
@@ -23,18 +22,15 @@ from passes.abstract_values.slices import (
     Dependences,
     Link,
     Maps,
-    Place,
     Reads,
     Sets,
     merge,
 )
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, Index, Mask, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.ops import renamed_hooks
 
 if TYPE_CHECKING:
-    from passes.abstract_values.element_order import Arrangement
-    from passes.abstract_values.polynomial import Polynomial
     from passes.abstract_values.scale_shift import Affine, ClampedAffine
     from passes.abstract_values.symbolic_sizes import Extent
     from passes.graph.editor import Change
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
     from passes.rewriting.decomposition import Decomposition
     from passes.rewriting.lower_ops import Rewriter
     from passes.rewriting.weight_scaling import Fuser
-    from passes.weights.quantized import Quantized
 
 
 class Op:
@@ -72,10 +67,6 @@ class Op:
         """Forward: which slices of the outputs follow from a few others of the same axis."""
         return iter(())
 
-    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
-        """An axis along which the elements of output 0, none of them negative, add up to one; None if none is known."""
-        return None
-
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
         return -math.inf
@@ -103,10 +94,6 @@ class Op:
         """FLOPs and MACs for one example. The operator nobody knows counts one FLOP per output element."""
         return sum(volume(t) for t in node.outputs if is_float(t)), 0
 
-    def polynomial(self, operands: list[Polynomial]) -> Polynomial | None:
-        """The output as a polynomial, of operands that are; None if it is none."""
-        return None
-
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
@@ -119,20 +106,8 @@ class Op:
                     if facts.size(node.inputs[index], a) == facts.size(tensor, axis):
                         yield (node.inputs[index], a), (tensor, axis), None
 
-    def partitions(self, node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
-        """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions."""
-        return iter(())
-
     def from_shapes(self, node: gs.Node) -> Array | None:
         """The output, where attributes and the inputs' static sizes alone say what it is."""
-        return None
-
-    def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
-        """The sizes that output 0 holds, where it is the shape of a tensor."""
-        return None
-
-    def quantized(self, node: gs.Node) -> Quantized | None:
-        """The output as a weight that keeps its few bits; None if it is none."""
         return None
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
@@ -143,28 +118,8 @@ class Op:
         """The input that is output 0 as it is, None if the node changes something."""
         return None
 
-    def leaves_shape(self, node: gs.Node) -> gs.Tensor | None:
-        """The input that output 0 is, as the node only gives it the shape that it has; None if it does more."""
-        return None
-
-    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
-        """Where the elements of output 0 come from, given that for input 0; None if it cannot be said."""
-        return None
-
-    def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
-        """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
-        return False
-
-    def settled(self, node: gs.Node) -> tuple[int, Array] | None:
-        """The index of a computed operand, and an initializer that does the same now that shapes are known."""
-        return None
-
     def contradiction(self, node: gs.Node) -> str:
         """What is wrong with the static shapes of the operands that onnx does not notice; "" if nothing is."""
-        return ""
-
-    def remedy(self, node: gs.Node) -> str:
-        """How to choose masks so that the operator lets their channels go; "" where nothing special helps."""
         return ""
 
     def affine(self, node: gs.Node) -> Affine | None:
@@ -174,10 +129,6 @@ class Op:
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
         return None
-
-    def multiplies(self, node: gs.Node) -> bool:
-        """Whether output 0 is the product of two computed operands, element by element."""
-        return False
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """Put an affine map of the output into the node's own constants; whether that was possible."""
@@ -190,10 +141,6 @@ class Op:
     def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
         """Write the node out in simpler ones where that lets channels go; whether it was."""
         return False
-
-    def picked(self, node: gs.Node) -> tuple[int, Index] | None:
-        """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
-        return None
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         """What makes the node write slices `order` of what that output holds now along the axis; None: it cannot be."""
@@ -215,25 +162,12 @@ class Op:
     only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
-    #: whether constants that are not stored become part of its bias, weights or attributes
-    takes_constants = False
     #: the axis of the outputs along which its width is counted; None where nobody asks for it
     width_axis: int | None = None
-    #: whether the operator only puts the elements of input 0 into another shape or order
-    arranges = False
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
     #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none
     like = ""
-
-    def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
-        """Whether onnx's inference takes wrong elements for the output's; `known` are names of constant tensors."""
-        return False
-
-    @property
-    def understood(self) -> bool:
-        """False for the operator without rules."""
-        return type(self) is not Op
 
 
 renamed_hooks.adopt(Op)
@@ -340,7 +274,8 @@ def _gathered(link: Link, known: ConstantSlices, size: int) -> ConstantSlices:
 
 
 _RULES: dict[tuple[str | None, str], Op] = {}
-_UNKNOWN = Op()
+#: the rules of an operator that has none
+UNKNOWN = Op()
 OpClass = TypeVar("OpClass", bound=type[Op])
 
 
@@ -359,9 +294,9 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; those of the operator nobody knows if there are none."""
-    return _RULES.get((node.domain, node.op), _UNKNOWN).form(node)
+    return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
 
 
 def rules_of(domain: str, op: str) -> Op:
     """The rules of an operator by name, those of the operator nobody knows if there are none."""
-    return _RULES.get((domain, op), _UNKNOWN)
+    return _RULES.get((domain, op), UNKNOWN)

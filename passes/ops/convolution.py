@@ -14,7 +14,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Couples, De
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.editor import Change, sequence
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, size_of, volume
-from passes.ops.base import Op, register
+from passes.ops.base import Op, register, rules
 from passes.weights.quantized import Quantized
 from passes.weights.sparsity import Nonzero
 
@@ -47,11 +47,7 @@ def level(counts: Mask, groups: int) -> Mask:
 class Convolution(Op):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
 
-    takes_constants = True
     width_axis = 1
-
-    def remedy(self, node: gs.Node) -> str:
-        return "mask whole groups, or equally many channels in each" if group_size(node) > 1 else ""
 
     def contradiction(self, node: gs.Node) -> str:
         data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
@@ -421,13 +417,17 @@ class Convolution(Op):
         if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
             yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
 
-    def partitions(self, node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
-        """Groups have equally many channels: whole groups go, or the same place in each."""
-        groups = group_size(node)
-        for tensor in (node.inputs[0], node.outputs[0]):
-            size = facts.size(tensor, 1)
-            if groups > 1 and size and size > groups:
-                yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
+
+def partitions(node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
+    """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions.
+
+    The groups of a convolution have equally many channels: whole groups are removed, or the same place in each.
+    """
+    groups = group_size(node) if isinstance(rules(node), Convolution) else 1
+    for tensor in (node.inputs[0], node.outputs[0]) if groups > 1 else ():
+        size = facts.size(tensor, 1)
+        if size and size > groups:
+            yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
 
 
 @register("Conv")

@@ -39,7 +39,6 @@ class Label:
 class SumOfProducts(Op):
     """Operands multiplied along the letters they share, and summed over those that the output does not have."""
 
-    takes_constants = True
     width_axis = -1
     foldable = True
 

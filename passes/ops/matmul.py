@@ -46,7 +46,6 @@ class Side:
 class MatrixProduct(Op):
     """Output = left · right (+ addend), batched over the leading axes."""
 
-    takes_constants = True
     width_axis = -1
     foldable = True
 

@@ -39,7 +39,6 @@ class Normalization(Linked):
     """
 
     foldable = True
-    takes_constants = True
     reason = "normalises along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

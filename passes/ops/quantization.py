@@ -90,6 +90,7 @@ class Dequantize(Quantization):
         return np.asarray((wide.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype))
 
     def quantized(self, node: gs.Node) -> Quantized | None:
+        """The output as a weight that keeps its few bits; None if it is none."""
         if self.contradiction(node):
             return None
         stored, scale, zero = (operand(node, i) for i in range(3))

@@ -29,7 +29,6 @@ class Recurrent(Op):
     Source: ONNX operator specification, LSTM, GRU and RNN.
     """
 
-    takes_constants = True
     width_axis = -1
     gates = 1
     #: which gate makes the candidate of the new state

@@ -301,6 +301,7 @@ class Softmax(Linked):
         return axis if rank and (facts.opset >= 13 or axis == rank - 1) else None
 
     def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        """An axis along which the elements of the output, none of them negative, add up to one; None if none does."""
         return None if node.op == "LogSoftmax" else self._axis(node, facts)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:

@@ -42,22 +42,23 @@ if TYPE_CHECKING:
     from passes.rewriting.lower_ops import Rewriter
     from passes.rewriting.weight_scaling import Fuser
 
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
 
-
-@register("Reshape", "Flatten")
-class Reshape(Movement):
-    """Groups of axes with equal products: kept, merged or split. What is stored stays a product of axis sets."""
+class Rearrangement(Movement):
+    """Puts the elements of input 0 into another shape or order, and does nothing else."""
 
     only_picks = True
 
-    reason = "regroups the elements of several axes"
-    arranges = True
+    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
+        """Where the elements of output 0 come from, given that for input 0; None if it cannot be said."""
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        return None if before is None or after is None else reshaped(places, before, after)
 
-    def remedy(self, node: gs.Node) -> str:
-        return "mask whole parts of the axis that is split (heads, say), or the same places in each of them"
+
+@register("Reshape", "Flatten")
+class Reshape(Rearrangement):
+    """Groups of axes with equal products: kept, merged or split. What is stored stays a product of axis sets."""
+
+    reason = "regroups the elements of several axes"
 
     def contradiction(self, node: gs.Node) -> str:
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
@@ -65,11 +66,8 @@ class Reshape(Movement):
             return ""
         return f"{before} cannot be given the shape {after}"
 
-    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
-        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-        return None if before is None or after is None else reshaped(places, before, after)
-
     def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
+        """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
         if node.op != "Reshape" or node.attrs.get("allowzero", 0):
             return False
         before, shape = shape_of(node.inputs[0]) or (), shape_of(source) or ()
@@ -77,11 +75,15 @@ class Reshape(Movement):
         return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
 
     def leaves_shape(self, node: gs.Node) -> gs.Tensor | None:
+        """The input, where it has the shape already that the node gives it."""
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         return node.inputs[0] if before is not None and None not in before and before == after else None
 
     def settled(self, node: gs.Node) -> tuple[int, Array] | None:
-        """A computed shape of which one size at most is not static, such as that of an image for an open batch."""
+        """The index of a computed operand, and an initializer that does the same now that shapes are known.
+
+        A computed shape of which one size at most is not static, such as that of an image for an open batch.
+        """
         shape = shape_of(node.outputs[0])
         if node.op != "Reshape" or shape is None or is_constant(node.inputs[1]) or 0 in shape:
             return None
@@ -220,6 +222,7 @@ class Shape(Measuring):
     """Reads no values; the sizes it gives are those before anything was removed."""
 
     def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
+        """The sizes that output 0 holds."""
         shape = shape_of(node.inputs[0])
         if shape is None or is_constant(node.inputs[0]):
             return None
@@ -304,10 +307,8 @@ class Constant(Generated):
 
 
 @register("Transpose")
-class Transpose(Movement):
+class Transpose(Rearrangement):
     """Axes in another order."""
-
-    arranges = True
 
     def contradiction(self, node: gs.Node) -> str:
         shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")
@@ -317,8 +318,6 @@ class Transpose(Movement):
 
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
         return transposed(places, self._perm(node, sum(block.axes for block in places)))
-
-    only_picks = True
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
@@ -351,16 +350,8 @@ class Transpose(Movement):
 
 
 @register("Squeeze", "Unsqueeze")
-class Squeeze(Movement):
+class Squeeze(Rearrangement):
     """Axes of size 1 come or go; the others keep their order."""
-
-    arranges = True
-
-    def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
-        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-        return None if before is None or after is None else reshaped(places, before, after)
-
-    only_picks = True
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, self._pairs(node))

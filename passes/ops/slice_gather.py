@@ -18,6 +18,7 @@ from passes.abstract_values.slices import (
 from passes.graph.tensors import Array, Index, Mask, int_list, is_constant, operand, shape_of, size_of
 from passes.ops.base import register, rules
 from passes.ops.movement import Movement, same_axis
+from passes.ops.shape import Shape
 
 if TYPE_CHECKING:
     from passes.rewriting.channel_facts import Facts
@@ -35,7 +36,10 @@ class Slice(Movement):
     only_picks = True
 
     def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
-        # as of onnx 1.23 the elements of a vector are handed on whole where the start is not known
+        """Whether onnx's inference takes wrong elements for the output's; `known` are names of constant tensors.
+
+        As of onnx 1.23 the elements of a vector are handed on whole where the start is not known.
+        """
         return len(node.input) > 1 and node.input[1] not in known
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
@@ -109,7 +113,8 @@ class Gather(Movement):
     def from_shapes(self, node: gs.Node) -> Array | None:
         """Static sizes that are picked out of a shape of which others are not."""
         shape, index = node.inputs
-        sizes = rules(shape.inputs[0]).sizes(shape.inputs[0]) if shape.inputs else None
+        measuring = rules(shape.inputs[0]) if shape.inputs else None
+        sizes = measuring.sizes(shape.inputs[0]) if isinstance(measuring, Shape) else None
         if sizes is None or not is_constant(index):
             return None
         wanted = np.asarray(index.values).astype(np.int64)
@@ -120,6 +125,7 @@ class Gather(Movement):
         return np.asarray(static, np.int64).reshape(wanted.shape) if len(static) == len(picked) else None
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
+        """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
         axis = self._axis(node)
         if axis is None or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 1:
             return None

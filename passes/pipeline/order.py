@@ -20,7 +20,7 @@ from passes.model import default_inputs
 from passes.model.exporting import exported
 from passes.model.inline import inlined
 from passes.model.prepare import checked, prepared, simplified
-from passes.ops import rules
+from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean
 from passes.pipeline.control_flow import with_subgraphs
 from passes.pipeline.trace import Trace
@@ -179,7 +179,7 @@ def _notes(model: onnx.ModelProto) -> list[str]:
 
 def _without_rules(graph: gs.Graph) -> list[str]:
     """A sentence about the operators that nobody understands, if there are any."""
-    names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if not rules(n).understood})
+    names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if rules(n) is UNKNOWN})
     return [f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}."] if names else []
 
 

@@ -19,7 +19,7 @@ from passes.adapters import price
 from passes.cost.per_example import multiples, repeated
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Dim, Index, Mask, all_set, any_set, describe, is_constant, present, shape_of, volume
-from passes.ops import rules
+from passes.ops import UNKNOWN, rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan
 
@@ -134,7 +134,7 @@ class _Planner:
         unknown = self._reason(
             describe(node),
             node.op,
-            "has no rule that would let channels go" if not op.understood else "needs the whole axis",
+            "has no rule that would let channels go" if op is UNKNOWN else "needs the whole axis",
         )
         for i, tensor in present(node.inputs):
             self.wanted.add(tensor.name)

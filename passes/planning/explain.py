@@ -10,7 +10,9 @@ import onnx_graphsurgeon as gs
 from passes.adapters.placement import Policy
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Mask, describe, is_constant, shape_of
-from passes.ops import rules
+from passes.ops import UNKNOWN, rules
+from passes.ops.convolution import Convolution, group_size
+from passes.ops.shape import Reshape
 from passes.planning.writers import writers
 from passes.results import Held, MaskedAxis
 from passes.rewriting.channel_facts import Facts
@@ -94,10 +96,12 @@ def _advice(holder: gs.Node | None, op: str, adapters: Policy) -> str:
     ways = []
     if holder is not None and subgraphs(holder):
         ways.append("choose the branch, or unroll the loop, before exporting")
-    elif holder is not None and not rules(holder).understood:
+    elif holder is not None and rules(holder) is UNKNOWN:
         ways.append("give the operator a rule (docs/custom-operators.md), or put the mask behind it")
-    elif holder is not None and rules(holder).remedy(holder):
-        ways.append(rules(holder).remedy(holder))
+    elif holder is not None and isinstance(rules(holder), Reshape):
+        ways.append("mask whole parts of the axis that is split (heads, say), or the same places in each of them")
+    elif holder is not None and isinstance(rules(holder), Convolution) and group_size(holder) > 1:
+        ways.append("mask whole groups, or equally many channels in each")
     if adapters != "always":
         ways.append("compile with `--adapters always` to have the constants put back there and not computed")
     return ", or ".join(ways)

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import drop_erased, erase_keeping_input, erase_keeping_output
 from passes.graph.tensors import size_of
 from passes.ops import rules
+from passes.ops.slice_gather import Gather
 from passes.rewriting.channel_order import Orders
 
 
@@ -19,7 +20,8 @@ def absorb_orders(graph: gs.Graph) -> None:
     """
     orders = Orders(graph, rules)
     for node in list(graph.nodes):
-        picked = rules(node).picked(node)
+        op = rules(node)
+        picked = op.picked(node) if isinstance(op, Gather) else None
         if picked is None or np.unique(picked[1]).size < picked[1].size:
             continue
         axis, order = picked

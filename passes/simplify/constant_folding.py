@@ -13,6 +13,8 @@ from passes.graph.editor import GraphEditor, become, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
 from passes.ops import rules
+from passes.ops.quantization import Dequantize
+from passes.ops.shape import Reshape
 from passes.simplify import joint_constant_folding
 from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
@@ -63,7 +65,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     if not is_standard(node):
         return None
     op = rules(node)
-    weight = op.quantized(node)
+    weight = op.quantized(node) if isinstance(op, Dequantize) else None
     if weight is not None:
         return [weight]
     if not op.foldable:
@@ -137,7 +139,8 @@ def settle_operands(graph: gs.Graph) -> bool:
     """
     editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
-        found = rules(node).settled(node)
+        op = rules(node)
+        found = op.settled(node) if isinstance(op, Reshape) else None
         if found is not None:
             index, values = found
             node.inputs[index] = editor.constant(f"{node.outputs[0].name}_sizes", values)

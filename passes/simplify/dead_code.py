@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import become, drop_erased, erase, erase_keeping_input, erase_keeping_output, replace_tensor
 from passes.graph.subgraphs import captured, subgraphs
 from passes.ops import rules
+from passes.ops.shape import Reshape
 
 
 def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
@@ -22,7 +23,8 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
     held = [body for node in graph.nodes for body in subgraphs(node)]
     inside = {t.name for body in held for t in [*body.outputs, *(t for n in body.nodes for t in captured(n))]}
     for node in list(graph.nodes):
-        source = rules(node).passes_on(node) or (rules(node).leaves_shape(node) if shapes else None)
+        op = rules(node)
+        source = op.passes_on(node) or (op.leaves_shape(node) if shapes and isinstance(op, Reshape) else None)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):
             continue
         if any(t.name in keep for t in node.inputs):

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, become, erase_keeping_input
 from passes.graph.tensors import Mask, is_float, shape_of
 from passes.ops import rules
+from passes.ops.arithmetic import is_product
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def put_masks_behind(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     """
     editor = GraphEditor(graph)
     for product in graph.nodes:
-        found = next(_scalings(product, editor, keep), None) if rules(product).multiplies(product) else None
+        found = next(_scalings(product, editor, keep), None) if is_product(product) else None
         if found is None:
             continue
         output = product.outputs[0]

@@ -12,6 +12,7 @@ from passes.abstract_values.element_order import Arrangement, original
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, Index, is_constant, shape_of
 from passes.ops import rules
+from passes.ops.shape import Rearrangement, Reshape
 
 _LONGEST = 12  # nodes of a chain
 
@@ -54,13 +55,14 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
         shape = shape_of(root)
         places = None if shape is None else original(shape)
         for link in chain:
-            places = None if places is None else rules(link).arranged(link, places)
+            op = rules(link)
+            places = op.arranged(link, places) if places is not None and isinstance(op, Rearrangement) else None
         order = None if places is None or shape is None else _order(places, shape)
         if order is None or shape is None:
             continue
         same = shape_of(node.outputs[0]) == shape and None not in shape
-        moves = bool((np.diff(order[1]) != 1).any())
-        if same or (moves and rules(node).reshapes(node, root)):
+        moves, op = bool((np.diff(order[1]) != 1).any()), rules(node)
+        if same or (moves and isinstance(op, Reshape) and op.reshapes(node, root)):
             longest = _Reordered(root, *order, not same)
     return longest
 
@@ -69,7 +71,12 @@ def _chains(node: gs.Node, own: set[int]) -> Iterator[list[gs.Node]]:
     """The chains of nodes of one graph that end with the node, from the shortest."""
     chain: list[gs.Node] = []
     current: gs.Node | None = node
-    while current is not None and len(chain) < _LONGEST and rules(current).arranges and id(current) in own:
+    while (
+        current is not None
+        and len(chain) < _LONGEST
+        and id(current) in own
+        and isinstance(rules(current), Rearrangement)
+    ):
         chain.insert(0, current)
         yield list(chain)
         source = current.inputs[0]

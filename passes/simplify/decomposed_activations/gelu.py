@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.polynomial import Polynomial, added, multiplied, number
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X, emit_expression, match_around, number_of
 from passes.graph.tensors import is_constant, is_standard, shape_of
-from passes.ops import rules
 
 # The opset that brought the operator.
 _OPERATOR = 20
@@ -130,7 +129,23 @@ def _polynomial(
     writer = tensor.inputs[0]
     parts = [_polynomial(t, variables, keep, far - 1) for t in writer.inputs]
     known = [part for part in parts if part is not None]
-    return rules(writer).polynomial(known) if len(known) == len(parts) else None
+    return _applied(writer, known) if len(known) == len(parts) else None
+
+
+def _applied(node: gs.Node, operands: list[Polynomial]) -> Polynomial | None:
+    """What the node makes of polynomials, as one; None if it is none."""
+    if not is_standard(node) or node.op not in ("Add", "Sub", "Mul", "Div", "Pow"):
+        return None
+    first, second = operands
+    if node.op in ("Add", "Sub"):
+        return added(first, second, 1.0 if node.op == "Add" else -1.0)
+    if node.op == "Mul":
+        return multiplied(first, second)
+    value = number(second)
+    if node.op == "Div":
+        return multiplied(first, {(): 1 / value}) if value else None
+    square = multiplied(first, first) if value in (2, 3) else None
+    return square if square is None or value == 2 else multiplied(square, first)
 
 
 def _alike(found: Mapping[tuple[str, ...], float], wanted: Mapping[tuple[str, ...], float]) -> bool:

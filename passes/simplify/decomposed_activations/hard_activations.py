@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
+from passes.ops.arithmetic import is_product
 
 _HARD_SWISH = 14  # the opset that brought the operator
 _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
@@ -62,7 +63,7 @@ class _Joiner:
     def move_factor(self, row: Row) -> bool:
         """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
         product = self.editor.sole_producer(row.clamped_affine.data)
-        if product is None or not rules(product).multiplies(product):
+        if product is None or not is_product(product):
             return False
         for index, operand in enumerate(product.inputs):
             before = self.editor.sole_producer(operand)
@@ -99,7 +100,7 @@ class _Joiner:
 
     def swish(self, product: gs.Node) -> None:
         """x · min(max(x / 6 + 1 / 2, 0), 1) is a HardSwish."""
-        if not rules(product).multiplies(product):
+        if not is_product(product):
             return
         for data, factor in (product.inputs, reversed(product.inputs)):
             before = self.editor.sole_producer(factor)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import shape_of
-from passes.ops import rules
+from passes.ops.arithmetic import is_product
 
 _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 
@@ -16,7 +16,7 @@ def gated(node: gs.Node, opset: int) -> int | None:
 
     None where neither is, where the places are not static, or for other types than single precision.
     """
-    if opset < _RESIZE_WITHOUT_REGION or not node.outputs or not rules(node).multiplies(node):
+    if opset < _RESIZE_WITHOUT_REGION or not node.outputs or not is_product(node):
         return None
     shapes = [shape_of(t) or () for t in node.inputs]
     if len(shapes) != 2 or any(len(shape) != 4 for shape in shapes) or node.outputs[0].dtype != np.float32:

@@ -1,0 +1,43 @@
+"""What is asked of every operator stays little: a hook is on `Op` if several kinds of operators answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from passes.ops import Op
+from passes.ops.renamed_hooks import RENAMED
+
+#: methods, attributes and properties of `Op` together
+MOST = 32
+
+#: how many classes answer a hook, at least
+FEW = 3
+
+#: hooks that fewer classes answer, and why they are hooks all the same
+EXCEPTIONS = {
+    "affine": "asked by six passes; one class answers for all of Add, Sub, Mul and Div",
+    "decompose": "rules of users' own for operators that are made of others",
+    "like": "rules of users' own: operators that onnx does not know have shapes by it",
+    "moves": "rules of users' own: what only moves data masks nothing",
+}
+
+
+def classes(base: type[Op]) -> Iterator[type[Op]]:
+    """The classes in `passes` derived from this one."""
+    for each in base.__subclasses__():
+        if each.__module__.startswith("passes."):
+            yield each
+        yield from classes(each)
+
+
+def members() -> list[str]:
+    return [name for name in vars(Op) if not name.startswith("__") and name not in RENAMED]
+
+
+def test_few_questions_are_asked_of_every_operator() -> None:
+    assert len(members()) <= MOST
+
+
+def test_hooks_are_answered_by_several_classes_or_there_is_a_reason() -> None:
+    answers = {name: {c for c in classes(Op) if name in vars(c)} for name in members()}
+    assert {name for name, found in answers.items() if len(found) < FEW} == set(EXCEPTIONS)
