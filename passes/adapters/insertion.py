@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,22 +11,20 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Array, Dim, Mask, shape_of
 
 
 class Adapters:
     """Builds adapters and remembers them, so that consumers with the same wish share one."""
 
-    def __init__(self, names: Names, graph: gs.Graph, emit: Callable[[gs.Node], None]) -> None:
-        self._names = names
-        self._opset: int = graph.opset
-        self._emit = emit
-        self._tensors = graph.tensors()
+    def __init__(self, editor: GraphEditor) -> None:
+        self._editor = editor
+        self._tensors = editor.graph.tensors()
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
         self._sources = {
             dim: (tensor, axis)
-            for tensor in graph.inputs
+            for tensor in editor.graph.inputs
             for axis, dim in enumerate(shape_of(tensor) or ())
             if isinstance(dim, str)
         }
@@ -62,15 +60,15 @@ class Adapters:
             wider = self._pad(tensor, rank, axis, (0, 1), values[0])
         else:
             vector = values.reshape([-1 if a == axis else 1 for a in range(rank)])
-            wider = self._append(tensor, axis, self._constant("fill", vector))
+            wider = self._append(tensor, axis, self._editor.constant("fill", vector))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
 
     def _can_pad(self, values: Array) -> bool:
         """Whether Pad takes this type, and the value: an attribute, no more than a float32, before opset 11."""
-        if self._opset >= 13:
+        if self._editor.opset >= 13:
             return True
-        if self._opset >= 11:
+        if self._editor.opset >= 11:
             return values.dtype.kind in "fiu"
         return values.dtype.kind == "f" and bool((values.astype(np.float32) == values).all())
 
@@ -111,11 +109,13 @@ class Adapters:
             if factor.any():
                 picked = self._gather(tensor, axis, place[[rep]])
                 if (factor != 1).any():
-                    picked = self._node("Mul", [picked, self._constant("factor", factor)], "scaled", tensor)
+                    picked = self._node("Mul", [picked, self._editor.constant("factor", factor)], "scaled", tensor)
                 current = self._node("Add", [current, picked], f"{tensor.name}_followed", tensor)
         shift = np.where(missing, dependence.shift, 0)[want].astype(tensor.dtype).reshape(shape)
         if shift.any():
-            current = self._node("Add", [current, self._constant("shift", shift)], f"{tensor.name}_shifted", tensor)
+            current = self._node(
+                "Add", [current, self._editor.constant("shift", shift)], f"{tensor.name}_shifted", tensor
+            )
         return current
 
     @staticmethod
@@ -148,7 +148,7 @@ class Adapters:
             constant, uneven = self.expand(chosen, axis), True
         else:
             vector = _even(fill)[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
-            constant, uneven = self._constant(f"{tensor.name}_constant", vector), False
+            constant, uneven = self._editor.constant(f"{tensor.name}_constant", vector), False
         if broadcast or (not uneven and sizes == list(constant.shape)):
             self._made[key] = constant
         else:
@@ -158,8 +158,8 @@ class Adapters:
     def _shape(self, sizes: list[Dim]) -> gs.Tensor:
         """A tensor of these sizes; symbols are read off the graph inputs that have them."""
         if all(isinstance(s, int) for s in sizes):
-            return self._ints("sizes", [int(s) for s in sizes])  # type: ignore[arg-type]
-        parts = [self._ints("size", [s]) if isinstance(s, int) else self._symbol(str(s)) for s in sizes]
+            return self._editor.ints("sizes", [int(s) for s in sizes])  # type: ignore[arg-type]
+        parts = [self._editor.ints("size", [s]) if isinstance(s, int) else self._symbol(str(s)) for s in sizes]
         return self._node("Concat", parts, "sizes", None, axis=0)
 
     def _symbol(self, name: str) -> gs.Tensor:
@@ -170,7 +170,7 @@ class Adapters:
         shape = self._once("Shape", [tensor], f"{tensor.name}_shape")
         if len(tensor.shape) == 1:
             return shape
-        return self._once("Gather", [shape, self._ints("axis", [axis])], f"{tensor.name}_size", axis=0)
+        return self._once("Gather", [shape, self._editor.ints("axis", [axis])], f"{tensor.name}_size", axis=0)
 
     def expand(self, constant_map: ConstantMap, axis: int) -> gs.Tensor:
         """The maps of channels along the axis as a tensor, of size 1 where they do not vary.
@@ -183,13 +183,13 @@ class Adapters:
         last = value.ndim - 1
         rows = constant_map.index[-1] if axis < last else None
         in_front = rows is not None and rows.course is not None
-        current: gs.Tensor = self._constant("maps", np.moveaxis(value, last, 0) if in_front else value)
+        current: gs.Tensor = self._editor.constant("maps", np.moveaxis(value, last, 0) if in_front else value)
         for place, rows in reversed(list(enumerate(constant_map.index))):
             other = place + (place >= axis)
             all_in_order = rows is not None and np.array_equal(rows.places, np.arange(value.shape[other]))
             if rows is None or (rows.course is None and all_in_order):
                 continue
-            operands = [current, self._ints("rows", rows.places) if rows.course is None else self._rows(rows)]
+            operands = [current, self._editor.ints("rows", rows.places) if rows.course is None else self._rows(rows)]
             if other == last and in_front:
                 columns = self._node("Gather", operands, "maps_columns", current, axis=0)
                 current = self._node("Transpose", [columns], "maps_turned", current, perm=[*range(1, last + 1), 0])
@@ -231,11 +231,13 @@ class Adapters:
             place = self._once("Add", [place, part], "place")
         key = "rows", place.name, table.tobytes()
         if key not in self._made:
-            self._made[key] = self._node("Gather", [self._ints("rows", table.reshape(-1)), place], "rows", None, axis=0)
+            self._made[key] = self._node(
+                "Gather", [self._editor.ints("rows", table.reshape(-1)), place], "rows", None, axis=0
+            )
         return self._made[key]
 
     def _least(self, tensor: gs.Tensor, limit: int) -> gs.Tensor:
-        if self._opset >= 12:
+        if self._editor.opset >= 12:
             return self._with("Min", tensor, limit)
         below = self._once("Less", [tensor, self._number(limit)], "below", np.dtype(bool))
         return self._once("Where", [below, tensor, self._number(limit)], "least")
@@ -249,7 +251,7 @@ class Adapters:
     def _number(self, value: int) -> gs.Tensor:
         key = "number", value
         if key not in self._made:
-            self._made[key] = gs.Constant(self._names.fresh("number"), np.asarray(value, np.int64))
+            self._made[key] = self._editor.constant("number", np.asarray(value, np.int64))
         return self._made[key]
 
     def _once(self, op: str, inputs: list[gs.Tensor], hint: str, dtype: object = None, **attrs: object) -> gs.Tensor:
@@ -263,37 +265,30 @@ class Adapters:
     # -- single nodes ----------------------------------------------------------------------------------------------
 
     def _node(self, op: str, inputs: list[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object) -> gs.Tensor:
-        output = gs.Variable(self._names.fresh(hint), np.int64 if like is None else like.dtype)
-        self._emit(gs.Node(op, self._names.fresh(f"{hint}_{op.lower()}"), attrs, inputs=inputs, outputs=[output]))
-        return output
-
-    def _ints(self, hint: str, values: list[int] | Array) -> gs.Constant:
-        return gs.Constant(self._names.fresh(hint), np.asarray(values, np.int64))
+        output = self._editor.variable(hint, np.int64 if like is None else like.dtype)
+        return self._editor.emit(op, inputs, output, f"{hint}_{op.lower()}", attrs)
 
     def _gather(self, tensor: gs.Tensor, axis: int, index: Array) -> gs.Tensor:
         hint = f"{tensor.name}_fit"
-        if self._opset >= 10 and (np.diff(index) == 1).all():  # neighbours are copied at once
+        if self._editor.opset >= 10 and (np.diff(index) == 1).all():  # neighbours are copied at once
             bounds = [("first", index[0]), ("end", index[-1] + 1), ("axes", axis)]
-            return self._node("Slice", [tensor, *(self._ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
-        return self._node("Gather", [tensor, self._ints("channels", index)], hint, tensor, axis=axis)
+            return self._node("Slice", [tensor, *(self._editor.ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
+        return self._node("Gather", [tensor, self._editor.ints("channels", index)], hint, tensor, axis=axis)
 
     def _pad(self, tensor: gs.Tensor, rank: int, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
         pads = np.zeros((2, rank), np.int64)
         pads[:, axis] = amounts
         hint = f"{tensor.name}_padded"
-        if self._opset < 11:
+        if self._editor.opset < 11:
             return self._node("Pad", [tensor], hint, tensor, pads=pads.reshape(-1).tolist(), value=float(value))
-        constant = gs.Constant(self._names.fresh("fill"), np.asarray(value, tensor.dtype))
-        return self._node("Pad", [tensor, self._ints("pads", pads.reshape(-1)), constant], hint, tensor)
-
-    def _constant(self, hint: str, values: Array) -> gs.Constant:
-        return gs.Constant(self._names.fresh(hint), np.ascontiguousarray(values))
+        constant = self._editor.constant("fill", np.asarray(value, tensor.dtype))
+        return self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
 
     def _append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor) -> gs.Tensor:
         """`tensor` with the slices of a constant behind its own, of the other sizes that it has at run time."""
         hint = tensor.name
-        bounds = [self._ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
-        if self._opset < 10:
+        bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
+        if self._editor.opset < 10:
             first = self._node("Slice", [tensor], f"{hint}_first", tensor, starts=[0], ends=[1], axes=[axis])
         else:
             first = self._node("Slice", [tensor, *bounds], f"{hint}_first", tensor)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
+from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
 from passes.graph.tensors import SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
 from passes.ops import rules
@@ -21,20 +22,16 @@ from passes.weights.quantized import Quantized
 def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
     """Rewrite the graph in place. Afterwards every tensor stores exactly what the plan says."""
     rewriter = Rewriter(graph, facts, plan)
-    nodes = list(graph.nodes)
-    for index, node in enumerate(nodes):
+    for index, node in enumerate(graph.nodes):
         if index in plan.computed:
             rewriter.begin(index, node)
             _fit_inputs(rewriter, node)
             _fit_captured(rewriter, node)
             rules(node).lower(node, rewriter)
-            rewriter.finish(node)
     _finish_outputs(graph, rewriter)
-    for index, node in enumerate(nodes):
-        if index not in plan.computed:
-            node.inputs.clear()
-            node.outputs.clear()
-    graph.nodes = [*_gathers_from_shared(rewriter), *rewriter.nodes]
+    erase(*(node for index, node in enumerate(graph.nodes) if index not in plan.computed))
+    _gather_from_shared(rewriter)
+    rewriter.editor.finish()
     # only now: until here the rules are told the shapes that the tensors had
     for node in graph.nodes:
         for tensor in node.outputs:
@@ -138,7 +135,8 @@ def _constants(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | ConstantMa
 
 def _finish_outputs(graph: gs.Graph, rewriter: Rewriter) -> None:
     """Give the caller whole tensors under their own names."""
-    inputs = {t.name for t in graph.inputs}
+    inputs, editor = {t.name for t in graph.inputs}, rewriter.editor
+    editor.place = editor.end
     for position, tensor in enumerate(list(graph.outputs)):
         if is_constant(tensor) or tensor.name in inputs:
             continue
@@ -146,18 +144,16 @@ def _finish_outputs(graph: gs.Graph, rewriter: Rewriter) -> None:
         if whole is tensor:
             continue
         if is_constant(whole):
-            constant, whole = whole, gs.Variable(rewriter.names.fresh(tensor.name))
-            copy = rewriter.names.fresh(f"{tensor.name}_copy")
-            rewriter.nodes.append(gs.Node("Identity", copy, inputs=[constant], outputs=[whole]))
+            whole = editor.emit("Identity", [whole], editor.variable(tensor.name), f"{tensor.name}_copy")
         # the name so far was that of an inner tensor; the whole one is what the caller asks for
         name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
-        rewriter.rename(tensor, rewriter.names.fresh(name))
+        rewriter.rename(tensor, editor.names.fresh(name))
         whole.name, whole.dtype, whole.shape = name, dtype, shape
         rewriter.shapes[name] = tuple(shape or ())
         graph.outputs[position] = whole
 
 
-def _gathers_from_shared(rewriter: Rewriter) -> list[gs.Node]:
+def _gather_from_shared(rewriter: Rewriter) -> None:
     """Where the cuts of one initializer take more room than it, keep it and let each be gathered from it.
 
     ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
@@ -166,20 +162,17 @@ def _gathers_from_shared(rewriter: Rewriter) -> list[gs.Node]:
     for (name, _), (origin, cut) in rewriter.cuts.items():
         widened = isinstance(origin, Quantized) and not isinstance(cut, Quantized)
         sizes[name] += int(np.prod(cut.shape)) * (8 if widened else 1) if cut.outputs else 0
-    gathers: list[gs.Node] = []
+    editor = rewriter.editor
     for (name, cuts), (origin, cut) in rewriter.cuts.items():
         # what still reads all of the initializer keeps it in the file
         if sizes[name] <= max(0 if origin.outputs else int(np.prod(origin.shape)), SMALL):
             continue
         current: gs.Tensor = origin
         for axis, packed in cuts:
-            index = rewriter.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
-            output = gs.Variable(rewriter.names.fresh(f"{name}_cut"), cut.dtype)
-            node = gs.Node("Gather", rewriter.names.fresh(f"{name}_gather"), {"axis": axis})
-            node.inputs, node.outputs = [current, index], [output]
-            gathers.append(node)
-            current = output
+            index = editor.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
+            output = editor.variable(f"{name}_cut", cut.dtype)
+            current = editor.emit(
+                "Gather", [current, index], output, f"{name}_gather", {"axis": axis}, after=editor.start
+            )
         current.shape = list(cut.shape)
-        for consumer in list(cut.outputs):
-            consumer.inputs = [current if t is cut else t for t in consumer.inputs]
-    return gathers
+        replace_tensor(cut, current)

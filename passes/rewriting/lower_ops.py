@@ -12,8 +12,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
-from passes.graph import construct
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Array, Dim, Mask, all_set, is_constant, shape_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
@@ -28,29 +27,23 @@ class Rewriter:
         self.facts = facts
         self.plan = plan
         self.opset: int = graph.opset
-        self.names = Names(graph)
+        self.editor = GraphEditor(graph)
         #: shapes before anything was removed, by name
         self.shapes: dict[str, tuple[Dim, ...]] = {t.name: shape_of(t) or () for t in graph.tensors().values()}
         #: initializers that were cut, and the cuts, by name and the slices that are left per axis
         self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
-        #: the nodes of the new graph so far
-        self.nodes: list[gs.Node] = []
-        self.adapters = Adapters(self.names, graph, self.nodes.append)
+        self.adapters = Adapters(self.editor)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before: gs.Node = SimpleNamespace()
         self._index = -1
-        self._after: list[gs.Node] = []
+        self._next: gs.Node | None = None  # the first of those that are put after it
 
     def begin(self, index: int, node: gs.Node) -> None:
         """Turn to the next node, which has this index in the plan."""
-        self._index, self._after = index, []
+        self._index, self._next, self.editor.place = index, None, node
         kept = {name: getattr(node, name) for name in ("op", "name", "domain")}
         lists = {"inputs": list(node.inputs), "outputs": list(node.outputs)}
         self.before = SimpleNamespace(attrs=dict(node.attrs), **kept, **lists)
-
-    def finish(self, node: gs.Node) -> None:
-        """Add the node, now rewritten, to the new graph, with the nodes that were put after it."""
-        self.nodes += [node, *self._after]
 
     # -- what is stored and required ---------------------------------------------------------------------------------
 
@@ -94,11 +87,11 @@ class Rewriter:
 
     def constant(self, hint: str, values: Array) -> gs.Constant:
         """A new initializer."""
-        return construct.constant(self.names.fresh(hint), np.asarray(values, order="C"))
+        return self.editor.constant(hint, values)
 
     def unread(self, hint: str, values: Lazy) -> gs.Constant:
         """A new initializer whose values are not in memory."""
-        return construct.constant(self.names.fresh(hint), values)
+        return self.editor.constant(hint, values)
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
@@ -114,17 +107,17 @@ class Rewriter:
     def moved(self, tensor: gs.Constant, move: Callable[[Array], Array]) -> gs.Constant:
         """A new initializer with elements of this one, in as many bits."""
         if isinstance(tensor, Quantized):
-            found = tensor.moved(self.names.fresh(tensor.name), move)
+            found = tensor.moved(self.editor.names.fresh(tensor.name), move)
             if found is not None:
                 return found
-        return construct.constant(self.names.fresh(tensor.name), moved(tensor, move))
+        return self.editor.constant(tensor.name, moved(tensor, move))
 
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""
         if isinstance(tensor, Quantized):
             old = np.asarray(tensor.values, np.float64)
             rounding = 4 * np.finfo(np.float32).eps * (np.abs(old) + np.abs(shift))
-            found = tensor.holding(self.names.fresh(tensor.name), values, rounding)
+            found = tensor.holding(self.editor.names.fresh(tensor.name), values, rounding)
             if found is not None:
                 return found
         return self.constant("bias", values)
@@ -154,9 +147,8 @@ class Rewriter:
 
     def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Tensor:
         """A new node ahead of the one being rewritten; its output has the element type of `like`."""
-        output = gs.Variable(self.names.fresh(f"{self.before.outputs[0].name}_{op.lower()}"), like.dtype)
-        self.nodes.append(gs.Node(op, self.names.fresh(f"{self.before.name}_{op.lower()}"), attrs, inputs, [output]))
-        return output
+        output = self.editor.variable(f"{self.before.outputs[0].name}_{op.lower()}", like.dtype)
+        return self.editor.emit(op, inputs, output, f"{self.before.name}_{op.lower()}", attrs)
 
     def cast(self, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
         """The tensor as numbers of another type, ahead of the node being rewritten."""
@@ -178,8 +170,7 @@ class Rewriter:
 
     def replace_by_input(self, node: gs.Node) -> None:
         """The node does nothing any more: an Identity, which the clean-up takes away."""
-        node.op, node.attrs = "Identity", {}
-        node.inputs = [node.inputs[0]]
+        become(node, "Identity", [node.inputs[0]])
 
     def expanded(self, constant_map: ConstantMap, axis: int) -> gs.Tensor:
         """Maps of channels along the axis as a tensor, of size 1 where they do not vary."""
@@ -191,25 +182,27 @@ class Rewriter:
 
     def behind(self, node: gs.Node, op: str, second: gs.Tensor) -> None:
         """Put an operator of output 0 of the node and a second operand behind it; the last one put comes first."""
-        before = self._interpose(node)
-        added = gs.Node(op, self.names.fresh(f"{before.name}_{op.lower()}"), inputs=[before, second])
-        added.outputs = [self._own_output]
-        self._after.insert(0, added)
+        before, output = self._interpose(node)
+        self._put_after(node, op, [before, second], output, f"{before.name}_{op.lower()}")
 
     def override(self, node: gs.Node, changed: Mask, values: Array) -> None:
         """Replace elements of output 0, a vector: where `changed`, `values` stand."""
-        before = self._interpose(node)
-        select = gs.Node("Where", self.names.fresh(f"{before.name}_sizes"))
-        select.inputs = [self.constant("changed", changed), self.constant("sizes", values), before]
-        select.outputs = [self._own_output]
-        self._after.append(select)
+        before, output = self._interpose(node)
+        inputs = [self.constant("changed", changed), self.constant("sizes", values), before]
+        self._put_after(node, "Where", inputs, output, f"{before.name}_sizes")
 
-    def _interpose(self, node: gs.Node) -> gs.Variable:
-        self._own_output = node.outputs[0]
-        shape = self.stored_shape(self._own_output)
-        before = gs.Variable(self.names.fresh(self._own_output.name), self._own_output.dtype, shape)
-        node.outputs[0] = before
-        return before
+    def _interpose(self, node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
+        """A new tensor that the node writes in place of its output 0, and that output, for another node to write."""
+        output = node.outputs[0]
+        node.outputs[0] = self.editor.variable(output.name, output.dtype, self.stored_shape(output))
+        return node.outputs[0], output
+
+    def _put_after(self, node: gs.Node, op: str, inputs: list[gs.Tensor], output: gs.Tensor, name: str) -> None:
+        if self._next is None:
+            self.editor.emit(op, inputs, output, name, after=node)
+        else:
+            self.editor.emit(op, inputs, output, name, before=self._next)
+        self._next = output.inputs[0]
 
     def set_shape_operand(self, node: gs.Node, index: int, *, one_is_inferred: bool) -> None:
         """Give the operand that names the output's sizes the stored ones; `one_is_inferred`: -1 stands for any size."""
@@ -232,8 +225,6 @@ class Rewriter:
             padded[len(shape) - len(new) :] = new
             self.set_input(node, index, self.constant("shape", np.where(changed, sizes, padded)))
             return
-        patched = gs.Variable(self.names.fresh(f"{operand.name}_stored"), np.int64, [len(shape)])
-        select = gs.Node("Where", self.names.fresh(f"{operand.name}_sizes"), outputs=[patched])
-        select.inputs = [self.constant("changed", changed), self.constant("sizes", sizes), operand]
-        self.nodes.append(select)
-        self.set_input(node, index, patched)
+        patched = self.editor.variable(f"{operand.name}_stored", np.int64, [len(shape)])
+        inputs = [self.constant("changed", changed), self.constant("sizes", sizes), operand]
+        self.set_input(node, index, self.editor.emit("Where", inputs, patched, f"{operand.name}_sizes"))
