@@ -73,10 +73,11 @@ Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that
 
 @dataclass(eq=False)
 class Link:
-    """Slice j of an output comes from slice `source[j]` of an input (-1: from elsewhere); None: the same index.
+    """Which slices of an input axis go to which slices of an output axis.
 
-    When one input axis becomes several output axes (`split`) it is the other way round: slice i of the input goes to
-    slice `source[i]` of the output.
+    Slice j of the output comes from slice `source[j]` of the input (-1: from elsewhere); None: the same index. When one
+    input axis becomes several output axes (`split`) it is the other way round: slice i of the input goes to slice
+    `source[i]` of the output.
     """
 
     input: int
@@ -85,6 +86,33 @@ class Link:
     output_axis: int
     source: Index | None = None
     split: bool = False
+
+    def pairs(self, size: int) -> tuple[Index, Index]:
+        """The input slices, and the output slice that each goes to: int64 [pairs] both; `size` is that of the input."""
+        if self.source is None:
+            return np.arange(size), np.arange(size)
+        if self.split:
+            return np.arange(size), self.source
+        outputs = np.flatnonzero(self.source >= 0)
+        return self.source[outputs], outputs
+
+    def forward(self, inputs: Mask, size: int) -> Mask:
+        """The output slices, bool [size], that come from any of these input slices."""
+        if self.source is None:
+            return inputs
+        before, after = self.pairs(inputs.size)
+        reached = np.zeros(size, bool)
+        reached[after[inputs[before]]] = True
+        return reached
+
+    def backward(self, outputs: Mask, size: int) -> Mask:
+        """The input slices, bool [size], that any of these output slices comes from."""
+        if self.source is None:
+            return outputs
+        before, after = self.pairs(size)
+        needed = np.zeros(size, bool)
+        needed[before[outputs[after]]] = True
+        return needed
 
 
 def merge(a: ConstantSlices, b: ConstantSlices) -> ConstantSlices:

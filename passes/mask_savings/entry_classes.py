@@ -115,20 +115,14 @@ def _along(node: gs.Node, found: Facts) -> Iterator[tuple[tuple[str, int], tuple
 
 def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:
     """Labels of a linked input and output axis, each with the other's gathered in."""
-    order = None if link is None else link.source
-    if link is None or order is None:
-        if a.size != b.size:
-            return a, b
-        both = _mix(a, b)
-        return _mix(a, both), _mix(b, both)
-    if link.split:
-        gathered = np.zeros_like(b)
-        np.add.at(gathered, order, _mix(a, a))
-        return _mix(a, b[order]), _mix(b, gathered)
-    inside = order >= 0
-    gathered = np.zeros_like(a)
-    np.add.at(gathered, order[inside], _mix(b, b)[inside])
-    return _mix(a, gathered), np.where(inside, _mix(b, a[order]), b)
+    link = link or Link(0, 0, 0, 0)
+    if link.source is None and a.size != b.size:
+        return a, b
+    before, after = link.pairs(a.size)
+    from_b, from_a = np.zeros_like(a), np.zeros_like(b)
+    np.add.at(from_b, before, _mix(b, b)[after])
+    np.add.at(from_a, after, _mix(a, a)[before])
+    return _mix(a, from_b), _mix(b, from_a)
 
 
 def _start(found: Facts, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int) -> Index:

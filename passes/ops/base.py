@@ -239,24 +239,13 @@ class Linked(Op):
             if wanted is None:
                 n = facts.size(node.outputs[link.output], link.output_axis)
                 wanted = np.ones(n or 0, bool)
-            need = self.backward(link, wanted, size)
+            need = link.backward(wanted, size)
             outputs = per_output.setdefault((link.input, link.input_axis), {})
             outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
         return {
             key: next(iter(needs.values())) if len(needs) == 1 else np.logical_or.reduce(list(needs.values()))
             for key, needs in per_output.items()
         }
-
-    def backward(self, link: Link, wanted: Mask, size: int) -> Mask:
-        """Input slices that the wanted output slices come from."""
-        if link.source is None:
-            return wanted
-        if link.split:
-            return wanted[link.source]
-        need = np.zeros(size, bool)
-        chosen = link.source[wanted]
-        need[chosen[chosen >= 0]] = True
-        return need
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]

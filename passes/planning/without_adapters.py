@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Link
 from passes.graph.tensors import Mask, is_constant, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
@@ -111,20 +110,9 @@ def _reached(node: gs.Node, facts: Facts, index: int, axis: int, there: Mask) ->
     links = [k for k in facts.links(node) if (k.input, k.input_axis) == (index, axis)]
     for link in links:
         output = node.outputs[link.output]
-        yield output, link.output_axis, _forward(link, there, facts.size(output, link.output_axis) or 0)
+        yield output, link.output_axis, link.forward(there, facts.size(output, link.output_axis) or 0)
     for o, output in enumerate(node.outputs):
         for a in range(len(shape_of(output) or ())):
             carried = not links and (index, axis) in rules(node).carries(node, facts, o, a)
             if carried and facts.size(output, a) == there.size:
                 yield output, a, there
-
-
-def _forward(link: Link, there: Mask, size: int) -> Mask:
-    """Output slices that come from these input slices."""
-    if link.source is None:
-        return there
-    if link.split:
-        reached = np.zeros(size, bool)
-        reached[link.source[there]] = True
-        return reached
-    return np.asarray((link.source >= 0) & there[link.source])

@@ -71,17 +71,8 @@ class Bundles:
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
                 if (link.input, link.input_axis) in through and ends[1] in self._start:
-                    yield self._joined(link, *ends)
-
-    def _joined(self, link: Link, source: Key, target: Key) -> tuple[Index, Index]:
-        here, there = np.arange(self._plan.stored[source].size), np.arange(self._plan.stored[target].size)
-        if link.split:
-            assert link.source is not None
-            there = link.source
-        elif link.source is not None:
-            there = np.flatnonzero(link.source >= 0)
-            here = link.source[there]
-        return self._start[source] + here, self._start[target] + there
+                    before, after = link.pairs(self._plan.stored[ends[0]].size)
+                    yield self._start[ends[0]] + before, self._start[ends[1]] + after
 
     def _bundles(self, wanted: Index) -> list[Bundle]:
         """Classes by the axes that they run along. A class runs along an axis as often as it has slices there."""
