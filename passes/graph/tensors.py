@@ -111,6 +111,11 @@ def operand(node: gs.Node, index: int) -> gs.Tensor | None:
     return node.inputs[index]
 
 
+def output_index(node: gs.Node, tensor: gs.Tensor) -> int:
+    """Which output of the node the tensor is."""
+    return next(index for index, output in enumerate(node.outputs) if output is tensor)
+
+
 def inverse(order: Index) -> Index:
     """The permutation that undoes this one."""
     result = np.zeros(order.size, np.int64)

@@ -1,40 +1,33 @@
-"""What each tensor stores: its exact live set, and more only where that is cheaper than putting constants back.
+"""What each tensor stores: its exact live set, and more only where that is cheaper than to restore constants.
 
-One sweep from the outputs to the inputs. Every consumer says what it must see of a tensor; of the sets that hold all
-slices that are not constant, the cheapest is stored, and what a consumer must see beyond it (constants, always) is put
-back at its door by an adapter.
+One sweep from the outputs to the inputs. Every consumer says which slices it requires of a tensor; of the sets that
+hold all of these that are not constant, the cheapest is stored, and what a consumer requires beyond it (constants,
+always) an adapter restores at that consumer's input.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Demand, Sets
+from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters import price
 from passes.cost.per_example import multiples, repeated
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Dim, Index, Mask, all_set, any_set, describe, is_constant, present, shape_of, volume
+from passes.graph.tensors import Index, Mask, all_set, any_set, describe, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
+from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan
 
 # Of so many different demands each is tried as the set to store; all of them would take quadratic time.
 _TRIED = 16
 
-
-@dataclass(eq=False)
-class _Claim:
-    """A demand, and who makes it. `node` -1 is the caller of the graph."""
-
-    demand: Demand
-    node: int
-    input: int
-    why: Index
+_CALLER = -1
 
 
 def cheapest(
@@ -44,237 +37,216 @@ def cheapest(
 
     frugal: no constant map is stored that takes more than the weights that make it.
     """
-    return _Planner(graph, facts, flops_per_moved_element, floor, frugal).run()
+    return _Sweep(graph, facts, flops_per_moved_element, floor, frugal).run()
 
 
-class _Planner:
-    def __init__(self, graph: gs.Graph, facts: Facts, rate: float, floor: StorageFloor, frugal: bool) -> None:
+@dataclass(eq=False)
+class _Requirement:
+    """What a consumer requires along one axis of a tensor: input `input` of the node with index `node`.
+
+    why: for each slice the index of the reason, should it be constant and stored for this consumer. int64 [size]
+    """
+
+    demand: Demand
+    node: int
+    input: int
+    why: Index
+
+
+class _Sweep:
+    def __init__(
+        self, graph: gs.Graph, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, frugal: bool
+    ) -> None:
         self.graph = graph
         self.facts = facts
-        self.rate = rate
+        self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
         self.frugal = frugal
-        self.layout = StoragePlan()
-        self.claims: dict[Key, list[_Claim]] = defaultdict(list)
-        self.full: set[Key] = set()  # some consumer needs all slices, and none is constant
-        self.wanted: set[str] = set()
-        self.producer = {t.name: n for n in graph.nodes for t in n.outputs}
-        self.units: dict[Key, float] = {}
+        self.plan = StoragePlan()
+        self.read: set[str] = set()  # what something reads, constants or not
+        self.requirements: dict[Key, list[_Requirement]] = defaultdict(list)
+        self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
         self.multiples = multiples(graph)
+        self.upstream = UpstreamCost(graph, facts, self.multiples)
         self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def run(self) -> StoragePlan:
         for tensor in self.graph.outputs:
             why = self._reason("the caller", "output", f"takes the graph output `{tensor.name}` whole")
-            self._claim_whole(tensor, -1, 0, why)
+            self._require_whole(tensor, _CALLER, 0, why)
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.graph.nodes[index])
-        read = (t for n in self.graph.nodes for t in n.inputs if t.name not in self.producer and not is_constant(t))
-        for tensor in {t.name: t for t in [*self.graph.inputs, *read]}.values():  # a subgraph reads others, too
-            for axis in range(len(shape_of(tensor) or ())):
-                if self.claims.get((tensor.name, axis)):
-                    self._settle(tensor, axis, None)
-        return self.layout
+        made = {t.name for node in self.graph.nodes for t in node.outputs}
+        operands = (t for node in self.graph.nodes for t in node.inputs if not is_constant(t))
+        given = {t.name: t for t in [*self.graph.inputs, *operands] if t.name not in made}
+        for tensor in given.values():  # a subgraph reads some from around it, too
+            for axis, size in self.facts.axes(tensor):
+                self._settle(tensor, axis, np.ones(size, bool))
+        return self.plan
+
+    # -- requirements --------------------------------------------------------------------------------------------
+
+    def _require_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
+        self.read.add(tensor.name)
+        for axis, size in self.facts.axes(tensor):
+            self._require(tensor, axis, _Requirement(Demand(np.ones(size, bool)), node, index, np.full(size, why)))
+
+    def _require(self, tensor: gs.Tensor, axis: int, requirement: _Requirement) -> None:
+        if all_set(requirement.demand.need) and self.facts.constants(tensor, axis) is None:
+            self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
+        else:
+            self.requirements[tensor.name, axis].append(requirement)
+
+    def _require_inputs(self, index: int, node: gs.Node, demands: Demands) -> None:
+        """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
+        no_demand = "has no rule that would let channels go" if rules(node) is UNKNOWN else "needs the whole axis"
+        no_demand_reason = self._reason(describe(node), node.op, no_demand)
+        times = repeated(node.outputs[0], self.multiples)
+        for i, tensor in present(node.inputs):
+            self.read.add(tensor.name)
+            for axis, size in self.facts.axes(tensor):
+                demand = demands.get((i, axis))
+                if is_constant(tensor):
+                    if demand is not None and not all_set(demand.need):
+                        self.plan.required[index, i, axis] = demand.need
+                elif demand is None:
+                    whole = Demand(np.ones(size, bool))
+                    self._require(tensor, axis, _Requirement(whole, index, i, np.full(size, no_demand_reason)))
+                else:
+                    per_graph = replace(demand, flops=demand.flops * times)
+                    self._require(tensor, axis, _Requirement(per_graph, index, i, self._why(node, demand, size)))
+
+    # -- reasons -------------------------------------------------------------------------------------------------
 
     def _reason(self, node: str, op: str, text: str) -> int:
-        self.layout.reasons.append((node, op, text))
-        return len(self.layout.reasons) - 1
-
-    def _claim_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
-        self.wanted.add(tensor.name)
-        for axis in range(len(shape_of(tensor) or ())):
-            size = self.facts.size(tensor, axis)
-            if size:
-                self._claim_axis(tensor, axis, node, index, why)
-
-    def _claim_axis(self, tensor: gs.Tensor, axis: int, node: int, index: int, why: int) -> None:
-        """Claim all slices along the axis."""
-        if self.facts.constants(tensor, axis) is None:  # there is nothing to choose: all are stored
-            self.full.add((tensor.name, axis))
-            return
-        size = self.facts.size(tensor, axis) or 0
-        claim = _Claim(Demand(np.ones(size, bool)), node, index, np.full(size, why))
-        self.claims[tensor.name, axis].append(claim)
-
-    # -- one node ------------------------------------------------------------------------------------------------
-
-    def _visit(self, index: int, node: gs.Node) -> None:
-        for tensor in captured(node):
-            self._claim_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
-        outputs = [t for t in node.outputs if not t.is_empty()]
-        if not any(t.name in self.wanted for t in outputs):
-            self.layout.absent |= {t.name for t in outputs}
-            return
-        op = rules(node)
-        asked: Sets = {}
-        for o, tensor in enumerate(node.outputs):
-            for axis in range(len(shape_of(tensor) or ())):
-                size = self.facts.size(tensor, axis)
-                if not size or (tensor.name, axis) in self.full:
-                    continue
-                wanted = tensor.name in self.wanted
-                asked[o, axis] = self._choose(tensor, axis, node) if wanted else np.zeros(size, bool)
-        for o, tensor in enumerate(node.outputs):
-            self._make_consistent(tensor, o, asked)
-        absent = {t.name for o, t in enumerate(node.outputs) if self._absent(o, asked)}
-        self.layout.absent |= absent
-        if all(t.name in absent for t in outputs if t.name in self.wanted):
-            for o, tensor in enumerate(node.outputs):
-                self._store(tensor, {a: m for (i, a), m in asked.items() if i == o})
-            return
-        intact = index in self.floor.intact
-        narrowed = {} if intact else {key: mask for key, mask in asked.items() if not all_set(mask)}
-        stored = {
-            key: mask for key, mask in op.storable_outputs(node, self.facts, narrowed).items() if not all_set(mask)
-        }
-        for o, tensor in enumerate(node.outputs):
-            self._store(tensor, {a: m for (i, a), m in stored.items() if i == o})
-        self.layout.computed.add(index)
-        demands = {} if intact else op.required_inputs(node, self.facts, stored)
-        unknown = self._reason(
-            describe(node),
-            node.op,
-            "has no rule that would let channels go" if op is UNKNOWN else "needs the whole axis",
-        )
-        for i, tensor in present(node.inputs):
-            self.wanted.add(tensor.name)
-            for axis in range(len(shape_of(tensor) or ())):
-                size = self.facts.size(tensor, axis)
-                if not size:
-                    continue
-                demand = demands.get((i, axis))
-                if demand is None:
-                    if not is_constant(tensor):
-                        self._claim_axis(tensor, axis, index, i, unknown)
-                    continue
-                if is_constant(tensor):
-                    if not all_set(demand.need):
-                        self.layout.required[index, i, axis] = demand.need
-                    continue
-                if all_set(demand.need) and self.facts.constants(tensor, axis) is None:
-                    self.full.add((tensor.name, axis))
-                    continue
-                times = repeated(node.outputs[0], self.multiples)
-                demand = demand if times == 1 else replace(demand, flops=demand.flops * times)
-                claim = _Claim(demand, index, i, self._why(node, demand, size))
-                self.claims[tensor.name, axis].append(claim)
+        self.plan.reasons.append((node, op, text))
+        return len(self.plan.reasons) - 1
 
     def _why(self, node: gs.Node, demand: Demand, size: int) -> Index:
+        """The reason for each slice of a demand: the node's own, or why the output stores the slice if it echoes it."""
         own = np.full(size, self._reason(describe(node), node.op, demand.reason))
         if demand.echo is None:
             return own
         output, axis = node.outputs[demand.echo[0]], demand.echo[1]
-        passed, known = self.layout.reason.get((output.name, axis)), self.facts.known(output, axis)
+        passed, known = self.plan.reason.get((output.name, axis)), self.facts.known(output, axis)
         source = np.arange(size) if demand.order is None else demand.order
         if passed is None or known is None or passed.size != source.size:
             return own
-        # what is constant behind this operator too is held further on; the rest is held here
-        held = known.mask & (passed >= 0)
-        own[source[held]] = passed[held]
+        # a slice that is constant after this operator too is kept alive further on, the others by this one
+        further_on = known.mask & (passed >= 0)
+        own[source[further_on]] = passed[further_on]
         return own
 
-    def _store(self, tensor: gs.Tensor, sets: dict[int, Mask]) -> None:
-        for axis in range(len(shape_of(tensor) or ())):
-            mask = sets.get(axis)
-            if mask is not None and not all_set(mask):
-                self.layout.stored[tensor.name, axis] = mask
-            self._settle(tensor, axis, mask)
+    # -- one node ------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _absent(output: int, asked: Sets) -> bool:
-        return any(not any_set(mask) for (o, _), mask in asked.items() if o == output)
-
-    def _make_consistent(self, tensor: gs.Tensor, output: int, asked: Sets) -> None:
-        """A tensor that stores nothing along one axis stores nothing; if it cannot vanish it keeps one slice."""
-        empty = [axis for (o, axis), mask in asked.items() if o == output and not any_set(mask)]
-        if not empty or tensor.name not in self.wanted:
+    def _visit(self, index: int, node: gs.Node) -> None:
+        """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
+        for tensor in captured(node):
+            self._require_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
+        outputs = [t for t in node.outputs if not t.is_empty()]
+        read = [t for t in outputs if t.name in self.read]
+        if not read:
+            self.plan.absent |= {t.name for t in outputs}
             return
-        if not any(self._can_vanish(tensor, axis) for axis in empty):
-            for axis in empty:
-                needs = [c.demand.need for c in self.claims[tensor.name, axis]]
-                need = np.logical_or.reduce(needs) if needs else np.zeros(asked[output, axis].size, bool)
-                asked[output, axis][int(need.argmax())] = True
+        asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(node, o).items()}
+        absent = {node.outputs[o].name for (o, _), mask in asked.items() if not any_set(mask)}
+        self.plan.absent |= absent
+        if all(t.name in absent for t in read):
+            self._store(node, asked)
+            return
+        self.plan.computed.add(index)
+        op, intact = rules(node), index in self.floor.intact
+        stored = _narrowed(op.storable_outputs(node, self.facts, {} if intact else _narrowed(asked)))
+        self._store(node, stored)
+        self._require_inputs(index, node, {} if intact else op.required_inputs(node, self.facts, stored))
 
-    def _can_vanish(self, tensor: gs.Tensor, axis: int) -> bool:
-        """Whether the tensor can be made from constants alone: its other sizes are known or those of graph inputs."""
-        shape: tuple[Dim, ...] = shape_of(tensor) or ()
-        return all(isinstance(d, int) or d in self.symbols for a, d in enumerate(shape) if a != axis)
+    def _asked(self, node: gs.Node, output: int) -> dict[int, Mask]:
+        """By axis of an output, what it is to store if the operator can; what is absent is whole."""
+        tensor = node.outputs[output]
+        axes = {a: size for a, size in self.facts.axes(tensor) if (tensor.name, a) not in self.whole}
+        if tensor.name not in self.read:
+            return {axis: np.zeros(size, bool) for axis, size in axes.items()}
+        asked = {axis: self._choose(node, output, axis, size) for axis, size in axes.items()}
+        # a tensor that stores nothing along one axis stores nothing; one that has to be computed keeps a slice
+        empty = [axis for axis, mask in asked.items() if not any_set(mask)]
+        if not any(self._is_made_of_constants(tensor, axis) for axis in empty):
+            for axis in empty:
+                needed = _either(np.zeros(axes[axis], bool), self._demands(tensor, axis))
+                asked[axis][int(needed.argmax())] = True
+        return asked
+
+    def _is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
+        """Whether constants along the axis make the tensor: its other sizes are known or those of graph inputs."""
+        others = [d for a, d in enumerate(shape_of(tensor) or ()) if a != axis]
+        return all(isinstance(d, int) or d in self.symbols for d in others)
+
+    def _store(self, node: gs.Node, sets: Sets) -> None:
+        for output, tensor in enumerate(node.outputs):
+            for axis, size in self.facts.axes(tensor):
+                stored = sets.get((output, axis))
+                if stored is None:
+                    stored = np.ones(size, bool)
+                elif not all_set(stored):
+                    self.plan.stored[tensor.name, axis] = stored
+                self._settle(tensor, axis, stored)
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
-    def _choose(self, tensor: gs.Tensor, axis: int, node: gs.Node) -> Mask:
+    def _demands(self, tensor: gs.Tensor, axis: int) -> list[Demand]:
+        return [requirement.demand for requirement in self.requirements[tensor.name, axis]]
+
+    def _choose(self, node: gs.Node, output: int, axis: int, size: int) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
-        claims = self.claims[tensor.name, axis]
-        size = self.facts.size(tensor, axis) or 0
-        if not claims:
+        tensor = node.outputs[output]
+        demands = self._demands(tensor, axis)
+        if not demands:
             return np.ones(size, bool)
+        needed = _either(np.zeros(size, bool), demands)
+        computed = needed & ~self._constant(tensor, axis, size)
+        computed |= self.floor.stored.get((tensor.name, axis), False)
+        dependence = self.facts.dependence.get((tensor.name, axis))
+        least = computed if dependence is None else dependence.required(computed)
+        if all_set(least) or (not any_set(least) and self._is_made_of_constants(tensor, axis)):
+            return least
+        demands = _distinct(demands)
+        arriving = list(self._arriving(node, output, axis, size))
+        tried = [demand.need for demand in demands[:_TRIED]]
+        candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
+        if least is not computed:  # slices that depend on others may be computed themselves
+            candidates += [computed, *(computed | need for need in tried)]
+        candidates += [least | live for _, _, live in arriving]  # what the producer's inputs store anyway
+        different = list({candidate.tobytes(): candidate for candidate in candidates}.values())
+        if len(different) == 1:
+            return least
+        flops_per_slice = self.upstream.per_slice(tensor, axis)
+        costly = ~self._added(node, output, axis, size)
+
+        def cost(stored: Mask) -> float:
+            computing = (stored & costly).sum() * flops_per_slice
+            restoring = sum(self._at_input(tensor, axis, stored, demand) for demand in demands)
+            narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if any_set(live & ~stored))
+            return float(computing + restoring + narrowing)
+
+        return np.array(min(different, key=cost))
+
+    def _constant(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
+        """Slices that need not be computed, as they can be stored as constants: bool [size]."""
         constant = self.facts.constants(tensor, axis)
-        constant = np.zeros(size, bool) if constant is None else constant
-        if self.frugal:
-            constant = constant & ~self._bulky(tensor, axis, size)
-        asked = np.asarray(np.logical_or.reduce([c.demand.need for c in claims]) & ~constant)
-        asked |= self.floor.stored.get((tensor.name, axis), np.zeros(size, bool))
-        dependence = self.facts.dependence.get((tensor.name, axis))
-        must = asked if dependence is None else dependence.required(asked)
-        if all_set(must):
-            return must
-        arriving = list(self._arriving(node, _position(node, tensor), axis, size))
-        union = must | np.logical_or.reduce([c.demand.need for c in claims])
-        if must is asked and not any(any_set(held & ~must) for held in (union, *(held for _, _, held in arriving))):
-            return must  # nobody needs more, and nothing more comes in
-        demands = _distinct([c.demand for c in claims])
-        tried = demands[:_TRIED]
-        candidates = [must, *(must | d.need for d in tried), union]
-        if must is not asked:  # what follows from others may be computed itself
-            candidates += [asked, *(asked | d.need for d in tried)]
-        candidates += [must | held for _, _, held in arriving]  # what the producer's inputs hold anyway
-        different: dict[bytes, Mask] = {}
-        for candidate in candidates:
-            different.setdefault(candidate.tobytes(), candidate)
-        best, best_cost = must, float("inf")
-        if len(different) > 1:
-            unit, added = self._unit(tensor, axis), self._added(node, tensor, axis, size)
-            for candidate in different.values():
-                cost = (candidate & ~added).sum() * unit + sum(
-                    self._at_input(tensor, axis, candidate, d) for d in demands
-                )
-                cost += self._inlets(arriving, candidate)
-                if cost < best_cost and (any_set(candidate) or not any_set(best)):
-                    best, best_cost = candidate, cost
-        if not any_set(must) and self._can_vanish(tensor, axis):
-            return must
-        return best.copy()
-
-    def _bulky(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
-        """Slices along the axis whose constant maps take more room than the weights that make them."""
-        uneven = self.facts.constant_map.get(tensor.name, {}).get(axis)
+        if constant is None:
+            return np.zeros(size, bool)
+        uneven = self.facts.constant_map.get(tensor.name, {}).get(axis) if self.frugal else None
         if uneven is None or uneven.value[0].size <= self.facts.weights(tensor, axis):
-            return np.zeros(size, bool)
-        return uneven.mask
+            return constant
+        return constant & ~uneven.mask  # the maps take more room than the weights that make them
 
-    def _added(self, node: gs.Node, tensor: gs.Tensor, axis: int, size: int) -> Mask:
+    def _added(self, node: gs.Node, output: int, axis: int, size: int) -> Mask:
         """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them."""
-        output = _position(node, tensor)
         links = [k for k in self.facts.links(node) if (k.output, k.output_axis) == (output, axis)]
-        sources = [k.source for k in links if k.source is not None and not k.split]
-        if not rules(node).moves or not links or len(sources) < len(links):
+        if not rules(node).moves or not links:
             return np.zeros(size, bool)
-        return np.asarray(np.logical_and.reduce([source < 0 for source in sources]))
-
-    def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, need: Mask) -> float:
-        """Cost of an adapter that delivers these slices of what is stored."""
-        elements = volume(tensor) / need.size * repeated(tensor, self.multiples)
-        piece = price.piece_size(shape_of(tensor) or (), axis)
-        return price.of_moving(stored, need, elements, piece, self.rate)
-
-    def _at_input(self, tensor: gs.Tensor, axis: int, stored: Mask, demand: Demand) -> float:
-        """Cost of one consumer's input, when this is stored."""
-        dependence = self.facts.dependence.get((tensor.name, axis))
-        return price.at_input(stored, demand, dependence, self._moving(tensor, axis, stored, demand.need))
-
-    def _inlets(self, arriving: list[tuple[gs.Tensor, int, Mask]], stored: Mask) -> float:
-        """Cost of narrowing what the producer reads, where its inputs hold more for others anyway."""
-        return sum((self._moving(t, a, held, stored) for t, a, held in arriving if any_set(held & ~stored)), 0.0)
+        sizes = [self.facts.size(node.inputs[k.input], k.input_axis) or 0 for k in links]
+        moved = [k.forward(np.ones(n, bool), size) for k, n in zip(links, sizes, strict=True)]
+        return np.asarray(~np.logical_or.reduce(moved))
 
     def _arriving(self, node: gs.Node, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, Mask]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there."""
@@ -289,86 +261,63 @@ class _Planner:
                 live[dependence.reps] = False
             for link in self.facts.links(node):
                 if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
-                    live = live if link.source is None or link.split else live[link.source] & (link.source >= 0)
+                    live = link.forward(live, size)
             yield source, a, live
 
-    def _unit(self, tensor: gs.Tensor, axis: int) -> float:
-        """FLOPs of computing one more slice, with what that needs upstream."""
-        waiting = [(tensor, axis)]
-        while waiting:  # a chain may be longer than Python likes to call itself
-            current, a = waiting[-1]
-            node, size = self.producer.get(current.name), self.facts.size(current, a)
-            upstream: list[tuple[gs.Tensor, int]] = []
-            if node is not None and size:
-                carried = rules(node).carries(node, self.facts, _position(node, current), a)
-                upstream = [(node.inputs[i], b) for i, b in carried if not is_constant(node.inputs[i])]
-            missing = [(t, b) for t, b in upstream if (t.name, b) not in self.units]
-            if missing:
-                waiting += missing
-                continue
-            waiting.pop()
-            own = 0.0
-            if node is not None and size:
-                own = rules(node).cost(node)[0] / size * self._density(node) * repeated(current, self.multiples)
-            # branches that meet again share what is before them: the dearest one stands for all
-            self.units[current.name, a] = own + max((self.units[t.name, b] for t, b in upstream), default=0.0)
-        return self.units[tensor.name, axis]
+    def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, required: Mask) -> float:
+        """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
+        elements = volume(tensor) / required.size * repeated(tensor, self.multiples)
+        piece = price.piece_size(shape_of(tensor) or (), axis)
+        return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
-    def _density(self, node: gs.Node) -> float:
-        """Share of the first input that is live along its emptiest axis: a contraction sums over no more."""
-        tensor = node.inputs[0] if node.inputs else None
-        if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
-            return 1.0
-        shares = [
-            float(self.facts.live(tensor, a).mean())
-            for a in range(len(shape_of(tensor) or ()))
-            if self.facts.size(tensor, a)
-        ]
-        return min(shares, default=1.0)
+    def _at_input(self, tensor: gs.Tensor, axis: int, stored: Mask, demand: Demand) -> float:
+        """FLOPs that one consumer's input costs when this is stored."""
+        dependence = self.facts.dependence.get((tensor.name, axis))
+        return price.at_input(stored, demand, dependence, self._moving(tensor, axis, stored, demand.need))
 
-    def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask | None) -> None:
-        """Fix what each consumer sees, now that it is known what is stored, and say what holds constants."""
-        claims = self.claims.get((tensor.name, axis), [])
-        size = self.facts.size(tensor, axis)
-        if not claims or not size:
+    def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask) -> None:
+        """Fix what each consumer is given, now that it is known what is stored, and why constants are among that."""
+        requirements = self.requirements.get((tensor.name, axis), [])
+        if not requirements:
             return
-        held = np.ones(size, bool) if stored is None else stored
-        wider = self._wider(tensor, axis, held)
-        why = self._widened(tensor, axis, wider)
-        for claim in claims:
-            demand = claim.demand
-            need = demand.need
-            if demand.flexible and any_set(held) and not any_set(need & ~held):
-                extra = demand.flops * float(np.count_nonzero(held & ~need & ~wider))
-                if not any_set(need) or extra <= self._moving(tensor, axis, held, need):
-                    need = held
-            elif not any_set(need) and not demand.optional:
-                need = need.copy()  # an axis of size zero is never left
-                need[int(held.argmax())] = True
-            why = np.where((why < 0) & claim.demand.need, claim.why, why)
-            if claim.node >= 0 and not all_set(need):
-                self.layout.required[claim.node, claim.input, axis] = need
-        if tensor.inputs and any_set(held & (why < 0)):
-            node = tensor.inputs[0]
-            own = self._reason(
-                describe(node), node.op, "writes it along with the channels that are needed, which costs less"
-            )
-            why = np.where(why < 0, own, why)
-        self.layout.reason[tensor.name, axis] = np.where(held, why, -1)
+        wider = stored & self.floor.wider.get((tensor.name, axis), False)
+        why = np.full(stored.size, -1)
+        if tensor.inputs and any_set(wider):
+            why[wider] = self._reason_of_width(tensor.inputs[0], self.floor.why[tensor.name, axis])
+        for requirement in requirements:
+            why = np.where((why < 0) & requirement.demand.need, requirement.why, why)
+            given = self._given(tensor, axis, stored, wider, requirement.demand)
+            if requirement.node != _CALLER and not all_set(given):
+                self.plan.required[requirement.node, requirement.input, axis] = given
+        if tensor.inputs and any_set(stored & (why < 0)):
+            node, text = tensor.inputs[0], "writes it along with the channels that are needed, which costs less"
+            why = np.where(why < 0, self._reason(describe(node), node.op, text), why)
+        self.plan.reason[tensor.name, axis] = np.where(stored, why, -1)
 
-    def _wider(self, tensor: gs.Tensor, axis: int, held: Mask) -> Mask:
-        """What is stored along the axis for the sake of its width: bool [size]."""
-        wider = self.floor.wider.get((tensor.name, axis))
-        return np.zeros(held.size, bool) if wider is None else held & wider
+    def _reason_of_width(self, node: gs.Node, text: str) -> int:
+        number = self._reason(describe(node), node.op, text)
+        self.plan.aligned.add(number)
+        return number
 
-    def _widened(self, tensor: gs.Tensor, axis: int, wider: Mask) -> Index:
-        """The index of the reason for these slices, -1 for the others."""
-        if not any_set(wider) or not tensor.inputs:
-            return np.full(wider.size, -1)
-        node = tensor.inputs[0]
-        number = self._reason(describe(node), node.op, self.floor.why[tensor.name, axis])
-        self.layout.aligned.add(number)
-        return np.where(wider, number, -1)
+    def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask, demand: Demand) -> Mask:
+        """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
+        need = demand.need
+        if demand.flexible and any_set(stored) and not any_set(need & ~stored):
+            needless = demand.flops * float(np.count_nonzero(stored & ~need & ~wider))
+            reads_all = not any_set(need) or needless <= self._moving(tensor, axis, stored, need)
+            return stored if reads_all else need
+        if not any_set(need) and not demand.optional:
+            need = need.copy()  # an axis of size zero is never left
+            need[int(stored.argmax())] = True
+        return need
+
+
+def _narrowed(sets: Sets) -> Sets:
+    return {key: mask for key, mask in sets.items() if not all_set(mask)}
+
+
+def _either(mask: Mask, demands: Iterable[Demand]) -> Mask:
+    return np.asarray(np.logical_or.reduce([mask, *(demand.need for demand in demands)]))
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:
@@ -379,7 +328,3 @@ def _distinct(demands: list[Demand]) -> list[Demand]:
         flops = found[key].flops if key in found else 0.0
         found[key] = replace(demand, flops=flops + demand.flops)
     return list(found.values())
-
-
-def _position(node: gs.Node, tensor: gs.Tensor) -> int:
-    return next(i for i, t in enumerate(node.outputs) if t is tensor)

@@ -6,7 +6,7 @@ Both are found by one sweep over the nodes with the operators' own rules; nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from passes.abstract_values.constant_maps import ConstantMap, combined, uniform,
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, size_of
+from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of
 from passes.rewriting.rule_table import SliceFlow
 from passes.weights.sparsity import Nonzero
 from passes.weights.statistics import is_filled_with, nonzero, uniform_slices, zeros
@@ -64,6 +64,12 @@ class Facts:
             sizes = tuple(size_of(tensor, a) for a in range(len(tensor.shape or ())))
             self._sizes[tensor.name] = sizes
         return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
+
+    def axes(self, tensor: gs.Tensor) -> Iterator[tuple[int, int]]:
+        """Axes of static size with that size, but for empty ones."""
+        for axis in range(len(tensor.shape or ())):
+            if size := self.size(tensor, axis):
+                yield axis, size
 
     def links(self, node: gs.Node) -> list[Link]:
         """The links of a node of the analysed graph (none, if its operator has none)."""
@@ -134,7 +140,7 @@ class Facts:
             # what others read as well stays for them
             own = [t for t in node.inputs if is_constant(t) and len(t.outputs) == 1]
             total += sum(math.prod(t.shape) // size for t in own if size in t.shape)
-            output = next(i for i, t in enumerate(node.outputs) if t is tensor)
+            output = output_index(node, tensor)
             carried = [(node.inputs[i], a) for i, a in self.rules(node).carries(node, self, output, axis)]
             computed = [(t, a) for t, a in carried if not is_constant(t)]
             if len(computed) != 1:

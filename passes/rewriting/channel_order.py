@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
-from passes.graph.tensors import SMALL, Index, is_constant, shape_of
+from passes.graph.tensors import SMALL, Index, is_constant, output_index, shape_of
 from passes.rewriting.rule_table import Ordering
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Picked, moved
@@ -26,7 +26,7 @@ class Orders:
         if self._editor.sole_reader(tensor) is None or len(tensor.inputs) != 1:
             return None
         node = tensor.inputs[0]
-        output = next(i for i, t in enumerate(node.outputs) if t is tensor)
+        output = output_index(node, tensor)
         change = self._rules(node).writes_in_order(node, output, axis, order, self)
         if change is None:
             return None

@@ -1,0 +1,64 @@
+"""What it takes to compute one more slice: its share of the operator that makes it, and of all before that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_graphsurgeon as gs
+
+from passes.cost.per_example import repeated
+from passes.graph.tensors import is_constant, output_index
+from passes.ops import rules
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import Key
+
+
+class UpstreamCost:
+    """FLOPs for each slice, remembered by tensor and axis. `multiples` are those of the graph.
+
+    What a subgraph reads from outside costs nothing there.
+    """
+
+    def __init__(self, graph: gs.Graph, facts: Facts, multiples: Mapping[str, int]) -> None:
+        self._producer = {t.name: node for node in graph.nodes for t in node.outputs}
+        self._facts = facts
+        self._multiples = multiples
+        self._found: dict[Key, float] = {}
+
+    def per_slice(self, tensor: gs.Tensor, axis: int) -> float:
+        """FLOPs of computing one more slice along the axis, with what that needs upstream."""
+        waiting = [(tensor, axis)]
+        while waiting:  # a chain may be longer than Python likes to call itself
+            current, a = waiting[-1]
+            sources = self._sources(current, a)
+            missing = [(t, b) for t, b in sources if (t.name, b) not in self._found]
+            waiting += missing
+            if not missing:
+                waiting.pop()
+                # branches that meet again share what is before them: the most expensive one stands for all
+                before = max((self._found[t.name, b] for t, b in sources), default=0.0)
+                self._found[current.name, a] = self._own(current, a) + before
+        return self._found[tensor.name, axis]
+
+    def _sources(self, tensor: gs.Tensor, axis: int) -> list[tuple[gs.Tensor, int]]:
+        """Computed inputs, and their axes, that must store a slice for this axis to store it."""
+        node = self._producer.get(tensor.name)
+        if node is None or not self._facts.size(tensor, axis):
+            return []
+        carried = rules(node).carries(node, self._facts, output_index(node, tensor), axis)
+        return [(node.inputs[i], a) for i, a in carried if not is_constant(node.inputs[i])]
+
+    def _own(self, tensor: gs.Tensor, axis: int) -> float:
+        """FLOPs of the operator itself for each slice."""
+        node, size = self._producer.get(tensor.name), self._facts.size(tensor, axis)
+        if node is None or not size:
+            return 0.0
+        return rules(node).cost(node)[0] / size * self._density(node) * repeated(tensor, self._multiples)
+
+    def _density(self, node: gs.Node) -> float:
+        """Share of the first input that is live along its emptiest axis: a contraction sums over no more."""
+        tensor = node.inputs[0] if node.inputs else None
+        if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
+            return 1.0
+        shares = [float(self._facts.live(tensor, axis).mean()) for axis, _ in self._facts.axes(tensor)]
+        return min(shares, default=1.0)
