@@ -12,7 +12,8 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from passes.adapters.placement import Policy
-from passes.pipeline.order import Shrunk, Watch
+from passes.pipeline.order import Shrunk
+from passes.pipeline.trace import Watch
 from passes.targets.onnxruntime.kernel_rates import LINES, RATES, Lines, Rates
 from passes.weights.external_file import Store
 

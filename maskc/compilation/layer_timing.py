@@ -28,7 +28,8 @@ from maskc.runtime import random_inputs
 from maskc.runtime.session import Session, import_onnxruntime
 from maskc.verification.inputs import drawn
 from passes.adapters.placement import Policy
-from passes.pipeline.order import Shrunk, Watch
+from passes.pipeline.order import Shrunk
+from passes.pipeline.trace import Watch
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.kernel_rates import ANY, Rates
 from passes.weights.external_file import Store

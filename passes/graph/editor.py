@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -75,12 +75,14 @@ class GraphEditor:
     New nodes are in the graph's list from `finish` on; until then the list is left alone, so it can be gone through.
     """
 
+    #: nothing comes before the one, or after the other; for all editors, as a node waits for a collection
+    start: ClassVar[gs.Node] = gs.Node("Start")
+    end: ClassVar[gs.Node] = gs.Node("End")
+
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.opset: int = graph.opset
         self.names = Names(graph)
-        #: nothing comes before the one, or after the other
-        self.start, self.end = gs.Node("Start"), gs.Node("End")
         #: the node before which new ones are put, unless it is said otherwise
         self.place = self.end
         self._before: dict[int, list[gs.Node]] = {}

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
 from passes.graph.tensors import Array, Index, Mask, is_constant
-from passes.mask_savings import flops_saved
+from passes.mask_savings.flops_saved import compiled_cost
 from passes.model.bind import bind
 from passes.model.prepare import prepared
 from passes.ops import Linked, rules
@@ -61,11 +61,11 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], flood: _Flood, part:
     Of several that are worth nearly the same, the one with the smallest classes, which leaves the most choice.
     """
     whole = np.ones(len(flood.root), np.float32)
-    total = flops_saved.compiled_flops(bind(model, _split(whole, masks)))
+    total = compiled_cost(bind(model, _split(whole, masks))).flops
 
     def worth(slices: Mask) -> tuple[float, int]:
         zeroed = np.isin(flood.root, np.unique(entries[slices]))
-        saved = total - flops_saved.compiled_flops(bind(model, _split(np.where(zeroed, 0, whole), masks)))
+        saved = total - compiled_cost(bind(model, _split(np.where(zeroed, 0, whole), masks))).flops
         return saved / int(zeroed.sum()), int(zeroed.sum())
 
     first = int(np.flatnonzero(entries >= 0)[0])

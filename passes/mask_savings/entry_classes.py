@@ -1,4 +1,4 @@
-"""Which groups of mask entries play the same part in a graph, so that one of a kind speaks for all."""
+"""Equivalence classes of groups of mask entries: groups that play the same part in a graph save the same."""
 
 from __future__ import annotations
 
@@ -6,33 +6,62 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
+from passes.analysis import dataflow
 from passes.graph.tensors import Array, Index, is_constant, shape_of, size_of
-from passes.mask_savings.fates import Fates
+from passes.model.bind import bind
+from passes.model.prepare import prepared
 from passes.ops import Link, Linked, rules
 from passes.ops.convolution import partitions
+from passes.pipeline.order import Planned
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StoragePlan
 
+#: by name of the tensor and axis, what becomes of each slice when its entry of a mask is zeroed: int64 [size]
+Zeroed = dict[tuple[str, int], Index]
 Labels = dict[tuple[str, int], Index]
 
 
-def kinds(
+def when_zeroed(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Zeroed:
+    """Whether each slice is constant when its entry of a mask is zeroed, or zero, and uniform.
+
+    Whether a channel without input is zero after a bias and a Relu is decided by the weights, and by it what the
+    channel costs then. So entries are not equivalent whose channels become different things. All entries of all masks
+    but one each are zeroed at once, once all but the first and once all but the last: what mixes channels still has an
+    input, and what keeps them apart has none. Only the sizes of the masks matter.
+    """
+    found: Zeroed = {}
+    for kept in (0, -1):
+        trial = {name: np.zeros(len(mask)) for name, mask in masks.items()}
+        for mask in trial.values():
+            mask[kept : kept + 1 or None] = 1
+        graph = prepared(bind(model, trial), keep=masks)
+        facts = dataflow.analyse(graph)
+        for tensor in (t for node in graph.nodes for t in node.outputs if not is_constant(t)):
+            for axis in range(len(shape_of(tensor) or ())):
+                size, constant = size_of(tensor, axis), facts.constants(tensor, axis)
+                if not size or constant is None:
+                    continue
+                state = constant.astype(np.int64) + _known(facts, tensor, axis)
+                key = tensor.name, axis
+                found[key] = np.maximum(found.get(key, 0), state)  # of what is kept, the other time says it
+    return found
+
+
+def equivalence_classes(
     graph: gs.Graph,
-    found: Facts,
-    plan: StoragePlan,
+    planned: Planned,
     masks: Mapping[str, Array],
     group: Index,
-    structure: Mapping[str, Index],
-    fate: Fates,
+    coupling: Mapping[str, Index],
+    zeroed: Zeroed,
 ) -> Index:
-    """A hash for each group, the same for groups that hold like entries, coupled in like ways: int64 [groups].
+    """A hash for each group, the same for groups of equivalent entries that are coupled alike: int64 [groups].
 
-    group: for each entry of the masks, one after the other, its group, or -1. structure: what `coupled` says of them.
-    fate: what `fates` says of the slices.
+    group: for each entry of the masks, one after the other, its group, or -1. coupling: what `coupled` says of them.
     """
-    labels = _labels(graph, found, plan, masks, fate)
+    labels = _labels(graph, planned, masks, zeroed)
     offsets = np.cumsum([0, *(len(mask) for mask in masks.values())])
     label = np.concatenate(
         [
@@ -41,7 +70,7 @@ def kinds(
         ]
     )
     member = np.flatnonzero(group >= 0)
-    part = np.concatenate([structure[name] for name in masks])[member]
+    part = np.concatenate([coupling[name] for name in masks])[member]
     pairs, which = np.unique(np.stack([group[member], part], axis=1), axis=0, return_inverse=True)
     inner, outer = np.zeros(len(pairs), np.int64), np.zeros(int(group.max(initial=-1)) + 1, np.int64)
     np.add.at(inner, which.reshape(-1), _mix(label[member], label[member]))
@@ -49,13 +78,14 @@ def kinds(
     return outer
 
 
-def _labels(graph: gs.Graph, found: Facts, plan: StoragePlan, masks: Collection[str], fate: Fates) -> Labels:
+def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Zeroed) -> Labels:
     """A number for each slice, the same for slices of one axis that play the same part in the graph.
 
-    Starts from what is known and stored of each slice and how it may end, then gathers along links in both directions
-    what is connected to it, as in colour refinement. Initializers other than masks keep what they start from: two
-    layers that share one have nothing to do with each other.
+    Starts from what is known and stored of each slice and what becomes of it when it is masked, then gathers along
+    links in both directions what is connected to it, as in colour refinement. Initializers other than masks keep what
+    they start from: two layers that share one have nothing to do with each other.
     """
+    found = planned.facts
     labels: Labels = {}
     links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
     divisions: list[tuple[tuple[str, int], list[Index]]] = []
@@ -65,10 +95,9 @@ def _labels(graph: gs.Graph, found: Facts, plan: StoragePlan, masks: Collection[
         for axis in range(len(shape_of(tensor) or ())):
             size = size_of(tensor, axis)
             if size:
-                state = _start(found, plan, tensor, axis, size)
-                ends = fate.get((name, axis), np.zeros(size, np.int64))
-                if len(ends) == size:
-                    state = state + 16 * ends
+                state, masked = _start(planned, tensor, axis, size), zeroed.get((name, axis))
+                if masked is not None and len(masked) == size:
+                    state = state + 16 * masked
                 labels[name, axis] = state * 1000003 + place * 31 + axis
     for node in graph.nodes:
         op = rules(node)
@@ -100,7 +129,7 @@ def _labels(graph: gs.Graph, found: Facts, plan: StoragePlan, masks: Collection[
 def _along(node: gs.Node, found: Facts) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
     """Input and output axes that an operator works along, as a normalisation does.
 
-    No slice goes with another there, but what one costs may turn on whether the same slice behind is read.
+    No slice goes with another there, but what one costs may turn on whether the same slice after it is read.
     """
     reached = {(True, k.input, k.input_axis) for k in found.links(node)}
     reached |= {(False, k.output, k.output_axis) for k in found.links(node)}
@@ -125,17 +154,19 @@ def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:
     return _mix(a, from_b), _mix(b, from_a)
 
 
-def _start(found: Facts, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int) -> Index:
-    state = np.zeros(size, np.int64)
+def _start(planned: Planned, tensor: gs.Tensor, axis: int, size: int) -> Index:
+    facts = planned.facts
     if is_constant(tensor):
-        if len(tensor.shape) == 1 and size == tensor.shape[0]:
-            value = found.value(tensor)
-            return (value == 0).astype(np.int64) if value.dtype.kind in "fiub" else state
-        return state
-    known = found.known(tensor, axis)
-    if known is not None:
-        state = state + known.mask + 2 * (known.mask & (known.value == 0))
-    return np.asarray(state + 4 * plan.stays(tensor.name, axis, size) + 8 * found.live(tensor, axis))
+        value = facts.value(tensor) if len(tensor.shape) == 1 else np.ones(size)
+        return (value == 0).astype(np.int64) if value.dtype.kind in "fiub" else np.zeros(size, np.int64)
+    stays = planned.plan.stays(tensor.name, axis, size)
+    return np.asarray(_known(facts, tensor, axis) + 4 * stays + 8 * facts.live(tensor, axis), np.int64)
+
+
+def _known(facts: Facts, tensor: gs.Tensor, axis: int) -> Index | int:
+    """1 for slices that are uniform constants, 3 for those that are zero, 0 for others."""
+    known = facts.known(tensor, axis)
+    return 0 if known is None else known.mask + 2 * (known.mask & (known.value == 0))
 
 
 def _mix(a: Index, b: Index) -> Index:

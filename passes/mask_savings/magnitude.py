@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from passes.graph.tensors import Index, Mask
 from passes.mask_savings.coupling import coupled
 from passes.mask_savings.filters import Filters, filters
-from passes.mask_savings.flops_saved import compiled_flops
+from passes.mask_savings.flops_saved import compiled_cost
 from passes.model.bind import bind
 
 
@@ -77,9 +77,8 @@ class _Search:
 
     def _at(self, gone: int) -> int:
         if gone not in self._flops:
-            self._flops[gone] = compiled_flops(
-                bind(self._gated, dict(zip(self._names, self._masks(gone), strict=True)))
-            )
+            masks = dict(zip(self._names, self._masks(gone), strict=True))
+            self._flops[gone] = compiled_cost(bind(self._gated, masks)).flops
         return self._flops[gone]
 
     def _masks(self, gone: int) -> list[Mask]:

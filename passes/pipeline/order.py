@@ -1,13 +1,16 @@
-"""From a masked model to the smaller dense one, pass by pass."""
+"""The order of passes, once: for a model, for the subgraphs of control flow, and for the FLOPs that training counts.
+
+`compiled` has the second thoughts about a whole model, `shrink_graph` the order for one graph: prepare, `planned`
+(analyse, shrink what is nested, plan, widen for the target, explain), rewrite, clean up, the forms of the target.
+"""
 
 from __future__ import annotations
 
 import gc
-import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -16,25 +19,50 @@ from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import flops
+from passes.graph.subgraphs import subgraphs
 from passes.model import default_inputs
 from passes.model.exporting import exported
 from passes.model.inline import inlined
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
-from passes.pipeline.cleanup import clean
-from passes.pipeline.control_flow import with_subgraphs
-from passes.pipeline.trace import Trace
-from passes.planning import explain
+from passes.pipeline.cleanup import clean, store_compactly
+from passes.pipeline.control_flow import Enclosing, analyse_body, distinguish
+from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
+from passes.planning.explain import explain
 from passes.planning.planner import PlanOptions, plan
 from passes.planning.without_adapters import constant_operands
-from passes.results import Report, Width
+from passes.results import Cost, Held, MaskedAxis, Report, Width
+from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
-from passes.simplify import dead_code
-from passes.targets.onnxruntime import channel_multiples, half_precision_transpose, maxpool_padding
+from passes.simplify import constant_folding, dead_code
+from passes.targets.onnxruntime import (
+    channel_multiples,
+    half_precision_transpose,
+    keep_nchwc_layout,
+    maxpool_padding,
+    space_to_depth_convolutions,
+)
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.kernel_rates import Rates
 from passes.weights.external_file import Store
+
+Written = TypeVar("Written")
+
+#: Makes of a compiled graph what is asked for, and says what it costs.
+Write = Callable[[gs.Graph], tuple[Written, Cost]]
+
+
+@dataclass(frozen=True)
+class ShrinkOptions(PlanOptions):
+    """How a graph is compiled.
+
+    align: widths are rounded up to multiples of this number, or as rates say that it runs faster. explains: whether to
+    say what is masked, and why what stays does.
+    """
+
+    align: Align | None = None
+    explains: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,8 +73,27 @@ class Shrunk:
     report: Report
 
 
-# Told the name of each pass before it runs.
-Watch = Callable[[str], None]
+@dataclass(frozen=True)
+class Planned:
+    """What is known of a graph, what each of its tensors is to store, and what there is to report of that."""
+
+    facts: Facts
+    plan: StoragePlan
+    masked: tuple[MaskedAxis, ...] = ()
+    held: tuple[Held, ...] = ()
+    widths: tuple[Width, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compiled(Generic[Written]):
+    """A compiled graph, what was written of it, its cost beside that of the source, and the plan that it follows."""
+
+    graph: gs.Graph
+    written: Written
+    before: Cost
+    after: Cost
+    planned: Planned
 
 
 def shrink(
@@ -59,7 +106,7 @@ def shrink(
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
-    adapters: whether constants that a consumer must see are put back at its door or computed after all; `PlanOptions`
+    adapters: whether constants that a consumer requires are restored at its input or computed after all; `PlanOptions`
     says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
     before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
     there are channels to keep; by default no channel is kept for that. store: where large weights of the result are
@@ -67,12 +114,150 @@ def shrink(
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
     """
-    model = inlined(model)
+    source = inlined(model)
+    recorder = Recorder(source, watch, trace)
+
+    def write(graph: gs.Graph) -> tuple[onnx.ModelProto, Cost]:
+        with recorder.step("clean", graph):
+            file = exported(graph, source, store)
+        with recorder.step("cost"):
+            # where inputs have defaults, it is the file that decides whether they are weights of it
+            return file, flops.count(file, None if default_inputs.overridable(source) else graph)
+
     with _uncollected():
-        result = _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=False)
-        if result.report.after.params > result.report.before.params:  # maps of constants made the file larger
-            return _shrunk(model, adapters, trace, _Clock(watch), align, store, frugal=True)
-    return result
+        result = compiled(source, ShrinkOptions(adapters, align=align), write, recorder)
+    if trace is not None:
+        trace.stages["clean"] = result.written
+    done, notes = result.planned, (*_notes(source), *result.planned.notes)
+    costs = result.before, result.after
+    report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths)
+    return Shrunk(result.written, report)
+
+
+def compiled(
+    model: onnx.ModelProto, options: ShrinkOptions, write: Write[Written], recorder: Recorder
+) -> Compiled[Written]:
+    """A model compiled, written and counted, with second thoughts where it came out larger than its source.
+
+    Raises as `shrink` does.
+    """
+
+    def attempt(options: ShrinkOptions) -> Compiled[Written]:
+        with recorder.step("prepare"):
+            graph = checked(model)
+        with recorder.step("cost"):
+            before = flops.of_graph(graph)
+        recorder.measure("source", graph)
+        found = shrink_graph(graph, options, recorder, source=model, limit=before.flops)
+        written, after = write(graph)
+        return Compiled(graph, written, before, after, found)
+
+    best = attempt(options)
+    if best.after.flops > best.before.flops and best.planned.widths:  # what stays for its width takes more than went
+        best = attempt(replace(options, align=None))
+    if best.after.flops > best.before.flops:
+        graph, found = _with_all_channels(model, options)
+        written, after = write(graph)
+        # where sizes after a subgraph are not known to the source they count as 1 there, and there only
+        if best.after.flops > after.flops:  # what is restored costs more than what went: nothing goes
+            found = replace(found, notes=(*best.planned.notes, *found.notes))
+            best = Compiled(graph, written, best.before, after, found)
+            if recorder.trace is not None:
+                recorder.trace.stored.clear()
+        else:
+            best = replace(best, written=write(best.graph)[0])  # over the other one
+    if best.after.params > best.before.params and not options.frugal:  # constant maps made it larger
+        return compiled(model, replace(options, frugal=True), write, recorder)
+    return best
+
+
+def shrink_graph(
+    graph: gs.Graph,
+    options: ShrinkOptions,
+    recorder: Recorder,
+    *,
+    around: Enclosing | None = None,
+    source: onnx.ModelProto | None = None,
+    limit: int = 0,
+) -> Planned:
+    """Shrink a graph in place: a subgraph, with what is `around` it, or that of the `source` as `checked` has it.
+
+    A subgraph leaves out what is done once for a file, and rewrites that look at nodes before and after. No form for
+    the sake of speed makes the graph exceed `limit` FLOPs.
+    """
+    with recorder.step("prepare", graph, traced=True):
+        dead_code.drop_identities(graph)
+        merged = maxpool_padding.merged(graph)  # nodes that nobody reads are still there, and count as readers
+        if around is None:
+            simplified(graph)
+        else:
+            constant_folding.fold_constants(graph)
+            dead_code.drop_unused(graph)
+    notes = _without_rules(graph)
+    found = planned(graph, options, recorder, around)
+    with recorder.step("rewrite", graph, traced=True):
+        apply(graph, found.facts, found.plan)
+    if recorder.trace is not None:
+        recorder.trace.stored = dict(found.plan.stored)
+    with recorder.step("clean"):
+        clean(graph, nested=around is not None)
+        if isinstance(options.align, Rates):
+            keep_nchwc_layout.stay_in_blocks(graph, options.align, limit - flops.of_graph(graph).flops)
+            space_to_depth_convolutions.unroll(graph, options.align, limit - flops.of_graph(graph).flops)
+        store_compactly(graph, source)
+        maxpool_padding.keep_apart(graph, merged)
+        if around is None:
+            half_precision_transpose.put_behind(graph)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around: Enclosing | None = None) -> Planned:
+    """Analyse a prepared graph, shrink its subgraphs in place and plan what it stores itself.
+
+    Afterwards operators are decomposed and heads aligned where that lets channels go. around: where a subgraph stands.
+    """
+    with recorder.step("facts", graph, traced=True):
+        facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())
+    with recorder.step("nested", graph, traced=True):
+        nested = replace(options, align=None, frugal=True)
+        bodies = {
+            id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts))
+            for node in graph.nodes
+            for body in subgraphs(node)
+        }
+        if bodies:
+            inside = {key: body.facts for key, body in bodies.items()}
+            for body in bodies.values():
+                inside |= body.facts.inside
+            if around is None:
+                distinguish(graph)
+            facts = dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
+    with recorder.step("layout", graph):
+        chosen = plan(graph, facts, options)
+    widths: tuple[Width, ...] = ()
+    if options.align is not None:
+        with recorder.step("widths", graph):
+            chosen, facts, widths = channel_multiples.chosen(graph, facts, chosen, options.align, options)
+    if not options.explains:
+        return Planned(facts, chosen, widths=widths)
+    with recorder.step("explain"):
+        masked, held = explain(graph, facts, chosen, options.adapters, made)
+        for body in bodies.values():
+            masked, held = (*masked, *body.masked), (*held, *body.held)
+        notes = _put_in(graph, chosen) if options.adapters == "never" and around is None else ()
+    return Planned(facts, chosen, masked, held, widths, notes)
+
+
+def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[gs.Graph, Planned]:
+    """The graph of the model as it is, but cleaned up, and why everything stays."""
+    graph = prepared(model)
+    found = Planned(dataflow.analyse(graph), StoragePlan())
+    if options.explains:
+        notes = ("Removing channels would have cost more than it saves, so all of them stayed.",)
+        found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan, options.adapters), (), notes)
+    clean(graph)
+    store_compactly(graph, model)
+    return graph, found
 
 
 @contextmanager
@@ -87,88 +272,6 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _shrunk(
-    model: onnx.ModelProto,
-    adapters: Policy,
-    trace: Trace | None,
-    clock: _Clock,
-    align: Align | None,
-    store: Store | None,
-    *,
-    frugal: bool,
-) -> Shrunk:
-    """As `shrink`; `frugal`: no map of constants is stored that takes more than what makes it."""
-    options = PlanOptions(adapters, frugal)
-    with clock.timed("prepare"):
-        graph = checked(model)
-    with clock.timed("cost"):
-        before = flops.of_graph(graph)
-    clock.measure("source", graph)
-    with clock.timed("prepare"):
-        dead_code.drop_identities(graph)
-        merged = maxpool_padding.merged(graph)  # nodes that nobody reads are still there, and count as readers
-        graph = simplified(graph)
-    clock.measure("prepare", graph)
-    unknown = _without_rules(graph)
-    if trace is not None:
-        trace.stored.clear()
-        trace.stage("prepare", graph, model)
-    with clock.timed("facts", graph):
-        found, made = understood(graph)
-    if trace is not None:
-        trace.stage("facts", graph, model)
-    with clock.timed("nested", graph):
-        found, inner = with_subgraphs(graph, found, adapters)
-    if trace is not None:
-        trace.stage("nested", graph, model)
-    with clock.timed("layout", graph):
-        chosen = plan(graph, found, options)
-    wider: tuple[Width, ...] = ()
-    if align is not None:
-        with clock.timed("widths", graph):
-            chosen, found, wider = channel_multiples.chosen(graph, found, chosen, align, options)
-    whole = constant_operands(graph, chosen) if adapters == "never" else []
-    with clock.timed("explain"):
-        masked, held = explain.explain(graph, found, chosen, adapters, made)
-        masked, held = (*masked, *inner.masked), (*held, *inner.held)
-    with clock.timed("rewrite", graph):
-        apply(graph, found, chosen)
-    if trace is not None:
-        trace.stage("rewrite", graph, model)
-        trace.stored.update(chosen.stored)
-    with clock.timed("clean", graph):
-        clean(graph, align if isinstance(align, Rates) else None, before.flops, model)
-        maxpool_padding.keep_apart(graph, merged)
-        half_precision_transpose.put_behind(graph)
-        compiled = exported(graph, model, store)
-    with clock.timed("cost"):
-        # where inputs have defaults, it is the file that decides whether they are weights of it
-        after = flops.count(compiled, None if default_inputs.overridable(model) else graph)
-    notes = [*_notes(model), *unknown]
-    if whole:
-        names = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
-        notes.append(f"Constant altogether, with nothing left to compute them, and put in all the same: {names}.")
-    if after.flops > before.flops and wider:  # what is kept for its width takes more than what went
-        return _shrunk(model, adapters, trace, clock, None, store, frugal=frugal)
-    if after.flops > before.flops:
-        source = prepared(model)
-        left = explain.explain(source, dataflow.analyse(source), StoragePlan(), adapters)
-        clean(source, source=model)
-        plain = exported(source, model, store)
-        cost_of_plain = flops.count(plain)
-        # where sizes behind a subgraph are not known to the source they count as 1 there, and there only
-        if after.flops > cost_of_plain.flops:  # what is put back costs more than what went: nothing goes
-            (masked, held), compiled, after = left, plain, cost_of_plain
-            notes.append("Removing channels would have cost more than it saves, so all of them stayed.")
-            if trace is not None:
-                trace.stored.clear()
-        elif store is not None:  # which holds the weights of the other one now
-            compiled = exported(graph, model, store)
-    if trace is not None:
-        trace.stages["clean"] = compiled
-    return Shrunk(compiled, Report(before, after, masked, held, clock.seconds, tuple(notes), clock.sizes, wider))
-
-
 def _notes(model: onnx.ModelProto) -> list[str]:
     fixed = default_inputs.fixed(model)
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
@@ -177,32 +280,15 @@ def _notes(model: onnx.ModelProto) -> list[str]:
     return notes
 
 
-def _without_rules(graph: gs.Graph) -> list[str]:
-    """A sentence about the operators that nobody understands, if there are any."""
+def _without_rules(graph: gs.Graph) -> tuple[str, ...]:
+    """A sentence about the operators that have no rules, if there are any."""
     names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if rules(n) is UNKNOWN})
-    return [f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}."] if names else []
+    return (f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}.",) if names else ()
 
 
-@dataclass
-class _Clock:
-    """How long each pass takes, and how large the graph is behind it."""
-
-    watch: Watch | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str, graph: gs.Graph | None = None) -> Iterator[None]:
-        """Time the pass, and measure the graph that it leaves behind if it is told which."""
-        if self.watch is not None:
-            self.watch(name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        if graph is not None:
-            self.measure(name, graph)
-
-    def measure(self, name: str, graph: gs.Graph) -> None:
-        """Note how large the graph is."""
-        stored = {id(t): t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
-        self.sizes[name] = len(graph.nodes), sum(math.prod(t.shape) for t in stored.values())
+def _put_in(graph: gs.Graph, plan: StoragePlan) -> tuple[str, ...]:
+    """A sentence about tensors that are constant altogether and read all the same, if there are any."""
+    constant = constant_operands(graph, plan)
+    names = ", ".join(constant[:5]) + (f" and {len(constant) - 5} more" if len(constant) > 5 else "")
+    note = f"Constant altogether, with nothing left to compute them, and put in all the same: {names}."
+    return (note,) if constant else ()

@@ -58,14 +58,14 @@ def test_models_that_are_equal_part_nowhere() -> None:
 
 def test_a_fault_of_a_pass_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass that spoils a weight in the middle: the pass and the node are named, though all compilations are wrong."""
-    apply = order.rewrite.apply
+    apply = order.apply
 
     def wrong(graph: Any, *arguments: Any) -> None:
         apply(graph, *arguments)
         third = [n for n in graph.nodes if n.op in ("MatMul", "Gemm")][2]
         third.inputs[1].values = third.inputs[1].values * np.float32(1.01)
 
-    monkeypatch.setattr(order.rewrite, "apply", wrong)
+    monkeypatch.setattr(order, "apply", wrong)
     result = api.verify(deep(), shrink(deep()).model)
     assert not result.passed and result.parting is not None
     assert "'rewrite'" in result.parting.made_by

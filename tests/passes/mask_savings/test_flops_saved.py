@@ -131,8 +131,8 @@ def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest
         wc=random(64, 2, seed=2),
     )
     calls = []
-    original = flops_saved._compiled
-    monkeypatch.setattr(flops_saved, "_compiled", lambda m: calls.append(m) or original(m))
+    original = flops_saved.compiled_cost
+    monkeypatch.setattr(flops_saved, "compiled_cost", lambda m: calls.append(m) or original(m))
     flops_by_mask(source, {"m1": np.ones(64), "m2": np.ones(64)})
     assert len(calls) == 3  # as it is, and one entry of each mask
 
@@ -155,8 +155,8 @@ def test_entries_share_an_evaluation_where_masks_are_reshaped_or_scaled(
     )
     masks = {"m1": np.ones(32), "m2": np.ones(32)}
     calls = []
-    original = flops_saved._compiled
-    monkeypatch.setattr(flops_saved, "_compiled", lambda m: calls.append(m) or original(m))
+    original = flops_saved.compiled_cost
+    monkeypatch.setattr(flops_saved, "compiled_cost", lambda m: calls.append(m) or original(m))
     flops_by_mask(source, masks)
     assert len(calls) == 3
     assert_worth_exactly(source, {name: np.arange(32) % 3 > 0 for name in masks})
@@ -182,14 +182,18 @@ def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.Monkey
     weights = {f"w{i}": random(32, 32, seed=i) for i in range(depth)}
     source = model(f"({signature}) => (float[N,32] h{depth})", body, **weights)
     most = []
-    original = flops_saved._compiled
+    original = flops_saved.compiled_cost
 
-    def counted(trial: onnx.ModelProto) -> flops_saved.Compiled:
-        most.append(sum(isinstance(thing, gs.Node) for thing in gc.get_objects()))
+    def nodes() -> int:
+        return sum(isinstance(thing, gs.Node) for thing in gc.get_objects())
+
+    def counted(trial: onnx.ModelProto) -> flops_saved.CompiledCost:
+        most.append(nodes() - before)
         return original(trial)
 
-    monkeypatch.setattr(flops_saved, "_compiled", counted)
+    monkeypatch.setattr(flops_saved, "compiled_cost", counted)
     gc.collect()
+    before = nodes()
     gc.disable()
     try:
         flops_by_mask(source, {f"m{i}": np.ones(32) for i in range(depth)})
