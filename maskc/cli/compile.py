@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,37 +91,29 @@ def compile(
     """
     from maskc.compilation import align as aligning
     from maskc.compilation.compile import compile_file, default_output
+    from maskc.compilation.options import VERIFY, CompileOptions
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
 
-    shapes = parse(shape or ())
-    widths: dict[str, Any] = {
-        "align": aligning.parse(align),
-        "align_for": align_for,
-        "align_seconds": align_seconds,
-    }
+    options = CompileOptions(
+        masks,
+        parse(shape or ()),
+        adapters.value,
+        aligning.parse(align),
+        align_for,
+        align_seconds,
+        VERIFY if verify else None,
+    )
     if len(models) > 1:
         if masks or report or bench:
             raise typer.BadParameter("--masks, --report and --bench are for one model; compile it alone.")
         from maskc.compilation import batch
 
-        options = {"shapes": shapes, "adapters": adapters.value, **widths, "verify": verify}
-        outcomes = batch.compile_files(models, output, jobs=jobs, rules=rules or (), **options)
+        outcomes = batch.compile_files(models, output, options, jobs=jobs, rules=rules or ())
         raise typer.Exit(_show(outcomes, models, as_json))
     load(rules or ())
     model = models[0]
-    target = output or default_output(model)
-    result = compile_file(
-        model,
-        target,
-        masks,
-        shapes=shapes,
-        adapters=adapters.value,
-        **widths,
-        verify=verify,
-        reports=report or (),
-        bench=bench,
-    )
+    result = compile_file(model, output or default_output(model), options, reports=report or (), bench=bench)
     warn(result.warnings)
     if as_json:
         print_json(result.to_json())

@@ -87,10 +87,6 @@ class Widths:
         return _TABLES.get(self.target or table_name())
 
 
-#: no channel stays for the sake of a width
-NO_WIDTHS = Widths("none")
-
-
 def table_name() -> str:
     """The name of the table for this processor; "" where there is none."""
     found = instruction_set()

@@ -13,6 +13,7 @@ from typing import Any
 from maskc import frontend
 from maskc.compilation.compile import compile_file, default_output
 from maskc.compilation.compile_report import CompileReport
+from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
 from maskc.jobs.workers import check_jobs, each
@@ -51,15 +52,15 @@ class Outcome:
 
 def compile_files(
     models: Sequence[Path],
-    directory: Path | None = None,
+    directory: Path | None,
+    options: CompileOptions,
     *,
     jobs: int | None = None,
     rules: Sequence[Path] = (),
-    **options: Any,
 ) -> Iterator[Outcome]:
     """Compile models beside themselves or into `directory`, `jobs` at a time (None: one for each core).
 
-    `options` are those of `compile_file`. Yields an outcome for each model as it is done. Raises `InputError` before
+    Yields an outcome for each model as it is done. Raises `InputError` before
     anything is written, if two outputs were one file or an output one of the inputs, and when the directory cannot be
     made.
     """
@@ -86,8 +87,8 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     return max((outcome.exit_code for outcome in outcomes), default=0)
 
 
-def _compiled(options: dict[str, Any], task: tuple[Path, Path]) -> CompileReport:
-    return compile_file(*task, **options)
+def _compiled(options: CompileOptions, task: tuple[Path, Path]) -> CompileReport:
+    return compile_file(*task, options)
 
 
 def _outputs(models: Sequence[Path], directory: Path | None) -> list[Path]:

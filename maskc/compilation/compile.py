@@ -13,9 +13,9 @@ from onnx import ModelProto
 
 import passes
 from maskc import frontend, progress
-from maskc.compilation import align as aligning
-from maskc.compilation.align import NO_WIDTHS, Align, Widths
+from maskc.compilation.align import SECONDS, Align
 from maskc.compilation.compile_report import CompileReport
+from maskc.compilation.options import VERIFY_SAMPLES, CompileOptions
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source, model_files
 from maskc.frontend.graphs import has_external, model_bytes, without_weights
@@ -26,13 +26,11 @@ from maskc.inspection.flops import count
 from maskc.report import files
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
+from maskc.verification.options import VerifyOptions
 from maskc.version import __version__
-from passes.adapters.placement import POLICIES, Policy
+from passes.adapters.placement import Policy
 from passes.errors import GraphError, in_brief
 from passes.weights.external_file import Store
-
-# Random samples that a verified compilation runs; `maskc verify` takes more.
-VERIFY_SAMPLES = 5
 
 # How long latency is measured for a report, and how many runs of each model there are at least.
 _TIMED_SECONDS = 1.5
@@ -60,7 +58,7 @@ def compile(
     adapters: Policy = "auto",
     align: Align = "auto",
     align_for: str | None = None,
-    align_seconds: float = aligning.SECONDS,
+    align_seconds: float = SECONDS,
     verify: bool = False,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
@@ -87,23 +85,16 @@ def compile(
     verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that
     says so.
     """
-    _check_policy(adapters)
-    widths = Widths(align, align_for, align_seconds)
-    source = fixed(frontend.read(model), shapes)
-    return _compile(source, masks, verify, adapters, provider, samples, seed, rtol, atol, widths=widths)
+    checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
+    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks)
+    return _compile(fixed(frontend.read(model), shapes), options)
 
 
 def compile_file(
     model: Path,
     output: Path,
-    masks: Path | None = None,
+    options: CompileOptions | None = None,
     *,
-    shapes: Shapes | None = None,
-    adapters: Policy = "auto",
-    align: Align = "auto",
-    align_for: str | None = None,
-    align_seconds: float = aligning.SECONDS,
-    verify: bool = True,
     reports: Sequence[Path] = (),
     bench: bool | None = None,
 ) -> CompileReport:
@@ -112,25 +103,26 @@ def compile_file(
     `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
     of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
     """
-    widths = Widths(align, align_for, align_seconds)
+    options = options or CompileOptions()
     frontend.locate(model)  # what is not there is told before what cannot be written
     files.check(reports)
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):
         raise InputError("The report and the compiled model cannot be the same file.")
     source = frontend.read(model, stay=True)
-    read = (*source.files, *((masks,) if masks is not None else ()))
+    masks = (Path(options.masks),) if isinstance(options.masks, (str, os.PathLike)) else ()
+    read = (*source.files, *masks)
     files.check_not_read(output, read)
     for report in reports:
         files.check_not_read(report, read, "report")
-    source = fixed(source, shapes)
+    source = fixed(source, options.shapes)
     with model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
-            compiled = _compile(source, masks, verify, adapters, store=store, widths=widths)
+            compiled = _compile(source, options, store)
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
-        cannot_run = verify and result.verification is None  # which a warning has said
+        cannot_run = options.verify is not None and result.verification is None  # which a warning has said
         if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
             result = _timed(result, source, compiled.model)
         size = model_files.write_model(compiled.model, output, store=store, keep=read)
@@ -168,31 +160,18 @@ def explain(
     return compile(model, masks, shapes=shapes, adapters=adapters, align=align, align_for=align_for).report
 
 
-def _compile(
-    source: Source,
-    masks: Masks | None,
-    verify: bool,
-    adapters: Policy = "auto",
-    provider: str = "cpu",
-    samples: int = VERIFY_SAMPLES,
-    seed: int = 0,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    store: Store | None = None,
-    widths: Widths = NO_WIDTHS,
-) -> Compiled:
-    target = source.model
-    if masks is not None:
-        target = apply_masks(target, masks)
+def _compile(source: Source, options: CompileOptions, store: Store | None = None) -> Compiled:
+    target = source.model if options.masks is None else apply_masks(source.model, options.masks)
+    widths = options.widths
     try:
         with progress.stage("Compiling") as stage:
-            shrunk = widths.shrink(target, adapters, lambda name: stage.advance(note=name), store)
+            shrunk = widths.shrink(target, options.adapters, lambda name: stage.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except GraphError as error:
         raise InputError(f"{source.name}: {error}") from error
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
-    before = shrunk.report.before if masks is None else count(source)
+    before = shrunk.report.before if options.masks is None else count(source)
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
@@ -206,8 +185,8 @@ def _compile(
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),
     )
-    if verify:
-        report = _verified(report, source, target, shrunk.model, masks is not None, provider, samples, seed, rtol, atol)
+    if options.verify is not None:
+        report = _verified(report, source, target, shrunk.model, options)
     return Compiled(shrunk.model, report, source.files)
 
 
@@ -241,34 +220,16 @@ def _check(compiled: ModelProto) -> None:
 
 
 def _verified(
-    report: CompileReport,
-    source: Source,
-    target: ModelProto,
-    compiled: ModelProto,
-    masked: bool,
-    provider: str,
-    samples: int,
-    seed: int,
-    rtol: float | None,
-    atol: float,
+    report: CompileReport, source: Source, target: ModelProto, compiled: ModelProto, options: CompileOptions
 ) -> CompileReport:
-    from maskc.verification.verify import compare
+    from maskc.verification.compare import Models, compare
 
+    assert options.verify is not None
+    models = Models(target, compiled, report.before, report.after, source, masked=options.masks is not None)
     try:
-        result = compare(
-            target,
-            compiled,
-            figures=(report.before, report.after),
-            original=source if source.tensorflow is not None else None,
-            masked=masked,
-            provider=provider,
-            samples=samples,
-            seed=seed,
-            rtol=rtol,
-            atol=atol,
-        )
+        result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:
-        if provider != "cpu":
+        if options.verify.provider != "cpu":
             raise
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
     result.raise_if_failed()
@@ -277,15 +238,14 @@ def _verified(
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
     """The report with the latency of both models on one random sample, or a warning that says why there is none."""
-    from maskc.runtime import random_inputs
     from maskc.runtime.latency import measure
     from maskc.runtime.session import Session
-    from maskc.verification.inputs import drawn
+    from maskc.verification.inputs import one_sample
 
     try:
         before, after = Session(source.model), Session(compiled)
-        sample = next(drawn(random_inputs.ports(source.model), {}, before, 1, 0, {}))
-        latency = measure(before, after, sample.inputs, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+        sample = one_sample(source.model, before)
+        latency = measure(before, after, sample, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
     except (NotComparableError, RunError, UnavailableError) as error:
         return dataclasses.replace(report, warnings=(*report.warnings, f"Latency was not measured: {error}"))
     return dataclasses.replace(report, latency=latency)
@@ -302,8 +262,3 @@ def _too_new(compiled: ModelProto) -> tuple[str, ...]:
         f"The model has IR version {version}, like its source, and the ONNX Runtime here reads none as new: it was "
         "verified under an older one. Upgrade ONNX Runtime, or set ir_version to an older one.",
     )
-
-
-def _check_policy(adapters: str) -> None:
-    if adapters not in POLICIES:
-        raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{adapters}'.")

@@ -24,9 +24,8 @@ import passes
 from maskc import progress
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
-from maskc.runtime import random_inputs
 from maskc.runtime.session import Session, import_onnxruntime
-from maskc.verification.inputs import drawn
+from maskc.verification.inputs import one_sample
 from passes.adapters.placement import Policy
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
@@ -111,7 +110,7 @@ def fastest(
 def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:
     """Medians of the times of the second and third model, over those of the first, and over those of the second."""
     sessions = [Session(model) for model in models]
-    sample = next(drawn(random_inputs.ports(models[0]), {}, sessions[0], 1, 0, {})).inputs
+    sample = one_sample(models[0], sessions[0])
     times: list[list[float]] = []
     end = time.perf_counter() + _COMPARED
     while len(times) < _RUNS + _WARM_UPS or time.perf_counter() < end:

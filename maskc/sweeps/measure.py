@@ -14,10 +14,9 @@ from onnx import ModelProto
 from maskc import frontend
 from maskc.errors import InputError
 from maskc.results.measurements import Latency
-from maskc.runtime import random_inputs
 from maskc.runtime.latency import measure
 from maskc.runtime.session import Provider, Session
-from maskc.verification.inputs import drawn
+from maskc.verification.inputs import one_sample
 
 Quality = str | Callable[[Path], float]
 
@@ -34,12 +33,12 @@ class Clock:
     def __init__(self, source: ModelProto, provider: Provider, seconds: float) -> None:
         self._provider, self._seconds = provider, seconds
         self._before = Session(source, provider)
-        self._sample = next(drawn(random_inputs.ports(source), {}, self._before, 1, 0, {}))
+        self._sample = one_sample(source, self._before)
 
     def time(self, model: Path) -> Latency:
         """Both models in turns. Raises as `Session` and `Session.run` do."""
         after = Session(frontend.load(model), self._provider)
-        return measure(self._before, after, self._sample.inputs, self._provider, seconds=self._seconds)
+        return measure(self._before, after, self._sample, self._provider, seconds=self._seconds)
 
 
 def check_quality(quality: Quality | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc import frontend, progress
-from maskc.compilation import align
-from maskc.compilation.align import Widths
-from maskc.compilation.compile import compile_file, default_output
+from maskc.compilation.compile import default_output
+from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import Source, model_files
 from maskc.frontend.input_sizes import Shapes, fixed
@@ -36,7 +34,6 @@ from maskc.sweeps.pareto import marked
 from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, replace_file, write
 from maskc.sweeps.sweep_report import page
 from maskc.version import __version__
-from passes.adapters.placement import POLICIES
 from passes.errors import GraphError
 from passes.mask_savings.magnitude import levels as by_magnitude
 
@@ -45,8 +42,8 @@ Options = Mapping[str, Value]
 
 PAGE = "sweep.html"
 
-# Of the arguments of `compile_file` those that a sweep gives by itself.
-_OWN = ("model", "output", "masks", "shapes", "verify", "reports", "bench")
+# The options of a compilation that a policy can give.
+_POLICY = ("adapters", "align", "align_for", "align_seconds")
 
 
 @dataclass(frozen=True)
@@ -314,15 +311,18 @@ class _Keeper:
 
     def _task(self, point: Point, verify: bool) -> work.Task:
         plan = self._plan
+        options: Any = point.options
         (level,) = (level for level in plan.levels if level.name == point.level)
         return work.Task(
             model=plan.path(level.model),
             files=plan.files[level.model],
-            masks=None if level.masks is None else plan.path(level.masks),
             output=plan.directory / point.output,
-            options=point.options,
-            shapes=plan.shapes,
-            verify=verify,
+            options=CompileOptions(
+                masks=None if level.masks is None else plan.path(level.masks),
+                shapes=plan.shapes,
+                verify=VERIFY if verify else None,
+                **options,
+            ),
         )
 
     def _stepping(self, title: str, numbers: Sequence[int]) -> Iterator[int]:
@@ -393,19 +393,12 @@ def _check(targets: Sequence[float], policies: Sequence[Options], seconds: float
             raise InputError(f"A target is a share of the model's FLOPs, above 0 and up to 1, and not {target:g}.")
     if len(set(targets)) < len(targets):
         raise InputError("A target is given twice.")
-    allowed = [name for name in inspect.signature(compile_file).parameters if name not in _OWN]
-    for key in {key for options in policies for key in options}:
-        if key not in allowed:
-            raise InputError(f"The options of a policy are {', '.join(allowed)}, and '{key}' is none of them.")
     for options in policies:
-        if options.get("adapters", "auto") not in POLICIES:
-            raise InputError(
-                f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{options['adapters']}'."
-            )
+        unknown = [key for key in options if key not in _POLICY]
+        if unknown:
+            raise InputError(f"The options of a policy are {', '.join(_POLICY)}, and '{unknown[0]}' is none of them.")
         given: Any = options
-        Widths(
-            given.get("align", "auto"), given.get("align_for"), given.get("align_seconds", align.SECONDS)
-        )  # raises where they cannot be used
+        CompileOptions(**given)  # raises where they cannot be used
     if not policies:
         raise InputError("There is no way to compile: give at least one policy, which may be empty.")
     if not 0 <= seconds < math.inf:

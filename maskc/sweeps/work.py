@@ -7,20 +7,19 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskc.compilation.align import table_name
 from maskc.compilation.compile import compile_file
+from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
-from maskc.frontend.input_sizes import Shapes
 from maskc.jobs.workers import attempt
 from maskc.results.totals import Figures
-from maskc.sweeps.record import Value
 from maskc.version import __version__
 from passes.errors import in_brief
 
@@ -36,11 +35,13 @@ class Task:
 
     model: Path
     files: tuple[Path, ...]
-    masks: Path | None
     output: Path
-    options: Mapping[str, Value]
-    shapes: Shapes = field(default_factory=dict)
-    verify: bool = True
+    options: CompileOptions
+
+    @property
+    def masks(self) -> Path | None:
+        """The file of masks that is compiled in."""
+        return self.options.masks if isinstance(self.options.masks, Path) else None
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Done:
 
 def run(task: Task) -> Done:
     """Compile and write. Raises as `compile_file` does."""
-    options: Any = task.options
-    report = compile_file(task.model, task.output, task.masks, shapes=task.shapes, verify=task.verify, **options)
+    report = compile_file(task.model, task.output, task.options)
     return Done(report.after, model_files.digest([task.output]), report.verification is not None, report.warnings)
 
 
@@ -126,9 +126,9 @@ def _scattered(ray: Any, tasks: Sequence[Task], most: int, rules: list[bytes]) -
 
 def _for_here(task: Task) -> Task:
     """The task with widths for the processor of this machine, where latency is measured, and not for that of a node."""
-    if task.options.get("align", "auto") != "auto" or task.options.get("align_for") or not table_name():
+    if task.options.align != "auto" or task.options.align_for or not table_name():
         return task
-    return replace(task, options={**task.options, "align_for": table_name()})
+    return replace(task, options=replace(task.options, align_for=table_name()))
 
 
 def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: list[bytes]) -> tuple[Any, Files]:
@@ -144,8 +144,9 @@ def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: lis
             (inside / name).write_bytes(data)
         here = replace(task, model=inside / task.model.name, output=out / task.output.name)
         if masks is not None and task.masks is not None:
-            here = replace(here, masks=inside / f"masks{task.masks.suffix}")
-            (inside / f"masks{task.masks.suffix}").write_bytes(masks)
+            file = inside / f"masks{task.masks.suffix}"
+            file.write_bytes(masks)
+            here = replace(here, options=replace(task.options, masks=file))
         sources = [inside / f"rules_{number}.py" for number in range(len(rules))]
         for path, data in zip(sources, rules, strict=True):
             path.write_bytes(data)

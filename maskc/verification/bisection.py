@@ -23,17 +23,16 @@ from maskc.errors import MaskcError, RunError, UnavailableError
 from maskc.frontend.graphs import bodies
 from maskc.results.measurements import FirstDifference
 from maskc.runtime.session import Session
+from maskc.verification.error_statistics import distance
 from maskc.verification.exact import Exact
 from maskc.verification.inner_tensors import Inside, Values
-from maskc.verification.rounding_noise import Sample, distance
-from maskc.verification.tolerance import depths, tolerance
+from maskc.verification.inputs import Sample
+from maskc.verification.tolerance import NOISE_FACTOR, depths, tolerance
 from passes.adapters.placement import POLICIES
 from passes.pipeline.trace import Trace
 
 # Samples that tensors are compared on, beside the one that failed.
 _SAMPLES = 4
-# An error of at most so many times what rounding the weights does to a tensor is that.
-_FACTOR = 4.0
 
 Stored = Mapping[tuple[str, int], NDArray[Any]]
 
@@ -105,7 +104,7 @@ def _error(name: str, values: Values, stored: Stored, floor: float) -> tuple[flo
     scale = error.scale or 1.0
     steps = [_cut(other[name], slices) for other in values.moved if name in other and other[name].shape == wanted.shape]
     movement = max((step.max_abs for step in (distance(expected, a) for a in steps) if step is not None), default=0.0)
-    return error.max_abs / scale, max(0.0 if error.exact else floor, _FACTOR * movement / scale)
+    return error.max_abs / scale, max(0.0 if error.exact else floor, NOISE_FACTOR * movement / scale)
 
 
 Slices = tuple[NDArray[Any] | None, ...]
@@ -230,7 +229,10 @@ def _agree(reference: ModelProto, model: ModelProto, samples: Sequence[Sample], 
             wanted, got = (session.run(sample.inputs) for session in sessions)
             for name, array in wanted.items():
                 error = distance(array, got[name])
-                if error is None or error.max_abs > _FACTOR * tolerance(array.dtype, depth.get(name, 1)) * error.scale:
+                if (
+                    error is None
+                    or error.max_abs > NOISE_FACTOR * tolerance(array.dtype, depth.get(name, 1)) * error.scale
+                ):
                     return False
     except MaskcError:
         return False

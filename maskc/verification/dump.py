@@ -15,8 +15,9 @@ from maskc.frontend import model_files
 from maskc.frontend.graphs import all_graphs, bodies
 from maskc.runtime.session import Session
 from maskc.verification.bisection import Bisection
+from maskc.verification.error_statistics import distance
 from maskc.verification.inner_tensors import Inside, Tensors
-from maskc.verification.rounding_noise import Sample, distance
+from maskc.verification.inputs import Sample
 from maskc.verification.tolerance import tolerance
 
 # Tensors that are no farther apart, relative to their scale, are where both models are cut off in front.

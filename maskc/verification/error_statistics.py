@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.results.measurements import ErrorHistogram
-from maskc.verification.rounding_noise import FOREIGN_FLOATS, Distance
 
 # Units in the last place are counted at values of at least this share of the scale: at 0 they mean nothing.
 _LARGE_ENOUGH = 1e-3
@@ -106,3 +106,40 @@ def _spacing(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.asarray(np.spacing(np.abs(values).astype(dtype)), np.float64)
     eps = float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
     return np.asarray(eps * 2.0 ** np.floor(np.log2(np.abs(values))))
+
+
+# The types of floating point that numpy itself does not know.
+FOREIGN_FLOATS = frozenset(np.dtype(type_) for type_ in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The error of an array: `max_abs` and `scale` are the largest absolute error and expected value.
+
+    Of a type that must be `exact`, they are the number of elements that differ and the number of all.
+    """
+
+    max_abs: float
+    scale: float
+    exact: bool
+
+
+def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:
+    """The error of an array, or None when shape, type, NaNs or infinities differ."""
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return None
+    if expected.dtype.kind not in "fc" and expected.dtype not in FOREIGN_FLOATS:
+        return Distance(float(np.count_nonzero(expected != actual)), float(expected.size), True)
+    complex_ = expected.dtype.kind == "c"
+    wide = np.complex128 if complex_ else np.float64
+    left, right = expected.astype(wide), actual.astype(wide)
+    finite = np.isfinite(left)
+    if (np.isnan(left) != np.isnan(right)).any() or (finite != np.isfinite(right)).any():
+        return None
+    infinite = np.isinf(left)
+    if infinite.any() and (left[infinite] != right[infinite]).any():
+        return None
+    left, right = left[finite], right[finite]
+    if not left.size:
+        return Distance(0.0, 0.0, False)
+    return Distance(float(np.abs(left - right).max()), float(np.abs(left).max()), False)

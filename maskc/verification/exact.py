@@ -19,12 +19,12 @@ from maskc.errors import UnavailableError
 from maskc.frontend.graphs import float_types
 from maskc.results.measurements import ExactError
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
-from maskc.verification.inputs import elements
-from maskc.verification.rounding_noise import Sample, distance, rounded_weights
+from maskc.verification.error_statistics import distance
+from maskc.verification.inputs import Sample, elements
+from maskc.verification.rounding_noise import rounded_weights
+from maskc.verification.tolerance import DOUBLE_FLOOR, NOISE_FACTOR
 from passes.errors import in_brief
 
-# What double precision itself may round, relative to the scale of an output.
-FLOOR = 1e-10
 # Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
 _ROUNDED_ONCE: dict[int, float] = {
     TensorProto.DOUBLE: 2.0**-53,
@@ -32,8 +32,6 @@ _ROUNDED_ONCE: dict[int, float] = {
     TensorProto.BFLOAT16: 2.0**-9,
 }
 _HALF_ROUNDED_ONCE = 2.0**-11
-# An error of at most so many times what rounding the weights does is that.
-_FACTOR = 4.0
 _COPIES = 3
 
 # FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
@@ -60,7 +58,7 @@ class Exact:
             if not has_double(model):
                 raise UnavailableError(f"The {what} has operators without a form in double precision.")
         once = (_ROUNDED_ONCE.get(type_, _HALF_ROUNDED_ONCE) for type_ in float_types(reference))
-        self._floor = max((FLOOR, *once))
+        self._floor = max((DOUBLE_FLOOR, *once))
         self._source = reference
         self._seed = seed
         self._rounded: list[Evaluator] = []
@@ -122,7 +120,7 @@ def _error(
         return ExactError(name, np.inf, floor, False, sample)
     steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
     scale = error.scale or 1.0
-    allowed = max(0.0 if error.exact else floor, _FACTOR * max(steps, default=0.0) / scale)
+    allowed = max(0.0 if error.exact else floor, NOISE_FACTOR * max(steps, default=0.0) / scale)
     share = error.max_abs / scale
     return ExactError(name, share, allowed, share <= allowed, sample)
 

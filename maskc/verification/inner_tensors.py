@@ -14,8 +14,9 @@ from onnx import ModelProto
 from maskc.errors import MaskcError, RunError
 from maskc.runtime.session import Session
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
-from maskc.verification.exact import FLOOR
-from maskc.verification.rounding_noise import Sample, rounded_weights
+from maskc.verification.inputs import Sample
+from maskc.verification.rounding_noise import rounded_weights
+from maskc.verification.tolerance import DOUBLE_FLOOR
 from passes.errors import in_brief
 
 Tensors = dict[str, NDArray[Any]]
@@ -52,7 +53,7 @@ class Inside:
     @property
     def floor(self) -> float | None:
         """What double precision may round, relative to the scale; None where the models run in their own."""
-        return FLOOR if self._double else None
+        return DOUBLE_FLOOR if self._double else None
 
     def values(self, sample: Sample) -> Values:
         """What is in the tensors on this sample. Raises `RunError` when the model before cannot be run."""

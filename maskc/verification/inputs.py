@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError, NotComparableError, RunError
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
-from maskc.verification.rounding_noise import Sample
 from maskc.verification.signature import listed
 
 # How often values that the reference overflows on are divided by ten.
@@ -77,6 +77,11 @@ def drawn(
     planned = random_inputs.plan(ports, expected.run, seed, tried)
     for label, inputs in random_inputs.generate(ports, planned, count, seed):
         yield _finite(_accepted(ports, label, inputs, expected), expected)
+
+
+def one_sample(model: ModelProto, session: Session) -> Inputs:
+    """Random inputs that a model runs on, to time it with. Raises `NotComparableError` when there are none."""
+    return next(drawn(random_inputs.ports(model), {}, session, 1, 0, {})).inputs
 
 
 def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, expected: Session) -> Sample:
@@ -181,3 +186,15 @@ def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed
 def one_of_each(samples: Sequence[Sample]) -> list[Sample]:
     """The first sample of each kind of data."""
     return list({sample.label.partition(",")[0]: sample for sample in reversed(samples)}.values())[::-1]
+
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs, a description of them, and what the reference makes of them."""
+
+    label: str
+    inputs: Inputs
+    expected: Outputs

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -21,9 +20,9 @@ from maskc.errors import RunError
 from maskc.frontend.graphs import all_graphs, all_nodes, is_external
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
-
-# An error of at most this many times the largest movement that was seen is explained by rounding.
-NOISE_FACTOR = 4.0
+from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance
+from maskc.verification.inputs import Outputs, Sample
+from maskc.verification.tolerance import NOISE_FACTOR
 
 # How many copies of the reference with rounded weights there are, and how often each is run on rounded inputs
 # before a movement counts as never seen.
@@ -35,57 +34,11 @@ _ULPS = 2.0
 # Operators whose float operands are sizes, not weights: moved by a rounding they change the output's shape.
 _SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
 
-# The types of floating point that numpy itself does not know.
-FOREIGN_FLOATS = frozenset(np.dtype(type_) for type_ in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn))
 
 # How large an error of ONNX Runtime's own fusions may be, relative to the scale: what single precision does.
 _FUSED = 1e-5
 
 _PERTURBED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-Outputs = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Inputs, a description of them, and what the reference makes of them."""
-
-    label: str
-    inputs: Inputs
-    expected: Outputs
-
-
-@dataclass(frozen=True)
-class Distance:
-    """The error of an array: `max_abs` and `scale` are the largest absolute error and expected value.
-
-    Of a type that must be `exact`, they are the number of elements that differ and the number of all.
-    """
-
-    max_abs: float
-    scale: float
-    exact: bool
-
-
-def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:
-    """The error of an array, or None when shape, type, NaNs or infinities differ."""
-    if expected.shape != actual.shape or expected.dtype != actual.dtype:
-        return None
-    if expected.dtype.kind not in "fc" and expected.dtype not in FOREIGN_FLOATS:
-        return Distance(float(np.count_nonzero(expected != actual)), float(expected.size), True)
-    complex_ = expected.dtype.kind == "c"
-    wide = np.complex128 if complex_ else np.float64
-    left, right = expected.astype(wide), actual.astype(wide)
-    finite = np.isfinite(left)
-    if (np.isnan(left) != np.isnan(right)).any() or (finite != np.isfinite(right)).any():
-        return None
-    infinite = np.isinf(left)
-    if infinite.any() and (left[infinite] != right[infinite]).any():
-        return None
-    left, right = left[finite], right[finite]
-    if not left.size:
-        return Distance(0.0, 0.0, False)
-    return Distance(float(np.abs(left - right).max()), float(np.abs(left).max()), False)
 
 
 class Noise:

@@ -1,22 +1,30 @@
-"""Is an error rounding or a difference? By a tolerance for type and depth, and by the noise of the reference."""
+"""Which error of an output is allowed: rounding, by the type of the output and its depth in the graph.
+
+An output passes when, on every sample, `|error| <= atol + rtol * scale`, with scale the largest absolute value that
+the reference's output has on that sample. `rtol`, unless it is given, is that of the coarsest floating-point type in
+the graph: 8 roundings times the square root of the depth of the output, and at most 1e-12 for float64, 1e-5 for
+float32, 1e-3 for half precision. Integers, booleans and text must be equal.
+
+Two exact compilations of one function still round differently, and a network that is saturated, quantised, or on the
+edge between two classes magnifies rounding. So when this tolerance is exceeded, the reference's own rounding noise is
+measured on that sample (`rounding_noise`): an error of at most `NOISE_FACTOR` times that is no evidence of a
+difference, and the result says that this was used.
+
+TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance against TensorFlow's own outputs is
+`TENSORFLOW_FACTOR` times as wide.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from maskc.errors import RunError
-from maskc.frontend.graphs import all_graphs, array_of, float_types
-from maskc.results.measurements import OutputError
-from maskc.runtime.random_inputs import Inputs
-from maskc.verification.error_statistics import Statistics
-from maskc.verification.rounding_noise import Noise, Outputs, Sample, distance
+from maskc.frontend.graphs import float_types
 
 # What is allowed at most, by type; everything else that is a float has half precision or less.
 RTOL: dict[int, float] = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5}
@@ -26,7 +34,38 @@ RTOL_HALF = 1e-3
 # drunkard's walk, so with the square root of the depth. Measured on correct compilations of random networks.
 ROUNDINGS = 8.0
 
-Run = Callable[[Inputs], Outputs]
+# An error of at most so many times what rounding does to the reference is explained by rounding.
+NOISE_FACTOR = 4.0
+
+TENSORFLOW_FACTOR = 10.0
+
+# What double precision itself may round, relative to the scale of an output.
+DOUBLE_FLOOR = 1e-10
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The errors allowed of the outputs of a model: those given, or else by depth, the output's type and the graph's.
+
+    `coarsest` are the tolerances of the coarsest type in the graph at the depth of each output.
+    """
+
+    depths: Mapping[str, int]
+    coarsest: Mapping[str, float]
+    rtol: float | None
+    atol: float
+
+    @classmethod
+    def of(cls, reference: ModelProto, outputs: Iterable[str], rtol: float | None, atol: float) -> Tolerance:
+        """The tolerance of these outputs of the reference; `rtol` None is by type and depth."""
+        depth = depths(reference)
+        return cls(depth, {name: coarsest(reference, depth.get(name, 1)) for name in outputs}, rtol, atol)
+
+    def relative(self, output: str, dtype: np.dtype[Any], factor: float) -> float:
+        """The error allowed of an output relative to its scale; `factor` widens what was not given."""
+        if self.rtol is not None:
+            return self.rtol
+        return max(tolerance(dtype, self.depths.get(output, 1)), self.coarsest.get(output, 0.0)) * factor
 
 
 def tolerance(dtype: np.dtype[Any], depth: int) -> float:
@@ -54,163 +93,3 @@ def depths(model: ModelProto) -> dict[str, int]:
         depth = 1 + max((found.get(name, 0) for name in node.input), default=0)
         found.update((name, depth) for name in node.output if name)
     return found
-
-
-@dataclass
-class _Tally:
-    """What is known so far about one output."""
-
-    dtype: str = ""
-    rtol: float = 0.0
-    statistics: Statistics = field(default_factory=Statistics)
-    noise: float | None = None
-    reason: str | None = None
-    sample: Sample | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two sides to compare: what is expected of a sample, and the model that must agree.
-
-    `factor` widens the tolerance; `actual_name` is what a sentence calls the model.
-    """
-
-    against: str
-    expected: Callable[[Sample], Outputs]
-    actual: Run
-    actual_name: str
-    factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What a judge found: errors per output, sentences about what failed, and the first sample that failed."""
-
-    errors: tuple[OutputError, ...]
-    failures: tuple[str, ...]
-    sample: Sample | None
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Decides on errors, by the tolerances given and the noise of the reference."""
-
-    noise: Noise
-    reference: ModelProto
-    rtol: float | None
-    atol: float
-
-    def verdicts(self, pairs: Sequence[Pair], data: Sequence[Sample]) -> Verdicts:
-        """All errors, and a sentence for everything that failed."""
-        errors: list[OutputError] = []
-        failures: list[str] = []
-        sample = None
-        for pair in pairs:
-            # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
-            blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
-            found, failure, where = self._errors(pair, data)
-            errors += found
-            failures += [failure] if failure else []
-            failures += [
-                f"Output '{error.name}' is not what {pair.against} computes from the reference: {error.reason}{blame}."
-                for error in found
-                if not error.passed
-            ]
-            sample = sample or where
-        return Verdicts(tuple(errors), tuple(failures), sample)
-
-    def _errors(self, pair: Pair, data: Sequence[Sample]) -> tuple[list[OutputError], str | None, Sample | None]:
-        """Errors per output over all samples, a sentence if the model cannot be run on some, and where it failed."""
-        tallies = {name: _Tally() for name in data[0].expected}
-        depth = depths(self.reference)
-        rtols = {name: coarsest(self.reference, depth.get(name, 1)) for name in tallies}
-        failure = where = None
-        for sample in data:
-            try:
-                got = pair.actual(sample.inputs)
-            except RunError as error:
-                failure = f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}"
-                where = sample
-                break
-            for name, wanted in pair.expected(sample).items():
-                tally = tallies.setdefault(name, _Tally())
-                rtol = max(tolerance(wanted.dtype, depth.get(name, 1)), rtols.get(name, 0.0)) * pair.factor
-                tally.rtol = self.rtol if self.rtol is not None else rtol
-                if name in got:
-                    self._add(tally, name, wanted, got[name], sample)
-                else:
-                    tally.reason = "it is missing"
-                if tally.reason is not None and tally.sample is None:
-                    tally.sample = sample
-        failed = [tally.sample for tally in tallies.values() if tally.sample is not None]
-        found = [_told(name, pair.against, tally, self.atol) for name, tally in tallies.items()]
-        return found, failure, failed[0] if failed else where
-
-    def _add(self, tally: _Tally, name: str, wanted: NDArray[Any], got: NDArray[Any], sample: Sample) -> None:
-        """Take one sample of one output into account."""
-        tally.dtype = str(wanted.dtype)
-        error = distance(wanted, got)
-        if error is None:
-            tally.reason = tally.reason or f"with {sample.label}, {_how_unlike(wanted, got, self.reference)}"
-            return
-        if error.exact:
-            tally.rtol = 0.0
-        allowed = 0.0 if error.exact else self.atol + tally.rtol * error.scale
-        tally.statistics.add(error, wanted, got)
-        if error.max_abs <= allowed or tally.reason is not None:
-            return
-        explained, moved = self.noise.explains(error, allowed, name, sample)
-        tally.noise = max(tally.noise or 0.0, moved)
-        if explained:
-            return
-        if error.exact:
-            tally.reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
-        else:
-            tally.reason = (
-                f"with {sample.label}, the error is {error.max_abs:.3g} where {allowed:.3g} is allowed "
-                f"(largest value {error.scale:.3g})"
-            )
-
-
-def _told(name: str, against: str, tally: _Tally, atol: float) -> OutputError:
-    numbers = tally.statistics
-    return OutputError(
-        name=name,
-        against=against,
-        dtype=tally.dtype,
-        max_abs=numbers.max_abs,
-        mean_abs=numbers.mean_abs,
-        max_rel=numbers.max_rel,
-        ulps=numbers.ulps,
-        top1=numbers.top1,
-        scale=numbers.scale,
-        rtol=tally.rtol,
-        atol=atol,
-        noise=tally.noise,
-        passed=tally.reason is None,
-        reason=tally.reason,
-        histogram=numbers.histogram,
-    )
-
-
-def _how_unlike(wanted: NDArray[Any], got: NDArray[Any], reference: ModelProto) -> str:
-    if wanted.shape != got.shape:
-        return f"its shape is {got.shape} where {wanted.shape} is expected"
-    if wanted.dtype != got.dtype:
-        return f"its type is {got.dtype} where {wanted.dtype} is expected"
-    unlike = "its NaNs or infinities are in other places"
-    weight = next(_not_finite(reference), None)
-    if weight is None:
-        return unlike
-    return (
-        f"{unlike}, where '{weight}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
-    )
-
-
-def _not_finite(model: ModelProto) -> Iterator[str]:
-    """The initializers that hold anything but finite numbers."""
-    for graph in all_graphs(model.graph):
-        for tensor in graph.initializer:
-            values = array_of(tensor)
-            if values.dtype.kind in "fc" and not np.isfinite(values).all():
-                yield tensor.name

@@ -14,6 +14,7 @@ import maskc as api
 from benchmarks import large
 from maskc import frontend
 from maskc.compilation.compile import compile_file
+from maskc.compilation.options import CompileOptions
 from maskc.frontend import model_files, onnx_file
 from maskc.frontend.graphs import all_tensors, array_of, has_external
 from passes.weights import streaming
@@ -99,13 +100,13 @@ def test_the_same_bytes_each_time_and_old_ones_go(tmp_path: Path) -> None:
     source = scattered(build.mlp(hidden=64), tmp_path)
     outputs = []
     for _ in range(2):
-        compile_file(source, tmp_path / "out.onnx", verify=False)
+        compile_file(source, tmp_path / "out.onnx", CompileOptions(verify=None))
         names = [name for name in files(tmp_path) if name.startswith("out")]
         outputs.append([(name, (tmp_path / name).read_bytes()) for name in names])
     assert outputs[0] == outputs[1] and len(outputs[0]) == 2
     (tmp_path / "b").mkdir()
     source = scattered(build.mlp(hidden=32), tmp_path / "b")
-    compile_file(source, tmp_path / "out.onnx", verify=False)
+    compile_file(source, tmp_path / "out.onnx", CompileOptions(verify=None))
     assert outputs[0][1][0] not in files(tmp_path) and len(files(tmp_path)) == 8
 
 
@@ -191,12 +192,12 @@ def test_a_length_of_0_is_none(tmp_path: Path) -> None:
 def test_files_that_are_read_never_go(tmp_path: Path) -> None:
     """A compiled model under another name reads the file of weights that was written with it."""
     source = scattered(build.mlp(masked=False, hidden=64), tmp_path)
-    compile_file(source, tmp_path / "out.onnx", verify=False)
+    compile_file(source, tmp_path / "out.onnx", CompileOptions(verify=None))
     (data,) = (name for name in files(tmp_path) if name.startswith("out.onnx."))
     renamed = (tmp_path / "out.onnx").rename(tmp_path / "renamed.onnx")
     masks = {"w1@1": np.arange(64) % 2}
     np.savez(tmp_path / "masks.npz", **masks)
-    compile_file(renamed, tmp_path / "out.onnx", tmp_path / "masks.npz", verify=False)
+    compile_file(renamed, tmp_path / "out.onnx", CompileOptions(tmp_path / "masks.npz", verify=None))
     assert data in files(tmp_path)
     api.compile(renamed, masks).save(tmp_path / "out.onnx")
     assert data in files(tmp_path)
@@ -273,5 +274,5 @@ def test_weights_that_share_their_place_in_a_file_are_stored_once(
     size = sum((tmp_path / name).stat().st_size for name in files(tmp_path) if name.startswith("out"))
     assert size < source.stat().st_size + (tmp_path / "weights").stat().st_size + 8192
     np.savez(tmp_path / "masks.npz", **{"w2@0": np.arange(128) % 2})  # they still have their names
-    masked = compile_file(source, compiled, tmp_path / "masks.npz")
+    masked = compile_file(source, compiled, CompileOptions(tmp_path / "masks.npz"))
     assert masked.verification is not None and masked.after.flops < report.after.flops

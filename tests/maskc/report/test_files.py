@@ -20,8 +20,7 @@ from onnx import numpy_helper
 import maskc as api
 from maskc.compilation.compile_report import CompileReport
 from maskc.results.totals import Figures
-from maskc.verification.error_statistics import Statistics
-from maskc.verification.rounding_noise import distance
+from maskc.verification.error_statistics import Statistics, distance
 from passes.results import Held, MaskedAxis
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused

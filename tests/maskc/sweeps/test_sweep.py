@@ -357,7 +357,7 @@ def test_widths_that_are_measured_are_measured_alone_and_here(model: Path, monke
     each = run.each
 
     def noted(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
-        rounds.append((jobs, [task.options["align"] for task in tasks]))
+        rounds.append((jobs, [task.options.align for task in tasks]))
         return each(call, tasks, jobs, rules)
 
     monkeypatch.setattr(run, "each", noted)

@@ -12,9 +12,8 @@ from onnx import TensorProto
 
 import maskc as api
 from maskc.runtime import random_inputs
-from maskc.verification.error_statistics import Statistics
-from maskc.verification.inputs import redrawn
-from maskc.verification.rounding_noise import Sample, distance
+from maskc.verification.error_statistics import Statistics, distance
+from maskc.verification.inputs import Sample, redrawn
 from maskc.verification.tolerance import tolerance
 from tests.maskc import build
 from tests.maskc.build import node, value

@@ -1,0 +1,259 @@
+"""Are two models the same function? Both are run on the same inputs, and all outputs are compared.
+
+`tolerance` says which errors are allowed. Where the reference is a TensorFlow model, TensorFlow's own outputs are
+compared as well. In double precision, where the models have such a form, an error is one of logic and not of rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnx import ModelProto
+
+from maskc import progress
+from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
+from maskc.frontend import Source
+from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
+from maskc.results.totals import Figures
+from maskc.results.verification import Verification
+from maskc.runtime import latency, random_inputs
+from maskc.runtime.random_inputs import Inputs
+from maskc.runtime.session import (
+    Provider,
+    Session,
+    choose_provider,
+    import_onnxruntime,
+    provider_title,
+    rounds_products,
+)
+from maskc.verification import signature
+from maskc.verification.bisection import bisect
+from maskc.verification.dump import write as write_dump
+from maskc.verification.exact import Exact, affordable
+from maskc.verification.inputs import Arrays, Sample, drawn, one_of_each, redrawn, size_notes
+from maskc.verification.options import VerifyOptions
+from maskc.verification.output_errors import Pair, compare_outputs
+from maskc.verification.rounding_noise import Noise
+from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is compared, read already: the reference and the compiled model, with the figures of both.
+
+    `original` is the TensorFlow model that the reference was converted from, None if there is none. `masked`: the
+    reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted.
+    """
+
+    reference: ModelProto
+    compiled: ModelProto
+    before: Figures
+    after: Figures
+    original: Source | None = None
+    masked: bool = False
+
+
+@dataclass
+class _Found:
+    """What the comparison has found so far; `reasons` say why the models are not equivalent."""
+
+    reasons: list[str]
+    notes: list[str] = field(default_factory=list)
+    provider: Provider = "cpu"
+    samples: int = 0
+    outputs: tuple[OutputError, ...] = ()
+    exact: tuple[ExactError, ...] | None = None
+    difference: FirstDifference | None = None
+    latency: Latency | None = None
+
+
+def compare(
+    models: Models,
+    options: VerifyOptions,
+    inputs: Mapping[str, Arrays] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Verification:
+    """Compare two models that are read already.
+
+    `inputs` are arrays by input name, under what to call them, to compare on beside random ones; `sizes` are values for
+    symbolic sizes to try beside others. Raises as `maskc.verify` does.
+    """
+    found = _Found(signature.differences(models.reference, models.compiled))
+    if not found.reasons:
+        found.provider = choose_provider(options.provider)
+        expected, actual = _loaded(models, found)
+        if actual is not None:
+            count = options.samples + len(inputs or ())
+            ports = random_inputs.ports(models.reference)
+            samples = drawn(ports, inputs or {}, expected, options.samples, options.seed, sizes or {})
+            _compare_on(_run(samples, count), expected, actual, models, options, found)
+    equivalent = not found.reasons
+    if any(error.noise is not None and error.passed for error in found.outputs):
+        found.notes.append(
+            f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
+            "reference's weights, or ONNX Runtime's own optimizations, do to it."
+        )
+    if any(map(rounds_products, (models.reference, models.compiled))):
+        found.notes.append(
+            "Products with quantised weights were computed in single precision. By default ONNX Runtime rounds their "
+            "data to 8 bits as well, where it sees them; session.qdq_matmulnbits_accuracy_level=1 tells it not to."
+        )
+    reduction = models.before.reduction_to(models.after)
+    if options.min_reduction is not None and reduction < options.min_reduction:
+        found.reasons.append(
+            f"FLOPs fell by a factor of {reduction:.4g} and {options.min_reduction:g} was asked for "
+            f"({models.before.flops:,} before, {models.after.flops:,} after)."
+        )
+    return Verification(
+        passed=not found.reasons,
+        equivalent=equivalent,
+        outputs=found.outputs,
+        before=models.before,
+        after=models.after,
+        min_reduction=options.min_reduction,
+        provider=found.provider,
+        samples=found.samples,
+        seed=options.seed,
+        reasons=tuple(found.reasons),
+        notes=tuple(found.notes),
+        exact=found.exact,
+        parting=found.difference,
+        latency=found.latency,
+    )
+
+
+@progress.stage("Loading both models in ONNX Runtime")
+def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
+    """Both models; None for a compiled model that cannot be loaded, which is a reason."""
+    import_onnxruntime()
+    try:
+        expected = Session(models.reference, found.provider)
+    except RunError as error:
+        raise NotComparableError(f"The reference cannot be run: {error}") from error
+    try:
+        return expected, Session(models.compiled, found.provider)
+    except RunError as error:
+        found.reasons.append(f"The compiled model cannot be run: {error}")
+        return expected, None
+
+
+def _run(samples: Iterable[Sample], count: int) -> list[Sample]:
+    """All samples, each of which the reference has run on when it comes."""
+    found: list[Sample] = []
+    with progress.stage("Running the reference", count) as stage:
+        for sample in samples:
+            found.append(sample)
+            stage.advance(note=sample.label)
+            shapes = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in sample.inputs.items())
+            progress.detail(f"  data: {sample.label}; {shapes}")
+    return found
+
+
+def _compare_on(
+    data: Sequence[Sample], expected: Session, actual: Session, models: Models, options: VerifyOptions, found: _Found
+) -> None:
+    """Compare the outputs on these data, then in double precision, look for the first difference, measure latency."""
+    found.samples = len(data)
+    found.notes += size_notes(data)
+    if expected.widened or actual.widened:
+        found.notes.append("ONNX Runtime cannot compute with bfloat16 here, so float32 took its place.")
+    failed = _compare_outputs(data, expected, actual, models, options, found)
+    if options.exact or (options.exact is None and options.rtol is None and not options.atol):
+        failed = _compare_exactly(data, failed, models, options, found)
+    if found.reasons and options.bisect:
+        _locate(data, failed, models, options, found)
+    # What cannot be run on these data has failed above.
+    with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
+        if found.provider != "cpu":
+            found.notes.append(_placement(models, data[0].inputs, found.provider))
+        if options.bench:
+            found.latency = latency.measure(expected, actual, data[0].inputs, found.provider)
+
+
+def _compare_outputs(
+    data: Sequence[Sample], expected: Session, actual: Session, models: Models, options: VerifyOptions, found: _Found
+) -> Sample | None:
+    """Compare in ONNX Runtime, and with the original; returns the first sample that failed."""
+    pairs = [Pair("ONNX Runtime", lambda sample: sample.expected, actual.run, "the compiled model")]
+    if models.original is not None and models.original.tensorflow is not None:
+        original = models.original.tensorflow.run
+        run, name = actual.run, "the compiled model"
+        if models.masked:
+            run, name = Session(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
+        pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, name, TENSORFLOW_FACTOR))
+    tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol)
+    noise = Noise(models.reference, models.compiled, expected, found.provider, options.seed)
+    result = compare_outputs(models.reference, pairs, data, tolerance, noise)
+    found.outputs = result.errors
+    found.reasons += result.failures
+    return result.sample
+
+
+def _compare_exactly(
+    data: Sequence[Sample], failed: Sample | None, models: Models, options: VerifyOptions, found: _Found
+) -> Sample | None:
+    """Compare in double precision; returns the first sample that failed, there or (`failed`) in ONNX Runtime.
+
+    Unless that is asked for, on what can be computed in a few seconds, and not at all where it cannot be done.
+    """
+    again = redrawn(random_inputs.ports(models.reference), data, options.seed)
+    chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before.flops)
+    for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
+        try:
+            exact = Exact(models.reference, models.compiled, options.seed)
+            errors = exact.compare(samples)
+        except UnavailableError:
+            if options.exact and samples is not chosen:
+                raise
+            continue
+        if not errors:
+            return failed or exact.failed
+        found.exact = errors
+        found.reasons += [
+            f"Output '{error.name}' is not what the reference computes in double precision: with {error.sample}, the "
+            f"error is {error.error:.3g} of its scale where rounding weights allows {error.allowed:.3g}."
+            for error in errors
+            if not error.passed
+        ]
+        if failed is not None and all(error.passed for error in errors):
+            found.notes.append("In double precision the models agree, so it is rounding that differs.")
+        return failed or exact.failed
+    return failed
+
+
+def _locate(
+    data: Sequence[Sample], failed: Sample | None, models: Models, options: VerifyOptions, found: _Found
+) -> None:
+    """Look for the first difference, on the sample that failed first, and write what shows it."""
+    samples = [*([failed] if failed is not None else []), *(sample for sample in data if sample is not failed)]
+    double = bool(affordable(samples[:1], models.before.flops))
+    bisection = bisect(models.reference, models.compiled, samples, options.seed, double=double)
+    if bisection is None:
+        found.notes.append("Where the models part was not found.")
+        return
+    found.difference = bisection.difference
+    if options.dump is not None:
+        try:
+            written = write_dump(options.dump, bisection, samples[0])
+            found.notes.append(f"Written: {', '.join(map(str, written))}.")
+        except InputError as error:  # must not hide the difference itself
+            found.notes.append(str(error))
+
+
+def _placement(models: Models, inputs: Inputs, provider: Provider) -> str:
+    """How many nodes really ran on the GPU. Raises `UnavailableError` when none of the reference's did."""
+    counts = []
+    for model in (models.reference, models.compiled):
+        session = Session(model, provider, profiled=True)
+        session.run(inputs)
+        counts.append(session.nodes_on(provider))
+    where = provider_title(provider)
+    if counts[0] == 0:
+        raise UnavailableError(
+            f"ONNX Runtime ran none of the reference's operators on {where}, so nothing was verified there. "
+            "Use --provider cpu."
+        )
+    what = "compiled parts" if provider == "tensorrt" else "nodes"
+    return f"Run on {where}, with TF32 off: {counts[0]} {what} of the reference, {counts[1]} of the compiled model."
