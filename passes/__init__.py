@@ -13,8 +13,7 @@ from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_m
 from passes.cost.flops import count
 from passes.mask_savings.coupling import coupled
 from passes.mask_savings.flops_saved import Counted, flops_by_group, flops_by_mask
-from passes.model.bind import bind
-from passes.model.inputs import fix_sizes
+from passes.model.inputs import bind, fix_sizes
 from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register
 from passes.pipeline.order import Shrunk, shrink
 

@@ -13,7 +13,7 @@ from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
 from passes.graph.tensors import Array, Index, Mask, is_constant
 from passes.mask_savings.flops_saved import compiled_cost
-from passes.model.bind import bind
+from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import Linked, rules
 from passes.ops.convolution import partitions

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.graph.tensors import Array, Index, is_constant, shape_of, size_of
-from passes.model.bind import bind
+from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import Link, Linked, rules
 from passes.ops.convolution import partitions

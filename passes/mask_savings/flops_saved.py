@@ -15,8 +15,8 @@ from passes.adapters.placement import Policy
 from passes.cost import flops as cost
 from passes.graph.tensors import Array, Index, describe, is_constant, is_float
 from passes.mask_savings.entry_classes import Zeroed, equivalence_classes, when_zeroed
-from passes.model.bind import bind
 from passes.model.exporting import exported
+from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import rules
 from passes.pipeline import order

@@ -14,7 +14,7 @@ from passes.graph.tensors import Index, Mask
 from passes.mask_savings.coupling import coupled
 from passes.mask_savings.filters import Filters, filters
 from passes.mask_savings.flops_saved import compiled_cost
-from passes.model.bind import bind
+from passes.model.inputs import bind
 
 
 @dataclass(frozen=True)

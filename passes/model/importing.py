@@ -1,4 +1,4 @@
-"""From a model to a graph."""
+"""From a model to a graph; local functions are inlined."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto
+from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, variable
@@ -141,3 +142,14 @@ class Stored(LazyValues):  # type: ignore[misc]
         if sys.byteorder == "little" and self.dtype.kind in "biuf" and self.stored.HasField("raw_data"):
             return np.frombuffer(self.stored.raw_data, self.dtype).reshape(self.shape)
         return onnx.numpy_helper.to_array(self.stored)
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without local functions: itself, if it has none. Where they cannot be inlined, calls are left alone."""
+    if not model.functions:
+        return model
+    try:
+        inside: onnx.ModelProto = inline_local_functions(model, convert_version=True)
+    except Exception:  # functions of an opset that cannot be converted to the model's
+        return model
+    return inside

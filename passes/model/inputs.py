@@ -1,13 +1,14 @@
-"""Fix symbolic input sizes of a model."""
+"""Inputs of a model given sizes, or values: symbolic sizes are fixed, inputs become initializers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 
 from passes.errors import SizeError
-from passes.graph.tensors import Dim
+from passes.graph.tensors import Array, Dim
 from passes.model.shape_inference import inferred, symbol_of
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
@@ -100,3 +101,18 @@ def _custom_outputs(graph: onnx.GraphProto) -> set[str]:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of the model in which these graph inputs are initializers with these values.
+
+    Raises KeyError if a name is not that of a graph input.
+    """
+    bound = onnx.ModelProto()
+    bound.CopyFrom(model)
+    inputs = {v.name: v for v in bound.graph.input}
+    for name, value in values.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type)
+        bound.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, dtype), name))
+        bound.graph.input.remove(inputs[name])
+    return bound

@@ -11,8 +11,7 @@ from passes.errors import GraphError
 from passes.graph.tensors import describe
 from passes.model import default_inputs
 from passes.model.exporting import outlined
-from passes.model.importing import imported
-from passes.model.inline import inlined
+from passes.model.importing import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, check_declared, inferred, unfinished
 from passes.ops import rules
 from passes.simplify.constant_folding import fold_constants, settle_operands

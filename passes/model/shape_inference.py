@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -254,7 +254,7 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
 
 
 def _name_determined(graph: onnx.GraphProto) -> bool:
-    """Name or size what the inputs of reshapes, and of operators behind them, determine; whether any was found.
+    """Name or size what the inputs of reshapes, and of operators after them, determine; whether any was found.
 
     Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
     name is replaced wherever it stands.
@@ -262,38 +262,64 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     if not any(node.op_type in _RESHAPES for node in graph.node):
         return False
     broadcasting = {kind for kind in {(n.domain, n.op_type) for n in graph.node} if rules_of(*kind).like == _BROADCASTS}
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
-    renamed: dict[str, Dim] = {}
-    initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
-    found = False
-
-    def sizes(name: str) -> list[Dim]:
-        return _renamed(dims_of(values[name]) if name in values else initializers.get(name), renamed)
-
+    sizes, found = _Sizes(graph), False
     for node in graph.node:
         reshapes = node.op_type in _RESHAPES
         broadcasts = len(node.input) > 1 and (node.domain, node.op_type) in broadcasting
-        if not (reshapes or broadcasts) or not node.output or node.output[0] not in values:
+        if not (reshapes or broadcasts) or not node.output or sizes.are_given(node.output[0]):
             continue
-        after = sizes(node.output[0])
-        if all(isinstance(d, int) or d in given for d in after):
-            continue
-        before = [sizes(name) for name in node.input]
-        known = given.union(*before)
-        made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
+        before, after = [sizes.of(name) for name in node.input], sizes.of(node.output[0])
+        made_up = sizes.made_up(after, before)
         dims = _reshaped(before[0], after, made_up) if reshapes else _broadcast(before, after, made_up)
-        for axis, dim in dims.items():
-            found = True
-            was = after[axis]
-            if isinstance(was, str):
-                renamed[was] = dim
-            _set(values[node.output[0]].type.tensor_type.shape.dim[axis], dim)
-    for value in values.values() if renamed else ():
-        for proto in value.type.tensor_type.shape.dim:
-            if proto.dim_param in renamed:
-                _set(proto, _renamed([proto.dim_param], renamed)[0])
+        sizes.settle(node.output[0], dims)
+        found = found or bool(dims)
+    sizes.replace_names()
     return found
+
+
+class _Sizes:
+    """The sizes of the tensors of a graph, while names that inference made up are replaced in it."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+        self._initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
+        self._given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
+        self._renamed: dict[str, Dim] = {}
+
+    def of(self, name: str) -> list[Dim]:
+        """The sizes of a tensor; none where the rank is not known."""
+        dims = dims_of(self._values[name]) if name in self._values else self._initializers.get(name)
+        return [self._now(dim) for dim in dims or ()]
+
+    def are_given(self, name: str) -> bool:
+        """Whether there is nothing to find: no value info, or sizes that the inputs have and numbers only."""
+        return name not in self._values or all(isinstance(d, int) or d in self._given for d in self.of(name))
+
+    def made_up(self, after: list[Dim], before: list[list[Dim]]) -> set[str]:
+        """Names of sizes after an operator that inference made up for them there."""
+        known = self._given.union(*before)
+        return {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
+
+    def settle(self, name: str, dims: Mapping[int, Dim]) -> None:
+        """Give these axes of the tensor these sizes, and note what they were called."""
+        before = self.of(name)
+        for axis, dim in dims.items():
+            was = before[axis]
+            if isinstance(was, str):
+                self._renamed[was] = dim
+            _set(self._values[name].type.tensor_type.shape.dim[axis], dim)
+
+    def replace_names(self) -> None:
+        """Write down what was noted, wherever the names stand."""
+        for value in self._values.values() if self._renamed else ():
+            for proto in value.type.tensor_type.shape.dim:
+                if proto.dim_param in self._renamed:
+                    _set(proto, self._now(proto.dim_param))
+
+    def _now(self, dim: Dim) -> Dim:
+        while isinstance(dim, str) and dim in self._renamed:
+            dim = self._renamed[dim]
+        return dim
 
 
 def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
@@ -332,13 +358,7 @@ def _name_padded(graph: onnx.GraphProto) -> bool:
         after = values.get(node.output[0])
         if not before or after is None or len(dims_of(after) or ()) != len(before):
             continue
-        zero: list[bool] = []
-        for name in joined[node.input[1]].input:
-            dims = dims_of(values[name]) if name in values else None
-            if name in constants:
-                zero += [bool(value == 0) for value in onnx.numpy_helper.to_array(constants[name])]
-            elif dims and isinstance(dims[0], int):
-                zero += [False] * dims[0]
+        zero = [z for name in joined[node.input[1]].input for z in _zeros(constants.get(name), values.get(name))]
         if len(zero) != 2 * len(before):
             continue
         for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
@@ -348,13 +368,12 @@ def _name_padded(graph: onnx.GraphProto) -> bool:
     return found
 
 
-def _renamed(dims: list[Dim] | None, names: dict[str, Dim]) -> list[Dim]:
-    result = list(dims or ())
-    for a, dim in enumerate(result):
-        while isinstance(dim, str) and dim in names:
-            dim = names[dim]
-        result[a] = dim
-    return result
+def _zeros(constant: onnx.TensorProto | None, value: onnx.ValueInfoProto | None) -> list[bool]:
+    """Which elements of a vector are known to be zero; none at all where its length is not known."""
+    if constant is not None:
+        return [bool(element == 0) for element in onnx.numpy_helper.to_array(constant)]
+    dims = None if value is None else dims_of(value)
+    return [False] * dims[0] if dims and isinstance(dims[0], int) else []
 
 
 def _set(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:

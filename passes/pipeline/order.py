@@ -22,7 +22,7 @@ from passes.cost import flops
 from passes.graph.subgraphs import subgraphs
 from passes.model import default_inputs
 from passes.model.exporting import exported
-from passes.model.inline import inlined
+from passes.model.importing import inlined
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly

@@ -1,8 +1,9 @@
-"""Scale and shift behind a contraction become part of its weights; multiplications by one and additions of zero go."""
+"""A scale and shift before or after a contraction, put into its weights and its bias."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +18,7 @@ from passes.weights.streaming import Lazy, Scaled, lazy
 
 
 class Fuser:
-    """What an operator's `takes` may ask for to put an affine map of its output into its own constants."""
+    """What an operator's `fold_output_affine` and `fold_input_affine` ask for to change its own constants."""
 
     def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], OutputFolding[Fuser]]) -> None:
         self._editor, self._rules = editor, rules
@@ -32,7 +33,7 @@ class Fuser:
     def into_addend(self, node: gs.Node, affine: Affine) -> bool:
         """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it.
 
-        b may differ from channel to channel or from place to place, as a known map does.
+        b may differ from channel to channel or from place to place, as a constant map does.
         """
         operands = with_constant(node)
         if operands is None:
@@ -56,31 +57,28 @@ class Fuser:
         node.inputs[0 if old is node.inputs[0] else 1] = self._editor.constant(old.name, values)
         return True
 
-    def into_weights(self, node: gs.Node, affine: Affine, axis: int, behind: int) -> bool:
+    def into_weights(self, node: gs.Node, affine: Affine, axis: int, output_axis: int) -> bool:
         """Scale the weights (input 1) along `axis`, shift the bias (input 2).
 
-        `behind` is the axis of the output, from its end, along which that axis of the weights runs.
+        `output_axis` is the axis of the output, from its end, along which that axis of the weights runs.
         """
         weight, bias = node.inputs[1], operand(node, 2)
-        if not _own(weight) or (bias is not None and not is_constant(bias)):
+        if not _may_change(weight) or (bias is not None and not is_constant(bias)):
             return False
         channels = int(weight.shape[axis])
-        if affine.axis not in (None, behind) or any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
+        if affine.axis not in (None, output_axis):
             return False
-        dtype = weight.dtype
-        shape = [channels if a == axis else 1 for a in range(len(weight.shape))]
-        scale = np.broadcast_to(affine.scale, channels)
-        rescaled = bool((scale != 1).any())
-        if rescaled and not _keeps_precision(lazy(weight) or np.asarray(weight.values), axis, scale):
+        if any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
             return False
-        scaled = _scaled(weight, scale.reshape(shape) if rescaled else None)
-        old = np.zeros(channels) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            shifted = (scale * old + affine.shift).astype(dtype)
-        if rounds(old, dtype) or not np.isfinite(shifted).all():
+        scale, scaled = np.broadcast_to(affine.scale, channels), None
+        if (scale != 1).any():
+            if not _keeps_precision(weight, axis, scale):
+                return False
+            scaled = _scaled(weight, scale.reshape([channels if a == axis else 1 for a in range(len(weight.shape))]))
+        shifted = _mapped_bias(bias, scale, affine.shift, weight.dtype)
+        if shifted is None:
             return False
-        shifts = bias is not None or affine.shift.any()
-        self._give(node, scaled if rescaled else None, shifted if shifts else None)
+        self._give(node, scaled, shifted if bias is not None or affine.shift.any() else None)
         return True
 
     def from_inputs(self, node: gs.Node, affine: Affine, axes: tuple[int, int], groups: int = 1) -> Change | None:
@@ -89,47 +87,24 @@ class Fuser:
         `axes` are those of the weights that run along the channels of the output and, in each group, of the input.
         """
         weight, bias = node.inputs[1], operand(node, 2)
-        if not _own(weight) or (affine.shift.any() and bias is not None and not is_constant(bias)):
+        if not _may_change(weight):
             return None
-        values = lazy(weight)
-        if affine.shift.any() and values is not None and values.on_disk:  # all of it would have to be looked at again
+        if any(v.size not in (1, int(weight.shape[axes[1]]) * groups) for v in (affine.scale, affine.shift)):
             return None
-        out, inner = axes
-        written, read = int(weight.shape[out]), int(weight.shape[inner])
-        if any(v.size not in (1, read * groups) for v in (affine.scale, affine.shift)):
-            return None
-        shape = [1] * len(weight.shape)
-        shape[inner] = read
-        if groups > 1:
-            shape[out] = written
-
-        def spread(values: Array) -> Array:
-            """What each element of the weights meets of the input's channels, in the axes of the weights."""
-            rows = np.broadcast_to(values, read * groups).reshape(groups, read)
-            rows = np.repeat(rows, written // groups, axis=0) if groups > 1 else rows
-            return rows.reshape(shape) if out < inner or groups == 1 else rows.T.reshape(shape)
-
-        rescaled = bool((affine.scale != 1).any())
-        scale = np.broadcast_to(affine.scale, read * groups)
-        if rescaled and groups > 1:  # each row of the weights meets other channels
-            spans = np.abs(scale).reshape(groups, read)
-            outer = np.repeat([spans.min(axis=1), spans.max(axis=1)], written // groups, axis=1)
-            if not all(_keeps_precision(values or np.asarray(weight.values), out, each) for each in outer):
+        scaled = shifted = None
+        if (affine.scale != 1).any():
+            if not _keeps_precision_of_inputs(weight, affine.scale, axes, groups):
                 return None
-        elif rescaled and not _keeps_precision(values or np.asarray(weight.values), inner, scale):
-            return None
-        scaled = _scaled(weight, spread(affine.scale) if rescaled else None)
-        shifted = None
+            scaled = _scaled(weight, _per_weight(affine.scale, weight, axes, groups))
         if affine.shift.any():
-            others = tuple(a for a in range(len(shape)) if a != out)
-            shift = (np.asarray(weight.values, np.float64) * spread(affine.shift)).sum(axis=others)
-            old = np.zeros(written) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
-            with np.errstate(over="ignore", invalid="ignore"):
-                shifted = (old + shift).astype(weight.dtype)
-            if rounds(affine.shift, weight.dtype) or rounds(old, weight.dtype) or not np.isfinite(shifted).all():
+            if (bias is not None and not is_constant(bias)) or _is_on_disk(weight):  # all of that would be read again
                 return None
-
-        return lambda: self._give(node, scaled if rescaled else None, shifted)
+            shift = np.asarray(weight.values, np.float64) * _per_weight(affine.shift, weight, axes, groups)
+            shift = shift.sum(axis=tuple(a for a in range(shift.ndim) if a != axes[0]))
+            shifted = _mapped_bias(bias, np.ones(()), shift, weight.dtype)
+            if shifted is None or rounds(affine.shift, weight.dtype):
+                return None
+        return lambda: self._give(node, scaled, shifted)
 
     def _give(self, node: gs.Node, weight: Array | Lazy | None, bias: Array | None) -> None:
         """Put other weights and another bias in the place of those of the node, where they are given."""
@@ -141,7 +116,7 @@ class Fuser:
             node.inputs = [*list(node.inputs)[:2], constant]
 
 
-def _own(weight: gs.Tensor) -> bool:
+def _may_change(weight: gs.Tensor) -> bool:
     """Whether a node may change its weights."""
     if not is_constant(weight) or isinstance(weight.dtype, int):
         return False
@@ -151,20 +126,56 @@ def _own(weight: gs.Tensor) -> bool:
     return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
 
 
-def _scaled(weight: gs.Constant, factors: Array | None) -> Array | Lazy:
-    """The weights times factors, in their type; read later if they are elsewhere."""
+def _is_on_disk(weight: gs.Constant) -> bool:
     values = lazy(weight)
-    if factors is not None:  # a product in the weights' own type is as exact where factors are of that type
-        narrow = factors.astype(weight.dtype)
-        factors = narrow if (narrow == factors).all() else factors
-    if values is None or not values.on_disk:
-        whole = np.asarray(weight.values)
-        return whole if factors is None else (whole * factors).astype(weight.dtype, copy=False)
-    return values if factors is None else Scaled(values, factors)
+    return values is not None and values.on_disk
 
 
-def _keeps_precision(values: Array | Lazy, axis: int, scale: Array) -> bool:
+def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
+    """The weights times factors, in their type; read later if they are elsewhere."""
+    narrow = factors.astype(weight.dtype)  # a product in the weights' own type is as exact where factors are of it
+    factors = narrow if (narrow == factors).all() else factors
+    values = lazy(weight)
+    if values is not None and values.on_disk:
+        return Scaled(values, factors)
+    return (np.asarray(weight.values) * factors).astype(weight.dtype, copy=False)
+
+
+def _mapped_bias(bias: gs.Constant | None, scale: Array, shift: Array, dtype: np.dtype[Any]) -> Array | None:
+    """scale · bias + shift in this type, [channels]; None where it overflows, or adding the bias rounds on purpose."""
+    before = np.zeros(()) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        after = (scale * before + shift).astype(dtype)
+    return after if np.isfinite(after).all() and not rounds(before, dtype) else None
+
+
+def _per_weight(values: Array, weight: gs.Constant, axes: tuple[int, int], groups: int) -> Array:
+    """For each element of the weights, the value of the input channel that it is multiplied with; broadcasts."""
+    (out, inner), shape = axes, [1] * len(weight.shape)
+    shape[inner] = read = int(weight.shape[inner])
+    rows = np.broadcast_to(values, read * groups).reshape(groups, read)
+    if groups == 1:
+        return rows.reshape(shape)
+    shape[out] = written = int(weight.shape[out])
+    rows = np.repeat(rows, written // groups, axis=0)
+    return rows.reshape(shape) if out < inner else rows.T.reshape(shape)
+
+
+def _keeps_precision_of_inputs(weight: gs.Constant, scale: Array, axes: tuple[int, int], groups: int) -> bool:
+    """As `_keeps_precision`, scaled along the channels of the input."""
+    (out, inner), read = axes, int(weight.shape[axes[1]])
+    scale = np.broadcast_to(scale, read * groups)
+    if groups == 1:
+        return _keeps_precision(weight, inner, scale)
+    # each row of the weights meets the channels of its group: the smallest and the largest scale of these
+    spans = np.abs(scale).reshape(groups, read)
+    outer = np.repeat([spans.min(axis=1), spans.max(axis=1)], int(weight.shape[out]) // groups, axis=1)
+    return all(_keeps_precision(weight, out, each) for each in outer)
+
+
+def _keeps_precision(weight: gs.Constant, axis: int, scale: Array) -> bool:
     """Whether weights scaled along the axis are finite, and no slice becomes too small for its type to be exact."""
+    values = lazy(weight) or np.asarray(weight.values)
     precision = limits(values.dtype)
     most, tiny = float(precision.max), float(precision.smallest_normal)
     before = peaks(values, axis).astype(np.float64)

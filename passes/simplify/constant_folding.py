@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.construct import constant
-from passes.graph.editor import GraphEditor, become, erase, replace_tensor
+from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
 from passes.ops import rules
@@ -31,20 +31,16 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     implementation cannot compute, and one that reads an initializer named in `keep`.
     """
     outputs = {id(t) for t in graph.outputs}
-    kept = []
     computed = False
     weights: dict[tuple[object, ...], Quantized] = {}
     for node in graph.nodes:
-        stays = bool(keep) and any(t.name in keep for t in node.inputs)
-        results = None if stays else _constant_results(node, graph.opset)
-        if results is not None and any(id(t) in outputs for t in node.outputs):
-            # the name of a graph output needs a node that writes it
+        results = None if any(t.name in keep for t in node.inputs) else _constant_results(node, graph.opset)
+        if results is None:
+            continue
+        if any(id(t) in outputs for t in node.outputs):  # the name of a graph output needs a node that writes it
             whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
             if whole and rules(node).passes_on(node) is None:
                 become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", results[0])])
-            results = None
-        if results is None:
-            kept.append(node)
             continue
         computed = computed or bool(node.inputs)
         if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
@@ -52,7 +48,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         for tensor, values in zip(list(node.outputs), results, strict=False):
             replace_tensor(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
         erase(node)
-    graph.nodes = kept
+    drop_erased(graph)
     ends = joint_constant_folding.made_of_constants(graph, keep)
     for tensor, values in ends.values():
         replace_tensor(tensor, constant(tensor.name, values))
@@ -62,6 +58,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
+    """The outputs of a node that reads initializers only; None where they cannot be had, or the file would grow."""
     if not is_standard(node):
         return None
     op = rules(node)
@@ -87,21 +84,24 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
         result = _still_quantized(node, opset)
         if result is not None or size > SMALL:
             return None if result is None else [result]
-    values = [np.asarray(operands[i].values) if i in operands else None for i in range(len(node.inputs))]
-    results = op.computed(node, opset, values)
+    return _computed(node, opset, room)
+
+
+def _computed(node: gs.Node, opset: int, room: int) -> list[Array] | list[Array | Lazy] | None:
+    """The outputs by the node's rules, of `room` elements at most; large ones are not kept where operands are not."""
+    operands = [None if t.is_empty() else np.asarray(t.values) for t in node.inputs]
+    results = rules(node).computed(node, opset, operands)
     if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
         return None
     if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
         return None  # the reference implementation is wrong about some operators
     if sum(r.size for r in results) > room:
         return None
-    if any(stored.on_disk for t in operands.values() if (stored := lazy(t)) is not None):
-        steps = [joint_constant_folding.step(node)]
-        return [
-            joint_constant_folding.again(steps, opset, id(t), r)
-            for t, r in zip(steps[0].outputs, results, strict=False)
-        ]
-    return results
+    if not any(stored.on_disk for t in node.inputs if (stored := lazy(t)) is not None):
+        return results
+    steps = [joint_constant_folding.step(node)]
+    made = zip(steps[0].outputs, results, strict=False)
+    return [joint_constant_folding.again(steps, opset, id(t), r) for t, r in made]
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -19,7 +19,7 @@ from maskc.frontend.tensorflow.keras import reason
 from maskc.train.cost.keras_to_onnx import masked_graph
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from passes.errors import GraphError
-from passes.model.bind import bind
+from passes.model.inputs import bind
 
 Place = Literal["activation", "layer"] | Callable[[Any], bool]
 

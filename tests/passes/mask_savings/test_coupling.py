@@ -11,7 +11,7 @@ import pytest
 import passes
 from passes.graph.tensors import Index
 from passes.mask_savings import flops_saved
-from passes.model.bind import bind
+from passes.model.inputs import bind
 
 
 def model(
