@@ -186,7 +186,7 @@ def train(
     'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000
     --pruning.flops_target 0.1
     """
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
     from maskc.train.command import Arguments

@@ -52,7 +52,7 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with progress.stage("Starting TensorFlow"):
-        from maskc.frontend.tensorflow.convert import import_tensorflow
+        from maskc.frontend.tensorflow.importing import import_tensorflow
 
         import_tensorflow()
     from maskc import compile, verify

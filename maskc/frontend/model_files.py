@@ -15,8 +15,9 @@ from typing import IO
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
+from maskc.frontend.external_data import STAYS
 from maskc.frontend.graphs import all_tensors, array_of, has_external, is_external, tensor_bytes, without_initializers
-from maskc.frontend.onnx_file import PROTOBUF_LIMIT, STAYS
+from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from passes.weights.external_file import Store
 
 # Below protobuf's limit by what the graph beside its weights may take.

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import declared_sizes, graph_checks, shared_weights
-from maskc.frontend.graphs import all_tensors, has_external, is_external, without_weights
+from maskc.frontend import declared_sizes, external_data, graph_checks, shared_weights
+from maskc.frontend.graphs import has_external, without_weights
 from passes.errors import in_brief
-from passes.weights.streaming import LARGE, stored_bytes
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
 
-# bytes: external data that are more in all stay in their files, and are read when they are asked for.
-STAYS = 64 * 2**20
 
 # What is put in place of masks is written in operators that were all there then.
 OLDEST_OPSET = 9
@@ -38,14 +33,14 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     the model's directory; nothing outside that directory is opened.
     """
     model = _parse(path)
-    files = _external_files(model, path)
+    files = external_data.external_files(model, path)
     if model.graph.sparse_initializer:
-        _load_external(model, path)
+        external_data.load(model, path)
     model, notes = _checked(model, path)
     inlined = shared_weights.joined(_inlined(model, str(path)))
     if stay and sys.byteorder == "little":
-        _leave_external(inlined, path)
-    _load_external(inlined, path)
+        external_data.leave(inlined, path)
+    external_data.load(inlined, path)
     if model.functions:
         _check_inlined(inlined, str(path))
     return inlined, (path, *files), notes
@@ -56,7 +51,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
 
     Raises `InputError` when the checker rejects it or its weights are in files.
     """
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
+    if has_external(model):
         raise InputError("The model's weights are in external files that were not loaded; pass the path instead.")
     checked, notes = _checked(model, None)
     inlined = _inlined(checked, "The model")
@@ -94,85 +89,6 @@ def _parse(path: Path) -> ModelProto:
     if not model.HasField("graph") or not model.ir_version:
         raise InputError(f"{path} is not an ONNX file: it holds no graph.")
     return model
-
-
-def _external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
-    """The external data files, each proved to lie in the model's directory before anything opens it."""
-    directory = path.parent.resolve()
-    files: dict[Path, None] = {}
-    for tensor in all_tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        file = path.parent / location
-        if _leaves(directory, location):
-            raise InputError(
-                f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "
-                "directory. "
-                "Only files beside the model are read; move it there."
-            )
-        missing = _missing(location, file)
-        if missing is not None:
-            raise InputError(f"{path}: the data of tensor '{tensor.name}' {missing}.")
-        _settle_extent(tensor, path, file)
-        files[file] = None
-    return tuple(files)
-
-
-def _missing(location: str, file: Path) -> str | None:
-    """What is wrong with the place of external data, and what to do; None if a file is there that ONNX reads."""
-    if not location:
-        return "are said to be in a file, and none is named. Export it again"
-    try:
-        if not file.is_file():
-            return f"is missing: there is no file '{file}'. Keep the external data files beside the model"
-        if file.is_symlink() or file.stat().st_nlink > 1:
-            kind = "a symbolic link" if file.is_symlink() else "a file with other names (hard links)"
-            return f"is in '{file}', which is {kind}, and ONNX reads only files of their own. Put a copy in its place"
-    except OSError as error:
-        return f"is missing: '{location[:60]}' is no name of a file ({error.strerror}). Export it again"
-    return None
-
-
-def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
-    """Have the tensor say how long it is, which it may leave out, or say with 0.
-
-    Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
-    """
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    what = f"{path}: the data of tensor '{tensor.name}'"
-    for key in ("offset", "length"):
-        if not re.fullmatch(r"\d+", said.get(key, "0"), re.ASCII):
-            raise InputError(
-                f"{what} have '{said[key]}' for their {key}, which is no number of bytes. Export it again."
-            )
-    try:
-        needed = stored_bytes(tensor)
-    except (KeyError, ValueError, TypeError):  # no such element type: reading it says so
-        return
-    offset, length = int(said.get("offset", 0)), int(said.get("length", 0)) or needed
-    if length != needed:
-        raise InputError(f"{what} are {length} bytes as the model says, and its shape needs {needed}. Export it again.")
-    if offset + needed > file.stat().st_size:
-        raise InputError(
-            f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
-            "The file is damaged or not whole; copy or export it again."
-        )
-    if int(said.get("length", 0)) != needed:
-        for entry in [entry for entry in tensor.external_data if entry.key == "length"]:
-            tensor.external_data.remove(entry)
-        tensor.external_data.add(key="length", value=str(needed))
-
-
-def _leaves(directory: Path, location: str) -> bool:
-    # Windows rules are applied everywhere, so that a model is refused or read alike on all systems.
-    parts = PureWindowsPath(location)
-    if PurePosixPath(location).is_absolute() or parts.drive or parts.root or ".." in parts.parts:
-        return True
-    try:
-        return not (directory / location).resolve().is_relative_to(directory)  # a symbolic link may lead out
-    except (OSError, RuntimeError, ValueError):
-        return True
 
 
 def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
@@ -242,7 +158,7 @@ def _without_annotations(
     del stripped.graph.value_info[:]
     try:
         if path is not None:
-            _load_external(stripped, path)
+            external_data.load(stripped, path)
         check(stripped)
     except Exception:
         raise refusal() from error
@@ -258,7 +174,7 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
     try:
         if isinstance(error, onnx.shape_inference.InferenceError):
             onnx.shape_inference.infer_shapes(without_weights(named), check_type=True, strict_mode=True)
-        elif not any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model)):
+        elif not has_external(model):
             onnx.checker.check_model(named)
     except type(error) as again:
         return again
@@ -308,27 +224,3 @@ def _densified(model: ModelProto, what: str) -> ModelProto:
         dense.graph.initializer.append(numpy_helper.from_array(full, sparse.values.name))
     del dense.graph.sparse_initializer[:]
     return dense
-
-
-def _leave_external(model: ModelProto, path: Path) -> None:
-    """Let large initializers say where they lie, whatever the working directory, if they are much in all."""
-    stored = [t for t in model.graph.initializer if is_external(t) and stored_bytes(t) >= LARGE]
-    if sum(map(stored_bytes, stored)) < STAYS:
-        return
-    for tensor in stored:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = str((path.parent / entry.value).resolve())
-
-
-def _load_external(model: ModelProto, path: Path) -> None:
-    for tensor in all_tensors(model):
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if not is_external(tensor) or Path(location).is_absolute():
-            continue
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))
-        except Exception as error:
-            raise InputError(
-                f"{path}: the data of tensor '{tensor.name}' cannot be read: {in_brief(error)}."
-            ) from error

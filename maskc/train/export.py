@@ -17,7 +17,7 @@ import numpy as np
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.convert import quiet
+from maskc.frontend.tensorflow.importing import quiet
 from maskc.results.json_values import plain
 from maskc.train.cost.computational_cost import computational_cost
 from maskc.train.mask_layer import MaskLayer

@@ -175,7 +175,7 @@ def _frozen(function: Any) -> Any:
 
 
 def _with_probe(where: str, frozen: Any, asked: Any) -> TensorFlowModel:
-    """The function with one more input, bool [channels]: where it is False, whoever reads the tensor reads zero."""
+    """The function with one more input, bool [channels]: where it is False, what reads the tensor reads zero."""
     definition = frozen.graph.as_graph_def()
     inputs, outputs = [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
 

@@ -1,11 +1,12 @@
-"""The mask on a tensor's channels, and the signal that tells what each channel is worth."""
+"""The mask on a tensor's channels, with the importance score of each: its signal."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import keras
@@ -14,16 +15,16 @@ import tensorflow as tf
 from maskc.errors import InputError
 from maskc.train.importance.decay import moving_average
 from maskc.train.importance.loss_reduction import Reduction
-from maskc.train.importance.methods import Gathering
+from maskc.train.importance.methods import Gathering, mean_over_replicas
 from maskc.train.importance.per_example import activity, copies_of, masked
 
 
 @runtime_checkable
 class Gatherer(Protocol):
-    """An optimizer that reads signals out of the gradients of `MaskLayer.signal`."""
+    """An optimizer that reads importance scores out of the gradients of `MaskLayer.signal`."""
 
     def gathering(self, model: Any) -> Gathering:
-        """How signals are to be gathered in a training call of `model`."""
+        """How importance is to be estimated in a training call of `model`."""
         ...
 
     def prune_if_due(self) -> None:
@@ -33,7 +34,7 @@ class Gatherer(Protocol):
 
 @dataclass
 class Observation:
-    """What a layer saw of the last training call that gathered signals.
+    """What a layer saw of the last training call that an optimizer follows.
 
     `model` is the outermost model of the call, `calls` how often that one call came through the layer, and
     `reduction` how the loss was taken to be reduced.
@@ -42,7 +43,7 @@ class Observation:
     model: weakref.ref[Any]
     context: weakref.ref[Any]
     reduction: Reduction | None
-    calls: int = field(default=1)
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     Weights, both of shape `(channels,)`:
         mask: ones and zeros in the layer's variable dtype, not trainable, so that no optimizer can move it.
             `PruningOptimizer` sets its entries to zero.
-        signal: float32, the moving average of what each entry is worth, by the method of the optimizer. With
+        signal: float32, the importance of each entry: a moving average, by the method of the optimizer. With
             "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
             `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
             the mask. It counts as trainable, because that is how the ordinary backward pass of `fit` delivers the
@@ -77,7 +78,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
             equally many, are pruned together.
 
-    Signals are gathered in calls with `training=True`. The first axis must run over the examples, so this
+    Importance is estimated in calls with `training=True`. The first axis must run over the examples, so this
     layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
     per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is squared is
     the derivative of the whole batch's loss by one example's mask.
@@ -98,8 +99,8 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self.groups = groups
         self.supports_masking = True
         self._gatherer: weakref.ref[Any] | None = None
-        self._observation: Observation | None = None
-        self._passage: Passage | None = None
+        self.observation: Observation | None = None
+        self.passage: Passage | None = None
         self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
     @property
@@ -148,12 +149,8 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
         copies = copies_of(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
         if gathering is None:
-            self._passage = Passage(copies, inputs)
+            self.passage = Passage(copies, inputs)
         return masked(inputs, mask, copies)
-
-    def average(self, statistic: Any, decay: Any) -> None:
-        """Lets the signal follow a batch's statistic, of shape `(channels,)`."""
-        self.signal.assign(moving_average(self.signal, statistic, decay))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `input_shape`."""
@@ -171,18 +168,10 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         super().save_own_variables(store)
 
     def deliver_to(self, gatherer: Gatherer) -> None:
-        """Makes training calls outside of a compiled model's `fit` gather signals for `gatherer`."""
+        """Makes training calls outside of a compiled model's `fit` estimate importance for `gatherer`."""
         self._gatherer = weakref.ref(gatherer)
 
-    def observation(self) -> Observation | None:
-        """What the last training call that gathered signals looked like; None if there was none."""
-        return self._observation
-
-    def passage(self) -> Passage | None:
-        """The tensors of the last training call that no optimizer gathers signals of; None if there was none."""
-        return self._passage
-
-    def activity(self) -> Any:
+    def take_activity(self) -> Any:
         """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""
         return self._activity.pop(threading.get_ident(), None)
 
@@ -198,10 +187,10 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         if not isinstance(optimizer, Gatherer):
             return None
         gathering = optimizer.gathering(model)
-        if self._observation is not None and self._observation.context() is context:
-            self._observation.calls += 1
+        if self.observation is not None and self.observation.context() is context:
+            self.observation.calls += 1
         else:
-            self._observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
+            self.observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
         return gathering
 
 
@@ -214,6 +203,12 @@ def layer_of(variable: Any) -> MaskLayer | None:
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer)]
+
+
+def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay: Any) -> None:
+    """Lets the importance scores of layers follow a batch's statistics, each of shape `(channels,)`."""
+    for layer, statistic in zip(layers, mean_over_replicas(statistics), strict=True):
+        layer.signal.assign(moving_average(layer.signal, statistic, decay))
 
 
 def _channels_last(mask: Any, rank: int) -> Any:

@@ -9,28 +9,23 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
-from maskc.errors import InputError, RunError, UnavailableError
-from maskc.frontend.graphs import all_graphs, all_nodes
+from maskc.errors import InputError, RunError
+from maskc.frontend.graphs import all_nodes
 from maskc.frontend.onnx_file import check
+from maskc.frontend.tensorflow.dimensions import declare_outputs, name_unknown
+from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
 from passes.errors import in_brief
 
 # The newest opset that tf2onnx 1.17 covers throughout and that has LayerNormalization.
 OPSET = 17
-
-# Errors only; it is read when TensorFlow is loaded.
-_LOG_LEVEL = "2"
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,8 @@ class TensorFlowModel:
         when an operator has no ONNX form that tf2onnx knows.
         """
         model = _convert(self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide))
-        _shape_outputs(model, self)
-        _name_dimensions(model)
+        declare_outputs(model, dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False)))
+        name_unknown(model)
         foreign = _foreign_operators(model)
         if foreign:
             raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. {_advice(foreign)}")
@@ -98,67 +93,6 @@ class TensorFlowModel:
         from maskc.frontend.tensorflow.bfloat16 import widened
 
         return widened(self.function)
-
-
-def import_tensorflow() -> Any:
-    """TensorFlow, imported without its chatter; `UnavailableError` when it or tf2onnx is not installed."""
-    first = "tensorflow" not in sys.modules
-    if first:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
-    try:
-        with _quiet_stderr():
-            import tensorflow
-            import tf2onnx
-
-            if first:
-                tensorflow.config.list_logical_devices()  # the search for GPUs is what the chatter is about
-    except ImportError as error:
-        raise UnavailableError(
-            f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "
-            "Install maskc[tensorflow]."
-        ) from error
-    logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
-    return tensorflow
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what TensorFlow and Keras say in passing through Python's logging and warnings."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.
-
-    TensorFlow's libraries log to the file descriptor, in part before any log level can be set.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in (None, _LOG_LEVEL):
-        yield
-        return
-    try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (AttributeError, OSError, ValueError):
-        yield  # there is no stderr to keep clean
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 def placeholders(function: Any) -> list[str]:
@@ -205,7 +139,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
 
     failed: list[str] = []
     try:
-        with quiet(), _quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
+        with quiet(), quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
             with functions.captures_kept(source.function):
                 frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
             frozen = functions.inlined(frozen, inputs, outputs)
@@ -284,57 +218,3 @@ def _advice(operators: str) -> str:
         "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
         "at work in what Keras's export writes: give the .keras file, or export the model without them."
     )
-
-
-def _shape_outputs(model: ModelProto, source: TensorFlowModel) -> None:
-    """Give outputs the shape that the function declares, where tf2onnx lost it: ONNX asks for one."""
-    declared = dict(zip(source.outputs, (tensor.shape for tensor in source.function.outputs), strict=False))
-    for value in model.graph.output:
-        tensor, shape = value.type.tensor_type, declared.get(value.name)
-        if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
-            tensor.shape.SetInParent()
-            for size in shape:
-                dim = tensor.shape.dim.add()
-                if size is not None:
-                    dim.dim_value = size
-
-
-def _name_dimensions(model: ModelProto) -> None:
-    """Give unknown dimensions names that mean something: `batch` in front, `input_axis` elsewhere.
-
-    tf2onnx numbers them, inconsistently between tensors, so that equal sizes would look different.
-    """
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        for axis, dim in enumerate(dims):
-            if not dim.HasField("dim_value") or dim.dim_value < 0:
-                dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
-    for graph in all_graphs(model.graph):
-        for value in (*graph.value_info, *graph.output):
-            _forget_unknown(value)
-    _carry_batch(model)
-
-
-def _forget_unknown(value: ValueInfoProto) -> None:
-    for dim in value.type.tensor_type.shape.dim:
-        if not dim.HasField("dim_value") or dim.dim_value < 0:
-            dim.Clear()
-
-
-def _carry_batch(model: ModelProto) -> None:
-    """Name the outputs' dimensions where shape inference finds them to be an input's."""
-    from maskc.frontend.graphs import tensor_types
-
-    known = {dim for value in model.graph.input for dim in _params(value)}
-    types = tensor_types(model)
-    for value in model.graph.output:
-        shape = types[value.name].shape
-        if shape is None or len(shape) != len(value.type.tensor_type.shape.dim):
-            continue
-        for dim, inferred in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-            if not dim.HasField("dim_value") and inferred in known:
-                dim.dim_param = str(inferred)
-
-
-def _params(value: ValueInfoProto) -> list[str]:
-    return [dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param]

@@ -12,7 +12,8 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, MaskcError, UnavailableError
-from maskc.frontend.tensorflow.convert import TensorFlowModel, import_tensorflow, quiet
+from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.convert import TensorFlowModel, import_tensorflow, placeholders, quiet
+from maskc.frontend.tensorflow.convert import TensorFlowModel, placeholders
+from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
 
 # In the order in which they are looked for: what TensorFlow Serving calls, then what Keras exports beside it.

@@ -28,7 +28,7 @@ class ComputationalCost:
     where zeros are, so weights that happen to be exactly zero now (fresh biases) stand as nonzero. A trained
     model can only cost more than this where folding a constant needs a weight of its own, and less where
     training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges those
-    directly behind a layer into its weights, with the normalisation behind them.
+    directly after a layer into its weights, with the normalisation after them.
 
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.
@@ -43,7 +43,7 @@ class ComputationalCost:
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
         self._graph, self._inputs = masked_graph(model, self.layers)
-        # Where one entry goes, most others save what they did.
+        # Where one entry is removed, most others save what they did.
         self._counted = passes.Counted()
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
 
@@ -119,10 +119,10 @@ class ComputationalCost:
             groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
-        structure = dict(zip(self._inputs, self.ties, strict=True))
-        if not _whole(self.ties, groups):
-            # Where parts of what is coupled go alone, what one saves turns on where the compiler puts constants back,
-            # which is decided over the whole network: nothing that was counted before may be relied on.
+        structure = dict(zip(self._inputs, self.coupled, strict=True))
+        if not _whole(self.coupled, groups):
+            # Where coupled entries are removed one by one, what one saves turns on where the compiler restores
+            # constants, which is decided over the whole network: nothing counted before may be relied on.
             self._counted.savings.clear()
         with progress.stage("Counting what channels would save") as stage:
 
@@ -135,8 +135,8 @@ class ComputationalCost:
         return flops, np.asarray(savings, np.int64)
 
     @functools.cached_property
-    def ties(self) -> list[NDArray[np.int64]]:
-        """For each mask the number of the group that each entry is coupled with, as the compiler's analysis has it."""
+    def coupled(self) -> list[NDArray[np.int64]]:
+        """For each mask the number of the group of coupled entries that each is in, by the compiler's analysis."""
         sizes = {name: len(mask) for name, mask in zip(self._inputs, self.masks(), strict=True)}
         return list(passes.coupled(self._graph, sizes).values())
 
@@ -162,9 +162,9 @@ def computational_cost(model: Any) -> ComputationalCost:
     return ComputationalCost(model)
 
 
-def _whole(ties: Sequence[NDArray[np.int64]], groups: Sequence[NDArray[np.int64]]) -> bool:
+def _whole(coupled: Sequence[NDArray[np.int64]], groups: Sequence[NDArray[np.int64]]) -> bool:
     """Whether entries that are coupled are always in the same group."""
-    pairs = np.unique(np.stack([np.concatenate(list(ties)), np.concatenate(list(groups))]), axis=1)
+    pairs = np.unique(np.stack([np.concatenate(list(coupled)), np.concatenate(list(groups))]), axis=1)
     return bool(pairs.shape[1] == len(np.unique(pairs[0])))
 
 

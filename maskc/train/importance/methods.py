@@ -1,8 +1,8 @@
-"""What an entry of a mask is worth: one rule for each method, under one table."""
+"""The importance of a mask entry (Fisher, Taylor, magnitude, random): one rule for each method, under one table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,13 +20,13 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Method:
-    """How signals are made.
+    """How importance is estimated.
 
     Attributes:
         reads: "gradients" for `d l_n / d mask_n[c]`, the derivative of example n's loss by its own copy of the
             mask; "activations" for the mean of `|x|` over the positions of example n, where x is what the mask
-            multiplies; "nothing" where signals are drawn once, from a seed.
-        statistic: of float32 values of shape `(batch, channels)`, the signal of one batch, of shape `(channels,)`:
+            multiplies; "nothing" where scores are drawn once, from a seed.
+        statistic: of float32 values of shape `(batch, channels)`, the score from one batch, of shape `(channels,)`:
             a mean over examples, so that the mean over replicas of equal batches is that of one large batch.
         root: makes the statistic proportional to the loss, as a gradient is, so that it may travel as one and whoever
             divides gradients by the scale of a loss is right.
@@ -41,7 +41,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Gathering:
-    """How a pruning optimizer wants signals: by which method, for which loss.
+    """How a pruning optimizer wants importance estimated: by which method, for which loss.
 
     `reduction` is None if it is not known how the loss is reduced over the batch.
     """
@@ -86,13 +86,13 @@ def canonical(name: str) -> str:
 
 
 def random_signal(seed: int, index: int, channels: int) -> Any:
-    """Returns the signals of the method "random" for mask number `index`: float32, of shape `(channels,)`."""
+    """Returns the scores of the method "random" for mask number `index`: float32, of shape `(channels,)`."""
     return tf.random.stateless_uniform((channels,), seed=(seed, index))
 
 
-def mean_over_replicas(values: list[Any]) -> list[Any]:
+def mean_over_replicas(values: Sequence[Any]) -> Sequence[Any]:
     """Returns the means over all replicas of a distribution strategy; the values themselves where there is one."""
     context = tf.distribute.get_replica_context()
     if not values or context is None or context.num_replicas_in_sync == 1:
         return values
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, values))
+    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, list(values)))

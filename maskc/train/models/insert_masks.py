@@ -38,18 +38,18 @@ _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
 
 def prunable(model: Any, after: Place = "activation") -> Any:
-    """Returns a copy of a Keras model with a `MaskLayer` at every place that can shrink.
+    """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 
     The copy has weights of its own, with the same values, and computes the same until masks are pruned. Where the
-    compiler could remove nothing, as in front of the model's outputs, there is no mask. Layers keep their names; a
-    mask is called after what it stands behind, with `_mask` added. Models inside of the model get masks of their own,
+    compiler could remove nothing, as before the model's outputs, there is no mask. Layers keep their names; a mask has
+    the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
     unless they are called more than once.
 
     Args:
         model: a functional or Sequential model, of any depth of nesting.
-        after: "activation" puts masks behind activation functions, in layers of their own or not; "layer" directly
-            behind convolutions and dense layers; a function of a layer (or operation) returns True for those to put
-            one behind.
+        after: "activation" puts masks after activation functions, in layers of their own or not; "layer" directly
+            after convolutions and dense layers; a function of a layer (or operation) returns True for those to put
+            one after.
 
     Example:
         >>> import keras
@@ -108,7 +108,7 @@ def _inside(operation: Any) -> Any:
 
 
 class _Copy:
-    """A copy of a model with masks behind chosen operations: all that can have one, or those numbered in `only`.
+    """A copy of a model with masks after chosen operations: all that can have one, or those numbered in `only`.
 
     Attributes:
         model: the copy.
@@ -219,10 +219,10 @@ def _take_weights(copy: Any, old: Any) -> None:
 
 
 def _shrinking(copy: _Copy) -> list[int]:
-    """The numbers of the masks behind which the compiler could remove a channel.
+    """The numbers of the masks after which the compiler could remove a channel.
 
-    One look with all of them at one channel answers for most; those whose channels an earlier mask has made constant
-    already are looked at alone.
+    One compilation with a channel of each masked answers for most; those whose channels an earlier mask has made
+    constant already are compiled alone.
     """
     masks = list(copy.masks.values())
     if not masks:

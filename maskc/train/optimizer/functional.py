@@ -1,4 +1,4 @@
-"""Masks, signals and pruning as functions, for training loops of one's own."""
+"""Masks, importance scores and pruning as functions, for training loops of one's own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import tensorflow as tf
 from maskc.errors import InputError
 from maskc.train.importance.decay import check_decay
 from maskc.train.importance.loss_reduction import Reduction
-from maskc.train.importance.methods import METHODS, canonical, mean_over_replicas, random_signal
+from maskc.train.importance.methods import METHODS, canonical, random_signal
 from maskc.train.importance.per_example import activity, per_loss
-from maskc.train.mask_layer import MaskLayer, mask_layers
-from maskc.train.selection.groups import grouped, untied
+from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
+from maskc.train.selection.groups import grouped, uncoupled
 from maskc.train.selection.ranking import ranked
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
-    """Multiplies the channels (the last axis) of a tensor by a binary mask, with a signal beside it.
+    """Multiplies the channels (the last axis) of a tensor by a binary mask, with the importance of its entries.
 
-    A `MaskLayer` is where the mask and its signal live. Building a Keras model, leave it out: the model keeps the layer
+    A `MaskLayer` holds the mask and its signal. Building a Keras model, leave it out: the model keeps the layer
     that is made. With eager tensors and inside `tf.function` nothing would keep it, so give one that you keep.
 
     Args:
@@ -95,7 +95,7 @@ def update_pruning_signals(
         for index, layer in enumerate(layers):
             layer.signal.assign(random_signal(seed, index, layer.signal.shape[0]))
         return
-    passages = [layer.passage() for layer in layers]
+    passages = [layer.passage for layer in layers]
     for layer, passage in zip(layers, passages, strict=True):
         if passage is None:
             raise InputError(
@@ -112,8 +112,7 @@ def update_pruning_signals(
             if gradient is None:
                 raise InputError(f"The loss does not depend on the mask {layer.name!r}, or the tape did not see it.")
         values = [gradient * per_loss(tf.shape(gradient)[0], loss_reduction) for gradient in gradients]
-    for layer, statistic in zip(layers, mean_over_replicas([rule.statistic(value) for value in values]), strict=True):
-        layer.average(statistic, decay)
+    update_scores(layers, [rule.statistic(value) for value in values], decay)
 
 
 def prune(
@@ -140,7 +139,7 @@ def prune(
         min_channels: the fewest live entries that a mask keeps.
 
     Returns:
-        What was pruned, the least worth first, as `(mask, channel)` in numbers.
+        What was pruned, the least important first, as `(mask, channel)` in numbers.
 
     Raises:
         InputError: if there is no mask, n is not a number of entries, the shapes differ, or inside `tf.function`.
@@ -154,11 +153,11 @@ def prune(
     if arrays and signals is None:
         raise InputError("Arrays have no signals of their own: give signals as well.")
     values = list(masks) if arrays else [layer.mask.numpy().copy() for layer in layers]
-    worth = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
+    scores = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
     flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
-    if not [v.shape for v in values] == [w.shape for w in worth] == [f.shape for f in flops]:
+    if not [v.shape for v in values] == [s.shape for s in scores] == [f.shape for f in flops]:
         raise InputError("Masks, signals and savings must have the same shapes, one array (channels,) for each mask.")
-    groups = untied([len(value) for value in values])
+    groups = uncoupled([len(value) for value in values])
     groups = groups if arrays else grouped(layers, groups, [True] * len(layers))
     saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))
     for group, saving in zip(groups, flops, strict=True):
@@ -166,7 +165,7 @@ def prune(
     live = len({int(g) for group, value in zip(groups, values, strict=True) for g in group[value != 0]})
     count = int(n if n >= 1 else n * live)
     pruned = []
-    for chosen, _ in zip(ranked(values, worth, groups, saved, flops_weight, min_channels), range(count), strict=False):
+    for chosen, _ in zip(ranked(values, scores, groups, saved, flops_weight, min_channels), range(count), strict=False):
         pruned += [(m, c) for m, group in enumerate(groups) for c in np.flatnonzero(group == chosen).tolist()]
     for mask, channel in pruned:
         values[mask][channel] = 0

@@ -14,12 +14,13 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance.loss_reduction import Reduction, loss_reduction
-from maskc.train.importance.methods import METHODS, Gathering, mean_over_replicas, random_signal
-from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
+from maskc.train.importance.methods import METHODS, Gathering, random_signal
+from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
+from maskc.train.optimizer.decision import prune, prune_when_due
 from maskc.train.optimizer.find_model import find_model
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
 from maskc.train.optimizer.xla import in_xla, settle_around
-from maskc.train.selection.pruner import History, Pruned, Pruner
+from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 
 
@@ -28,9 +29,9 @@ class PruningOptimizer(Wrapping):
     """Pruning around any Keras optimizer, after Theis et al. 2018 (arXiv 1801.05787).
 
     Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the signal of each mask
-    entry follows its batches as an exponential moving average, and every `prune_every` updates the entries that are
-    worth least are set to zero, until the compiled model would have no more than `flops_target` FLOPs. Nothing else
-    changes a mask, and an entry that is zero stays zero.
+    entry, its importance, follows its batches as an exponential moving average, and every `prune_every` updates the
+    least important entries are set to zero, until the compiled model would have no more than `flops_target` FLOPs.
+    Nothing else changes a mask, and an entry that is zero stays zero.
 
     Args:
         optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
@@ -46,13 +47,13 @@ class PruningOptimizer(Wrapping):
             `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
         method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance.methods`.
-        schedule: None prunes one entry (with what is tied to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
+        schedule: None prunes one entry (with those coupled to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
             Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
             schedule wants them; each round of that closes half of what is missing before savings are counted again.
         ramp: updates from the end of the burn-in until a linear or cubic schedule reaches the target.
         tie: "auto" prunes entries together that the compiler's analysis finds coupled (residual sums, depthwise and
             grouped convolutions, gates, attention heads), by the sum of their signals and what they save together;
-            "none" each on its own. Layers that share `groups` go together in either case.
+            "none" each on its own. Layers that share `groups` lose entries together in either case.
         min_channels: the fewest channels that a mask keeps.
         seed: of the method "random".
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
@@ -62,7 +63,7 @@ class PruningOptimizer(Wrapping):
     In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
     precision with float16, Keras puts its `LossScaleOptimizer` around this optimizer by itself; in a custom
     loop, do the same. In a step that is compiled by XLA nothing can be decided: `fit` with `jit_compile=True` decides
-    between executions, and a custom loop calls `prune_if_due` behind each step.
+    between executions, and a custom loop calls `prune_if_due` after each step.
 
     Under a distribution strategy signals are averaged over the replicas, so that n replicas of batch b prune what one
     of batch n · b would. The losses of the replicas must add up to that of the whole batch, as they do in `fit`.
@@ -126,7 +127,7 @@ class PruningOptimizer(Wrapping):
         )
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
-        self._history = History()
+        self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
         for layer in [] if model is None else mask_layers(model):
@@ -144,7 +145,7 @@ class PruningOptimizer(Wrapping):
             return None
         self.prune_if_due()
         flops = int(self._flops.numpy())
-        return flops if flops or self._history.rows else None  # what is pruned may leave nothing to compute
+        return flops if flops or self._history else None  # what is pruned may leave nothing to compute
 
     @property
     def reached(self) -> bool:
@@ -156,7 +157,7 @@ class PruningOptimizer(Wrapping):
         """The entries pruned so far, in order."""
         self.prune_if_due()
         names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
-        return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history.rows)
+        return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history)
 
     def explain(self, error: Exception) -> MaskcError | None:
         """Returns what a decision failed at, which TensorFlow passes on as an error of its own; None if none did."""
@@ -199,10 +200,11 @@ class PruningOptimizer(Wrapping):
         self._check_variables_are_known(variables)
         pruner = self._prepare()
 
-        plain = [pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is None]
+        pairs = list(zip(gradients, variables, strict=True))
+        plain = [pair for pair in pairs if layer_of(pair[1]) is None]
         if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
             self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
-        self._update_signals([pair for pair in zip(gradients, variables, strict=True) if layer_of(pair[1]) is not None])
+        self._update_scores([(gradient, layer) for gradient, variable in pairs if (layer := layer_of(variable))])
         # Where data end without notice, a last step is begun and given up: what has no gradients is no update.
         given = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
         with tf.control_dependencies(given):
@@ -210,12 +212,20 @@ class PruningOptimizer(Wrapping):
         if self._counter is not None:
             self._counter.assign_add(1)
         if in_xla():
-            self._decide_between_executions(pruner.model())
-        elif tf.distribute.in_cross_replica_context():
-            self._decide(None)
+            if self._settled is None:
+                with tf.init_scope():
+                    self._settled = int(self._step.numpy())
+            settle_around(pruner.model(), self)
+            return
+
+        def decide(strategy: Any = None) -> None:
+            prune_when_due(pruner, self._layers(), self._step, self._flops)
+
+        if tf.distribute.in_cross_replica_context():
+            decide()
         else:
             # Copies of a variable can be set from inside of a condition only together, not by each replica.
-            tf.__internal__.distribute.interim.maybe_merge_call(self._decide, tf.distribute.get_strategy())
+            tf.__internal__.distribute.interim.maybe_merge_call(decide, tf.distribute.get_strategy())
 
     def minimize(
         self,
@@ -267,30 +277,38 @@ class PruningOptimizer(Wrapping):
         self._configure({name: value for name, value in given.items() if value is not None})
         if global_step is not None:
             self._counter = global_step
-        if variables is None and self._model is not None:
-            model = self._model()
-            variables = None if model is None or not model.built else model.trainable_variables
-        if variables is None and not self.built:
+        variables = self._to_train() if variables is None else variables
+        if not self.built:
+            self.build(variables)
+        value, gradients = self._differentiated(loss, tape, variables)
+        self.apply(gradients, variables)
+        return value
+
+    def _to_train(self) -> Sequence[Any]:
+        """What `minimize` trains if it is not told."""
+        model = None if self._model is None else self._model()
+        if model is not None and model.built:
+            return list(model.trainable_variables)
+        if not self.built:
             raise InputError(
                 "minimize does not know what to train: give the optimizer a model that is built, or minimize variables."
             )
-        if variables is None:
-            variables = self._trainable_variables
-        if not self.built:
-            self.build(variables)
-        if not callable(loss) and tape is None:
-            raise InputError("minimize needs a function that computes the loss, or the loss with the tape it is on.")
+        return list(self._trainable_variables)
+
+    def _differentiated(self, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
+        """A loss, or what a function of no arguments computes, and its gradients, scaled where losses are."""
         if callable(loss):
             with tf.GradientTape() as tape:
                 value = loss()
                 scaled = self.scale_loss(value)
+        elif tape is None:
+            raise InputError("minimize needs a function that computes the loss, or the loss with the tape it is on.")
         else:
             value = scaled = loss
             if self.loss_scale_factor is not None:
                 with tape:
                     scaled = self.scale_loss(loss)
-        self.apply(tape.gradient(scaled, variables), variables)
-        return value
+        return value, tape.gradient(scaled, variables)
 
     def prune_if_due(self) -> None:
         """Takes decisions that a step compiled by XLA left open; there are none otherwise.
@@ -306,74 +324,31 @@ class PruningOptimizer(Wrapping):
         for _ in range(dues[1] - dues[0]):
             if int(self._flops.numpy()) <= self._pruner.target:
                 break
-            self._prune(self._pruner)
+            prune(self._pruner, self._layers(), self._step, self._flops)
 
-    def _update_signals(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """Lets the signals follow what the method reads of this batch."""
+    def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
+        """Lets the importance scores of mask layers follow what the method reads of this batch."""
         method = METHODS[self.settings.method]
-        found: list[tuple[MaskLayer, Any]] = []
-        for index, (gradient, variable) in enumerate(pairs):
-            layer = layer_of(variable)
-            if layer is None or gradient is None:
+        found: dict[MaskLayer, Any] = {}
+        for index, (gradient, layer) in enumerate(pairs):
+            if gradient is None:
                 continue
             if method.reads == "nothing":
                 layer.signal.assign(random_signal(self.settings.seed, index, layer.signal.shape[0]))
             elif method.reads == "activations":
-                activity = layer.activity()
-                found += [] if activity is None else [(layer, activity)]
+                if (activity := layer.take_activity()) is not None:
+                    found[layer] = activity
             else:
                 root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
-                found.append((layer, method.power(root)))
-        statistics = mean_over_replicas([statistic for _, statistic in found])
-        for (layer, _), statistic in zip(found, statistics, strict=True):
-            layer.average(statistic, self.settings.decay)
-
-    def _decide(self, strategy: Any) -> None:
-        """Prunes in the training step's graph if that is due, on all replicas at once."""
-        pruner = self._pruner
-        assert pruner is not None
-        since = tf.convert_to_tensor(self._step) - self.settings.burn_in
-        due = tf.logical_and(since > 0, since % self.settings.prune_every == 0)
-        above = tf.convert_to_tensor(self._flops) > pruner.target
-        tf.cond(tf.logical_and(due, above), lambda: self._prune(pruner), lambda: tf.constant(False))
-
-    def _prune(self, pruner: Pruner) -> Any:
-        """Sets what is due to zero; the decision itself is taken on the host."""
-        layers = self._layers()
-        masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
-        signals = [tf.convert_to_tensor(layer.signal) for layer in layers]
-        step = tf.cast(tf.convert_to_tensor(self._step), tf.int64)
-        with tf.device("CPU:0"):
-            flops, *pruned = tf.numpy_function(
-                pruner.decide, [step, *masks, *signals], [tf.int64, *(mask.dtype for mask in masks)]
-            )
-        for layer, mask in zip(layers, pruned, strict=True):
-            layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
-
-        def recount() -> Any:
-            # The conversion reads the weights where they live, so this step's updates must all be done.
-            weights = [tf.convert_to_tensor(weight) for weight in pruner.model().weights]
-            with tf.control_dependencies(weights), tf.device("CPU:0"):
-                return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
-
-        flops = tf.ensure_shape(flops, ())
-        self._flops.assign(tf.cond(flops <= pruner.target, recount, lambda: flops))
-        return tf.constant(True)
-
-    def _decide_between_executions(self, model: Any) -> None:
-        """Lets decisions follow each execution of a training step that XLA compiles."""
-        if self._settled is None:
-            with tf.init_scope():
-                self._settled = int(self._step.numpy())
-        settle_around(model, self)
+                found[layer] = method.power(root)
+        update_scores(list(found), list(found.values()), self.settings.decay)
 
     def _prepare(self) -> Pruner:
         """Finds the model and counts its FLOPs, before the first update."""
         if self._pruner is None:
             layers = self._layers()
             model = find_model(layers, None if self._model is None else self._model())
-            seen = [layer.observation() for layer in layers]
-            if any(observation.reduction is None for observation in seen if observation):
+            if any(layer.observation and layer.observation.reduction is None for layer in layers):
                 raise InputError(
                     "PruningOptimizer cannot tell whether the loss averages the examples of a batch or adds "
                     'them up: pass loss_reduction="mean" or "sum".'
@@ -407,7 +382,7 @@ class PruningOptimizer(Wrapping):
     # What mask layers ask for
 
     def gathering(self, model: Any) -> Gathering:
-        """Returns how signals are to be gathered in a training call of `model`."""
+        """Returns how importance is to be estimated in a training call of `model`."""
         given = self.settings.loss_reduction
         return Gathering(METHODS[self.settings.method], loss_reduction(model) if given == "auto" else given)
 
@@ -432,7 +407,7 @@ class PruningOptimizer(Wrapping):
         self.prune_if_due()
         for index, variable in enumerate(self._variables):
             store[str(index)] = variable.numpy()
-        store["history"] = np.asarray(self._history.rows, np.int64).reshape(-1, 4)
+        store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
 
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved."""
@@ -441,4 +416,4 @@ class PruningOptimizer(Wrapping):
             return
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
-        self._history.rows = [tuple(row) for row in np.asarray(store["history"]).tolist()]
+        self._history[:] = [tuple(row) for row in np.asarray(store["history"]).tolist()]

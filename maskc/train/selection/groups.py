@@ -1,4 +1,4 @@
-"""Which mask entries are pruned together."""
+"""Which mask entries are pruned together: coupled ones, and those of masks that are shared."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from maskc.train.mask_layer import MaskLayer
 Groups = list[NDArray[np.int64]]
 
 
-def grouped(layers: Sequence[MaskLayer], ties: Sequence[NDArray[np.int64]], prunable: Sequence[bool]) -> Groups:
+def grouped(layers: Sequence[MaskLayer], coupled: Sequence[NDArray[np.int64]], prunable: Sequence[bool]) -> Groups:
     """Returns the group of each mask entry: for each layer an array of shape `(channels,)`, numbered from 0.
 
     Args:
         layers: all mask layers of a model. Those with the same name of `groups` share their groups, entry by entry.
-        ties: groups of entries that go together anyway, in numbers of any kind, as arrays of the same shapes.
+        coupled: groups of entries that are removed together anyway, in numbers of any kind, as arrays of the same
+            shapes.
         prunable: whether a layer's mask may be pruned; entries of others have the number -1.
 
     Raises:
         InputError: if masks that are to be one have different numbers of channels.
     """
-    groups = [np.asarray(tie, np.int64).copy() for tie in ties]
+    groups = [np.array(group, np.int64) for group in coupled]
     named: dict[str, int] = {}
     for index, layer in enumerate(layers):
         if layer.groups is None:
@@ -44,6 +45,6 @@ def grouped(layers: Sequence[MaskLayer], ties: Sequence[NDArray[np.int64]], prun
     return np.split(renumbered.astype(np.int64), np.cumsum([len(group) for group in groups])[:-1])
 
 
-def untied(sizes: Sequence[int]) -> Groups:
+def uncoupled(sizes: Sequence[int]) -> Groups:
     """Returns groups of single entries for masks of these sizes."""
     return np.split(np.arange(sum(sizes), dtype=np.int64), np.cumsum(sizes)[:-1])

@@ -1,4 +1,4 @@
-"""The host's side of pruning: which entries go, and what the model costs then."""
+"""The host's side of pruning: which mask entries are removed, and what the model costs then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.train.cost.computational_cost import ComputationalCost
 from maskc.train.cost.keras_to_onnx import compiled_flops, has_value
 from maskc.train.mask_layer import MaskLayer
-from maskc.train.selection.groups import grouped, untied
+from maskc.train.selection.groups import grouped, uncoupled
 from maskc.train.selection.ranking import ranked
 from maskc.train.selection.schedules import goal
 from maskc.train.selection.settings import Settings
@@ -32,11 +32,8 @@ class Pruned:
     flops: int
 
 
-@dataclass
-class History:
-    """The entries pruned so far, as rows of step, index of the mask, channel, and FLOPs left."""
-
-    rows: list[tuple[int, int, int, int]] = field(default_factory=list)
+#: The entries pruned so far: step, index of the mask, channel, and FLOPs left.
+Rows = list[tuple[int, int, int, int]]
 
 
 class Pruner:
@@ -63,22 +60,22 @@ class Pruner:
         model: Any,
         layers: Sequence[MaskLayer],
         settings: Settings,
-        history: History,
+        history: Rows,
     ) -> None:
         self._model = weakref.ref(model)
         self._cost = ComputationalCost(model)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
-        self._settings = settings
+        self.settings = settings
         self._history = history
         self._exhausted = False
         self.failure: MaskcError | None = None
         self.names = [self._cost.names[position] for position in self._where]
 
         masks = self._cost.masks()
-        ties = self._cost.ties if settings.tie == "auto" else untied([len(mask) for mask in masks])
+        coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
-        self._groups = grouped(self._cost.layers, ties, prunable)
+        self._groups = grouped(self._cost.layers, coupled, prunable)
         target = settings.flops_target
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         self.target = int(target * self._full if target <= 1 else target)
@@ -103,36 +100,36 @@ class Pruner:
 
         Args:
             step: the number of updates made.
-            arrays: the prunable masks, then their signals, each of shape `(channels,)`.
+            arrays: the prunable masks, then the importance of their entries, each of shape `(channels,)`.
 
         Returns:
             FLOPs (an int64 scalar) and the masks with more entries at zero; the same masks if none is left to prune.
 
         Raises:
-            MaskcError: if a signal is not a number.
+            MaskcError: if a score is not a number.
         """
-        given, signals = arrays[: len(self._where)], arrays[len(self._where) :]
-        for name, signal in zip(self.names, signals, strict=True):
-            if not np.all(np.isfinite(signal)):
+        given, scores = arrays[: len(self._where)], arrays[len(self._where) :]
+        for name, score in zip(self.names, scores, strict=True):
+            if not np.all(np.isfinite(score)):
                 self.failure = MaskcError(f"The signal of the mask {name!r} is not finite: training has diverged.")
                 raise self.failure
         masks = self._cost.masks()
-        worth = [np.zeros_like(mask) for mask in masks]
-        for position, mask, signal in zip(self._where, given, signals, strict=True):
+        importance = [np.zeros_like(mask) for mask in masks]
+        for position, mask, score in zip(self._where, given, scores, strict=True):
             masks[position] = np.array(mask, np.float32)
-            worth[position] = np.asarray(signal)
+            importance[position] = np.asarray(score)
         before = [mask.copy() for mask in masks]
-        flops = self._prune(int(step), masks, worth)
+        flops = self._prune(int(step), masks, importance)
         for index, position in enumerate(self._where):
-            gone = np.flatnonzero(before[position] != masks[position])
-            self._history.rows += [(int(step), index, channel, flops) for channel in gone.tolist()]
+            removed = np.flatnonzero(before[position] != masks[position])
+            self._history += [(int(step), index, channel, flops) for channel in removed.tolist()]
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
         return [np.asarray(flops, np.int64), *pruned]
 
     def recount(self) -> NDArray[np.int64]:
         """Returns the FLOPs of compiling the model as it is now, and corrects the last rows of the history."""
         flops = compiled_flops(self.model())
-        rows = self._history.rows
+        rows = self._history
         last = rows[-1][0] if rows else None
         rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
         return np.asarray(flops, np.int64)
@@ -148,22 +145,22 @@ class Pruner:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
 
-    def _prune(self, step: int, masks: list[NDArray[np.float32]], worth: list[NDArray[Any]]) -> int:
+    def _prune(self, step: int, masks: list[NDArray[np.float32]], importance: list[NDArray[Any]]) -> int:
         """Zeroes entries of the masks in place and returns the FLOPs that are left."""
         flops, savings = self._cost.by_group(masks, self._groups)
-        if self._settings.schedule is None:
-            chosen = next(self._ranked(masks, worth, savings, flops), None)
+        if self.settings.schedule is None:
+            chosen = next(self._ranked(masks, importance, savings, flops), None)
             if chosen is None:
                 self._warn_exhausted(flops)
                 return flops
             masks[:] = self._without(masks, [chosen])
             return self._cost.count(masks)
         asked = max(self.target, self._floor)
-        asked = goal(self._settings.schedule, step, self._settings.burn_in, self._settings.ramp, self._full, asked)
+        asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self._full, asked)
         while flops > asked:
-            # What a group saves changes as others go, so each round closes no more than half of what is left.
+            # What a group saves changes as others are removed, so each round closes no more than half of what is left.
             half, saved, order = (flops - asked) / 2, 0, []
-            for chosen in self._ranked(masks, worth, savings, flops):
+            for chosen in self._ranked(masks, importance, savings, flops):
                 order.append(chosen)
                 saved += int(savings[chosen])
                 if saved >= half:
@@ -172,7 +169,7 @@ class Pruner:
                 self._warn_exhausted(flops)
                 break
             if flops - self._cost.count(self._without(masks, order)) > 1.1 * saved:
-                # It even changes a lot, so that fewer do (behind a normalisation, say, where the first saves little).
+                # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
                 numbers = range(1, len(order) + 1)
                 enough = bisect_left(
                     numbers, True, key=lambda n: flops - self._cost.count(self._without(masks, order[:n])) >= half
@@ -182,27 +179,27 @@ class Pruner:
             flops, savings = self._cost.by_group(masks, self._groups)
         return flops
 
-    def _ranked(self, masks: Any, worth: Any, savings: NDArray[np.int64], flops: int) -> Any:
-        settings = self._settings
+    def _ranked(self, masks: Any, importance: Any, savings: NDArray[np.int64], flops: int) -> Any:
+        settings = self.settings
         if settings.flops_weight == "auto":
-            # Else an entry that saves far more than is missing would look cheap, and quality go for nothing.
+            # Else an entry that saves far more than is missing would look cheap, and quality be lost for nothing.
             savings = np.minimum(savings, max(flops - self.target, 1))
-        return ranked(masks, worth, self._groups, savings, settings.flops_weight, settings.min_channels)
+        return ranked(masks, importance, self._groups, savings, settings.flops_weight, settings.min_channels)
 
-    def _without(self, masks: Sequence[NDArray[Any]], gone: Sequence[int]) -> list[NDArray[np.float32]]:
-        return [mask * ~np.isin(group, gone) for mask, group in zip(masks, self._groups, strict=True)]
+    def _without(self, masks: Sequence[NDArray[Any]], removed: Sequence[int]) -> list[NDArray[np.float32]]:
+        return [mask * ~np.isin(group, removed) for mask, group in zip(masks, self._groups, strict=True)]
 
     def _fewest(self, masks: Sequence[NDArray[Any]], savings: NDArray[np.int64]) -> int:
         """FLOPs when every mask is down to its fewest channels.
 
-        Which ones are left matters where masks meet, in a sum say: the groups that save most go first, or the last,
-        which leaves the same channels in masks of equal sizes.
+        Which ones are left matters where masks meet, in a sum say: the groups that save most are removed first, or the
+        last, which leaves the same channels in masks of equal sizes.
         """
         floors = []
         for first in (savings, np.arange(len(savings))):
-            worthless = [np.zeros_like(mask) for mask in masks]
-            gone = ranked(masks, worthless, self._groups, first, 1.0, self._settings.min_channels)
-            floors.append(self._cost.count(self._without(masks, list(gone))))
+            unimportant = [np.zeros_like(mask) for mask in masks]
+            removed = ranked(masks, unimportant, self._groups, first, 1.0, self.settings.min_channels)
+            floors.append(self._cost.count(self._without(masks, list(removed))))
         return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:
@@ -210,7 +207,7 @@ class Pruner:
             return
         self._exhausted = True
         warnings.warn(
-            f"Every mask is down to {self._settings.min_channels} channel(s), and the model still has {flops:,} "
+            f"Every mask is down to {self.settings.min_channels} channel(s), and the model still has {flops:,} "
             f"FLOPs, above the target of {self.target:,}.",
             stacklevel=2,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "one-shot": lambda over: 1.0,
     "linear": lambda over: over,
-    # Zhu & Gupta 2017 (arXiv 1710.01878), of FLOPs where theirs is of weights: fast at first, when much can go.
+    # Zhu & Gupta 2017 (arXiv 1710.01878), of FLOPs where theirs is of weights: fast at first, when much can be removed.
     "cubic": lambda over: 1 - (1 - over) ** 3,
 }
 

@@ -18,7 +18,7 @@ FlopsWeight = float | Literal["auto"]
 
 @dataclass(frozen=True)
 class Settings:
-    """When to prune, by what measure, and how far; see `PruningOptimizer`.
+    """When to prune, by what measure of importance, and how far; see `PruningOptimizer`.
 
     Raises:
         InputError: if a value is out of range.

@@ -13,7 +13,7 @@ import pytest
 import maskc as api
 from maskc.compilation import align, layer_timing
 from maskc.errors import InputError
-from maskc.frontend import model_files, onnx_file
+from maskc.frontend import external_data, model_files
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.fusions import fusions
@@ -262,7 +262,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
     build.save_external(onnx.load(source), large)
     monkeypatch.setattr(layer_timing, "EMBEDDED_LIMIT", 1000)
     monkeypatch.setattr(layer_timing, "_ratios", lambda _: pytest.fail("no room for these models"))
-    for module in (model_files, onnx_file):
+    for module in (model_files, external_data):
         monkeypatch.setattr(module, "STAYS", 1000)
     assert maskc("compile", large, "--align", "measure", "-o", tmp_path / "small.onnx").exit_code == 0
     assert widths(onnx.load(tmp_path / "small.onnx"))[:2] == [32, 60]

@@ -15,7 +15,7 @@ from benchmarks import large
 from maskc import frontend
 from maskc.compilation.compile import compile_file
 from maskc.compilation.options import CompileOptions
-from maskc.frontend import model_files, onnx_file
+from maskc.frontend import external_data, model_files
 from maskc.frontend.graphs import all_tensors, array_of, has_external
 from passes.weights import streaming
 from passes.weights.external_file import Store
@@ -26,9 +26,9 @@ from tests.maskc.command import maskc, process, refused
 @pytest.fixture
 def staying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are left in their files, and large, however few they are."""
-    monkeypatch.setattr(onnx_file, "STAYS", 1)
+    monkeypatch.setattr(external_data, "STAYS", 1)
     monkeypatch.setattr(model_files, "STAYS", 1)
-    for module in (onnx_file, streaming):
+    for module in (external_data, streaming):
         monkeypatch.setattr(module, "LARGE", 65)
 
 
@@ -225,8 +225,8 @@ def test_few_weights_become_one_file(tmp_path: Path) -> None:
 
 
 def test_many_weights_of_which_few_are_left_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "STAYS", 1)
-    monkeypatch.setattr(onnx_file, "LARGE", 65)
+    monkeypatch.setattr(external_data, "STAYS", 1)
+    monkeypatch.setattr(external_data, "LARGE", 65)
     source = scattered(build.mlp(hidden=64), tmp_path)
     assert has_external(frontend.read(source, stay=True).model)
     compile_file(source, tmp_path / "out.onnx")
@@ -243,11 +243,11 @@ def test_a_model_in_memory_that_is_too_large_for_one_file(tmp_path: Path) -> Non
         np.testing.assert_array_equal(array_of(tensor), array_of(other))
 
 
-@pytest.mark.parametrize("stays", [1, onnx_file.STAYS])
+@pytest.mark.parametrize("stays", [1, external_data.STAYS])
 def test_weights_that_share_their_place_in_a_file_are_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: int
 ) -> None:
-    for module in (onnx_file, model_files):
+    for module in (external_data, model_files):
         monkeypatch.setattr(module, "STAYS", stays)
     nodes = [
         build.node("MatMul", "x w1", "a"),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tensorflow
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
     import keras
@@ -247,7 +247,7 @@ def test_maskc_layers_load_without_being_imported_first(keras: Any, tmp_path: Pa
 
 
 def test_saved_models_without_keras(tmp_path: Path) -> None:
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     tf = import_tensorflow()
 

@@ -19,17 +19,16 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 # Weights stay in files, however few; while the first is being written, a process is sent a signal.
 SIGNALLED = """
 import os, signal, time
-from maskc import storage
-from maskc.frontend import onnx_file
-from passes import lazy
-from passes.store import Store
+from maskc.frontend import external_data, model_files
+from passes.weights import streaming
+from passes.weights.external_file import Store
 
 def put(store, tensor, data):
     os.kill({process}, {signal})
     time.sleep(60)
 
-onnx_file.STAYS = storage.STAYS = 1
-onnx_file.LARGE = lazy.LARGE = 65
+external_data.STAYS = model_files.STAYS = 1
+external_data.LARGE = streaming.LARGE = 65
 Store.put = put
 """
 

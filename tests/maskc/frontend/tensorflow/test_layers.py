@@ -24,7 +24,7 @@ NO_ACTIVATIONS = {"deserialize", "get", "serialize"}
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -88,7 +88,7 @@ EXACT: dict[str, tuple[tuple[int, ...], Network]] = {
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.tensorflow
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    from maskc.frontend.tensorflow.convert import import_tensorflow
+    from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -14,7 +14,7 @@ import passes
 from maskc import progress
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
-from maskc.train.selection.groups import grouped, untied
+from maskc.train.selection.groups import grouped, uncoupled
 from tests.maskc.train.networks import depthwise, mlp, plain, residual
 
 pytestmark = pytest.mark.tensorflow
@@ -196,8 +196,8 @@ def test_savings_stay_exact_as_pruning_goes_on(build: Any, tie: str) -> None:
     for seed in range(4):
         cost = computational_cost(build())
         masks = cost.masks()
-        ties = cost.ties if tie == "auto" else untied([len(mask) for mask in masks])
-        groups = grouped(cost.layers, ties, [True] * len(masks))
+        coupled = cost.coupled if tie == "auto" else uncoupled([len(mask) for mask in masks])
+        groups = grouped(cost.layers, coupled, [True] * len(masks))
         rng = np.random.default_rng(seed)
         for _ in range(4):
             flops, savings = cost.by_group(masks, groups)
@@ -227,6 +227,6 @@ def test_counting_what_groups_save_tells_how_far_it_is() -> None:
     cost = computational_cost(keras.Model(inputs, keras.layers.Dense(2)(x)))
     heard: list[Any] = []
     with progress.listening(heard.append):
-        cost.by_group(cost.masks(), cost.ties)
+        cost.by_group(cost.masks(), cost.coupled)
     stage = heard[0]
     assert stage.title == "Counting what channels would save" and stage.done == stage.total >= 1

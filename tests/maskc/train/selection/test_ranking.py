@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskc.train.selection.groups import untied
+from maskc.train.selection.groups import uncoupled
 from maskc.train.selection.ranking import ranked
 
 
@@ -15,7 +15,7 @@ def choose(
     masks: Any, signals: Any, savings: Any, weight: Any = "auto", least: int = 1, groups: Any = None
 ) -> list[int]:
     arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
-    groups = untied([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
+    groups = uncoupled([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
     return list(ranked(*arrays, groups, np.concatenate(savings).astype(np.int64), weight, least))
 
 

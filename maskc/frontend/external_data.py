@@ -1,0 +1,126 @@
+"""External data of ONNX models: proved to lie beside the model, read, or left where they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from maskc.errors import InputError
+from maskc.frontend.graphs import all_tensors, is_external
+from passes.errors import in_brief
+from passes.weights.streaming import LARGE, stored_bytes
+
+# bytes: external data that are more in all stay in their files, and are read when they are asked for.
+STAYS = 64 * 2**20
+
+
+def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
+    """The external data files, each proved to lie in the model's directory before anything opens it."""
+    directory = path.parent.resolve()
+    files: dict[Path, None] = {}
+    for tensor in all_tensors(model):
+        if not is_external(tensor):
+            continue
+        location = _location(tensor)
+        file = path.parent / location
+        if _leaves(directory, location):
+            raise InputError(
+                f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "
+                "directory. "
+                "Only files beside the model are read; move it there."
+            )
+        missing = _missing(location, file)
+        if missing is not None:
+            raise InputError(f"{path}: the data of tensor '{tensor.name}' {missing}.")
+        _settle_extent(tensor, path, file)
+        files[file] = None
+    return tuple(files)
+
+
+def _missing(location: str, file: Path) -> str | None:
+    """What is wrong with the place of external data, and what to do; None if a file is there that ONNX reads."""
+    if not location:
+        return "are said to be in a file, and none is named. Export it again"
+    try:
+        if not file.is_file():
+            return f"is missing: there is no file '{file}'. Keep the external data files beside the model"
+        if file.is_symlink() or file.stat().st_nlink > 1:
+            kind = "a symbolic link" if file.is_symlink() else "a file with other names (hard links)"
+            return f"is in '{file}', which is {kind}, and ONNX reads only files of their own. Put a copy in its place"
+    except OSError as error:
+        return f"is missing: '{location[:60]}' is no name of a file ({error.strerror}). Export it again"
+    return None
+
+
+def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
+    """Have the tensor say how long it is, which it may leave out, or say with 0.
+
+    Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
+    """
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    what = f"{path}: the data of tensor '{tensor.name}'"
+    for key in ("offset", "length"):
+        if not re.fullmatch(r"\d+", said.get(key, "0"), re.ASCII):
+            raise InputError(
+                f"{what} have '{said[key]}' for their {key}, which is no number of bytes. Export it again."
+            )
+    try:
+        needed = stored_bytes(tensor)
+    except (KeyError, ValueError, TypeError):  # no such element type: reading it says so
+        return
+    offset, length = int(said.get("offset", 0)), int(said.get("length", 0)) or needed
+    if length != needed:
+        raise InputError(f"{what} are {length} bytes as the model says, and its shape needs {needed}. Export it again.")
+    if offset + needed > file.stat().st_size:
+        raise InputError(
+            f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
+            "The file is damaged or not whole; copy or export it again."
+        )
+    if int(said.get("length", 0)) != needed:
+        for entry in [entry for entry in tensor.external_data if entry.key == "length"]:
+            tensor.external_data.remove(entry)
+        tensor.external_data.add(key="length", value=str(needed))
+
+
+def _location(tensor: TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _leaves(directory: Path, location: str) -> bool:
+    # Windows rules are applied everywhere, so that a model is refused or read alike on all systems.
+    parts = PureWindowsPath(location)
+    if PurePosixPath(location).is_absolute() or parts.drive or parts.root or ".." in parts.parts:
+        return True
+    try:
+        return not (directory / location).resolve().is_relative_to(directory)  # a symbolic link may lead out
+    except (OSError, RuntimeError, ValueError):
+        return True
+
+
+def leave(model: ModelProto, path: Path) -> None:
+    """Let large initializers say where they lie, whatever the working directory, if they are much in all."""
+    stored = [t for t in model.graph.initializer if is_external(t) and stored_bytes(t) >= LARGE]
+    if sum(map(stored_bytes, stored)) < STAYS:
+        return
+    for tensor in stored:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str((path.parent / entry.value).resolve())
+
+
+def load(model: ModelProto, path: Path) -> None:
+    """Read all external data of the model at `path` but those that were left. Raises `InputError` when that fails."""
+    for tensor in all_tensors(model):
+        location = _location(tensor)
+        if not is_external(tensor) or Path(location).is_absolute():
+            continue
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))
+        except Exception as error:
+            raise InputError(
+                f"{path}: the data of tensor '{tensor.name}' cannot be read: {in_brief(error)}."
+            ) from error

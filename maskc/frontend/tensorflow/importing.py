@@ -1,0 +1,78 @@
+"""TensorFlow imported on demand, and kept from chattering."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from maskc.errors import UnavailableError
+
+# Errors only; it is read when TensorFlow is loaded.
+_LOG_LEVEL = "2"
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, imported without its chatter; `UnavailableError` when it or tf2onnx is not installed."""
+    first = "tensorflow" not in sys.modules
+    if first:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
+    try:
+        with quiet_stderr():
+            import tensorflow
+            import tf2onnx
+
+            if first:
+                tensorflow.config.list_logical_devices()  # the search for GPUs is what the chatter is about
+    except ImportError as error:
+        raise UnavailableError(
+            f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "
+            "Install maskc[tensorflow]."
+        ) from error
+    logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
+    return tensorflow
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what TensorFlow and Keras say in passing through Python's logging and warnings."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.
+
+    TensorFlow's libraries log to the file descriptor, in part before any log level can be set.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in (None, _LOG_LEVEL):
+        yield
+        return
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):
+        yield  # there is no stderr to keep clean
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
