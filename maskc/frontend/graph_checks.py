@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from maskc.frontend.graphs import all_graphs, bodies
+from maskc.frontend.graphs import all_graphs, bodies, fresh
 
 
 def label(node: NodeProto) -> str:
@@ -35,18 +35,14 @@ def name_nodes(model: ModelProto, unnamed: bool = True) -> tuple[str, ...]:
     Names of nodes mean nothing to what a model computes, but ONNX Runtime refuses names given twice, and messages
     speak of nodes by name.
     """
-    counts, shared, seen = _names(model), shared_names(model), set[str]()
+    shared, taken, seen = shared_names(model), set(_names(model)), set[str]()
     for node in (node for graph in all_graphs(model.graph) for node in graph.node):
         if (not node.name and not unnamed) or (node.name and node.name not in seen):
             seen.add(node.name)
             continue
         wanted = node.name or f"{node.op_type} -> {', '.join(name for name in node.output if name)}"
-        name, number = wanted, 1
-        while name in seen or name in counts:
-            number += 1
-            name = f"{wanted}_{number}"
-        seen.add(name)
-        node.name = name
+        node.name = fresh(wanted, taken)
+        taken.add(node.name)
     return shared
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from passes.weights.streaming import External, stored_bytes
 
@@ -54,8 +65,8 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
-def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and every graph nested in it."""
+def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[Any]:
+    """The graph (or local function) and every graph nested in it."""
     yield graph
     for node in graph.node:
         for body in bodies(node):
@@ -64,39 +75,37 @@ def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
     """Every node of the model: of the graph, of nested graphs, of local functions."""
-    for graph in all_graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        for node in function.node:
-            yield node
-            for body in bodies(node):
-                for graph in all_graphs(body):
-                    yield from graph.node
+    for owner in (model.graph, *model.functions):
+        for graph in all_graphs(owner):
+            yield from graph.node
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor stored in the model: initializers and attributes, dense and sparse, at any depth."""
-    graphs = list(all_graphs(model.graph))
-    for function in model.functions:
-        for node in function.node:
-            for body in bodies(node):
-                graphs.extend(all_graphs(body))
-    for graph in graphs:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
+    for owner in (model.graph, *model.functions):
+        for graph in all_graphs(owner):
+            if isinstance(graph, GraphProto):
+                yield from graph.initializer
+                yield from _parts(graph.sparse_initializer)
     for node in all_nodes(model):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             if attribute.HasField("sparse_tensor"):
-                yield attribute.sparse_tensor.values
-                yield attribute.sparse_tensor.indices
-            for sparse in attribute.sparse_tensors:
-                yield sparse.values
-                yield sparse.indices
+                yield from _parts([attribute.sparse_tensor])
+            yield from _parts(attribute.sparse_tensors)
+
+
+def _parts(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+    for sparse in tensors:
+        yield from (sparse.values, sparse.indices)
+
+
+def fresh(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, with a number after it where that name is taken."""
+    names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -116,7 +125,7 @@ def array_of(tensor: TensorProto) -> NDArray[Any]:
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor's data as it is held in memory, or in an external file."""
-    if is_external(tensor) or tensor.HasField("raw_data"):  # which is copied by whoever asks for it
+    if is_external(tensor) or tensor.HasField("raw_data"):  # which is copied wherever it is asked for
         return stored_bytes(tensor)
     return int(tensor.ByteSize())
 
@@ -163,10 +172,7 @@ def without_weights(model: ModelProto) -> ModelProto:
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     declared = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        elements = 1
-        for dim in tensor.dims:
-            elements *= dim
-        if elements <= _SHAPE_DATA and not is_external(tensor):
+        if math.prod(tensor.dims) <= _SHAPE_DATA and not is_external(tensor):
             graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in declared:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

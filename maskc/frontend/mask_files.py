@@ -13,22 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend.graphs import HALF_TYPES, TensorType, all_graphs, array_of, bodies, tensor_types
+from maskc.frontend.graphs import HALF_TYPES, TensorType, all_graphs, array_of, bodies, fresh, tensor_types
 
 # Mul takes these only since opset 14; the other numbers since opset 7.
-_SMALL_INTEGERS = frozenset({TensorProto.INT8, TensorProto.INT16, TensorProto.UINT8, TensorProto.UINT16})
-_NUMBERS = frozenset(
-    {
-        TensorProto.FLOAT,
-        TensorProto.DOUBLE,
-        TensorProto.FLOAT16,
-        TensorProto.BFLOAT16,
-        TensorProto.INT32,
-        TensorProto.INT64,
-        TensorProto.UINT32,
-        TensorProto.UINT64,
-    }
-)
+_SMALL_INTEGERS = frozenset(map(TensorProto.DataType.Value, "INT8 INT16 UINT8 UINT16".split()))
+_NUMBERS = frozenset(map(TensorProto.DataType.Value, "FLOAT16 BFLOAT16 FLOAT DOUBLE INT32 INT64 UINT32 UINT64".split()))
 
 # Arrays of 0 and 1 by `tensor` or `tensor@axis`, or a file of them.
 Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
@@ -66,8 +55,8 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
 
     A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative
     and is 1 for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only.
-    Initializers are multiplied in place; behind any other tensor a multiplication is put (a conjunction for
-    booleans) that everything reading the tensor then sees, nested graphs and graph outputs included. Names of
+    Initializers are multiplied in place; after any other tensor a multiplication is inserted (a conjunction for
+    booleans), whose output all consumers of the tensor then read, nested graphs and graph outputs included. Names of
     inputs and outputs stay.
 
     Raises `InputError` when a mask does not fit.
@@ -79,7 +68,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     graph = result.graph
     types = tensor_types(result)
     opset = next((entry.version for entry in result.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    names = _Names(graph)
+    taken = {name for inner in all_graphs(graph) for name in (*_defined(inner), *(node.name for node in inner.node))}
     inserted: dict[str, list[NodeProto]] = {}
     stored = {tensor.name: tensor for tensor in graph.initializer}
     inputs = {value.name for value in graph.input}
@@ -93,14 +82,14 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
             _multiply_initializer(key, stored[tensor], mask.reshape(shape))
         else:
             dtype = _mask_dtype(key, tensor, type_, opset)
-            name = names.fresh(f"{tensor}/mask")
+            name = _new_name(f"{tensor}/mask", taken)
             array = numpy_helper.from_array(mask.reshape(shape).astype(dtype), name)
             graph.initializer.append(array)
             op = "And" if type_.elem_type == TensorProto.BOOL else "Mul"
-            node = helper.make_node(op, [tensor, name], [""], name=names.fresh(f"{tensor}/masked"))
+            node = helper.make_node(op, [tensor, name], [""], name=_new_name(f"{tensor}/masked", taken))
             inserted.setdefault(tensor, []).append(node)
     for tensor, nodes in inserted.items():
-        _insert(graph, tensor, nodes, names, is_input=tensor in inputs)
+        _insert(graph, tensor, nodes, taken, is_input=tensor in inputs)
     return result
 
 
@@ -124,6 +113,12 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
     near = holding[:3] or difflib.get_close_matches(wanted, types, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
+
+
+def _new_name(wanted: str, taken: set[str]) -> str:
+    name = fresh(wanted, taken)
+    taken.add(name)
+    return name
 
 
 def _defined(graph: GraphProto) -> set[str]:
@@ -205,20 +200,20 @@ def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> 
     tensor.MergeFrom(kept)
 
 
-def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], names: _Names, *, is_input: bool) -> None:
-    """Chain the nodes behind the tensor, so that whoever read it reads the last one's output."""
+def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: set[str], *, is_input: bool) -> None:
+    """Insert the chain of nodes after the tensor, so that its consumers read the last one's output."""
     chain = list(nodes)
     if is_input:
-        # The caller's name must stay on the input, so the readers change over.
+        # The caller's name must stay on the input, so the consumers read another.
         if any(value.name == tensor for value in graph.output):
             raise InputError(f"Mask on '{tensor}': it is both an input and an output of the model and must stay.")
-        last = names.fresh(f"{tensor}/masked")
-        _rename_readers(graph, tensor, last)
+        last = _new_name(f"{tensor}/masked", taken)
+        _rename_reads(graph, tensor, last)
         first, place = tensor, 0
     else:
-        # The producer's output gets a new name, so that readers and graph outputs keep theirs.
+        # The producer's output gets a new name, so that consumers and graph outputs keep theirs.
         last = tensor
-        first = names.fresh(f"{tensor}/unmasked")
+        first = _new_name(f"{tensor}/unmasked", taken)
         place = next(i for i, node in enumerate(graph.node) if tensor in node.output)
         producer = graph.node[place]
         producer.output[list(producer.output).index(tensor)] = first
@@ -226,37 +221,19 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], names: _
     source = first
     for node in chain:
         node.input[0] = source
-        source = names.fresh(f"{tensor}/partly_masked") if node is not chain[-1] else last
+        source = _new_name(f"{tensor}/partly_masked", taken) if node is not chain[-1] else last
         node.output[0] = source
     for offset, node in enumerate(chain):
         graph.node.insert(place + offset, node)
 
 
-def _rename_readers(graph: GraphProto, old: str, new: str) -> None:
+def _rename_reads(graph: GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name == old:
                 node.input[i] = new
         for body in bodies(node):
-            _rename_readers(body, old, new)
+            _rename_reads(body, old, new)
             for value in body.output:
                 if value.name == old:
                     value.name = new
-
-
-class _Names:
-    """Names that are free in the graph and in all graphs nested in it."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self._taken: set[str] = set()
-        for inner in all_graphs(graph):
-            self._taken |= _defined(inner)
-            self._taken.update(node.name for node in inner.node)
-
-    def fresh(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name

@@ -144,7 +144,7 @@ def _without_annotations(
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """The model without its shape annotations, if those were all that the checker objected to.
 
-    Editors that change a graph often leave old annotations of inner tensors behind. They mean nothing to what
+    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what
     the model computes, and every runtime ignores them.
     """
 

@@ -11,7 +11,7 @@ _LEAST = 1024
 
 
 def joined(model: ModelProto) -> ModelProto:
-    """The model with one initializer for each place in a file; the others of that place are Identity nodes behind it.
+    """The model with one initializer for each place in a file; the others of that place are Identity nodes of it.
 
     So they keep their names, and what is read, cut and written is one tensor. Initializers that a caller may override
     stay. The model itself where nothing is shared.

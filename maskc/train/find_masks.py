@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow import keras as keras_frontend
 from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.frontend.tensorflow.functions import frozen
 from passes.analysis.find_mask import Keep
 from passes.errors import in_brief
 
@@ -88,17 +89,15 @@ def _probed(model: Any, tensor: Any) -> tuple[ModelProto, str]:
     else:
         function, name = _concrete(model), tensor
         where = "The function"
-    frozen = _frozen(function)
-    names = {t.name for operation in frozen.graph.get_operations() for t in operation.outputs}
+    constant = frozen(function)
+    names = {t.name for operation in constant.graph.get_operations() for t in operation.outputs}
     name = name if not isinstance(name, str) or ":" in name else f"{name}:0"
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise InputError(f"{where} has no tensor {name!r}.{hint}")
-    asked = frozen.graph.get_tensor_by_name(name)
+        raise InputError(f"{where} has no tensor {name!r}.{_near(name, names)}")
+    asked = constant.graph.get_tensor_by_name(name)
     if not asked.dtype.is_floating or not asked.shape.rank or asked.shape[-1] is None:
         raise InputError(f"{where}'s tensor {name!r} is not floating-point with a last axis of known size.")
-    onnx = _with_probe(where, frozen, asked).to_onnx()
+    onnx = _with_probe(where, constant, asked).to_onnx()
     bound = passes.bind(onnx, {_PROBE: np.ones(asked.shape[-1], bool)})
     return bound, _chosen(bound, where, asked)
 
@@ -126,10 +125,14 @@ def _operation(model: Any, tensor: Any) -> Any:
     found += [op for op in getattr(model, "operations", ()) if op.name == tensor and op not in found]
     if len(found) == 1:
         return found[0]
-    near = difflib.get_close_matches(str(tensor), [layer.name for layer in model._flatten_layers()], n=3)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     many = f"{len(found)} layers" if found else "no layer"
+    hint = _near(tensor, [layer.name for layer in model._flatten_layers()])
     raise InputError(f"The model {model.name!r} has {many} with the name {tensor!r}.{hint}")
+
+
+def _near(name: object, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), names, n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 @contextlib.contextmanager
@@ -167,17 +170,10 @@ def _concrete(function: Any) -> Any:
         ) from error
 
 
-def _frozen(function: Any) -> Any:
-    """The function with its variables as constants and what it calls inlined."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
-
-
-def _with_probe(where: str, frozen: Any, asked: Any) -> TensorFlowModel:
+def _with_probe(where: str, function: Any, asked: Any) -> TensorFlowModel:
     """The function with one more input, bool [channels]: where it is False, what reads the tensor reads zero."""
-    definition = frozen.graph.as_graph_def()
-    inputs, outputs = [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+    definition = function.graph.as_graph_def()
+    inputs, outputs = [t.name for t in function.inputs], [t.name for t in function.outputs]
 
     def probed(*arguments: Any) -> Any:
         given = dict(zip(inputs, arguments[:-1], strict=True))
@@ -187,7 +183,7 @@ def _with_probe(where: str, frozen: Any, asked: Any) -> TensorFlowModel:
         rest = tf.graph_util.import_graph_def(definition, given, outputs, name="behind")
         return [chosen if name == asked.name else t for name, t in zip(outputs, rest, strict=True)]
 
-    specs = [tf.TensorSpec(t.shape, t.dtype, f"maskc_input_{i}") for i, t in enumerate(frozen.inputs)]
+    specs = [tf.TensorSpec(t.shape, t.dtype, f"maskc_input_{i}") for i, t in enumerate(function.inputs)]
     specs.append(tf.TensorSpec(asked.shape[-1:], tf.bool, _PROBE))
     traced = tf.function(probed, input_signature=specs, autograph=False).get_concrete_function()
     names = tuple(f"maskc_output_{i}" for i in range(len(outputs)))

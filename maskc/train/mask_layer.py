@@ -14,9 +14,8 @@ import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train.importance.decay import moving_average
-from maskc.train.importance.loss_reduction import Reduction
-from maskc.train.importance.methods import Gathering, mean_over_replicas
-from maskc.train.importance.per_example import activity, copies_of, masked
+from maskc.train.importance.methods import mean_over_replicas
+from maskc.train.importance.per_example import Gathering, Reduction, activity, copies_of, masked
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from maskc.frontend.tensorflow.functions import frozen
+
 
 def widened(function: Any) -> Any | None:
     """The concrete function in float32, inputs and outputs as well; None where there is no bfloat16 in it.
@@ -16,16 +18,15 @@ def widened(function: Any) -> Any | None:
     None as well where it holds lookup tables, which cannot be frozen into it.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     if not _has_any(function.graph):
         return None
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
-    if any(tensor.dtype == tf.resource for tensor in frozen.inputs):
+    constant = frozen(function)
+    if any(tensor.dtype == tf.resource for tensor in constant.inputs):
         return None
-    definition = frozen.graph.as_graph_def()
+    definition = constant.graph.as_graph_def()
     _widen(definition)
-    inputs, outputs = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
+    inputs, outputs = ([tensor.name for tensor in side] for side in (constant.inputs, constant.outputs))
 
     def computed(*arguments: Any) -> Any:
         given = dict(zip(inputs, arguments, strict=True))
@@ -33,7 +34,7 @@ def widened(function: Any) -> Any | None:
 
     specs = [
         tf.TensorSpec(tensor.shape, tf.float32 if tensor.dtype == tf.bfloat16 else tensor.dtype, f"maskc_input_{index}")
-        for index, tensor in enumerate(frozen.inputs)
+        for index, tensor in enumerate(constant.inputs)
     ]
     return tf.function(computed, input_signature=specs, autograph=False).get_concrete_function()
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
+
+from maskc.frontend.graphs import bodies
 
 # Numbers in names that say only when something was made.
 _COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")
@@ -42,17 +44,11 @@ def canonical(model: ModelProto) -> None:
     _rename(model.graph, renamed)
 
 
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-
-
 def _order(graph: GraphProto) -> list[str]:
     """Order a graph; the names that it reads from outside, in the order in which it does."""
     reads: dict[int, list[str]] = {}
     for i, node in enumerate(graph.node):
-        reads[i] = [*node.input, *(name for body in _bodies(node) for name in _order(body))]
+        reads[i] = [*node.input, *(name for body in bodies(node) for name in _order(body))]
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     order: dict[int, None] = {}
     # What nothing reads comes last, by its name.
@@ -83,7 +79,7 @@ def _names(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in graph.input)
     for node in graph.node:
         yield from node.input
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from _names(body)
         yield from node.output
         yield node.name
@@ -97,7 +93,7 @@ def _rename(graph: GraphProto, renamed: dict[str, str]) -> None:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = renamed.get(name, name)
-        for body in _bodies(node):
+        for body in bodies(node):
             body.name = uncounted(body.name)
             _rename(body, renamed)
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):

@@ -1,4 +1,4 @@
-"""TensorFlow's functions: what freezing them leaves behind, and what it takes away."""
+"""TensorFlow's functions: what freezing them leaves, and what it takes away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Any
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _COMPILED = "_XlaMustCompile"
+
+
+def frozen(function: Any) -> Any:
+    """A concrete function with its variables as constants and what it calls inlined."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
 
 
 def inlined(graph: Any, inputs: list[str], outputs: list[str]) -> Any:

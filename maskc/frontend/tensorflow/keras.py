@@ -12,6 +12,7 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, MaskcError, UnavailableError
+from maskc.frontend.graphs import fresh
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
@@ -126,14 +127,10 @@ def _by_export(model: Any, name: str) -> TensorFlowModel:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """The names with a number behind each repetition."""
+    """The names with a number after each repetition."""
     result: list[str] = []
     for name in names:
-        fresh, count = name, 1
-        while fresh in result or (fresh != name and fresh in names):
-            count += 1
-            fresh = f"{name}_{count}"
-        result.append(fresh)
+        result.append(fresh(name, {*result, *names}) if name in result else name)
     return result
 
 

@@ -1,4 +1,4 @@
-"""LayerNormalization, which Keras spells out, as ONNX's operator."""
+"""LayerNormalization, which Keras decomposes, as ONNX's operator."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _products(body: Body, *names: str) -> Iterator[tuple[tuple[str, str], ...]]:
 
 
 def _gru(body: Body) -> Iterator[Cell]:
-    """`h' = z·h + (1 − z)·g`, with the reset gate before or behind the matrix of h."""
+    """`h' = z·h + (1 − z)·g`, with the reset gate before or after the matrix of h."""
     for state in body.states():
         result = body.become[state]
         for kept, new in body.pair(result, "Add"):
@@ -162,8 +162,7 @@ def _gates(body: Body, state: str, result: str, update: str, candidate: str) -> 
                 pairs = {
                     (body.part(a, 1, 3), body.part(b, 1, 3 if recurrent else 2)) for a, b in body.pair(inner, "Add")
                 }
-                behind = recurrent or body.part(h_z, 0, 2)
-                if same == function and (mixed, behind) in pairs:
+                if same == function and (mixed, recurrent or body.part(h_z, 0, 2)) in pairs:
                     order = (0, 1, 2)
                     both = [_vector(value, w.shape[1], order) for value in (sum_x.bias, bias)]
                     used = (function, outer_function)

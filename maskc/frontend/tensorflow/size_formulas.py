@@ -118,9 +118,11 @@ class Sizes:
             return first, 0
         if node.type in _BROADCASTING:
             # The operand that has the size, if all others have 1 or the same there.
-            behind = axis - self._graph.get_rank(tensor)
+            from_end = axis - self._graph.get_rank(tensor)
             wide = [
-                (node.input[i], len(s) + behind) for i, s in enumerate(shapes) if len(s) >= -behind and s[behind] != 1
+                (node.input[i], len(s) + from_end)
+                for i, s in enumerate(shapes)
+                if len(s) >= -from_end and s[from_end] != 1
             ]
             sizes = {self.dimension(*place) for place in wide} if len(wide) > 1 else set()
             return wide[0] if len(wide) == 1 or len(sizes) == 1 else None

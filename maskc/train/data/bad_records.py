@@ -41,7 +41,8 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
                 return InputError(f"{file} cannot be read: {error.message}.")
             return InputError(f"{file} is not a TFRecord file, or it is damaged behind record {index}.")
         # A sequence may be missing here and there, and a name that is misspelt is missing everywhere.
-        never = [name for name in spec.features if name not in seen and not _has_default(spec, name)]
+        required = [name for name, feature in spec.features.items() if getattr(feature, "default", None) is None]
+        never = [name for name in required if name not in seen]
         if seen and never:
             return InputError(f"{file}: none of the first {index + 1} records has the field {never[0]!r}.")
     return None
@@ -62,10 +63,6 @@ def _example(serialized: bytes) -> Any:
     except Exception:  # of protobuf, which has several
         return None
     return example
-
-
-def _has_default(spec: FeatureSpec, name: str) -> bool:
-    return getattr(spec.features[name], "default", None) is not None
 
 
 def compression(file: Path) -> str:

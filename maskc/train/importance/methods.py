@@ -9,7 +9,6 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.loss_reduction import Reduction
 
 Tensors = Callable[[Any], Any]
 
@@ -37,17 +36,6 @@ class Method:
     statistic: Tensors
     root: Tensors = _same
     power: Tensors = _same
-
-
-@dataclass(frozen=True)
-class Gathering:
-    """How a pruning optimizer wants importance estimated: by which method, for which loss.
-
-    `reduction` is None if it is not known how the loss is reduced over the batch.
-    """
-
-    method: Method
-    reduction: Reduction | None
 
 
 def _mean_square(values: Any) -> Any:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import keras
 import tensorflow as tf
 
-from maskc.train.importance.loss_reduction import Reduction
-from maskc.train.importance.methods import Gathering
+from maskc.train.importance.methods import Method
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """How a pruning optimizer wants importance estimated: by which method, for which loss.
+
+    `reduction` is None if it is not known how the loss is reduced over the batch.
+    """
+
+    method: Method
+    reduction: Reduction | None
 
 
 def masked(inputs: Any, mask: Any, copies: Any) -> Any:
@@ -80,3 +94,22 @@ def per_loss(batch: Any, reduction: Reduction) -> Any:
 def activity(inputs: Any) -> Any:
     """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
     return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=list(range(1, inputs.shape.rank - 1)))
+
+
+def loss_reduction(model: Any) -> Reduction | None:
+    """Returns "sum" or "mean" as the loss given to `model.compile` adds up examples or averages them.
+
+    Names of losses and plain functions are averaged by Keras. Returns None where there is no telling: the
+    model is not compiled with a loss (a custom training step, `add_loss`), or its outputs' losses are
+    reduced in different ways.
+    """
+    losses = [loss for loss in keras.tree.flatten(getattr(model, "loss", None)) if loss is not None]
+    found = {_reduction(loss) for loss in losses}
+    return found.pop() if len(found) == 1 else None
+
+
+def _reduction(loss: Any) -> Reduction:
+    if isinstance(loss, keras.losses.Loss) and loss.reduction in ("sum", "none", None):
+        # Without a reduction the loss stays a vector, and differentiating a vector differentiates its sum.
+        return "sum"
+    return "mean"

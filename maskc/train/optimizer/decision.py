@@ -12,26 +12,17 @@ from maskc.train.selection.pruner import Pruner
 
 
 def prune_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> None:
-    """Prunes if that is due after update number `step` and the target is not reached; arguments as for `prune`."""
+    """Prunes if that is due after update number `step` and the target is not reached; see `prune`."""
     since = tf.convert_to_tensor(step) - pruner.settings.burn_in
     due = tf.logical_and(since > 0, since % pruner.settings.prune_every == 0)
     above = tf.convert_to_tensor(flops) > pruner.target
-
-    def decide() -> Any:
-        prune(pruner, layers, step, flops)
-        return tf.constant(True)
-
-    tf.cond(tf.logical_and(due, above), decide, lambda: tf.constant(False))
+    tf.cond(tf.logical_and(due, above), lambda: prune(pruner, layers, step, flops), lambda: tf.constant(False))
 
 
-def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> None:
-    """Sets the mask entries to zero that are to be removed, and `flops` to what the model then costs.
+def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> Any:
+    """Sets mask entries of `layers` to zero as the pruner decides, and `flops` to what is left; returns True.
 
-    Args:
-        pruner: what decides.
-        layers: the mask layers that it prunes, in its order.
-        step: the variable that counts updates.
-        flops: an int64 variable, which every replica has.
+    `step` is the variable that counts updates, `flops` an int64 variable that every replica has.
     """
     masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
     scores = [tf.convert_to_tensor(layer.signal) for layer in layers]
@@ -51,3 +42,4 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
 
     left = tf.ensure_shape(left, ())
     flops.assign(tf.cond(left <= pruner.target, recount, lambda: left))
+    return tf.constant(True)

@@ -11,9 +11,8 @@ import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train.importance.decay import check_decay
-from maskc.train.importance.loss_reduction import Reduction
 from maskc.train.importance.methods import METHODS, canonical, random_signal
-from maskc.train.importance.per_example import activity, per_loss
+from maskc.train.importance.per_example import Reduction, activity, per_loss
 from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
 from maskc.train.selection.groups import grouped, uncoupled
 from maskc.train.selection.ranking import ranked

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance.loss_reduction import Reduction, loss_reduction
-from maskc.train.importance.methods import METHODS, Gathering, random_signal
+from maskc.train.importance.methods import METHODS, random_signal
+from maskc.train.importance.per_example import Gathering, Reduction, loss_reduction
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
 from maskc.train.optimizer.decision import prune, prune_when_due
 from maskc.train.optimizer.find_model import find_model
@@ -215,7 +215,7 @@ class PruningOptimizer(Wrapping):
             if self._settled is None:
                 with tf.init_scope():
                     self._settled = int(self._step.numpy())
-            settle_around(pruner.model(), self)
+            settle_around(pruner.model(), self.prune_if_due)
             return
 
         def decide(strategy: Any = None) -> None:

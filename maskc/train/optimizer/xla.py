@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
-
-
-class Settling(Protocol):
-    """What is to be done between executions."""
-
-    def prune_if_due(self) -> None:
-        """Takes the decisions that the last execution left open."""
-        ...
 
 
 def in_xla() -> bool:
@@ -22,8 +15,8 @@ def in_xla() -> bool:
     return bool(tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
-def settle_around(model: Any, settling: Settling) -> None:
-    """Lets every later execution of `model.train_function` begin and end with `settling.prune_if_due()`.
+def settle_around(model: Any, settle: Callable[[], None]) -> None:
+    """Lets every later execution of `model.train_function` begin and end with `settle()`, a method.
 
     Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
     that was wrapped before, or in a custom loop, where there is none.
@@ -31,17 +24,16 @@ def settle_around(model: Any, settling: Settling) -> None:
     function = getattr(model, "train_function", None)
     if function is None or getattr(function, "maskc_settles", None) is not None:
         return
-    reference = weakref.ref(settling)
+    reference = weakref.WeakMethod(settle)
 
-    def settle() -> None:
-        alive = reference()
-        if alive is not None:
-            alive.prune_if_due()
+    def settle_if_alive() -> None:
+        if method := reference():
+            method()
 
     def execute(*arguments: Any) -> Any:
-        settle()
+        settle_if_alive()
         logs = function(*arguments)
-        settle()
+        settle_if_alive()
         return logs
 
     execute.maskc_settles = reference  # type: ignore[attr-defined]

@@ -30,9 +30,7 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     """
     arrays: dict[str, Any] = {}
     # Optimizers first: one that decides between steps may still have a mask to change.
-    for index, optimizer in enumerate(_optimizers(model)):
-        store: dict[str, Any] = {}
-        optimizer.save_own_variables(store)
+    for index, store in enumerate(map(_saved, _optimizers(model))):
         arrays.update({f"optimizer/{index}/{key}": _array(value) for key, value in store.items()})
     arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
     if not is_chief(model.distribute_strategy):
@@ -68,10 +66,7 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     weights = [array for name, array in arrays.items() if name.startswith("weight/")]
     fits = [array.shape for array in weights] == [tuple(variable.shape) for variable in variables]
     optimizers = list(_optimizers(model))
-    expected: list[dict[str, Any]] = [{} for _ in optimizers]
-    for optimizer, store in zip(optimizers, expected, strict=True):
-        optimizer.save_own_variables(store)
-    if not fits or [set(stores.get(str(index), {})) for index in range(len(expected))] != [set(s) for s in expected]:
+    if not fits or any(set(stores.get(str(i), {})) != set(_saved(optimizer)) for i, optimizer in enumerate(optimizers)):
         raise InputError(
             f"The checkpoint {path} is of another model or optimizer: give another directory, or start without "
             "resuming."
@@ -116,6 +111,12 @@ def _optimizers(model: Any) -> Iterator[Any]:
     while optimizer is not None:
         yield optimizer
         optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def _saved(optimizer: Any) -> dict[str, Any]:
+    store: dict[str, Any] = {}
+    optimizer.save_own_variables(store)
+    return store
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:

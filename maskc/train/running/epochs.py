@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError, MaskcError
+from maskc.errors import InputError
 from maskc.train.data.records import Records
 from passes.errors import in_brief
-
-
-@runtime_checkable
-class Explaining(Protocol):
-    """What may know why TensorFlow failed."""
-
-    def explain(self, error: Exception) -> MaskcError | None:
-        """Returns what is wrong, or None if it is nothing that is known here."""
-        ...
-
 
 # The batches of an epoch, as a tf.data.Dataset, without the first few.
 Epochs = Callable[[int, int], Any]
@@ -76,7 +66,6 @@ def explained(*sources: Any) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         for source in sources:
-            told = source.explain(error) if isinstance(source, Explaining) else None
-            if told is not None:
+            if told := getattr(source, "explain", lambda error: None)(error):
                 raise told from error
         raise

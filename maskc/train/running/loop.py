@@ -20,6 +20,9 @@ from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import end_epoch, number, prepare, steps
 from maskc.train.running.summaries import Summaries
 
+# Checkpoints that are kept of a run.
+KEPT = 3
+
 
 @dataclass
 class Position:
@@ -74,6 +77,7 @@ class Interrupted(KeyboardInterrupt):
     """Training was interrupted; the checkpoint holds all that was done."""
 
 
+@dataclass(eq=False)
 class Loop:
     """Trains a compiled model over epochs of batches, and goes on exactly where an earlier run was interrupted.
 
@@ -82,7 +86,6 @@ class Loop:
         directory: `checkpoints/` and `logs/` go into it.
         checkpoint_every: updates between two checkpoints; one is written after each epoch in any case.
         summary_every: updates between two summaries of training.
-        keep: checkpoints to keep.
         monitor: when to stop early; by default never.
         summarize: writes more summaries at a step.
         counts: whether an epoch counts for early stop already.
@@ -92,27 +95,20 @@ class Loop:
     Of several workers, which must share the file system, the first one alone writes.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        directory: Path,
-        *,
-        checkpoint_every: int = 1000,
-        summary_every: int = 100,
-        keep: int = 3,
-        monitor: Monitor | None = None,
-        summarize: Callable[[Summaries, int], None] = lambda summaries, step: None,
-        counts: Callable[[], bool] = lambda: True,
-        begins: Callable[[], None] = lambda: None,
-        title: str = "Training",
-    ) -> None:
-        self.model = model
-        self.strategy = model.distribute_strategy
+    model: Any
+    directory: Path
+    checkpoint_every: int = 1000
+    summary_every: int = 100
+    monitor: Monitor | None = None
+    summarize: Callable[[Summaries, int], None] = lambda summaries, step: None
+    counts: Callable[[], bool] = lambda: True
+    begins: Callable[[], None] = lambda: None
+    title: str = "Training"
+
+    def __post_init__(self) -> None:
+        self.strategy = self.model.distribute_strategy
         self.writes = is_chief(self.strategy)
-        self.checkpoints, self.logs = directory / "checkpoints", directory / "logs"
-        self.checkpoint_every, self.summary_every, self.keep = checkpoint_every, summary_every, keep
-        self.monitor, self.summarize, self.counts, self.begins = monitor, summarize, counts, begins
-        self.title = title
+        self.checkpoints, self.logs = self.directory / "checkpoints", self.directory / "logs"
         self.position = Position()
         self._batches: int | None = None  # of an epoch, once one is done
 
@@ -243,7 +239,7 @@ class Loop:
         position = self.position
         checkpoints.save(self.checkpoints / checkpoints.name(position.step), self.model, dataclasses.asdict(position))
         if self.writes:
-            checkpoints.clear(self.checkpoints, self.keep)
+            checkpoints.clear(self.checkpoints, KEPT)
 
     @property
     def _end(self) -> Path:

@@ -42,7 +42,10 @@ def mirrored(count: int) -> Any:
 
 def several_workers(strategy: Any) -> bool:
     """Whether the replicas are in several processes."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and _workers(strategy) > 1
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    tasks = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(addresses) for kind, addresses in tasks.items() if kind != "ps") > 1
 
 
 def is_chief(strategy: Any) -> bool:
@@ -146,7 +149,3 @@ def _joined(first: Any, second: Any) -> Any:
 
 def _size(batch: Any) -> int:
     return int(tf.nest.flatten(batch)[0].shape[0])
-
-
-def _workers(strategy: Any) -> int:
-    return sum(len(tasks) for kind, tasks in strategy.cluster_resolver.cluster_spec().as_dict().items() if kind != "ps")

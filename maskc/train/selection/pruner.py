@@ -55,13 +55,7 @@ class Pruner:
         InputError: if the target cannot be reached, or the model cannot be converted.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        layers: Sequence[MaskLayer],
-        settings: Settings,
-        history: Rows,
-    ) -> None:
+    def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
         self._cost = ComputationalCost(model)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
@@ -118,12 +112,10 @@ class Pruner:
         for position, mask, score in zip(self._where, given, scores, strict=True):
             masks[position] = np.array(mask, np.float32)
             importance[position] = np.asarray(score)
-        before = [mask.copy() for mask in masks]
         flops = self._prune(int(step), masks, importance)
-        for index, position in enumerate(self._where):
-            removed = np.flatnonzero(before[position] != masks[position])
-            self._history += [(int(step), index, channel, flops) for channel in removed.tolist()]
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
+        for index, (old, new) in enumerate(zip(given, pruned, strict=True)):
+            self._history += [(int(step), index, channel, flops) for channel in np.flatnonzero(old != new).tolist()]
         return [np.asarray(flops, np.int64), *pruned]
 
     def recount(self) -> NDArray[np.int64]:
@@ -140,8 +132,7 @@ class Pruner:
         Raises:
             MaskcError: if it no longer exists.
         """
-        model = self._model()
-        if model is None:
+        if (model := self._model()) is None:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from maskc.errors import InputError
 from maskc.train.importance.decay import check_decay, is_number
-from maskc.train.importance.loss_reduction import Reduction
 from maskc.train.importance.methods import canonical
+from maskc.train.importance.per_example import Reduction
 from maskc.train.selection.schedules import SCHEDULES
 
 FlopsWeight = float | Literal["auto"]

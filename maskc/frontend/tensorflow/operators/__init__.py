@@ -1,6 +1,6 @@
 """Conversions that tf2onnx lacks or gets wrong, one file per family of TensorFlow's operators."""
 
-from maskc.frontend.tensorflow.operators import (
+from maskc.frontend.tensorflow.operators import (  # noqa: F401
     arithmetic,
     convolution,
     einsum,
@@ -9,16 +9,5 @@ from maskc.frontend.tensorflow.operators import (
     movement,
     resize,
 )
-from maskc.frontend.tensorflow.operators.registry import DOMAIN, opset
-
-__all__ = [
-    "DOMAIN",
-    "arithmetic",
-    "convolution",
-    "einsum",
-    "fourier",
-    "lookup_tables",
-    "movement",
-    "opset",
-    "resize",
-]
+from maskc.frontend.tensorflow.operators.registry import DOMAIN as DOMAIN
+from maskc.frontend.tensorflow.operators.registry import opset as opset

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import constant, converts, elementwise, make, replace
+from maskc.frontend.tensorflow.operators.registry import cast, column, constant, converts, elementwise, make, replace
 
 
 @converts("Erfc")
@@ -20,9 +20,8 @@ def erfc(graph: Any, node: Any) -> None:
     product = node.inputs[0]
     negated = [i for i, factor in enumerate(product.inputs) if factor.type == "Neg"] if product.type == "Mul" else []
     if not negated:
-        replace(
-            graph, node, make(graph, "Sub", [one, elementwise(graph, "Erf", x)], graph.get_shape(x), graph.get_dtype(x))
-        )
+        erf = elementwise(graph, "Erf", x)
+        replace(graph, node, make(graph, "Sub", [one, erf], graph.get_shape(x), graph.get_dtype(x)))
         return
     factors = list(product.input)
     factors[negated[0]] = product.inputs[negated[0]].input[0]
@@ -91,13 +90,12 @@ def bucketize(graph: Any, node: Any) -> None:
     shape, dtype = graph.get_shape(x), graph.get_dtype(x)
     wide = None if shape is None else [*shape, len(boundaries)]
     if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        x = make(graph, "Cast", [x], shape, TensorProto.FLOAT, to=TensorProto.FLOAT)
-    column = make(
-        graph, "Unsqueeze", [x, constant(graph, [-1])], None if shape is None else [*shape, 1], graph.get_dtype(x)
+        x = cast(graph, x, TensorProto.FLOAT)
+    below = make(
+        graph, "Less", [column(graph, x), constant(graph, boundaries, graph.get_dtype(x))], wide, TensorProto.BOOL
     )
-    below = make(graph, "Less", [column, constant(graph, boundaries, graph.get_dtype(x))], wide, TensorProto.BOOL)
     reached = make(graph, "Not", [below], wide, TensorProto.BOOL)
-    counted = make(graph, "Cast", [reached], wide, TensorProto.INT32, to=TensorProto.INT32)
+    counted = cast(graph, reached, TensorProto.INT32)
     total = make(graph, "ReduceSum", [counted, constant(graph, [-1])], shape, TensorProto.INT32, keepdims=0)
     replace(graph, node, total)
 
@@ -114,7 +112,7 @@ def sign_bit(graph: Any, node: Any) -> None:
     if not all(reader.type == "BitwiseAnd" and _asks_for_sign(reader) for reader in readers):
         raise ValueError(f"{node.name} ({node.type}) works on single bits")
     if node.type == "Bitcast":
-        return  # it goes with what reads it
+        return  # it is removed with what reads it
     x = node.inputs[0].input[0]
     shape, dtype = graph.get_shape(x), graph.get_dtype(x)
     zero = constant(graph, 0, dtype)

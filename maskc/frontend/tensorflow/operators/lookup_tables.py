@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import Tables, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import Tables, cast, converts, replace
 
 
 @converts("LookupTableFindV2")
@@ -23,8 +23,9 @@ def lookup(graph: Any, node: Any, tables: Tables) -> None:
     while table.type == "Identity":
         table = table.inputs[0]
     stored, values = tables[table.get_attr_value("shared_name")]
+    order = np.argsort(stored)  # TensorFlow gives the keys in another one in every process
     shape, dtype = graph.get_shape(keys), graph.get_dtype(output)
-    wide = make(graph, "Cast", [keys], shape, TensorProto.INT64, to=TensorProto.INT64)
+    wide = cast(graph, keys, TensorProto.INT64)
     found = graph.make_node(
         "LabelEncoder",
         [wide],
@@ -32,11 +33,11 @@ def lookup(graph: Any, node: Any, tables: Tables) -> None:
         shapes=[shape],
         dtypes=[TensorProto.INT64],
         attr={
-            "keys_int64s": stored.astype(np.int64).tolist(),
-            "values_int64s": values.astype(np.int64).tolist(),
+            "keys_int64s": stored[order].astype(np.int64).tolist(),
+            "values_int64s": values[order].astype(np.int64).tolist(),
             "default_int64": int(node.inputs[2].get_tensor_value()),
         },
     ).output[0]
-    replace(graph, node, make(graph, "Cast", [found], shape, dtype, to=dtype))
+    replace(graph, node, cast(graph, found, dtype))
     if not graph.find_output_consumers(table.output[0]):
         graph.remove_node(table.name)

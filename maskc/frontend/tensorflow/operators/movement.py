@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import cast, column, constant, converts, make, replace
 
 
 @converts("ReverseV2")
@@ -32,12 +32,12 @@ def one_hot(graph: Any, node: Any) -> None:
     if not node.inputs[1].is_const() or (rank is None and axis != -1):
         OneHot.version_13(graph, node)
         return
-    behind = 0 if axis == -1 else rank - axis
+    after = 0 if axis == -1 else rank - axis
     given, shape, dtype = graph.get_shape(indices), graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
-    wide = make(graph, "Cast", [indices], given, TensorProto.INT64, to=TensorProto.INT64)
-    column = None if given is None else [*given[: len(given) - behind], 1, *given[len(given) - behind :]]
-    wide = make(graph, "Unsqueeze", [wide, constant(graph, [axis])], column, TensorProto.INT64)
-    places = constant(graph, np.arange(int(node.inputs[1].get_tensor_value())).reshape(-1, *[1] * behind))
+    wide = cast(graph, indices, TensorProto.INT64)
+    split = None if given is None else [*given[: len(given) - after], 1, *given[len(given) - after :]]
+    wide = make(graph, "Unsqueeze", [wide, constant(graph, [axis])], split, TensorProto.INT64)
+    places = constant(graph, np.arange(int(node.inputs[1].get_tensor_value())).reshape(-1, *[1] * after))
     hot = make(graph, "Equal", [wide, places], shape, TensorProto.BOOL)
     replace(graph, node, make(graph, "Where", [hot, *node.input[2:4]], shape, dtype))
 
@@ -52,18 +52,15 @@ def bincount(graph: Any, node: Any) -> None:
     shape = graph.get_shape(node.output[0])
     # The rows of `hits` are the elements, the columns what they are compared with.
     hits = None if given is None else [*given, -1]
-    column = make(
-        graph, "Unsqueeze", [values, constant(graph, [-1])], hits and [*hits[:-1], 1], graph.get_dtype(values)
-    )
+    each = column(graph, values)
     limit = make(graph, "Cast", [size], [], graph.get_dtype(values), to=graph.get_dtype(values))
     zero, one = (constant(graph, number, graph.get_dtype(values)) for number in (0, 1))
     places = make(graph, "Range", [zero, limit, one], [-1], graph.get_dtype(values))
-    counted = make(graph, "Equal", [column, places], hits, TensorProto.BOOL)
-    counted = make(graph, "Cast", [counted], hits, dtype, to=dtype)
+    counted = make(graph, "Equal", [each, places], hits, TensorProto.BOOL)
+    counted = cast(graph, counted, dtype)
     binary = bool(node.get_attr_value("binary_output"))
     if not binary and 0 not in (graph.get_shape(weights) or [0]):
-        column = make(graph, "Unsqueeze", [weights, constant(graph, [-1])], hits and [*hits[:-1], 1], dtype)
-        counted = make(graph, "Mul", [counted, column], hits, dtype)
+        counted = make(graph, "Mul", [counted, column(graph, weights)], hits, dtype)
     if binary:
         result = make(graph, "ReduceMax", [counted], shape, dtype, axes=[-2], keepdims=0)
     else:
@@ -82,16 +79,16 @@ def select(graph: Any, node: Any) -> None:
     if node.type == "Select" and given is not None and rank is not None and len(given) == 1 < rank:
         # One decision for each element of the first axis.
         axes = list(range(1, rank))
-        column = [*given, *[1] * (rank - 1)]
-        condition = make(graph, "Unsqueeze", [condition, constant(graph, axes)], column, TensorProto.BOOL)
+        ones = [*given, *[1] * (rank - 1)]
+        condition = make(graph, "Unsqueeze", [condition, constant(graph, axes)], ones, TensorProto.BOOL)
     if dtype == TensorProto.BOOL:  # for which ONNX Runtime has no Where
         otherwise = make(graph, "Not", [condition], graph.get_shape(condition), dtype)
         parts = [make(graph, "And", pair, shape, dtype) for pair in zip((condition, otherwise), operands, strict=True)]
         replace(graph, node, make(graph, "Or", parts, shape, dtype))
     elif dtype in (TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT16, TensorProto.UINT32, TensorProto.UINT64):
         wide = TensorProto.FLOAT if dtype == TensorProto.FLOAT16 else TensorProto.INT64
-        cast = [make(graph, "Cast", [name], graph.get_shape(name), wide, to=wide) for name in operands]
-        chosen = make(graph, "Where", [condition, *cast], shape, wide)
-        replace(graph, node, make(graph, "Cast", [chosen], shape, dtype, to=dtype))
+        widened = [cast(graph, name, wide) for name in operands]
+        chosen = make(graph, "Where", [condition, *widened], shape, wide)
+        replace(graph, node, cast(graph, chosen, dtype))
     else:
         replace(graph, node, make(graph, "Where", [condition, *operands], shape, dtype))

@@ -78,6 +78,18 @@ def elementwise(graph: Any, operator: str, *inputs: str) -> str:
     return make(graph, operator, inputs, graph.get_shape(inputs[0]), graph.get_dtype(inputs[0]))
 
 
+def cast(graph: Any, name: str, dtype: int) -> str:
+    """A tensor in another type."""
+    return make(graph, "Cast", [name], graph.get_shape(name), dtype, to=dtype)
+
+
+def column(graph: Any, name: str) -> str:
+    """A tensor with one more axis, of size 1, after the others."""
+    shape = graph.get_shape(name)
+    wide = None if shape is None else [*shape, 1]
+    return make(graph, "Unsqueeze", [name, constant(graph, [-1])], wide, graph.get_dtype(name))
+
+
 def replace(graph: Any, node: Any, result: str) -> None:
     """Let `result` be the node's first output, under the name that this has, and drop the node."""
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import cast, constant, converts, make, replace
 
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 @converts("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea")
 def resize(graph: Any, node: Any) -> None:
-    """A Resize where it rounds as TensorFlow does, and otherwise what TensorFlow does, spelled out.
+    """A Resize where it rounds as TensorFlow does, and otherwise what TensorFlow does, decomposed.
 
     With sizes known beforehand, nearest neighbours at a ratio that is no whole number are picked by their numbers;
     areas and cubic splines, whose coefficients TensorFlow takes from a table, are one matrix for each axis.
@@ -96,7 +96,7 @@ def _multiply(graph: Any, node: Any, rows: NDArray[np.float64], columns: NDArray
     x, target = node.input[0], graph.get_shape(node.output[0])
     shape = [graph.get_shape(x)[axis] for axis in _FIRST]
     if graph.get_dtype(x) != real:
-        x = make(graph, "Cast", [x], graph.get_shape(x), real, to=real)
+        x = cast(graph, x, real)
     x = make(graph, "Transpose", [x], shape, real, perm=_FIRST)
     x = make(graph, "MatMul", [x, constant(graph, columns, real)], [*shape[:3], columns.shape[1]], real)
     wanted = [*shape[:2], rows.shape[1], columns.shape[1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,16 +9,12 @@ from keras import layers
 
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.models.masknet.config import MaskBlockConfig
-
-# That of the published implementation; Keras's own default is 1e-3.
-EPSILON = 1e-5
-
-Shape = tuple[int | None, ...]
+from maskc.train.models.masknet.layer import EPSILON, Configured, Shape
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class MaskBlock(layers.Layer):  # type: ignore[misc]
-    """A Dense layer on an input that an instance-guided mask multiplies, with layer normalisation behind it.
+class MaskBlock(Configured):
+    """A Dense layer on an input that an instance-guided mask multiplies, followed by layer normalisation.
 
     Wang, She, Zhang 2021 (arXiv 2102.07619), equations 4 to 9. The instance-guided mask is two Dense layers, the first
     of them the aggregation, on `mask_input`; it is a tensor of any values, unlike a pruning mask, which is a constant
@@ -31,7 +26,7 @@ class MaskBlock(layers.Layer):  # type: ignore[misc]
     Args:
         config: a `MaskBlockConfig`, or the dictionary of one.
         prunable: put a `MaskLayer` on the aggregation layer, on the hidden layer (before its normalisation) and on
-            the output. The last two are pruned together (they have the same `groups`): behind the normalisation a
+            the output. The last two are pruned together (they have the same `groups`): after the normalisation a
             hidden channel that is zero still gives something, which only the mask on the output takes away.
 
     Example:
@@ -46,10 +41,7 @@ class MaskBlock(layers.Layer):  # type: ignore[misc]
         ValueError: when built, if a reduction factor leaves no aggregation layer.
     """
 
-    def __init__(self, config: MaskBlockConfig | Mapping[str, Any], prunable: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = MaskBlockConfig.model_validate(config)
-        self.prunable = prunable
+    kind = MaskBlockConfig
 
     def build(self, net_shape: Shape, mask_input_shape: Shape) -> None:
         """Creates the layers for inputs of these shapes."""
@@ -97,7 +89,3 @@ class MaskBlock(layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, net_shape: Shape, mask_input_shape: Shape) -> Shape:
         """Returns `(batch, ..., output_size)`."""
         return (*net_shape[:-1], self.config.output_size)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "config": self.config.model_dump(mode="json"), "prunable": self.prunable}

@@ -22,7 +22,7 @@ class BatchNormConfig(Checked):
 
 
 class DropoutConfig(Checked):
-    """Dropout behind a hidden layer: `rate` is the share of channels that it drops."""
+    """Dropout after a hidden layer: `rate` is the share of channels that it drops."""
 
     rate: float = pydantic.Field(0.1, gt=0, lt=1)
 
@@ -33,7 +33,7 @@ class MlpConfig(Checked):
     Attributes:
         layer_sizes: channels of each layer, the last one being the output.
         batch_norm: normalise each hidden layer before its ReLU.
-        dropout: drop channels behind each hidden ReLU.
+        dropout: drop channels after each hidden ReLU.
         final_layer_activation: put a ReLU on the output as well.
     """
 
@@ -84,8 +84,8 @@ class MaskNetConfig(Checked):
     """A MaskNet.
 
     Attributes:
-        mask_blocks: the blocks, side by side or one behind the other.
-        mlp: Dense layers behind them.
+        mask_blocks: the blocks, side by side or one after the other.
+        mlp: Dense layers after them.
         use_parallel: side by side, all on the input and then concatenated; otherwise each on the output of the one
             before, and all guided by the input.
     """

@@ -9,16 +9,16 @@ import keras
 from keras import layers
 
 from maskc.train.mask_layer import MaskLayer
-from maskc.train.models.masknet.block import EPSILON, Shape
 from maskc.train.models.masknet.config import MlpConfig
+from maskc.train.models.masknet.layer import EPSILON, Configured, Shape
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class Mlp(layers.Layer):  # type: ignore[misc]
+class Mlp(Configured):
     """Dense layers, each but the last with batch normalisation (if asked for), ReLU, mask and dropout (if asked for).
 
     Input: `(batch, ..., channels)`, floating point. Output: `(batch, ..., layer_sizes[-1])`. The last layer has no
-    mask, since a channel of the output that is zero is of no use to whoever reads it.
+    mask, since a channel of the output that is zero is of no use to a caller.
 
     Args:
         config: an `MlpConfig`, or the dictionary of one.
@@ -34,10 +34,10 @@ class Mlp(layers.Layer):  # type: ignore[misc]
         pydantic.ValidationError: if the configuration is not valid.
     """
 
+    kind = MlpConfig
+
     def __init__(self, config: MlpConfig | Mapping[str, Any], prunable: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = MlpConfig.model_validate(config)
-        self.prunable = prunable
+        super().__init__(config, prunable, **kwargs)
         dtype = self.dtype_policy
         self.steps: list[Any] = []
         *hidden, last = self.config.layer_sizes
@@ -81,7 +81,3 @@ class Mlp(layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `(batch, ..., layer_sizes[-1])`."""
         return (*input_shape[:-1], self.config.layer_sizes[-1])
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "config": self.config.model_dump(mode="json"), "prunable": self.prunable}

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import layers
 
-from maskc.train.models.masknet.block import MaskBlock, Shape
+from maskc.train.models.masknet.block import MaskBlock
 from maskc.train.models.masknet.config import MaskNetConfig
+from maskc.train.models.masknet.layer import Configured, Shape
 from maskc.train.models.masknet.mlp import Mlp
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class MaskNet(layers.Layer):  # type: ignore[misc]
-    """MaskBlocks side by side or one behind the other, and Dense layers behind them.
+class MaskNet(Configured):
+    """MaskBlocks side by side or one after the other, and Dense layers after them.
 
     Wang, She, Zhang 2021 (arXiv 2102.07619), section 3.3.
 
@@ -46,10 +46,10 @@ class MaskNet(layers.Layer):  # type: ignore[misc]
         ValueError: when built, if a reduction factor leaves no aggregation layer.
     """
 
+    kind = MaskNetConfig
+
     def __init__(self, config: MaskNetConfig | Mapping[str, Any], prunable: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = MaskNetConfig.model_validate(config)
-        self.prunable = prunable
+        super().__init__(config, prunable, **kwargs)
         dtype = self.dtype_policy
         self.blocks = [
             MaskBlock(block, prunable, dtype=dtype, name=f"block_{index}")
@@ -89,7 +89,3 @@ class MaskNet(layers.Layer):  # type: ignore[misc]
         shared = (*input_shape[:-1], self.shared_size)
         output = shared if self.mlp is None else self.mlp.compute_output_shape(shared)
         return {"output": output, "shared_layer": shared}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "config": self.config.model_dump(mode="json"), "prunable": self.prunable}
