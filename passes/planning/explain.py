@@ -1,4 +1,4 @@
-"""Which channels were masked, which of them went, and what holds the others."""
+"""Which channels were masked, which of them were removed, and for the others the operator that needs them, and why."""
 
 from __future__ import annotations
 
@@ -9,99 +9,175 @@ import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import Mask, describe, is_constant, shape_of
-from passes.ops import UNKNOWN, rules
+from passes.graph.tensors import Index, Mask, describe, is_constant, output_index
+from passes.ops import UNKNOWN, Link, rules
 from passes.ops.convolution import Convolution, group_size
 from passes.ops.shape import Reshape
-from passes.planning.writers import writers
 from passes.results import Held, MaskedAxis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
+_FAR = 20  # nodes: a writer further up says little to a person
+
 
 def explain(
-    graph: gs.Graph,
-    facts: Facts,
-    layout: StoragePlan,
-    adapters: Policy = "auto",
-    made: Collection[str] = (),
+    graph: gs.Graph, facts: Facts, plan: StoragePlan, adapters: Policy = "auto", made: Collection[str] = ()
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
-    """Masked axes and held channels, in the order of the graph; `adapters` is the policy of the layout.
+    """Masked axes, and masked channels that are still computed, in the order of the graph.
 
-    Tensors named in `made` are not the model's own, and nothing is masked there.
+    adapters: the policy of the plan. made: names of tensors that are not the model's own; nothing is masked there.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """
     masked: list[MaskedAxis] = []
     held: list[Held] = []
-    holders = {describe(node): node for node in reversed(graph.nodes)}
+    consumers = {describe(node): node for node in reversed(graph.nodes)}
+    for tensor, axis, channels in _masked(graph, facts, made):
+        stays = channels & plan.stays(tensor.name, axis, channels.size)
+        removed = int((channels & ~stays).sum())
+        indices = tuple(np.flatnonzero(channels).tolist())
+        masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), removed, indices))
+        why = plan.reason.get((tensor.name, axis), np.full(stays.size, -1))
+        for number in dict.fromkeys(why[stays].tolist()):
+            label, op, reason = plan.reasons[number] if number >= 0 else plan.otherwise
+            consumer, aligned = consumers.get(label), number in plan.aligned
+            for writer, some in _writers(consumer, facts, tensor, axis, np.flatnonzero(stays & (why == number))):
+                if aligned:
+                    advice = "compile with `--align none`, which leaves fewer FLOPs"
+                else:
+                    advice = "share the mask or mask both" if writer else _advice(consumer, op, adapters)
+                held.append(Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, advice, aligned))
+    return tuple(masked), tuple(held)
+
+
+def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tuple[gs.Tensor, int, Mask]]:
+    """Tensors and axes with the slices that become constant there: bool [size]."""
     for node in graph.nodes:
         if rules(node).moves:
             continue
         for tensor in node.outputs:
-            for axis in range(len(shape_of(tensor) or ())) if tensor.name not in made else ():
-                known = facts.known(tensor, axis) if tensor.name in facts.constant else None
-                if known is None or not known.mask.any():
-                    continue
-                born = known.mask & ~_inherited(node, facts, tensor, axis, known.mask)
-                if not born.any():
-                    continue
-                stays = born & layout.stays(tensor.name, axis, born.size)
-                channels = tuple(np.flatnonzero(born).tolist())
-                removed = int((born & ~stays).sum())
-                masked.append(MaskedAxis(tensor.name, axis, born.size, len(channels), removed, channels))
-                held += _held(facts, layout, holders, adapters, tensor, axis, stays)
-    return tuple(masked), tuple(held)
+            if tensor.name in made or tensor.name not in facts.constant:
+                continue
+            for axis, _ in facts.axes(tensor):
+                known = facts.known(tensor, axis)
+                if known is not None:
+                    born = known.mask & ~_inherited(node, facts, tensor, axis, known.mask.size)
+                    if born.any():
+                        yield tensor, axis, born
 
 
-def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, mask: Mask) -> Mask:
+def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:
     """Slices that are constant because what they are computed from along this axis is."""
-    output = next(i for i, t in enumerate(node.outputs) if t is tensor)
-    inherited = np.zeros(mask.size, bool)
-    for i, a in rules(node).carries(node, facts, output, axis):
+    inherited = np.zeros(size, bool)
+    for i, a in rules(node).carries(node, facts, output_index(node, tensor), axis):
         source = node.inputs[i]
         known = None if is_constant(source) else facts.known(source, a)
-        if known is not None and known.mask.size == mask.size:
+        if known is not None and known.mask.size == size:
             inherited |= known.mask
     return inherited
 
 
-def _held(
-    facts: Facts,
-    layout: StoragePlan,
-    holders: dict[str, gs.Node],
-    adapters: Policy,
-    tensor: gs.Tensor,
-    axis: int,
-    stays: Mask,
-) -> Iterator[Held]:
-    """The channels that stay, by what holds them and who else writes them there."""
-    why = layout.reason.get((tensor.name, axis), np.full(stays.size, -1))
-    for number in dict.fromkeys(why[stays].tolist()):
-        channels = np.flatnonzero(stays & (why == number))
-        label, op, reason = layout.reasons[number] if number >= 0 else layout.otherwise
-        holder, aligned = holders.get(label), number in layout.aligned
-        for writer, some in writers(holder, facts, tensor, axis, channels):
-            if aligned:
-                advice = "compile with `--align none`, which leaves fewer FLOPs"
-            else:
-                advice = "share the mask or mask both" if writer else _advice(holder, op, adapters)
-            yield Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, advice, aligned)
-
-
-def _advice(holder: gs.Node | None, op: str, adapters: Policy) -> str:
-    """What a person can do so that channels go that an operator holds; "" where nothing is known to help."""
+def _advice(consumer: gs.Node | None, op: str, adapters: Policy) -> str:
+    """What a person can do so that the channels that a consumer needs can be removed; "" where nothing is known."""
     if op == "output":
         return "an output keeps its size: take the channels out of it where the model is made"
     ways = []
-    if holder is not None and subgraphs(holder):
+    if consumer is not None and subgraphs(consumer):
         ways.append("choose the branch, or unroll the loop, before exporting")
-    elif holder is not None and rules(holder) is UNKNOWN:
+    elif consumer is not None and rules(consumer) is UNKNOWN:
         ways.append("give the operator a rule (docs/custom-operators.md), or put the mask behind it")
-    elif holder is not None and isinstance(rules(holder), Reshape):
+    elif consumer is not None and isinstance(rules(consumer), Reshape):
         ways.append("mask whole parts of the axis that is split (heads, say), or the same places in each of them")
-    elif holder is not None and isinstance(rules(holder), Convolution) and group_size(holder) > 1:
+    elif consumer is not None and isinstance(rules(consumer), Convolution) and group_size(consumer) > 1:
         ways.append("mask whole groups, or equally many channels in each")
     if adapters != "always":
         ways.append("compile with `--adapters always` to have the constants put back there and not computed")
     return ", or ".join(ways)
+
+
+# -- who else writes the channels that a consumer needs ----------------------------------------------------------------
+
+
+def _writers(
+    consumer: gs.Node | None, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
+) -> list[tuple[str, Index]]:
+    """The channels of the tensor by the operator that writes the consumer's other operands there; "" where none does.
+
+    The consumer reads the tensor, or what is computed from it channel by channel.
+    """
+    found: list[tuple[str, Index]] = []
+    left = channels
+    for operand, a in _others(consumer, facts, tensor, axis, channels) if consumer is not None else ():
+        constant = _constant(facts, operand, a, left)
+        found += _traced(facts, operand, a, left[~constant])
+        left = left[constant]
+    if left.size:
+        found.append(("", left))
+    return sorted(found, key=lambda item: int(item[1][0]))
+
+
+def _others(
+    consumer: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
+) -> Iterator[tuple[gs.Tensor, int]]:
+    """Operands that the consumer combines with the tensor, index by index, and the axis along which it does."""
+    links = [k for k in facts.links(consumer) if k.source is None]
+    mine = next(_places(consumer, links, facts, tensor, axis, channels), None)
+    if mine is None:
+        return
+    for k in links:
+        other = consumer.inputs[k.input]
+        same = (k.output, k.output_axis) == (mine.output, mine.output_axis)
+        if same and k.input != mine.input and not is_constant(other):
+            yield other, k.input_axis
+
+
+def _places(
+    consumer: gs.Node, links: list[Link], facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
+) -> Iterator[Link]:
+    """Where the consumer may read the tensor: directly, or through what has the same constants."""
+    yield from (k for k in links if consumer.inputs[k.input] is tensor and k.input_axis == axis)
+    size = facts.size(tensor, axis)
+    for k in links:
+        operand = consumer.inputs[k.input]
+        fits = not is_constant(operand) and facts.size(operand, k.input_axis) == size
+        if fits and _constant(facts, operand, k.input_axis, channels).all():
+            yield k
+
+
+def _traced(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Iterator[tuple[str, Index]]:
+    """The channels by the operator that computes them: up through operators that only pass channels on."""
+    waiting = [(tensor, axis, channels, channels, 0)]
+    while waiting:
+        current, a, there, asked, hops = waiting.pop()
+        if not there.size:
+            continue
+        node = current.inputs[0] if current.inputs else None
+        if node is None:
+            yield f"the input {current.name}", asked
+            continue
+        left = np.ones(there.size, bool)
+        for source, b, place in _sources(node, facts, current, a) if hops < _FAR else ():
+            from_here = left & (place[there] >= 0)
+            from_here[from_here] = ~_constant(facts, source, b, place[there[from_here]])
+            waiting.append((source, b, place[there[from_here]], asked[from_here], hops + 1))
+            left &= ~from_here
+        if left.any():
+            yield describe(node), asked[left]
+
+
+def _sources(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int) -> list[tuple[gs.Tensor, int, Index]]:
+    """Inputs with the input slice that each output slice comes from (-1: none), those just computed first."""
+    output, found = output_index(node, tensor), []
+    for k in facts.links(node):
+        source = node.inputs[k.input]
+        if (k.output, k.output_axis) == (output, axis) and not k.split and not is_constant(source):
+            place = np.full(facts.size(tensor, axis) or 0, -1)
+            before, after = k.pairs(facts.size(source, k.input_axis) or 0)
+            place[after] = before
+            found.append((source, k.input_axis, place))
+    return sorted(found, key=lambda item: not item[0].inputs or bool(facts.links(item[0].inputs[0])))
+
+
+def _constant(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Mask:
+    constant = facts.constants(tensor, axis)
+    return np.zeros(channels.size, bool) if constant is None else constant[channels]

@@ -39,80 +39,67 @@ def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
 class _Widening:
     """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
 
-    def __init__(self, graph: gs.Graph, facts: Facts, chosen: StoragePlan, floor: StorageFloor) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan, floor: StorageFloor) -> None:
         self.graph = graph
         self.facts = facts
-        self.chosen = chosen
+        self.plan = plan
         self.floor = floor
-        self.held = dict(chosen.stored)
+        self.stored = dict(plan.stored)
         self.grew = False
 
     def run(self) -> bool:
         """Add to `floor` what takes the place of each adapter of the plan; whether that was anything."""
         for index, node in enumerate(self.graph.nodes):
-            if index in self.chosen.computed:
+            if index in self.plan.computed:
                 for i, tensor in present(node.inputs):
-                    if not is_constant(tensor) and tensor.name not in self.chosen.absent:
-                        self._visit(index, node, i, tensor)
+                    if not is_constant(tensor) and tensor.name not in self.plan.absent:
+                        for axis, size in self.facts.axes(tensor):
+                            self._visit(index, node, i, axis, size)
         for tensor in self.graph.outputs:
-            for axis in range(len(shape_of(tensor) or ())):
-                if (tensor.name, axis) in self.held and tensor.name not in self.chosen.absent:
-                    self._store(tensor, axis, self._all(tensor, axis))
+            for axis, size in self.facts.axes(tensor):
+                if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
+                    self._store(tensor, axis, np.ones(size, bool))
         return self.grew
 
-    def _visit(self, index: int, node: gs.Node, i: int, tensor: gs.Tensor) -> None:
-        for axis in range(len(shape_of(tensor) or ())):
-            if not self.facts.size(tensor, axis):
-                continue
-            there = self._held(tensor, axis)
-            seen = self.chosen.required.get((index, i, axis), self._all(tensor, axis))
-            if not seen.any():
-                continue  # an operand that is left out
-            if (seen & ~there).any():
-                self._store(tensor, axis, seen)
-            for output, a, mask in _reached(node, self.facts, i, axis, there & ~seen):
-                self._store(output, a, mask)
-            unread = self._stored(tensor, axis) & ~seen
-            reached = _reached(node, self.facts, i, axis, unread)
-            if unread.any() and all(
-                t.name in self.chosen.absent or self._stored(t, a)[mask].all() for t, a, mask in reached
-            ):
-                self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
-
-    def _all(self, tensor: gs.Tensor, axis: int) -> Mask:
-        return np.ones(self.facts.size(tensor, axis) or 0, bool)
-
-    def _stored(self, tensor: gs.Tensor, axis: int) -> Mask:
-        """What the plan stores; `_held` adds what this sweep does."""
-        return self.chosen.stored.get((tensor.name, axis), self._all(tensor, axis))
-
-    def _held(self, tensor: gs.Tensor, axis: int) -> Mask:
-        return self.held.get((tensor.name, axis), self._all(tensor, axis))
+    def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
+        """Let an input, along one axis, and the outputs store what spares this node an adapter there."""
+        tensor, whole = node.inputs[i], np.ones(size, bool)
+        required = self.plan.required.get((index, i, axis), whole)
+        if not required.any():
+            return  # an operand that is left out
+        stored = self.stored.get((tensor.name, axis), whole)
+        if (required & ~stored).any():
+            self._store(tensor, axis, required)
+        for output, a, mask in _reached(node, self.facts, i, axis, stored & ~required):
+            self._store(output, a, mask)
+        unread = self.plan.stored.get((tensor.name, axis), whole) & ~required
+        reached = [r for r in _reached(node, self.facts, i, axis, unread) if r[0].name not in self.plan.absent]
+        if unread.any() and all(self.plan.stays(t.name, a, mask.size)[mask].all() for t, a, mask in reached):
+            self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
 
     def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
         key = tensor.name, axis
         before = self.floor.stored.get(key, np.zeros(mask.size, bool))
         self.floor.stored[key] = before | mask
-        self.held[key] = self._held(tensor, axis) | mask
+        self.stored[key] = self.stored.get(key, np.ones(mask.size, bool)) | mask
         self.grew = self.grew or bool((mask & ~before).any())
 
     def _leave(self, index: int, node: gs.Node) -> None:
+        """Leave the node as it is."""
         self.grew = self.grew or index not in self.floor.intact
         self.floor.intact.add(index)
         for tensor in node.outputs:
-            for axis in range(len(shape_of(tensor) or ())):
-                if self.facts.size(tensor, axis):
-                    self._store(tensor, axis, self._all(tensor, axis))
+            for axis, size in self.facts.axes(tensor):
+                self._store(tensor, axis, np.ones(size, bool))
 
 
-def _reached(node: gs.Node, facts: Facts, index: int, axis: int, there: Mask) -> Iterator[tuple[gs.Tensor, int, Mask]]:
+def _reached(node: gs.Node, facts: Facts, index: int, axis: int, read: Mask) -> Iterator[tuple[gs.Tensor, int, Mask]]:
     """What the outputs must store for the node to read these slices of its input."""
     links = [k for k in facts.links(node) if (k.input, k.input_axis) == (index, axis)]
     for link in links:
         output = node.outputs[link.output]
-        yield output, link.output_axis, link.forward(there, facts.size(output, link.output_axis) or 0)
-    for o, output in enumerate(node.outputs):
-        for a in range(len(shape_of(output) or ())):
-            carried = not links and (index, axis) in rules(node).carries(node, facts, o, a)
-            if carried and facts.size(output, a) == there.size:
-                yield output, a, there
+        yield output, link.output_axis, link.forward(read, facts.size(output, link.output_axis) or 0)
+    for o, output in enumerate(node.outputs if not links else ()):
+        for a, size in facts.axes(output):
+            if size == read.size and (index, axis) in rules(node).carries(node, facts, o, a):
+                yield output, a, read

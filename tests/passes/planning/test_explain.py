@@ -1,4 +1,4 @@
-"""Who else writes the channels that an operator holds."""
+"""Who else writes the channels that a consumer needs."""
 
 from __future__ import annotations
 
