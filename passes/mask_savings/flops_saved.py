@@ -22,6 +22,7 @@ from passes.ops import rules
 from passes.pipeline import order
 from passes.pipeline.trace import Recorder
 from passes.results import Cost
+from passes.simplify.constant_folding import fold_constants
 
 #: told how many evaluations are done, and of how many
 Watch = Callable[[int, int], None]
@@ -146,6 +147,7 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> Compiled
     """What the file costs that `shrink` makes of the model with this policy, without writing it."""
 
     def count(graph: gs.Graph) -> tuple[CompiledCost, Cost]:
+        fold_constants(graph)  # as where a file is counted: weights may be stored in another form again
         computing = [node for node in graph.nodes if not rules(node).moves]
         unknown = any(tensor.shape is None for node in computing for tensor in node.outputs)  # of nodes that were added
         counts = cost.count(exported(graph, model)) if unknown else cost.of_graph(graph)

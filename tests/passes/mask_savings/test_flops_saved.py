@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from passes import bind, count, flops_by_group, flops_by_mask, shrink
+from passes import Policy, bind, count, flops_by_group, flops_by_mask, shrink
+from passes.adapters.placement import POLICIES
 from passes.mask_savings import flops_saved
+from tests.generators.networks import network
 from tests.passes.text import Array, mask, model, random
+
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 
 
 def test_matrix_product_convolution_and_elementwise_operators() -> None:
@@ -119,6 +124,14 @@ def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) 
     rng = np.random.default_rng(seed)
     masks = {n: (rng.random(8) < 0.7).astype(np.float32) for n in ("m", "mq", "mk", "mv")}
     assert_worth_exactly(source, masks)
+
+
+@pytest.mark.parametrize("adapters", POLICIES)
+@pytest.mark.parametrize("name", [*sorted(path.stem for path in FIXTURES.glob("*.onnx")), *range(30), 100612, 100852])
+def test_training_counts_what_the_compiled_file_has(name: str | int, adapters: Policy) -> None:
+    """Fixtures, and random networks by their seeds: there is one order of passes, whether a file is written or not."""
+    source = network(name).model if isinstance(name, int) else onnx.load(FIXTURES / f"{name}.onnx")
+    assert flops_saved.compiled_cost(source, adapters).flops == shrink(source, adapters).report.after.flops
 
 
 def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
