@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -73,7 +73,7 @@ class ClampedAffine:
         return ClampedAffine(self.data, *numbers)
 
     def factored(self) -> tuple[ClampedAffine, float]:
-        """A ramp that takes fewer operators, and what its result is to be multiplied by."""
+        """A map that takes fewer operators, and what its result is to be multiplied by."""
         if self.low == 0 and 0 < self.high < math.inf:
             return ClampedAffine(self.data, self.scale / self.high, self.shift / self.high, 0.0, 1.0), self.high
         if self.scale < 0:
@@ -94,13 +94,16 @@ class ClampedAffine:
 _Map = TypeVar("_Map", Affine, ClampedAffine)
 
 
-def longest_chain(
-    last: gs.Node, map_of: Callable[[gs.Node], _Map | None], editor: GraphEditor
-) -> tuple[_Map, list[gs.Node]] | None:
-    """The longest chain of scales and shifts that ends with the node: as one, and its nodes, the last one first.
+@dataclass(frozen=True)
+class Chain(Generic[_Map]):
+    """Nodes, the last one first, each of which alone reads what the one before it writes; `whole`: all as one."""
 
-    Nothing but the next one reads what a node of the chain writes. None if the last node is no scale and shift.
-    """
+    whole: _Map
+    nodes: list[gs.Node]
+
+
+def longest_chain(last: gs.Node, map_of: Callable[[gs.Node], _Map | None], editor: GraphEditor) -> Chain[_Map] | None:
+    """The longest chain of scales and shifts that ends with the node; None if the node is none."""
     whole, nodes = map_of(last), [last]
     if whole is None:
         return None
@@ -111,7 +114,7 @@ def longest_chain(
             break
         whole = joint
         nodes.append(before)
-    return whole, nodes
+    return Chain(whole, nodes)
 
 
 def rounds(shift: Array | float, dtype: object) -> bool:

@@ -1,4 +1,4 @@
-"""Operators that are made of others, decomposed where that lets channels go."""
+"""Operators that are made of others, decomposed where channels can then be removed."""
 
 from __future__ import annotations
 

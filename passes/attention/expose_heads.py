@@ -13,7 +13,7 @@ from passes.simplify import dead_code
 def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
 
-    Afterwards operators are written out, parts picked early and heads aligned where that lets channels go; the
+    Afterwards operators are decomposed, parts picked early and heads aligned where channels can then be removed; the
     function of the graph is the same.
     """
     found = dataflow.analyse(graph)

@@ -29,7 +29,7 @@ _LARGEST = 1 << 21
 
 @dataclass
 class _Root:
-    """A tensor whose `axis` is split: which of its channels are read behind it, and by how many.
+    """A tensor whose `axis` is split: which of its channels are read after it, and by how many.
 
     `zero` and `fixed` say which channels are known to be zero, or some constant; `value` holds these constants.
     """
@@ -61,7 +61,7 @@ class _Trace:
 class _Merge:
     """A tensor whose `axis` holds channels of a root again, in the order of `index`.
 
-    `even`: constants are still there as they were, and whoever reads them can be given them again.
+    `even`: constants are still there as they were, and an adapter can restore them at their consumers.
     """
 
     root: _Root
@@ -297,12 +297,12 @@ class _Writer:
             new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
             _replace_inputs(root.starts, root.tensor, new)
         for merge in self.found.merges:
-            held, back = merge.index, np.arange(merge.index.size)
+            channels, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
-                held = merge.root.order[merge.index]
-                back = inverse(held)[merge.index]
-            zero = merge.root.zero[held] | merge.fixed[held]
-            shift = np.where(merge.fixed[held], merge.root.value[held], 0)
+                channels = merge.root.order[merge.index]
+                back = inverse(channels)[merge.index]
+            zero = merge.root.zero[channels] | merge.fixed[channels]
+            shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if merge not in aligned:
                 known = self.facts.known(merge.tensor, merge.axis)
                 new_here = (shift != 0) | (True if known is None else ~known.mask)

@@ -1,7 +1,7 @@
-"""Parts that are picked behind a reshape are picked before it: queries, keys and values of one product, for instance.
+"""Parts that are picked after a reshape are picked before it: queries, keys and values of one product, for instance.
 
-One product often makes the queries, keys and values of all heads, and only behind a reshape and a transposition they go
-their own ways. The three keep channels of their own, which one axis cannot say; so where channels are masked, each
+One product often makes the queries, keys and values of all heads, and only after a reshape and a transposition they
+part. The three keep channels of their own, which one axis cannot say; so where channels are masked, each
 part gets a product of its own.
 """
 
@@ -27,7 +27,7 @@ from passes.weights.quantized import Quantized
 
 @dataclass(frozen=True)
 class _Part:
-    """Slices `start` to `stop` of `axis` of what a reshape, and perhaps a transposition behind it, writes."""
+    """Slices `start` to `stop` of `axis` of what a reshape, and perhaps a transposition after it, writes."""
 
     output: gs.Tensor
     axis: int
@@ -49,7 +49,7 @@ def hoist(graph: gs.Graph, facts: Facts) -> bool:
 
 
 class _Hoist:
-    """One reshape with the parts behind it."""
+    """One reshape with the parts after it."""
 
     def __init__(self, editor: GraphEditor, facts: Facts, reshape: gs.Node) -> None:
         self.editor, self.facts, self.reshape = editor, facts, reshape
@@ -98,7 +98,7 @@ class _Hoist:
         return axis, outputs[0], int(np.prod(sizes[1:]))
 
     def _operand(self, first: int) -> list[int] | None:
-        """The sizes that the reshape is given, None where they are not constant or copied behind the split axis."""
+        """The sizes that the reshape is given, None where they are not constant or copied after the split axis."""
         sizes = int_list(self.reshape.inputs[1]) if len(self.reshape.inputs) > 1 else None
         shape: tuple[Dim, ...] = shape_of(self.reshape.outputs[0]) or ()
         if sizes is None or len(sizes) != len(shape) or 0 in sizes[first + 1 :]:

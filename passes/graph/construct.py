@@ -54,8 +54,8 @@ def node(
 
 
 def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, SynchronizedList]:
-    """The lists of what is in front of a tensor or node and behind it, empty; they tell the other side of changes."""
-    before, behind = SynchronizedList.__new__(SynchronizedList), SynchronizedList.__new__(SynchronizedList)
+    """The lists of what comes before a tensor or node and after it, empty; they tell the other side of changes."""
+    before, after = SynchronizedList.__new__(SynchronizedList), SynchronizedList.__new__(SynchronizedList)
     before.parent_obj, before.field_name = owner, "outputs"
-    behind.parent_obj, behind.field_name = owner, "inputs"
-    return {"inputs": before, "outputs": behind}
+    after.parent_obj, after.field_name = owner, "inputs"
+    return {"inputs": before, "outputs": after}

@@ -50,7 +50,7 @@ def replace_tensor(old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def erase_keeping_input(node: gs.Node, source: gs.Tensor) -> None:
-    """Erase the node; who reads its output 0 reads `source`."""
+    """Erase the node; what reads its output 0 reads `source`."""
     replace_tensor(node.outputs[0], source)
     erase(node)
 
@@ -72,7 +72,7 @@ def become(node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[s
 class GraphEditor:
     """New nodes and constants for a graph, under names that nothing in it has.
 
-    New nodes are in the graph's list from `finish` on; until then the list is left alone, so it can be gone through.
+    New nodes are in the graph's list from `finish` on; until then the list is left alone.
     """
 
     #: nothing comes before the one, or after the other; for all editors, as a node waits for a collection
@@ -88,7 +88,7 @@ class GraphEditor:
         self._before: dict[int, list[gs.Node]] = {}
         self._after: dict[int, list[gs.Node]] = {}
 
-    # -- who else writes and reads a tensor ------------------------------------------------------------------------
+    # -- producers and consumers -----------------------------------------------------------------------------------
 
     @cached_property
     def seen_outside(self) -> set[str]:

@@ -55,7 +55,7 @@ def _depths(expression: Expression, op: str) -> Iterator[int]:
 
 
 def nodes_of(expression: Expression, tensor: gs.Tensor) -> tuple[gs.Node, ...] | None:
-    """The nodes that compute the tensor as it is spelled, the last one last; None if it is computed otherwise."""
+    """The nodes that compute the tensor by the expression, the last one last; None if it is computed otherwise."""
     matched = _matched(expression, tensor, None)
     return None if matched is None else tuple({id(n): n for n in matched[1]}.values())
 
@@ -63,7 +63,7 @@ def nodes_of(expression: Expression, tensor: gs.Tensor) -> tuple[gs.Node, ...] |
 def _matched(
     expression: Expression, tensor: gs.Tensor, data: gs.Tensor | None
 ) -> tuple[gs.Tensor | None, list[gs.Node]] | None:
-    """What stands for X (`data`, if something does already) and the nodes; None if it is spelled otherwise."""
+    """What stands for X (`data`, if something does already) and the nodes; None if it is computed otherwise."""
     if expression == X:
         return (tensor, []) if data is None or data is tensor else None
     if not isinstance(expression, tuple):

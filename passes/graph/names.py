@@ -23,7 +23,7 @@ class Names:
                 self._collect(inner)
 
     def fresh(self, hint: str) -> str:
-        """`hint`, with a number behind it if it is taken."""
+        """`hint`, with a number after it if it is taken."""
         if not self._taken:  # most never make a name
             self._collect(self._graph)
         name, number = hint, 0

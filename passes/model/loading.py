@@ -15,7 +15,7 @@ from passes.model.importing import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, check_declared, inferred, unfinished
 from passes.ops import rules
 from passes.simplify.constant_folding import fold_constants, settle_operands
-from passes.simplify.inline_constant_if import take_branches
+from passes.simplify.inline_constant_if import inline_taken_branches
 
 
 def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collection[str] = ()) -> gs.Graph:
@@ -33,7 +33,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        folded, taken, settled = fold_constants(graph, keep), take_branches(graph), settle_operands(graph)
+        folded, taken, settled = fold_constants(graph, keep), inline_taken_branches(graph), settle_operands(graph)
         if not folded and not taken and not settled:
             break
         part = unfinished(graph.nodes) if found.sound and not taken and not settled else graph.nodes

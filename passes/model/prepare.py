@@ -43,8 +43,8 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)
     dead_code.drop_unused(graph)
-    move_masks_after_products.put_masks_behind(graph, keep)
-    if gelu.join(graph, keep):
+    move_masks_after_products.move_masks(graph, keep)
+    if gelu.fuse(graph, keep):
         dead_code.drop_unused(graph)
     return graph
 

@@ -23,7 +23,7 @@ def clean(graph: gs.Graph, *, nested: bool = False) -> None:
         absorb_gathers.absorb_orders(graph)
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
-        hard_activations.join(graph)
+        hard_activations.fuse(graph)
         fold_scale_shift.fold_into_consumers(graph, fusions.fused_nodes(graph))
     dead_code.drop_identities(graph)
     dead_code.drop_unused(graph)

@@ -1,4 +1,4 @@
-"""Gathers that permute or pick channels of a product go into the weights before or after them."""
+"""Gathers that permute or pick channels of a product are folded into the weights before or after them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passes.rewriting.channel_order import Orders
 
 
 def absorb_orders(graph: gs.Graph) -> None:
-    """Fold Gathers into the weights before them, or into all the weights behind them.
+    """Fold Gathers into the weights before them, or into all the weights after them.
 
     Afterwards none is left that picks each channel once at most and has nothing but single-read operators between
     itself and a product of constant weights, nor a permutation that only such products read.

@@ -1,4 +1,4 @@
-"""Compute what does not depend on the input, and take away nodes that do nothing."""
+"""Constant folding: what does not depend on the input is computed once, and becomes an initializer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     """Replace every node whose operands are all initializers by its result; whether any was computed.
 
     Afterwards no Constant node is left. A result that is larger than all of its operands together, and not small,
-    stays a node: the file must not grow, unless nodes behind it make less of it again. So does one that the reference
+    stays a node: the file must not grow, unless nodes after it make less of it again. So does one that the reference
     implementation cannot compute, and one that reads an initializer named in `keep`.
     """
     outputs = {id(t) for t in graph.outputs}
@@ -50,7 +50,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         erase(node)
     drop_erased(graph)
     ends = joint_constant_folding.made_of_constants(graph, keep)
-    for tensor, values in ends.values():
+    for tensor, values in ends:
         replace_tensor(tensor, constant(tensor.name, values))
     if ends:
         drop_unused(graph)

@@ -1,4 +1,4 @@
-"""Take away nodes that do nothing, and nodes that nobody reads."""
+"""Dead code elimination: nodes that do nothing, and nodes whose outputs are not used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An If whose condition is known is the branch that it takes."""
+"""Inline the taken branch of an If with a constant condition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 
 
-def take_branches(graph: gs.Graph) -> bool:
+def inline_taken_branches(graph: gs.Graph) -> bool:
     """Put the nodes of the branch in the place of every If with a constant condition; whether there was any.
 
     Exporters write such branches where a shape decides, and the shape is static.

@@ -23,18 +23,18 @@ from passes.weights.streaming import LARGE, Lazy, Made, lazy
 Steps = list[SimpleNamespace]
 
 
-def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
-    """By the id of the tensor: what groups of nodes make of initializers alone, for whoever else reads it.
+def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> list[tuple[gs.Tensor, Array | Lazy]]:
+    """What groups of nodes make of initializers alone, for other nodes to read: the tensors and their values.
 
-    Only where that takes no more elements than the initializers that nobody else reads, and not of those in `keep`.
+    Only where that takes no more elements than the initializers that no other node reads, and not of those in `keep`.
     """
     outputs = {id(t) for t in graph.outputs}
-    found: dict[int, tuple[gs.Tensor, Array | Lazy]] = {}
+    found: list[tuple[gs.Tensor, Array | Lazy]] = []
     for group in _groups(graph, keep):
         members = {id(n) for n in group}
         ends = [t for n in group for t in n.outputs if any(id(r) not in members for r in t.outputs)]
         if len(group) > 1 and ends and not any(id(t) in outputs for n in group for t in n.outputs):
-            found |= _computed(group, members, ends, graph.opset)
+            found += _computed(group, members, ends, graph.opset)
     return found
 
 
@@ -48,15 +48,21 @@ def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
         if not _plain(node) or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
             continue
         tensors = [t for t in operands if not is_constant(t) or math.prod(t.shape) > SMALL]
-        group: list[gs.Node] = []
-        for other in {id(g): g for t in tensors if (g := groups.get(id(t))) is not None}.values():
-            group, less = (group, other) if len(group) >= len(other) else (other, group)
-            group += less
-            groups |= {id(t): group for n in less for t in [*n.inputs, *n.outputs] if groups.get(id(t)) is less}
+        group = _joined(groups, tensors)
         group.append(node)
         groups |= {id(t): group for t in [*tensors, *node.outputs] if not t.is_empty()}
     place = {id(n): i for i, n in enumerate(graph.nodes)} if groups else {}
     return [sorted(nodes, key=lambda n: place[id(n)]) for nodes in {id(g): g for g in groups.values()}.values()]
+
+
+def _joined(groups: dict[int, list[gs.Node]], tensors: list[gs.Tensor]) -> list[gs.Node]:
+    """The groups of these tensors as one: the smaller ones are put into the largest."""
+    joined: list[gs.Node] = []
+    for other in {id(g): g for t in tensors if (g := groups.get(id(t))) is not None}.values():
+        joined, less = (joined, other) if len(joined) >= len(other) else (other, joined)
+        joined += less
+        groups |= {id(t): joined for n in less for t in [*n.inputs, *n.outputs] if groups.get(id(t)) is less}
+    return joined
 
 
 def _plain(node: gs.Node) -> bool:
@@ -69,21 +75,21 @@ def _initializer(tensor: gs.Tensor) -> bool:
 
 def _computed(
     group: list[gs.Node], members: set[int], ends: list[gs.Tensor], opset: int
-) -> dict[int, tuple[gs.Tensor, Array | Lazy]]:
+) -> list[tuple[gs.Tensor, Array | Lazy]]:
     sources = {id(t): t for n in group for _, t in present(n.inputs) if is_constant(t)}
     room = sum(math.prod(t.shape) for t in sources.values() if all(id(r) in members for r in t.outputs))
     read = [t for n in group for t in n.outputs if t.outputs]
     shapes = [static_shape(t) for t in read]
     if any(shape is None or math.prod(shape) > max(room, SMALL) for shape in shapes):
-        return {}
+        return []
     if sum(math.prod(static_shape(t) or ()) for t in ends) > room:
-        return {}
+        return []
     steps = [step(node) for node in group]
     results = _run(steps, opset)
     if results is None:
-        return {}
+        return []
     on_disk = any(stored.on_disk for t in sources.values() if (stored := lazy(t)) is not None)
-    return {id(t): (t, again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends}
+    return [(t, again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends]
 
 
 def step(node: gs.Node) -> SimpleNamespace:

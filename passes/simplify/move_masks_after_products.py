@@ -1,7 +1,7 @@
-"""A mask that an exporter multiplied into a factor of a product stands behind the product again.
+"""A mask that an exporter multiplied into a factor of a product is moved after the product again.
 
-TensorFlow makes one constant of the 1/6 in a HardSwish, x · (clip(x + 3) · 1/6), and of the mask behind it, and moves a
-mask behind a Swish into it, x · (mask · sigmoid(x)). The zeros are known either way; but a factor that differs among
+TensorFlow makes one constant of the 1/6 in a HardSwish, x · (clip(x + 3) · 1/6), and of the mask after it, and moves a
+mask after a Swish into it, x · (mask · sigmoid(x)). The zeros are known either way; but a factor that differs among
 channels belongs to no activation, weights cannot take it, and a mask that is not removed is one more operator.
 """
 
@@ -21,7 +21,7 @@ from passes.ops.arithmetic import is_product
 
 @dataclass(frozen=True)
 class _Factored:
-    """A scaling by zeros and one other number, in front of a product: `mask` is to stand behind that."""
+    """A scaling by zeros and one other number, before a product: `mask` is to come after that."""
 
     scaling: gs.Node
     data: gs.Tensor
@@ -29,8 +29,8 @@ class _Factored:
     mask: Mask
 
 
-def put_masks_behind(graph: gs.Graph, keep: Collection[str] = ()) -> None:
-    """Let scalings in front of a product have one number for all channels, and mask what comes out of it.
+def move_masks(graph: gs.Graph, keep: Collection[str] = ()) -> None:
+    """Let scalings before a product have one number for all channels, and mask what comes out of it.
 
     Only where both are equally large, so that no more is masked than before. Scalings by an initializer that is named
     in `keep` stay.

@@ -27,7 +27,7 @@ _NUMBERS = frozenset(
 def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
     """Store large floating-point weights in the types of fewer bits that the source stores weights in, with a Cast.
 
-    Only weights all of whose elements are the same bits again behind the Cast. So nothing changes but the file, which
+    Only weights all of whose elements are the same bits again after the Cast. So nothing changes but the file, which
     would otherwise grow with each Cast that was folded into its operand.
     """
     stored = [t for t in source.graph.initializer if prod(t.dims) >= _LEAST]

@@ -1,4 +1,4 @@
-"""Weights of few bits: an initializer behind DequantizeLinear, read and sliced as the weight that it is."""
+"""Weights of few bits: an initializer and its DequantizeLinear, read and sliced as the weight that it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from passes.graph.names import Names
+from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array
 from passes.weights.streaming import Picked, moved
@@ -127,31 +127,23 @@ class _Values(LazyValues):  # type: ignore[misc]
 
 def restore(graph: gs.Graph) -> None:
     """Put a DequantizeLinear before the first reader of every such weight. Afterwards there are none."""
-    names = Names(graph)
-    held = {id(t) for t in graph.tensors().values()}
+    editor = GraphEditor(graph)
+    stored = {id(t) for t in graph.tensors().values()}
     done: set[int] = set()
-    nodes = []
     for node in graph.nodes:
-        for tensor in [*node.inputs, *captured(node)]:
-            if not isinstance(tensor, Quantized) or id(tensor) in done:
+        for weight in [*node.inputs, *captured(node)]:
+            if not isinstance(weight, Quantized) or id(weight) in done:
                 continue
-            done.add(id(tensor))
-            operands = [t for t in (tensor.stored, tensor.scale, tensor.zero) if t is not None]
+            done.add(id(weight))
+            operands = [t for t in (weight.stored, weight.scale, weight.zero) if t is not None]
             for operand in operands:
-                if id(operand) not in held:  # two of them may have the name of what both were cut from
-                    operand.name = names.fresh(operand.name)
-                    held.add(id(operand))
-            nodes.append(_dequantization(tensor, operands, names))
-        nodes.append(node)
-    graph.nodes = nodes
-
-
-def _dequantization(weight: Quantized, operands: list[gs.Constant], names: Names) -> gs.Node:
-    output = gs.Variable(weight.name, weight.dtype, list(weight.shape))
-    for reader in list(weight.outputs):
-        reader.inputs = [output if t is weight else t for t in reader.inputs]
-    name = names.fresh(f"{weight.name}_dequantised")
-    return gs.Node("DequantizeLinear", name, weight.attrs, inputs=operands, outputs=[output])
+                if id(operand) not in stored:  # two of them may have the name of what both were cut from
+                    operand.name = editor.names.fresh(operand.name)
+                    stored.add(id(operand))
+            output = gs.Variable(weight.name, weight.dtype, list(weight.shape))
+            replace_tensor(weight, output)
+            editor.emit("DequantizeLinear", operands, output, f"{weight.name}_dequantised", weight.attrs, before=node)
+    editor.finish()
 
 
 def _differs(places: Array, axis: int) -> Array:

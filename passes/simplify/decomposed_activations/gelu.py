@@ -1,8 +1,8 @@
-"""A Gelu that an exporter spelled out is the operator, or spelled as runtimes know it where there is no operator yet.
+"""A decomposed Gelu is fused into the operator, or written as runtimes know it where there is no operator yet.
 
 Exporters associate x · ½ · (1 + erf(x / √2)) in many ways: TensorFlow multiplies by √½, PyTorch writes the cube of the
-tanh approximation as x · x · x. ONNX Runtime makes one operator of a few of these; of others it goes over the data five
-to eight times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
+tanh approximation as x · x · x. ONNX Runtime fuses a few of these; of others it reads and writes the data five to
+eight times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ _GELUS = {
 }
 
 
-def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
-    """Write each Gelu, in single precision, as runtimes are fast with it; whether any was written otherwise.
+def fuse(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
+    """Write each Gelu, in single precision, as runtimes compute it fast; whether any was written otherwise.
 
-    Nodes that nobody reads then are left. Initializers that are named in `keep` are no numbers.
+    Nodes that no other reads then are left. Initializers that are named in `keep` are no numbers.
     """
     gates = [(n, _GELUS[n.op]) for n in graph.nodes if n.op in _GELUS and is_standard(n)]
     if not gates:
@@ -86,7 +86,7 @@ def join(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
 def _found(gate: gs.Node, gelu: _Gelu, editor: GraphEditor, keep: Collection[str]) -> tuple[gs.Tensor, gs.Node] | None:
     """The data of a Gelu with this f, and the node that ends it."""
     argument, gated = gate.inputs[0], gate.outputs[0]
-    for data in _behind(argument):
+    for data in _sources(argument):
         asked = _polynomial(argument, {data.name}, keep)
         wanted: Polynomial = {(data.name,) * power: value for power, value in enumerate(gelu.argument)}
         if asked is None or not _alike(asked, wanted):
@@ -106,7 +106,7 @@ def _found(gate: gs.Node, gelu: _Gelu, editor: GraphEditor, keep: Collection[str
     return None
 
 
-def _behind(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+def _sources(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
     """The tensor, and those that it is computed of, as far as they may be data."""
     layer = {tensor.name: tensor}
     for _ in range(_FAR):

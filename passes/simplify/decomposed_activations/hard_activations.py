@@ -1,4 +1,4 @@
-"""Scalings, shifts and clips in a row become as few operators as they can: an activation spelled out is one again.
+"""Chains of Mul, Add and Clip are fused into as few operators as they can be: HardSigmoid and HardSwish, for two.
 
 Exporters write a HardSigmoid as Add, Clip and Div, and a HardSwish as these around a Mul. ONNX Runtime computes them
 one after the other, each over all of the data.
@@ -7,12 +7,11 @@ one after the other, each over all of the data.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import ClampedAffine, longest_chain, rounds
+from passes.abstract_values.scale_shift import Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
@@ -23,115 +22,93 @@ _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
 _MOST = 2.0**16
 
 
-@dataclass(frozen=True)
-class Row:
-    """Nodes that make a ramp, the last one first; none but the next reads what a node before the last writes."""
+def fuse(graph: gs.Graph) -> None:
+    """Write chains of scales, shifts and clips with as few nodes as they need.
 
-    clamped_affine: ClampedAffine
-    nodes: list[gs.Node]
-
-
-def join(graph: gs.Graph) -> None:
-    """Write rows of scalings, shifts and clips with as few nodes as they need.
-
-    Afterwards a row takes no more nodes than its ramp does, and a factor behind a product, one of whose operands is
-    such a row, is part of that row. In single precision only: ONNX Runtime has no HardSigmoid for others.
+    Afterwards a chain takes no more nodes than the map that it is, and a factor after a product, one of whose operands
+    is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others.
     """
-    joiner = _Joiner(graph)
-    for node in reversed(list(graph.nodes)):
-        row = joiner.row(node)
-        if row is not None and not joiner.move_factor(row):
-            joiner.shorten(row)
-    joiner.editor.finish()
+    fusion = _Fusion(GraphEditor(graph))
+    for node in reversed(graph.nodes):
+        chain = longest_chain(node, _clamped_affine, fusion.editor)
+        if chain is not None and not fusion.move_factor(chain):
+            fusion.shorten(chain)
+    fusion.editor.finish()
     if graph.opset >= _HARD_SWISH:
         for node in graph.nodes:
-            joiner.swish(node)
-        joiner.editor.finish()
+            fusion.swish(node)
+        fusion.editor.finish()
 
 
-class _Joiner:
-    def __init__(self, graph: gs.Graph) -> None:
-        self.editor = GraphEditor(graph)
+def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
+    """The node as a scale, shift and clip in single precision; None if it is none."""
+    single = bool(node.outputs) and node.outputs[0].dtype == np.float32
+    clamped_affine = rules(node).clamped_affine(node) if single else None
+    return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
 
-    def shorten(self, row: Row) -> None:
-        """Write the row in fewer nodes, where that can be."""
-        if max(row.clamped_affine.operators(), 1) < len(row.nodes):
-            output = row.nodes[0].outputs[0]
-            erase(*row.nodes)
-            self._write(row.clamped_affine, output, row.nodes[0])
 
-    def move_factor(self, row: Row) -> bool:
-        """Take a factor out of a product's operand into the row behind it, where nodes go by that; whether it was."""
-        product = self.editor.sole_producer(row.clamped_affine.data)
+class _Fusion:
+    def __init__(self, editor: GraphEditor) -> None:
+        self.editor = editor
+
+    def shorten(self, chain: Chain[ClampedAffine]) -> None:
+        """Write the chain in fewer nodes, where that can be."""
+        whole, last = chain.whole.in_single_precision(), chain.nodes[0]
+        if max(whole.operators(), 1) < len(chain.nodes):
+            output = last.outputs[0]
+            erase(*chain.nodes)
+            self._write(whole, output, last)
+
+    def move_factor(self, chain: Chain[ClampedAffine]) -> bool:
+        """Move a factor from a product's operand to after the product where that takes fewer nodes; whether it was."""
+        product = self.editor.sole_producer(chain.whole.data)
         if product is None or not is_product(product):
             return False
         for index, operand in enumerate(product.inputs):
             before = self.editor.sole_producer(operand)
-            inner = None if before is None else self.row(before)
+            inner = None if before is None else longest_chain(before, _clamped_affine, self.editor)
             if inner is None:
                 continue
-            core, factor = inner.clamped_affine.factored()
-            outer = ClampedAffine(product.outputs[0], scale=factor).then(row.clamped_affine)
-            if outer is None or not core.fits or rounds(inner.clamped_affine.shift, np.float32):
+            scaled = inner.whole.in_single_precision()
+            core, factor = scaled.factored()
+            outer = ClampedAffine(product.outputs[0], scale=factor).then(chain.whole.in_single_precision())
+            if outer is None or not core.fits or rounds(scaled.shift, np.float32):
                 continue
             if not 1 / _MOST <= abs(factor) <= _MOST:
                 continue
             core, outer = core.in_single_precision(), outer.in_single_precision()
-            if core.operators() + outer.operators() < len(row.nodes) + len(inner.nodes):
-                self._write_product(product, index, core, outer, row, inner)
+            if core.operators() + outer.operators() < len(chain.nodes) + len(inner.nodes):
+                last, output = chain.nodes[0], chain.nodes[0].outputs[0]
+                erase(*chain.nodes, *inner.nodes)
+                product.inputs[index] = self._written(core, operand, product)
+                if outer.operators() == 0:
+                    product.outputs = [output]
+                else:
+                    self._write(outer, output, last)
                 return True
         return False
 
-    def _write_product(
-        self, product: gs.Node, index: int, core: ClampedAffine, outer: ClampedAffine, row: Row, inner: Row
-    ) -> None:
-        """The product with `core` as that operand, and `outer` behind it, in place of the two rows."""
-        last, operand, output = row.nodes[0], inner.nodes[0].outputs[0], row.nodes[0].outputs[0]
-        erase(*row.nodes, *inner.nodes)
-        if core.operators() == 0:
-            product.inputs[index] = core.data
-        else:
-            product.inputs[index] = operand
-            self._write(core, operand, product)
-        if outer.operators() == 0:
-            product.outputs = [output]
-        else:
-            self._write(outer, output, last)
-
     def swish(self, product: gs.Node) -> None:
         """x · min(max(x / 6 + 1 / 2, 0), 1) is a HardSwish."""
-        if not is_product(product):
-            return
-        for data, factor in (product.inputs, reversed(product.inputs)):
+        for data, factor in (product.inputs, reversed(product.inputs)) if is_product(product) else ():
             before = self.editor.sole_producer(factor)
-            clamped_affine = None if before is None else rules(before).clamped_affine(before)
-            if (
-                clamped_affine is None
-                or before is None
-                or clamped_affine.data is not data
-                or not clamped_affine.is_hard_sigmoid()
-            ):
+            gate = None if before is None else rules(before).clamped_affine(before)
+            if before is None or gate is None or gate.data is not data or not gate.is_hard_sigmoid():
                 continue
-            if (clamped_affine.scale, clamped_affine.shift) == (float(np.float32(1 / 6)), 0.5):
+            if (gate.scale, gate.shift) == (float(np.float32(1 / 6)), 0.5):
                 erase(before)
                 become(product, "HardSwish", [data])
                 return
 
-    def row(self, last: gs.Node) -> Row | None:
-        """The longest row that ends with the node, None if the node is no ramp."""
-        chain = longest_chain(last, self._ramp, self.editor)
-        return None if chain is None else Row(chain[0].in_single_precision(), chain[1])
-
-    @staticmethod
-    def _ramp(node: gs.Node) -> ClampedAffine | None:
-        """The node as a ramp in single precision; None if it is none."""
-        clamped_affine = (
-            rules(node).clamped_affine(node) if node.outputs and node.outputs[0].dtype == np.float32 else None
-        )
-        return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
+    def _written(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> gs.Tensor:
+        """What holds the map: its data where nothing is to be done, else `output`, which nodes before `place` write."""
+        if clamped_affine.operators() == 0:
+            return clamped_affine.data
+        self._write(clamped_affine, output, place)
+        return output
 
     def _write(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> None:
-        """The nodes of a ramp, in front of the place of a node."""
+        """The nodes of the map, before the place of a node."""
         data, steps = clamped_affine.data, self._steps(clamped_affine)
         for step, (op, constants, attrs) in enumerate(steps, 1):
             hint = f"{output.name}_{op.lower()}"
@@ -140,7 +117,7 @@ class _Joiner:
             data = self.editor.emit(op, [data, *map(self._constant, constants)], made, name, attrs, before=place)
 
     def _steps(self, clamped_affine: ClampedAffine) -> list[tuple[str, list[float | None], dict[str, float]]]:
-        """The operators of a ramp, with their constant operands and attributes."""
+        """The operators of the map, with their constant operands and attributes."""
         if clamped_affine.is_hard_sigmoid():
             return [("HardSigmoid", [], {"alpha": clamped_affine.scale, "beta": clamped_affine.shift})]
         steps: list[tuple[str, list[float | None], dict[str, float]]] = []

@@ -62,7 +62,7 @@ class _Writer:
         chain = longest_chain(last, self._affine, self.editor)
         if chain is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
             return None, 0
-        return chain[0], sum(rules(node).cost(node)[0] for node in chain[1])
+        return chain.whole, sum(rules(node).cost(node)[0] for node in chain.nodes)
 
     def _affine(self, node: gs.Node) -> Affine | None:
         if id(node) in self._joined:
