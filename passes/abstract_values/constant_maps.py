@@ -1,7 +1,7 @@
 """Channels that do not depend on the input but differ from place to place, as padding makes of a constant.
 
-A border leaves few distinct rows and columns, so a map is held as those, and for each axis which of them lies where.
-Operators on such maps are separable in the same way: what a window sees along one axis is a tuple of row numbers, and
+A border leaves few distinct rows and columns, so a map is stored as those, and for each axis which of them lies where.
+Operators on such maps are separable in the same way: what a window covers along one axis is a tuple of row numbers, and
 there are again few distinct tuples.
 """
 
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passes.abstract_values.row_index import Rows, seen, together
+from passes.abstract_values.row_index import Rows, together, windowed
 from passes.abstract_values.symbolic_sizes import Span, Window
 from passes.graph.tensors import Array, Mask
 
-# Distinct places of one map: with more, maps are not worth their size. A window of 7 leaves 16 rows and 16 columns.
+# Distinct places of one map: with more, maps cost more than they save. A window of 7 leaves 16 rows and 16 columns.
 MOST_PLACES = 1024
 
 # Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it. Where
 # sizes are known at run time only, the map is expanded each time, in 0.15 ns an element at 112 x 112 and 1 ns at
 # 14 x 14, where 32 multiply-adds take 0.8 ns; but that pays as early: MobileNetV2 of symbolic sizes, half masked, took
-# 8.9 ms with constants put back, 7.2 ms with 160 here, 6.1 ms with 96, and 4.9 ms with 64 or 32; unmasked 7.2 ms.
+# 8.9 ms with adapters, 7.2 ms with 160 here, 6.1 ms with 96, and 4.9 ms with 64 or 32; unmasked 7.2 ms.
 FLOPS_PER_ADDED_ELEMENT = 64.0
 
 
 @dataclass(frozen=True)
 class Absorbed:
-    """Known slices that a contraction reads no more, as their contribution to its output is added as one map.
+    """Constant slices that a contraction no longer reads, as their contribution to its output is added as one map.
 
     `weights`: elements of initializers that go with each slice where it is made; `outputs` and `taps`: how many outputs
     read it, and with how many weights each.
@@ -50,11 +50,11 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class ConstantMap:
-    """Known maps of the slices along one axis, the channels.
+    """Constant maps: slices along one axis, the channels, that do not depend on the input and need not be uniform.
 
-    `mask[c]` says which channels are known; `value[c, i, j, ...]` is then what channel c holds at row i of the first of
-    the tensor's other axes, row j of the second and so on. `index` says for each of them which row lies where; None:
-    all of it is row 0, whatever its size.
+    `mask[c]` says which channels are known; `value[c, i, j, ...]` is then channel c at row i of the first of the
+    tensor's other axes, row j of the second and so on. `index` says for each of them which row lies where; None: all of
+    it is row 0, whatever its size.
     """
 
     mask: Mask
@@ -93,10 +93,10 @@ class ConstantMap:
             full = full if rows is None else np.take(full, rows.places, axis=axis)
         return full
 
-    def cut(self, axis: int, held: Mapping[int, Mask | None]) -> ConstantMap:
+    def cut(self, axis: int, kept: Mapping[int, Mask | None]) -> ConstantMap:
         """The same maps where the tensor, whose channels lie along `axis`, has only these slices of other axes."""
         index = list(self.index)
-        for other, mask in held.items():
+        for other, mask in kept.items():
             place = other - (other > axis)
             rows = index[place]
             if rows is not None and mask is not None:
@@ -186,7 +186,7 @@ def refined(patterns: Sequence[ConstantMap]) -> tuple[tuple[Rows | None, ...], l
 
 @dataclass(frozen=True)
 class Sliding:
-    """Windows over all axes behind the first other one, the batch, which have these sizes."""
+    """Windows over all axes after the first other one, the batch, which have these sizes."""
 
     windows: Sequence[Window]
     spans: Sequence[Span]
@@ -197,13 +197,13 @@ class Sliding:
         return tuple(range(-len(self.windows), 0))
 
     def places(self, constant_map: ConstantMap) -> int | None:
-        """How many distinct places there are behind the windows; None where `over` gives nothing."""
+        """How many distinct places there are after the windows; None where `over` gives nothing."""
         one = ConstantMap(constant_map.mask[:1], constant_map.value[:1], constant_map.index)
         found = self.over(one, 0.0)
         return None if found is None else int(np.prod(found[1].shape[: 2 + len(self.windows)]))
 
     def over(self, constant_map: ConstantMap, padding: float) -> tuple[tuple[Rows | None, ...], Array] | None:
-        """What the windows see of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].
+        """What the windows cover of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].
 
         None where a size is not known, a window reaches too far, or the batch is not uniform.
         """
@@ -212,11 +212,11 @@ class Sliding:
         value = constant_map.value
         index: list[Rows | None] = [None]
         for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
-            found = seen(window, constant_map.index[axis], span)
+            found = windowed(window, constant_map.index[axis], span)
             if found is None:
                 return None
             index.append(found[0])
-            # the axis becomes two: tuples where it was, the window behind all others; row -1 is the padding
+            # the axis becomes two: tuples where it was, the window after all others; row -1 is the padding
             if np.array_equal(found[1], np.arange(value.shape[axis + 1])[:, None]):
                 value = value[..., None]
             else:

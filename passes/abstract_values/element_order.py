@@ -56,7 +56,7 @@ def transposed(places: Arrangement, perm: list[int]) -> Arrangement | None:
 
 
 def reshaped(places: Arrangement, before: tuple[Dim, ...], after: tuple[Dim, ...]) -> Arrangement | None:
-    """The same elements under other sizes; None where it cannot be said which atoms an axis holds."""
+    """The same elements under other sizes; None where it cannot be said which atoms lie along an axis."""
     if 0 in (*before, *after):
         return None
     waiting = list(places)

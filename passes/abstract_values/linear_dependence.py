@@ -1,8 +1,8 @@
-"""Slices that follow from others: combinations of a few slices of the same axis, the same at every place.
+"""Linearly dependent slices: combinations of a few slices of the same axis, the same at every place.
 
-A constant among the channels that a LayerNormalization normalises is no constant behind it, but all such channels are
-combinations of one or two quantities that the whole axis shares. So two of them at most are stored, and who reads the
-others reads those with other weights.
+A constant among the channels that a LayerNormalization normalises is no constant after it, but all such channels are
+combinations of one or two quantities that the whole axis shares. So two of them at most are stored, and a consumer
+of the others reads those with other weights.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class LinearDependence:
         equal = self.mask & one & ((self.coef != 0).sum(axis=1) == 1) & (self.shift == 0)
         return np.where(equal, self.reps[(self.coef == 1).argmax(axis=1)], -1)
 
-    def folded(self, weights: Array, followers: Mask) -> Array:
-        """Weights [n, ...] for a sum over the slices in which representatives stand for these followers."""
-        rows = weights[followers].astype(np.float64)
+    def folded(self, weights: Array, dependent: Mask) -> Array:
+        """Weights [n, ...] for a sum over the slices in which representatives stand for these dependent slices."""
+        rows = weights[dependent].astype(np.float64)
         result = weights.copy()
-        added = weights[self.reps].astype(np.float64) + np.tensordot(self.coef[followers].T, rows, axes=1)
+        added = weights[self.reps].astype(np.float64) + np.tensordot(self.coef[dependent].T, rows, axes=1)
         result[self.reps] = added.astype(weights.dtype)
         return result
 
-    def folded_along(self, weights: Lazy, axis: int, followers: Mask) -> Lazy:
+    def folded_along(self, weights: Lazy, axis: int, dependent: Mask) -> Lazy:
         """The same for weights that are not in memory, of a sum over slices along `axis`."""
         order = np.argsort(self.reps)
         before = np.moveaxis(np.asarray(Cut(weights, {axis: self.reps[order]})), axis, 0).astype(np.float64)
-        added = contracted(weights, axis, np.where(followers[:, None], self.coef, 0))[order]
+        added = contracted(weights, axis, np.where(dependent[:, None], self.coef, 0))[order]
         return Patched(weights, axis, self.reps[order], (before + added).astype(weights.dtype))
 
     def without(self, others: Mask) -> LinearDependence | None:
@@ -98,8 +98,8 @@ def broadcast(name: Hashable, size: int) -> Combination:
     return Combination(np.ones(size, bool), (name,), np.ones((size, 1)), np.zeros(size))
 
 
-def follows(name: Hashable, dependence: LinearDependence) -> Combination:
-    """Tied slices and their representatives."""
+def of_dependence(name: Hashable, dependence: LinearDependence) -> Combination:
+    """Linearly dependent slices and their representatives."""
     rows, inside = np.where(dependence.mask[:, None], dependence.coef, 0), dependence.mask.copy()
     inside[dependence.reps] = True
     rows[dependence.reps] = np.eye(len(dependence.reps))

@@ -1,4 +1,4 @@
-"""Which distinct row each position along an axis holds, for axes of static size and of any size."""
+"""Which distinct row lies at each position along an axis, for axes of static size and of any size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from passes.abstract_values.symbolic_sizes import Extent, Span, Window
 from passes.graph.tensors import Index
 
-#: an axis whose size is not static is held as all of its sizes up to this one, behind which nothing new may come
+#: an axis whose size is not static is represented by all of its sizes up to this one, after which nothing new may come
 SIZES = 64
 
 
@@ -19,7 +19,7 @@ class Course:
     """What an axis of run-time size has been through since its first window, over an axis of `start` = n positions.
 
     It has `(n + shift) // stride` positions p. Which row lies at p depends on no more than `min(p, left)`,
-    `min(n - p * stride, right)` and `n mod stride`. For what a position holds is decided by which positions of the
+    `min(n - p * stride, right)` and `n mod stride`. For which row it is depends on which positions of the
     windows before it are inside their axes. Such a position is `p * s + d`, for s the product of the strides in
     between; it is inside at the left if `p >= -d / s`, and at the right, where that axis has `(n + b) // t` positions,
     if `(p * s + d + 1) * t <= n + b`, which compares `n - p * s * t` with a number; `s * t` is `stride`. (Padding that
@@ -48,7 +48,7 @@ class Course:
         return (np.arange(1, SIZES + 1) + self.shift) // self.stride
 
     def through(self, window: Window) -> Course | None:
-        """Behind one more window; None where that reaches too far for the sizes that are tried.
+        """After one more window; None where that reaches too far for the sizes that are tried.
 
         Whatever occurs at some size occurs at one of at most `left * stride + right + stride - 1`: take `min(p, left)`
         for p, and for `n - p * stride` the least number that is the same up to `right` and the same modulo `stride`.
@@ -104,10 +104,10 @@ class Rows:
         return np.maximum(table, 0)
 
 
-def seen(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
-    """What a window sees along an axis of this size (rows None: it is the same throughout).
+def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
+    """What a window covers along an axis of this size (rows None: it is the same throughout).
 
-    Returns which tuple each position of the output has, and for each tuple the rows seen: [tuples, window.size], -1 for
+    Returns which tuple each position of the output has, and the rows of each tuple: [tuples, window.size], -1 for
     padding. None where the size is not known, or the window reaches too far.
     """
     if rows is None:
@@ -124,10 +124,10 @@ def seen(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, In
         return None
     sizes = rows.sizes
     owner, position = _positions(window.outs(sizes))
-    if not owner.size or not rows.places.size:  # of an axis of size zero there is nothing to see
+    if not owner.size or not rows.places.size:  # of an axis of size zero nothing can be said
         return None
-    before, held = window.befores(sizes), np.maximum(sizes, 0)
-    begin = np.cumsum(held) - held
+    before, counts = window.befores(sizes), np.maximum(sizes, 0)
+    begin = np.cumsum(counts) - counts
     taps = (position * window.stride - before[owner])[:, None] + np.arange(window.size) * window.dilation
     inside = (taps >= 0) & (taps < sizes[owner][:, None])
     numbers, tuples = distinct(np.where(inside, rows.places[np.where(inside, taps + begin[owner][:, None], 0)], -1))

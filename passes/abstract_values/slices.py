@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)  # made by the thousand, and a frozen one takes four times as long to make
 class ConstantSlices:
-    """Slices along one axis that hold one constant throughout, whatever the input.
+    """Slices along one axis that are one constant throughout, whatever the input.
 
     `mask[i]` says whether slice i does; `value[i]`, in the tensor's dtype, is then its value.
     """
@@ -31,8 +31,8 @@ class ConstantSlices:
 class Demand:
     """What a consumer must find along one axis of an operand.
 
-    `need` marks the slices. An exact demand wants these and no others, in order; a `flexible` one takes any set that
-    holds them (its weights are sliced to what is there). `optional`: an empty set is fine, the operand is left out.
+    `need` marks the slices. An exact demand is for these and no others, in order; a `flexible` one for any set that
+    contains them (the consumer's weights are sliced to it). `optional`: an empty set is fine, the operand is left out.
     `reason` is for people; `echo` names the output axis whose stored set is simply passed on, so that the explanation
     is the one given there; slice j there is slice `order[j]` here (None: j). `flops` is the cost of reading one slice
     that is not needed.
@@ -48,27 +48,13 @@ class Demand:
 
 
 Constants = Iterator[tuple[int, int, ConstantSlices]]  # output, axis, what is known
-
-
 Maps = Iterator[tuple[int, int, "ConstantMap"]]  # output, axis, what is known
-
-
-Dependences = Iterator[tuple[int, int, LinearDependence]]  # output, axis, slices that follow from others
-
-
+Dependences = Iterator[tuple[int, int, LinearDependence]]  # output, axis, linearly dependent slices
 Place = tuple[gs.Tensor, int]  # tensor, axis
-
-
 Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first
-
-
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
-
-
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
-
-
-Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is seen whole
+Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is required whole
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from passes.graph.tensors import Index
 class Extent:
     """The size `(root + shift) // stride` of an axis.
 
-    `root` is the size of a graph input, by its symbol, or that of an axis of a tensor, by name. Sizes behind windows
+    `root` is the size of a graph input, by its symbol, or that of an axis of a tensor, by name. Sizes after windows
     have this form again, as `((n + a) // s + b) // t == (n + a + b * s) // (s * t)`, so equal sizes compare equal
     whatever led to them.
     """
@@ -43,7 +43,7 @@ class Window:
 
     @property
     def reach(self) -> int:
-        """From the first element that a window sees to its last one."""
+        """From the first element that a window covers to its last one."""
         return (self.size - 1) * self.dilation
 
     @property
@@ -96,7 +96,7 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
 
 
 def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:
-    """The size of an axis of [batch, channels, *spatial] behind windows; None if it is static or not known."""
+    """The size of an axis of [batch, channels, *spatial] after windows; None if it is static or not known."""
     if not isinstance(span, Extent) or axis == 0:
         return span if isinstance(span, Extent) else None
     return None if windows is None or axis == 1 else span.scaled(windows[axis - 2].stride, windows[axis - 2].shift)

@@ -1,4 +1,7 @@
-"""Bring a tensor from the slices it stores to those a consumer must see. Only data is moved; nothing is computed."""
+"""The nodes of an adapter, inserted where a consumer requires other slices of a tensor than it stores.
+
+Constants are restored and data is moved; only linearly dependent slices are computed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from passes.graph.tensors import Array, Dim, Mask, shape_of
 
 
 class Adapters:
-    """Builds adapters and remembers them, so that consumers with the same wish share one."""
+    """Builds adapters and remembers them, so that consumers that require the same share one."""
 
     def __init__(self, editor: GraphEditor) -> None:
         self._editor = editor
@@ -30,15 +33,28 @@ class Adapters:
         }
 
     def fit(
-        self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | ConstantMap
+        self,
+        tensor: gs.Tensor,
+        rank: int,
+        axis: int,
+        have: Mask,
+        want: Mask,
+        fill: Array | ConstantMap,
+        dependence: LinearDependence | None = None,
     ) -> gs.Tensor:
-        """`tensor`, which stores `have` along `axis`, as one that stores `want`; missing slices hold `fill`."""
-        key = (tensor.name, axis, have.tobytes(), want.tobytes())
+        """`tensor`, which stores `have` along `axis`, as one that stores `want`.
+
+        Missing slices are the constants `fill` or, with a dependence, computed from representatives that are stored.
+        """
+        key = (dependence is not None, tensor.name, axis, have.tobytes(), want.tobytes())
         if key not in self._made:
-            self._made[key] = self._fit(tensor, rank, axis, have, want, fill)
+            if dependence is None:
+                self._made[key] = self._restored(tensor, rank, axis, have, want, fill)
+            else:
+                self._made[key] = self._recomputed(tensor, rank, axis, have, want, fill, dependence)
         return self._made[key]
 
-    def _fit(
+    def _restored(
         self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | ConstantMap
     ) -> gs.Tensor:
         place = np.cumsum(have) - 1  # where each stored slice lies
@@ -72,23 +88,7 @@ class Adapters:
             return values.dtype.kind in "fiu"
         return values.dtype.kind == "f" and bool((values.astype(np.float32) == values).all())
 
-    def follow(
-        self,
-        tensor: gs.Tensor,
-        rank: int,
-        axis: int,
-        have: Mask,
-        want: Mask,
-        fill: Array | ConstantMap,
-        dependence: LinearDependence,
-    ) -> gs.Tensor:
-        """As `fit`, where some of the missing slices follow from representatives that are stored."""
-        key = ("follow", tensor.name, axis, have.tobytes(), want.tobytes())
-        if key not in self._made:
-            self._made[key] = self._follow(tensor, rank, axis, have, want, fill, dependence)
-        return self._made[key]
-
-    def _follow(
+    def _recomputed(
         self,
         tensor: gs.Tensor,
         rank: int,
@@ -175,7 +175,7 @@ class Adapters:
     def expand(self, constant_map: ConstantMap, axis: int) -> gs.Tensor:
         """The maps of channels along the axis as a tensor, of size 1 where they do not vary.
 
-        The file holds the distinct rows only. Where the sizes are static ONNX Runtime expands them once, when it loads
+        The file stores the distinct rows only. Where the sizes are static ONNX Runtime expands them once, when it loads
         the model. Else columns come first, from whole maps side by side, and then rows of columns: ONNX Runtime copies
         what lies together 5 to 40 times as fast as single elements (measured on one core, 7 ns for each of these).
         """
@@ -285,7 +285,7 @@ class Adapters:
         return self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
 
     def _append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor) -> gs.Tensor:
-        """`tensor` with the slices of a constant behind its own, of the other sizes that it has at run time."""
+        """`tensor` with the slices of a constant after its own, of the other sizes that it has at run time."""
         hint = tensor.name
         bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
         if self._editor.opset < 10:

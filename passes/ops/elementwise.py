@@ -175,13 +175,13 @@ class Elementwise(Linked):
             return linear_dependence.constants(np.ones(size, bool), np.full(size, value))
         known, dependence = facts.known(tensor, aligned[index]), facts.dependence.get((tensor.name, aligned[index]))
         if known is None and dependence is not None:
-            return linear_dependence.follows(tensor.name, dependence)
+            return linear_dependence.of_dependence(tensor.name, dependence)
         known = known or ConstantSlices(np.zeros(size, bool), np.zeros(size))
         fixed = linear_dependence.constants(known.mask, known.value)
         return (
             fixed
             if dependence is None
-            else linear_dependence.either(fixed, linear_dependence.follows(tensor.name, dependence))
+            else linear_dependence.either(fixed, linear_dependence.of_dependence(tensor.name, dependence))
         )
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:

@@ -105,10 +105,9 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
             cuts = {a: wanted[a] if a < axis else rewriter.stored(tensor, a) for a in wanted if a != axis}
             constants = constants.cut(axis, cuts)
         dependence = rewriter.facts.dependence.get((tensor.name, axis))
-        if dependence is not None and (dependence.mask & want & ~have).any():
-            current = rewriter.adapters.follow(current, len(shape), axis, have, want, constants, dependence)
-        else:
-            current = rewriter.adapters.fit(current, len(shape), axis, have, want, constants)
+        if dependence is not None and not (dependence.mask & want & ~have).any():
+            dependence = None
+        current = rewriter.adapters.fit(current, len(shape), axis, have, want, constants, dependence)
         sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
         current.shape = sizes
     return current

@@ -32,12 +32,12 @@ class Facts:
     """Facts about the tensors of one graph, by tensor name.
 
     `constant[name][axis]` says which slices are constant; an absent entry says nothing is known.
-    `pattern[name][axis]` holds slices that are known maps though not uniform. `read[name]` says
-    which slices some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
-    `tied[name, axis]` says which slices follow from others. `bound[name]` is what no element is below,
-    `sums[name]` an axis along which the elements add up to one.
-    `adds_maps`: contractions may add what known maps bring, as a map, instead of reading these channels.
-    `inside` holds the facts of the subgraphs of control flow, by their `id`. `rules` finds the rules of a node.
+    `constant_map[name][axis]` has the slices that are constant maps though not uniform. `read[name]` says which slices
+    some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
+    `dependence[name, axis]` says which slices depend linearly on others. `bound[name]` is what no element is below,
+    `sums[name]` an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of
+    constant maps, as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow,
+    by their `id`. `rules` finds the rules of a node.
     """
 
     opset: int
@@ -133,7 +133,7 @@ class Facts:
         return known.mask | uneven.mask
 
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
-        """Elements of initializers that go with each slice along the axis, back to the contraction that makes it."""
+        """Elements of initializers that each slice along the axis takes, back to the contraction that makes it."""
         total = 0
         while tensor.inputs and (size := self.size(tensor, axis)):
             node = tensor.inputs[0]
@@ -202,7 +202,7 @@ class Facts:
             values = self.value(tensor)
             rest = tuple(a for a in range(values.ndim) if a not in axes)
             found = values != 0
-            if rest:  # all of them is soon seen, and the usual case
+            if rest:  # that there are no zeros at all is found soon, and the usual case
                 kept = tuple(values.shape[a] for a in sorted(axes))
                 found = np.ones(kept, bool) if found.all() else found.any(axis=rest)
             self._nonzero[key] = Nonzero.of(found if axes[0] < axes[1] else found.T)

@@ -1,4 +1,4 @@
-"""The order of channels, put into the weights around: a Gather that permutes or picks channels of a product goes."""
+"""The order of channels, moved into the weights around, so that a Gather of channels can be removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Orders:
         self._editor = GraphEditor(graph)
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
-        """Let the tensor, which nothing else may read, hold the channels `order` of what it holds now."""
+        """Let the tensor, which nothing else may read, have the channels `order` of those that it has now."""
         if self._editor.sole_reader(tensor) is None or len(tensor.inputs) != 1:
             return None
         node = tensor.inputs[0]
@@ -40,7 +40,7 @@ class Orders:
         return both
 
     def read(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
-        """Let all who read this tensor take its channels from where they are: channel `order[i]` instead of i."""
+        """Let all consumers of this tensor take its channels from where they are: channel `order[i]` instead of i."""
         if tensor.name in self._editor.seen_outside or not tensor.outputs:
             return None
         changes: list[Change] = []

@@ -1,4 +1,4 @@
-"""What each tensor stores and what each consumer finds, as a plan that rules are handed."""
+"""The plan that rules are handed: what each tensor stores, and what each consumer requires of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Key = tuple[str, int]  # tensor name, axis
 
 @dataclass
 class StoragePlan:
-    """Stored sets by `(tensor, axis)` and seen sets by `(node index, input, axis)`; what is absent is whole.
+    """Stored sets by `(tensor, axis)`, required sets by `(node index, input, axis)`; what is absent is whole.
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
     stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons`
-    (node, operator, words) of what holds it although it is constant, or -1: `otherwise`. `aligned` are the indices of
-    those that speak of a width that was chosen.
+    (node, operator, words) of the consumer that needs it although it is constant, or -1: `otherwise`. `aligned` are the
+    indices of those that speak of a width that was chosen.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
