@@ -182,15 +182,15 @@ class Adapters:
         value = np.moveaxis(constant_map.value, 0, axis)
         last = value.ndim - 1
         rows = constant_map.index[-1] if axis < last else None
-        in_front = rows is not None and rows.course is not None
-        current: gs.Tensor = self._editor.constant("maps", np.moveaxis(value, last, 0) if in_front else value)
+        columns_first = rows is not None and rows.course is not None
+        current: gs.Tensor = self._editor.constant("maps", np.moveaxis(value, last, 0) if columns_first else value)
         for place, rows in reversed(list(enumerate(constant_map.index))):
             other = place + (place >= axis)
             all_in_order = rows is not None and np.array_equal(rows.places, np.arange(value.shape[other]))
             if rows is None or (rows.course is None and all_in_order):
                 continue
             operands = [current, self._editor.ints("rows", rows.places) if rows.course is None else self._rows(rows)]
-            if other == last and in_front:
+            if other == last and columns_first:
                 columns = self._node("Gather", operands, "maps_columns", current, axis=0)
                 current = self._node("Transpose", [columns], "maps_turned", current, perm=[*range(1, last + 1), 0])
             else:

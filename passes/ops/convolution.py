@@ -361,7 +361,7 @@ class Convolution(Op):
     def _add_map(self, node: gs.Node, rewriter: Rewriter, added: ConstantMap, dtype: np.dtype[np.generic]) -> None:
         """Add known maps to the output: their distinct rows and columns, expanded when the model is loaded."""
         kept = ConstantMap(added.mask[added.mask], added.value[added.mask].astype(dtype), added.index)
-        rewriter.add_behind(node, rewriter.expanded(kept, 1))
+        rewriter.add_after(node, rewriter.expanded(kept, 1))
 
     def _add_bias(self, node: gs.Node, rewriter: Rewriter, shift: Array, dtype: np.dtype[np.generic]) -> None:
         bias = operand(node, 2)
@@ -373,7 +373,7 @@ class Convolution(Op):
             return
         if bias is not None:
             rank = len(rewriter.shape(rewriter.before.outputs[0]))
-            rewriter.add_behind(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
+            rewriter.add_after(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
             return
         rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
 

@@ -277,7 +277,7 @@ class SumOfProducts(Op):
         rank = len(rewriter.shape(before.outputs[0]))
         sizes = iter(total.shape)
         shape = [next(sizes) if a in outs else 1 for a in range(rank)]
-        rewriter.add_behind(node, total.reshape(shape).astype(before.outputs[0].dtype or np.float32))
+        rewriter.add_after(node, total.reshape(shape).astype(before.outputs[0].dtype or np.float32))
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """A scale along an axis that only the weights have; a shift has no place here."""

@@ -355,7 +355,7 @@ class MatrixProduct(Op):
         kept = held.pop(axis)
         value = (added.value if kept is None else added.value[kept]).astype(y.dtype or np.float32)
         stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, held)
-        rewriter.add_behind(node, rewriter.expanded(stored, axis))
+        rewriter.add_after(node, rewriter.expanded(stored, axis))
 
     def _add(self, node: gs.Node, rewriter: Rewriter, axis: int, total: Array) -> None:
         """Add a vector along `axis` of the output: into a constant addend, else by an Add behind it."""
@@ -368,7 +368,7 @@ class MatrixProduct(Op):
             node.attrs["beta"] = 1.0
             rewriter.set_input(node, 2, rewriter.shifted(c, vector, added))
         else:
-            rewriter.add_behind(node, vector.astype(dtype))
+            rewriter.add_after(node, vector.astype(dtype))
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         for data, weight in self._facing(node):

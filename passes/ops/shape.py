@@ -287,8 +287,8 @@ class Size(Measuring):
         narrowed = [seen for a in range(rank) if (seen := rewriter.required(node, 0, a)) is not None]
         if narrowed:
             whole, left = np.prod([s.size for s in narrowed]), np.prod([s.sum() for s in narrowed])
-            rewriter.behind(node, "Mul", rewriter.constant("whole", np.asarray(whole, np.int64)))
-            rewriter.behind(node, "Div", rewriter.constant("left", np.asarray(left, np.int64)))
+            rewriter.insert_after(node, "Mul", rewriter.constant("whole", np.asarray(whole, np.int64)))
+            rewriter.insert_after(node, "Div", rewriter.constant("left", np.asarray(left, np.int64)))
 
 
 @register("Constant")

@@ -176,12 +176,12 @@ class Rewriter:
         """Maps of channels along the axis as a tensor, of size 1 where they do not vary."""
         return self.adapters.expand(constant_map, axis)
 
-    def add_behind(self, node: gs.Node, values: Array | gs.Tensor) -> None:
+    def add_after(self, node: gs.Node, values: Array | gs.Tensor) -> None:
         """Add a constant (broadcast against the output) to output 0 of the node."""
-        self.behind(node, "Add", values if isinstance(values, gs.Tensor) else self.constant("shift", values))
+        self.insert_after(node, "Add", values if isinstance(values, gs.Tensor) else self.constant("shift", values))
 
-    def behind(self, node: gs.Node, op: str, second: gs.Tensor) -> None:
-        """Put an operator of output 0 of the node and a second operand behind it; the last one put comes first."""
+    def insert_after(self, node: gs.Node, op: str, second: gs.Tensor) -> None:
+        """Put an operator of output 0 of the node and a second operand after it; the last one put comes first."""
         before, output = self._interpose(node)
         self._put_after(node, op, [before, second], output, f"{before.name}_{op.lower()}")
 
