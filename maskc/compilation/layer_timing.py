@@ -60,18 +60,26 @@ class Measured(Rates):
     times: dict[str, float] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
 
-    def convolution(self, work: ConvolutionShape, read: int, written: int) -> float:
+    def convolution(self, shape: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds of the convolution itself."""
-        form = [work.kernel, work.strides, work.dilations, work.positions, work.batch, work.groups, work.depthwise]
+        form = [
+            shape.kernel,
+            shape.strides,
+            shape.dilations,
+            shape.positions,
+            shape.batch,
+            shape.groups,
+            shape.depthwise,
+        ]
         key = json.dumps([*form, read, written])
-        estimate = super().convolution(work, read, written)
+        estimate = super().convolution(shape, read, written)
         if key not in self.times and time.perf_counter() < self.until:
             with contextlib.suppress(Exception):  # a layer that ONNX Runtime cannot run alone
-                self.times[key] = timed(work, read, written)
+                self.times[key] = timed(shape, read, written)
         if key not in self.times:
             return estimate * (statistics.median(self.ratios) if self.ratios else 1.0)
         self.ratios.append(self.times[key] / max(estimate, 1.0))
-        return self.times[key] + self.node
+        return self.times[key] + self.ns_per_node
 
 
 def fastest(
@@ -137,7 +145,7 @@ def measured(table: Rates | None, seconds: float) -> tuple[Measured, Callable[[]
     table = table or ANY
     known = {item.name: getattr(table, item.name) for item in fields(table)}
     # what was timed is not rough, and the model is timed as a whole in the end
-    rates = Measured(**known | {"worth": 0.0}, until=time.perf_counter() + seconds)
+    rates = Measured(**known | {"least_gain_ns": 0.0}, until=time.perf_counter() + seconds)
     rates.times.update(_kept(path, key))
 
     def save() -> None:
@@ -182,14 +190,14 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def timed(work: ConvolutionShape, read: int, written: int) -> float:
+def timed(shape: ConvolutionShape, read: int, written: int) -> float:
     """Nanoseconds of the convolution alone, without the reordering of its operands: the median of some runs."""
-    places, share = list(work.positions), 1.0
-    macs = read * written / work.groups * work.taps * work.batch
+    places, share = list(shape.positions), 1.0
+    macs = read * written / shape.groups * shape.taps * shape.batch
     while math.prod(places) * macs > _MOST and len(places) > 1 and places[0] > 8:
         share *= places[0] / (places[0] // 2)
         places[0] //= 2
-    model = _layer(work, places, read, written)
+    model = _layer(shape, places, read, written)
     ort = import_onnxruntime()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         options = ort.SessionOptions()
@@ -211,19 +219,19 @@ def timed(work: ConvolutionShape, read: int, written: int) -> float:
     return 1000 * share * statistics.mean(faster)
 
 
-def _layer(work: ConvolutionShape, places: list[int], read: int, written: int) -> onnx.ModelProto:
+def _layer(shape: ConvolutionShape, places: list[int], read: int, written: int) -> onnx.ModelProto:
     """The convolution as a model of its own, without padding."""
-    groups = written if work.depthwise else work.groups
-    windows = zip(places, work.kernel, work.strides, work.dilations, strict=True)
+    groups = written if shape.depthwise else shape.groups
+    windows = zip(places, shape.kernel, shape.strides, shape.dilations, strict=True)
     sizes = [(place - 1) * stride + (kernel - 1) * dilation + 1 for place, kernel, stride, dilation in windows]
-    weights = np.random.default_rng(1).normal(size=(written, read // groups, *work.kernel)).astype(np.float32)
-    window: dict[str, Any] = {"kernel_shape": work.kernel, "strides": work.strides, "dilations": work.dilations}
+    weights = np.random.default_rng(1).normal(size=(written, read // groups, *shape.kernel)).astype(np.float32)
+    window: dict[str, Any] = {"kernel_shape": shape.kernel, "strides": shape.strides, "dilations": shape.dilations}
     node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, **window)
     value = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         [node],
         "layer",
-        [onnx.helper.make_tensor_value_info("x", value, [work.batch, read, *sizes])],
+        [onnx.helper.make_tensor_value_info("x", value, [shape.batch, read, *sizes])],
         [onnx.helper.make_tensor_value_info("y", value, None)],
         [onnx.numpy_helper.from_array(weights, "w")],
     )

@@ -7,11 +7,11 @@ import onnx_graphsurgeon as gs
 
 from passes.simplify import absorb_gathers, constant_folding, dead_code, fold_scale_shift, narrow_weights
 from passes.simplify.decomposed_activations import hard_activations
-from passes.targets.onnxruntime import fusions
+from passes.targets.base import Target
 from passes.weights import quantized
 
 
-def clean(graph: gs.Graph, *, nested: bool = False) -> None:
+def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
     """Leave nothing of the masks: fold constants, scales and Gathers into weights, fuse activations, drop the rest.
 
     A `nested` graph reads tensors of the one around it, where some rewrites would not notice that.
@@ -24,7 +24,7 @@ def clean(graph: gs.Graph, *, nested: bool = False) -> None:
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
         hard_activations.fuse(graph)
-        fold_scale_shift.fold_into_consumers(graph, fusions.fused_nodes(graph))
+        fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
     dead_code.drop_identities(graph)
     dead_code.drop_unused(graph)
 

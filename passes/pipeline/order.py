@@ -36,15 +36,9 @@ from passes.results import Cost, Held, MaskedAxis, Report, Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
-from passes.targets.onnxruntime import (
-    channel_multiples,
-    half_precision_transpose,
-    keep_nchwc_layout,
-    maxpool_padding,
-    space_to_depth_convolutions,
-)
+from passes.targets.base import Target
 from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.kernel_rates import Rates
+from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.weights.external_file import Store
 
 Written = TypeVar("Written")
@@ -63,6 +57,11 @@ class ShrinkOptions(PlanOptions):
 
     align: Align | None = None
     explains: bool = True
+
+    @property
+    def target(self) -> Target:
+        """The runtime that the graph is compiled for."""
+        return OnnxRuntime(self.align)
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def shrink_graph(
     """
     with recorder.step("prepare", graph, traced=True):
         dead_code.drop_identities(graph)
-        merged = maxpool_padding.merged(graph)  # nodes that nobody reads are still there, and count as readers
+        faults = options.target.faults(graph)  # nodes that nobody reads are still there, and count as readers
         if around is None:
             simplified(graph)
         else:
@@ -200,14 +199,10 @@ def shrink_graph(
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        clean(graph, nested=around is not None)
-        if isinstance(options.align, Rates):
-            keep_nchwc_layout.stay_in_blocks(graph, options.align, limit - flops.of_graph(graph).flops)
-            space_to_depth_convolutions.unroll(graph, options.align, limit - flops.of_graph(graph).flops)
+        clean(graph, options.target, nested=around is not None)
+        options.target.write_fast_forms(graph, limit)
         store_compactly(graph, source)
-        maxpool_padding.keep_apart(graph, merged)
-        if around is None:
-            half_precision_transpose.put_behind(graph)
+        options.target.avoid_faults(graph, faults, nested=around is not None)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -237,7 +232,7 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
     widths: tuple[Width, ...] = ()
     if options.align is not None:
         with recorder.step("widths", graph):
-            chosen, facts, widths = channel_multiples.chosen(graph, facts, chosen, options.align, options)
+            chosen, facts, widths = options.target.choose_channel_multiples(graph, facts, chosen, options)
     if not options.explains:
         return Planned(facts, chosen, widths=widths)
     with recorder.step("explain"):
@@ -255,7 +250,7 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     if options.explains:
         notes = ("Removing channels would have cost more than it saves, so all of them stayed.",)
         found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan, options.adapters), (), notes)
-    clean(graph)
+    clean(graph, options.target)
     store_compactly(graph, model)
     return graph, found
 

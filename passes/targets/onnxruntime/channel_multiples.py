@@ -1,9 +1,9 @@
-"""Which channels that could go stay after all, because a rounder width runs faster.
+"""Which channels that could be removed stay after all, because a rounder width runs faster.
 
-They are constant or nobody reads them, so the function is the same whether they are computed or not. A plan stores as
+They are constant or have no reader, so the function is the same whether they are computed or not. A plan stores as
 little as it can; some axes then have widths for which there are no fast kernels. Slices that are only stored together
-(`bundles.py`) get the same number of spare ones. By a table of rates (`timing.py`) these numbers are improved one after
-the other until nothing gets faster, once from the plan as it is and once from round widths everywhere, as a
+(`coupled_slices.py`) get the same number of spare ones. By a table of rates (`timing.py`) these numbers are improved
+one after the other until nothing gets faster, once from the plan as it is and once from round widths everywhere, as a
 convolution may only gain where both of its sides are round. The graph is planned again with what was found, and the
 plan that is estimated to be faster is taken.
 """
@@ -24,21 +24,21 @@ from passes.planning.planner import PlanOptions
 from passes.results import Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
-from passes.targets.onnxruntime.coupled_slices import Bundle, Bundles
+from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
 from passes.targets.onnxruntime.kernel_rates import Lines, Rates
-from passes.targets.onnxruntime.timing import Forms, Timing
+from passes.targets.onnxruntime.timing import Blocked, Timing
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
 Align = int | Lines | Rates | Literal["all"]
 
-# Sweeps over all bundles; seldom does the third change anything.
+# Sweeps over all coupled axes; seldom does the third change anything.
 _SWEEPS = 4
 
 # What is estimated to be faster by less than this share may not be: the table is not as exact.
 _DOUBT = 0.02
 
-# The share of a model's time that is worth computing channels which could go. It must come to what the rates say, too:
-# in a network of some microseconds the operators' own overhead decides, and a table is too rough for the rest.
+# The share of a model's time that is worth computing channels which could be removed. It must come to what the rates
+# say, too: in a network of some microseconds the overhead of operators decides, and a table is too rough for the rest.
 _SHARE = 0.02
 
 # The share that is worth it however little time it is.
@@ -70,24 +70,24 @@ class _Hope:
     time: float
 
 
-def chosen(
+def choose_channel_multiples(
     graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, options: PlanOptions
 ) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
     """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
 
     `plan` was made with these options. With rates, no plan is returned that they say takes longer than
     `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
-    and channels that are known maps are computed where that is faster than to add their contribution as a map.
+    and channels that are constant maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
         result = planner.plan(graph, facts, options, least)
         return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
-        bundles = Bundles(graph, facts, plan)
-        extras = _rounded(_written(graph, bundles.found), _multiples(graph, bundles.found, align))
+        coupled = CoupledSlices(graph, facts, plan)
+        extras = _rounded(_written(graph, coupled.found), _multiples(graph, coupled.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
-        least = _least(bundles, plan, extras, reason, StorageFloor())
+        least = _least(coupled, plan, extras, reason, StorageFloor())
         result = planner.plan(graph, facts, options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
@@ -97,7 +97,7 @@ def chosen(
         return _Choice(result, facts, options, least, timing, timing.total())
 
     first = choice(facts, options, StorageFloor(), plan)
-    if not any(step.work for step in first.timing.steps):
+    if not any(step.convolution for step in first.timing.steps):
         return plan, facts, ()
     starts = [first]
     if options.adapters == "auto" and first.timing.adapters:
@@ -118,86 +118,88 @@ def chosen(
 
 
 def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
-    """Whether the second plan is faster by what is worth computing channels which could go."""
+    """Whether the second plan is faster by what is worth computing channels which could be removed."""
     gain = before.time - after.time
-    worth = min(before.timing.rates.worth, _LARGE_SHARE * before.time)
+    worth = min(before.timing.rates.least_gain_ns, _LARGE_SHARE * before.time)
     if gain <= 0 or gain >= max(worth, _SHARE * before.time):
         return gain > 0
     if all(static_shape(tensor) is not None for tensor in graph.inputs):
         return False
-    rates = replace(before.timing.rates, node=0.0)
+    rates = replace(before.timing.rates, ns_per_node=0.0)
     first, second = (Timing(graph, choice.plan, rates, choice.facts).total() for choice in (before, after))
     return first - second > _SHARE_OPEN * first
 
 
 def _hope(graph: gs.Graph, facts: Facts, start: _Choice) -> _Hope | None:
     """The plan with the widths that are fastest for it; None if those are its own."""
-    bundles = Bundles(graph, facts, start.plan)
-    extras = _fastest(start.timing, bundles.found)
+    coupled = CoupledSlices(graph, facts, start.plan)
+    extras = _fastest(start.timing, coupled.found)
     if not extras:
         return None
-    least = _least(bundles, start.plan, extras, "which runs faster than {}", start.least)
-    return _Hope(start, least, start.timing.total(_gains(dict(enumerate(bundles.found)), extras)))
+    least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
+    return _Hope(start, least, start.timing.total(_gains(dict(enumerate(coupled.found)), extras)))
 
 
-def _written(graph: gs.Graph, bundles: list[Bundle]) -> dict[int, Bundle]:
-    """Bundles with slices that some layer writes, by their numbers."""
+def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:
+    """Those with slices that some layer writes, by their numbers."""
     layers = {
         (node.outputs[0].name, axis % len(node.outputs[0].shape))
         for node in graph.nodes
         if (axis := rules(node).width_axis) is not None and node.outputs[0].shape
     }
-    return {number: bundle for number, bundle in enumerate(bundles) if layers & bundle.along.keys()}
+    return {number: coupling for number, coupling in enumerate(couplings) if layers & coupling.slices_per_class.keys()}
 
 
-def _multiples(graph: gs.Graph, bundles: list[Bundle], align: int | Lines) -> dict[int, int]:
-    """What the width of each bundle is rounded up to a multiple of: by the smallest elements that are stored so."""
+def _multiples(graph: gs.Graph, couplings: list[Coupling], align: int | Lines) -> dict[int, int]:
+    """What the width of each coupling is rounded up to a multiple of: by the smallest elements that are stored so."""
     if isinstance(align, int):
-        return dict.fromkeys(range(len(bundles)), align)
+        return dict.fromkeys(range(len(couplings)), align)
     sizes = {name: np.dtype(tensor.dtype).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
-    smallest = (min((sizes[name] for name, _ in bundle.along if sizes.get(name)), default=4) for bundle in bundles)
-    return {number: align.multiple(size) for number, size in enumerate(smallest)}
+    elements = ([sizes[name] for name, _ in coupling.slices_per_class if sizes.get(name)] for coupling in couplings)
+    return {number: align.multiple(min(found, default=4)) for number, found in enumerate(elements)}
 
 
-def _rounded(bundles: dict[int, Bundle], multiples: Mapping[int, int]) -> dict[int, int]:
-    """How many more of each bundle make it a multiple, where there are as many."""
-    missing = {number: -bundle.stored % multiples[number] for number, bundle in bundles.items()}
-    return {number: more for number, more in missing.items() if 0 < more <= bundles[number].spare.size}
+def _rounded(couplings: dict[int, Coupling], multiples: Mapping[int, int]) -> dict[int, int]:
+    """How many more of each coupling make it a multiple, where there are as many."""
+    missing = {number: -coupling.stored % multiples[number] for number, coupling in couplings.items()}
+    return {number: more for number, more in missing.items() if 0 < more <= couplings[number].spare.size}
 
 
 # -- the fastest -----------------------------------------------------------------------------------------------------
 
 
-def _fastest(timing: Timing, bundles: list[Bundle]) -> dict[int, int]:
-    """How many more of each bundle to store, by its number."""
+def _fastest(timing: Timing, couplings: list[Coupling]) -> dict[int, int]:
+    """How many more of each coupling to store, by its number."""
     at: dict[Key, set[int]] = {}
     for index, step in enumerate(timing.steps):
         for port in (*step.inputs, step.output):
             at.setdefault(port.key, set()).add(index)
     reached = _reached(timing)
     regions: dict[int, Set[int]] = {}
-    for number, bundle in enumerate(bundles):
-        touched = {index for key in bundle.along for index in at.get(key, ())}
+    for number, coupling in enumerate(couplings):
+        touched = {index for key in coupling.slices_per_class for index in at.get(key, ())}
         touched |= {later for index in touched for later in reached[index]}
-        if bundle.spare.size and any(timing.steps[index].work for index in touched):
+        if coupling.spare.size and any(timing.steps[index].convolution for index in touched):
             regions[number] = frozenset(touched)
-    found = {number: bundles[number] for number in regions}
-    whole = _whole_blocks(timing, found)
+    found = {number: couplings[number] for number in regions}
+    whole = _whole_channel_blocks(timing, found)
     starts = [{}, _rounded(found, whole)]
     tried = [_improved(timing, found, regions, whole, start) for start in starts]
     best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
     return {number: more for number, more in best.items() if more}
 
 
-def _whole_blocks(timing: Timing, bundles: dict[int, Bundle]) -> dict[int, int]:
-    """What the width of each bundle is to divide by: a block, or one for each group where grouped ones read it."""
+def _whole_channel_blocks(timing: Timing, couplings: dict[int, Coupling]) -> dict[int, int]:
+    """What the width of each coupling is to divide by: a channel block, or one for each group of convolutions."""
     groups: dict[Key, int] = {}
     for step in timing.steps:
-        if step.work is not None and step.work.groups > 1 and not step.work.depthwise:
+        if step.convolution is not None and step.convolution.groups > 1 and not step.convolution.depthwise:
             for key in (step.inputs[0].key, step.output.key):
-                groups[key] = max(groups.get(key, 1), step.work.groups)
-    block = timing.rates.block
-    return {n: block * max(groups.get(key, 1) for key in bundle.along) for n, bundle in bundles.items()}
+                groups[key] = max(groups.get(key, 1), step.convolution.groups)
+    block = timing.rates.channels_per_block
+    return {
+        n: block * max(groups.get(key, 1) for key in coupling.slices_per_class) for n, coupling in couplings.items()
+    }
 
 
 def _reached(timing: Timing) -> list[set[int]]:
@@ -210,59 +212,60 @@ def _reached(timing: Timing) -> list[set[int]]:
     for index in range(len(timing.steps) - 1, -1, -1):
         for reader in readers.get(timing.steps[index].output.name, ()):
             reached[index].add(reader)
-            if timing.steps[reader].work is None:
+            if timing.steps[reader].convolution is None:
                 reached[index] |= reached[reader]
     return reached
 
 
 def _improved(
     timing: Timing,
-    bundles: dict[int, Bundle],
+    couplings: dict[int, Coupling],
     regions: dict[int, Set[int]],
     whole: Mapping[int, int],
     start: dict[int, int],
 ) -> dict[int, int]:
     """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
     extras = dict(start)
-    gains = _gains(bundles, extras)
-    near = {a: {b for b in bundles if b != a and not regions[a].isdisjoint(regions[b])} for a in bundles}
-    forms: Forms = {}
-    timing.of(range(len(timing.steps)), gains, forms)
-    waiting = set(bundles)
+    gains = _gains(couplings, extras)
+    near = {a: {b for b in couplings if b != a and not regions[a].isdisjoint(regions[b])} for a in couplings}
+    blocked: Blocked = {}
+    timing.of(range(len(timing.steps)), gains, blocked)
+    waiting = set(couplings)
     for _ in range(_SWEEPS):
         now, waiting = waiting, set()
         for number in sorted(now):
-            bundle, before = bundles[number], extras.get(number, 0)
+            coupling, before = couplings[number], extras.get(number, 0)
             times = {}
-            for more in _candidates(bundle, before, timing.rates, whole[number]):
-                _add(gains, bundle, more - extras.get(number, 0))
+            for more in _candidates(coupling, before, timing.rates, whole[number]):
+                _add(gains, coupling, more - extras.get(number, 0))
                 extras[number] = more
                 doubt = 1 + _DOUBT if more else 1
-                times[more] = timing.of(sorted(regions[number]), gains, dict(forms)) * doubt
+                times[more] = timing.of(sorted(regions[number]), gains, dict(blocked)) * doubt
             best = min(times, key=lambda more: (times[more], more))
-            _add(gains, bundle, best - extras[number])
+            _add(gains, coupling, best - extras[number])
             extras[number] = best
             if best != before:
-                timing.of(sorted(regions[number]), gains, forms)
+                timing.of(sorted(regions[number]), gains, blocked)
                 waiting |= near[number]
     return extras
 
 
-def _candidates(bundle: Bundle, now: int, rates: Rates, whole: int) -> list[int]:
+def _candidates(coupling: Coupling, now: int, rates: Rates, whole: int) -> list[int]:
     """Numbers of spare slices worth trying: none, one, and those that make the width round."""
-    tried = {0, 1, now, -bundle.stored % rates.step, -bundle.stored % rates.block, -bundle.stored % whole}
-    return sorted(more for more in tried if more <= bundle.spare.size)
+    multiples = rates.channel_multiple, rates.channels_per_block, whole
+    tried = {0, 1, now, *(-coupling.stored % multiple for multiple in multiples)}
+    return sorted(more for more in tried if more <= coupling.spare.size)
 
 
-def _gains(bundles: dict[int, Bundle], extras: dict[int, int]) -> dict[Key, int]:
+def _gains(couplings: dict[int, Coupling], extras: dict[int, int]) -> dict[Key, int]:
     gains: dict[Key, int] = {}
     for number, more in extras.items():
-        _add(gains, bundles[number], more)
+        _add(gains, couplings[number], more)
     return gains
 
 
-def _add(gains: dict[Key, int], bundle: Bundle, more: int) -> None:
-    for key, times in bundle.along.items():
+def _add(gains: dict[Key, int], coupling: Coupling, more: int) -> None:
+    for key, times in coupling.slices_per_class.items():
         gains[key] = gains.get(key, 0) + more * times
 
 
@@ -270,14 +273,14 @@ def _add(gains: dict[Key, int], bundle: Bundle, more: int) -> None:
 
 
 def _least(
-    bundles: Bundles, plan: StoragePlan, extras: dict[int, int], reason: str, base: StorageFloor
+    coupled: CoupledSlices, plan: StoragePlan, extras: dict[int, int], reason: str, base: StorageFloor
 ) -> StorageFloor:
-    """So many spare slices of each bundle, with the reason for each axis, beside what is stored in any case."""
+    """So many spare slices of each coupling, with the reason for each axis, beside what is stored in any case."""
     least = StorageFloor(dict(base.stored), set(base.intact))
     for number, more in extras.items():
-        bundle = bundles.found[number]
-        for key in bundle.along:
-            mask = bundles.slices(key, bundle.spare[:more])
+        coupling = coupled.found[number]
+        for key in coupling.slices_per_class:
+            mask = coupled.slices(key, coupling.spare[:more])
             least.wider[key] = least.wider.get(key, np.zeros(mask.size, bool)) | mask
     for key, mask in least.wider.items():
         least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask

@@ -1,4 +1,4 @@
-"""Which slices a plan stores only together: along every axis that each of them runs through without an adapter."""
+"""Which slices a plan stores only together: those that links couple, along every axis without an adapter between."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from passes.targets.onnxruntime.convolution_shape import convolution_shape
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Classes of slices that run along the same axes: to store one of them, each of these axes stores `along[axis]`.
+class Coupling:
+    """Classes of slices that are coupled along the same axes.
 
-    `stored` is the number of classes that the plan stores, and `spare` are the others, in the order in which to take
-    them.
+    To store one class, each of these axes stores `slices_per_class[axis]` slices. `stored` is the number of classes
+    that the plan stores, and `spare` are the others, in the order in which to take them.
     """
 
-    along: dict[Key, int]
+    slices_per_class: dict[Key, int]
     stored: int
     spare: Index
 
 
-class Bundles:
-    """The bundles of a plan, and the slices that classes of them are. Axes that store all they have are in none."""
+class CoupledSlices:
+    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none."""
 
     def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
         self._plan = plan
@@ -43,7 +43,7 @@ class Bundles:
         pairs = list(self._pairs(graph, facts, wanted))
         first, second = (np.concatenate([np.zeros(0, np.int64), *(p[side] for p in pairs)]) for side in (0, 1))
         self._class = _components(self._size, first, second)
-        self.found = self._bundles(wanted)
+        self.found = self._couplings(wanted)
 
     def slices(self, key: Key, classes: Index) -> Mask:
         """Which slices along the axis are of these classes: bool [size]."""
@@ -51,7 +51,7 @@ class Bundles:
         return np.isin(self._class[start : start + size], classes)
 
     def _pairs(self, graph: gs.Graph, facts: Facts, wanted: Index) -> Iterator[tuple[Index, Index]]:
-        """Slices that are stored together; `wanted` counts the adapters that would have less to put back for each."""
+        """Slices that are stored together; `wanted` counts the adapters that would have less to restore for each."""
         for index, node in enumerate(graph.nodes):
             if index not in self._plan.computed:
                 continue
@@ -59,14 +59,14 @@ class Bundles:
             for i, tensor in present(node.inputs):
                 for axis in range(len(tensor.shape or ())):
                     key = tensor.name, axis
-                    seen = self._plan.required.get((index, i, axis))
+                    required = self._plan.required.get((index, i, axis))
                     if is_constant(tensor) or key not in self._start:
                         continue
-                    if seen is not None and np.array_equal(seen, self._plan.stored[key]):
+                    if required is not None and np.array_equal(required, self._plan.stored[key]):
                         through.add((i, axis))
                     else:
                         start, size = self._start[key], self._plan.stored[key].size
-                        wanted[start : start + size] += True if seen is None else seen
+                        wanted[start : start + size] += True if required is None else required
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
@@ -74,32 +74,32 @@ class Bundles:
                     before, after = link.pairs(self._plan.stored[ends[0]].size)
                     yield self._start[ends[0]] + before, self._start[ends[1]] + after
 
-    def _bundles(self, wanted: Index) -> list[Bundle]:
-        """Classes by the axes that they run along. A class runs along an axis as often as it has slices there."""
+    def _couplings(self, wanted: Index) -> list[Coupling]:
+        """Classes by the axes along which they are coupled, each as often as it has slices there."""
         keys = list(self._start)
         sizes = [self._plan.stored[key].size for key in keys]
         axis = np.repeat(np.arange(len(keys)), sizes)
-        held = np.concatenate([np.zeros(0, bool), *(self._plan.stored[key] for key in keys)])
+        is_stored = np.concatenate([np.zeros(0, bool), *(self._plan.stored[key] for key in keys)])
         # a sum of one scattered number for each slice says along which axes, but for one chance in 2^64
         signs = _scattered(len(keys))
         signature, score = np.zeros(self._size, np.uint64), np.zeros(self._size, np.int64)
         np.add.at(signature, self._class, signs[axis])
         np.add.at(score, self._class, wanted)
         stored = np.zeros(self._size, bool)
-        np.logical_or.at(stored, self._class, held)
+        np.logical_or.at(stored, self._class, is_stored)
         roots = np.unique(self._class)
         members: dict[int, list[int]] = {}
         for root, sign in zip(roots.tolist(), signature[roots].tolist(), strict=True):
             members.setdefault(sign, []).append(root)
-        runs: dict[int, dict[Key, int]] = {roots_[0]: {} for roots_ in members.values()}
-        for slot in np.flatnonzero(np.isin(self._class, list(runs))).tolist():
-            along = runs[int(self._class[slot])]
-            along[keys[axis[slot]]] = along.get(keys[axis[slot]], 0) + 1
+        slices: dict[int, dict[Key, int]] = {roots_[0]: {} for roots_ in members.values()}
+        for slot in np.flatnonzero(np.isin(self._class, list(slices))).tolist():
+            per_axis = slices[int(self._class[slot])]
+            per_axis[keys[axis[slot]]] = per_axis.get(keys[axis[slot]], 0) + 1
         found = []
         for classes in map(np.array, members.values()):
             spare = classes[~stored[classes]]
             order = np.lexsort((spare, -score[spare]))
-            found.append(Bundle(runs[int(classes[0])], int(stored[classes].sum()), spare[order]))
+            found.append(Coupling(slices[int(classes[0])], int(stored[classes].sum()), spare[order]))
         return found
 
 

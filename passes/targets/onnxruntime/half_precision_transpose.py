@@ -20,7 +20,7 @@ from passes.ops.shape import Transpose
 from passes.simplify import dead_code
 
 
-def put_behind(graph: gs.Graph) -> None:
+def put_after(graph: gs.Graph) -> None:
     """Let no such Transpose stand before a product by a matrix, but behind it, where it leaves the last axis alone."""
     editor, changed = GraphEditor(graph), False
     for product, transpose in _pairs(graph):

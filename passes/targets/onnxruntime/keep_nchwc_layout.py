@@ -1,4 +1,4 @@
-"""Scales, shifts and gates between convolutions that hold channels in blocks become operators that leave them there."""
+"""Scales, shifts and gates between convolutions on NCHWc channel blocks become operators that keep this layout."""
 
 from __future__ import annotations
 
@@ -15,49 +15,48 @@ from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
 from passes.targets.onnxruntime.fusions import fused_nodes
-from passes.targets.onnxruntime.gates import gated
 from passes.targets.onnxruntime.kernel_rates import Rates
-from passes.targets.onnxruntime.timing import Forms, Timing
+from passes.targets.onnxruntime.timing import Blocked, Timing, gate_operand
 
-# Of a BatchNormalization, for each element.
-_FLOPS = 2
+# For each element.
+_BATCH_NORMALIZATION_FLOPS = 2
 
 
-def stay_in_blocks(graph: gs.Graph, rates: Rates, flops: int) -> None:
-    """Write what is done to channels in blocks so that they stay there, for no more FLOPs in addition than these.
+def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int) -> None:
+    """Write what is done to NCHWc channel blocks so that they stay, for no more FLOPs in addition than these.
 
-    ONNX Runtime brings channels out of blocks for a Mul or Add whose operands are not of the same sizes, and into them
-    again for the next convolution. A BatchNormalization behind an operator that writes blocks it computes as a
-    depthwise convolution, and a Resize of one place to all of them in blocks, too. Afterwards no Mul or Add with
-    constants stands between what these rates say to be in blocks, nor a product with a gate (`gates.py`), as far as
-    FLOPs go. What ONNX Runtime makes one operator of stays as it is.
+    ONNX Runtime brings channels out of channel blocks for a Mul or Add whose operands are not of the same sizes, and
+    into them again for the next convolution. A BatchNormalization after an operator that writes channel blocks it
+    computes as a depthwise convolution, and a Resize of one position to all of them on channel blocks, too. Afterwards
+    no Mul or Add with constants stands between what these rates say to be in channel blocks, nor a product with a gate,
+    as far as FLOPs go. What ONNX Runtime fuses stays as it is.
     """
-    forms: Forms = {}
+    blocked: Blocked = {}
     timing = Timing(graph, untouched(graph), rates)
-    timing.of(range(len(timing.steps)), {}, forms)
+    timing.of(range(len(timing.steps)), {}, blocked)
     writer = _Writer(graph, fused_nodes(graph))
     for node in graph.nodes:
-        gate = gated(node, graph.opset)
-        if gate is not None and all(forms.get(t.name, False) for t in node.inputs):
+        gate = gate_operand(node, graph.opset)
+        if gate is not None and all(blocked.get(t.name, False) for t in node.inputs):
             writer.spread(node, gate)
-        row, taken = writer.row(node)
-        goes_on = any(forms.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
-        if row is None or not forms.get(row.data.name, False) or not goes_on:
+        affine, saved = writer.chain(node)
+        goes_on = any(blocked.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
+        if affine is None or not blocked.get(affine.data.name, False) or not goes_on:
             continue
-        more = max(_FLOPS * volume(node.outputs[0]) - taken, 0)
+        more = max(_BATCH_NORMALIZATION_FLOPS * volume(node.outputs[0]) - saved, 0)
         if more <= flops:
             flops -= more
-            writer.normalize(node, row)
+            writer.normalize(node, affine)
     writer.editor.finish()
     dead_code.drop_unused(graph)
 
 
 class _Writer:
-    def __init__(self, graph: gs.Graph, joined: Set[int]) -> None:
+    def __init__(self, graph: gs.Graph, fused: Set[int]) -> None:
         self.editor = GraphEditor(graph)
-        self._joined = joined
+        self._fused = fused
 
-    def row(self, last: gs.Node) -> tuple[Affine | None, int]:
+    def chain(self, last: gs.Node) -> tuple[Affine | None, int]:
         """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
         chain = longest_chain(last, self._affine, self.editor)
         if chain is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
@@ -65,7 +64,7 @@ class _Writer:
         return chain.whole, sum(rules(node).cost(node)[0] for node in chain.nodes)
 
     def _affine(self, node: gs.Node) -> Affine | None:
-        if id(node) in self._joined:
+        if id(node) in self._fused:
             return None
         shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)
         if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
@@ -73,7 +72,7 @@ class _Writer:
         return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None
 
     def spread(self, node: gs.Node, index: int) -> None:
-        """A Resize of that operand to the places of the other one, in front of the node."""
+        """A Resize of that operand to the positions of the other one, before the node."""
         gate, shape = node.inputs[index], list(node.inputs[1 - index].shape)
         wide = self.editor.variable(f"{gate.name}_spread", np.dtype(np.float32), shape)
         scales = self.editor.constant("scales", np.array([1, 1, *shape[2:]], np.float32))
@@ -82,7 +81,7 @@ class _Writer:
         resize = construct.node("Resize", wide.name, attrs, [gate, gs.Variable.empty(), scales], [wide])
         self.editor.insert(resize, before=node)
 
-    def normalize(self, last: gs.Node, row: Affine) -> None:
+    def normalize(self, last: gs.Node, affine: Affine) -> None:
         """A BatchNormalization in place of the nodes that end with this one."""
         output = last.outputs[0]
         channels = int(output.shape[1])
@@ -92,9 +91,9 @@ class _Writer:
             return self.editor.constant(f"{output.name}_{name}", spread)
 
         inputs = [
-            row.data,
-            constant("scale", row.scale),
-            constant("shift", row.shift),
+            affine.data,
+            constant("scale", affine.scale),
+            constant("shift", affine.shift),
             constant("mean", np.zeros(())),
             constant("variance", np.ones(())),
         ]

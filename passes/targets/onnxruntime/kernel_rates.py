@@ -3,13 +3,13 @@
 Each kind of processor has a `Rates`. All were fitted to single convolutions in ONNX Runtime 1.31 on one core, and to
 what they take in networks, where more comes from memory (`python -m benchmarks.rates` compares them again). Those of
 `avx512` on an AMD EPYC with AVX-512: the estimates for most kinds of convolutions lie within a third of each other, and
-those for depthwise ones on blocks above, as these wait for memory. Those of `avx2` on an AMD EPYC (Zen 4) with the
-AVX-512 kernels of ONNX Runtime switched off: the estimates for most kinds lie within a quarter of each other, and those
-for depthwise ones with strides above. A processor that has no AVX-512 at all may differ. Those of `zen4` on the same
-machine with them switched on, which computes AVX-512 by halves: the estimates for all kinds lie within a fifth of each
-other. Only ratios within a table matter.
+those for depthwise ones with NCHWc kernels above, as these wait for memory. Those of `avx2` on an AMD EPYC (Zen 4) with
+the AVX-512 kernels of ONNX Runtime switched off: the estimates for most kinds lie within a quarter of each other, and
+those for depthwise ones with strides above. A processor that has no AVX-512 at all may differ. Those of `zen4` on the
+same machine with them switched on, which computes AVX-512 by halves: the estimates for all kinds lie within a fifth of
+each other. Only ratios within a table matter.
 
-Which convolutions run on channels in blocks is decided by ONNX Runtime when it loads the model
+Which convolutions run on NCHWc channel blocks is decided by ONNX Runtime when it loads the model
 (onnxruntime/core/optimizer/nchwc_transformer.cc); `Rates.form` says the same.
 """
 
@@ -21,113 +21,135 @@ from typing import Literal
 
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 
-# How a convolution runs. `plain`: as a matrix product, channel by channel. `blocked`: on channels in blocks, which it
-# reads and writes so. `entering`: it reads few channels as they are and writes blocks.
-Form = Literal["plain", "blocked", "entering"]
+#: how a convolution runs: as a matrix product of windows (im2col), channel by channel; on NCHWc channel blocks; or
+#: reading few channels as they are (NCHW) and writing channel blocks
+Form = Literal["im2col", "nchwc", "nchw_to_nchwc"]
 
-
-# Blocks of the output that a kernel computes at once.
-_AT_ONCE = 4
+# Channel blocks of the output that a kernel computes at once.
+_BLOCKS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Nanoseconds of one core, by what a kernel does.
+    """Nanoseconds (ns) of one core, by what a kernel does.
 
-    block: channels that are held together. step: what the number of channels must divide by to be put into blocks.
-    plain, blocked, entering: for one multiply-add. last: as how many blocks the one, two or three count that are left
-    beside whole fours of the output, as a kernel computes four at once. resumed: for one element of the output that an
-    entering convolution takes up again, once for each channel it reads. tile: places of the output that a matrix
-    product computes together; few: as how many each counts where there are fewer. lowered: for laying out one element
-    of a window, and row: for one weight of a filter, along which they are laid out (not measured on the first machine);
-    direct: for one element that is read where it lies, as windows of one place without strides are.
-    depthwise: for one multiply-add of a blocked depthwise convolution; strided: where it has strides; alone, each: for
-    one multiply-add and one channel of one that is not blocked, twice that with strides. touched: for one element that
-    a convolution reads or writes, those that fill blocks up among them. loaded, begun: in a model of more than `near`
-    weights, which do not stay in the caches, for one of them that a blocked convolution waits for, and for one channel
-    of one filter that a matrix product waits for: its window lies in a row. element: for one element that an
-    elementwise operator writes. reorder: for one element that is brought into blocks or out of them. move: for one
-    element that an adapter delivers, and copy: for each of the pieces that a Gather takes one by one. node: for any
-    operator. worth: what a model must win before channels are computed that could go.
+    Multiply-adds (MACs) are those of each form of convolution, and of depthwise convolutions: on channel blocks, with
+    and without strides, and unblocked, which have a cost for each channel too and take twice as long with strides.
+
+    channels_per_block: channels of one NCHWc channel block.
+    channel_multiple: what the number of channels must divide by to be put into channel blocks.
+    blocks_charged_for_rest: as how many channel blocks the one, two or three count that are left beside whole fours of
+        the output, as a kernel computes four at once.
+    ns_per_accumulated_element: an output element that an `nchw_to_nchwc` convolution takes up again, for each channel
+        that it reads.
+    positions_per_tile: positions of the output that a matrix product computes together.
+    tile_positions_per_lone_position: as how many each position counts where there are fewer.
+    ns_per_im2col_element: laying out one element of a window.
+    ns_per_im2col_row: one weight of a filter, along which windows are laid out (not measured for `avx512`).
+    ns_per_element_in_place: an element that is read where it lies, as windows of one position without strides are.
+    ns_per_touched_element: an element that a convolution reads or writes, those that fill up channel blocks included.
+    cached_weights: a model of more weights than these does not keep them in the caches. Then a convolution waits for
+        each weight (ns_per_loaded_weight), or a matrix product for each window of a filter, whose weights lie in a row
+        (ns_per_loaded_window).
+    ns_per_elementwise_element: an element that an elementwise operator writes.
+    ns_per_reordered_element: an element that is brought into channel blocks or out of them.
+    ns_per_adapted_element: an element that an adapter delivers.
+    ns_per_gathered_piece: each of the pieces that a Gather copies one by one.
+    ns_per_node: any operator.
+    least_gain_ns: what a model must win before channels are computed that could be removed.
     """
 
     name: str
-    block: int
-    step: int
-    plain: float
-    blocked: float
-    entering: float
-    last: tuple[float, float, float]
-    resumed: float
-    tile: int
-    few: float
-    lowered: float
-    row: float
-    direct: float
-    depthwise: float
-    strided: float
-    alone: float
-    each: float
-    touched: float
-    loaded: float
-    begun: float
-    near: int
-    element: float
-    reorder: float
-    move: float
-    copy: float
-    node: float
-    worth: float
+    channels_per_block: int
+    channel_multiple: int
+    ns_per_im2col_mac: float
+    ns_per_nchwc_mac: float
+    ns_per_nchw_to_nchwc_mac: float
+    blocks_charged_for_rest: tuple[float, float, float]
+    ns_per_accumulated_element: float
+    positions_per_tile: int
+    tile_positions_per_lone_position: float
+    ns_per_im2col_element: float
+    ns_per_im2col_row: float
+    ns_per_element_in_place: float
+    ns_per_depthwise_mac: float
+    ns_per_strided_depthwise_mac: float
+    ns_per_unblocked_depthwise_mac: float
+    ns_per_unblocked_depthwise_channel: float
+    ns_per_touched_element: float
+    ns_per_loaded_weight: float
+    ns_per_loaded_window: float
+    cached_weights: int
+    ns_per_elementwise_element: float
+    ns_per_reordered_element: float
+    ns_per_adapted_element: float
+    ns_per_gathered_piece: float
+    ns_per_node: float
+    least_gain_ns: float
 
-    def form(self, work: ConvolutionShape, read: int, written: int) -> Form:
+    def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:
         """How the convolution runs that reads and writes so many channels."""
-        if not work.nchwc:
-            return "plain"
-        if work.depthwise:
-            return "plain" if written % self.step else "blocked"
-        if work.groups > 1:
-            whole = read % (work.groups * self.block) == written % (work.groups * self.block) == 0
-            return "blocked" if whole else "plain"
-        if read < self.block:
-            return "entering"
-        return "plain" if read % self.step else "blocked"
+        if not shape.nchwc:
+            return "im2col"
+        if shape.depthwise:
+            return "im2col" if written % self.channel_multiple else "nchwc"
+        if shape.groups > 1:
+            multiple = shape.groups * self.channels_per_block
+            return "nchwc" if read % multiple == written % multiple == 0 else "im2col"
+        if read < self.channels_per_block:
+            return "nchw_to_nchwc"
+        return "im2col" if read % self.channel_multiple else "nchwc"
 
-    def convolution(self, work: ConvolutionShape, read: int, written: int) -> float:
+    def convolution(self, shape: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds of the convolution itself."""
-        form = self.form(work, read, written)
-        places = work.batch * math.prod(work.positions)
-        taken = up(read, self.block) if form == "blocked" else read
-        moved = taken * math.prod(work.strides) + (written if form == "plain" else up(written, self.block))
-        time = self.node + places * moved * self.touched
-        if work.depthwise and form == "plain":
-            slower = 1 if max(work.strides) == 1 else 2
-            return time + written * (work.batch * self.each + work.taps * places * self.alone * slower)
-        if form == "plain":
-            inner, outer = read / work.groups, written / work.groups
-            alone = math.prod(work.positions)
-            tiled = work.batch * min(up(alone, self.tile), self.few * alone)
-            as_it_lies = work.taps == max(work.strides) == 1
-            laid = places * self.direct if as_it_lies else work.batch * self.row + places * self.lowered
-            lowered = inner * work.taps * laid
-            return time + work.groups * (inner * outer * work.taps * tiled * self.plain + lowered)
-        return time + places * self._blocked(work, form, taken, written)
+        form = self.form(shape, read, written)
+        positions = shape.batch * math.prod(shape.positions)
+        taken = self.padded(read) if form == "nchwc" else read
+        touched = taken * math.prod(shape.strides) + (written if form == "im2col" else self.padded(written))
+        time = self.ns_per_node + positions * touched * self.ns_per_touched_element
+        if form != "im2col":
+            return time + positions * self._per_position(shape, form, taken, written)
+        if shape.depthwise:
+            slower = 1 if max(shape.strides) == 1 else 2
+            macs = shape.taps * positions * self.ns_per_unblocked_depthwise_mac * slower
+            return time + written * (shape.batch * self.ns_per_unblocked_depthwise_channel + macs)
+        return time + self._im2col(shape, read, written)
 
-    def loading(self, work: ConvolutionShape, read: int, written: int) -> float:
+    def loading(self, shape: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds more where the weights come from memory."""
-        if work.depthwise:
+        if shape.depthwise:
             return 0.0
-        of_each = self.begun / work.taps if self.form(work, read, written) == "plain" else self.loaded
-        return of_each * work.weights(read, written)
+        windows = self.form(shape, read, written) == "im2col"
+        each = self.ns_per_loaded_window / shape.taps if windows else self.ns_per_loaded_weight
+        return each * shape.weights(read, written)
 
-    def _blocked(self, work: ConvolutionShape, form: Form, read: int, written: int) -> float:
-        """Nanoseconds for each place of the output of a convolution that writes blocks."""
-        if work.depthwise:
-            return read * work.taps * (self.depthwise if max(work.strides) == 1 else self.strided)
-        whole, left = divmod(up(written, self.block) // self.block, _AT_ONCE)
-        wide = self.block * (whole * _AT_ONCE + (0, *self.last)[left]) / work.groups
-        if form == "entering":
-            return read * wide * (work.taps * self.entering + self.resumed)
-        return read * wide * work.taps * self.blocked
+    def padded(self, channels: int) -> int:
+        """The channels of as many channel blocks as hold so many."""
+        return round_up(channels, self.channels_per_block)
+
+    def _im2col(self, shape: ConvolutionShape, read: int, written: int) -> float:
+        """Nanoseconds of laying out windows, and of a matrix product for each group."""
+        per_group, positions = read / shape.groups, math.prod(shape.positions)
+        tiles = round_up(positions, self.positions_per_tile)
+        tiled = shape.batch * min(tiles, self.tile_positions_per_lone_position * positions)
+        if shape.taps == max(shape.strides) == 1:
+            layout = shape.batch * positions * self.ns_per_element_in_place
+        else:
+            layout = shape.batch * self.ns_per_im2col_row + shape.batch * positions * self.ns_per_im2col_element
+        macs = per_group * (written / shape.groups) * shape.taps * tiled
+        return shape.groups * (macs * self.ns_per_im2col_mac + per_group * shape.taps * layout)
+
+    def _per_position(self, shape: ConvolutionShape, form: Form, read: int, written: int) -> float:
+        """Nanoseconds for each position of the output of a convolution that writes channel blocks."""
+        if shape.depthwise:
+            strided = max(shape.strides) > 1
+            return read * shape.taps * (self.ns_per_strided_depthwise_mac if strided else self.ns_per_depthwise_mac)
+        whole, rest = divmod(self.padded(written) // self.channels_per_block, _BLOCKS_AT_ONCE)
+        charged = whole * _BLOCKS_AT_ONCE + (0, *self.blocks_charged_for_rest)[rest]
+        wide = self.channels_per_block * charged / shape.groups
+        if form == "nchw_to_nchwc":
+            return read * wide * (shape.taps * self.ns_per_nchw_to_nchwc_mac + self.ns_per_accumulated_element)
+        return read * wide * shape.taps * self.ns_per_nchwc_mac
 
 
 @dataclass(frozen=True)
@@ -142,103 +164,103 @@ class Lines:
         return max(1, self.bytes // itemsize)
 
 
-def up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
     """The next multiple that is not less."""
     return -(-value // multiple) * multiple
 
 
 _AVX512 = Rates(
     name="avx512",
-    block=16,
-    step=4,
-    plain=1 / 107,
-    blocked=1 / 126,
-    entering=1 / 128,
-    last=(1.36, 2.0, 3.0),
-    resumed=0.016,
-    tile=16,
-    few=3.5,
-    lowered=0.14,
-    row=0.0,
-    direct=0.14,
-    depthwise=1 / 130,
-    strided=1 / 47,
-    alone=0.12,
-    each=200.0,
-    touched=0.06,
-    loaded=0.1,
-    begun=0.0,
-    near=8_000_000,
-    element=0.14,
-    reorder=0.15,
-    move=0.15,
-    copy=4.0,
-    node=1500.0,
-    worth=10_000.0,
+    channels_per_block=16,
+    channel_multiple=4,
+    ns_per_im2col_mac=1 / 107,
+    ns_per_nchwc_mac=1 / 126,
+    ns_per_nchw_to_nchwc_mac=1 / 128,
+    blocks_charged_for_rest=(1.36, 2.0, 3.0),
+    ns_per_accumulated_element=0.016,
+    positions_per_tile=16,
+    tile_positions_per_lone_position=3.5,
+    ns_per_im2col_element=0.14,
+    ns_per_im2col_row=0.0,
+    ns_per_element_in_place=0.14,
+    ns_per_depthwise_mac=1 / 130,
+    ns_per_strided_depthwise_mac=1 / 47,
+    ns_per_unblocked_depthwise_mac=0.12,
+    ns_per_unblocked_depthwise_channel=200.0,
+    ns_per_touched_element=0.06,
+    ns_per_loaded_weight=0.1,
+    ns_per_loaded_window=0.0,
+    cached_weights=8_000_000,
+    ns_per_elementwise_element=0.14,
+    ns_per_reordered_element=0.15,
+    ns_per_adapted_element=0.15,
+    ns_per_gathered_piece=4.0,
+    ns_per_node=1500.0,
+    least_gain_ns=10_000.0,
 )
 
 _AVX2 = Rates(
     name="avx2",
-    block=8,
-    step=4,
-    plain=1 / 54,
-    blocked=1 / 55,
-    entering=1 / 66,
-    last=(2.0, 2.4, 3.0),
-    resumed=0.038,
-    tile=16,
-    few=3.5,
-    lowered=0.27,
-    row=8.0,
-    direct=0.09,
-    depthwise=1 / 36,
-    strided=1 / 33,
-    alone=0.18,
-    each=250.0,
-    touched=0.055,
-    loaded=0.15,
-    begun=0.25,
-    near=1_000_000,
-    element=0.2,
-    reorder=0.18,
-    move=0.13,
-    copy=4.0,
-    node=2500.0,
-    worth=10_000.0,
+    channels_per_block=8,
+    channel_multiple=4,
+    ns_per_im2col_mac=1 / 54,
+    ns_per_nchwc_mac=1 / 55,
+    ns_per_nchw_to_nchwc_mac=1 / 66,
+    blocks_charged_for_rest=(2.0, 2.4, 3.0),
+    ns_per_accumulated_element=0.038,
+    positions_per_tile=16,
+    tile_positions_per_lone_position=3.5,
+    ns_per_im2col_element=0.27,
+    ns_per_im2col_row=8.0,
+    ns_per_element_in_place=0.09,
+    ns_per_depthwise_mac=1 / 36,
+    ns_per_strided_depthwise_mac=1 / 33,
+    ns_per_unblocked_depthwise_mac=0.18,
+    ns_per_unblocked_depthwise_channel=250.0,
+    ns_per_touched_element=0.055,
+    ns_per_loaded_weight=0.15,
+    ns_per_loaded_window=0.25,
+    cached_weights=1_000_000,
+    ns_per_elementwise_element=0.2,
+    ns_per_reordered_element=0.18,
+    ns_per_adapted_element=0.13,
+    ns_per_gathered_piece=4.0,
+    ns_per_node=2500.0,
+    least_gain_ns=10_000.0,
 )
 
 _ZEN4 = Rates(
     name="zen4",
-    block=16,
-    step=4,
-    plain=1 / 58,
-    blocked=1 / 57,
-    entering=1 / 64,
-    last=(1.16, 2.08, 3.0),
-    resumed=0.05,
-    tile=16,
-    few=3.5,
-    lowered=0.31,
-    row=10.0,
-    direct=0.13,
-    depthwise=1 / 57,
-    strided=1 / 51,
-    alone=0.2,
-    each=250.0,
-    touched=0.05,
-    loaded=0.15,
-    begun=0.25,
-    near=1_000_000,
-    element=0.15,
-    reorder=0.16,
-    move=0.13,
-    copy=4.0,
-    node=1000.0,
-    worth=10_000.0,
+    channels_per_block=16,
+    channel_multiple=4,
+    ns_per_im2col_mac=1 / 58,
+    ns_per_nchwc_mac=1 / 57,
+    ns_per_nchw_to_nchwc_mac=1 / 64,
+    blocks_charged_for_rest=(1.16, 2.08, 3.0),
+    ns_per_accumulated_element=0.05,
+    positions_per_tile=16,
+    tile_positions_per_lone_position=3.5,
+    ns_per_im2col_element=0.31,
+    ns_per_im2col_row=10.0,
+    ns_per_element_in_place=0.13,
+    ns_per_depthwise_mac=1 / 57,
+    ns_per_strided_depthwise_mac=1 / 51,
+    ns_per_unblocked_depthwise_mac=0.2,
+    ns_per_unblocked_depthwise_channel=250.0,
+    ns_per_touched_element=0.05,
+    ns_per_loaded_weight=0.15,
+    ns_per_loaded_window=0.25,
+    cached_weights=1_000_000,
+    ns_per_elementwise_element=0.15,
+    ns_per_reordered_element=0.16,
+    ns_per_adapted_element=0.13,
+    ns_per_gathered_piece=4.0,
+    ns_per_node=1000.0,
+    least_gain_ns=10_000.0,
 )
 
-#: for a processor that is not known, where convolutions are timed: no channels are put into blocks
-ANY = replace(_AVX512, name="any", block=1, step=1)
+#: for a processor that is not known, where convolutions are timed: no channels are put into channel blocks
+ANY = replace(_AVX512, name="any", channels_per_block=1, channel_multiple=1)
 
 #: by the instruction set that ONNX Runtime's kernels use on the processor
 RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _ZEN4, _AVX2)}

@@ -97,11 +97,18 @@ class _Unroller:
         before = rates.convolution(work, read, written)
         for axis in range(2):
             for many in _NEIGHBOURS:
-                if written * many > _BLOCKS * rates.block or many > work.positions[axis] or work.dilations[axis] != 1:
+                if (
+                    written * many > _BLOCKS * rates.channels_per_block
+                    or many > work.positions[axis]
+                    or work.dilations[axis] != 1
+                ):
                     continue
                 other = unrolled(work, axis, many)
                 elements = work.batch * written * many * int(np.prod(other.positions))
-                moved = elements * (2 * rates.reorder + _TURNED[axis] * rates.move) + 5 * rates.node
+                moved = (
+                    elements * (2 * rates.ns_per_reordered_element + _TURNED[axis] * rates.ns_per_adapted_element)
+                    + 5 * rates.ns_per_node
+                )
                 gain = before - rates.convolution(other, read, written * many) - moved
                 products = read * int(np.prod(other.kernel)) * elements - read * work.taps * (
                     work.batch * written * int(np.prod(work.positions))

@@ -144,9 +144,9 @@ def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> No
 def test_windows_of_few_places_take_as_long_to_lay_out_as_their_rows_are_many() -> None:
     def laid(kernel: tuple[int, int]) -> float:
         work = replace(WORK, kernel=kernel, positions=(2, 2))
-        return ZEN4.convolution(work, 30, 30) - replace(ZEN4, row=0.0).convolution(work, 30, 30)
+        return ZEN4.convolution(work, 30, 30) - replace(ZEN4, ns_per_im2col_row=0.0).convolution(work, 30, 30)
 
-    assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.row)
+    assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.ns_per_im2col_row)
     assert laid((1, 1)) == 0
 
 
@@ -164,7 +164,7 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
 def test_weights_that_come_from_memory_keep_kernels_on_blocks_waiting() -> None:
     source = chain(363, 363, size=384, side=4)
     assert widths(shrink(source, align=AVX512).model)[:2] == [364, 364]
-    assert widths(shrink(source, align=replace(AVX512, near=100_000)).model)[:2] == [363, 363]
+    assert widths(shrink(source, align=replace(AVX512, cached_weights=100_000)).model)[:2] == [363, 363]
 
 
 @pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
@@ -193,8 +193,10 @@ def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[i
 
 def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only multiples of 64 are fast here, and nothing is found that would be as fast as all channels are."""
-    slow = 10 * AVX512.plain
-    picky = replace(AVX512, block=64, step=64, plain=slow, entering=slow)
+    slow = 10 * AVX512.ns_per_im2col_mac
+    picky = replace(
+        AVX512, channels_per_block=64, channel_multiple=64, ns_per_im2col_mac=slow, ns_per_nchw_to_nchwc_mac=slow
+    )
     monkeypatch.setattr(passes.targets.onnxruntime.channel_multiples, "_fastest", lambda *_: {})
     result = shrink(chain(40, 40), align=picky)
     assert widths(result.model)[:2] == [64, 64]
@@ -305,15 +307,15 @@ WORK = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positio
 @pytest.mark.parametrize(
     ("work", "read", "written", "form"),
     [
-        (WORK, 32, 33, "blocked"),  # outputs are padded
-        (WORK, 36, 36, "blocked"),
-        (WORK, 33, 32, "plain"),
-        (WORK, 3, 33, "entering"),
-        (replace(WORK, nchwc=False), 32, 32, "plain"),
-        (replace(WORK, groups=64, depthwise=True), 36, 36, "blocked"),
-        (replace(WORK, groups=64, depthwise=True), 33, 33, "plain"),
-        (replace(WORK, groups=4), 64, 128, "blocked"),
-        (replace(WORK, groups=4), 80, 80, "plain"),
+        (WORK, 32, 33, "nchwc"),  # outputs are padded
+        (WORK, 36, 36, "nchwc"),
+        (WORK, 33, 32, "im2col"),
+        (WORK, 3, 33, "nchw_to_nchwc"),
+        (replace(WORK, nchwc=False), 32, 32, "im2col"),
+        (replace(WORK, groups=64, depthwise=True), 36, 36, "nchwc"),
+        (replace(WORK, groups=64, depthwise=True), 33, 33, "im2col"),
+        (replace(WORK, groups=4), 64, 128, "nchwc"),
+        (replace(WORK, groups=4), 80, 80, "im2col"),
     ],
 )
 def test_how_a_convolution_runs(work: ConvolutionShape, read: int, written: int, form: str) -> None:
@@ -323,13 +325,13 @@ def test_how_a_convolution_runs(work: ConvolutionShape, read: int, written: int,
 @pytest.mark.parametrize(
     ("work", "read", "written", "form"),
     [
-        (WORK, 12, 20, "blocked"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
-        (WORK, 9, 16, "plain"),
-        (WORK, 7, 24, "entering"),
-        (replace(WORK, groups=20, depthwise=True), 20, 20, "blocked"),
-        (replace(WORK, groups=18, depthwise=True), 18, 18, "plain"),
-        (replace(WORK, groups=2), 16, 16, "blocked"),
-        (replace(WORK, groups=2), 24, 24, "plain"),
+        (WORK, 12, 20, "nchwc"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
+        (WORK, 9, 16, "im2col"),
+        (WORK, 7, 24, "nchw_to_nchwc"),
+        (replace(WORK, groups=20, depthwise=True), 20, 20, "nchwc"),
+        (replace(WORK, groups=18, depthwise=True), 18, 18, "im2col"),
+        (replace(WORK, groups=2), 16, 16, "nchwc"),
+        (replace(WORK, groups=2), 24, 24, "im2col"),
     ],
 )
 def test_how_a_convolution_runs_on_blocks_of_eight(work: ConvolutionShape, read: int, written: int, form: str) -> None:
@@ -362,7 +364,7 @@ def test_a_width_within_a_block_takes_as_long_as_the_block() -> None:
 
 def test_no_block_is_a_table_without_forms() -> None:
     forms = {ANY.form(WORK, read, written) for read, written in itertools.product((1, 16, 33), repeat=2)}
-    assert forms == {"blocked"}
+    assert forms == {"nchwc"}
 
 
 def test_adapters_go_where_a_plan_without_them_is_faster() -> None:

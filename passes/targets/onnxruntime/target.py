@@ -1,0 +1,54 @@
+"""ONNX Runtime on CPUs, as the order of passes sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Set
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from passes.cost import flops
+from passes.planning.planner import PlanOptions
+from passes.results import Width
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import StoragePlan
+from passes.targets.onnxruntime import (
+    channel_multiples,
+    fusions,
+    half_precision_transpose,
+    keep_nchwc_layout,
+    maxpool_padding,
+    space_to_depth_convolutions,
+)
+from passes.targets.onnxruntime.channel_multiples import Align
+from passes.targets.onnxruntime.kernel_rates import Rates
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """A `passes.targets.base.Target`. By `align` channels stay for the sake of widths; with rates, forms are chosen."""
+
+    align: Align | None = None
+
+    def fused_nodes(self, graph: gs.Graph) -> Set[int]:
+        return fusions.fused_nodes(graph)
+
+    def choose_channel_multiples(
+        self, graph: gs.Graph, facts: Facts, plan: StoragePlan, options: PlanOptions
+    ) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
+        if self.align is None:
+            return plan, facts, ()
+        return channel_multiples.choose_channel_multiples(graph, facts, plan, self.align, options)
+
+    def write_fast_forms(self, graph: gs.Graph, limit: int) -> None:
+        if isinstance(self.align, Rates):
+            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit - flops.of_graph(graph).flops)
+            space_to_depth_convolutions.unroll(graph, self.align, limit - flops.of_graph(graph).flops)
+
+    def faults(self, graph: gs.Graph) -> Collection[str]:
+        return maxpool_padding.merged(graph)
+
+    def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
+        maxpool_padding.keep_apart(graph, known)
+        if not nested:
+            half_precision_transpose.put_after(graph)
