@@ -1,4 +1,7 @@
-"""What is done to a graph before the analysis, and after the rewriting."""
+"""Preparing: from a valid model to a graph in which the analysis recognises what there is, of the same function.
+
+The passes after it stand in `passes.pipeline`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,12 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
 from passes.model.loading import shaped
-from passes.simplify import (
-    constant_folding,
-    dead_code,
-    move_masks_after_products,
-    reshape_chains_to_gather,
-)
+from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
 from passes.simplify.decomposed_activations import gelu
 
 
 def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
-    """The graph of a model with constants folded, identities gone, shuffles as indices and shapes on every tensor.
+    """The graph of a model with constants folded, no identities, shuffles as Gathers and shapes on every tensor.
 
     Nodes that read an initializer named in `keep` stay even if they change nothing.
     """
@@ -39,7 +37,7 @@ def checked(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
-    if reshape_chains_to_gather.reorder(graph):
+    if reshape_chains_to_gather.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)
     dead_code.drop_unused(graph)

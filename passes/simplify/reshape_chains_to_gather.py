@@ -17,7 +17,7 @@ from passes.ops.shape import Rearrangement, Reshape
 _LONGEST = 12  # nodes of a chain
 
 
-def reorder(graph: gs.Graph) -> bool:
+def replace_chains(graph: gs.Graph) -> bool:
     """Replace every such chain; whether there was any.
 
     Afterwards what they do is seen as indices along an axis, or is an Identity.

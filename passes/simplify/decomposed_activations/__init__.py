@@ -1,1 +1,1 @@
-"""Activations that an exporter decomposed become operators again."""
+"""Activations that an exporter decomposed are fused into operators again, one file for each kind."""
