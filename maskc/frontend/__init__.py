@@ -80,7 +80,8 @@ def _read(path: Path, stay: bool) -> Source:
         from maskc.frontend.tensorflow import saved_model
 
         original = saved_model.read(file)
-        return Source(original.to_onnx(), path, _files_below(file), original.notes, original)
+        files = tuple(sorted(below for below in file.rglob("*") if below.is_file()))
+        return Source(original.to_onnx(), path, files, original.notes, original)
     if file.suffix == ".keras":
         from maskc.frontend.tensorflow import keras
 
@@ -115,7 +116,3 @@ def locate(path: Path) -> Path:
         )
     names = ", ".join(file.name for file in models[:5])
     raise InputError(f"The directory {path} holds several models ({names}). Name the one to read.")
-
-
-def _files_below(directory: Path) -> tuple[Path, ...]:
-    return tuple(sorted(file for file in directory.rglob("*") if file.is_file()))

@@ -30,8 +30,7 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
         if _leaves(directory, location):
             raise InputError(
                 f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "
-                "directory. "
-                "Only files beside the model are read; move it there."
+                "directory. Only files beside the model are read; move it there."
             )
         missing = _missing(location, file)
         if missing is not None:

@@ -11,16 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import (
-    AttributeProto,
-    FunctionProto,
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    SparseTensorProto,
-    TensorProto,
-    ValueInfoProto,
-)
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from passes.weights.streaming import External, stored_bytes
 
@@ -50,11 +41,6 @@ class TensorType:
     elem_type: int
     shape: tuple[int | str | None, ...] | None
 
-    @property
-    def rank(self) -> int | None:
-        """Number of dimensions, or None."""
-        return None if self.shape is None else len(self.shape)
-
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
@@ -65,7 +51,7 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
-def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[Any]:
+def all_graphs(graph: GraphProto | onnx.FunctionProto) -> Iterator[Any]:
     """The graph (or local function) and every graph nested in it."""
     yield graph
     for node in graph.node:
@@ -97,7 +83,7 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
             yield from _parts(attribute.sparse_tensors)
 
 
-def _parts(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+def _parts(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
     for sparse in tensors:
         yield from (sparse.values, sparse.indices)
 
@@ -141,18 +127,11 @@ def model_bytes(model: ModelProto) -> int:
 
 def type_of(value: ValueInfoProto) -> TensorType:
     """Type of a graph input, output or annotated value; not a tensor: element type 0 and no shape."""
-    if not value.type.HasField("tensor_type"):
-        return TensorType(0, None)
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return TensorType(tensor.elem_type, None)
-    dims: list[int | str | None] = []
-    for dim in tensor.shape.dim:
-        if dim.HasField("dim_value"):
-            dims.append(dim.dim_value)
-        else:
-            dims.append(dim.dim_param or None)
-    return TensorType(tensor.elem_type, tuple(dims))
+    sizes = (dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return TensorType(tensor.elem_type, tuple(sizes))
 
 
 def without_weights(model: ModelProto) -> ModelProto:
@@ -160,16 +139,9 @@ def without_weights(model: ModelProto) -> ModelProto:
 
     It has the same shapes as the model, and is small however many weights the model has.
     """
-    light = ModelProto(ir_version=max(model.ir_version, 4))
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
+    light = without_initializers(model)
+    light.ir_version = max(model.ir_version, 4)
     graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    graph.value_info.extend(model.graph.value_info)
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
     declared = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _SHAPE_DATA and not is_external(tensor):

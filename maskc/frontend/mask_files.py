@@ -13,7 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend.graphs import HALF_TYPES, TensorType, all_graphs, array_of, bodies, fresh, tensor_types
+from maskc.frontend.graphs import (
+    HALF_TYPES,
+    STANDARD_DOMAINS,
+    TensorType,
+    all_graphs,
+    array_of,
+    bodies,
+    fresh,
+    tensor_types,
+)
 
 # Mul takes these only since opset 14; the other numbers since opset 7.
 _SMALL_INTEGERS = frozenset(map(TensorProto.DataType.Value, "INT8 INT16 UINT8 UINT16".split()))
@@ -67,7 +76,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     types = tensor_types(result)
-    opset = next((entry.version for entry in result.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = next((entry.version for entry in result.opset_import if entry.domain in STANDARD_DOMAINS), 0)
     taken = {name for inner in all_graphs(graph) for name in (*_defined(inner), *(node.name for node in inner.node))}
     inserted: dict[str, list[NodeProto]] = {}
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -142,14 +151,14 @@ def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
 
 def _mask_shape(key: str, tensor: str, axis: int | None, mask: NDArray[Any], type_: TensorType) -> tuple[int, ...]:
     """The shape in which the mask broadcasts along its axis."""
-    rank = type_.rank
-    if rank is None:
+    if type_.shape is None:
         if axis is None or axis >= 0:
             raise InputError(
                 f"Mask '{key}': the rank of tensor '{tensor}' is not known. "
                 f"Count the axis from the end, as in '{tensor}@-1'."
             )
         return (mask.size,) + (1,) * (-axis - 1)
+    rank = len(type_.shape)
     if rank == 0:
         raise InputError(f"Mask '{key}': tensor '{tensor}' is a single number and has no channels.")
     if axis is None:
@@ -157,7 +166,6 @@ def _mask_shape(key: str, tensor: str, axis: int | None, mask: NDArray[Any], typ
     if not -rank <= axis < rank:
         raise InputError(f"Mask '{key}': tensor '{tensor}' has {rank} dimensions, so there is no axis {axis}.")
     axis %= rank
-    assert type_.shape is not None
     size = type_.shape[axis]
     if isinstance(size, int) and size != mask.size:
         raise InputError(
@@ -176,9 +184,7 @@ def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtyp
             f"Masks need opset 7 or newer and the model has opset {opset}. Convert it with onnx.version_converter."
         )
     fits = elem_type in _NUMBERS or elem_type == TensorProto.BOOL or (elem_type in _SMALL_INTEGERS and opset >= 14)
-    if elem_type == TensorProto.BFLOAT16 and opset < 13:
-        fits = False
-    if not fits:
+    if not fits or (elem_type == TensorProto.BFLOAT16 and opset < 13):
         name = TensorProto.DataType.Name(elem_type).lower()
         raise InputError(
             f"Mask '{key}': tensor '{tensor}' is of type {name}, which opset {opset} cannot multiply by a mask."

@@ -74,8 +74,7 @@ def store_beside(path: Path) -> Iterator[Store]:
 def write_model(
     model: ModelProto, path: Path, limit: int | None = None, store: Store | None = None, keep: Iterable[Path] = ()
 ) -> int:
-    """Write a model so that `path` is the old file or the whole new one at every moment; returns bytes
-    written.
+    """Write a model so that `path` is the old file or the whole new one at every moment; returns bytes written.
 
     Weights that do not fit in an ONNX file go to one beside it, `<name>.<hash>.data`. The hash of its content
     is in its name, so an existing model never finds new weights under the name it knows. Data files that an

@@ -13,7 +13,7 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import declared_sizes, external_data, graph_checks, shared_weights
-from maskc.frontend.graphs import has_external, without_weights
+from maskc.frontend.graphs import STANDARD_DOMAINS, has_external, without_weights
 from passes.errors import in_brief
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
@@ -125,14 +125,15 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
 def _check_opset(model: ModelProto, what: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
+        if opset.domain not in STANDARD_DOMAINS:
+            continue
         # The checker lets a newer opset pass and reads its operators by older rules.
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+        if opset.version > newest:
             raise InputError(
                 f"{what} uses opset {opset.version}, and the installed onnx {onnx.__version__} knows up to "
-                f"{newest}. "
-                "Upgrade onnx, or export the model with an older opset."
+                f"{newest}. Upgrade onnx, or export the model with an older opset."
             )
-        if opset.domain in ("", "ai.onnx") and 0 < opset.version < OLDEST_OPSET:
+        if 0 < opset.version < OLDEST_OPSET:
             raise InputError(
                 f"{what} uses opset {opset.version}, and maskc reads {OLDEST_OPSET} and newer. "
                 "Convert it with onnx.version_converter."

@@ -20,7 +20,6 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow.importing import quiet
 from maskc.results.json_values import plain
 from maskc.train.cost.computational_cost import computational_cost
-from maskc.train.mask_layer import MaskLayer
 
 MANIFEST = "manifest.json"
 
@@ -85,7 +84,10 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         manifest = {
             "flops": {"before": before, "after": report.after.flops},
             "parameters": {"before": report.before.params, "after": report.after.params},
-            "masks": {name: _mask(layer) for name, layer in zip(cost.names, cost.layers, strict=True)},
+            "masks": {
+                name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
+                for name, mask in zip(cost.names, cost.masks(), strict=True)
+            },
             "verification": _verification(report),
             "warnings": list(report.warnings),
             "versions": _versions(),
@@ -145,11 +147,6 @@ def _put(part: Path, directory: Path) -> None:
         old.rename(directory)
         raise
     shutil.rmtree(old)
-
-
-def _mask(layer: MaskLayer) -> dict[str, Any]:
-    mask = layer.mask.numpy()
-    return {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
 
 
 def _verification(report: CompileReport) -> dict[str, Any] | None:

@@ -187,8 +187,7 @@ def _layer(node: str) -> str:
 
 
 def _foreign_operators(model: ModelProto) -> str:
-    """Operators that tf2onnx left in ONNX's own domain under TensorFlow's names, with the layers they are
-    from.
+    """Operators that tf2onnx left in ONNX's own domain under TensorFlow's names, with the layers they are from.
 
     tf2onnx ends without an error when it knows no conversion.
     """

@@ -63,7 +63,6 @@ def _signature(loaded: Any, name: str) -> Any:
     if signatures:
         raise InputError(
             f"{name} has several signatures ({', '.join(sorted(signatures))}) and none is called "
-            "serving_default. "
-            "Save it with the one to compile as serving_default."
+            "serving_default. Save it with the one to compile as serving_default."
         )
     raise InputError(f"{name} has no signature to serve. Export the model with model.export().")

@@ -73,7 +73,7 @@ def canonical(name: str) -> str:
     return str(found)
 
 
-def random_signal(seed: int, index: int, channels: int) -> Any:
+def random_scores(seed: int, index: int, channels: int) -> Any:
     """Returns the scores of the method "random" for mask number `index`: float32, of shape `(channels,)`."""
     return tf.random.stateless_uniform((channels,), seed=(seed, index))
 

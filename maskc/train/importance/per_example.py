@@ -104,12 +104,8 @@ def loss_reduction(model: Any) -> Reduction | None:
     reduced in different ways.
     """
     losses = [loss for loss in keras.tree.flatten(getattr(model, "loss", None)) if loss is not None]
-    found = {_reduction(loss) for loss in losses}
-    return found.pop() if len(found) == 1 else None
-
-
-def _reduction(loss: Any) -> Reduction:
-    if isinstance(loss, keras.losses.Loss) and loss.reduction in ("sum", "none", None):
-        # Without a reduction the loss stays a vector, and differentiating a vector differentiates its sum.
-        return "sum"
-    return "mean"
+    # Without a reduction the loss stays a vector, and differentiating a vector differentiates its sum.
+    sums = {isinstance(loss, keras.losses.Loss) and loss.reduction in ("sum", "none", None) for loss in losses}
+    if len(sums) != 1:
+        return None
+    return "sum" if sums.pop() else "mean"

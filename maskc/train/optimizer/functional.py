@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train.importance.decay import check_decay
-from maskc.train.importance.methods import METHODS, canonical, random_signal
+from maskc.train.importance.methods import METHODS, canonical, random_scores
 from maskc.train.importance.per_example import Reduction, activity, per_loss
 from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
 from maskc.train.selection.groups import grouped, uncoupled
@@ -92,7 +92,7 @@ def update_pruning_signals(
         raise InputError(f'loss_reduction must be "mean" or "sum", not {loss_reduction!r}.')
     if rule.reads == "nothing":
         for index, layer in enumerate(layers):
-            layer.signal.assign(random_signal(seed, index, layer.signal.shape[0]))
+            layer.signal.assign(random_scores(seed, index, layer.signal.shape[0]))
         return
     passages = [layer.passage for layer in layers]
     for layer, passage in zip(layers, passages, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance.methods import METHODS, random_signal
+from maskc.train.importance.methods import METHODS, random_scores
 from maskc.train.importance.per_example import Gathering, Reduction, loss_reduction
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
 from maskc.train.optimizer.decision import prune, prune_when_due
@@ -334,7 +334,7 @@ class PruningOptimizer(Wrapping):
             if gradient is None:
                 continue
             if method.reads == "nothing":
-                layer.signal.assign(random_signal(self.settings.seed, index, layer.signal.shape[0]))
+                layer.signal.assign(random_scores(self.settings.seed, index, layer.signal.shape[0]))
             elif method.reads == "activations":
                 if (activity := layer.take_activity()) is not None:
                     found[layer] = activity
