@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,7 +76,6 @@ def check(
         raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
     targets = check_report.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
     limits = Limits(tolerance, min_reduction)
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
     changed = False
     if update:
         outcomes, changed = regress.update(

@@ -9,24 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maskc.cli import options as option
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import (
-    Adapters,
-    Adapting,
-    AlignFor,
-    Aligning,
-    AlignSeconds,
-    Debug,
-    Jobs,
-    Json,
-    Masks,
-    Models,
-    Quiet,
-    Reports,
-    Rules,
-    Shape,
-    Verbose,
-)
 from maskc.cli.output import console, print_json, warn
 
 if TYPE_CHECKING:
@@ -35,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog=EXIT_CODES)
 def compile(
-    models: Models,
+    models: option.Models,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -49,17 +33,17 @@ def compile(
             show_default=False,
         ),
     ] = None,
-    masks: Masks = None,
-    shape: Shape = None,
-    adapters: Adapting = Adapters.auto,
-    align: Aligning = "auto",
-    align_for: AlignFor = None,
-    align_seconds: AlignSeconds = 30.0,
-    rules: Rules = None,
+    masks: option.Masks = None,
+    shape: option.Shape = None,
+    adapters: option.Adapting = option.Adapters.auto,
+    align: option.Aligning = "auto",
+    align_for: option.AlignFor = None,
+    align_seconds: option.AlignSeconds = 30.0,
+    rules: option.Rules = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,
-    report: Reports = None,
+    report: option.Reports = None,
     bench: Annotated[
         bool | None,
         typer.Option(
@@ -68,11 +52,11 @@ def compile(
             show_default=False,
         ),
     ] = None,
-    jobs: Jobs = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    jobs: option.Jobs = None,
+    as_json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = False,
+    debug: option.Debug = False,
 ) -> None:
     """Compile a model with masked channels into a smaller one that computes the same function.
 

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+from maskc.cli import options as option
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import (
-    Adapters,
-    Adapting,
-    AlignFor,
-    Aligning,
-    Debug,
-    Json,
-    Masks,
-    Model,
-    Quiet,
-    Rules,
-    Shape,
-    Verbose,
-)
 from maskc.cli.output import console, print_json, warn
 
 
 @app.command(epilog=EXIT_CODES)
 def explain(
-    model: Model,
-    masks: Masks = None,
-    shape: Shape = None,
-    adapters: Adapting = Adapters.auto,
-    align: Aligning = "auto",
-    align_for: AlignFor = None,
-    rules: Rules = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    model: option.Model,
+    masks: option.Masks = None,
+    shape: option.Shape = None,
+    adapters: option.Adapting = option.Adapters.auto,
+    align: option.Aligning = "auto",
+    align_for: option.AlignFor = None,
+    rules: option.Rules = None,
+    as_json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = False,
+    debug: option.Debug = False,
 ) -> None:
     """Say which operators hold masked channels that would stay, why, and what to do.
 

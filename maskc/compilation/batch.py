@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
-from maskc.jobs.workers import check_jobs, each
+from maskc.jobs.workers import checked_jobs, each
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def compile_files(
     made.
     """
     outputs = _outputs(models, directory)
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
-    check_jobs(jobs)
+    jobs = checked_jobs(jobs)
     tasks = list(zip(models, outputs, strict=True))
     with contextlib.nullcontext() if directory is None else model_files.not_left_empty(directory):
         if directory is not None:

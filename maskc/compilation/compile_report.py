@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from maskc.report import files
-from maskc.results.document import SCHEMA, Channels, Document
-from maskc.results.environment import machine, now, versions
+from maskc.results.document import Channels, Document
+from maskc.results.environment import now
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.measurements import Latency
@@ -64,30 +64,13 @@ class CompileReport:
 
     def document(self) -> Document:
         """The report of `maskc compile`."""
-        return Document(
-            schema=SCHEMA,
-            command="compile",
-            maskc=self.maskc,
-            versions=versions(),
-            machine=machine(),
-            date=self.date,
-            model=self.model,
-            output=self.output,
-            before=self.before,
-            after=self.after,
+        held = sum(len(held.channels) for held in self.held)
+        return Document.of(
+            "compile",
+            self,
             reduction=self.flops_reduction,
-            channels=Channels(
-                self.channels_masked, self.channels_removed, sum(len(held.channels) for held in self.held)
-            ),
-            layers=self.layers,
-            masked=self.masked,
-            held=self.held,
-            widths=self.widths,
+            channels=Channels(self.channels_masked, self.channels_removed, held),
             verification=None if self.verification is None else self.verification.checked(),
-            latency=self.latency,
-            seconds=self.seconds,
-            notes=self.notes,
-            warnings=self.warnings,
         )
 
     def to_json(self) -> dict[str, Any]:

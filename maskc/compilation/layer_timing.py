@@ -22,6 +22,7 @@ import onnx
 
 import passes
 from maskc import progress
+from maskc.compilation.align import cpu_info
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime
@@ -183,11 +184,7 @@ def cache_folder() -> Path:
 
 def processor() -> str:
     """The processor's own name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def timed(shape: ConvolutionShape, read: int, written: int) -> float:

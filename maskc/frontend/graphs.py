@@ -51,6 +51,13 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
+def copied(model: ModelProto) -> ModelProto:
+    """A copy of the model, weights included."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def all_graphs(graph: GraphProto | onnx.FunctionProto) -> Iterator[Any]:
     """The graph (or local function) and every graph nested in it."""
     yield graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
@@ -29,7 +30,7 @@ def each(
     function are pickled. The processes start Python anew, so a script that asks for them does so below
     `if __name__ == "__main__":`. Raises `InputError` when there are to be less than one.
     """
-    check_jobs(jobs)
+    checked_jobs(jobs)
     # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
     context = multiprocessing.get_context("spawn")
     waiting = deque(enumerate(tasks))
@@ -57,10 +58,12 @@ def each(
             process.join()
 
 
-def check_jobs(jobs: int) -> None:
-    """Raise `InputError` for a number of processes that cannot be."""
+def checked_jobs(jobs: int | None) -> int:
+    """The number of processes: as given, or one for each core. Raises `InputError` for less than one."""
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:
         raise InputError(f"The number of jobs must be 1 or more, and not {jobs}.")
+    return jobs
 
 
 def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:

@@ -15,7 +15,7 @@ from maskc.errors import InputError, MaskcError, NotEquivalentError
 from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes
-from maskc.jobs.workers import attempt, check_jobs, each
+from maskc.jobs.workers import attempt, checked_jobs, each
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
@@ -53,14 +53,15 @@ def check(
     models: Sequence[Path] = (),
     *,
     limits: Limits | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
     rules: Sequence[Path] = (),
 ) -> list[Outcome]:
     """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
 
-    `jobs` is how many are compiled at the same time, in processes of their own; each loads `rules` first. More than one
-    start Python anew, so a script that asks for that does so below `if __name__ == "__main__":`. Raises `InputError`
-    when the baseline or the limits cannot be used; what is wrong with one model is in its outcome.
+    `jobs` is how many are compiled at the same time (None: one for each core), in processes of their own; each loads
+    `rules` first. More than one start Python anew, so a script that asks for that does so below
+    `if __name__ == "__main__":`. Raises `InputError` when the baseline or the limits cannot be used; what is wrong with
+    one model is in its outcome.
     """
     known = baseline.read(path)
     files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
@@ -83,7 +84,7 @@ def update(
     shapes: Shapes | None = None,
     adapters: str | None = None,
     limits: Limits | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
     rules: Sequence[Path] = (),
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
@@ -163,8 +164,8 @@ class _Task:
         return dataclasses.replace(outcome, error=str(found), error_code=found.exit_code)
 
 
-def _all(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> list[Outcome]:
-    check_jobs(jobs)
+def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> list[Outcome]:
+    jobs = checked_jobs(jobs)
     outcomes = {}
     with progress.stage("Compiling and comparing models", len(tasks)) as stage:
         for index, found in _run(tasks, min(jobs, len(tasks)), rules):

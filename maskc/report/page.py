@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.wording import ranges, size
+from maskc.report.wording import ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import provider_title
@@ -185,10 +185,7 @@ def _verdict(document: Document) -> Verdict:
     checked = document.verification
     if checked is None:
         return Verdict("open", "Not verified", "The two models were not compared.")
-    where = f"in ONNX Runtime on {provider_title(checked.provider)}"
-    if any(output.against == "TensorFlow" for output in checked.outputs):
-        where += " and in TensorFlow"
-    how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where}."
+    how = f"Compared on {checked.samples} samples, seed {checked.seed}, {where_run(checked)}."
     errors = [output.max_rel for output in checked.outputs if output.histogram]
     if not checked.samples:
         how = "The models were not run."

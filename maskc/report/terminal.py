@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.wording import brief, factor, held_lines, size, width_lines
-from maskc.runtime.session import provider_title
+from maskc.report.wording import brief, factor, held_lines, size, where_run, width_lines
 from maskc.version import __version__
 
 if TYPE_CHECKING:
@@ -274,10 +273,7 @@ def _latency(latency: Latency) -> str:
 
 
 def _verdict(result: Checked | Verification) -> str:
-    where = f"in ONNX Runtime on {provider_title(result.provider)}"
-    if any(output.against == "TensorFlow" for output in result.outputs):
-        where += " and in TensorFlow"
-    how = f"{result.samples} samples, seed {result.seed}, {where}"
+    how = f"{result.samples} samples, seed {result.seed}, {where_run(result)}"
     if result.passed:
         return f"Verified: the same function on {how}."
     if result.equivalent:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from maskc.runtime.session import provider_title
+
 if TYPE_CHECKING:
+    from maskc.results.document import Checked
+    from maskc.results.verification import Verification
     from passes.results import Held, Width
 
 
@@ -78,3 +82,10 @@ def brief(count: int) -> str:
     power = next((power for power in range(1, 5) if count < 999.5 * 1000**power), 5)
     value, unit = count / 1000**power, " kMGTP"[power]
     return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2}f}{unit}"
+
+
+def where_run(checked: Checked | Verification) -> str:
+    """What two models were compared in, and on what."""
+    where = f"in ONNX Runtime on {provider_title(checked.provider)}"
+    original = any(output.against == "TensorFlow" for output in checked.outputs)
+    return where + " and in TensorFlow" * original

@@ -6,12 +6,14 @@ docs/report_schema.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+from maskc.results.environment import machine, now, versions
 from maskc.results.layers import Layer
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
+from maskc.version import __version__
 from passes.results import Held, MaskedAxis, Width
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
@@ -84,3 +86,11 @@ class Document:
     seconds: dict[str, float] | None
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, command: Literal["compile", "verify"], result: object, **more: Any) -> Document:
+        """The report of a result: its values of the same names, `more` in their place, and null for all others."""
+        values: dict[str, Any] = dict.fromkeys(item.name for item in fields(cls))
+        known = {"maskc": __version__, "date": now(), "notes": (), "warnings": ()} | vars(result) | more
+        values |= {name: value for name, value in known.items() if name in values}
+        return cls(**values | {"schema": SCHEMA, "command": command, "versions": versions(), "machine": machine()})

@@ -6,13 +6,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from maskc.errors import NotEquivalentError
-from maskc.results.document import SCHEMA, Checked, Document
-from maskc.results.environment import machine, now, versions
+from maskc.results.document import Checked, Document
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
-from maskc.version import __version__
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,8 @@ class Verification:
 
     def document(self) -> Document:
         """The report of `maskc verify`."""
-        return Document(
-            schema=SCHEMA,
-            command="verify",
-            maskc=__version__,
-            versions=versions(),
-            machine=machine(),
-            date=now(),
-            model=self.model,
-            output=self.output,
-            before=self.before,
-            after=self.after,
-            reduction=self.reduction,
-            channels=None,
-            layers=self.layers,
-            masked=None,
-            held=None,
-            widths=None,
-            verification=self.checked(),
-            latency=self.latency,
-            seconds=None,
-            notes=(),
-            warnings=(),
-        )
+        # Its notes are on how the comparison was made, and stand there.
+        return Document.of("verify", self, reduction=self.reduction, verification=self.checked(), notes=())
 
     def checked(self) -> Checked:
         """What was found, without the figures and the latency, which stand elsewhere in the document."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, TypeProto
 
-from maskc.frontend.graphs import all_graphs, all_nodes, all_tensors, array_of
+from maskc.frontend.graphs import all_graphs, all_nodes, all_tensors, array_of, copied
 
 _TYPES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 
@@ -16,8 +16,7 @@ def widened(model: ModelProto) -> ModelProto | None:
 
     Every bfloat16 is a float32, so the weights are the same; only what is computed is rounded less.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     changed = False
     for tensor in all_tensors(copy):
         if tensor.data_type == TensorProto.BFLOAT16:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.graphs import HALF_TYPES, all_tensors, custom_operators, has_external, tensor_bytes, type_of
+from maskc.frontend.graphs import HALF_TYPES, all_tensors, copied, custom_operators, has_external, tensor_bytes, type_of
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
 from passes.errors import in_brief
@@ -43,11 +43,7 @@ class _Gpu:
 # TF32 rounds inputs of products to 10 bits, which would drown what is being measured.
 _GPUS = {
     "cuda": _Gpu(
-        "CUDA",
-        "CUDAExecutionProvider",
-        "onnxruntime_providers_cuda",
-        {"use_tf32": "0"},
-        "install maskc[cuda]",
+        "CUDA", "CUDAExecutionProvider", "onnxruntime_providers_cuda", {"use_tf32": "0"}, "install maskc[cuda]"
     ),
     # It has no such option; `NVIDIA_TF32_OVERRIDE` speaks to NVIDIA's libraries themselves.
     "tensorrt": _Gpu(
@@ -137,13 +133,8 @@ class Session:
         path = Path(self._session.end_profiling())
         events = json.loads(path.read_text())
         self._profiles.cleanup()
-        return len(
-            {
-                event["name"]
-                for event in events
-                if event.get("cat") == "Node" and event.get("args", {}).get("provider") == _GPUS[provider].name
-            }
-        )
+        nodes = (event for event in events if event.get("cat") == "Node")
+        return len({node["name"] for node in nodes if node.get("args", {}).get("provider") == _GPUS[provider].name})
 
 
 def rounds_products(model: ModelProto) -> bool:
@@ -246,7 +237,7 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
             # Too large for a message: by way of a file, whose weights ONNX Runtime maps or copies before it
             # returns.
             path = Path(directory) / "model.onnx"
-            onnx.save_model(_copied(model), path, save_as_external_data=True, location="weights")
+            onnx.save_model(copied(model), path, save_as_external_data=True, location="weights")
             return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             readable = re.search(r"Unsupported model IR version.* max supported IR version: (\d+)", str(error))
@@ -254,7 +245,7 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
                 raise _load_error(model, error) from error
     # Versions of the file format differ in what they can express, and only a newer onnx writes the newest;
     # whatever this model uses of it, the loading below shows.
-    older = _copied(model)
+    older = copied(model)
     older.ir_version = int(readable.group(1))
     return _create(ort, older, options, providers)
 
@@ -264,7 +255,7 @@ def _mapped(model: ModelProto, options: Any) -> ModelProto:
     anchor = Path.cwd().anchor
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", anchor)
     options.add_session_config_entry("session.disable_prepacking", "1")
-    copy = _copied(model)
+    copy = copied(model)
     for tensor in all_tensors(copy):
         for entry in tensor.external_data:
             if entry.key == "location" and Path(entry.value).is_absolute():
@@ -281,7 +272,7 @@ def _in_numpy_types(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
     ends = (*model.graph.input, *model.graph.output)
     if not any(type_of(value).elem_type in _FOREIGN_TO_NUMPY for value in ends):
         return model, {}
-    model = _copied(model)
+    model = copied(model)
     fed: dict[str, str] = {}
     casts = []
     for value in model.graph.input:
@@ -300,12 +291,6 @@ def _in_numpy_types(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
     for cast in reversed(casts):
         model.graph.node.insert(0, cast)
     return model, fed
-
-
-def _copied(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _load_error(model: ModelProto, error: Exception) -> MaskcError:

@@ -24,7 +24,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.frontend import Source, model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
-from maskc.jobs.workers import check_jobs, each
+from maskc.jobs.workers import checked_jobs, each
 from maskc.results.environment import machine, now, versions
 from maskc.results.totals import Figures
 from maskc.runtime.session import choose_provider
@@ -94,9 +94,8 @@ def sweep(
     the directory cannot be used, and `UnavailableError` when something that is needed is not installed.
     """
     check_quality(quality)
-    jobs = (os.cpu_count() or 1) if jobs is None and ray is None else jobs
-    if jobs is not None:
-        check_jobs(jobs)
+    if ray is None or jobs is not None:
+        jobs = checked_jobs(jobs)
     _check(targets, policies, seconds)
     if ray is not None:
         work.check_ray(ray)

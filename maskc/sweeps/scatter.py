@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["source", "best", "dominated"]
@@ -12,7 +12,7 @@ Kind = Literal["source", "best", "dominated"]
 
 @dataclass(frozen=True)
 class Dot:
-    """One point: where it stands, its number in the table, what it is and what to say of it."""
+    """One point: its place, in the units of the axes or of the chart, its number in the table, its kind and label."""
 
     x: float
     y: float
@@ -37,23 +37,12 @@ class Scatter:
     HEIGHT = 300.0
 
 
-@dataclass(frozen=True)
-class Item:
-    """What is drawn of a point."""
-
-    x: float
-    y: float
-    number: str
-    kind: Kind
-    label: str
-
-
-def scatter(title: str, x_label: str, y_label: str, items: Sequence[Item], *, from_zero: bool = False) -> Scatter:
+def scatter(title: str, x_label: str, y_label: str, items: Sequence[Dot], *, from_zero: bool = False) -> Scatter:
     """A chart of these points; the x axis begins at 0, and the y axis does if it is to."""
     across = _Axis.over([0.0, *(item.x for item in items)], Scatter.WIDTH)
     up = _Axis.over([*([0.0] if from_zero else []), *(item.y for item in items)], Scatter.HEIGHT)
     dots = tuple(
-        Dot(across.at(item.x), round(Scatter.HEIGHT - up.at(item.y), 1), item.number, item.kind, item.label)
+        replace(item, x=across.at(item.x), y=round(Scatter.HEIGHT - up.at(item.y), 1))
         for item in sorted(items, key=lambda item: item.kind != "dominated")  # what matters lies on top
     )
     best = sorted((dot for dot in dots if dot.kind == "best"), key=lambda dot: (dot.x, -dot.y))

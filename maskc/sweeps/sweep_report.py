@@ -88,7 +88,7 @@ def page(sweep: Record) -> str:
 
 def charts(sweep: Record) -> Iterator[Scatter]:
     """Quality against latency and against FLOPs, and latency against FLOPs, as far as they are known."""
-    from maskc.sweeps.scatter import Item, scatter
+    from maskc.sweeps.scatter import Dot, scatter
 
     good = [(number, point) for number, point in enumerate(sweep.points, 1) if point.figures is not None]
 
@@ -109,13 +109,13 @@ def charts(sweep: Record) -> Iterator[Scatter]:
         }
         source = {"time": 1.0, "share": 1.0, "quality": sweep.source.quality}
         items = [
-            Item(getattr(point, x), getattr(point, y), str(number), kind(point), label(point))
+            Dot(getattr(point, x), getattr(point, y), str(number), kind(point), label(point))
             for number, point in good
             if getattr(point, x) is not None and getattr(point, y) is not None
         ]
         first = source[x], source[y]
         if items and first[0] is not None and first[1] is not None:
-            items.insert(0, Item(first[0], first[1], "", "source", f"{SOURCE}: {sweep.source.model}"))
+            items.insert(0, Dot(first[0], first[1], "", "source", f"{SOURCE}: {sweep.source.model}"))
         if items:
             yield scatter(title, words[x], words[y], items, from_zero=y == "time")
 

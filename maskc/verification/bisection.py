@@ -27,7 +27,7 @@ from maskc.verification.error_statistics import distance
 from maskc.verification.exact import Exact
 from maskc.verification.inner_tensors import Inside, Values
 from maskc.verification.inputs import Sample
-from maskc.verification.tolerance import NOISE_FACTOR, depths, tolerance
+from maskc.verification.tolerance import NOISE_FACTOR, depths, relative_error, tolerance
 from passes.adapters.placement import POLICIES
 from passes.pipeline.trace import Trace
 
@@ -97,14 +97,8 @@ def _error(name: str, values: Values, stored: Stored, floor: float) -> tuple[flo
     slices = _slices(name, wanted, got, stored)
     if slices is None:
         return np.inf, floor
-    expected = _cut(wanted, slices)
-    error = distance(expected, got)
-    if error is None:
-        return np.inf, floor
-    scale = error.scale or 1.0
-    steps = [_cut(other[name], slices) for other in values.moved if name in other and other[name].shape == wanted.shape]
-    movement = max((step.max_abs for step in (distance(expected, a) for a in steps) if step is not None), default=0.0)
-    return error.max_abs / scale, max(0.0 if error.exact else floor, NOISE_FACTOR * movement / scale)
+    alike = [other[name] for other in values.moved if name in other and other[name].shape == wanted.shape]
+    return relative_error(_cut(wanted, slices), got, [_cut(array, slices) for array in alike], floor)
 
 
 Slices = tuple[NDArray[Any] | None, ...]
@@ -229,10 +223,8 @@ def _agree(reference: ModelProto, model: ModelProto, samples: Sequence[Sample], 
             wanted, got = (session.run(sample.inputs) for session in sessions)
             for name, array in wanted.items():
                 error = distance(array, got[name])
-                if (
-                    error is None
-                    or error.max_abs > NOISE_FACTOR * tolerance(array.dtype, depth.get(name, 1)) * error.scale
-                ):
+                allowed = NOISE_FACTOR * tolerance(array.dtype, depth.get(name, 1))
+                if error is None or error.max_abs > allowed * error.scale:
                     return False
     except MaskcError:
         return False

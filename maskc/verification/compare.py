@@ -57,7 +57,7 @@ class Models:
 
 @dataclass
 class _Found:
-    """What the comparison has found so far; `reasons` say why the models are not equivalent."""
+    """What the comparison has found so far, as in `Verification`; `reasons` say why the models are not equivalent."""
 
     reasons: list[str]
     notes: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class _Found:
     samples: int = 0
     outputs: tuple[OutputError, ...] = ()
     exact: tuple[ExactError, ...] | None = None
-    difference: FirstDifference | None = None
+    parting: FirstDifference | None = None
     latency: Latency | None = None
 
 
@@ -106,21 +106,15 @@ def compare(
             f"FLOPs fell by a factor of {reduction:.4g} and {options.min_reduction:g} was asked for "
             f"({models.before.flops:,} before, {models.after.flops:,} after)."
         )
+    lists = {"reasons": tuple(found.reasons), "notes": tuple(found.notes)}
     return Verification(
         passed=not found.reasons,
         equivalent=equivalent,
-        outputs=found.outputs,
         before=models.before,
         after=models.after,
         min_reduction=options.min_reduction,
-        provider=found.provider,
-        samples=found.samples,
         seed=options.seed,
-        reasons=tuple(found.reasons),
-        notes=tuple(found.notes),
-        exact=found.exact,
-        parting=found.difference,
-        latency=found.latency,
+        **vars(found) | lists,
     )
 
 
@@ -185,7 +179,7 @@ def _compare_outputs(
         pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, name, TENSORFLOW_FACTOR))
     tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol)
     noise = Noise(models.reference, models.compiled, expected, found.provider, options.seed)
-    result = compare_outputs(models.reference, pairs, data, tolerance, noise)
+    result = compare_outputs(pairs, data, tolerance, noise)
     found.outputs = result.errors
     found.reasons += result.failures
     return result.sample
@@ -233,7 +227,7 @@ def _locate(
     if bisection is None:
         found.notes.append("Where the models part was not found.")
         return
-    found.difference = bisection.difference
+    found.parting = bisection.difference
     if options.dump is not None:
         try:
             written = write_dump(options.dump, bisection, samples[0])

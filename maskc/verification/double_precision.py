@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, help
 from onnx.reference import ReferenceEvaluator
 
 from maskc.frontend.graphs import all_graphs as graphs
-from maskc.frontend.graphs import array_of
+from maskc.frontend.graphs import array_of, copied
 from maskc.verification.reference_operators import OPERATORS
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -29,25 +29,9 @@ _STASHING = ("GroupNormalization",)
 
 # Operators that have no double form, or whose value depends on the type's precision.
 NO_DOUBLE = frozenset(
-    {
-        "Celu",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "Attention",
-        "BitCast",
-        "NonMaxSuppression",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Bernoulli",
-        "Multinomial",
-        "StringNormalizer",
-        "TfIdfVectorizer",
-    }
+    "Attention Bernoulli BitCast Celu DequantizeLinear DynamicQuantizeLinear Multinomial NonMaxSuppression QLinearConv "
+    "QLinearMatMul QuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike StringNormalizer "
+    "TfIdfVectorizer".split()
 )
 
 
@@ -105,7 +89,7 @@ def to_double(model: ModelProto) -> ModelProto:
     What an operator wants in single precision (the scales of Resize) gets there through a Cast, or stays as
     it is where it is an initializer that nothing else reads.
     """
-    model = _copy(model)
+    model = copied(model)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     for graph in graphs(model.graph):
         single = _single_only(graph)
@@ -153,12 +137,6 @@ def _single_only(graph: GraphProto) -> set[str]:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 other |= {n for inner in graphs(attribute.g) for node_ in inner.node for n in node_.input}
     return (wanted & constants) - other
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 class Evaluator:

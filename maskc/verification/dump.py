@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
-from maskc.frontend.graphs import all_graphs, bodies
+from maskc.frontend.graphs import all_graphs, bodies, copied
 from maskc.runtime.session import Session
 from maskc.verification.bisection import Bisection
 from maskc.verification.error_statistics import distance
@@ -95,8 +95,7 @@ def up_to(model: ModelProto, tensor: str, front: Arrays | None = None) -> ModelP
     The other inputs stay as they are, so that both halves of a pair take the same data.
     """
     front = front or {}
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     if not _makes(model, tensor):
         return copy
     needed, kept = {tensor}, []

@@ -22,7 +22,7 @@ from maskc.verification.double_precision import Evaluator, has_double, to_double
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample, elements
 from maskc.verification.rounding_noise import rounded_weights
-from maskc.verification.tolerance import DOUBLE_FLOOR, NOISE_FACTOR
+from maskc.verification.tolerance import DOUBLE_FLOOR, relative_error
 from passes.errors import in_brief
 
 # Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
@@ -85,12 +85,13 @@ class Exact:
                 except Exception as error:
                     raise _unable(error) from error
                 for name, array in wanted.items():
-                    error_ = _error(name, array, got[name], [other[name] for other in moved], sample.label, self._floor)
-                    if not error_.passed and self.failed is None:
+                    share, allowed = relative_error(array, got[name], [other[name] for other in moved], self._floor)
+                    measured = ExactError(name, share, allowed, share <= allowed, sample.label)
+                    if not measured.passed and self.failed is None:
                         self.failed = sample
                     worst = found.get(name)
-                    if worst is None or error_.error * worst.allowed > worst.error * error_.allowed:
-                        found[name] = error_
+                    if worst is None or measured.error * worst.allowed > worst.error * measured.allowed:
+                        found[name] = measured
                 stage.advance(note=sample.label)
         return tuple(found.values())
 
@@ -110,19 +111,6 @@ class Exact:
 def _exceeds(wanted: NDArray[Any], got: NDArray[Any], floor: float) -> bool:
     error = distance(wanted, got)
     return error is not None and error.max_abs > (0.0 if error.exact else floor * error.scale)
-
-
-def _error(
-    name: str, wanted: NDArray[Any], got: NDArray[Any], moved: Sequence[NDArray[Any]], sample: str, floor: float
-) -> ExactError:
-    error = distance(wanted, got)
-    if error is None:
-        return ExactError(name, np.inf, floor, False, sample)
-    steps = [step.max_abs for array in moved if (step := distance(wanted, array)) is not None]
-    scale = error.scale or 1.0
-    allowed = max(0.0 if error.exact else floor, NOISE_FACTOR * max(steps, default=0.0) / scale)
-    share = error.max_abs / scale
-    return ExactError(name, share, allowed, share <= allowed, sample)
 
 
 def _unable(error: Exception) -> UnavailableError:

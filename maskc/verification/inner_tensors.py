@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import MaskcError, RunError
+from maskc.frontend.graphs import copied
 from maskc.runtime.session import Session
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import Sample
@@ -104,8 +105,7 @@ class Inside:
 
 def _first(model: ModelProto, count: int) -> ModelProto:
     """The model's first nodes, without its outputs."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     del copy.graph.node[count:]
     del copy.graph.output[:]
     return copy
@@ -113,8 +113,7 @@ def _first(model: ModelProto, count: int) -> ModelProto:
 
 def _telling(model: ModelProto, names: set[str]) -> ModelProto:
     """The model with these tensors as outputs as well."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     there = {value.name for value in copy.graph.output}
     inferred = onnx.shape_inference.infer_shapes(copy) if copy.ByteSize() < 2**30 else copy
     types = {value.name: value for value in inferred.graph.value_info}

@@ -21,6 +21,8 @@ from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.rounding_noise import Noise
 from maskc.verification.tolerance import Tolerance
 
+Array = NDArray[Any]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -57,9 +59,7 @@ class _Tally:
     sample: Sample | None = None
 
 
-def compare_outputs(
-    reference: ModelProto, pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance, noise: Noise
-) -> OutputErrors:
+def compare_outputs(pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance, noise: Noise) -> OutputErrors:
     """All errors of all pairs, and a sentence for everything that failed."""
     errors: list[OutputError] = []
     failures: list[str] = []
@@ -68,7 +68,7 @@ def compare_outputs(
         for pair in pairs:
             # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
             blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
-            found = _compare(reference, _counted(pair, stage), data, tolerance, noise)
+            found = _compare(_counted(pair, stage), data, tolerance, noise)
             errors += found.errors
             failures += found.failures
             failures += [
@@ -90,9 +90,7 @@ def _counted(pair: Pair, stage: progress.Stage) -> Pair:
     return dataclasses.replace(pair, actual=run)
 
 
-def _compare(
-    reference: ModelProto, pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: Noise
-) -> OutputErrors:
+def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: Noise) -> OutputErrors:
     """The errors of one pair; the failures are of samples on which the model cannot be run."""
     tallies = {name: _Tally() for name in data[0].expected}
     failures, stopped = [], None
@@ -107,7 +105,7 @@ def _compare(
             tally = tallies.setdefault(name, _Tally())
             tally.rtol = tolerance.relative(name, expected.dtype, pair.factor)
             if name in actual:
-                _add(tally, name, expected, actual[name], sample, reference, tolerance.atol, noise)
+                _add(tally, name, expected, actual[name], sample, tolerance, noise)
             else:
                 tally.reason = "it is missing"
             if tally.reason is not None and tally.sample is None:
@@ -118,24 +116,19 @@ def _compare(
 
 
 def _add(
-    tally: _Tally,
-    name: str,
-    wanted: NDArray[Any],
-    got: NDArray[Any],
-    sample: Sample,
-    reference: ModelProto,
-    atol: float,
-    noise: Noise,
+    tally: _Tally, name: str, wanted: Array, got: Array, sample: Sample, tolerance: Tolerance, noise: Noise
 ) -> None:
     """Take one sample of one output into account."""
     tally.dtype = str(wanted.dtype)
     error = distance(wanted, got)
     if error is None:
-        tally.reason = tally.reason or f"with {sample.label}, {_structural_difference(wanted, got, reference)}"
+        tally.reason = (
+            tally.reason or f"with {sample.label}, {_structural_difference(wanted, got, tolerance.reference)}"
+        )
         return
     if error.exact:
         tally.rtol = 0.0
-    allowed = 0.0 if error.exact else atol + tally.rtol * error.scale
+    allowed = 0.0 if error.exact else tolerance.atol + tally.rtol * error.scale
     tally.statistics.add(error, wanted, got)
     if error.max_abs <= allowed or tally.reason is not None:
         return
@@ -173,7 +166,7 @@ def _output_error(name: str, against: str, tally: _Tally, atol: float) -> Output
     )
 
 
-def _structural_difference(wanted: NDArray[Any], got: NDArray[Any], reference: ModelProto) -> str:
+def _structural_difference(wanted: Array, got: Array, reference: ModelProto) -> str:
     if wanted.shape != got.shape:
         return f"its shape is {got.shape} where {wanted.shape} is expected"
     if wanted.dtype != got.dtype:

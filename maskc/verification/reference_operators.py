@@ -14,20 +14,8 @@ Array = np.ndarray[Any, Any]
 class ConvTranspose(OpRun):
     """Transposed convolution as a scatter of the kernel, any number of spatial dimensions and groups."""
 
-    def _run(
-        self,
-        x,
-        w,
-        b=None,
-        auto_pad=None,
-        dilations=None,
-        group=None,
-        kernel_shape=None,
-        output_padding=None,
-        output_shape=None,
-        pads=None,
-        strides=None,
-    ):
+    def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, output_padding=None,
+             output_shape=None, pads=None, strides=None):  # fmt: skip
         size = w.ndim - 2
         kernel = w.shape[2:]
         strides = list(strides or [1] * size)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import RunError
-from maskc.frontend.graphs import all_graphs, all_nodes, is_external
+from maskc.frontend.graphs import all_graphs, all_nodes, copied, is_external
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance
@@ -149,8 +149,7 @@ def rounded_weights(
 
     `together` is how many ulps all weights of a tensor are moved by at most in one direction, as by a rounded factor.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for tensor in _weights(copy):
         if tensor.data_type in _PERTURBED and not is_external(tensor):  # all of those would be written anew
             values = _rounded(numpy_helper.to_array(tensor), rng, ulps, together)

@@ -17,14 +17,16 @@ TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.frontend.graphs import float_types
+from maskc.verification.error_statistics import distance
 
 # What is allowed at most, by type; everything else that is a float has half precision or less.
 RTOL: dict[int, float] = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5}
@@ -50,6 +52,7 @@ class Tolerance:
     `coarsest` are the tolerances of the coarsest type in the graph at the depth of each output.
     """
 
+    reference: ModelProto
     depths: Mapping[str, int]
     coarsest: Mapping[str, float]
     rtol: float | None
@@ -59,7 +62,7 @@ class Tolerance:
     def of(cls, reference: ModelProto, outputs: Iterable[str], rtol: float | None, atol: float) -> Tolerance:
         """The tolerance of these outputs of the reference; `rtol` None is by type and depth."""
         depth = depths(reference)
-        return cls(depth, {name: coarsest(reference, depth.get(name, 1)) for name in outputs}, rtol, atol)
+        return cls(reference, depth, {name: coarsest(reference, depth.get(name, 1)) for name in outputs}, rtol, atol)
 
     def relative(self, output: str, dtype: np.dtype[Any], factor: float) -> float:
         """The error allowed of an output relative to its scale; `factor` widens what was not given."""
@@ -93,3 +96,18 @@ def depths(model: ModelProto) -> dict[str, int]:
         depth = 1 + max((found.get(name, 0) for name in node.input), default=0)
         found.update((name, depth) for name in node.output if name)
     return found
+
+
+def relative_error(
+    expected: NDArray[Any], actual: NDArray[Any], rounded: Sequence[NDArray[Any]], floor: float
+) -> tuple[float, float]:
+    """The largest error and what is allowed, relative to the scale: `floor`, or more where rounding does more.
+
+    `rounded` are what is expected, computed with rounded weights. What must be equal is allowed no floor.
+    """
+    error = distance(expected, actual)
+    if error is None:
+        return math.inf, floor
+    scale = error.scale or 1.0
+    moved = [step.max_abs for array in rounded if (step := distance(expected, array)) is not None]
+    return error.max_abs / scale, max(0.0 if error.exact else floor, NOISE_FACTOR * max(moved, default=0.0) / scale)
