@@ -5,8 +5,6 @@ Constants are restored and data is moved; only linearly dependent slices are com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -16,6 +14,9 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Array, Dim, Mask, shape_of
+
+#: constants for all slices along an axis, as one value each or as maps
+Fill = Array | ConstantMap
 
 
 class Adapters:
@@ -33,14 +34,7 @@ class Adapters:
         }
 
     def fit(
-        self,
-        tensor: gs.Tensor,
-        rank: int,
-        axis: int,
-        have: Mask,
-        want: Mask,
-        fill: Array | ConstantMap,
-        dependence: LinearDependence | None = None,
+        self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill, dependence: LinearDependence | None
     ) -> gs.Tensor:
         """`tensor`, which stores `have` along `axis`, as one that stores `want`.
 
@@ -49,14 +43,12 @@ class Adapters:
         key = (dependence is not None, tensor.name, axis, have.tobytes(), want.tobytes())
         if key not in self._made:
             if dependence is None:
-                self._made[key] = self._restored(tensor, rank, axis, have, want, fill)
+                self._made[key] = self._restored(tensor, axis, have, want, fill)
             else:
-                self._made[key] = self._recomputed(tensor, rank, axis, have, want, fill, dependence)
+                self._made[key] = self._recomputed(tensor, axis, have, want, fill, dependence)
         return self._made[key]
 
-    def _restored(
-        self, tensor: gs.Tensor, rank: int, axis: int, have: Mask, want: Mask, fill: Array | ConstantMap
-    ) -> gs.Tensor:
+    def _restored(self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill) -> gs.Tensor:
         place = np.cumsum(have) - 1  # where each stored slice lies
         missing = want & ~have
         if not missing.any():
@@ -72,10 +64,10 @@ class Adapters:
         if len(values) == 1 and self._can_pad(values):
             simple = self._pad_at_ends(have, want)
             if simple is not None:
-                return self._pad(tensor, rank, axis, simple, values[0])
-            wider = self._pad(tensor, rank, axis, (0, 1), values[0])
+                return self._pad(tensor, axis, simple, values[0])
+            wider = self._pad(tensor, axis, (0, 1), values[0])
         else:
-            vector = values.reshape([-1 if a == axis else 1 for a in range(rank)])
+            vector = values.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))])
             wider = self._append(tensor, axis, self._editor.constant("fill", vector))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
@@ -89,21 +81,14 @@ class Adapters:
         return values.dtype.kind == "f" and bool((values.astype(np.float32) == values).all())
 
     def _recomputed(
-        self,
-        tensor: gs.Tensor,
-        rank: int,
-        axis: int,
-        have: Mask,
-        want: Mask,
-        fill: Array | ConstantMap,
-        dependence: LinearDependence,
+        self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill, dependence: LinearDependence
     ) -> gs.Tensor:
         missing, place = dependence.mask & want & ~have, np.cumsum(have) - 1
         original = dependence.copies
         if not (want & ~have & ~(missing & (original >= 0))).any():  # all that is missing is stored elsewhere
             return self._gather(tensor, axis, np.where(have, place, place[original])[want])
-        current = self.fit(tensor, rank, axis, have, want, fill)
-        shape = [-1 if a == axis else 1 for a in range(rank)]
+        current = self.fit(tensor, axis, have, want, fill, None)
+        shape = [-1 if a == axis else 1 for a in range(len(tensor.shape))]
         for number, rep in enumerate(dependence.reps):
             factor = np.where(missing, dependence.coef[:, number], 0)[want].astype(tensor.dtype).reshape(shape)
             if factor.any():
@@ -129,13 +114,7 @@ class Adapters:
         return (before, after) if before + after + present.size == order.size else None
 
     def create(
-        self,
-        tensor: gs.Tensor,
-        shape: tuple[Dim, ...],
-        axis: int,
-        wanted: Mapping[int, Mask],
-        fill: Array | ConstantMap,
-        broadcast: bool,
+        self, tensor: gs.Tensor, shape: tuple[Dim, ...], axis: int, wanted: dict[int, Mask], fill: Fill, broadcast: bool
     ) -> gs.Tensor:
         """A tensor that is constant along `axis`, made of nothing. `broadcast`: the other axes may have size 1."""
         key = (tensor.name, axis, broadcast, *(w.tobytes() for w in wanted.values()))
@@ -159,14 +138,14 @@ class Adapters:
         """A tensor of these sizes; symbols are read off the graph inputs that have them."""
         if all(isinstance(s, int) for s in sizes):
             return self._editor.ints("sizes", [int(s) for s in sizes])  # type: ignore[arg-type]
-        parts = [self._editor.ints("size", [s]) if isinstance(s, int) else self._symbol(str(s)) for s in sizes]
+        parts = [
+            self._editor.ints("size", [s]) if isinstance(s, int) else self._axis_size(*self._sources[str(s)])
+            for s in sizes
+        ]
         return self._node("Concat", parts, "sizes", None, axis=0)
 
-    def _symbol(self, name: str) -> gs.Tensor:
-        """The size of a graph input, by its symbol: [1]."""
-        return self._axis_size(*self._sources[name])
-
     def _axis_size(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+        """The size that the axis has at run time: [1]."""
         shape = self._once("Shape", [tensor], f"{tensor.name}_shape")
         if len(tensor.shape) == 1:
             return shape
@@ -275,8 +254,8 @@ class Adapters:
             return self._node("Slice", [tensor, *(self._editor.ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
         return self._node("Gather", [tensor, self._editor.ints("channels", index)], hint, tensor, axis=axis)
 
-    def _pad(self, tensor: gs.Tensor, rank: int, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
-        pads = np.zeros((2, rank), np.int64)
+    def _pad(self, tensor: gs.Tensor, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
+        pads = np.zeros((2, len(tensor.shape)), np.int64)
         pads[:, axis] = amounts
         hint = f"{tensor.name}_padded"
         if self._editor.opset < 11:
@@ -297,6 +276,6 @@ class Adapters:
         return self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)
 
 
-def _even(fill: Array | ConstantMap) -> Array:
+def _even(fill: Fill) -> Array:
     """One constant per slice."""
     return fill.value.reshape(len(fill.mask), -1)[:, 0] if isinstance(fill, ConstantMap) else fill

@@ -283,7 +283,9 @@ class _Sweep:
         wider = stored & self.floor.wider.get((tensor.name, axis), False)
         why = np.full(stored.size, -1)
         if tensor.inputs and any_set(wider):
-            why[wider] = self._reason_of_width(tensor.inputs[0], self.floor.why[tensor.name, axis])
+            node = tensor.inputs[0]
+            why[wider] = number = self._reason(describe(node), node.op, self.floor.why[tensor.name, axis])
+            self.plan.aligned.add(number)
         for requirement in requirements:
             why = np.where((why < 0) & requirement.demand.need, requirement.why, why)
             given = self._given(tensor, axis, stored, wider, requirement.demand)
@@ -293,11 +295,6 @@ class _Sweep:
             node, text = tensor.inputs[0], "writes it along with the channels that are needed, which costs less"
             why = np.where(why < 0, self._reason(describe(node), node.op, text), why)
         self.plan.reason[tensor.name, axis] = np.where(stored, why, -1)
-
-    def _reason_of_width(self, node: gs.Node, text: str) -> int:
-        number = self._reason(describe(node), node.op, text)
-        self.plan.aligned.add(number)
-        return number
 
     def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
