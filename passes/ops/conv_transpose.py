@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import Change
-from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.graph.tensors import Array, is_constant, operand, shape_of, volume
 from passes.ops.base import register
 from passes.ops.convolution import Convolution, group_size
-from passes.weights.quantized import Quantized
 
 if TYPE_CHECKING:
     from passes.abstract_values.scale_shift import Affine
@@ -50,13 +48,6 @@ class ConvTranspose(Convolution):
 
     def spreads_evenly(self, node: gs.Node) -> bool:
         return False
-
-    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
-        if isinstance(node.inputs[1], Quantized):  # its weights take no others in
-            return shift
-        strongest = np.zeros(shift.shape, bool)
-        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
-        return strongest
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Every input element meets out / group · kernel weights; the bias adds one per output element."""

@@ -234,8 +234,8 @@ class Convolution(Op):
         elif known is not None:
             shift = read & known.mask & (known.value != 0)
             if shift.any() and not self.spreads_evenly(node):
-                need = need | self._carried(node, known, shift)
-        dependence = self._tied(node, facts)
+                need = need | self._representatives(node, known, shift)
+        dependence = self._dependence(node, facts)
         need = need if dependence is None else dependence.required(need)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
@@ -253,16 +253,21 @@ class Convolution(Op):
             )
         return demands
 
-    def _tied(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
+    def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
         """Input channels that weights of their representatives can stand for: at a border no shift can."""
         dependence = facts.dependence.get((node.inputs[0].name, 1))
         if dependence is None or group_size(node) != 1 or isinstance(node.inputs[1], Quantized):
             return None
         return dependence if self.spreads_evenly(node) or not dependence.shift.any() else None
 
-    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
-        """Constant channels that must be there because a border sees less of them."""
-        return shift
+    @staticmethod
+    def _representatives(node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
+        """Of constant channels of which a border sees less, those that must be there: one, if it can stand for all."""
+        if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):  # weights that take no others in
+            return shift
+        strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
+        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
+        return strongest
 
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, gone: Mask) -> bool:
         """Whether one added map takes the place of the uneven channels. `gone` are all that need not be read then."""
@@ -282,100 +287,86 @@ class Convolution(Op):
     # -- rewriting -----------------------------------------------------------------------------------------------
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        """Cut the weights to the channels that are stored, and put what the removed inputs add elsewhere.
+
+        Away from borders constants add to the bias. Where a border is padded, one constant channel that stays takes the
+        weights of those removed, or a constant map is added to the output. Linearly dependent channels add their
+        weights to those of their representatives.
+        """
         facts, before = rewriter.facts, rewriter.before
         if not self.understood_shapes(before, facts):
             return
-        seen, out = rewriter.required(node, 0, 1), rewriter.stored(node.outputs[0], 1)
-        if seen is None and out is None:
+        required, stored = rewriter.required(node, 0, 1), rewriter.stored(node.outputs[0], 1)
+        if required is None and stored is None:
             return
-        groups, dtype = group_size(before), np.dtype(before.inputs[1].dtype)
-        outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if out is None else out
-        inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if seen is None else seen
-        known = facts.known(before.inputs[0], 1)
-        gone = self._read_by(before, facts, outputs) & ~inputs
-        dropped = np.zeros(inputs.shape) if known is None else np.where(known.mask & gone, known.value, 0)
-        dependence = self._tied(before, facts)
-        followers = np.zeros(inputs.shape, bool) if dependence is None else dependence.mask & gone
-        if dependence is not None and followers.any():
-            dropped = np.where(followers, dependence.shift, dropped)
-        uneven = facts.constant_map.get(before.inputs[0].name, {}).get(1)
-        carried = bool(dropped.any()) and not self.spreads_evenly(before)
-        # a map was chosen, and the uneven channels are here nevertheless, as others read them
-        alone = carried and not self._bears(known, inputs, dropped)
-        if groups == 1 and uneven is not None and (alone or (uneven.mask & gone).any()):
-            carried = False
-            maps = facts.maps(before.inputs[0], 1)
-            assert maps is not None
-            added = self.convolved(before, facts, ConstantMap(maps.mask & gone, maps.value, maps.index), outputs)
-            assert added is not None
-            self._add_map(node, rewriter, added, dtype)
-        elif dropped.any() and not carried:
-            self._add_bias(node, rewriter, self._shift(before, facts, dropped)[outputs], dtype)
-        if groups > 1:
+        inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if required is None else required
+        outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
+        removed = self._read_by(before, facts, outputs) & ~inputs
+        known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
+        shift = np.zeros(inputs.shape) if known is None else np.where(known.mask & removed, known.value, 0)
+        dependence = None if dependence is None else dependence.without(~removed)
+        if dependence is not None:
+            shift = np.where(dependence.mask, dependence.shift, shift)
+        meets_border = bool(shift.any()) and not self.spreads_evenly(before)
+        maps = self._removed_maps(before, facts, removed, meets_border and not _bears(known, inputs, shift))
+        if maps is not None:
+            self._add_map(node, rewriter, maps, outputs)
+        elif shift.any() and not meets_border:
+            self._add_bias(node, rewriter, self._shift(before, facts, shift)[outputs])
+        constant = known if meets_border and maps is None else None
+        if (groups := group_size(before)) > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
-            cut = rewriter.moved(before.inputs[1], lambda w: self._cut_groups(w, outputs, inputs, groups))
-        elif carried or followers.any():
-            weights = self.weights(before, facts)
-            if dependence is not None and followers.any():
-                weights = np.moveaxis(dependence.folded(np.moveaxis(weights, 1, 0), followers), 0, 1)
-            if carried:
-                assert known is not None
-                weights = self._fold_into_carrier(weights, dropped, inputs, known)
-            cut = rewriter.constant(before.inputs[1].name, self.stored_order(weights[np.ix_(outputs, inputs)]))
+            cut = rewriter.moved(before.inputs[1], lambda w: _cut_groups(w, outputs, inputs, groups))
+        elif dependence is None and constant is None:
+            cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
-            cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (out, seen), strict=True)))
+            weights = self.weights(before, facts)
+            if dependence is not None:
+                folded = dependence.folded(np.moveaxis(weights, 1, 0), dependence.mask)
+                weights = np.moveaxis(folded, 0, 1)
+            if constant is not None:
+                weights = _fold_into_constant(weights, shift, inputs, constant)
+            cut = rewriter.constant(before.inputs[1].name, self.stored_order(weights[np.ix_(outputs, inputs)]))
         rewriter.set_input(node, 1, cut)
+
+    @staticmethod
+    def _removed_maps(node: gs.Node, facts: Facts, removed: Mask, unrepresented: bool) -> ConstantMap | None:
+        """The removed channels, where a constant map is to be added in place of them; None where it is not.
+
+        unrepresented: no constant channel stays that could stand for them. A map was chosen then, and the uneven
+        channels are here nevertheless, as other consumers need them.
+        """
+        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
+        if group_size(node) > 1 or uneven is None or not (unrepresented or (uneven.mask & removed).any()):
+            return None
+        maps = facts.maps(node.inputs[0], 1)
+        assert maps is not None
+        return ConstantMap(maps.mask & removed, maps.value, maps.index)
 
     def stored_order(self, weights: Array) -> Array:
         """The weights [out, in / group, *kernel] in the order that the operator stores them in."""
         return weights
 
-    @staticmethod
-    def _cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Array:
-        """Rows of kept groups with, in each, the columns that its group kept."""
-        per_group = inputs.reshape(groups, -1)
-        columns = np.argsort(~per_group, axis=1, kind="stable")[:, : int(per_group.sum(axis=1).max())]
-        rows = np.flatnonzero(outputs)
-        group_of = rows // (weights.shape[0] // groups)
-        return np.asarray(weights[rows[:, None], columns[group_of]])
+    def _add_map(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
+        """Add what these maps bring to the output: its distinct rows and columns, expanded when the model is loaded."""
+        added = self.convolved(rewriter.before, rewriter.facts, maps, outputs)
+        assert added is not None
+        value = added.value[added.mask].astype(rewriter.before.inputs[1].dtype)
+        rewriter.add_after(node, rewriter.expanded(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
     @staticmethod
-    def _bears(known: ConstantSlices | None, inputs: Mask, dropped: Array) -> bool:
-        """Whether a constant channel stays that can stand for those that go."""
-        return known is not None and bool(
-            np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(dropped).max()
-        )
-
-    @staticmethod
-    def _fold_into_carrier(weights: Array, dropped: Array, inputs: Mask, known: ConstantSlices) -> Array:
-        """Let one constant channel that stays stand for those that go, borders included."""
-        candidates = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)
-        carrier = int(candidates.argmax())
-        used = np.flatnonzero(dropped)
-        ratio = dropped[used].astype(np.float64) / float(known.value[carrier])
-        folded = np.tensordot(weights[:, used].astype(np.float64), ratio, axes=(1, 0))
-        weights = weights.copy()
-        weights[:, carrier] = (weights[:, carrier] + folded).astype(weights.dtype)
-        return weights
-
-    def _add_map(self, node: gs.Node, rewriter: Rewriter, added: ConstantMap, dtype: np.dtype[np.generic]) -> None:
-        """Add known maps to the output: their distinct rows and columns, expanded when the model is loaded."""
-        kept = ConstantMap(added.mask[added.mask], added.value[added.mask].astype(dtype), added.index)
-        rewriter.add_after(node, rewriter.expanded(kept, 1))
-
-    def _add_bias(self, node: gs.Node, rewriter: Rewriter, shift: Array, dtype: np.dtype[np.generic]) -> None:
-        bias = operand(node, 2)
+    def _add_bias(node: gs.Node, rewriter: Rewriter, shift: Array) -> None:
+        bias, dtype = operand(node, 2), np.dtype(rewriter.before.inputs[1].dtype)
         if not shift.any():
             return
-        if bias is not None and is_constant(bias):
+        if bias is None:
+            rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
+        elif is_constant(bias):
             values = (shift + np.asarray(bias.values, np.float64)).astype(dtype)
             rewriter.set_input(node, 2, rewriter.shifted(bias, shift, values))
-            return
-        if bias is not None:
+        else:
             rank = len(rewriter.shape(rewriter.before.outputs[0]))
             rewriter.add_after(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
-            return
-        rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
@@ -416,6 +407,32 @@ class Convolution(Op):
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
         if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
             yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
+
+
+def _cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Array:
+    """Rows of kept groups with, in each, the columns that its group kept."""
+    per_group = inputs.reshape(groups, -1)
+    columns = np.argsort(~per_group, axis=1, kind="stable")[:, : int(per_group.sum(axis=1).max())]
+    rows = np.flatnonzero(outputs)
+    group_of = rows // (weights.shape[0] // groups)
+    return np.asarray(weights[rows[:, None], columns[group_of]])
+
+
+def _bears(known: ConstantSlices | None, inputs: Mask, shift: Array) -> bool:
+    """Whether a constant channel stays that can stand for those removed, which hold these constants."""
+    return known is not None and bool(np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(shift).max())
+
+
+def _fold_into_constant(weights: Array, shift: Array, inputs: Mask, known: ConstantSlices) -> Array:
+    """Let the strongest constant channel that stays stand for those removed, borders included."""
+    strength = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)
+    representative = int(strength.argmax())
+    used = np.flatnonzero(shift)
+    ratio = shift[used].astype(np.float64) / float(known.value[representative])
+    folded = np.tensordot(weights[:, used].astype(np.float64), ratio, axes=(1, 0))
+    weights = weights.copy()
+    weights[:, representative] = (weights[:, representative] + folded).astype(weights.dtype)
+    return weights
 
 
 def partitions(node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
@@ -459,13 +476,6 @@ class Conv(Convolution):
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             return all(k == 1 for k in self._kernel(node))
         return auto == "VALID" or not any(node.attrs.get("pads", []))
-
-    def _carried(self, node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
-        if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):
-            return shift
-        strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
-        strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
-        return strongest
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out = volume(node.outputs[0])
