@@ -27,7 +27,7 @@ class NodeCost:
 class Cost:
     """Cost of a graph for one example: unknown (symbolic) dimensions count as 1.
 
-    `params` is the number of elements in the floating-point (or quantised) weights the graph holds.
+    `params` is the number of elements in the floating-point (or quantised) weights of the graph.
     """
 
     flops: int
@@ -53,10 +53,10 @@ class MaskedAxis:
 
 @dataclass(frozen=True)
 class Held:
-    """Masked channels that are still computed, the operator that holds them, and why.
+    """Masked channels that are still computed, the consumer that needs them, and why.
 
-    `written_by` is the operator or input that gives the holder's other operand these channels, if that is the reason;
-    `advice` says what would let them go. `aligned`: they stay for a width that runs faster, or was asked for.
+    `written_by` is the operator or input that gives the consumer's other operand these channels, if that is the reason;
+    `advice` says what would remove them. `aligned`: they stay for a width that runs faster, or was asked for.
     """
 
     tensor: str
@@ -87,7 +87,7 @@ class Report:
     """What `passes.shrink` did: costs before and after, masked axes, what stayed and why.
 
     `widths` are the layers with channels that stay for a rounder width. `seconds` is the time of each pass. `sizes` are
-    the numbers of nodes and of elements of initializers: first of the `source`, then behind each pass that may change
+    the numbers of nodes and of elements of initializers: first of the `source`, then after each pass that may change
     them.
     """
 

@@ -39,13 +39,13 @@ def of_graph(graph: gs.Graph) -> Cost:
     for node in graph.nodes:
         op = rules(node)
         flops, macs = op.cost(node)
-        held = subgraphs(node)
-        inside = [of_graph(body) for body in held]
+        inner = subgraphs(node)
+        inside = [of_graph(body) for body in inner]
         flops += max((c.flops for c in inside), default=0)
         macs += max((c.macs for c in inside), default=0)
         width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
         new = {}
-        for reader in (node, *(n for body in held for scope in (body, *bodies(body)) for n in scope.nodes)):
+        for reader in (node, *(n for body in inner for scope in (body, *bodies(body)) for n in scope.nodes)):
             for tensor in reader.inputs:
                 if _is_weight(tensor) and id(tensor) not in weights:
                     new[id(tensor)] = math.prod(tensor.shape)
@@ -72,12 +72,12 @@ def _is_weight(tensor: gs.Tensor) -> bool:
     return is_constant(tensor) and (is_float(tensor) or np.dtype(tensor.dtype).itemsize == 1)
 
 
-# What makes the weights of neighbours of those that the file holds, from the last on.
+# The operators that make weights for several positions of those that are stored, the last first.
 _MADE_BY = ("Reshape", "Transpose", "Gather", "Pad")
 
 
 def filters(node: gs.Node) -> int | None:
-    """The filters that the file holds of a convolution that computes neighbours as further ones; None for any other."""
+    """The stored filters of a convolution that computes several positions as further filters; None for any other."""
     tensor = node.inputs[1] if len(node.inputs) > 1 else None
     for op in _MADE_BY:
         if tensor is None or not tensor.inputs or tensor.inputs[0].op != op:

@@ -1,4 +1,4 @@
-"""How often the places of one example lie behind sizes that are not static.
+"""How many positions of one example a size that is not static counts.
 
 Where a reshape merges an open batch with tokens or windows, the new size counts these for each example. Costs count a
 size that is not static as one; this says what they are to be multiplied with before they are compared.

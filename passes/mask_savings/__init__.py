@@ -1,1 +1,1 @@
-"""What the entries of masks save, which go together, and masks for a model that has none."""
+"""What mask entries save, how they are coupled, and masks for a model that has none."""

@@ -1,4 +1,4 @@
-"""Which mask entries can only go together."""
+"""Coupling: which mask entries can only be zeroed together."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _
 
     first = int(np.flatnonzero(entries >= 0)[0])
     alone, _ = saving(np.arange(len(entries)) == first)
-    # where a whole mask would go or none of it, each entry is better on its own
+    # where a whole mask would be zeroed or none of it, each entry is better on its own
     choices = [d for d, index in enumerate(part.classes) if _leaves_a_choice(root, masks, entries, index)]
     together = {d: saving((part.classes[d] == part.classes[d][first]) & (entries >= 0)) for d in choices}
     most = max((saved for saved, _ in together.values()), default=0)
@@ -82,7 +82,7 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _
 
 
 def _leaves_a_choice(root: Index, masks: Mapping[str, int], entries: Index, index: Index) -> bool:
-    """Whether no mask of several groups becomes a single one, where the entries of each class go together."""
+    """Whether no mask of several groups becomes a single one, where the entries of each class are coupled."""
     united = np.arange(len(root))
     _unite(united, *_by_class(entries, index))
     groups = zip(_split(root, masks).values(), _split(united[root], masks).values(), strict=True)
@@ -108,10 +108,10 @@ class _Part:
 
 
 class _Coupling:
-    """Mask entries spread along links, over all slices that go with them; entries that meet are united.
+    """Mask entries spread along links, over all slices that are coupled with them; entries that meet are united.
 
-    `root[e]` is the first entry that entry e goes with; `label[tensor, axis]` an entry for each slice, -1 where none
-    reaches it.
+    `root[e]` is the first entry that entry e is coupled with; `label[tensor, axis]` an entry for each slice, -1 where
+    none reaches it.
     """
 
     def __init__(self, graph: gs.Graph, masks: list[tuple[gs.Tensor, int]]) -> None:
@@ -191,13 +191,13 @@ class _Coupling:
         return key
 
     def _forward(self, first: Key, second: Key, index: Index | None) -> None:
-        """Slice j of the second goes with slice `index[j]` of the first."""
+        """Slice j of the second is coupled with slice `index[j]` of the first."""
         label = self.label.get(first)
         if label is not None:
             self._meet(second, label if index is None else np.where(index >= 0, label[index], -1))
 
     def _uniform(self, second: Key, index: Index | None, first: Key) -> Index | None:
-        """For each slice of the first the entry that all its slices in the second go with, -1 if there is no such."""
+        """For each slice of the first the entry that all its slices in the second have, -1 if there is none."""
         label = self.label.get(second)
         if label is None or index is None:
             return label
@@ -252,7 +252,7 @@ def _by_class(entries: Index, index: Index) -> tuple[Index, Index]:
 
 
 def _unite(root: Index, a: Index, b: Index) -> bool:
-    """Let entry `a[i]` go with entry `b[i]`, by the first entry that each goes with; whether it did not before."""
+    """Couple entry `a[i]` with entry `b[i]`, in `root`; whether any was not before."""
     changed = False
     while not np.array_equal(root[a], root[b]):
         changed = True

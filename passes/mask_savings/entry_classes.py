@@ -17,10 +17,10 @@ from passes.ops import Link, Linked, rules
 from passes.ops.convolution import partitions
 from passes.pipeline.order import Planned
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import Key
 
 #: by name of the tensor and axis, what becomes of each slice when its entry of a mask is zeroed: int64 [size]
-Zeroed = dict[tuple[str, int], Index]
-Labels = dict[tuple[str, int], Index]
+Zeroed = dict[Key, Index]
 
 
 def when_zeroed(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Zeroed:
@@ -78,7 +78,7 @@ def equivalence_classes(
     return outer
 
 
-def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Zeroed) -> Labels:
+def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Zeroed) -> dict[Key, Index]:
     """A number for each slice, the same for slices of one axis that play the same part in the graph.
 
     Starts from what is known and stored of each slice and what becomes of it when it is masked, then gathers along
@@ -86,9 +86,9 @@ def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Z
     they start from: two layers that share one have nothing to do with each other.
     """
     found = planned.facts
-    labels: Labels = {}
-    links: list[tuple[tuple[str, int], tuple[str, int], Link | None]] = []
-    divisions: list[tuple[tuple[str, int], list[Index]]] = []
+    labels: dict[Key, Index] = {}
+    links: list[tuple[Key, Key, Link]] = []
+    divisions: list[tuple[Key, list[Index]]] = []
     tensors = {t.name: t for n in graph.nodes for t in [*n.inputs, *n.outputs] if not t.is_empty()}
     fixed = {name for name, tensor in tensors.items() if is_constant(tensor) and name not in masks}
     for place, (name, tensor) in enumerate(tensors.items()):
@@ -106,10 +106,10 @@ def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Z
                 ((node.inputs[k.input].name, k.input_axis), (node.outputs[k.output].name, k.output_axis), k)
                 for k in found.links(node)
             ]
-            links += [(before, after, None) for before, after in _along(node, found)]
+            links += [(before, after, Link(0, 0, 0, 0)) for before, after in _along(node, found)]
             continue
         for (first, a), (second, b), index in op.couples(node, found):
-            links.append(((first.name, a), (second.name, b), None if index is None else Link(0, a, 0, b, index)))
+            links.append(((first.name, a), (second.name, b), Link(0, a, 0, b, index)))
         divisions += [((tensor.name, axis), classes) for (tensor, axis), classes in partitions(node, found)]
     for _ in range(2):
         for source, target, link in [*links, *reversed(links)]:
@@ -126,10 +126,10 @@ def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Z
     return labels
 
 
-def _along(node: gs.Node, found: Facts) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
+def _along(node: gs.Node, found: Facts) -> Iterator[tuple[Key, Key]]:
     """Input and output axes that an operator works along, as a normalisation does.
 
-    No slice goes with another there, but what one costs may turn on whether the same slice after it is read.
+    No slice is coupled with another there, but what one costs may depend on whether the same slice after it is read.
     """
     reached = {(True, k.input, k.input_axis) for k in found.links(node)}
     reached |= {(False, k.output, k.output_axis) for k in found.links(node)}
@@ -142,9 +142,8 @@ def _along(node: gs.Node, found: Facts) -> Iterator[tuple[tuple[str, int], tuple
                 yield (before.name, axis), (after.name, axis)
 
 
-def _joined(a: Index, b: Index, link: Link | None) -> tuple[Index, Index]:
+def _joined(a: Index, b: Index, link: Link) -> tuple[Index, Index]:
     """Labels of a linked input and output axis, each with the other's gathered in."""
-    link = link or Link(0, 0, 0, 0)
     if link.source is None and a.size != b.size:
         return a, b
     before, after = link.pairs(a.size)

@@ -39,9 +39,9 @@ class Filters:
 def filters(model: onnx.ModelProto) -> list[Filters]:
     """The filters of all layers with weights of their own, in the order of the graph.
 
-    The place for a mask is behind the operators that follow the layer and keep its channels apart, while nothing else
+    The place for a mask is after the operators that follow the layer and keep its channels apart, while nothing else
     that is computed comes in: a bias, a BatchNormalization, an activation, a pooling. A channel that is masked there is
-    zero for whoever reads it. Channels are fixed where some way to an output of the model leads through no other layer,
+    zero for all that read it. Channels are fixed where some way to an output of the model leads through no other layer,
     and where a subgraph reads them.
 
     Raises GraphError when the graph is not valid.
@@ -55,7 +55,7 @@ def filters(model: onnx.ModelProto) -> list[Filters]:
         if id(node) not in makers:
             continue
         weights, along, axis = makers[id(node)]
-        tensor, axis = _behind(graph, node.outputs[0], axis, found)
+        tensor, axis = _masked_place(graph, node.outputs[0], axis, found)
         values = np.asarray(found.value(weights), np.float64)
         norm = np.sqrt(np.square(values).sum(axis=tuple(a for a in range(values.ndim) if a != along)))
         dtype = None if isinstance(tensor.dtype, int) or tensor.dtype is None else np.dtype(tensor.dtype)
@@ -97,8 +97,8 @@ def _weights(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, int, int] | Non
     return None
 
 
-def _behind(graph: gs.Graph, tensor: gs.Tensor, axis: int, found: Facts) -> tuple[gs.Tensor, int]:
-    """The last tensor that holds the same channels, since operators with this one input pass them on one by one."""
+def _masked_place(graph: gs.Graph, tensor: gs.Tensor, axis: int, found: Facts) -> tuple[gs.Tensor, int]:
+    """The last tensor to which operators with one computed input pass these channels on, each by itself."""
     inside = {t.name for node in graph.nodes for t in captured(node)}
     while len(tensor.outputs) == 1 and tensor.name not in inside and not any(t is tensor for t in graph.outputs):
         node = tensor.outputs[0]

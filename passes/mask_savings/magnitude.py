@@ -1,4 +1,4 @@
-"""Masks for a model that has none, by the size of its weights: which filters go so that so many FLOPs are left."""
+"""Masks for a model that has none, by the magnitude of its weights: which filters to remove to reach some FLOPs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Level:
 
 
 def levels(model: onnx.ModelProto, flops: Sequence[float]) -> list[Level | None]:
-    """For each number of FLOPs the masks that take away the fewest filters, the smallest first, to have no more.
+    """For each number of FLOPs the masks that remove the fewest filters, the smallest first, to have no more.
 
-    Filters that can only go together (of a residual sum, a depthwise convolution, a head) are one group. Its size is
-    the mean over its filters of `n² / m`, where n is the L2 norm of a filter's weights and m the mean of n² over its
-    layer, so that layers of different scale can be compared. Groups go in the order of their size; the one with the
-    largest filter of a layer stays, so that no layer is emptied, and so do all that an output shows.
+    Coupled filters (of a residual sum, a depthwise convolution, a head) are one group. Its size is the mean over its
+    filters of `n² / m`, where n is the L2 norm of a filter's weights and m the mean of n² over its layer, so that
+    layers of different scale can be compared. Groups are removed in the order of their size; the one with the largest
+    filter of a layer stays, so that no layer is emptied, and so do all that an output shows.
 
     Returns None where not even all others going is enough, or where there are no filters. Magnitude of weights is the
     usual baseline (Li et al. 2017, arXiv 1608.08710); it knows nothing of data.
@@ -49,7 +49,7 @@ def levels(model: onnx.ModelProto, flops: Sequence[float]) -> list[Level | None]
 
 
 class _Search:
-    """The order in which groups go, and the FLOPs of the model without the first of them, as far as they were asked."""
+    """The order in which groups are removed, and the FLOPs without the first of them, as far as they were asked for."""
 
     def __init__(self, model: onnx.ModelProto, found: list[Filters]) -> None:
         self._names = [f"maskc_filters_{i}" for i in range(len(found))]
@@ -75,18 +75,18 @@ class _Search:
         named = {f"{f.tensor}@{f.axis}": m.astype(np.uint8) for f, m in zip(self._filters, masks, strict=True)}
         return Level({key: mask for key, mask in named.items() if not mask.all()}, self._at(low))
 
-    def _at(self, gone: int) -> int:
-        if gone not in self._flops:
-            masks = dict(zip(self._names, self._masks(gone), strict=True))
-            self._flops[gone] = compiled_cost(bind(self._gated, masks)).flops
-        return self._flops[gone]
+    def _at(self, removed: int) -> int:
+        if removed not in self._flops:
+            masks = dict(zip(self._names, self._masks(removed), strict=True))
+            self._flops[removed] = compiled_cost(bind(self._gated, masks)).flops
+        return self._flops[removed]
 
-    def _masks(self, gone: int) -> list[Mask]:
-        return [~np.isin(group, self._order[:gone]) for group in self._group]
+    def _masks(self, removed: int) -> list[Mask]:
+        return [~np.isin(group, self._order[:removed]) for group in self._group]
 
 
 def _order(found: Sequence[Filters], group: Sequence[Index]) -> Index:
-    """The groups that may go, the smallest first."""
+    """The groups that can be removed, the smallest first."""
     size = 1 + max(int(g.max()) for g in group)
     total, count, stays = np.zeros(size), np.zeros(size), np.zeros(size, bool)
     for layer, index in zip(found, group, strict=True):
@@ -104,14 +104,14 @@ def _gated(model: onnx.ModelProto, places: dict[str, Filters]) -> onnx.ModelProt
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    behind: dict[str, list[onnx.NodeProto]] = {}
+    masking: dict[str, list[onnx.NodeProto]] = {}
     renamed: dict[str, str] = {}
     for name, place in places.items():
         shape = np.array([-1] + [1] * (place.rank - 1 - place.axis), np.int64)
         graph.initializer.append(numpy_helper.from_array(shape, f"{name}/shape"))
         source = renamed.get(place.tensor, place.tensor)
         renamed[place.tensor] = f"{name}/masked"
-        behind.setdefault(place.tensor, []).extend(
+        masking.setdefault(place.tensor, []).extend(
             [
                 helper.make_node("Reshape", [name, f"{name}/shape"], [f"{name}/column"]),
                 helper.make_node("Mul", [source, f"{name}/column"], [f"{name}/masked"]),
@@ -123,7 +123,7 @@ def _gated(model: onnx.ModelProto, places: dict[str, Filters]) -> onnx.ModelProt
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-        nodes += [node, *(added for name in node.output for added in behind.get(name, ()))]
+        nodes += [node, *(added for name in node.output for added in masking.get(name, ()))]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -152,13 +152,13 @@ def compiled(
         return Compiled(graph, written, before, after, found)
 
     best = attempt(options)
-    if best.after.flops > best.before.flops and best.planned.widths:  # what stays for its width takes more than went
+    if best.after.flops > best.before.flops and best.planned.widths:  # wider layers take more than was removed
         best = attempt(replace(options, align=None))
     if best.after.flops > best.before.flops:
         graph, found = _with_all_channels(model, options)
         written, after = write(graph)
         # where sizes after a subgraph are not known to the source they count as 1 there, and there only
-        if best.after.flops > after.flops:  # what is restored costs more than what went: nothing goes
+        if best.after.flops > after.flops:  # adapters cost more than what was removed: everything stays
             found = replace(found, notes=(*best.planned.notes, *found.notes))
             best = Compiled(graph, written, best.before, after, found)
             if recorder.trace is not None:
@@ -181,12 +181,12 @@ def shrink_graph(
 ) -> Planned:
     """Shrink a graph in place: a subgraph, with what is `around` it, or that of the `source` as `checked` has it.
 
-    A subgraph leaves out what is done once for a file, and rewrites that look at nodes before and after. No form for
+    A subgraph leaves out what is done once for a file, and rewrites that look beyond its nodes. No form for
     the sake of speed makes the graph exceed `limit` FLOPs.
     """
     with recorder.step("prepare", graph, traced=True):
         dead_code.drop_identities(graph)
-        faults = options.target.faults(graph)  # nodes that nobody reads are still there, and count as readers
+        faults = options.target.faults(graph)  # unused nodes are still there, and count as readers
         if around is None:
             simplified(graph)
         else:
@@ -209,7 +209,7 @@ def shrink_graph(
 def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around: Enclosing | None = None) -> Planned:
     """Analyse a prepared graph, shrink its subgraphs in place and plan what it stores itself.
 
-    Afterwards operators are decomposed and heads aligned where that lets channels go. around: where a subgraph stands.
+    Afterwards operators are decomposed and heads aligned where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
         facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())

@@ -1,4 +1,4 @@
-"""What a compilation is like on its way: for a progress display, a report, and whoever looks for the wrong pass."""
+"""What a compilation is like on its way: for progress displays, reports, and the search for a wrong pass."""
 
 from __future__ import annotations
 
