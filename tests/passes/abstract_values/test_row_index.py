@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from passes.abstract_values.row_index import SIZES, Rows, seen, together
+from passes.abstract_values.row_index import SIZES, Rows, together, windowed
 from passes.abstract_values.symbolic_sizes import Extent, Window
 from passes.graph.tensors import Index
 
@@ -38,7 +38,7 @@ def test_rows_are_right_at_every_size(seed: int) -> None:
     rows: Rows | None = None
     extent = Extent("H")
     for window in chain:
-        found = seen(window, rows, extent if rows is None else rows.span)
+        found = windowed(window, rows, extent if rows is None else rows.span)
         if found is None:
             assert rows is not None or window.reach + window.before + window.after > SIZES // 8
             return
@@ -51,7 +51,7 @@ def test_rows_are_right_at_every_size(seed: int) -> None:
         static: Rows | None = None
         same = np.zeros(size, np.int64)
         for window, kinds in zip(chain, tuples, strict=True):
-            found = seen(window, Rows(same), size)
+            found = windowed(window, Rows(same), size)
             if found is None:
                 break
             static = found[0]
@@ -64,10 +64,10 @@ def test_rows_are_right_at_every_size(seed: int) -> None:
 
 
 def test_rows_of_two_operands_are_joined_only_along_axes_of_one_size() -> None:
-    first = seen(Window(3, before=1, after=1), None, Extent("H"))
-    second = seen(Window(5, before=2, after=2), None, Extent("H"))
-    other = seen(Window(3, before=1, after=1), None, Extent("W"))
-    shorter = seen(Window(3, before=1), None, Extent("H"))
+    first = windowed(Window(3, before=1, after=1), None, Extent("H"))
+    second = windowed(Window(5, before=2, after=2), None, Extent("H"))
+    other = windowed(Window(3, before=1, after=1), None, Extent("W"))
+    shorter = windowed(Window(3, before=1), None, Extent("H"))
     assert first is not None and second is not None and other is not None and shorter is not None
     joint = together([first[0], None, second[0]])
     assert joint is not None and joint[1].shape == (9, 3)

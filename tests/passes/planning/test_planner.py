@@ -1,4 +1,4 @@
-"""What is stored, and what is put back at which door."""
+"""What is stored, and what is restored at which consumer."""
 
 from __future__ import annotations
 
