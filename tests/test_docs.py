@@ -36,10 +36,6 @@ NOT_RUN = {
         "pip install .                  # the compiler: numpy, onnx, ONNX Runtime",
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
-    "architecture.md": [
-        "SavedModel or .keras, trained with masks ─┐",
-        '@register("Conv")',
-    ],
     "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
     "trainer.md": [
         "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",

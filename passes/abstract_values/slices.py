@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.graph.tensors import Array, Index, Mask
-
-if TYPE_CHECKING:
-    from passes.abstract_values.constant_maps import ConstantMap
 
 
 @dataclass(eq=False)  # made by the thousand, and a frozen one takes four times as long to make

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,9 +17,7 @@ from passes.abstract_values.scale_shift import (
 from passes.graph.tensors import Array, is_constant, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 def _only(values: Array) -> float | None:

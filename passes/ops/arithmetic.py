@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,10 +22,8 @@ from passes.graph.tensors import Array, is_constant, shape_of
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.weight_scaling import Fuser
 
 
 class Arithmetic(Elementwise):

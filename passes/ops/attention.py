@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Array, Dim, is_float, operand, shape_of
 from passes.ops.base import Op, register
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.decomposition import Decomposition
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.decomposition import Decomposition
 
 
 @register("Attention")

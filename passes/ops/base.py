@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.scale_shift import Affine, ClampedAffine
 from passes.abstract_values.slices import (
     Constants,
     ConstantSlices,
@@ -26,19 +27,16 @@ from passes.abstract_values.slices import (
     Sets,
     merge,
 )
+from passes.abstract_values.symbolic_sizes import Extent
+from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.ops import renamed_hooks
-
-if TYPE_CHECKING:
-    from passes.abstract_values.scale_shift import Affine, ClampedAffine
-    from passes.abstract_values.symbolic_sizes import Extent
-    from passes.graph.editor import Change
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
-    from passes.rewriting.decomposition import Decomposition
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.rewriting.decomposition import Decomposition
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 
 
 class Op:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,9 +14,7 @@ from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import Array, is_constant, shape_of, size_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 class PerChannel(Elementwise):

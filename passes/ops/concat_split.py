@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -11,16 +9,14 @@ from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
+from passes.graph.editor import Change
 from passes.graph.tensors import Index, is_constant, shape_of, size_of
 from passes.ops.base import register
 from passes.ops.movement import Movement
-
-if TYPE_CHECKING:
-    from passes.graph.editor import Change
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 
 
 @register("Concat")

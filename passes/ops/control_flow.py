@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,10 +11,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import is_constant, shape_of, size_of
 from passes.ops.base import Op, register
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-
+from passes.rewriting.channel_facts import Facts
 
 Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -> what is known of it in every round
 

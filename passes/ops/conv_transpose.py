@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, is_constant, operand, shape_of, volume
 from passes.ops.base import register
 from passes.ops.convolution import Convolution, group_size
-
-if TYPE_CHECKING:
-    from passes.abstract_values.scale_shift import Affine
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.weight_scaling import Fuser
 
 
 @register("ConvTranspose")

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
+from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.editor import Change, sequence
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, size_of, volume
 from passes.ops.base import Op, register, rules
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 from passes.weights.quantized import Quantized
 from passes.weights.sparsity import Nonzero
-
-if TYPE_CHECKING:
-    from passes.abstract_values.scale_shift import Affine
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
 
 
 def group_size(node: gs.Node) -> int:

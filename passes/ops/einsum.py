@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, volume
 from passes.ops.base import Op, register
-
-if TYPE_CHECKING:
-    from passes.abstract_values.scale_shift import Affine
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 
 Terms = tuple[list[list[str]], list[str]]  # the letters of each operand's axes, and of the output's
 Wanted = Callable[[int], Mask]  # slices along an axis of the output

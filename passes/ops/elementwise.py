@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,10 +19,8 @@ from passes.graph.editor import Change, sequence
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of, volume
 from passes.ops.base import Linked, register
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
 
 
 class Elementwise(Linked):

@@ -6,8 +6,6 @@ are read and written, and are renumbered when some go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -25,14 +23,8 @@ from passes.abstract_values.slices import (
 from passes.graph.tensors import Array, Index, Mask, is_constant, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, all_but, same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 class Picking(Movement):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 class Sampled(Linked):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,10 +12,8 @@ from passes.ops.base import Linked, register
 from passes.ops.convolution import level
 from passes.ops.movement import all_but, same_axis
 from passes.ops.normalization_moments import Absent, WrittenOut
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 @register("LRN")

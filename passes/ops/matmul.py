@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
+from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Reads, Sets
 from passes.graph.editor import Change, sequence
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.einsum import VectorProduct
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import contracted, lazy
-
-if TYPE_CHECKING:
-    from passes.abstract_values.scale_shift import Affine
-    from passes.graph.editor import Change
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
 
 Wanted = Callable[[gs.Tensor, int], Mask]  # slices along an axis of the output
 

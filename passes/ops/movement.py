@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,12 +15,7 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, is_constant, is_float, present, shape_of, size_of
 from passes.ops.base import Linked
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 class Movement(Linked):

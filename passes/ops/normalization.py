@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,10 +23,8 @@ from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, vo
 from passes.ops.base import Linked, register
 from passes.ops.movement import all_but, maps_by_slices, same_axis
 from passes.ops.normalization_moments import Absent, WrittenOut
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 class Normalization(Linked):

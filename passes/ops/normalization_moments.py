@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Array, Mask
-
-if TYPE_CHECKING:
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.lower_ops import Rewriter
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,10 +12,8 @@ from passes.abstract_values.symbolic_sizes import Extent, Window
 from passes.graph.tensors import int_list, operand, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Pad")

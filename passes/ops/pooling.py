@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,9 +13,7 @@ from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_
 from passes.graph.tensors import Array, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 class Pool(Linked):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,15 +12,10 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Dem
 from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import Op, register, rules
 from passes.ops.batch_normalization import PerChannel
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized
 from passes.weights.sparsity import Nonzero
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
 
 
 class Quantization(PerChannel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,10 +10,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, static_shape, volume
 from passes.ops.base import Op, register
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 #: activations that leave zero as it is
 _ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,11 +13,8 @@ from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import all_but, filled, maps_by_slices, same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
-
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 _COMPUTED = 1 << 20  # elements: no larger constant is made only to be reduced
 

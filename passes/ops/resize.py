@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -13,10 +11,8 @@ from passes.abstract_values.slices import ConstantSlices, Link, Maps
 from passes.graph.tensors import is_constant, operand, shape_of
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Resize", "Upsample")

@@ -6,8 +6,6 @@ operands are given the stored sizes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -22,6 +20,7 @@ from passes.abstract_values.slices import (
     Reads,
     Sets,
 )
+from passes.graph.editor import Change
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -34,13 +33,10 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, filled, same_axis
-
-if TYPE_CHECKING:
-    from passes.graph.editor import Change
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.channel_order import Orders
-    from passes.rewriting.lower_ops import Rewriter
-    from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
+from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.weight_scaling import Fuser
 
 
 class Rearrangement(Movement):

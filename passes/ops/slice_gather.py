@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,14 +18,8 @@ from passes.graph.tensors import Array, Index, Mask, int_list, is_constant, oper
 from passes.ops.base import register, rules
 from passes.ops.movement import Movement, same_axis
 from passes.ops.shape import Shape
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
-    from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Slice")

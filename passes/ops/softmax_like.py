@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -11,9 +9,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Link, Sets
 from passes.graph.tensors import int_list, is_float, operand, present, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 def _zeros(known: ConstantSlices) -> ConstantSlices:

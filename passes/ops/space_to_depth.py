@@ -5,8 +5,6 @@ Where several output slices hold one input slice each in their own way, all of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -16,9 +14,7 @@ from passes.abstract_values.slices import ConstantSlices, Link, Maps, Sets
 from passes.graph.tensors import Index, int_list, operand
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
-
-if TYPE_CHECKING:
-    from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import Facts
 
 
 class Repeating(Movement):
