@@ -63,7 +63,7 @@ class Arithmetic(Elementwise):
 
 @register("Add")
 class Sum(Arithmetic):
-    """Shifts; a map behind it can become part of the shift."""
+    """Shifts; a scale and shift after it can become part of the shift."""
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, np.ones(()), values, axis)

@@ -1,4 +1,4 @@
-"""The Attention operator: seen whole, or written out as matrix products where some of its channels are zero."""
+"""The Attention operator: it requires all channels, or is decomposed into matrix products where some are zero."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Attention(Op):
 
     @staticmethod
     def _is_masked(node: gs.Node, facts: Facts) -> bool:
-        """Whether writing it out lets anything go."""
+        """Whether decomposing it lets any channel be removed."""
         for tensor in list(node.inputs)[:3]:
             shape = shape_of(tensor) or ()
             axes = [a for a in range(1, len(shape)) if facts.size(tensor, a)]

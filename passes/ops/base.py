@@ -1,6 +1,6 @@
-"""What the passes ask of an operator, and the answers of an operator that nobody understands.
+"""What the passes ask of an operator, and the answers of an operator without rules.
 
-A *slice* of a tensor is what one index along one axis holds: a channel is a slice along the channel axis. Every rule
+A *slice* of a tensor is what lies at one index along one axis: a channel is a slice along the channel axis. Every rule
 speaks of slices as vectors along one `(tensor, axis)`; the passes know no operator by name.
 """
 
@@ -40,7 +40,7 @@ from passes.rewriting.weight_scaling import Fuser
 
 
 class Op:
-    """An operator without rules: reads everything, sees everything, nothing of its outputs is known.
+    """An operator without rules: reads everything, requires all channels, nothing of its outputs is known.
 
     Subclasses override what they understand. All rules are functions of their arguments: an instance has no state.
     """
@@ -54,7 +54,7 @@ class Op:
         return iter(())
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        """Forward: slices of the outputs that are known maps, given what is known of the inputs."""
+        """Forward: slices of the outputs that are constant maps, given what is known of the inputs."""
         return iter(())
 
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
@@ -62,7 +62,7 @@ class Op:
         return None
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        """Forward: which slices of the outputs follow from a few others of the same axis."""
+        """Forward: which slices of the outputs linearly depend on a few others of the same axis."""
         return iter(())
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
@@ -86,10 +86,10 @@ class Op:
         return {}
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        """Adjust attributes, weights and shape operands to the sets that are stored and seen."""
+        """Adjust attributes, weights and shape operands to the sets that are stored and required."""
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
-        """FLOPs and MACs for one example. The operator nobody knows counts one FLOP per output element."""
+        """FLOPs and MACs for one example. An operator without rules counts one FLOP per output element."""
         return sum(volume(t) for t in node.outputs if is_float(t)), 0
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
@@ -97,7 +97,7 @@ class Op:
         return []
 
     def couples(self, node: gs.Node, facts: Facts) -> Couples:
-        """Axes, beside those that are linked, of which a slice of one goes with slices of the other."""
+        """Axes, beside those that are linked, of which a slice of one is coupled with slices of the other."""
         for output, tensor in enumerate(node.outputs):
             for axis in range(len(shape_of(tensor) or ())):
                 for index, a in self.carries(node, facts, output, axis):
@@ -137,7 +137,7 @@ class Op:
         return None
 
     def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
-        """Write the node out in simpler ones where that lets channels go; whether it was."""
+        """Write the node as simpler ones where that lets channels be removed; whether it was."""
         return False
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
@@ -160,7 +160,7 @@ class Op:
     only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
-    #: the axis of the outputs along which its width is counted; None where nobody asks for it
+    #: the axis of the outputs along which its width is counted; None where it is not counted
     width_axis: int | None = None
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
@@ -174,7 +174,7 @@ renamed_hooks.adopt(Op)
 class Linked(Op):
     """Operators whose output slices each come from given input slices: most of those that are not contractions.
 
-    A subclass states its links; what is read, produced and seen follows. An axis without a link is whole.
+    A subclass states its links; what is read, storable and required follows. Axes without a link are whole.
     """
 
     reason = "needs the same channels at its inputs as it writes"
@@ -280,10 +280,10 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 
 def rules(node: gs.Node) -> Op:
-    """The rules of a node's operator; those of the operator nobody knows if there are none."""
+    """The rules of a node's operator; `UNKNOWN` if there are none."""
     return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
 
 
 def rules_of(domain: str, op: str) -> Op:
-    """The rules of an operator by name, those of the operator nobody knows if there are none."""
+    """The rules of an operator by name, `UNKNOWN` if there are none."""
     return _RULES.get((domain, op), UNKNOWN)

@@ -97,7 +97,7 @@ class Convolution(Op):
             shift = known.mask & (known.value != 0)
             if shift.any() and self.spreads_evenly(node):
                 total = self._shift(node, facts, np.where(shift, known.value, 0))
-            elif shift.any():  # the border of the output sees less of the constant
+            elif shift.any():  # the border of the output reads less of the constant
                 mask &= ~self._touched(nonzero, shift, groups)
         bias = operand(node, 2)
         if bias is not None:
@@ -176,15 +176,15 @@ class Convolution(Op):
         found = sliding.over(ConstantMap(used[used] if groups == 1 else used, values, known.index), 0.0)
         if found is None:
             return None
-        index, seen = found  # [in, 1, tuples..., kernel...]
-        tuples = seen.shape[1 : 2 + len(over)]
-        seen = seen.reshape(len(values), int(np.prod(tuples)), -1)  # [in, tuples, kernel]
+        index, windows = found  # [in, 1, tuples..., kernel...]
+        tuples = windows.shape[1 : 2 + len(over)]
+        windows = windows.reshape(len(values), int(np.prod(tuples)), -1)  # [in, tuples, kernel]
         value = np.zeros((outputs.size, int(np.prod(tuples))))
         if groups == 1:
-            value[outputs] = np.tensordot(weights, seen, axes=((1, 2), (0, 2)))
+            value[outputs] = np.tensordot(weights, windows, axes=((1, 2), (0, 2)))
         else:
             group_of = np.flatnonzero(outputs) // (outputs.size // groups)
-            per_group = seen.reshape(groups, -1, *seen.shape[1:])  # [groups, in / group, tuples, kernel]
+            per_group = windows.reshape(groups, -1, *windows.shape[1:])  # [groups, in / group, tuples, kernel]
             value[outputs] = np.einsum("mik,mitk->mt", weights, per_group[group_of])
         return ConstantMap(outputs, value.reshape(outputs.size, *tuples), index)
 
@@ -266,14 +266,14 @@ class Convolution(Op):
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True
         return strongest
 
-    def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, gone: Mask) -> bool:
-        """Whether one added map takes the place of the uneven channels. `gone` are all that need not be read then."""
+    def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, removable: Mask) -> bool:
+        """Whether one added map takes the place of the uneven channels. `removable`: all that need not be read then."""
         over, maps = self.windows(node), facts.constant_map[node.inputs[0].name][1]
         if not uneven.any() or over is None or not facts.adds_maps:
             return False
         places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
         made_of = Absorbed(facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, self._taps(node))
-        return places is not None and made_of.pays(places, int(uneven.sum()), int(gone.sum()))
+        return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
 
     def _taps(self, node: gs.Node) -> int:
         return int(np.prod(self._kernel(node)))

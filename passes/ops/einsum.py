@@ -177,7 +177,7 @@ class SumOfProducts(Op):
                 yield index, axis, need
 
     def _summed(self, node: gs.Node, facts: Facts, labels: list[Label], label: Label, wanted: Wanted) -> Mask:
-        """Slices along a letter summed over that no operand is zero at, as far as the wanted output goes."""
+        """Slices along a letter summed over that no operand is zero at, as far as the wanted output depends on them."""
         need = ~np.logical_or.reduce([facts.zero(node.inputs[i], a) for i, a in label.at])
         for index, axis in label.at:
             if is_constant(node.inputs[index]):
@@ -249,17 +249,17 @@ class SumOfProducts(Op):
         data: int,
         weight: int,
     ) -> None:
-        """Add what the constants that are no longer seen contributed."""
+        """Add what the constants that are no longer read contributed."""
         facts, before = rewriter.facts, rewriter.before
         inner = self._inner(labels, data, weight)
         given = np.zeros([k.size for k in inner])
         for number, k in enumerate(inner):
-            seen, known = left.get(k.letter), self._known(before, facts, k, data)
-            if seen is None or known is None:
+            required, known = left.get(k.letter), self._known(before, facts, k, data)
+            if required is None or known is None:
                 continue
             along = [-1 if n == number else 1 for n in range(len(inner))]
-            dropped = np.where(known.mask, known.value, 0).reshape(along)
-            given = np.where(~seen.reshape(along), dropped, given)
+            removed = np.where(known.mask, known.value, 0).reshape(along)
+            given = np.where(~required.reshape(along), removed, given)
         if not given.any():
             return
         w = np.asarray(before.inputs[weight].values)
@@ -346,7 +346,7 @@ class Einsum(SumOfProducts):
 
 
 def _letters(term: str, hidden: int) -> list[str]:
-    """The axes of a term; those behind an ellipsis are numbered from their last."""
+    """The axes of a term; those after an ellipsis are numbered from their last."""
     before, dots, after = term.partition("...")
     return [*before, *(f".{hidden - 1 - i}" for i in range(hidden if dots else 0)), *after]
 

@@ -138,7 +138,7 @@ class Elementwise(Linked):
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         for axis, aligned in facts.aligned(node).items():
-            if not self._may_tie(node, facts, aligned):
+            if not self._may_depend(node, facts, aligned):
                 continue
             size = facts.size(node.outputs[0], axis) or 0
             parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
@@ -154,8 +154,8 @@ class Elementwise(Linked):
                 yield 0, axis, dependence
 
     @staticmethod
-    def _may_tie(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
-        """Whether some slices are tied already, or constants meet what is shared along the axis."""
+    def _may_depend(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+        """Whether some slices are linearly dependent already, or constants meet what is shared along the axis."""
         if any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
         shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
@@ -249,9 +249,9 @@ class Elementwise(Linked):
         out = axis + ranks[0] - ranks[1]
         if computed != [index] or 0 in ranks or len(node.outputs) != 1 or self.align(node, index, out) != axis:
             return None
-        behind = orders.read(node.outputs[0], out, order)
+        after = orders.read(node.outputs[0], out, order)
         others = self._constants_in_order(node, out, inverse(order), orders)
-        return None if behind is None or others is None else sequence([behind, *others])
+        return None if after is None or others is None else sequence([after, *others])
 
     def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change] | None:
         """The constant operands that run along the axis of the output, in another order."""

@@ -1,7 +1,7 @@
 """Elements picked or written at given indices.
 
 Axes that the indices do not choose from pass through. Along those they choose from, constant indices say which slices
-are read and written, and are renumbered when some go.
+are read and written, and are renumbered when some are removed.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ class GatherElements(Picking):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         for axis, _ in self.chosen(rewriter.before):
-            seen = rewriter.required(node, 0, axis)
+            required = rewriter.required(node, 0, axis)
             index = _settled(node.inputs[1], _static(rewriter.before.inputs[0], axis))
-            if seen is not None and index is not None:
-                rewriter.set_input(node, 1, rewriter.constant("indices", (np.cumsum(seen) - 1)[index]))
+            if required is not None and index is not None:
+                rewriter.set_input(node, 1, rewriter.constant("indices", (np.cumsum(required) - 1)[index]))
 
 
 def _components(node: gs.Node, first: int) -> list[Index] | None:
@@ -146,23 +146,23 @@ def _components(node: gs.Node, first: int) -> list[Index] | None:
 
 
 def _renumbered(node: gs.Node, rewriter: Rewriter, first: int) -> None:
-    """Let tuples of constant indices count only the slices that are seen of the data."""
+    """Let tuples of constant indices count only the slices that are required of the data."""
     count = len(_components(rewriter.before, first) or ())
     places = [rewriter.required(node, 0, first + k) for k in range(count)]
-    if all(seen is None for seen in places):
+    if all(required is None for required in places):
         return
     values = np.array(node.inputs[1].values, np.int64)
-    for k, seen in enumerate(places):
-        if seen is not None:
-            values[..., k] = (np.cumsum(seen) - 1)[
-                np.where(values[..., k] < 0, values[..., k] + seen.size, values[..., k])
+    for k, required in enumerate(places):
+        if required is not None:
+            values[..., k] = (np.cumsum(required) - 1)[
+                np.where(values[..., k] < 0, values[..., k] + required.size, values[..., k])
             ]
     rewriter.set_input(node, 1, rewriter.constant("indices", values))
 
 
 @register("GatherND")
 class GatherND(Picking):
-    """A piece of the data for each tuple of indices; the axes behind those pass through."""
+    """A piece of the data for each tuple of indices; the axes after those pass through."""
 
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         first = int(node.attrs.get("batch_dims", 0))
@@ -238,9 +238,9 @@ class ScatterElements(Decomposition):
 
 @register("ScatterND")
 class ScatterND(Decomposition):
-    """A piece written for each tuple of indices; the axes behind those pass through.
+    """A piece written for each tuple of indices; the axes after those pass through.
 
-    Along the axes that the tuples choose from slices can go when the indices are a constant matrix, one tuple a row.
+    Slices of the axes that the tuples choose from can be removed if the indices are a constant matrix, a tuple a row.
     """
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -366,7 +366,7 @@ class Compress(Movement):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
         axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
-        if rewriter.required(node, 0, axis) is not None:  # what is seen is what the condition would leave
+        if rewriter.required(node, 0, axis) is not None:  # what is required is what the condition would leave
             rewriter.replace_by_input(node)
 
 

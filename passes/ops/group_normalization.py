@@ -11,7 +11,7 @@ from passes.graph.tensors import Mask, is_constant, is_float, volume
 from passes.ops.base import Linked, register
 from passes.ops.convolution import level
 from passes.ops.movement import all_but, same_axis
-from passes.ops.normalization_moments import Absent, WrittenOut
+from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -149,18 +149,18 @@ class GroupNormalization(Linked):
         if known is None:
             return
         whole = np.ones(known.mask.size, bool)
-        seen, out = rewriter.required(node, 0, 1), rewriter.stored(rewriter.before.outputs[0], 1)
-        seen, out = whole if seen is None else seen, whole if out is None else out
-        if not (seen.all() and out.all()):
-            self._write(node, rewriter, known, seen, out)
+        required, out = rewriter.required(node, 0, 1), rewriter.stored(rewriter.before.outputs[0], 1)
+        required, out = whole if required is None else required, whole if out is None else out
+        if not (required.all() and out.all()):
+            self._write(node, rewriter, known, required, out)
 
     @staticmethod
-    def _write(node: gs.Node, rewriter: Rewriter, known: ConstantSlices, seen: Mask, out: Mask) -> None:
+    def _write(node: gs.Node, rewriter: Rewriter, known: ConstantSlices, required: Mask, out: Mask) -> None:
         """The kept channels of each group as one row, as for LayerNormalization."""
-        groups, at = int(node.attrs["num_groups"]), WrittenOut(node, rewriter)
-        kept = seen.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
-        gone = (known.mask & ~seen).reshape(groups, -1)[kept]
-        absent = Absent.among(known.value.reshape(groups, -1)[kept], gone)
+        groups, at = int(node.attrs["num_groups"]), DecomposedNormalization(node, rewriter)
+        kept = required.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
+        removed = (known.mask & ~required).reshape(groups, -1)[kept]
+        absent = Absent.among(known.value.reshape(groups, -1)[kept], removed)
         epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
         sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
         rows = at.emit("Reshape", at.data, sizes)
@@ -170,7 +170,7 @@ class GroupNormalization(Linked):
         shape = at.emit("Shape", at.data)
         shape.dtype = np.dtype(np.int64)
         scale, bias = (np.asarray(rewriter.before.inputs[i].values) for i in (1, 2))
-        at.finish(at.emit("Reshape", result, shape), 1, seen, out, scale, bias)
+        at.finish(at.emit("Reshape", result, shape), 1, required, out, scale, bias)
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)

@@ -1,4 +1,4 @@
-"""Matrix products: sums over a shared axis, which take whatever their inputs store."""
+"""Matrix products: sums over a shared axis, which fold whatever their inputs do not store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Wanted = Callable[[gs.Tensor, int], Mask]  # slices along an axis of the output
 
 @dataclass(frozen=True)
 class Side:
-    """One factor of a product, seen from the side that is not it.
+    """One factor of a product, as the other side reads it.
 
     `free` is its axis that the output keeps (as `out`), `inner` the one that is summed over.
     """
@@ -230,7 +230,7 @@ class MatrixProduct(Op):
         return demands
 
     def _uneven(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> ConstantMap | None:
-        """Slices along the inner axis that are known maps over the other axes, which are those of the output too."""
+        """Slices along the inner axis that are constant maps over the other axes, which are those of the output too."""
         return None if self._batched(w) else facts.constant_map.get(x.name, {}).get(axis)
 
     def _adds_map(self, node: gs.Node, facts: Facts, weight: Side, uneven: ConstantMap, need: Mask) -> bool:
@@ -306,7 +306,7 @@ class MatrixProduct(Op):
             x, w = before.inputs[data.index], before.inputs[weight.index]
             if not is_constant(w):
                 continue
-            seen, out = (
+            required, out = (
                 rewriter.required(node, data.index, data.inner),
                 rewriter.stored(before.outputs[0], weight.out),
             )
@@ -316,26 +316,27 @@ class MatrixProduct(Op):
                 if (a := al[weight.index]) is not None
             }
             known, dependence = facts.known(x, data.inner), self._tied(facts, x, data.inner, w)
-            followers = None if seen is None or dependence is None else dependence.mask & ~seen
+            dependents = None if required is None or dependence is None else dependence.mask & ~required
             taken = w
-            if dependence is not None and followers is not None and followers.any():
+            if dependence is not None and dependents is not None and dependents.any():
                 stored = lazy(w)
                 if stored is None:
                     along = np.moveaxis(facts.value(w), weight.inner, 0)
-                    taken = rewriter.constant(w.name, np.moveaxis(dependence.folded(along, followers), 0, weight.inner))
+                    folded = np.moveaxis(dependence.folded(along, dependents), 0, weight.inner)
+                    taken = rewriter.constant(w.name, folded)
                 else:
-                    taken = rewriter.unread(w.name, dependence.folded_along(stored, weight.inner, followers))
-            cut = rewriter.slice(taken, {**cuts, weight.inner: seen, weight.free: out})
+                    taken = rewriter.unread(w.name, dependence.folded_along(stored, weight.inner, dependents))
+            cut = rewriter.slice(taken, {**cuts, weight.inner: required, weight.free: out})
             rewriter.set_input(node, weight.index, cut)
-            if seen is None:
+            if required is None:
                 continue
-            dropped = np.zeros(seen.size) if known is None else np.where(known.mask & ~seen, known.value, 0)
+            offset = np.zeros(required.size) if known is None else np.where(known.mask & ~required, known.value, 0)
             if dependence is not None:
-                dropped = np.where(dependence.mask & ~seen, dependence.shift, dropped)
-            total = self.alpha(before) * self._shift(facts, w, weight, dropped) if dropped.any() else np.zeros(1)
+                offset = np.where(dependence.mask & ~required, dependence.shift, offset)
+            total = self.alpha(before) * self._shift(facts, w, weight, offset) if offset.any() else np.zeros(1)
             uneven = self._uneven(facts, x, data.inner, w)
-            if uneven is not None and (uneven.mask & ~seen).any():
-                value = self.alpha(before) * self._product(facts, w, weight, uneven, uneven.mask & ~seen)
+            if uneven is not None and (uneven.mask & ~required).any():
+                value = self.alpha(before) * self._product(facts, w, weight, uneven, uneven.mask & ~required)
                 value = value + total.reshape(-1, *[1] * len(uneven.index))
                 self._add_map(node, rewriter, weight.out, ConstantMap(np.ones(len(value), bool), value, uneven.index))
             elif total.any():
@@ -347,14 +348,14 @@ class MatrixProduct(Op):
     def _add_map(node: gs.Node, rewriter: Rewriter, axis: int, added: ConstantMap) -> None:
         """Add maps of the slices along `axis` of the output, as far as they are stored."""
         y = rewriter.before.outputs[0]
-        held = {a: rewriter.stored(y, a) for a in range(len(rewriter.shape(y)))}
-        kept = held.pop(axis)
+        others = {a: rewriter.stored(y, a) for a in range(len(rewriter.shape(y)))}
+        kept = others.pop(axis)
         value = (added.value if kept is None else added.value[kept]).astype(y.dtype or np.float32)
-        stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, held)
+        stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, others)
         rewriter.add_after(node, rewriter.expanded(stored, axis))
 
     def _add(self, node: gs.Node, rewriter: Rewriter, axis: int, total: Array) -> None:
-        """Add a vector along `axis` of the output: into a constant addend, else by an Add behind it."""
+        """Add a vector along `axis` of the output: into a constant addend, else by an Add after it."""
         rank = len(rewriter.shape(rewriter.before.outputs[0]))
         dtype = rewriter.before.outputs[0].dtype or np.float32
         vector = total.reshape([-1] + [1] * (rank - 1 - axis)) if axis < rank - 1 else total

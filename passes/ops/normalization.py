@@ -22,7 +22,7 @@ from passes.abstract_values.slices import (
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import all_but, maps_by_slices, same_axis
-from passes.ops.normalization_moments import Absent, WrittenOut
+from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -32,7 +32,7 @@ class Normalization(Linked):
 
     Where that is the last axis alone, channels of it that are known constants need not be there: their count, sum and
     sum of squares are put into the statistics. Behind the operator such channels are combinations of one or two
-    quantities that all channels share, so that many of them follow from one or two.
+    quantities that all channels share, so that many of them linearly depend on one or two.
     """
 
     foldable = True
@@ -48,7 +48,7 @@ class Normalization(Linked):
         return None
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        """Where the scale is zero there is only the bias: a mask behind the operator may be in its weights."""
+        """Where the scale is zero there is only the bias: a mask after the operator may be in its weights."""
         rank = len(shape_of(node.inputs[0]) or ())
         if not rank or float(node.attrs.get("epsilon", np.float32(1e-5))) <= 0:
             return
@@ -82,7 +82,7 @@ class Normalization(Linked):
         if size is None or scale is None or any(not is_constant(t) or list(t.shape) != [size] for t in vectors):
             return None
         known = facts.known(x, axis)
-        # the operator written out takes as long as reading a few channels more in the operator itself
+        # the decomposed operator takes as long as reading a few channels more in the operator itself
         worth = known is not None and not known.mask.all() and 8 * int(known.mask.sum()) >= size
         return (axis, known) if worth and known is not None else None
 
@@ -137,25 +137,25 @@ class Normalization(Linked):
             return
         axis, known = found
         whole = np.ones(known.mask.size, bool)
-        seen, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
-        seen, out = whole if seen is None else seen, whole if out is None else out
-        if seen.all():
+        required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
+        required, out = whole if required is None else required, whole if out is None else out
+        if required.all():
             normalised = None if out.all() else rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
             if normalised is not None:
-                self._pick(node, rewriter, normalised, axis, seen, out)
+                self._pick(node, rewriter, normalised, axis, required, out)
             return
-        self.lower_narrowed(node, rewriter, axis, known, seen, out)
+        self.lower_narrowed(node, rewriter, axis, known, required, out)
 
     def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
-        """Normalise the slices `seen`, with the constants that are not among them in the statistics; write `out`."""
+        """Normalise the slices `required`, with the constants that are not stored in the statistics; write `out`."""
         raise NotImplementedError
 
     @staticmethod
-    def _pick(node: gs.Node, rewriter: Rewriter, data: gs.Tensor, axis: int, seen: Mask, out: Mask) -> None:
-        """Let the node write those of the slices `seen` that are stored."""
-        places = rewriter.constant("channels", (np.cumsum(seen) - 1)[out])
+    def _pick(node: gs.Node, rewriter: Rewriter, data: gs.Tensor, axis: int, required: Mask, out: Mask) -> None:
+        """Let the node write those of the slices `required` that are stored."""
+        places = rewriter.constant("channels", (np.cumsum(required) - 1)[out])
         rewriter.become(node, "Gather", [data, places], axis=axis)
 
 
@@ -167,15 +167,15 @@ class LayerNormalization(Normalization):
         return np.stack([scale * value, -scale], axis=1)
 
     def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
-        n, at = seen.size, WrittenOut(node, rewriter)
-        absent = Absent.among(known.value[None], (known.mask & ~seen)[None])
+        n, at = required.size, DecomposedNormalization(node, rewriter)
+        absent = Absent.among(known.value[None], (known.mask & ~required)[None])
         epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
         result = at.normalised(
             at.data, axis, absent, epsilon, lambda centred: at.times(at.reduce("ReduceSumSquare", centred, axis), 1 / n)
         )
-        at.finish(result, axis, seen, out, *self._factors(rewriter.before, rewriter.facts, n))
+        at.finish(result, axis, required, out, *self._factors(rewriter.before, rewriter.facts, n))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Mean, centring, variance (2), normalising, scale and bias: seven per element."""
@@ -201,29 +201,29 @@ class RMSNormalization(Normalization):
         return (scale * value)[:, None]
 
     def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, seen: Mask, out: Mask
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
         """Over k of n channels, the others zero: of x · sqrt(k / n) the mean of squares is that of all n, and scale ·
         sqrt(n / k) gives the same; epsilon, an attribute in single precision, stays as it is. Other constants add the
         sum of their squares.
         """
-        gone = known.value[known.mask & ~seen].astype(np.float64)
-        n, k = seen.size, int(seen.sum())
+        removed = known.value[known.mask & ~required].astype(np.float64)
+        n, k = required.size, int(required.sum())
         scale, bias = self._factors(rewriter.before, rewriter.facts, n)
         epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
-        if gone.any():
-            at = WrittenOut(node, rewriter)
+        if removed.any():
+            at = DecomposedNormalization(node, rewriter)
             squares = at.times(at.reduce("ReduceSumSquare", at.data, axis), 1 / n)
-            result = at.over_root(at.data, at.plus(squares, float((gone**2).sum()) / n + epsilon))
-            at.finish(result, axis, seen, out, scale, bias)
+            result = at.over_root(at.data, at.plus(squares, float((removed**2).sum()) / n + epsilon))
+            at.finish(result, axis, required, out, scale, bias)
             return
-        factors = rewriter.constant("scale", (scale[seen] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
+        factors = rewriter.constant("scale", (scale[required] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
         share = rewriter.constant("share", np.asarray(np.sqrt(k / n), rewriter.before.inputs[0].dtype))
         inputs = [rewriter.emit("Mul", [node.inputs[0], share], node.inputs[0]), factors]
-        if (seen == out).all():
+        if (required == out).all():
             node.inputs = inputs
             return
-        self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **node.attrs), axis, seen, out)
+        self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **node.attrs), axis, required, out)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Square, mean, root and quotient, scale: five per element."""

@@ -1,4 +1,4 @@
-"""A normalisation written out, with constants in its statistics that are not there."""
+"""A decomposed normalisation, with constants in its statistics that are not there."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from passes.rewriting.lower_ops import Rewriter
 class Absent:
     """What constants c that are not there add to the statistics of each group of n channels: float64 [groups] each.
 
-    `share` of the n are there in every group, and `gone` are not; `total` is sum c / n, `middle` their mean and
+    `share` of the n are there in every group, and `removed` are not; `total` is sum c / n, `middle` their mean and
     `spread` sum (c - middle)² / n.
     """
 
     share: float
-    gone: Array
+    removed: Array
     total: Array
     middle: Array
     spread: Array
 
     @classmethod
-    def among(cls, value: Array, gone: Mask) -> Absent:
-        """Of the channels [groups, n] with these values those that are `gone`, equally many in every group."""
-        n = gone.shape[1]
-        known, count = np.where(gone, value, 0).astype(np.float64), gone.sum(axis=1)
+    def among(cls, value: Array, removed: Mask) -> Absent:
+        """Of the channels [groups, n] with these values those that are `removed`, equally many in every group."""
+        n = removed.shape[1]
+        known, count = np.where(removed, value, 0).astype(np.float64), removed.sum(axis=1)
         middle = known.sum(axis=1) / np.maximum(count, 1)
-        spread = np.where(gone, (known - middle[:, None]) ** 2, 0).sum(axis=1) / n
+        spread = np.where(removed, (known - middle[:, None]) ** 2, 0).sum(axis=1) / n
         return cls(float(n - count[0]) / n, count / n, known.sum(axis=1) / n, middle, spread)
 
 
-class WrittenOut:
+class DecomposedNormalization:
     """Writes a normalisation ahead of the node, in single precision at least, and lets the node end it."""
 
     def __init__(self, node: gs.Node, rewriter: Rewriter) -> None:
@@ -84,25 +84,25 @@ class WrittenOut:
         mean = self.plus(mean, absent.total) if absent.total.any() else mean
         centred = self.emit("Sub", data, mean)
         apart = self.plus(mean, -absent.middle) if absent.middle.any() else mean
-        between = self.times(self.emit("Mul", apart, apart), absent.gone)
+        between = self.times(self.emit("Mul", apart, apart), absent.removed)
         variance = self.emit("Add", squares(centred), between)
         return self.over_root(centred, self.plus(variance, absent.spread + epsilon))
 
     def over_root(self, tensor: gs.Tensor, variance: gs.Tensor) -> gs.Tensor:
         return self.emit("Mul", tensor, self.emit("Reciprocal", self.emit("Sqrt", variance)))
 
-    def finish(self, result: gs.Tensor, axis: int, seen: Mask, out: Mask, scale: Array, bias: Array) -> None:
-        """Let the node scale and shift those of the slices `seen` that are stored."""
+    def finish(self, result: gs.Tensor, axis: int, required: Mask, out: Mask, scale: Array, bias: Array) -> None:
+        """Let the node scale and shift those of the slices `required` that are stored."""
         like = self.rewriter.before.inputs[0]
         shape = [int(out.sum()) if a == axis else d for a, d in enumerate(self.rewriter.shape(like))]
         if self.narrow:
             result = self.rewriter.cast(result, self.dtype)
-        if (seen != out).any():
-            places = self.rewriter.constant("channels", (np.cumsum(seen) - 1)[out])
+        if (required != out).any():
+            places = self.rewriter.constant("channels", (np.cumsum(required) - 1)[out])
             result = self.rewriter.emit("Gather", [result, places], like, axis=axis)
         along = [-1, *[1] * (len(shape) - 1 - axis)]
         factors = self.rewriter.constant("scale", scale[out].astype(self.dtype).reshape(along))
         addends = self.rewriter.constant("bias", bias[out].astype(self.dtype).reshape(along))
         scaled = self.rewriter.emit("Mul", [result, factors], like)
-        result.shape, scaled.shape = list(shape), list(shape)  # ones and zeros are seen to do nothing
+        result.shape, scaled.shape = list(shape), list(shape)  # ones and zeros are required to do nothing
         self.rewriter.become(self.node, "Add", [scaled, addends])

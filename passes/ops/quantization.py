@@ -72,7 +72,7 @@ class Quantize(Quantization):
 
 @register("DequantizeLinear")
 class Dequantize(Quantization):
-    """Weights behind it keep their few bits, and are read and sliced as the numbers that they stand for."""
+    """Weights after it keep their few bits, and are read and sliced as the numbers that they stand for."""
 
     foldable = False
 

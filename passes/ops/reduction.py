@@ -33,7 +33,7 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
 
 
 class Reduce(Linked):
-    """Each slice of an axis that stays is reduced by itself; of one that goes, what is known need not be there."""
+    """Each slice of an axis that stays is reduced by itself; along the others constants need not be stored."""
 
     foldable = True
     #: whether the result is the same for any number of equal elements

@@ -347,7 +347,7 @@ class Transpose(Rearrangement):
 
 @register("Squeeze", "Unsqueeze")
 class Squeeze(Rearrangement):
-    """Axes of size 1 come or go; the others keep their order."""
+    """Axes of size 1 are added or removed; the others keep their order."""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, self._pairs(node))

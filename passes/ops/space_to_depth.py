@@ -18,7 +18,7 @@ from passes.rewriting.channel_facts import Facts
 
 
 class Repeating(Movement):
-    """An input slice has several copies in the output, which stay or go together."""
+    """An input slice has several copies in the output, which are stored or removed together."""
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         result = super().storable_outputs(node, facts, asked)

@@ -62,7 +62,7 @@ class _Choice:
 
 
 @dataclass(frozen=True)
-class _Hope:
+class _Estimate:
     """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed."""
 
     start: _Choice
@@ -104,11 +104,13 @@ def choose_channel_multiples(
         starts.append(choice(facts, replace(options, adapters="never"), StorageFloor()))
     if any(step.maps for step in first.timing.steps):
         starts.append(choice(replace(facts, adds_maps=False), options, StorageFloor()))
-    hopes = [hope for start in starts if (hope := _hope(graph, facts, start)) is not None]
+    estimates = [estimate for start in starts if (estimate := _estimate(graph, facts, start)) is not None]
     best = min(starts, key=lambda found: found.time)
-    for hope in sorted(hopes, key=lambda hope: hope.time):
-        if hope.time < best.time:  # a plan is made only where it may be the fastest
-            best = min(best, choice(hope.start.facts, hope.start.options, hope.least), key=lambda found: found.time)
+    for estimate in sorted(estimates, key=lambda estimate: estimate.time):
+        if estimate.time < best.time:  # a plan is made only where it may be the fastest
+            best = min(
+                best, choice(estimate.start.facts, estimate.start.options, estimate.least), key=lambda found: found.time
+            )
     whole = Timing(graph, untouched(graph), align).total()
     if whole < best.time:
         best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
@@ -130,14 +132,14 @@ def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     return first - second > _SHARE_OPEN * first
 
 
-def _hope(graph: gs.Graph, facts: Facts, start: _Choice) -> _Hope | None:
+def _estimate(graph: gs.Graph, facts: Facts, start: _Choice) -> _Estimate | None:
     """The plan with the widths that are fastest for it; None if those are its own."""
     coupled = CoupledSlices(graph, facts, start.plan)
     extras = _fastest(start.timing, coupled.found)
     if not extras:
         return None
     least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
-    return _Hope(start, least, start.timing.total(_gains(dict(enumerate(coupled.found)), extras)))
+    return _Estimate(start, least, start.timing.total(_gains(dict(enumerate(coupled.found)), extras)))
 
 
 def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:

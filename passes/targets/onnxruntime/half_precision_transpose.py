@@ -1,8 +1,8 @@
-"""Products in half precision right behind a Transpose, of which ONNX Runtime makes one operator.
+"""Products in half precision right after a Transpose, which ONNX Runtime fuses.
 
 ONNX Runtime (1.31) has no kernel on CPUs for a product in half precision that orders the batch axes of its data too,
 makes such a node all the same (fusion `MatmulTransposeFusion`) and crashes on it (`NchwcTransformer`). A mask before or
-behind the Transpose keeps a source from that. Behind the product it does no harm, and no FLOP is added.
+after the Transpose keeps a source from that. After the product it does no harm, and no FLOP is added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from passes.simplify import dead_code
 
 
 def put_after(graph: gs.Graph) -> None:
-    """Let no such Transpose stand before a product by a matrix, but behind it, where it leaves the last axis alone."""
+    """Let no such Transpose stand before a product by a matrix, but after it, where it leaves the last axis alone."""
     editor, changed = GraphEditor(graph), False
     for product, transpose in _pairs(graph):
         output, data = product.outputs[0], transpose.inputs[0]

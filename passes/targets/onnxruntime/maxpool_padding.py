@@ -1,6 +1,6 @@
-"""Zero padding in front of a MaxPool, which ONNX Runtime takes for the MaxPool's own.
+"""Zero padding before a MaxPool, which ONNX Runtime takes for the MaxPool's own.
 
-ONNX Runtime (1.31, fusion `Pad_Fusion`) merges a Pad of zeros that nobody else reads into the pooling behind it,
+ONNX Runtime (1.31, fusion `Pad_Fusion`) merges a Pad of zeros that has no other reader into the pooling after it,
 whose own padding counts as minus infinity: another function where a window holds negative numbers only. A shared Pad
 that has lost its other readers, or an adapter, would run into this where the source does not.
 """

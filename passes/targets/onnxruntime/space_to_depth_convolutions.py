@@ -1,10 +1,10 @@
 """Convolutions of few filters compute neighbouring positions as further filters, where that takes less time.
 
-Kernels that hold channels in blocks take as long for one filter as for a block of them, and a matrix product lays out
-each window for one filter as well as for many. `n` neighbours along an axis, each a filter of its own on a window that
-is `n - 1` strides longer, take one window for all of them: the same products, and beside them some with zeros. What
-comes out is then brought into the order of positions. The file holds the weights as they were, and operators that ONNX
-Runtime folds when it loads the model.
+NCHWc kernels take as long for one filter as for a channel block of them, and a matrix product lays out each window for
+one filter as well as for many. `n` neighbours along an axis, each a filter of its own on a window that is `n - 1`
+strides longer, take one window for all of them: the same products, and beside them some with zeros. The output, a
+space-to-depth of what is wanted, is then brought into the order of positions. The file keeps the weights as they were,
+and operators that ONNX Runtime folds when it loads the model.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from passes.targets.onnxruntime.operator_kernels import channel_blocks
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import lazy
 
-# Neighbours that are tried. More filters than fill four blocks gain nothing.
+# Neighbours that are tried. More filters than fill four channel blocks gain nothing.
 _NEIGHBOURS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-_BLOCKS = 4
+_CHANNEL_BLOCKS = 4
 
 # To be worth it, so much must be won: the share of a convolution's time, and nanoseconds.
 _SHARE = 0.2
@@ -72,12 +72,17 @@ class _Unroller:
 
     def best(self, node: gs.Node) -> _Form | None:
         """The form of the node that takes the least time, None if that is as it is or little is won."""
-        work, shape = convolution_shape(node), shape_of(node.outputs[0]) if node.outputs else None
-        if work is None or not work.nchwc or work.groups > 1 or not self._can_be_changed(node, shape):
+        convolution, shape = convolution_shape(node), shape_of(node.outputs[0]) if node.outputs else None
+        if (
+            convolution is None
+            or not convolution.nchwc
+            or convolution.groups > 1
+            or not self._can_be_changed(node, shape)
+        ):
             return None
         written, read = (int(d) for d in node.inputs[1].shape[:2])
-        before = self._rates.convolution(work, read, written)
-        best = max(self._forms_of(work, read, written), key=lambda form: form.gain, default=None)
+        before = self._rates.convolution(convolution, read, written)
+        best = max(self._forms_of(convolution, read, written), key=lambda form: form.gain, default=None)
         return best if best is not None and best.gain > max(_WORTH, _SHARE * before) else None
 
     def _can_be_changed(self, node: gs.Node, shape: tuple[object, ...] | None) -> bool:
@@ -92,40 +97,40 @@ class _Unroller:
         padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
         return padded and self.editor.opset >= _PAD_BY_OPERANDS
 
-    def _forms_of(self, work: ConvolutionShape, read: int, written: int) -> Iterator[_Form]:
+    def _forms_of(self, convolution: ConvolutionShape, read: int, written: int) -> Iterator[_Form]:
         rates = self._rates
-        before = rates.convolution(work, read, written)
+        before = rates.convolution(convolution, read, written)
         for axis in range(2):
             for many in _NEIGHBOURS:
                 if (
-                    written * many > _BLOCKS * rates.channels_per_block
-                    or many > work.positions[axis]
-                    or work.dilations[axis] != 1
+                    written * many > _CHANNEL_BLOCKS * rates.channels_per_block
+                    or many > convolution.positions[axis]
+                    or convolution.dilations[axis] != 1
                 ):
                     continue
-                other = unrolled(work, axis, many)
-                elements = work.batch * written * many * int(np.prod(other.positions))
+                other = unrolled(convolution, axis, many)
+                elements = convolution.batch * written * many * int(np.prod(other.positions))
                 moved = (
                     elements * (2 * rates.ns_per_reordered_element + _TURNED[axis] * rates.ns_per_adapted_element)
                     + 5 * rates.ns_per_node
                 )
                 gain = before - rates.convolution(other, read, written * many) - moved
-                products = read * int(np.prod(other.kernel)) * elements - read * work.taps * (
-                    work.batch * written * int(np.prod(work.positions))
+                products = read * int(np.prod(other.kernel)) * elements - read * convolution.taps * (
+                    convolution.batch * written * int(np.prod(convolution.positions))
                 )
                 yield _Form(axis, many, gain, 2 * products + elements)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def write(self, node: gs.Node, form: _Form) -> None:
-        """Write the convolution in this form, and behind it and its activation what orders the positions."""
+        """Write the convolution in this form, and after it and its activation what orders the positions."""
         axis, many = form.axis, form.neighbours
-        batch, written, *places = (int(d) for d in node.outputs[0].shape)
+        batch, written, *positions = (int(d) for d in node.outputs[0].shape)
         kernel, bias = int(node.inputs[1].shape[2 + axis]), operand(node, 2)
         stride = int(node.attrs.get("strides", [1, 1])[axis])
         pads = [int(p) for p in node.attrs.get("pads", [0, 0, 0, 0])]
         size = int(node.inputs[0].shape[2 + axis])
-        steps = -(-places[axis] // many)
+        steps = -(-positions[axis] // many)
         reach = (steps * many - 1) * stride + kernel
         pads[2 + axis] = max(reach - size - pads[axis], 0)
         node.inputs[1] = self._side_by_side(node, axis, many, stride)
@@ -134,7 +139,7 @@ class _Unroller:
         strides = list(node.attrs.get("strides", [1, 1]))
         strides[axis] = stride * many
         node.attrs |= {"strides": strides, "pads": pads, "kernel_shape": list(node.inputs[1].shape[2:])}
-        apart = [*places]
+        apart = [*positions]
         apart[axis] = steps
         last = node
         for each in self._activations(node):
@@ -143,7 +148,7 @@ class _Unroller:
             last = each
         output = last.outputs[0]
         last.outputs = [self._variable(output, [batch, written * many, *apart])]
-        self._order(last, output, [batch, written, many, *apart], axis, places)
+        self._order(last, output, [batch, written, many, *apart], axis, positions)
 
     def _side_by_side(self, node: gs.Node, axis: int, many: int, stride: int) -> gs.Tensor:
         """The weights as those of neighbours: [filters · neighbours, in, ...], one longer along the axis."""
@@ -159,19 +164,19 @@ class _Unroller:
         order = [0, 2 + axis, *(a for a in range(1, 5) if a != 2 + axis)]
         turned = [split[a] for a in order]
         whole = [turned[0] * turned[1], *turned[2:]]
-        places = self.editor.constant("places", place)
+        positions = self.editor.constant("places", place)
 
         def emit(op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Tensor:
             output = self._variable(weight, shape)
             return self.editor.emit(op, inputs, output, f"{weight.name}_{op.lower()}", attrs, before=node)
 
         padded = emit("Pad", [weight, self._ints(ends.reshape(-1).tolist())], longer)
-        picked = emit("Gather", [padded, places], split, axis=2 + axis)
+        picked = emit("Gather", [padded, positions], split, axis=2 + axis)
         moved = emit("Transpose", [picked], turned, perm=order)
         return emit("Reshape", [moved, self._ints(whole)], whole)
 
     def _activations(self, node: gs.Node) -> list[gs.Node]:
-        """What follows the node and does the same to every element, where nobody else reads what is before it."""
+        """What follows the node and does the same to every element, where what is before it has no other reader."""
         found: list[gs.Node] = []
         while (reader := self.editor.sole_reader(node.outputs[0])) is not None:
             node = reader
@@ -182,10 +187,10 @@ class _Unroller:
             found.append(node)
         return found
 
-    def _order(self, last: gs.Node, output: gs.Tensor, sizes: list[int], axis: int, places: list[int]) -> None:
+    def _order(self, last: gs.Node, output: gs.Tensor, sizes: list[int], axis: int, positions: list[int]) -> None:
         """From [batch, filters, neighbours, height, width] to positions in order."""
         order = [0, 1, 3, 2, 4] if axis == 0 else [0, 1, 3, 4, 2]
-        whole = [sizes[0], sizes[1], *places]
+        whole = [sizes[0], sizes[1], *positions]
         whole[2 + axis] = sizes[3 + axis] * sizes[2]
 
         def emit(op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Tensor:
@@ -195,11 +200,11 @@ class _Unroller:
         apart = emit("Reshape", [last.outputs[0], self._ints(sizes)], sizes)
         turned = emit("Transpose", [apart], [sizes[i] for i in order], perm=order)
         joined = [turned, self._ints(whole)]
-        if whole[2:] == places:
+        if whole[2:] == positions:
             self.editor.emit("Reshape", joined, output, f"{output.name}_joined", after=last)
         else:
             longer = emit("Reshape", joined, whole)
-            bounds = [self._ints([0]), self._ints([places[axis]]), self._ints([2 + axis])]
+            bounds = [self._ints([0]), self._ints([positions[axis]]), self._ints([2 + axis])]
             self.editor.emit("Slice", [longer, *bounds], output, f"{output.name}_cut", after=last)
 
     def _variable(self, like: gs.Tensor, shape: list[int]) -> gs.Variable:
@@ -209,16 +214,16 @@ class _Unroller:
         return self.editor.ints("sizes", values)
 
 
-def unrolled(work: ConvolutionShape, axis: int, many: int) -> ConvolutionShape:
+def unrolled(convolution: ConvolutionShape, axis: int, many: int) -> ConvolutionShape:
     """The convolution that computes so many neighbours along a spatial axis as filters of their own."""
 
     def at(values: tuple[int, ...], value: int) -> tuple[int, ...]:
         return tuple(value if a == axis else v for a, v in enumerate(values))
 
-    stride = work.strides[axis]
+    stride = convolution.strides[axis]
     return replace(
-        work,
-        kernel=at(work.kernel, work.kernel[axis] + stride * (many - 1)),
-        strides=at(work.strides, stride * many),
-        positions=at(work.positions, -(-work.positions[axis] // many)),
+        convolution,
+        kernel=at(convolution.kernel, convolution.kernel[axis] + stride * (many - 1)),
+        strides=at(convolution.strides, stride * many),
+        positions=at(convolution.positions, -(-convolution.positions[axis] // many)),
     )

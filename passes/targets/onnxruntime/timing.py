@@ -235,8 +235,8 @@ class Timing:
         uneven = {} if self._facts is None or not node.inputs else self._facts.constant_map.get(node.inputs[0].name, {})
         found = False
         for axis, constant_map in uneven.items():
-            seen = self._plan.required.get((index, 0, axis))
-            found = found or (seen is not None and bool((constant_map.mask & ~seen).any()))
+            required = self._plan.required.get((index, 0, axis))
+            found = found or (required is not None and bool((constant_map.mask & ~required).any()))
         return found and rules(node).cost(node)[1] > 0 and is_constant(node.inputs[1])
 
     def _multiplied(self, index: int, node: gs.Node) -> float:
@@ -277,17 +277,17 @@ class Timing:
 
     def _adapter(self, index: int, i: int, tensor: gs.Tensor, axis: int) -> tuple[int, float] | None:
         """The slices that an adapter delivers there, and nanoseconds for each element; None if there is none."""
-        stored, seen = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
-        if stored is None and seen is None:
+        stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
+        if stored is None and required is None:
             return None
         whole = np.ones(usual_sizes(tensor, self._multiples)[axis], bool)
-        stored, seen = (whole if mask is None else mask for mask in (stored, seen))
-        if np.array_equal(stored, seen):
+        stored, required = (whole if mask is None else mask for mask in (stored, required))
+        if np.array_equal(stored, required):
             return None
         self.adapters = True
         block = math.prod(self._stored_sizes(tensor)[axis + 1 :])
-        copied = 0.0 if only_at_ends(stored, seen) else self.rates.ns_per_gathered_piece / max(block, 1)
-        return int(seen.sum()), self.rates.ns_per_adapted_element + copied
+        copied = 0.0 if only_at_ends(stored, required) else self.rates.ns_per_gathered_piece / max(block, 1)
+        return int(required.sum()), self.rates.ns_per_adapted_element + copied
 
     def _stored_sizes(self, tensor: gs.Tensor) -> list[int]:
         sizes = usual_sizes(tensor, self._multiples)
