@@ -1,11 +1,12 @@
 """Compiles networks trained with channel masks into smaller dense ONNX models that compute the same function.
 
-    import maskc
-
-    result = maskc.compile("model_dir")  # or a .keras file, an .onnx file, a ModelProto
-    result.save("model.onnx")
-    assert maskc.verify("model_dir", "model.onnx").passed
-    print(maskc.flops("model.onnx").flops)
+    >>> import maskc
+    >>> result = maskc.compile("model.onnx")  # or a SavedModel directory, a .keras file, a ModelProto
+    >>> result.save("small.onnx")
+    >>> maskc.verify("model.onnx", "small.onnx").passed
+    True
+    >>> maskc.flops("small.onnx").flops < maskc.flops("model.onnx").flops
+    True
 
 Importing the package is cheap: numpy, onnx and ONNX Runtime are loaded by the first call that needs them, and
 TensorFlow only for a model that TensorFlow wrote.

@@ -30,6 +30,10 @@ def diff(
     `shapes` fixes the sizes of inputs in both, as for `maskc.compile`; an input that only one of them has is fixed
     there. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is not
     installed.
+
+    Example:
+        >>> diff("model.onnx", "model.onnx").changes
+        ()
     """
     read = frontend.read(before), frontend.read(after)
     inputs = [{value.name for value in source.model.graph.input} for source in read]

@@ -32,6 +32,10 @@ def flops(
     FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
     `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
     does.
+
+    Example:
+        >>> flops("model.onnx").macs > 0
+        True
     """
     source = fixed(frontend.read(model), shapes)
     if masks is None:
