@@ -54,8 +54,8 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
     ) -> list[Outcome]:
         from maskc.errors import MaskcError
         from maskc.regression import check as regress
-        from maskc.regression.check_report import as_table
         from maskc.regression.findings import Limits
+        from maskc.regression.output_formats import as_table
 
         path = root / Path(baseline or pytestconfig.getini("maskc_baseline"))
         limits = Limits(tolerance, min_reduction)

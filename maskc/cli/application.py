@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from maskc import progress
-from maskc.cli.options import Debug, Quiet, Verbose
 from maskc.cli.output import print_json, volume
+from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.errors import MaskcError
 from maskc.jobs.termination import unwinding
 from maskc.report.bars import Bars

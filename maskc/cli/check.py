@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Adapters, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
 from maskc.cli.output import console, volume
+from maskc.cli.shared_options import Adapters, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -69,12 +69,12 @@ def check(
     """
     from maskc.frontend.input_sizes import parse
     from maskc.regression import check as regress
-    from maskc.regression import check_report
+    from maskc.regression import output_formats
     from maskc.regression.findings import Limits
 
     if not update and (masks or shape or adapters):
         raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
-    targets = check_report.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
+    targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
     limits = Limits(tolerance, min_reduction)
     changed = False
     if update:
@@ -92,13 +92,13 @@ def check(
         outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or ())
     for name, file in targets:
         if file is not None:
-            check_report.write(outcomes, name, file)
+            output_formats.write(outcomes, name, file)
         elif name == "table":
-            check_report.show(outcomes, console())
+            output_formats.show(outcomes, console())
         else:
-            sys.stdout.write(check_report.FORMATS[name](outcomes))
+            sys.stdout.write(output_formats.FORMATS[name](outcomes))
     if volume.quiet:
-        for line in check_report.failures(outcomes):
+        for line in output_formats.failures(outcomes):
             print(f"Error: {line}", file=sys.stderr)
     elif update:
         print(f"{baseline} {'was written' if changed else 'stays as it is'}.", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskc.cli import options as option
+from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, warn
 

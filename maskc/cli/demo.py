@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Quiet, Verbose
 from maskc.cli.output import console
+from maskc.cli.shared_options import Debug, Quiet, Verbose
 
 
 @app.command(epilog=EXIT_CODES)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Json, Quiet, Rules, Shape, Verbose
 from maskc.cli.output import console, print_json
+from maskc.cli.shared_options import Debug, Json, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)

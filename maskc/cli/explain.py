@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskc.cli import options as option
+from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, warn
 

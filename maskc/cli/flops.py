@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
 from maskc.cli.output import console, print_json
+from maskc.cli.shared_options import Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Jobs, Json, Models, Quiet, Rules, Shape, Verbose
 from maskc.cli.output import console, print_json
+from maskc.cli.shared_options import Debug, Jobs, Json, Models, Quiet, Rules, Shape, Verbose
 from maskc.cli.verify import Provider
 
 

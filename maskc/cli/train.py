@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Json, Quiet, Verbose
 from maskc.cli.output import console, print_json, warn
+from maskc.cli.shared_options import Debug, Json, Quiet, Verbose
 
 
 class Method(StrEnum):
-    """What tells how much a channel is worth."""
+    """How the importance of a channel is estimated."""
 
     fisher = "fisher"
     taylor = "taylor"

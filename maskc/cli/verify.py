@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.options import Debug, Json, Masks, Quiet, Reports, Shape, Verbose
 from maskc.cli.output import console, print_json, volume
+from maskc.cli.shared_options import Debug, Json, Masks, Quiet, Reports, Shape, Verbose
 
 
 class Provider(StrEnum):

@@ -68,12 +68,12 @@ def compile(
 ) -> Compiled:
     """Compile a model trained with channel masks into a smaller dense one that computes the same function.
 
-    `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which
-    is left untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz`
-    or `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes
-    symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
-    compiled model then takes these sizes only. `adapters` says where known constants are put back for
-    whoever must see them: `auto` where that costs less than computing them, `always` where it saves any
+    `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which is left
+    untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz` or
+    `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic
+    sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the compiled
+    model then takes these sizes only. `adapters` says where adapters restore constant channels at the inputs of
+    consumers that need all of them: `auto` where that costs less than computing them, `always` where it saves any
     FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
     by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
     `align_seconds`, a number by rounding every width up to a multiple of it; `none` leaves the fewest FLOPs, which are
@@ -158,7 +158,7 @@ def explain(
     align: Align = "auto",
     align_for: str | None = None,
 ) -> CompileReport:
-    """Find what would hold masked channels, without writing or verifying anything.
+    """Find what would keep masked channels alive, without writing or verifying anything.
 
     The arguments are those of `compile`. The report's `held` names, for every masked channel that would stay, the
     operator that needs it, why, and what would let it go. Raises as `compile` does.

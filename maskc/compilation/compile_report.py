@@ -23,8 +23,8 @@ class CompileReport:
     """What a compilation found and did.
 
     `before` are the figures of the model as it stands and `after` those of the compiled one. `masked` lists
-    the axes that have masked channels with how many went, and `held` every masked channel that stayed, with
-    the operator that holds it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
+    the axes that have masked channels with how many were removed, and `held` every masked channel that stayed, with
+    the operator that needs it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
     and `warnings` say what to look at in the input. `verification` is None when none was made. `layers` are
     the nodes that multiply and accumulate, with their channels and FLOPs before and after. `widths` are those that
     keep channels for a width that runs faster, or was asked for. `latency` is None where it

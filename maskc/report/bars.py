@@ -36,7 +36,7 @@ class Bars:
     """A listener for `maskc.progress`, to be used as a context.
 
     Each stage that takes longer than `delay` seconds is shown while it lasts, if stderr is a terminal; nothing of it is
-    left behind. A `verbose` volume prints details, and each stage at its end with its time, the first behind what
+    left behind. A `verbose` volume prints details, and each stage at its end with its time, the first after what
     `opening` gives; a `quiet` one prints nothing. The volume may change on the way.
     """
 

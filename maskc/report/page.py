@@ -101,7 +101,7 @@ def page(document: Document) -> str:
             others=_others(document),
             skylines=charts.skylines(document.layers),
             strips=charts.strips(document.masked or (), document.held or ()),
-            holders=_holders(document.held or ()),
+            holders=_blocking(document.held or ()),
             histograms=drawn,
             spans=charts.spans(document.latency) if document.latency else (),
             scrolls=lambda things: len(things) > _ROWS,
@@ -123,7 +123,7 @@ def prose(text: str) -> Markup:
 
 
 def name(text: str) -> Markup:
-    """A name that may break behind its slashes."""
+    """A name that may break after its slashes."""
     return Markup(str(escape(printable(text))).replace("/", "/<wbr>"))
 
 
@@ -227,8 +227,8 @@ def _others(document: Document) -> tuple[int, int]:
     )
 
 
-def _holders(held: Iterable[Held]) -> list[tuple[Held, list[Held]]]:
-    """What holds channels, one of its entries for its name and reason, with all of them; widths come last."""
+def _blocking(held: Iterable[Held]) -> list[tuple[Held, list[Held]]]:
+    """Operators that keep channels alive: an entry of each for its name and reason, with all of them; widths last."""
     groups: dict[tuple[str, str, str], list[Held]] = {}
     for item in sorted(held, key=lambda item: item.aligned):
         groups.setdefault((item.op, item.node, item.reason), []).append(item)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
-    """A line per holder and reason, and below it one for each mask: its channels, who writes them, what to do.
+    """A line per operator that keeps channels alive and reason, then one for each mask: channels, producer, what to do.
 
     Channels that stay for a width are told of by layer, in `width_lines`.
     """

@@ -82,7 +82,7 @@ def _matched(old: Sequence[NodeCost], new: Sequence[NodeCost]) -> list[Pair]:
     }
     back = {j: i for i, j in partner.items()}
     pairs: list[Pair] = list(partner.items())
-    # What has no partner by name is looked for behind the same one that has.
+    # What has no partner by name is looked for after the same one that has.
     gaps: dict[int, tuple[list[int], list[int]]] = {}
     for side, (nodes, anchor) in enumerate(((old, {i: i for i in partner}), (new, back))):
         place = -1
@@ -135,15 +135,15 @@ def _likeness(old: NodeCost, new: NodeCost) -> float:
 
 
 def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
-    """The order of the first side; what only the second has stands in front of the next layer that both have."""
+    """The order of the first side; what only the second has stands before the next layer that both have."""
     place = {j: i for i, j in pairs if i is not None and j is not None}
     stops = sorted(place.values())
     keys: dict[int, tuple[int, int]] = {}
-    behind = -1
+    last = -1
     for j in sorted(j for _, j in pairs if j is not None):
         if j in place:
-            behind = place[j]
+            last = place[j]
         else:
-            stop = bisect_right(stops, behind)
+            stop = bisect_right(stops, last)
             keys[j] = (stops[stop] if stop < len(stops) else len(pairs), j - len(pairs))
     return sorted(pairs, key=lambda pair: keys[pair[1] or 0] if pair[0] is None else (pair[0], 0))

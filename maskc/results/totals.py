@@ -1,4 +1,4 @@
-"""The figures of a model: what it computes, holds and takes on disk."""
+"""The totals of a model: FLOPs, multiply-accumulates, parameters and bytes on disk."""
 
 from __future__ import annotations
 

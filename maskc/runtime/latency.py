@@ -27,7 +27,7 @@ def measure(
     seconds: float = _SECONDS,
     least: int = _LEAST,
 ) -> Latency:
-    """Time both models on the same data for so many seconds, at least `least` runs of each behind some to warm up.
+    """Time both models on the same data for so many seconds, at least `least` runs of each after some to warm up.
 
     Raises `RunError` when one of them fails.
     """

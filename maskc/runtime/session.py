@@ -141,7 +141,7 @@ def rounds_products(model: ModelProto) -> bool:
     """Whether the model has matrix products that ONNX Runtime computes in 8 bits unless it is told not to.
 
     Those are of data by weights of few bits: by default both are quantised where a DequantizeLinear of an initializer
-    stands directly in front of a MatMul, which is coarser than what is being measured.
+    stands directly before a MatMul, which is coarser than what is being measured.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     weights = {

@@ -1,4 +1,4 @@
-"""Which points of a sweep are worth having."""
+"""Pareto dominance: which points of a sweep no other is better than."""
 
 from __future__ import annotations
 

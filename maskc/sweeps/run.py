@@ -238,7 +238,7 @@ class _Plan:
 
 
 class _Keeper:
-    """The points as they are by now; the record is written behind every step, so that a sweep can be taken up again."""
+    """The points as they are by now; the record is written after every step, so that a sweep can be taken up again."""
 
     def __init__(self, plan: _Plan, frame: Sweep, points: Sequence[Point]) -> None:
         self._plan, self._frame = plan, frame
@@ -256,7 +256,7 @@ class _Keeper:
     def compile(self, verify: bool, jobs: int | None, ray: str | None, rules: Sequence[Path]) -> None:
         """Compile what is not there yet."""
         missing = [i for i, point in enumerate(self._points) if point.sha256 is None and point.error is None]
-        # Whoever times layers does so here, and alone.
+        # Compilations that time layers run here, and alone.
         timing = [i for i in missing if self._points[i].options.get("align") == "measure"]
         self._compile([i for i in missing if i not in timing], verify, jobs, ray, rules)
         self._compile(timing, verify, 1, None, rules)

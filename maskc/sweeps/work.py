@@ -156,7 +156,7 @@ def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: lis
             return run(task)
 
         done = attempt(compiled, here)
-        if isinstance(done, MaskcError):  # of places there nobody here knows
+        if isinstance(done, MaskcError):  # its paths mean nothing here
             return type(done)(str(done).replace(str(here.model), str(task.model))), {}
         return done, _content(tuple(out.iterdir()), out)
 

@@ -1,1 +1,1 @@
-"""What `verify` is made of: data to compare on, judging errors, finding where two models part."""
+"""What `maskc verify` does: data to compare on, tolerances, errors of outputs, the first difference of two models."""

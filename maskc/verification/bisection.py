@@ -1,10 +1,11 @@
 """Where two models first differ: the first tensor that is not what it should be, and the node that makes it.
 
-A compiled model cannot be held against its source tensor by tensor: what a pass moves, merges and narrows no longer
-has a counterpart there. So the reference is compiled once more, and the models behind its passes are compared with the
-reference, outputs only. Behind the first pass that gets them wrong, its tensors are compared with those of the model in
-front of it, which have the same names; a narrowed one holds the slices that the compiler says. If every pass is right,
-the compiled model is compared with what the last one made. Slices that nobody can tell are told by their values.
+A compiled model cannot be held against its source tensor by tensor: what a pass moves, merges and narrows no longer has
+a counterpart there. So the reference is compiled once more, and the models after each of its passes are compared with
+the reference, outputs only. After the first pass that gets them wrong, its tensors are compared with those of the model
+before it, which have the same names; a narrowed one holds the slices that the compiler says. If every pass is right,
+the compiled model is compared with what the last one made. Slices that the compiler does not record are matched by
+their values.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ Slices = tuple[NDArray[Any] | None, ...]
 
 
 def _slices(name: str, wanted: NDArray[Any], got: NDArray[Any], stored: Stored) -> Slices | None:
-    """Per axis, the indices of the slices that the compiled tensor has, None for all; None if nobody can say."""
+    """Per axis, the indices of the slices that the compiled tensor has, None for all; None if they are not known."""
     if wanted.ndim != got.ndim:
         return None
     told = [stored.get((name, axis)) for axis in range(wanted.ndim)]

@@ -20,7 +20,7 @@ from maskc.verification.inner_tensors import Inside, Tensors
 from maskc.verification.inputs import Sample
 from maskc.verification.tolerance import tolerance
 
-# Tensors that are no farther apart, relative to their scale, are where both models are cut off in front.
+# Tensors that are no farther apart, relative to their scale, are where both models are cut off.
 _ALIKE = 1e-4
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -31,7 +31,7 @@ def write(directory: Path, bisection: Bisection, sample: Sample) -> tuple[Path, 
 
     Returns the files. Raises `InputError` when they cannot be written.
     """
-    models, inputs = _parts(bisection, sample)
+    models, inputs = _smallest(bisection, sample)
     names = ("expected.onnx", "compiled.onnx")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -43,17 +43,17 @@ def write(directory: Path, bisection: Bisection, sample: Sample) -> tuple[Path, 
     return tuple(directory / name for name in (*names, "input.npz"))
 
 
-def _parts(bisection: Bisection, sample: Sample) -> tuple[tuple[ModelProto, ModelProto], Arrays]:
-    """From the last tensors in front that agree to the one that does not; from the inputs where that shows nothing."""
+def _smallest(bisection: Bisection, sample: Sample) -> tuple[tuple[ModelProto, ModelProto], Arrays]:
+    """From the last tensors before it that agree to the one that does not; from the inputs where that shows nothing."""
     tensor, pair = bisection.difference.tensor, (bisection.before, bisection.after)
     whole = (up_to(bisection.before, tensor), up_to(bisection.after, tensor)), sample.inputs
     if not all(_makes(model, tensor) for model in pair):
         return whole
     try:
         inside = Inside(*pair, seed=0, double=False).values(sample)
-        front = _front(bisection.after, tensor, inside.before, inside.after)
-        inputs = {**sample.inputs, **{name: inside.before[name] for name in front}}
-        parts = tuple(up_to(model, tensor, {name: inputs[name] for name in front}) for model in pair)
+        cut = _cut(bisection.after, tensor, inside.before, inside.after)
+        inputs = {**sample.inputs, **{name: inside.before[name] for name in cut}}
+        parts = tuple(up_to(model, tensor, {name: inputs[name] for name in cut}) for model in pair)
         read = {name for part in parts for node in part.graph.node for name in _reads(node)}
         inputs = {name: array for name, array in inputs.items() if name in read}
         for part in parts:
@@ -69,10 +69,10 @@ def _parts(bisection: Bisection, sample: Sample) -> tuple[tuple[ModelProto, Mode
     return whole
 
 
-def _front(model: ModelProto, tensor: str, before: Tensors, after: Tensors) -> set[str]:
-    """The nearest tensors behind which this one is made and that are the same in both models."""
+def _cut(model: ModelProto, tensor: str, before: Tensors, after: Tensors) -> set[str]:
+    """The nearest tensors that this one is computed from and that are the same in both models."""
     makers = {name: node for node in model.graph.node for name in node.output if name}
-    front: set[str] = set()
+    cut: set[str] = set()
     seen = {tensor}
     waiting = [tensor]
     while waiting:
@@ -82,19 +82,19 @@ def _front(model: ModelProto, tensor: str, before: Tensors, after: Tensors) -> s
             seen.add(name)
             error = distance(before[name], after[name]) if name in before and name in after else None
             if error is not None and error.max_abs <= (0.0 if error.exact else _ALIKE * error.scale):
-                front.add(name)
+                cut.add(name)
             else:
                 waiting.append(name)
-    return front
+    return cut
 
 
-def up_to(model: ModelProto, tensor: str, front: Arrays | None = None) -> ModelProto:
+def up_to(model: ModelProto, tensor: str, cut: Arrays | None = None) -> ModelProto:
     """The nodes that the tensor depends on, with it as the only output; all of the model if it has no such tensor.
 
-    The tensors of `front` become inputs of these types and shapes, and nothing is kept that only they depend on.
+    The tensors of `cut` become inputs of these types and shapes, and nothing is kept that only they depend on.
     The other inputs stay as they are, so that both halves of a pair take the same data.
     """
-    front = front or {}
+    cut = cut or {}
     copy = copied(model)
     if not _makes(model, tensor):
         return copy
@@ -102,12 +102,12 @@ def up_to(model: ModelProto, tensor: str, front: Arrays | None = None) -> ModelP
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(name for name in _reads(node) if name not in front)
+            needed.update(name for name in _reads(node) if name not in cut)
     del copy.graph.node[:]
-    copy.graph.node.extend(_without(node, front) for node in reversed(kept))
+    copy.graph.node.extend(_without(node, cut) for node in reversed(kept))
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(t for t in model.graph.initializer if t.name in needed)
-    for name, array in front.items():
+    for name, array in cut.items():
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         copy.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
     outputs = [value for value in model.graph.output if value.name == tensor]

@@ -25,7 +25,7 @@ from typer.testing import Result
 
 import passes
 from maskc.errors import InputError
-from maskc.regression import baseline, check_report
+from maskc.regression import baseline, output_formats
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
 from tests.maskc import build
@@ -433,10 +433,10 @@ def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository:
 
 def test_every_format_names_the_layer(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", unmask(3))
-    files = [f"{name}=out.{name}" for name in check_report.FORMATS]
+    files = [f"{name}=out.{name}" for name in output_formats.FORMATS]
     result = check(*(word for file in files for word in ("--format", file)))
     assert result.exit_code == 1
-    texts = {name: Path(f"out.{name}").read_text() for name in check_report.FORMATS}
+    texts = {name: Path(f"out.{name}").read_text() for name in output_formats.FORMATS}
     assert texts["table"] == result.stdout, "the table is printed as well"
     for text in texts.values():
         assert "has 9 channels and had 8" in text and "channel 3 is no longer masked" in text
@@ -457,15 +457,15 @@ def test_every_format_names_the_layer(repository: Path) -> None:
 
 def test_errors_and_notes_in_every_format(tmp_path: Path) -> None:
     outcome = regress.Outcome("m|x.onnx", tmp_path / "a,b:c.onnx", notes=("A\x00 note.",), error="It *fails* <b>.")
-    junit = ElementTree.fromstring(check_report.as_junit([outcome]))
+    junit = ElementTree.fromstring(output_formats.as_junit([outcome]))
     error = junit.find("testsuite/testcase/error")
     assert error is not None and error.get("message") == "It *fails* <b>."
-    github = check_report.as_github([outcome])
+    github = output_formats.as_github([outcome])
     assert "a%2Cb%3Ac.onnx" in github and "::notice " in github
-    markdown = check_report.as_markdown([outcome])
+    markdown = output_formats.as_markdown([outcome])
     assert "It \\*fails\\* \\<b\\>." in markdown and "m\\|x.onnx" in markdown
-    assert json.loads(check_report.as_json([outcome]))["models"][0]["error"] == "It *fails* <b>."
-    assert "not checked" in check_report.as_table([outcome])
+    assert json.loads(output_formats.as_json([outcome]))["models"][0]["error"] == "It *fails* <b>."
+    assert "not checked" in output_formats.as_table([outcome])
 
 
 def test_json_on_stdout_and_nothing_else(repository: Path) -> None:

@@ -14,7 +14,7 @@ _EITHER = "-q and -v cannot both be given"
 
 
 class Adapters(StrEnum):
-    """Where known constants are put back for the operators that must see them."""
+    """Where adapters restore constant channels for the operators that need them."""
 
     auto = "auto"
     always = "always"
