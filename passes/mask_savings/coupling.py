@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
-from passes.graph.tensors import Array, Index, Mask, is_constant
-from passes.mask_savings.flops_saved import compiled_cost
+from passes.graph.tensors import Index, Mask, is_constant
+from passes.mask_savings.flops_saved import compiled_cost, split
 from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import Linked, rules
@@ -41,9 +41,7 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    graph = prepared(model)
-    inputs = {t.name: t for t in graph.inputs}
-    coupling = _Coupling(graph, [(inputs[name], size) for name, size in masks.items()])
+    coupling = _Coupling(prepared(model), masks)
     coupling.run()
     for part in coupling.parts:
         entries = coupling.entries_by_slice(part)
@@ -51,9 +49,9 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
             continue
         chosen = _best(model, masks, coupling.root, part, entries)
         if chosen is not None:
-            coupling.choose(part, chosen)
+            part.chosen = chosen
             coupling.run()
-    return _split(coupling.root, masks)
+    return split(coupling.root, masks)
 
 
 def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _Part, entries: Index) -> int | None:
@@ -62,11 +60,11 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _
     Of several that save nearly the same, the one with the smallest classes, which leaves the most choice.
     """
     whole = np.ones(len(root), np.float32)
-    total = compiled_cost(bind(model, _split(whole, masks))).flops
+    total = compiled_cost(bind(model, split(whole, masks))).flops
 
     def saving(slices: Mask) -> tuple[float, int]:
         zeroed = np.isin(root, np.unique(entries[slices]))
-        saved = total - compiled_cost(bind(model, _split(np.where(zeroed, 0, whole), masks))).flops
+        saved = total - compiled_cost(bind(model, split(np.where(zeroed, 0, whole), masks))).flops
         return saved / int(zeroed.sum()), int(zeroed.sum())
 
     first = int(np.flatnonzero(entries >= 0)[0])
@@ -85,12 +83,8 @@ def _leaves_a_choice(root: Index, masks: Mapping[str, int], entries: Index, inde
     """Whether no mask of several groups becomes a single one, where the entries of each class are coupled."""
     united = np.arange(len(root))
     _unite(united, *_by_class(entries, index))
-    groups = zip(_split(root, masks).values(), _split(united[root], masks).values(), strict=True)
+    groups = zip(split(root, masks).values(), split(united[root], masks).values(), strict=True)
     return all(len(np.unique(after)) > 1 or len(np.unique(old)) == 1 for old, after in groups)
-
-
-def _split(values: Array, masks: Mapping[str, int]) -> dict[str, Array]:
-    return dict(zip(masks, np.split(values, np.cumsum([*masks.values()])[:-1]), strict=True))
 
 
 @dataclass
@@ -114,9 +108,10 @@ class _Coupling:
     none reaches it.
     """
 
-    def __init__(self, graph: gs.Graph, masks: list[tuple[gs.Tensor, int]]) -> None:
-        self.root = np.arange(sum(size for _, size in masks))
-        self.label: dict[Key, Index] = {}
+    def __init__(self, graph: gs.Graph, masks: Mapping[str, int]) -> None:
+        inputs = {tensor.name: tensor.name for tensor in graph.inputs}
+        self.root = np.arange(sum(masks.values()))
+        self.label = {(inputs[name], 0): entries for name, entries in split(self.root.copy(), masks).items()}
         self.parts: list[_Part] = []
         self._pairs: list[tuple[Key, Key, Index | None]] = []
         self._sizes: dict[Key, int] = {}
@@ -124,13 +119,9 @@ class _Coupling:
         found = dataflow.analyse(graph)
         for node in graph.nodes:
             self._collect(node, found)
-        start = 0
-        for tensor, size in masks:
-            self.label[tensor.name, 0] = np.arange(start, start + size)
-            start += size
 
     def run(self) -> None:
-        """Spread until nothing changes."""
+        """Spread, and unite the entries of the classes that are chosen, until nothing changes."""
         self._changed = True
         while self._changed:
             self._changed = False
@@ -148,11 +139,6 @@ class _Coupling:
             return None
         entries = np.where(label >= 0, self.root[label], -1)
         return entries if len(np.unique(entries[entries >= 0])) > 1 else None
-
-    def choose(self, part: _Part, division: int) -> None:
-        """Unite the entries of each class."""
-        part.chosen = division
-        self._unite_classes(part)
 
     def _collect(self, node: gs.Node, found: Facts) -> None:
         if not isinstance(rules(node), Linked):
@@ -220,12 +206,8 @@ class _Coupling:
         short = part.shorts[part.chosen]
         if short is not None:
             self._forward(short, part.long, part.classes[part.chosen])
-        self._unite_classes(part)
-
-    def _unite_classes(self, part: _Part) -> None:
-        label = self.label.get(part.long)
-        if label is not None and part.chosen is not None:
-            self._unite(*_by_class(label, part.classes[part.chosen]))
+        if part.long in self.label:
+            self._unite(*_by_class(self.label[part.long], part.classes[part.chosen]))
 
     def _meet(self, key: Key, entries: Index | None) -> None:
         """These entries (-1: none) reach the slices of a tensor."""

@@ -39,8 +39,8 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    ends = np.cumsum([0, *(len(mask) for mask in masks.values())])
-    single = {name: np.arange(first, last) for name, first, last in zip(masks, ends[:-1], ends[1:], strict=True)}
+    sizes = {name: len(mask) for name, mask in masks.items()}
+    single = split(np.arange(sum(sizes.values())), sizes)
     total, saved = flops_by_group(model, masks, single, single)
     return total, {name: saved[index] for name, index in single.items()}
 
@@ -117,8 +117,7 @@ def flops_by_group(
     planned = order.planned(graph, order.ShrinkOptions(explains=False), Recorder())
     class_of = equivalence_classes(graph, planned, masks, group, structure, counted.zeroed)
     counted.move_to(masks, compiled)
-    values = np.concatenate([np.asarray(mask) for mask in masks.values()])
-    ends = np.cumsum([len(mask) for mask in masks.values()])[:-1]
+    values, sizes = np.concatenate(list(masks.values())), {name: len(mask) for name, mask in masks.items()}
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
     live = np.unique(group[group >= 0])
     # Nodes and tensors refer to each other, so the weights of every graph would wait for a collection.
@@ -129,8 +128,7 @@ def flops_by_group(
         saved[live[class_of[live] == key]] = counted.savings[key][0]
     for done, key in enumerate(unknown, 1):
         alike = live[class_of[live] == key]
-        trial = dict(zip(masks, np.split(np.where(group == alike[0], 0, values), ends), strict=True))
-        without = compiled_cost(bind(model, trial))
+        without = compiled_cost(bind(model, split(np.where(group == alike[0], 0, values), sizes)))
         if large:
             gc.collect()
         saving, where = compiled.flops - without.flops, _changed(compiled.nodes, without.nodes)
@@ -157,6 +155,11 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> Compiled
         return CompiledCost(flops, _near(graph, flops)), counts
 
     return order.compiled(model, order.ShrinkOptions(adapters, explains=False), count, Recorder()).written
+
+
+def split(values: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """What belongs to each mask, of values for the entries of all."""
+    return dict(zip(sizes, np.split(values, np.cumsum([*sizes.values()])[:-1]), strict=True)) if sizes else {}
 
 
 def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> frozenset[str]:

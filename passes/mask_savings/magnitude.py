@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,15 +63,9 @@ class _Search:
 
     def level(self, most: float) -> Level | None:
         """The first level with no more FLOPs."""
-        low, high = 0, len(self._order)
-        if self._at(high) > most:
+        if self._at(len(self._order)) > most:
             return None
-        while low < high:
-            middle = (low + high) // 2
-            if self._at(middle) > most:
-                low = middle + 1
-            else:
-                high = middle
+        low = bisect_left(range(len(self._order)), True, key=lambda removed: self._at(removed) <= most)
         masks = self._masks(low)
         named = {f"{f.tensor}@{f.axis}": m.astype(np.uint8) for f, m in zip(self._filters, masks, strict=True)}
         return Level({key: mask for key, mask in named.items() if not mask.all()}, self._at(low))
