@@ -13,7 +13,7 @@ from rich.table import Table
 
 import passes
 from benchmarks import record
-from maskc.compilation.align import table_name
+from maskc.compilation.processor import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
 from passes.targets.onnxruntime.kernel_rates import RATES
 from tests.generators import architectures

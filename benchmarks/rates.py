@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from maskc.compilation.align import table_name
 from maskc.compilation.layer_timing import timed
+from maskc.compilation.processor import table_name
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.kernel_rates import RATES
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from maskc.errors import InputError, MaskcError, NotEquivalentError, UnavailableError
-from maskc.version import __version__
+from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
     from maskc.compilation.compile import compile, explain

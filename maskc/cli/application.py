@@ -17,8 +17,8 @@ from typer.core import TyperGroup
 from maskc import progress
 from maskc.cli.output import print_json, volume
 from maskc.cli.shared_options import Debug, Quiet, Verbose
+from maskc.compilation.termination import unwinding
 from maskc.errors import MaskcError
-from maskc.jobs.termination import unwinding
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
@@ -126,7 +126,7 @@ def _maskc(
     debug: Debug = False,
 ) -> None:
     if version:
-        from maskc.version import __version__
+        from maskc.results.environment import __version__
 
         print(f"maskc {__version__}")
         raise typer.Exit()

@@ -13,9 +13,9 @@ from maskc import frontend
 from maskc.compilation.compile import compile_file, default_output
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.options import CompileOptions
+from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import model_files
-from maskc.jobs.workers import checked_jobs, each
 
 
 @dataclass(frozen=True)

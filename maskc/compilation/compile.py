@@ -11,7 +11,6 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-import passes
 from maskc import frontend, progress
 from maskc.compilation.align import SECONDS, Align
 from maskc.compilation.compile_report import CompileReport
@@ -24,12 +23,13 @@ from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
 from maskc.inspection.flops import count
 from maskc.report import files
+from maskc.results.environment import __version__
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
-from maskc.version import __version__
 from passes.adapters.placement import Policy
 from passes.errors import GraphError, in_brief
+from passes.pipeline.report import Report
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.
@@ -200,7 +200,7 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
     return Compiled(shrunk.model, report, source.files)
 
 
-def _tell_passes(report: passes.results.Report) -> None:
+def _tell_passes(report: Report) -> None:
     """Each pass with its time and what it changed."""
     was = next(iter(report.sizes.values()))
     for name, seconds in report.seconds.items():

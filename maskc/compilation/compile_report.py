@@ -15,7 +15,8 @@ from maskc.results.layers import Layer
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
-from passes.results import Held, MaskedAxis, Width
+from passes.planning.explanation import Held, MaskedAxis
+from passes.targets.base import Width
 
 
 @dataclass(frozen=True)

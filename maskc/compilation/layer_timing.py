@@ -22,7 +22,7 @@ import onnx
 
 import passes
 from maskc import progress
-from maskc.compilation.align import cpu_info
+from maskc.compilation.processor import cpu_info
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime

@@ -12,8 +12,8 @@ from maskc.errors import InputError
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
+from passes.cost.counts import Cost
 from passes.errors import GraphError
-from passes.results import Cost
 
 
 def count(source: Source) -> Cost:

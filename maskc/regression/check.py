@@ -11,11 +11,11 @@ from typing import cast
 from maskc import frontend, progress
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
+from maskc.compilation.workers import attempt, checked_jobs, each
 from maskc.errors import InputError, MaskcError, NotEquivalentError
 from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes
-from maskc.jobs.workers import attempt, checked_jobs, each
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes

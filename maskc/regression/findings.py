@@ -12,7 +12,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
 from maskc.report.wording import held_lines, ranges
-from passes.results import Held
+from passes.planning.explanation import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
 _NAMED = 8

@@ -19,7 +19,7 @@ from maskc.report.wording import ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import provider_title
-from passes.results import Held
+from passes.planning.explanation import Held
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskc.report.wording import brief, factor, held_lines, size, where_run, width_lines
-from maskc.version import __version__
+from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
     from maskc.results.diff import Change, Diff
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maskc.results.measurements import ExactError, Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
-    from passes.results import Cost
+    from passes.cost.counts import Cost
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.

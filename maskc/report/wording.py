@@ -10,7 +10,8 @@ from maskc.runtime.session import provider_title
 if TYPE_CHECKING:
     from maskc.results.document import Checked
     from maskc.results.verification import Verification
-    from passes.results import Held, Width
+    from passes.planning.explanation import Held
+    from passes.targets.base import Width
 
 
 def held_lines(held: Sequence[Held]) -> Iterable[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from maskc.results.environment import machine, now, versions
+from maskc.results.environment import __version__, machine, now, versions
 from maskc.results.layers import Layer
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
-from maskc.version import __version__
-from passes.results import Held, MaskedAxis, Width
+from passes.planning.explanation import Held, MaskedAxis
+from passes.targets.base import Width
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1

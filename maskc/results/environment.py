@@ -1,4 +1,4 @@
-"""Where figures were found: the libraries that were loaded, and the kind of machine."""
+"""Where figures were found: versions, the libraries that were loaded, and the kind of machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import platform
 import sys
 from datetime import UTC, datetime
 from os import cpu_count
+
+#: the version of maskc, which the models that it writes carry as well
+__version__ = "0.1.0"
 
 # What figures may depend on, beside maskc.
 _LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorflow")

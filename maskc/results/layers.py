@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from passes.results import Cost, NodeCost
+from passes.cost.counts import Cost, NodeCost
 
 Pair = tuple[int | None, int | None]
 

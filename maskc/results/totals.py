@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from passes.results import Cost
+from passes.cost.counts import Cost
 
 
 @dataclass(frozen=True)

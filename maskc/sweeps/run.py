@@ -20,12 +20,12 @@ from onnx import ModelProto
 from maskc import frontend, progress
 from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
+from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import Source, model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
-from maskc.jobs.workers import checked_jobs, each
-from maskc.results.environment import machine, now, versions
+from maskc.results.environment import __version__, machine, now, versions
 from maskc.results.totals import Figures
 from maskc.runtime.session import choose_provider
 from maskc.sweeps import work
@@ -33,7 +33,6 @@ from maskc.sweeps.measure import Clock, Quality, check_quality, rate
 from maskc.sweeps.pareto import marked
 from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, replace_file, write
 from maskc.sweeps.sweep_report import page
-from maskc.version import __version__
 from passes.errors import GraphError
 from passes.mask_savings.magnitude import levels as by_magnitude
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskc.compilation.align import table_name
 from maskc.compilation.compile import compile_file
 from maskc.compilation.options import CompileOptions
+from maskc.compilation.processor import table_name
+from maskc.compilation.workers import attempt
 from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontend import model_files
 from maskc.frontend.custom_rules import load
-from maskc.jobs.workers import attempt
+from maskc.results.environment import __version__
 from maskc.results.totals import Figures
-from maskc.version import __version__
 from passes.errors import in_brief
 
 Files = dict[str, bytes]

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.cost.counts import Cost, NodeCost
 from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.loading import shaped
 from passes.ops import rules
-from passes.results import Cost, NodeCost
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None) -> Cost:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
 from passes.cost import flops as cost
+from passes.cost.counts import Cost
 from passes.graph.tensors import Array, Index, describe, is_constant, is_float
 from passes.mask_savings.entry_classes import Zeroed, equivalence_classes, when_zeroed
 from passes.model.exporting import exported
@@ -21,7 +22,6 @@ from passes.model.prepare import prepared
 from passes.ops import rules
 from passes.pipeline import order
 from passes.pipeline.trace import Recorder
-from passes.results import Cost
 from passes.simplify.constant_folding import fold_constants
 
 #: told how many evaluations are done, and of how many

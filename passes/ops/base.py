@@ -31,7 +31,7 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
-from passes.ops import renamed_hooks
+from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.rewriting.decomposition import Decomposition

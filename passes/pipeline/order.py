@@ -19,6 +19,7 @@ from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import flops
+from passes.cost.counts import Cost
 from passes.graph.subgraphs import subgraphs
 from passes.model import default_inputs
 from passes.model.exporting import exported
@@ -27,16 +28,17 @@ from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.control_flow import Enclosing, analyse_body, distinguish
+from passes.pipeline.report import Report
 from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.explain import explain
+from passes.planning.explanation import Held, MaskedAxis
 from passes.planning.planner import PlanOptions, plan
 from passes.planning.without_adapters import constant_operands
-from passes.results import Cost, Held, MaskedAxis, Report, Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
-from passes.targets.base import Target
+from passes.targets.base import Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.weights.external_file import Store

@@ -13,7 +13,7 @@ from passes.graph.tensors import Index, Mask, describe, is_constant, output_inde
 from passes.ops import UNKNOWN, Link, rules
 from passes.ops.convolution import Convolution, group_size
 from passes.ops.shape import Reshape
-from passes.results import Held, MaskedAxis
+from passes.planning.explanation import Held, MaskedAxis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 

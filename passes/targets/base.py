@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Set
+from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_graphsurgeon as gs
 
 from passes.planning.planner import PlanOptions
-from passes.results import Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+
+
+@dataclass(frozen=True)
+class Width:
+    """A layer that computes more channels than it must: `kept` out of `total`, where `live` would do, and why."""
+
+    node: str
+    op: str
+    live: int
+    kept: int
+    total: int
+    reason: str
 
 
 class Target(Protocol):

@@ -27,8 +27,8 @@ from maskc.frontend.graphs import all_graphs as graphs
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from passes import count, shrink
 from passes.model.default_inputs import opened
+from passes.pipeline.report import Report
 from passes.planning import planner
-from passes.results import Report
 from tests.generators.builder import Network
 
 Array = np.ndarray[Any, Any]

@@ -10,7 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
-from passes.results import Cost, Held, MaskedAxis, Report
+from passes.cost.counts import Cost
+from passes.pipeline.report import Report
+from passes.planning.explanation import Held, MaskedAxis
 from tests.generators import check as checks
 from tests.generators.networks import network
 

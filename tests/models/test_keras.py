@@ -23,7 +23,7 @@ from tests.generators.check import (
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from passes import shrink
-from passes.results import Report
+from passes.pipeline.report import Report
 from tests.models import networks
 
 MODES = (("activation", True), ("activation", False), ("layer", False))

@@ -21,9 +21,9 @@ from passes.graph.tensors import describe, static_shape
 from passes.ops import rules
 from passes.planning import planner
 from passes.planning.planner import PlanOptions
-from passes.results import Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
+from passes.targets.base import Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
 from passes.targets.onnxruntime.kernel_rates import Lines, Rates
 from passes.targets.onnxruntime.timing import Blocked, Timing

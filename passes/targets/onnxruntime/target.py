@@ -9,9 +9,9 @@ import onnx_graphsurgeon as gs
 
 from passes.cost import flops
 from passes.planning.planner import PlanOptions
-from passes.results import Width
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+from passes.targets.base import Width
 from passes.targets.onnxruntime import (
     channel_multiples,
     fusions,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from maskc.compilation import workers
 from maskc.errors import InputError, MaskcError
-from maskc.jobs import workers
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 

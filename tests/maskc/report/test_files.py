@@ -21,7 +21,7 @@ import maskc as api
 from maskc.compilation.compile_report import CompileReport
 from maskc.results.totals import Figures
 from maskc.verification.error_statistics import Statistics, distance
-from passes.results import Held, MaskedAxis
+from passes.planning.explanation import Held, MaskedAxis
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused
 

@@ -14,7 +14,7 @@ from maskc.report import terminal
 from maskc.report.wording import ranges, size
 from maskc.results.json_values import plain
 from maskc.results.totals import Figures
-from passes.results import Held, MaskedAxis
+from passes.planning.explanation import Held, MaskedAxis
 
 HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "takes the graph output `y` whole", advice="do this")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passes.ops import Op
-from passes.ops.renamed_hooks import RENAMED
+from passes.rewriting.renamed_hooks import RENAMED
 
 #: methods, attributes and properties of `Op` together
 MOST = 32

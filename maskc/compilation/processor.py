@@ -1,0 +1,38 @@
+"""This machine's processor, and the table of kernel rates that fits it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import cast
+
+
+def table_name() -> str:
+    """The name of the table for this processor; "" where there is none."""
+    found = instruction_set()
+    return "zen4" if found == "avx512" and _halves() else found
+
+
+def _halves() -> bool:
+    """Whether this is AMD's Zen 4, which computes AVX-512 by halves: the only one of its family that has it."""
+    return (cpu_info().get("vendor_id"), cpu_info().get("cpu family")) == ("AuthenticAMD", "25")
+
+
+def cpu_info() -> dict[str, str]:
+    """What the system says of the first core, by name; nothing where it does not say."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def instruction_set() -> str:
+    """The widest instruction set of this processor that ONNX Runtime has kernels of its own for; "" for others."""
+    import numpy as np
+
+    config = cast("dict[str, dict[str, list[str]]]", np.show_config(mode="dicts"))
+    simd = config.get("SIMD Extensions", {})
+    found = {name.upper() for kind in ("baseline", "found") for name in simd.get(kind, [])}
+    if any(name.startswith(("AVX512", "X86_V4")) for name in found):
+        return "avx512"
+    return "avx2" if found & {"AVX2", "X86_V3"} else ""

@@ -1,1 +1,0 @@
-"""Work in processes of its own, and processes that are told to end."""

@@ -1,0 +1,28 @@
+"""What a compilation found and did, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from passes.cost.counts import Cost
+from passes.planning.explanation import Held, MaskedAxis
+from passes.targets.base import Width
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `passes.shrink` did: costs before and after, masked axes, what stayed and why.
+
+    `widths` are the layers with channels that stay for a rounder width. `seconds` is the time of each pass. `sizes` are
+    the numbers of nodes and of elements of initializers: first of the `source`, then after each pass that may change
+    them.
+    """
+
+    before: Cost
+    after: Cost
+    masked: tuple[MaskedAxis, ...]
+    held: tuple[Held, ...]
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    widths: tuple[Width, ...] = ()
