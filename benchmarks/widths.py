@@ -30,8 +30,7 @@ from rich.table import Table
 
 import passes
 from benchmarks.record import session
-from maskc.compilation.layer_timing import processor
-from maskc.compilation.processor import instruction_set, table_name
+from maskc.compilation.processor import instruction_set, processor, table_name
 from passes.targets.onnxruntime.kernel_rates import RATES, Rates
 from tests.generators.check import with_sizes
 from tests.models import networks

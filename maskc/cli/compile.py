@@ -73,9 +73,8 @@ def compile(
 
     maskc compile models/*.onnx -o small --jobs 4
     """
-    from maskc.compilation import align as aligning
     from maskc.compilation.compile import compile_file, default_output
-    from maskc.compilation.options import VERIFY, CompileOptions
+    from maskc.compilation.options import VERIFY, CompileOptions, parse_align
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
 
@@ -83,7 +82,7 @@ def compile(
         masks,
         parse(shape or ()),
         adapters.value,
-        aligning.parse(align),
+        parse_align(align),
         align_for,
         align_seconds,
         VERIFY if verify else None,

@@ -27,8 +27,8 @@ def explain(
 
     Example: maskc explain model_dir
     """
-    from maskc.compilation import align as aligning
     from maskc.compilation.compile import explain as run
+    from maskc.compilation.options import parse_align
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
 
@@ -38,7 +38,7 @@ def explain(
         masks,
         shapes=parse(shape or ()),
         adapters=adapters.value,
-        align=aligning.parse(align),
+        align=parse_align(align),
         align_for=align_for,
     )
     warn(result.warnings)

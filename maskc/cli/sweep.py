@@ -100,8 +100,8 @@ def sweep(
 
     Example: maskc sweep model.onnx --targets 0.5,0.25 --quality "python eval.py {model}"
     """
-    from maskc.compilation import align as aligning
     from maskc.compilation.compile import default_output
+    from maskc.compilation.options import parse_align
     from maskc.frontend.custom_rules import load
     from maskc.frontend.input_sizes import parse
     from maskc.sweeps import run
@@ -109,7 +109,7 @@ def sweep(
     load(rules or ())
     axes: dict[str, list[Any]] = {}
     if align is not None:
-        axes["align"] = [aligning.parse(word) for word in _values(align)]
+        axes["align"] = [parse_align(word) for word in _values(align)]
     if adapters is not None:
         axes["adapters"] = _values(adapters)
     named = [[(key, value) for value in values] for key, values in axes.items()]

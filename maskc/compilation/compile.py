@@ -12,9 +12,9 @@ from pathlib import Path
 from onnx import ModelProto
 
 from maskc import frontend, progress
-from maskc.compilation.align import SECONDS, Align
+from maskc.compilation import align as widths
 from maskc.compilation.compile_report import CompileReport
-from maskc.compilation.options import VERIFY_SAMPLES, CompileOptions
+from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source, model_files
 from maskc.frontend.graphs import has_external, model_bytes, without_weights
@@ -172,10 +172,9 @@ def explain(
 
 def _compile(source: Source, options: CompileOptions, store: Store | None = None) -> Compiled:
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
-    widths = options.widths
     try:
         with progress.stage("Compiling") as stage:
-            shrunk = widths.shrink(target, options.adapters, lambda name: stage.advance(note=name), store)
+            shrunk = widths.shrink(target, options, lambda name: stage.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except GraphError as error:
@@ -190,7 +189,7 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
         masked=shrunk.report.masked,
         held=shrunk.report.held,
         seconds=dict(shrunk.report.seconds),
-        notes=(*shrunk.report.notes, *widths.notes()),
+        notes=(*shrunk.report.notes, *widths.notes(options)),
         widths=shrunk.report.widths,
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),

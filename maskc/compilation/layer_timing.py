@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import onnx
 
 import passes
 from maskc import progress
-from maskc.compilation.processor import cpu_info
+from maskc.compilation.processor import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime
@@ -180,11 +179,6 @@ def cache_folder() -> Path:
         return Path.home() / "Library" / "Caches" / "maskc"
     named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     return Path(named or Path.home() / ".cache") / "maskc"
-
-
-def processor() -> str:
-    """The processor's own name, where the system tells it."""
-    return cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def timed(shape: ConvolutionShape, read: int, written: int) -> float:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
-from maskc.compilation.align import SECONDS, Align, Widths
 from maskc.errors import InputError
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import POLICIES, Policy
+from passes.targets.onnxruntime.kernel_rates import LINES, RATES, Lines, Rates
+
+#: no channel for the sake of a width, those that a table of rates says, or those that measuring here says; a number
+#: rounds every width up to a multiple of it
+Align = Literal["none", "auto", "measure"] | int
+
+_WORDS: tuple[str, ...] = get_args(get_args(Align)[0])
+
+#: what `auto` goes by, for each processor that is known
+TABLES: dict[str, Rates | Lines] = {**RATES, **LINES}
+
+#: how long `measure` times layers, in seconds
+SECONDS = 30.0
 
 # Random samples that a verified compilation runs; `maskc verify` takes more.
 VERIFY_SAMPLES = 5
@@ -36,9 +49,27 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.adapters not in POLICIES:
             raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{self.adapters}'.")
-        _ = self.widths  # raises where they cannot be used
+        _checked(self.align)
+        if self.align_for is not None and self.align_for not in TABLES:
+            raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {', '.join(TABLES)}.")
+        if self.align_for is not None and self.align != "auto":
+            raise InputError(
+                f"A processor ('{self.align_for}') is named for align 'auto', and align is '{self.align}'."
+            )
+        if not self.align_seconds > 0:
+            raise InputError(f"The seconds to measure for must be more than 0, and not {self.align_seconds:g}.")
 
-    @property
-    def widths(self) -> Widths:
-        """How widths are chosen."""
-        return Widths(self.align, self.align_for, self.align_seconds)
+
+def parse_align(word: str) -> Align:
+    """What was given to `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
+    return _checked(int(word) if word.isascii() and word.isdigit() else cast("Align", word))
+
+
+def _checked(align: Align) -> Align:
+    """`align`, if it is a word or a whole number from 2 on. Raises `InputError` if not."""
+    number = isinstance(align, int) and not isinstance(align, bool)
+    if (number and cast("int", align) < 2) or (not number and align not in _WORDS):
+        raise InputError(
+            f"The value of align must be {', '.join(_WORDS)} or a whole number from 2 on, and not '{align}'."
+        )
+    return align

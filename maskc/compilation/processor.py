@@ -1,8 +1,9 @@
-"""This machine's processor, and the table of kernel rates that fits it."""
+"""The processor here: its name, its instruction set, and which table of widths is for it."""
 
 from __future__ import annotations
 
 import contextlib
+import platform
 from pathlib import Path
 from typing import cast
 
@@ -36,3 +37,8 @@ def instruction_set() -> str:
     if any(name.startswith(("AVX512", "X86_V4")) for name in found):
         return "avx512"
     return "avx2" if found & {"AVX2", "X86_V3"} else ""
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
