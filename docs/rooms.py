@@ -1,8 +1,8 @@
 """Draws docs/rooms.svg: the rooms of both packages, from the roof to the ground, and which imports which.
 
 Run `python docs/rooms.py` after a change of rooms; a test compares the file with what this would draw. The rooms and
-their order are those of the contract in pyproject.toml, the words are the first sentence of each package, and an arrow
-is an import that does not follow from others by way of a room in between.
+their order are those of the contract in pyproject.toml, and an arrow is an import that does not follow from others by
+way of a room in between.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "rooms.svg"
 
-WIDTH, ROW, BOX, TOP = 560, 46, 36, 66
+WIDTH, ROW, BOX, TOP = 190, 36, 26, 58
 STYLE = """\
-.bg{fill:#ffffff}.h{fill:#1f2933;font-size:16px;font-weight:600}.n{fill:#1f2933;font-size:13.5px;font-weight:600}
-.s{fill:#52606d;font-size:11.5px}.room{fill:#eef2f6;stroke:#9aa5b1}.arrow{stroke:#2f7ed8;stroke-width:1.4;fill:none}
+.bg{fill:#ffffff}.h{fill:#1f2933;font-size:16px;font-weight:600}.n{fill:#1f2933;font-size:14px}
+.room{fill:#eef2f6;stroke:#9aa5b1}.arrow{stroke:#2f7ed8;stroke-width:1.4;fill:none}
 .tip{fill:#2f7ed8}
-@media (prefers-color-scheme: dark){.bg{fill:#0d1117}.h,.n{fill:#e6edf3}.s{fill:#9da7b3}
+@media (prefers-color-scheme: dark){.bg{fill:#0d1117}.h,.n{fill:#e6edf3}
 .room{fill:#21262d;stroke:#6e7681}}"""
 
 
@@ -29,14 +29,6 @@ def layers(package: str) -> list[list[str]]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     found = next(c["layers"] for c in contracts if c["type"] == "layers" and c["layers"][0].startswith(f"{package}."))
     return [[name.strip().removeprefix(f"{package}.") for name in row.replace("|", ":").split(":")] for row in found]
-
-
-def words(package: str, room: str) -> str:
-    """The first sentence of a room's docstring."""
-    path = ROOT / package / room
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    text = ast.get_docstring(ast.parse(file.read_text())) or ""
-    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("`", "")
 
 
 def imports(package: str, rooms: set[str]) -> dict[str, set[str]]:
@@ -76,17 +68,14 @@ def column(package: str, title: str, x: int) -> tuple[list[str], int]:
     floors = layers(package)
     rooms = [room for floor in floors for room in floor]
     place = {room: TOP + i * ROW for i, room in enumerate(rooms)}
-    parts = [f'<text class="h" x="{x}" y="40">{escape(title)}</text>']
+    parts = [f'<text class="h" x="{x}" y="36">{escape(title)}</text>']
     for room, y in place.items():
-        text = words(package, room)
-        text = text if len(text) <= 64 else text[:63].rsplit(" ", 1)[0] + " …"
         name = f"{room}/" if (ROOT / package / room).is_dir() else f"{room}.py"
-        parts.append(f'<rect class="room" x="{x}" y="{y}" width="{WIDTH - 130}" height="{BOX}" rx="5"/>')
-        parts.append(f'<text class="n" x="{x + 10}" y="{y + 15}">{escape(name)}</text>')
-        parts.append(f'<text class="s" x="{x + 10}" y="{y + 30}">{escape(text)}</text>')
-    edge = x + WIDTH - 130
+        parts.append(f'<rect class="room" x="{x}" y="{y}" width="{WIDTH}" height="{BOX}" rx="5"/>')
+        parts.append(f'<text class="n" x="{x + 12}" y="{y + 18}">{escape(name)}</text>')
+    edge = x + WIDTH
     for room, below in reduced(imports(package, set(rooms))):
-        start, end = place[room] + 24, place[below] + 12
+        start, end = place[room] + 17, place[below] + 9
         reach = edge + 10 + 9 * ((place[below] - place[room]) // ROW)
         parts.append(f'<path class="arrow" d="M{edge} {start} C{reach} {start} {reach} {end} {edge + 3} {end}"/>')
         parts.append(f'<path class="tip" d="M{edge} {end} l8 -4 v8 z"/>')
@@ -95,9 +84,9 @@ def column(package: str, title: str, x: int) -> tuple[list[str], int]:
 
 def picture() -> str:
     """The text of docs/rooms.svg."""
-    left, height = column("maskc", "maskc: what people touch", 24)
-    right, other = column("passes", "passes: the graph compiler, which maskc calls", 24 + WIDTH + 30)
-    width, height = 2 * WIDTH + 60, max(height, other) + 16
+    left, height = column("maskc", "maskc: what people touch", 20)
+    right, other = column("passes", "passes: the graph compiler that it calls", 380)
+    width, height = 720, max(height, other) + 16
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, '
         '-apple-system, Segoe UI, Helvetica, Arial, sans-serif" aria-label="The rooms of maskc and passes, each above '

@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`Known`, as `ConstantSlices` was called before version 0.2, for one version more."""
+    """`Known`, the earlier name of `ConstantSlices`, for one version more."""
     if name != "Known":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn("passes.Known is called passes.ConstantSlices now.", FutureWarning, stacklevel=2)

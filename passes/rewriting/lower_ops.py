@@ -79,7 +79,7 @@ class Rewriter:
         return self.plan.required.get((self._index, index, axis))
 
     def seen(self, node: gs.Node, index: int, axis: int) -> Mask | None:
-        """The name of `required` before version 0.2, for one version more."""
+        """The earlier name of `required`, for one version more."""
         warnings.warn("`rewriter.seen` is called `rewriter.required` now.", FutureWarning, stacklevel=2)
         return self.required(node, index, axis)
 

@@ -1,4 +1,4 @@
-"""Names that hooks of rules had before version 0.2, which work for one version more."""
+"""Earlier names of hooks of rules, which work for one version more."""
 
 from __future__ import annotations
 
