@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from passes.graph.tensors import Array, Index, Mask
-from passes.weights.streaming import Cut, Lazy, Patched, contracted
+from passes.weights.streaming import Cut, Lazy, contracted, patched
 
 #: how many slices may stand for all others
 MOST = 2
@@ -61,7 +61,7 @@ class LinearDependence:
         order = np.argsort(self.reps)
         before = np.moveaxis(np.asarray(Cut(weights, {axis: self.reps[order]})), axis, 0).astype(np.float64)
         added = contracted(weights, axis, np.where(dependent[:, None], self.coef, 0))[order]
-        return Patched(weights, axis, self.reps[order], (before + added).astype(weights.dtype))
+        return patched(weights, axis, self.reps[order], (before + added).astype(weights.dtype))
 
     def without(self, others: Mask) -> LinearDependence | None:
         """The same for fewer slices; None if that says nothing any more."""

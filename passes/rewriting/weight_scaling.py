@@ -14,7 +14,7 @@ from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, s
 from passes.rewriting.rule_table import OutputFolding
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
-from passes.weights.streaming import Lazy, Scaled, lazy
+from passes.weights.streaming import Lazy, lazy, scaled
 
 
 class Fuser:
@@ -137,7 +137,7 @@ def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
     factors = narrow if (narrow == factors).all() else factors
     values = lazy(weight)
     if values is not None and values.on_disk:
-        return Scaled(values, factors)
+        return scaled(values, factors)
     return (np.asarray(weight.values) * factors).astype(weight.dtype, copy=False)
 
 

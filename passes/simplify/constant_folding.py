@@ -11,14 +11,14 @@ import onnx_graphsurgeon as gs
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present
 from passes.ops import rules
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
 from passes.simplify import joint_constant_folding
 from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import Lazy, lazy
+from passes.weights.streaming import Lazy
 
 _COMPARED = 4096  # elements: larger initializers are not looked at for being the same
 
@@ -45,7 +45,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         computed = computed or bool(node.inputs)
         if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
             results = [weights.setdefault(results[0].key, results[0])]
-        for tensor, values in zip(list(node.outputs), results, strict=False):
+        for tensor, values in zip([t for t in node.outputs if not t.is_empty()], results, strict=False):
             replace_tensor(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
         erase(node)
     drop_erased(graph)
@@ -58,7 +58,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
 
 
 def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
-    """The outputs of a node that reads initializers only; None where they cannot be had, or the file would grow."""
+    """The outputs, but for omitted ones, of a node that reads initializers only; None where it is to stay a node."""
     if not is_standard(node):
         return None
     op = rules(node)
@@ -84,24 +84,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
         result = _still_quantized(node, opset)
         if result is not None or size > SMALL:
             return None if result is None else [result]
-    return _computed(node, opset, room)
-
-
-def _computed(node: gs.Node, opset: int, room: int) -> list[Array] | list[Array | Lazy] | None:
-    """The outputs by the node's rules, of `room` elements at most; large ones are not kept where operands are not."""
-    operands = [None if t.is_empty() else np.asarray(t.values) for t in node.inputs]
-    results = rules(node).computed(node, opset, operands)
-    if results is None or any(not t.is_empty() and i >= len(results) for i, t in enumerate(node.outputs)):
-        return None
-    if any(static_shape(t) not in (None, r.shape) for t, r in zip(list(node.outputs), results, strict=False)):
-        return None  # the reference implementation is wrong about some operators
-    if sum(r.size for r in results) > room:
-        return None
-    if not any(stored.on_disk for t in node.inputs if (stored := lazy(t)) is not None):
-        return results
-    steps = [joint_constant_folding.step(node)]
-    made = zip(steps[0].outputs, results, strict=False)
-    return [joint_constant_folding.again(steps, opset, id(t), r) for t, r in made]
+    return joint_constant_folding.computed([node], [t for t in node.outputs if not t.is_empty()], opset, room)
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -34,7 +34,7 @@ def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> list[tuple
         members = {id(n) for n in group}
         ends = [t for n in group for t in n.outputs if any(id(r) not in members for r in t.outputs)]
         if len(group) > 1 and ends and not any(id(t) in outputs for n in group for t in n.outputs):
-            found += _computed(group, members, ends, graph.opset)
+            found += _of_group(group, members, ends, graph.opset)
     return found
 
 
@@ -73,26 +73,34 @@ def _initializer(tensor: gs.Tensor) -> bool:
     return is_constant(tensor) and not isinstance(tensor, Quantized) and not isinstance(tensor.dtype, int)
 
 
-def _computed(
+def _of_group(
     group: list[gs.Node], members: set[int], ends: list[gs.Tensor], opset: int
 ) -> list[tuple[gs.Tensor, Array | Lazy]]:
     sources = {id(t): t for n in group for _, t in present(n.inputs) if is_constant(t)}
     room = sum(math.prod(t.shape) for t in sources.values() if all(id(r) in members for r in t.outputs))
-    read = [t for n in group for t in n.outputs if t.outputs]
-    shapes = [static_shape(t) for t in read]
+    shapes = [static_shape(t) for n in group for t in n.outputs if t.outputs]
     if any(shape is None or math.prod(shape) > max(room, SMALL) for shape in shapes):
         return []
-    if sum(math.prod(static_shape(t) or ()) for t in ends) > room:
-        return []
-    steps = [step(node) for node in group]
+    results = computed(group, ends, opset, room)
+    return [] if results is None else list(zip(ends, results, strict=True))
+
+
+def computed(nodes: list[gs.Node], wanted: list[gs.Tensor], opset: int, room: int) -> list[Array | Lazy] | None:
+    """What the nodes make of initializers alone; None where it cannot be had, or takes more than `room` elements.
+
+    Large results are computed whenever they are asked for, where their sources are not kept in memory either.
+    """
+    steps = [_step(node) for node in nodes]
     results = _run(steps, opset)
-    if results is None:
-        return []
-    on_disk = any(stored.on_disk for t in sources.values() if (stored := lazy(t)) is not None)
-    return [(t, again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)]) for t in ends]
+    if results is None or any(id(t) not in results for t in wanted):
+        return None
+    if sum(results[id(t)].size for t in wanted) > room:
+        return None
+    on_disk = any(stored.on_disk for n in nodes for t in n.inputs if (stored := lazy(t)) is not None)
+    return [_again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)] for t in wanted]
 
 
-def step(node: gs.Node) -> SimpleNamespace:
+def _step(node: gs.Node) -> SimpleNamespace:
     """What is to be remembered of a node to compute it again."""
     alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
     alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
@@ -116,7 +124,7 @@ def _run(steps: Steps, opset: int) -> dict[int, Array] | None:
     return values
 
 
-def again(steps: Steps, opset: int, tensor: int, result: Array) -> Array | Lazy:
+def _again(steps: Steps, opset: int, tensor: int, result: Array) -> Array | Lazy:
     """What computes a large result whenever it is asked for, as its sources are not kept in memory either."""
     if result.nbytes < LARGE:
         return result

@@ -9,9 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, replace_tensor
-from passes.graph.tensors import Array, element_of, is_constant, is_float
+from passes.graph.tensors import element_of, is_constant, is_float
+from passes.weights import streaming
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import Narrowed, bits, lazy
+from passes.weights.streaming import bits, lazy
 
 _LEAST = 4096  # elements: what smaller weights would save is little beside the nodes
 
@@ -48,7 +49,7 @@ def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
             if bits(kind) >= bits(element_of(wide)) or not _holds(weight, dtype):
                 continue
             values = lazy(weight)
-            fewer = np.asarray(weight.values).astype(dtype) if values is None else Narrowed(values, dtype)
+            fewer = np.asarray(weight.values).astype(dtype) if values is None else streaming.narrowed(values, dtype)
             kept = editor.constant(f"{weight.name}_stored", fewer)
             wider = editor.variable(f"{weight.name}_cast", wide, list(weight.shape))
             replace_tensor(weight, wider)
@@ -61,10 +62,6 @@ def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
 def _holds(weight: gs.Constant, dtype: np.dtype[np.generic]) -> bool:
     """Whether all elements of a weight are of the other type as well."""
     values = lazy(weight)
-    return all(_same(block, dtype) for block in ([np.asarray(weight.values)] if values is None else values.blocks()))
-
-
-def _same(block: Array, dtype: np.dtype[np.generic]) -> bool:
+    blocks = [np.asarray(weight.values)] if values is None else values.blocks()
     with np.errstate(all="ignore"):
-        again = np.ascontiguousarray(block.astype(dtype).astype(block.dtype))
-    return again.tobytes() == np.ascontiguousarray(block).tobytes()
+        return all(block.astype(dtype).astype(block.dtype).tobytes() == block.tobytes() for block in blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
     """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
     if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long
         lines = [_Line(values, a) for a in range(len(values.shape))]
-        for start, block in _placed(values):
+        for start, _, block in values.placed():
             for line in lines:
                 line.look(block, start)
         values.notes.update({("line", line.axis): line for line in lines})
@@ -40,14 +40,20 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
     if axes[0] > axes[1]:
         return nonzero(values, (axes[1], axes[0])).transposed
     if ("zeros", axes) not in values.notes:
-        values.notes["zeros", axes] = zeros = _Zeros(values, axes)
+        matrix = partial(_matrix, values, axes)
         if values.lead in axes:
-            for start, block in _placed(values):
-                zeros.look(block, start)
+            rows, columns = (np.zeros(values.shape[a], np.int64) for a in axes)
+            for start, stop, block in values.placed():
+                first, second = _place(values, axes, start, stop)
+                in_rows, in_columns = _counts(_reduced(block, axes))
+                rows[first] += in_rows
+                columns[second] += in_columns
         else:
-            zeros.take(zeros.matrix())
-    found: _Zeros = values.notes["zeros", axes]
-    return Nonzero(found.rows, found.columns, found.matrix)
+            whole = matrix()
+            rows, columns = np.count_nonzero(whole, axis=1), np.count_nonzero(whole, axis=0)
+        values.notes["zeros", axes] = Nonzero(rows, columns, matrix)
+    found: Nonzero = values.notes["zeros", axes]
+    return found
 
 
 def lowest(values: Lazy) -> float:
@@ -75,15 +81,6 @@ def peaks(values: Array | Lazy, axis: int) -> Array:
 def _peaks(block: Array, axis: int) -> Array:
     others = tuple(a for a in range(block.ndim) if a != axis)
     return np.asarray(np.maximum(block.max(axis=others, initial=0), -block.min(axis=others, initial=0)))
-
-
-def _placed(values: Lazy) -> Iterator[tuple[int, Array]]:
-    """Blocks that hold anything, each with its first slice along `lead`."""
-    start = 0
-    for block in values.blocks():
-        if block.size:
-            yield start, block
-        start += block.shape[values.lead]
 
 
 class _Line:
@@ -124,47 +121,23 @@ def _alike(rows: Array) -> Mask:
     return mask
 
 
-class _Zeros:
-    """How many are not zero in each slice along two axes, the first before the second, as far as has been seen.
+def _matrix(values: Lazy, axes: Axes) -> Mask:
+    """Where anything is not zero, over two axes in order; where the weights are in memory it is kept, in bits."""
+    shape = [values.shape[a] for a in axes]
+    if ("matrix", axes) in values.notes:
+        return np.unpackbits(values.notes["matrix", axes], axis=1, count=shape[1]).view(bool)
+    matrix = np.zeros(shape, bool)
+    for start, stop, block in values.placed():
+        matrix[_place(values, axes, start, stop)] |= _reduced(block, axes)
+    if not values.on_disk:
+        values.notes["matrix", axes] = np.packbits(matrix, axis=1)
+    return matrix
 
-    Where there are other axes, what lies at one place of the two counts as one.
-    """
 
-    def __init__(self, values: Lazy, axes: Axes) -> None:
-        self._values, self._axes = values, axes
-        self.rows: Index = np.zeros(values.shape[axes[0]], np.int64)
-        self.columns: Index = np.zeros(values.shape[axes[1]], np.int64)
-        self._kept: Array | None = None
-
-    def look(self, block: Array, start: int) -> None:
-        """Count what is not zero in a block."""
-        rows, columns = _counts(_reduced(block, self._axes))
-        placed = self._place(block, start)
-        self.rows[placed[0]] += rows
-        self.columns[placed[1]] += columns
-
-    def take(self, matrix: Mask) -> None:
-        """All at once, from the matrix."""
-        self.rows, self.columns = np.count_nonzero(matrix, axis=1), np.count_nonzero(matrix, axis=0)
-
-    def _place(self, block: Array, start: int) -> tuple[slice, slice]:
-        """Where the block lies along the two axes."""
-        lead = self._values.lead
-        first, second = (slice(start, start + block.shape[a]) if a == lead else slice(None) for a in self._axes)
-        return first, second
-
-    def matrix(self) -> Mask:
-        """bool [rows, columns]; where the weights are in memory it is kept, in bits."""
-        if self._kept is not None:
-            return np.unpackbits(self._kept, axis=1, count=self.columns.size).view(bool)
-        matrix = np.zeros((self.rows.size, self.columns.size), bool)
-        start = 0
-        for block in self._values.blocks():
-            matrix[self._place(block, start)] |= _reduced(block, self._axes)
-            start += block.shape[self._values.lead]
-        if not self._values.on_disk:
-            self._kept = np.packbits(matrix, axis=1)
-        return matrix
+def _place(values: Lazy, axes: Axes, start: int, stop: int) -> tuple[slice, slice]:
+    """Where the slices along `lead` from `start` to `stop` lie along two axes."""
+    first, second = (slice(start, stop) if a == values.lead else slice(None) for a in axes)
+    return first, second
 
 
 def _counts(found: Mask) -> tuple[Index, Index]:

@@ -45,10 +45,16 @@ class Lazy(LazyValues):  # type: ignore[misc]
 
     def blocks(self) -> Iterator[Array]:
         """Its slices along `lead`, in order, some at a time; all of it at once where it has no axis."""
-        return self._blocks()
-
-    def _blocks(self) -> Iterator[Array]:
         raise NotImplementedError
+
+    def placed(self) -> Iterator[tuple[int, int, Array]]:
+        """Its blocks that hold anything, each with the numbers of its first slice along `lead` and of the one after."""
+        start = 0
+        for block in self.blocks():
+            stop = start + (block.shape[self.lead] if self.shape else 1)
+            if block.size:
+                yield start, stop, block
+            start = stop
 
     def load(self) -> Lazy:
         """Itself: onnx-graphsurgeon would keep what this gives."""
@@ -65,16 +71,11 @@ class Lazy(LazyValues):  # type: ignore[misc]
         return self.size * self.dtype.itemsize
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
-        whole: Array = np.empty(self.shape, self.dtype if dtype is None else dtype)
-        if not self.shape:
-            whole[...] = next(self.blocks())
-            return whole
-        along = np.moveaxis(whole, self.lead, 0)
-        start = 0
-        for block in self.blocks():
-            stop = start + block.shape[self.lead]
-            along[start:stop] = np.moveaxis(block, self.lead, 0)
-            start = stop
+        whole: Array = np.empty(self.shape, dtype or self.dtype)
+        for start, stop, block in self.placed():
+            if block.size == self.size:
+                return block.astype(whole.dtype, copy=bool(copy))
+            np.moveaxis(whole, self.lead, 0)[start:stop] = np.moveaxis(block, self.lead, 0)
         return whole
 
     def _step(self) -> int:
@@ -101,14 +102,10 @@ class Inline(Lazy):
         super().__init__(list(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         self.stored = tensor
 
-    def _blocks(self) -> Iterator[Array]:
-        values = self.__array__()
-        if not self.shape:
-            yield values
-            return
-        before, step = (slice(None),) * self.lead, self._step()
-        for start in range(0, self.shape[self.lead], step):
-            yield values[(*before, slice(start, start + step))]
+    def blocks(self) -> Iterator[Array]:
+        """Views of the values."""
+        values, step = np.asarray(self), self._step()
+        return iter(np.split(values, range(step, self.shape[self.lead], step), self.lead) if self.shape else [values])
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
         values: Array = onnx.numpy_helper.to_array(self.stored)
@@ -126,7 +123,8 @@ class External(Lazy):
         said = {entry.key: entry.value for entry in tensor.external_data}
         self.path, self.offset = Path(said["location"]), int(said.get("offset", 0))
 
-    def _blocks(self) -> Iterator[Array]:
+    def blocks(self) -> Iterator[Array]:
+        """Read one after another. Raises GraphError where there is no such file, or too little in it."""
         if bits(self._tensor.data_type) % 8:
             yield self._unpacked()
             return
@@ -154,72 +152,7 @@ class External(Lazy):
         with self._opened() as file:
             file.seek(self.offset)
             whole.raw_data = file.read(stored_bytes(self._tensor))
-        values: Array = onnx.numpy_helper.to_array(whole)
-        return values
-
-
-class Cut(Lazy):
-    """Some slices of other values, by their indices along each of some axes."""
-
-    def __init__(self, source: Lazy, picked: Mapping[int, Index]) -> None:
-        self._source, self._picked = source, dict(picked)
-        shape = [len(self._picked[a]) if a in self._picked else d for a, d in enumerate(source.shape)]
-        super().__init__(shape, source.dtype, source.lead)
-        self.on_disk = source.on_disk
-
-    def _blocks(self) -> Iterator[Array]:
-        along = self._picked.get(self.lead)
-        if along is not None and (np.diff(along) < 0).any():
-            whole, step = np.asarray(self._source), self._step()
-            for start in range(0, len(along), step):
-                yield self._cut(np.take(whole, along[start : start + step], self.lead))
-            return
-        start = 0
-        for block in self._source.blocks():
-            stop = start + (block.shape[self.lead] if self.shape else 1)
-            if along is not None:
-                first, last = np.searchsorted(along, [start, stop])
-                block = np.take(block, along[first:last] - start, self.lead)
-            start = stop
-            if block.size:
-                yield self._cut(block)
-
-    def _cut(self, block: Array) -> Array:
-        for axis, index in self._picked.items():
-            if axis != self.lead:
-                block = np.take(block, index, axis)
-        return block
-
-
-class Scaled(Lazy):
-    """Other values times factors [as many axes, broadcast], in the same type."""
-
-    def __init__(self, source: Lazy, factors: Array) -> None:
-        super().__init__(source.shape, source.dtype, source.lead)
-        self._source, self._factors = source, factors
-        self.on_disk = source.on_disk
-
-    def _blocks(self) -> Iterator[Array]:
-        start = 0
-        varies = self._factors.ndim > 0 and self._factors.shape[self.lead] > 1
-        for block in self._source.blocks():
-            stop = start + (block.shape[self.lead] if self.shape else 1)
-            factors = np.take(self._factors, range(start, stop), self.lead) if varies else self._factors
-            start = stop
-            yield np.asarray(block * factors).astype(self.dtype)
-
-
-class Narrowed(Lazy):
-    """Other values in another type, which holds them all."""
-
-    def __init__(self, source: Lazy, dtype: np.dtype[np.generic]) -> None:
-        super().__init__(source.shape, dtype, source.lead)
-        self._source = source
-        self.on_disk = source.on_disk
-
-    def _blocks(self) -> Iterator[Array]:
-        for block in self._source.blocks():
-            yield block.astype(self.dtype)
+        return np.asarray(onnx.numpy_helper.to_array(whole))
 
 
 @dataclass(frozen=True)
@@ -235,6 +168,80 @@ class Picked:
         return values
 
 
+class Cut(Lazy):
+    """Some slices of other values, by their indices along each of some axes."""
+
+    def __init__(self, source: Lazy, picked: Mapping[int, Index]) -> None:
+        shape = [len(picked[a]) if a in picked else d for a, d in enumerate(source.shape)]
+        super().__init__(shape, source.dtype, source.lead)
+        self.on_disk = source.on_disk
+        self._source, self._along = source, picked.get(self.lead)
+        self._others = Picked({axis: index for axis, index in picked.items() if axis != self.lead})
+
+    def blocks(self) -> Iterator[Array]:
+        """What is left of the blocks of the source; all of it is read at once where slices along `lead` go back."""
+        along = self._along
+        if along is not None and (np.diff(along) < 0).any():
+            whole, step = np.asarray(self._source), self._step()
+            for start in range(0, len(along), step):
+                yield self._others(np.take(whole, along[start : start + step], self.lead))
+            return
+        for start, stop, block in self._source.placed():
+            if along is not None:
+                first, last = np.searchsorted(along, [start, stop])
+                block = np.take(block, along[first:last] - start, self.lead)
+            if block.size:
+                yield self._others(block)
+
+
+class Changed(Lazy):
+    """Other values after a change of each block, which is told the block's place: its first slice and the one after."""
+
+    def __init__(
+        self, source: Lazy, change: Callable[[int, int, Array], Array], dtype: np.dtype[np.generic] | None = None
+    ) -> None:
+        super().__init__(source.shape, dtype or source.dtype, source.lead)
+        self.on_disk = source.on_disk
+        self._source, self._change = source, change
+
+    def blocks(self) -> Iterator[Array]:
+        """The changed blocks, in the type of these values."""
+        for start, stop, block in self._source.placed():
+            yield self._change(start, stop, block).astype(self.dtype, copy=False)
+
+
+def scaled(source: Lazy, factors: Array) -> Lazy:
+    """Other values times factors [as many axes, broadcast], in the same type."""
+    varies = factors.ndim > 0 and factors.shape[source.lead] > 1
+
+    def change(start: int, stop: int, block: Array) -> Array:
+        return np.asarray(block * (np.take(factors, range(start, stop), source.lead) if varies else factors))
+
+    return Changed(source, change)
+
+
+def narrowed(source: Lazy, dtype: np.dtype[np.generic]) -> Lazy:
+    """Other values in another type, which holds them all."""
+    return Changed(source, lambda start, stop, block: block, dtype)
+
+
+def patched(source: Lazy, axis: int, places: Index, slices: Array) -> Lazy:
+    """Other values with some slices along one axis replaced, by those of an array along its first axis."""
+
+    def change(start: int, stop: int, block: Array) -> Array:
+        result = np.array(block)
+        along = np.moveaxis(result, axis, 0)
+        if axis == source.lead:
+            inside = (places >= start) & (places < stop)
+            along[places[inside] - start] = slices[inside]
+        else:
+            lead = source.lead + (axis > source.lead)  # of the slices, whose first axis was this one
+            along[places] = np.take(slices, range(start, stop), lead)
+        return result
+
+    return Changed(source, change)
+
+
 def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     """The values of an initializer after their elements were moved or dropped."""
     values = lazy(tensor)
@@ -243,36 +250,11 @@ def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     return np.ascontiguousarray(move(np.asarray(tensor.values)))
 
 
-class Patched(Lazy):
-    """Other values with some slices along one axis replaced, by those of an array along its first axis."""
-
-    def __init__(self, source: Lazy, axis: int, places: Index, slices: Array) -> None:
-        super().__init__(source.shape, source.dtype, source.lead)
-        self._source, self._axis, self._places, self._slices = source, axis, places, slices
-        self.on_disk = source.on_disk
-
-    def _blocks(self) -> Iterator[Array]:
-        start = 0
-        for block in self._source.blocks():
-            stop = start + block.shape[self.lead]
-            patched = np.array(block)
-            along = np.moveaxis(patched, self._axis, 0)
-            if self._axis == self.lead:
-                inside = (self._places >= start) & (self._places < stop)
-                along[self._places[inside] - start] = self._slices[inside]
-            else:
-                lead = self.lead + (self._axis > self.lead)  # of the slices, whose first axis was this one
-                along[self._places] = np.take(self._slices, range(start, stop), lead)
-            start = stop
-            yield patched
-
-
 def contracted(values: Lazy, axis: int, factors: Array) -> Array:
     """Sums of the slices along `axis`, each times its factors [slices, sums]: float64 [sums, other axes...]."""
     rest = [d for a, d in enumerate(values.shape) if a != axis]
-    total, start = np.zeros([factors.shape[1], *rest]), 0
-    for block in values.blocks():
-        stop = start + block.shape[values.lead]
+    total = np.zeros([factors.shape[1], *rest])
+    for start, stop, block in values.placed():
         rows = np.moveaxis(block, axis, 0)
         if axis == values.lead:
             used = factors[start:stop].any(axis=1)
@@ -281,7 +263,6 @@ def contracted(values: Lazy, axis: int, factors: Array) -> Array:
             lead = values.lead + (axis > values.lead)
             part = (slice(None),) * lead + (slice(start, stop),)
             total[part] = np.tensordot(factors.T, rows.astype(np.float64), axes=1)
-        start = stop
     return total
 
 
@@ -294,12 +275,9 @@ class Made(Lazy):
         super().__init__(list(shape), dtype)
         self._make = make
 
-    def _blocks(self) -> Iterator[Array]:
+    def blocks(self) -> Iterator[Array]:
+        """One block."""
         yield self._make()
-
-    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> Array:
-        values = self._make()
-        return values.astype(dtype or values.dtype, copy=bool(copy))
 
 
 def bits(data_type: int) -> int:

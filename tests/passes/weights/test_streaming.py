@@ -18,7 +18,7 @@ from passes.errors import GraphError
 from passes.graph.tensors import Array
 from passes.weights import statistics, streaming
 from passes.weights.external_file import Store
-from passes.weights.streaming import Cut, External, Inline, Lazy, Patched, Scaled
+from passes.weights.streaming import Cut, External, Inline, Lazy, patched, scaled
 from tests.generators import architectures
 from tests.passes import text
 
@@ -92,7 +92,7 @@ def test_cut_and_scaled(shape: tuple[int, ...], seed: int, in_order: bool) -> No
     np.testing.assert_array_equal(np.asarray(cut), wanted)
     axis = int(rng.integers(len(shape)))
     factors = rng.normal(size=[d if a == axis else 1 for a, d in enumerate(wanted.shape)])
-    np.testing.assert_array_equal(np.asarray(Scaled(cut, factors)), (wanted * factors).astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(scaled(cut, factors)), (wanted * factors).astype(np.float32))
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +108,7 @@ def test_patched_and_contracted(shape: tuple[int, ...], seed: int) -> None:
     slices = rng.normal(size=(places.size, *along.shape[1:])).astype(np.float32)
     expected = values.copy()
     np.moveaxis(expected, axis, 0)[places] = slices
-    np.testing.assert_array_equal(np.asarray(Patched(stored, axis, places, slices)), expected)
+    np.testing.assert_array_equal(np.asarray(patched(stored, axis, places, slices)), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -139,7 +139,8 @@ def test_a_summary_says_what_all_elements_say(shape: tuple[int, ...], seed: int)
 def test_the_elements_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Inline(numpy_helper.from_array(holed(np.random.default_rng(1), (6, 5))))
     looks: list[int] = []
-    monkeypatch.setattr(Inline, "blocks", lambda self: looks.append(0) or self._blocks())
+    blocks = Inline.blocks
+    monkeypatch.setattr(Inline, "blocks", lambda self: looks.append(0) or blocks(self))
     for axis in (0, 1):
         statistics.zeros(stored, axis)
     statistics.nonzero(stored, (0, 1)), statistics.nonzero(stored, (1, 0))
