@@ -5,8 +5,11 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.attention import decompose, heads, split_projections
+from passes.attention import heads, split_projections
+from passes.graph.editor import GraphEditor
+from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.decomposition import Decomposition
 from passes.simplify import dead_code
 
 
@@ -17,7 +20,7 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     function of the graph is the same.
     """
     found = dataflow.analyse(graph)
-    if decompose.decompose_operators(graph, found):
+    if _decompose_operators(graph, found):
         found = dataflow.analyse(graph)
     if split_projections.hoist(graph, found):
         dead_code.drop_unused(graph)
@@ -25,3 +28,12 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     made = heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
     return found, made
+
+
+def _decompose_operators(graph: gs.Graph, facts: Facts) -> bool:
+    """Replace every node whose rules say so by the simpler nodes that they give; whether any was."""
+    editor, changed = GraphEditor(graph), False
+    for node in graph.nodes:
+        changed = rules(node).decompose(node, facts, Decomposition(node, editor)) or changed
+    editor.finish()
+    return changed

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.cost.counts import Cost, NodeCost
 from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
-from passes.model.loading import shaped
+from passes.model.prepare import shaped
 from passes.ops import rules
 
 

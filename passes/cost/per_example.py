@@ -15,6 +15,9 @@ from passes.graph.tensors import Dim, shape_of
 from passes.ops import rules
 from passes.ops.shape import Rearrangement
 
+#: height or width of an image where nothing is known of them
+USUAL = 32
+
 
 def multiples(graph: gs.Graph) -> dict[str, int]:
     """By the name of a size that is not static: how much of it each example brings. Those absent bring one."""
@@ -40,3 +43,12 @@ def repeated(tensor: gs.Tensor, found: Mapping[str, int]) -> int:
 
 def _elements(shape: Iterable[Dim], found: Mapping[str, int]) -> int:
     return math.prod(d if isinstance(d, int) else found.get(d or "", 1) for d in shape)
+
+
+def usual_sizes(tensor: gs.Tensor, found: Mapping[str, int] | None = None) -> tuple[int, ...]:
+    """The sizes of a tensor, with 1 for a batch that is not static and `USUAL` for any other such size.
+
+    `found`: the `multiples` of such sizes, where they were asked for.
+    """
+    shape, known = shape_of(tensor) or (), found or {}
+    return tuple(d if isinstance(d, int) else known.get(d or "", USUAL if axis else 1) for axis, d in enumerate(shape))

@@ -11,8 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph import construct
-from passes.graph.names import Names
-from passes.graph.subgraphs import seen_outside
+from passes.graph.subgraphs import bodies, seen_outside
 from passes.graph.tensors import Array, Dim
 
 #: what is left to do once it is known that all of it can be done
@@ -164,3 +163,25 @@ class GraphEditor:
             yield from self._in_order(self._before.get(id(node), ()))
             yield node
             yield from self._in_order(self._after.get(id(node), ()))
+
+
+class Names:
+    """Names that nothing in a graph has, subgraphs included; the same graph gives the same names."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph = graph
+        self._taken: set[str] = set()
+
+    def fresh(self, hint: str) -> str:
+        """`hint`, with a number after it if it is taken."""
+        if not self._taken:  # most never make a name
+            for scope in (self._graph, *bodies(self._graph)):
+                self._taken.update(t.name for t in [*scope.inputs, *scope.outputs])
+                self._taken.update(n.name for n in scope.nodes)
+                self._taken.update(t.name for n in scope.nodes for t in [*n.inputs, *n.outputs])
+        name, number = hint, 0
+        while name in self._taken:
+            number += 1
+            name = f"{hint}_{number}"
+        self._taken.add(name)
+        return name

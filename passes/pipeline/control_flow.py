@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.graph.names import Names
+from passes.graph.editor import Names
 from passes.graph.subgraphs import subgraphs
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow

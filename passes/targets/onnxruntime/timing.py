@@ -15,8 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.price import only_at_ends
-from passes.cost.per_example import multiples, repeated
-from passes.graph.assumed_sizes import usual_sizes
+from passes.cost.per_example import multiples, repeated, usual_sizes
 from passes.graph.tensors import is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
