@@ -76,14 +76,6 @@ class _Merge:
         return self.root.fixed & self.even
 
 
-@dataclass(frozen=True)
-class _Product:
-    """Channels [..., inner] that are multiplied with each other and summed over the last axis."""
-
-    left: _Trace
-    right: _Trace
-
-
 def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
     """Write zeros that are only known here into the graph, and align heads. Names of the tensors that are new.
 
@@ -109,7 +101,8 @@ class _Follower:
         self.roots: dict[tuple[str, int], _Root] = {}
         self.traces: dict[str, _Trace] = {}
         self.merges: list[_Merge] = []
-        self.products: list[_Product] = []
+        #: channels [..., inner] that are multiplied with each other and summed over the last axis
+        self.products: list[tuple[_Trace, _Trace]] = []
         self.values: list[_Trace] = []  # [..., inner]: channels that a product keeps
         self.pinned = seen_outside(graph)
 
@@ -277,7 +270,7 @@ class _Follower:
         right.root.needed[second[alive]] = True
         left.root.uses[_among(left)] += 1
         right.root.uses[_among(right)] += 1
-        self.products.append(_Product(left, right))
+        self.products.append((left, right))
 
 
 class _Writer:
@@ -289,8 +282,9 @@ class _Writer:
         self.made: set[str] = set()
 
     def run(self) -> frozenset[str]:
-        for product in self.found.products:
-            self._align_product(product)
+        for left, right in self.found.products:
+            if left.index.shape == right.index.shape and _used_once([left, right]):
+                _live_first([left, right], left.root.zero[left.index] | right.root.zero[right.index])
         aligned = [merge for merge in self.found.merges if self._align_values(merge)]
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
@@ -333,16 +327,6 @@ class _Writer:
             current = emit("Gather", current, "order", order, axis=axis)
         return current
 
-    def _align_product(self, product: _Product) -> None:
-        left, right = product.left, product.right
-        if left.index.shape != right.index.shape or not _used_once([left, right]):
-            return
-        dead = left.root.zero[left.index] | right.root.zero[right.index]
-        places = _aligned(dead)
-        if places is not None:
-            for trace in (left, right):
-                trace.root.order[trace.index] = np.take_along_axis(trace.index, places, axis=-1)
-
     def _align_values(self, merge: _Merge) -> bool:
         """Reorder the channels of values; whether the merged ones have to be put back in order."""
         values = [v for v in self.found.values if v.root is merge.root]
@@ -354,11 +338,7 @@ class _Writer:
         root, index = values[0].root, values[0].index
         if set(np.unique(index)) != set(merge.index):
             return False
-        places = _aligned(root.zero[index] | ~root.needed[index])
-        if places is None:
-            return False
-        root.order[index] = np.take_along_axis(index, places, axis=-1)
-        return True
+        return _live_first(values, root.zero[index] | ~root.needed[index])
 
 
 def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
@@ -368,23 +348,22 @@ def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> Non
 
 def _used_once(traces: list[_Trace]) -> bool:
     """Whether each of these channels is read in one place only."""
-    seen: dict[int, Index] = {}
-    for trace in traces:
-        channels = trace.index.reshape(-1)
-        before = seen.get(id(trace.root), np.zeros(0, np.int64))
-        seen[id(trace.root)] = np.concatenate([before, channels])
-        if (trace.root.uses[channels] != 1).any():
+    for root in {id(t.root): t.root for t in traces}.values():
+        channels = np.concatenate([t.index.reshape(-1) for t in traces if t.root is root])
+        if (root.uses[channels] != 1).any() or np.unique(channels).size < channels.size:
             return False
-    return all(np.unique(c).size == c.size for c in seen.values())
+    return True
 
 
-def _aligned(dead: Mask) -> Index | None:
-    """An order along the last axis that has what is not dead first; None where nothing is won."""
+def _live_first(traces: list[_Trace], dead: Mask) -> bool:
+    """Reorder these channels so that along the last axis those that are not dead come first, unless nothing is won."""
     alive = ~dead
-    together = int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum())
-    if together == int(alive.sum(axis=-1).max()):
-        return None
-    return np.argsort(dead, axis=-1, kind="stable")
+    if int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum()) == int(alive.sum(axis=-1).max()):
+        return False
+    places = np.argsort(dead, axis=-1, kind="stable")
+    for trace in traces:
+        trace.root.order[trace.index] = np.take_along_axis(trace.index, places, axis=-1)
+    return True
 
 
 def _varying(index: Index) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,18 +40,13 @@ def match_around(node: gs.Node, expressions: Iterable[Expression]) -> tuple[gs.N
 
 
 def _depth(expression: Expression, op: str) -> int:
-    """How many operators read what the (only) operator of this name writes, one after the other."""
-    found = next(_depths(expression, op), None)
-    assert found is not None, f"there is no {op} in {expression}"
-    return found
-
-
-def _depths(expression: Expression, op: str) -> Iterator[int]:
-    if isinstance(expression, tuple):
-        if expression[0] == op:
-            yield 0
-        for operand in expression[1:]:
-            yield from (1 + found for found in _depths(operand, op))
+    """How many operators read what the (only) operator of this name writes, one after the other; -1 without one."""
+    if not isinstance(expression, tuple):
+        return -1
+    if expression[0] == op:
+        return 0
+    inner = max(_depth(operand, op) for operand in expression[1:])
+    return inner + 1 if inner >= 0 else -1
 
 
 def nodes_of(expression: Expression, tensor: gs.Tensor) -> tuple[gs.Node, ...] | None:

@@ -9,13 +9,10 @@ import onnx_graphsurgeon as gs
 
 def captured(node: gs.Node) -> list[gs.Tensor]:
     """Tensors of the outer graph that the subgraphs of this node name."""
-    graphs = subgraphs(node)
-    if not graphs:
-        return []
     found: dict[str, gs.Tensor] = {}
-    for graph in graphs:
+    for graph in subgraphs(node):
         inside = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs}
-        for tensor in _named(graph):
+        for tensor in [*graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *captured(n)])]:
             if tensor.name not in inside and not tensor.is_empty():
                 found.setdefault(tensor.name, tensor)
     return list(found.values())
@@ -49,25 +46,13 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
     readers: dict[int, int] = {}
     found: dict[int, gs.Constant] = {}
     for scope in (graph, *bodies(graph)):
-        for tensor in {id(t): t for t in [*_read(scope), *scope.outputs]}.values():
+        for tensor in {id(t): t for t in [*(t for n in scope.nodes for t in n.inputs), *scope.outputs]}.values():
             if isinstance(tensor, gs.Constant):
                 readers[id(tensor)] = readers.get(id(tensor), 0) + 1
                 found[id(tensor)] = tensor
     return [tensor for key, tensor in found.items() if readers[key] > 1]
 
 
-def _read(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    for node in graph.nodes:
-        yield from node.inputs
-
-
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
     return [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
-
-
-def _named(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    yield from graph.outputs
-    for node in graph.nodes:
-        yield from node.inputs
-        yield from captured(node)

@@ -16,7 +16,7 @@ from passes.graph.subgraphs import captured, shared_constants
 from passes.graph.tensors import Array, element_of, is_sparse
 from passes.model import default_inputs
 from passes.model.importing import Empty, Stored
-from passes.model.shape_inference import annotated
+from passes.model.shape_inference import annotated, described_as
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
 
@@ -29,7 +29,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     """
     if store is not None:
         store.clear()
-    model = _described_as(source)
+    model = described_as(source)
     told = annotated(source)
     initializers = {t.name for t in source.graph.initializer} - default_inputs.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
@@ -56,7 +56,7 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
 
     So are initializers of more than `largest` elements.
     """
-    model = _described_as(source)
+    model = described_as(source)
     model.ir_version = max(model.ir_version, 4)
     told = annotated(source)
     written = {t.name for node in nodes for t in node.outputs}
@@ -132,21 +132,6 @@ _DECLARED = {
     "sequence_type": onnx.helper.make_tensor_sequence_value_info,
     "sparse_tensor_type": onnx.helper.make_sparse_tensor_value_info,
 }
-
-
-def _described_as(source: onnx.ModelProto) -> onnx.ModelProto:
-    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
-    model = onnx.ModelProto()
-    for field, value in source.ListFields():
-        if field.name in ("graph", "training_info"):
-            continue
-        if field.is_repeated:
-            getattr(model, field.name).extend(value)
-        else:
-            setattr(model, field.name, value)
-    model.graph.name = source.graph.name
-    model.graph.doc_string = source.graph.doc_string
-    return model
 
 
 def _constants(graph: gs.Graph) -> list[gs.Constant]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from passes.errors import SizeError
 from passes.graph.tensors import Array, Dim
-from passes.model.shape_inference import inferred, symbol_of
+from passes.model.shape_inference import annotated, inferred, symbol_of
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
 
@@ -37,10 +37,11 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
     names: dict[str, str] = {}
     for name, sizes in shapes.items():
         if name not in inputs:
-            raise SizeError(f"The model has no input '{name}'; its inputs are {_listed(inputs)}.")
+            listed = ", ".join(f"'{i}'" for i in inputs) or "none"
+            raise SizeError(f"The model has no input '{name}'; its inputs are {listed}.")
         _fix_input(inputs[name], sizes, symbols, names)
-    custom = _custom_outputs(fixed.graph)
-    annotations = [v for v in fixed.graph.value_info if v.name in custom]
+    told = annotated(fixed)
+    annotations = [v for v in fixed.graph.value_info if v.name in told]
     del fixed.graph.value_info[:]  # those that can be inferred speak of the old sizes
     fixed.graph.value_info.extend(annotations)
     values = [*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info]
@@ -92,15 +93,6 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
         for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):
             if not dim.HasField("dim_value") and found.HasField("dim_value"):
                 dim.dim_value = found.dim_value
-
-
-def _custom_outputs(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that only their annotation says the shape of."""
-    return {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
 
 
 def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:

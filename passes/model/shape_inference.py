@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -54,14 +56,19 @@ def inferred(model: onnx.ModelProto) -> Inferred:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = f"input{number}_axis{axis}"
-    replaced |= _hide_misread(light)
-    found = None if replaced else _infer_soundly(light)
-    light = _infer(light) if found is None else found
+    sound = not (_hide_misread(light) | replaced)
+    if sound:
+        try:
+            light = _infer(light, strict=True)
+        except GraphError:
+            sound = False
+    if not sound:
+        light = _infer(light)
     for _ in range(7):  # each round carries symbols past one more layer of reshapes
         if not _name_determined(light.graph) | _name_padded(light.graph):
             break
         light = _infer(light)
-    return Inferred(light, found is not None)
+    return Inferred(light, sound)
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
@@ -112,32 +119,21 @@ def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
 
 
 def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
-    """What onnx infers; strict, it does not pass over nodes whose operands do not fit.
+    """What onnx infers; strict, it raises GraphError where it finds, or thinks, that operands do not fit.
 
     With `elements` it also follows those of vectors that are made of sizes.
     """
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=elements and not strict, strict_mode=strict)
+        return onnx.shape_inference.infer_shapes(model, data_prop=elements, strict_mode=strict)
     except Exception as error:
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
-def _infer_soundly(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """What onnx infers, None where it finds, or thinks, that operands do not fit."""
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
-    except Exception:
-        return None
-
-
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with large initializers as inputs."""
-    light = onnx.ModelProto()
+    light = described_as(model)
     light.ir_version = max(model.ir_version, 4)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
     graph = light.graph
-    graph.name = model.graph.name
     graph.node.extend(model.graph.node)
     graph.value_info.extend(model.graph.value_info)
     initializers = {t.name for t in model.graph.initializer}
@@ -145,16 +141,27 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(model.graph.output)
     _forget_declared(graph)
     for tensor in model.graph.initializer:
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        if count <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if prod(tensor.dims) <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    for sparse in model.graph.sparse_initializer:
-        graph.sparse_initializer.append(sparse)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
     return light
+
+
+def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
+    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name in ("graph", "training_info"):
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    model.graph.name = source.graph.name
+    model.graph.doc_string = source.graph.doc_string
+    return model
 
 
 def annotated(model: onnx.ModelProto) -> set[str]:
@@ -176,7 +183,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     for value in strict.graph.value_info:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    _infer(strict, strict=True)
+    _infer(strict, strict=True, elements=False)
 
 
 def check_declared(model: onnx.ModelProto, graph: gs.Graph) -> None:
@@ -266,12 +273,14 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     for node in graph.node:
         reshapes = node.op_type in _RESHAPES
         broadcasts = len(node.input) > 1 and (node.domain, node.op_type) in broadcasting
-        if not (reshapes or broadcasts) or not node.output or sizes.are_given(node.output[0]):
+        after = sizes.of(node.output[0]) if (reshapes or broadcasts) and node.output else []
+        if all(isinstance(d, int) or d in sizes.given for d in after):
             continue
-        before, after = [sizes.of(name) for name in node.input], sizes.of(node.output[0])
-        made_up = sizes.made_up(after, before)
+        before = [sizes.of(name) for name in node.input]
+        known = sizes.given.union(*before)
+        made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
         dims = _reshaped(before[0], after, made_up) if reshapes else _broadcast(before, after, made_up)
-        sizes.settle(node.output[0], dims)
+        sizes.settle(node.output[0], after, dims)
         found = found or bool(dims)
     sizes.replace_names()
     return found
@@ -283,7 +292,8 @@ class _Sizes:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
         self._initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
-        self._given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
+        #: names that sizes of inputs have
+        self.given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
         self._renamed: dict[str, Dim] = {}
 
     def of(self, name: str) -> list[Dim]:
@@ -291,18 +301,8 @@ class _Sizes:
         dims = dims_of(self._values[name]) if name in self._values else self._initializers.get(name)
         return [self._now(dim) for dim in dims or ()]
 
-    def are_given(self, name: str) -> bool:
-        """Whether there is nothing to find: no value info, or sizes that the inputs have and numbers only."""
-        return name not in self._values or all(isinstance(d, int) or d in self._given for d in self.of(name))
-
-    def made_up(self, after: list[Dim], before: list[list[Dim]]) -> set[str]:
-        """Names of sizes after an operator that inference made up for them there."""
-        known = self._given.union(*before)
-        return {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
-
-    def settle(self, name: str, dims: Mapping[int, Dim]) -> None:
-        """Give these axes of the tensor these sizes, and note what they were called."""
-        before = self.of(name)
+    def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
+        """Give these axes of the tensor these sizes, and note what they were `before`."""
         for axis, dim in dims.items():
             was = before[axis]
             if isinstance(was, str):
@@ -387,25 +387,14 @@ def _missing(before: list[Dim], after: list[Dim]) -> Dim:
     """The factor by which the product of `before` exceeds that of `after`, None if it is not one size or symbol."""
     if None in before:
         return None
-    left = [d for d in before if isinstance(d, str)]
-    for dim in after:
-        if isinstance(dim, str):
-            if dim not in left:
-                return None
-            left.remove(dim)
-    numerator, denominator = _product(before), _product(after)
-    if len(left) == 1 and numerator == denominator:
-        return left[0]
-    if not left and denominator and numerator % denominator == 0:
-        return numerator // denominator
-    return None
-
-
-def _product(dims: list[Dim]) -> int:
-    product = 1
-    for dim in dims:
-        product *= dim if isinstance(dim, int) else 1
-    return product
+    left, taken = (Counter(d for d in dims if isinstance(d, str)) for dims in (before, after))
+    numerator, denominator = (prod(d for d in dims if isinstance(d, int)) for dims in (before, after))
+    names = list((left - taken).elements())
+    if taken - left:
+        return None
+    if len(names) == 1 and numerator == denominator:
+        return names[0]
+    return numerator // denominator if not names and denominator and numerator % denominator == 0 else None
 
 
 def annotate(nodes: Sequence[gs.Node], light: onnx.GraphProto, inputs: Sequence[gs.Tensor] = ()) -> None:
