@@ -35,10 +35,9 @@ class VerifyOptions:
     bench: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 0:
-            raise InputError("The number of samples must not be negative.")
-        if self.seed < 0:
-            raise InputError("The seed must not be negative.")
+        for what, number in (("number of samples", self.samples), ("seed", self.seed)):
+            if number < 0:
+                raise InputError(f"The {what} must not be negative.")
         for name, value in (("rtol", self.rtol), ("atol", self.atol), ("min-reduction", self.min_reduction)):
             if value is not None and not (value >= 0 and np.isfinite(value)):
                 raise InputError(f"The value of {name} must be a number that is not negative.")

@@ -23,7 +23,7 @@ from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
 from maskc.verification import signature
 from maskc.verification.compare import Models, compare
-from maskc.verification.inputs import Arrays, read_inputs
+from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
 
 
@@ -92,7 +92,8 @@ def verify(
         original=before,
         masked=masks is not None,
     )
-    result = compare(models, options, _real(inputs), sizes)
+    real = {} if inputs is None else {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
+    result = compare(models, options, real, sizes)
     model, output = (None if source.path is None else str(source.path) for source in sources)
     result = dataclasses.replace(result, model=model, output=output, layers=layers(*costs))
     for path in targets:
@@ -117,9 +118,3 @@ def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[
 def _asked(port: random_inputs.Port, sizes: Sequence[int | str | None]) -> list[int | str | None]:
     """Of the sizes given for an input, those of its symbolic dimensions."""
     return [size for dim, size in zip(port.type.shape or (), sizes, strict=False) if not isinstance(dim, int)]
-
-
-def _real(inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None) -> Mapping[str, Arrays]:
-    if inputs is None:
-        return {}
-    return {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
