@@ -194,7 +194,9 @@ class _Follower:
         elif traced[0][0] == 0 and isinstance(op, Reshape):
             index = self._reshaped(node, trace)
         elif traced[0][0] == 0 and op.only_picks:
-            index = self._evaluated(node, trace)
+            others = list(node.inputs)[1:]
+            operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
+            index = evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
         else:
             return False
         shapes = [_example(t) for t in node.outputs]
@@ -208,14 +210,6 @@ class _Follower:
         shape = _example(node.outputs[0])
         whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, _varying(trace.index))
         return [trace.index.reshape(shape)] if whole else None
-
-    def _evaluated(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
-        operands = [trace.index]
-        for tensor in list(node.inputs)[1:]:
-            if not is_constant(tensor):
-                return None
-            operands.append(np.asarray(tensor.values))
-        return evaluate(node, self.facts.opset, operands)
 
     def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
         """One axis that holds the channels by itself is the end, if it is not one of several."""

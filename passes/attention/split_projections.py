@@ -77,7 +77,8 @@ class _Hoist:
             return False
         chain = self._chain()
         for part in parts:
-            self._write(part, axis, first, inner, perm, sizes, chain)
+            source = self._made_in_part(chain, axis, np.arange(part.start * inner, part.stop * inner))
+            self._write(part, source, first, perm, sizes)
         erase(self.reshape, *([transpose] if transpose is not None else []), *consumers)
         self.editor.finish()
         return True
@@ -120,18 +121,7 @@ class _Hoist:
             current = computed[0]
         return []
 
-    def _write(
-        self,
-        part: _Part,
-        axis: int,
-        first: int,
-        inner: int,
-        perm: list[int] | None,
-        sizes: list[int],
-        chain: list[gs.Node],
-    ) -> None:
-        channels = np.arange(part.start * inner, part.stop * inner)
-        current = self._made_in_part(chain, axis, channels)
+    def _write(self, part: _Part, current: gs.Tensor, first: int, perm: list[int] | None, sizes: list[int]) -> None:
         new = list(sizes)
         new[first] = part.stop - part.start
         shape = self.editor.ints("shape", new)
@@ -142,11 +132,10 @@ class _Hoist:
             dims = [dims[a] for a in perm]
             current = self._emit("Transpose", [current], {"perm": perm}, dims)
         if part.drops:
-            place = first if perm is None else perm.index(first)
             if self.editor.opset >= 13:
-                current = self._emit("Squeeze", [current, self.editor.ints("axes", [place])], {}, [])
+                current = self._emit("Squeeze", [current, self.editor.ints("axes", [part.axis])], {}, [])
             else:
-                current = self._emit("Squeeze", [current], {"axes": [place]}, [])
+                current = self._emit("Squeeze", [current], {"axes": [part.axis]}, [])
         part.output.inputs.clear()
         current.inputs[0].outputs = [part.output]
 
@@ -160,17 +149,9 @@ class _Hoist:
                 self.editor.constant(t.name, t._values) if isinstance(t, gs.Constant) else copies.get(t.name, t)
                 for t in node.inputs
             ]
-            output = node.outputs[0]
-            copies[output.name] = self.editor.variable(output.name, output.dtype, list(output.shape))
-            current = self.editor.emit(
-                node.op,
-                inputs,
-                copies[output.name],
-                node.name or node.op.lower(),
-                node.attrs,
-                domain=node.domain,
-                before=self.reshape,
-            )
+            output, name = node.outputs[0], node.name or node.op.lower()
+            copies[output.name] = copy = self.editor.variable(output.name, output.dtype, list(output.shape))
+            current = self.editor.emit(node.op, inputs, copy, name, node.attrs, domain=node.domain, before=self.reshape)
         shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
         picked = self.editor.variable(f"{source.name}_part", source.dtype, shape)
         operands = [current, self.editor.constant("channels", channels)]

@@ -25,11 +25,8 @@ def overridable(model: onnx.ModelProto) -> set[str]:
 
 def fixed(model: onnx.ModelProto) -> list[str]:
     """Names of inputs that a caller could override before, and that are constants now."""
-    if model.ir_version < 4:
-        return []
-    kept = overridable(model)
-    names = {t.name for t in model.graph.initializer} - kept
-    return [v.name for v in model.graph.input if v.name in names]
+    names = {t.name for t in model.graph.initializer} - overridable(model)
+    return [v.name for v in model.graph.input if v.name in names and model.ir_version >= 4]
 
 
 def opened(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import Fuser
 from passes.weights.quantized import Quantized
-from passes.weights.sparsity import Nonzero
+from passes.weights.statistics import Nonzero
 
 
 def group_size(node: gs.Node) -> int:

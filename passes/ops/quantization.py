@@ -15,7 +15,7 @@ from passes.ops.batch_normalization import PerChannel
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized
-from passes.weights.sparsity import Nonzero
+from passes.weights.statistics import Nonzero
 
 
 class Quantization(PerChannel):

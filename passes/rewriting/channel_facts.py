@@ -18,8 +18,7 @@ from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
 from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of
 from passes.rewriting.rule_table import SliceFlow
-from passes.weights.sparsity import Nonzero
-from passes.weights.statistics import is_filled_with, nonzero, uniform_slices, zeros
+from passes.weights.statistics import Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Lazy, lazy
 

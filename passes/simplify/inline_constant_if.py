@@ -14,7 +14,8 @@ def inline_taken_branches(graph: gs.Graph) -> bool:
 
     Exporters write such branches where a shape decides, and the shape is static.
     """
-    chosen = {id(n): body for n in graph.nodes if (body := _taken(n)) is not None}
+    branching = ((n, op) for n in graph.nodes if isinstance(op := rules(n), ControlFlow))
+    chosen = {id(n): body for n, op in branching if (body := op.taken(n)) is not None}
     if not chosen:
         return False
     editor = GraphEditor(graph)
@@ -36,8 +37,3 @@ def inline_taken_branches(graph: gs.Graph) -> bool:
             editor.emit("Identity", [inner], outer, f"{outer.name}_taken", before=node)
     editor.finish()
     return True
-
-
-def _taken(node: gs.Node) -> gs.Graph | None:
-    op = rules(node)
-    return op.taken(node) if isinstance(op, ControlFlow) else None

@@ -80,7 +80,10 @@ class _Fusion:
             if core.operators() + outer.operators() < len(chain.nodes) + len(inner.nodes):
                 last, output = chain.nodes[0], chain.nodes[0].outputs[0]
                 erase(*chain.nodes, *inner.nodes)
-                product.inputs[index] = self._written(core, operand, product)
+                if core.operators() == 0:
+                    product.inputs[index] = core.data
+                else:
+                    self._write(core, operand, product)
                 if outer.operators() == 0:
                     product.outputs = [output]
                 else:
@@ -100,13 +103,6 @@ class _Fusion:
                 become(product, "HardSwish", [data])
                 return
 
-    def _written(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> gs.Tensor:
-        """What holds the map: its data where nothing is to be done, else `output`, which nodes before `place` write."""
-        if clamped_affine.operators() == 0:
-            return clamped_affine.data
-        self._write(clamped_affine, output, place)
-        return output
-
     def _write(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> None:
         """The nodes of the map, before the place of a node."""
         data, steps = clamped_affine.data, self._steps(clamped_affine)
@@ -114,7 +110,11 @@ class _Fusion:
             hint = f"{output.name}_{op.lower()}"
             made = output if step == len(steps) else self.editor.variable(hint, output.dtype, output.shape)
             name = f"{place.name or output.name}_{op.lower()}"
-            data = self.editor.emit(op, [data, *map(self._constant, constants)], made, name, attrs, before=place)
+            operands = [
+                gs.Variable.empty() if c is None else self.editor.constant("ramp", np.asarray(c, np.float32))
+                for c in constants
+            ]
+            data = self.editor.emit(op, [data, *operands], made, name, attrs, before=place)
 
     def _steps(self, clamped_affine: ClampedAffine) -> list[tuple[str, list[float | None], dict[str, float]]]:
         """The operators of the map, with their constant operands and attributes."""
@@ -134,8 +134,3 @@ class _Fusion:
         elif given:
             steps.append(("Clip", [given.get("min"), *([given["max"]] if "max" in given else [])], {}))
         return steps or [("Identity", [], {})]
-
-    def _constant(self, value: float | None) -> gs.Tensor:
-        if value is None:
-            return gs.Variable.empty()
-        return self.editor.constant("ramp", np.asarray(value, np.float32))
