@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy, flops_per_moved_element
+from passes.graph.tensors import Mask, any_set, is_constant, present, shape_of
+from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
-from passes.planning.without_adapters import without_adapters
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StorageFloor, StoragePlan
 
@@ -30,12 +33,96 @@ class PlanOptions:
 def plan(
     graph: gs.Graph, facts: Facts, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None
 ) -> StoragePlan:
-    """What each tensor of an analysed graph stores; `floor` in any case.
+    """What each tensor of an analysed graph stores; `floor` in any case, which grows where no adapters may be written.
 
     Raises ValueError for a policy that there is not.
     """
     price = flops_per_moved_element(options.adapters)
     floor = floor or StorageFloor()
-    if options.adapters == "never":
-        return without_adapters(graph, facts, price, floor, frugal=options.frugal)
-    return cheapest(graph, facts, price, floor, frugal=options.frugal)
+    if options.adapters == "never":  # a slice that is computed from its representative needs an adapter
+        facts = replace(facts, dependence={})
+    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
+        chosen = cheapest(graph, facts, price, floor, frugal=options.frugal)
+        if options.adapters != "never" or not _Widening(graph, facts, chosen, floor).run():
+            return chosen
+
+
+def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
+    """Names of the tensors that are constant altogether and so not computed, though something requires them."""
+    read = [
+        t
+        for index, n in enumerate(graph.nodes)
+        if index in plan.computed
+        for i, t in present(n.inputs)
+        if all(plan.required.get((index, i, a), np.ones(1, bool)).any() for a in range(len(shape_of(t) or ())))
+    ]
+    return list(dict.fromkeys(t.name for t in [*read, *graph.outputs] if t.name in plan.absent))
+
+
+class _Widening:
+    """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan, floor: StorageFloor) -> None:
+        self.graph = graph
+        self.facts = facts
+        self.plan = plan
+        self.floor = floor
+        self.stored = dict(plan.stored)
+        self.grew = False
+
+    def run(self) -> bool:
+        """Add to `floor` what takes the place of each adapter of the plan; whether that was anything."""
+        for index, node in enumerate(self.graph.nodes):
+            if index in self.plan.computed:
+                for i, tensor in present(node.inputs):
+                    if not is_constant(tensor) and tensor.name not in self.plan.absent:
+                        for axis, size in self.facts.axes(tensor):
+                            self._visit(index, node, i, axis, size)
+        for tensor in self.graph.outputs:
+            for axis, size in self.facts.axes(tensor):
+                if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
+                    self._store(tensor, axis, np.ones(size, bool))
+        return self.grew
+
+    def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
+        """Let an input, along one axis, and the outputs store what spares this node an adapter there."""
+        tensor, whole = node.inputs[i], np.ones(size, bool)
+        required = self.plan.required.get((index, i, axis), whole)
+        if not required.any():
+            return  # an operand that is left out
+        stored = self.stored.get((tensor.name, axis), whole)
+        if (required & ~stored).any():
+            self._store(tensor, axis, required)
+        for output, a, mask in _reached(node, self.facts, i, axis, stored & ~required):
+            self._store(output, a, mask)
+        unread = self.plan.stored.get((tensor.name, axis), whole) & ~required
+        reached = [r for r in _reached(node, self.facts, i, axis, unread) if r[0].name not in self.plan.absent]
+        if unread.any() and all(self.plan.stays(t.name, a, mask.size)[mask].all() for t, a, mask in reached):
+            self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
+
+    def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
+        key = tensor.name, axis
+        before = self.floor.stored.get(key, np.zeros(mask.size, bool))
+        self.floor.stored[key] = before | mask
+        self.stored[key] = self.stored.get(key, np.ones(mask.size, bool)) | mask
+        self.grew = self.grew or bool((mask & ~before).any())
+
+    def _leave(self, index: int, node: gs.Node) -> None:
+        """Leave the node as it is."""
+        self.grew = self.grew or index not in self.floor.intact
+        self.floor.intact.add(index)
+        for tensor in node.outputs:
+            for axis, size in self.facts.axes(tensor):
+                self._store(tensor, axis, np.ones(size, bool))
+
+
+def _reached(node: gs.Node, facts: Facts, index: int, axis: int, read: Mask) -> Iterator[tuple[gs.Tensor, int, Mask]]:
+    """What the outputs must store for the node to read these slices of its input."""
+    links = [k for k in facts.links(node) if (k.input, k.input_axis) == (index, axis)]
+    for link in links:
+        output = node.outputs[link.output]
+        yield output, link.output_axis, link.forward(read, facts.size(output, link.output_axis) or 0)
+    for o, output in enumerate(node.outputs if not links else ()):
+        for a, size in facts.axes(output):
+            if size == read.size and (index, axis) in rules(node).carries(node, facts, o, a):
+                yield output, a, read

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,13 +18,22 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
 from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of
-from passes.rewriting.rule_table import SliceFlow
 from passes.weights.statistics import Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
-from passes.weights.streaming import Lazy, lazy
+from passes.weights.streaming import Kept, Lazy, lazy
 
 AxisKnown = dict[int, ConstantSlices]
 AxisMask = dict[int, Mask]
+
+
+class SliceFlow(Protocol):
+    """From which input slices the slices of the outputs come: what facts ask of the rules of a node."""
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        """As `Op.links`."""
+
+    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
+        """As `Op.carries`."""
 
 
 @dataclass
@@ -40,7 +50,7 @@ class Facts:
     """
 
     opset: int
-    rules: Callable[[gs.Node], SliceFlow[Facts]]
+    rules: Callable[[gs.Node], SliceFlow]
     adds_maps: bool = True
     constant_map: dict[str, dict[int, ConstantMap]] = field(default_factory=dict)
     constant: dict[str, AxisKnown] = field(default_factory=dict)
@@ -54,7 +64,7 @@ class Facts:
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
-    _nonzero: dict[tuple[str, tuple[int, int]], Nonzero] = field(default_factory=dict)
+    _weights: dict[str, Lazy] = field(default_factory=dict)
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
@@ -74,8 +84,13 @@ class Facts:
         """The links of a node of the analysed graph (none, if its operator has none)."""
         found = self._links.get(id(node))
         if found is None:
-            links = self.rules(node).links(node, self)
-            self._links[id(node)] = found = [link for link in links if self._is_static(node, link)]
+            # inside a subgraph a size may not be inferred, of constants from outside
+            self._links[id(node)] = found = [
+                link
+                for link in self.rules(node).links(node, self)
+                if self.size(node.inputs[link.input], link.input_axis) is not None
+                and self.size(node.outputs[link.output], link.output_axis) is not None
+            ]
         return found
 
     def aligned(self, node: gs.Node) -> dict[int, dict[int, int]]:
@@ -87,24 +102,13 @@ class Facts:
                 found.setdefault(link.output_axis, {})[link.input] = link.input_axis
         return found
 
-    def _is_static(self, node: gs.Node, link: Link) -> bool:
-        """Whether both sizes are known; inside a subgraph one may not be inferred, of constants from outside."""
-        if self.size(node.inputs[link.input], link.input_axis) is None:
-            return False
-        return self.size(node.outputs[link.output], link.output_axis) is not None
-
     def known(self, tensor: gs.Tensor, axis: int) -> ConstantSlices | None:
         """Constant slices along the axis, None if there are none (or none are known)."""
         if not is_constant(tensor):
             return self.constant.get(tensor.name, {}).get(axis)
         axes = self.constant.setdefault(tensor.name, {})
         if axis not in axes:
-            values = lazy(tensor)
-            axes[axis] = (
-                _uniform_slices(self.value(tensor), axis)
-                if values is None
-                else ConstantSlices(*uniform_slices(values, axis))
-            )
+            axes[axis] = ConstantSlices(*uniform_slices(self._values(tensor), axis))
         return axes[axis]
 
     def span(self, tensor: gs.Tensor, axis: int) -> Span:
@@ -149,9 +153,8 @@ class Facts:
 
     def zero(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are known to be zero."""
-        weight = lazy(tensor)
-        if weight is not None:
-            return zeros(weight, axis)
+        if is_constant(tensor):
+            return zeros(self._values(tensor), axis)
         known = self.known(tensor, axis)
         if known is None:
             return np.zeros(size_of(tensor, axis) or 0, bool)
@@ -161,9 +164,11 @@ class Facts:
         """The elements of an initializer."""
         return np.asarray(tensor.values)
 
-    def _values(self, tensor: gs.Tensor) -> Array | Lazy:
-        """The elements of an initializer, which may be elsewhere."""
-        return lazy(tensor) or self.value(tensor)
+    def _values(self, tensor: gs.Tensor) -> Lazy:
+        """The elements of an initializer, which may be elsewhere; what is found out about them is noted there."""
+        if tensor.name not in self._weights:
+            self._weights[tensor.name] = lazy(tensor) or Kept(self.value(tensor))
+        return self._weights[tensor.name]
 
     def sums_to_one(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether a sum over the axis, weighted with this tensor, is a mean."""
@@ -175,8 +180,7 @@ class Facts:
             return self.bound.get(tensor.name, -math.inf)
         if tensor.name not in self.bound:
             values = self._values(tensor)
-            usable = values.size > 0 and values.dtype.kind in "fiu"
-            lowest = -math.inf if not usable else least(values) if isinstance(values, Lazy) else float(values.min())
+            lowest = least(values) if values.size > 0 and values.dtype.kind in "fiu" else -math.inf
             self.bound[tensor.name] = lowest if lowest == lowest else -math.inf
         return self.bound[tensor.name]
 
@@ -186,36 +190,20 @@ class Facts:
             return None
         if tensor.name not in self._uniform:
             values = self._values(tensor)
-            first = np.asarray(next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)[:1]
+            first = next(iter(values.blocks())).reshape(-1)[:1]
             same = first.size > 0 and is_filled_with(values, first[0])
             self._uniform[tensor.name] = first[0] if same else None
         return self._uniform[tensor.name]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
         """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
-        key = tensor.name, axes
-        weight = lazy(tensor)
-        if weight is not None:
-            return nonzero(weight, axes)
-        if key not in self._nonzero:
-            values = self.value(tensor)
-            rest = tuple(a for a in range(values.ndim) if a not in axes)
-            found = values != 0
-            if rest:  # that there are no zeros at all is found soon, and the usual case
-                kept = tuple(values.shape[a] for a in sorted(axes))
-                found = np.ones(kept, bool) if found.all() else found.any(axis=rest)
-            self._nonzero[key] = Nonzero.of(found if axes[0] < axes[1] else found.T)
-        return self._nonzero[key]
+        return nonzero(self._values(tensor), axes)
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
         if not self.is_live(tensor):
             return np.zeros(self.size(tensor, axis) or 0, bool)
-        live, constant = self.read[tensor.name].get(axis), self.constants(tensor, axis)
-        if live is None:
-            live = np.ones(self.size(tensor, axis) or 0, bool) if constant is None else ~constant
-        elif constant is not None:
-            live = live & ~constant
+        live = self._varying(tensor, axis, self.read[tensor.name].get(axis))
         dependence = self.dependence.get((tensor.name, axis))
         return live if dependence is None else dependence.required(live)
 
@@ -224,31 +212,19 @@ class Facts:
         if tensor.name not in self.read:
             return False
         read = self.read[tensor.name]
-        for axis in {*read, *self.constant.get(tensor.name, ()), *self.constant_map.get(tensor.name, ())}:
-            constant = self.constants(tensor, axis)
-            mask = read.get(axis)
-            if constant is None:
-                if mask is not None and not any_set(mask):
-                    return False
-            elif all_set(constant) if mask is None else not any_set(mask & ~constant):
-                return False
-        return True
+        axes = {*read, *self.constant.get(tensor.name, ()), *self.constant_map.get(tensor.name, ())}
+        return all(any_set(self._varying(tensor, axis, read.get(axis))) for axis in axes)
+
+    def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:
+        """Those of the slices that are read (None: all) which are not constant."""
+        constant = self.constants(tensor, axis)
+        if constant is None:
+            return np.ones(self.size(tensor, axis) or 0, bool) if read is None else read
+        return ~constant if read is None else read & ~constant
 
     def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
         """Add slices to what is read; an axis that is not mentioned is read whole."""
-        before = self.read.get(tensor.name)
-        if before is None:
-            self.read[tensor.name] = {a: m for a, m in axes.items() if not all_set(m)}
-            return
+        before = self.read.get(tensor.name, axes)
         self.read[tensor.name] = {
             axis: both for axis in before.keys() & axes.keys() if not all_set(both := before[axis] | axes[axis])
         }
-
-
-def _uniform_slices(values: Array, axis: int) -> ConstantSlices:
-    if values.size == 0:
-        size = values.shape[axis]
-        return ConstantSlices(np.zeros(size, bool), np.zeros(size, values.dtype))
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    first = rows[:, 0]
-    return ConstantSlices((rows == first[:, None]).all(axis=1), first)

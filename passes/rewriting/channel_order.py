@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
 from passes.graph.tensors import SMALL, Index, is_constant, output_index, shape_of
-from passes.rewriting.rule_table import Ordering
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Picked, moved
+
+
+class Ordering(Protocol):
+    """What makes a node write or read its channels in another order."""
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """As `Op.writes_in_order`."""
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        """As `Op.reads_in_order`."""
 
 
 class Orders:
     """What operators ask for to write or read channels in another order."""
 
-    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], Ordering[Orders]]) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], Ordering]) -> None:
         self._rules = rules
         self._editor = GraphEditor(graph)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,16 +11,22 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph.editor import Change, GraphEditor
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
-from passes.rewriting.rule_table import OutputFolding
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
 from passes.weights.streaming import Lazy, lazy, scaled
 
 
+class OutputFolding(Protocol):
+    """Whether a node takes a scale and shift of its output into its own constants."""
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        """As `Op.fold_output_affine`."""
+
+
 class Fuser:
     """What an operator's `fold_output_affine` and `fold_input_affine` ask for to change its own constants."""
 
-    def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], OutputFolding[Fuser]]) -> None:
+    def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], OutputFolding]) -> None:
         self._editor, self._rules = editor, rules
 
     def fold(self, affine: Affine) -> bool:

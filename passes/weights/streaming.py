@@ -95,6 +95,17 @@ def raw(values: Lazy) -> Iterator[bytes | memoryview]:
         yield np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
 
 
+class Kept(Lazy):
+    """Values that are in memory, in one block."""
+
+    def __init__(self, values: Array) -> None:
+        super().__init__(list(values.shape), values.dtype)
+        self._values = values
+
+    def _blocks(self) -> Iterator[Array]:
+        yield self._values
+
+
 class Inline(Lazy):
     """Values that lie in the model."""
 
