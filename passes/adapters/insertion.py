@@ -12,6 +12,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
+from passes.adapters import price
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Array, Dim, Mask, shape_of
 
@@ -62,9 +63,9 @@ class Adapters:
         fill = _even(fill)
         values = np.unique(fill[missing])
         if len(values) == 1 and self._can_pad(values):
-            simple = self._pad_at_ends(have, want)
-            if simple is not None:
-                return self._pad(tensor, axis, simple, values[0])
+            if price.only_at_ends(have, want):
+                kept = np.flatnonzero(have[want])
+                return self._pad(tensor, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
             wider = self._pad(tensor, axis, (0, 1), values[0])
         else:
             vector = values.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))])
@@ -98,20 +99,9 @@ class Adapters:
                 current = self._node("Add", [current, picked], f"{tensor.name}_followed", tensor)
         shift = np.where(missing, dependence.shift, 0)[want].astype(tensor.dtype).reshape(shape)
         if shift.any():
-            current = self._node(
-                "Add", [current, self._editor.constant("shift", shift)], f"{tensor.name}_shifted", tensor
-            )
+            inputs = [current, self._editor.constant("shift", shift)]
+            current = self._node("Add", inputs, f"{tensor.name}_shifted", tensor)
         return current
-
-    @staticmethod
-    def _pad_at_ends(have: Mask, want: Mask) -> tuple[int, int] | None:
-        """Amounts before and after, if all that is missing lies there."""
-        if (have & ~want).any():
-            return None
-        order = have[want]
-        present = np.flatnonzero(order)
-        before, after = int(present[0]), int(order.size - present[-1] - 1)
-        return (before, after) if before + after + present.size == order.size else None
 
     def create(
         self, tensor: gs.Tensor, shape: tuple[Dim, ...], axis: int, wanted: dict[int, Mask], fill: Fill, broadcast: bool

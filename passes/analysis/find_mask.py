@@ -64,8 +64,7 @@ def find_input_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     >>> find_input_mask(model, "r")
     (None, array([ True, False,  True]))
     """
-    analysis, found = _found(graph, tensor)
-    return _per_axis(analysis, found, lambda axis, size: ~_constant(analysis.facts, found, axis, size))
+    return _per_axis(*_found(graph, tensor), lambda *of: ~_constant(*of))
 
 
 def find_output_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
@@ -80,8 +79,7 @@ def find_output_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     >>> find_output_mask(model, "h")
     (None, array([ True, False, False]))
     """
-    analysis, found = _found(graph, tensor)
-    return _per_axis(analysis, found, lambda axis, size: _read(analysis, found, axis, size))
+    return _per_axis(*_found(graph, tensor), _read)
 
 
 def find_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
@@ -93,8 +91,7 @@ def find_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     >>> find_mask(model, "r")
     (None, array([ True, False, False]))
     """
-    analysis, found = _found(graph, tensor)
-    return _per_axis(analysis, found, lambda axis, size: _live(analysis, found, axis, size))
+    return _per_axis(*_found(graph, tensor), _live)
 
 
 def pruned_shape(graph: onnx.ModelProto | Analysis, tensor: str) -> tuple[Dim, ...] | None:
@@ -124,17 +121,14 @@ def _found(graph: onnx.ModelProto | Analysis, tensor: str) -> tuple[Analysis, gs
     return analysis, analysis.tensors[tensor]
 
 
-def _per_axis(analysis: Analysis, tensor: gs.Tensor, keep: Callable[[int, int], Mask]) -> Keep:
+def _per_axis(analysis: Analysis, tensor: gs.Tensor, keep: Callable[[Analysis, gs.Tensor, int, int], Mask]) -> Keep:
     sizes = [analysis.facts.size(tensor, axis) for axis in range(len(shape_of(tensor) or ()))]
-    return tuple(None if size is None else keep(axis, size) for axis, size in enumerate(sizes))
+    return tuple(None if size is None else keep(analysis, tensor, axis, size) for axis, size in enumerate(sizes))
 
 
-def _constant(found: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:
-    if is_constant(tensor):
-        known = found.known(tensor, axis)
-        return np.zeros(size, bool) if known is None else known.mask
-    constant = found.constants(tensor, axis)
-    return np.zeros(size, bool) if constant is None else constant
+def _constant(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
+    known = analysis.facts.known(tensor, axis) if is_constant(tensor) else None
+    return analysis.facts.constant_mask(tensor, axis) if known is None else known.mask
 
 
 def _read(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
@@ -157,4 +151,4 @@ def _read(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
 def _live(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
     if not is_constant(tensor):
         return analysis.facts.live(tensor, axis)
-    return _read(analysis, tensor, axis, size) & ~_constant(analysis.facts, tensor, axis, size)
+    return _read(analysis, tensor, axis, size) & ~_constant(analysis, tensor, axis, size)

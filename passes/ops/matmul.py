@@ -325,7 +325,7 @@ class MatrixProduct(Op):
                     folded = np.moveaxis(dependence.folded(along, dependents), 0, weight.inner)
                     taken = rewriter.constant(w.name, folded)
                 else:
-                    taken = rewriter.unread(w.name, dependence.folded_along(stored, weight.inner, dependents))
+                    taken = rewriter.constant(w.name, dependence.folded_along(stored, weight.inner, dependents))
             cut = rewriter.slice(taken, {**cuts, weight.inner: required, weight.free: out})
             rewriter.set_input(node, weight.index, cut)
             if required is None:

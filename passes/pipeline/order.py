@@ -33,8 +33,7 @@ from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.explain import explain
 from passes.planning.explanation import Held, MaskedAxis
-from passes.planning.planner import PlanOptions, plan
-from passes.planning.without_adapters import constant_operands
+from passes.planning.planner import PlanOptions, constant_operands, plan
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code

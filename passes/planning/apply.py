@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
-from passes.graph.tensors import SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
+from passes.graph.tensors import SMALL, Array, Mask, any_set, is_constant, present, size_of
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -54,10 +54,8 @@ def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
 def _fit_captured(rewriter: Rewriter, node: gs.Node) -> None:
     """Let the subgraphs of the node read whole tensors."""
     for tensor in captured(node):
-        if not is_constant(tensor):
-            adapted = _adapted(rewriter, tensor, {}, False)
-            if adapted is not tensor:
-                replace_captured(node, tensor, adapted)
+        if not is_constant(tensor) and (adapted := _adapted(rewriter, tensor, {}, False)) is not tensor:
+            replace_captured(node, tensor, adapted)
 
 
 def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:
@@ -83,10 +81,11 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
     broadcast: the axes along which it is constant may have size 1.
     """
     shape = rewriter.shape(tensor)
-    if not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in range(len(shape))):
-        return tensor
     whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int)}
+    stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
     wanted = {a: w if (r := required.get(a)) is None else r for a, w in whole.items()}
+    if not any(any_set(stored[a] != wanted[a]) for a in whole):
+        return tensor
     empty = _empty_axis(rewriter, tensor)
     if empty is not None:
         constants = _constants(rewriter.facts, tensor, empty)
@@ -96,13 +95,12 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
         return made
     current, sizes = tensor, rewriter.stored_shape(tensor) or []
     for axis, want in wanted.items():
-        have = rewriter.stored(tensor, axis)
-        have = whole[axis] if have is None else have
+        have = stored[axis]
         if not any_set(have != want):
             continue
         constants = _constants(rewriter.facts, tensor, axis)
         if isinstance(constants, ConstantMap):  # axes before this one are as wanted by now, those after it as stored
-            cuts = {a: wanted[a] if a < axis else rewriter.stored(tensor, a) for a in wanted if a != axis}
+            cuts = {a: wanted[a] if a < axis else stored[a] for a in wanted if a != axis}
             constants = constants.cut(axis, cuts)
         dependence = rewriter.facts.dependence.get((tensor.name, axis))
         if dependence is not None and not (dependence.mask & want & ~have).any():
@@ -111,13 +109,6 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
         sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
         current.shape = sizes
     return current
-
-
-def _differ(stored: Mask | None, required: Mask | None) -> bool:
-    """Whether other slices are stored than are required; None: all."""
-    if stored is None:
-        return required is not None and not all_set(required)
-    return not all_set(stored) if required is None else any_set(stored != required)
 
 
 def _constants(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | ConstantMap:

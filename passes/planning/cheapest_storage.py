@@ -8,7 +8,7 @@ always) an adapter restores at that consumer's input.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,7 +100,6 @@ class _Sweep:
     def _require_inputs(self, index: int, node: gs.Node, demands: Demands) -> None:
         """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
         no_demand = "has no rule that would let channels go" if rules(node) is UNKNOWN else "needs the whole axis"
-        no_demand_reason = self._reason(describe(node), node.op, no_demand)
         times = repeated(node.outputs[0], self.multiples)
         for i, tensor in present(node.inputs):
             self.read.add(tensor.name)
@@ -109,10 +108,8 @@ class _Sweep:
                 if is_constant(tensor):
                     if demand is not None and not all_set(demand.need):
                         self.plan.required[index, i, axis] = demand.need
-                elif demand is None:
-                    whole = Demand(np.ones(size, bool))
-                    self._require(tensor, axis, _Requirement(whole, index, i, np.full(size, no_demand_reason)))
                 else:
+                    demand = demand or Demand(np.ones(size, bool), reason=no_demand)
                     per_graph = replace(demand, flops=demand.flops * times)
                     self._require(tensor, axis, _Requirement(per_graph, index, i, self._why(node, demand, size)))
 
@@ -171,8 +168,7 @@ class _Sweep:
         empty = [axis for axis, mask in asked.items() if not any_set(mask)]
         if not any(self._is_made_of_constants(tensor, axis) for axis in empty):
             for axis in empty:
-                needed = _either(np.zeros(axes[axis], bool), self._demands(tensor, axis))
-                asked[axis][int(needed.argmax())] = True
+                asked[axis][int(self._needed(tensor, axis, axes[axis]).argmax())] = True
         return asked
 
     def _is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
@@ -192,23 +188,24 @@ class _Sweep:
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
-    def _demands(self, tensor: gs.Tensor, axis: int) -> list[Demand]:
-        return [requirement.demand for requirement in self.requirements[tensor.name, axis]]
+    def _needed(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
+        """The slices that some consumer needs."""
+        needs = [requirement.demand.need for requirement in self.requirements[tensor.name, axis]]
+        return np.asarray(np.logical_or.reduce([np.zeros(size, bool), *needs]))
 
     def _choose(self, node: gs.Node, output: int, axis: int, size: int) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
         tensor = node.outputs[output]
-        demands = self._demands(tensor, axis)
-        if not demands:
+        if not self.requirements[tensor.name, axis]:
             return np.ones(size, bool)
-        needed = _either(np.zeros(size, bool), demands)
+        needed = self._needed(tensor, axis, size)
         computed = needed & ~self._constant(tensor, axis, size)
         computed |= self.floor.stored.get((tensor.name, axis), False)
         dependence = self.facts.dependence.get((tensor.name, axis))
         least = computed if dependence is None else dependence.required(computed)
         if all_set(least) or (not any_set(least) and self._is_made_of_constants(tensor, axis)):
             return least
-        demands = _distinct(demands)
+        demands = _distinct([requirement.demand for requirement in self.requirements[tensor.name, axis]])
         arriving = list(self._arriving(node, output, axis, size))
         tried = [demand.need for demand in demands[:_TRIED]]
         candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
@@ -231,9 +228,7 @@ class _Sweep:
 
     def _constant(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
         """Slices that need not be computed, as they can be stored as constants: bool [size]."""
-        constant = self.facts.constants(tensor, axis)
-        if constant is None:
-            return np.zeros(size, bool)
+        constant = self.facts.constant_mask(tensor, axis)
         uneven = self.facts.constant_map.get(tensor.name, {}).get(axis) if self.frugal else None
         if uneven is None or uneven.value[0].size <= self.facts.weights(tensor, axis):
             return constant
@@ -311,10 +306,6 @@ class _Sweep:
 
 def _narrowed(sets: Sets) -> Sets:
     return {key: mask for key, mask in sets.items() if not all_set(mask)}
-
-
-def _either(mask: Mask, demands: Iterable[Demand]) -> Mask:
-    return np.asarray(np.logical_or.reduce([mask, *(demand.need for demand in demands)]))
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:

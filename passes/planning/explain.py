@@ -108,7 +108,7 @@ def _writers(
     found: list[tuple[str, Index]] = []
     left = channels
     for operand, a in _others(consumer, facts, tensor, axis, channels) if consumer is not None else ():
-        constant = _constant(facts, operand, a, left)
+        constant = facts.constant_mask(operand, a)[left]
         found += _traced(facts, operand, a, left[~constant])
         left = left[constant]
     if left.size:
@@ -140,7 +140,7 @@ def _places(
     for k in links:
         operand = consumer.inputs[k.input]
         fits = not is_constant(operand) and facts.size(operand, k.input_axis) == size
-        if fits and _constant(facts, operand, k.input_axis, channels).all():
+        if fits and facts.constant_mask(operand, k.input_axis)[channels].all():
             yield k
 
 
@@ -158,7 +158,7 @@ def _traced(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Iter
         left = np.ones(there.size, bool)
         for source, b, place in _sources(node, facts, current, a) if hops < _FAR else ():
             from_here = left & (place[there] >= 0)
-            from_here[from_here] = ~_constant(facts, source, b, place[there[from_here]])
+            from_here[from_here] = ~facts.constant_mask(source, b)[place[there[from_here]]]
             waiting.append((source, b, place[there[from_here]], asked[from_here], hops + 1))
             left &= ~from_here
         if left.any():
@@ -176,8 +176,3 @@ def _sources(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int) -> list[
             place[after] = before
             found.append((source, k.input_axis, place))
     return sorted(found, key=lambda item: not item[0].inputs or bool(facts.links(item[0].inputs[0])))
-
-
-def _constant(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Mask:
-    constant = facts.constants(tensor, axis)
-    return np.zeros(channels.size, bool) if constant is None else constant[channels]

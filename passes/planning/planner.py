@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy, flops_per_moved_element
-from passes.graph.tensors import Mask, any_set, is_constant, present, shape_of
+from passes.graph.tensors import Mask, is_constant, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
 from passes.rewriting.channel_facts import Facts

@@ -135,6 +135,11 @@ class Facts:
             return known.mask if known is not None else None if uneven is None else uneven.mask
         return known.mask | uneven.mask
 
+    def constant_mask(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that do not depend on the input: bool [size]."""
+        constant = self.constants(tensor, axis)
+        return np.zeros(self.size(tensor, axis) or 0, bool) if constant is None else constant
+
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
         """Elements of initializers that each slice along the axis takes, back to the contraction that makes it."""
         total = 0

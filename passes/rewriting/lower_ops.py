@@ -85,12 +85,8 @@ class Rewriter:
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
-    def constant(self, hint: str, values: Array) -> gs.Constant:
+    def constant(self, hint: str, values: Array | Lazy) -> gs.Constant:
         """A new initializer."""
-        return self.editor.constant(hint, values)
-
-    def unread(self, hint: str, values: Lazy) -> gs.Constant:
-        """A new initializer whose values are not in memory."""
         return self.editor.constant(hint, values)
 
     def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
