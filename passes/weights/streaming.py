@@ -102,7 +102,7 @@ class Kept(Lazy):
         super().__init__(list(values.shape), values.dtype)
         self._values = values
 
-    def _blocks(self) -> Iterator[Array]:
+    def blocks(self) -> Iterator[Array]:
         yield self._values
 
 
