@@ -103,6 +103,7 @@ class Kept(Lazy):
         self._values = values
 
     def blocks(self) -> Iterator[Array]:
+        """All of it."""
         yield self._values
 
 
