@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from passes.ops import ConstantSlices, Elementwise, Linked, Op
+from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of
 from passes.ops.convolution import Convolution
 from passes.ops.einsum import SumOfProducts
@@ -91,13 +91,8 @@ def _knows_constants(op: Op) -> bool:
 
 def _cost(op: Op) -> str:
     if not _own(op, "cost"):
-        return "1 each"
-    if type(op).cost is Elementwise.cost:
-        return f"{op.flops_per_element} each" if op.flops_per_element else "0"  # type: ignore[attr-defined]
-    try:
-        return "0" if op.cost(None) == (0, 0) else "own"
-    except AttributeError:
-        return "own"
+        return f"{op.flops_per_element} each" if op.flops_per_element else "0"
+    return "own"
 
 
 if __name__ == "__main__":

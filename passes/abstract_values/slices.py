@@ -23,6 +23,10 @@ class ConstantSlices:
     mask: Mask
     value: Array
 
+    def only(self, value: Array | float = 0.0) -> ConstantSlices:
+        """Those that are this number."""
+        return ConstantSlices(self.mask & (self.value == value), self.value)
+
 
 @dataclass(eq=False)
 class Demand:

@@ -14,7 +14,7 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, any_set, is_constant, shape_of
 from passes.ops import rules
-from passes.ops.reduction import Softmax
+from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 

@@ -28,6 +28,12 @@ def sequence(changes: list[Change]) -> Change:
     return change
 
 
+def all_or_none(changes: Sequence[Change | None]) -> Change | None:
+    """All of them; None if any of them cannot be."""
+    possible = [change for change in changes if change is not None]
+    return sequence(possible) if len(possible) == len(changes) else None
+
+
 def erase(*nodes: gs.Node) -> None:
     """Let nodes read and write nothing any more; `drop_erased` and `GraphEditor.finish` take them out of the graph."""
     for node in nodes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,11 +67,12 @@ def size_of(tensor: gs.Tensor, axis: int) -> int | None:
 
 def volume(tensor: gs.Tensor) -> int:
     """Number of elements for one example: dimensions that are not static count as 1."""
-    product = 1
-    for dim in tensor.shape or ():
-        if isinstance(dim, (int, np.integer)):
-            product *= int(dim)
-    return product
+    return product(tensor.shape or ())
+
+
+def product(dims: Iterable[Dim]) -> int:
+    """Their product, where dimensions that are not static count as 1."""
+    return math.prod(int(dim) for dim in dims if isinstance(dim, (int, np.integer)))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,6 +37,8 @@ from passes.rewriting.channel_order import Orders
 from passes.rewriting.decomposition import Decomposition
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import Fuser
+
+Preserved = Literal["constants", "zeros", "nothing"]
 
 
 class Op:
@@ -89,8 +91,8 @@ class Op:
         """Adjust attributes, weights and shape operands to the sets that are stored and required."""
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
-        """FLOPs and MACs for one example. An operator without rules counts one FLOP per output element."""
-        return sum(volume(t) for t in node.outputs if is_float(t)), 0
+        """FLOPs and MACs for one example: so many FLOPs for each element of the outputs that are floating-point."""
+        return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
@@ -160,6 +162,8 @@ class Op:
     only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
     moves = False
+    #: FLOPs for each element of the outputs, where `cost` is no formula of the operator's own
+    flops_per_element = 1
     #: the axis of the outputs along which its width is counted; None where it is not counted
     width_axis: int | None = None
     #: whether the node is replaced by its result when its operands are constant
@@ -178,10 +182,14 @@ class Linked(Op):
     """
 
     reason = "needs the same channels at its inputs as it writes"
+    #: which linked slices, when constant at the input, are the same constant at the output
+    preserves: Preserved = "constants"
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        """What is known of the output when these linked input slices are known; by default the same values."""
-        return known
+        """What is known of the output when these linked input slices are known; by default what `preserves` says."""
+        if self.preserves == "nothing":
+            return None
+        return known if self.preserves == "constants" else known.only(0)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         found: dict[tuple[int, int], ConstantSlices] = {}

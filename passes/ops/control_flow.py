@@ -19,6 +19,8 @@ Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -
 class ControlFlow(Op):
     """Reads what its graphs read, whole. What these compute is counted there."""
 
+    flops_per_element = 0
+
     def entering(self, node: gs.Node, facts: Facts) -> Given:
         """What is known of the inputs of the subgraph, in the first round at least."""
         return {}
@@ -30,9 +32,6 @@ class ControlFlow(Op):
     def taken(self, node: gs.Node) -> gs.Graph | None:
         """The subgraph that does what the node does, where that is known beforehand."""
         return None
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class SumOfProducts(Op):
         known = facts.known(node.inputs[data], dict(label.at)[data])
         if known is None or self._times(node, data) is not None:
             return known
-        return ConstantSlices(known.mask & (known.value == 0), known.value)
+        return known.only(0)
 
     def _weighted(
         self, node: gs.Node, weight: int, w: Array, inner: Sequence[Label], given: Array

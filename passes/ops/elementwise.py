@@ -17,7 +17,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Dependences
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change, sequence
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of, volume
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of
 from passes.ops.base import Linked, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -32,7 +32,6 @@ class Elementwise(Linked):
     foldable = True
     like = "Sum"
     reason = "adds or combines channels one by one, and another operand is live there"
-    flops_per_element = 1
 
     def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
@@ -272,9 +271,6 @@ class Elementwise(Linked):
         bounds = [facts.lowest(t) for _, t in present(node.inputs)]
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule(bounds))
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
 
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()

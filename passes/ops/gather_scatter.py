@@ -22,7 +22,7 @@ from passes.abstract_values.slices import (
 )
 from passes.graph.tensors import Array, Index, Mask, is_constant, shape_of
 from passes.ops.base import register
-from passes.ops.movement import Movement, all_but, same_axis
+from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -355,7 +355,7 @@ class Compress(Movement):
         if "axis" not in node.attrs or not rank:
             return []
         axis = int(node.attrs["axis"]) % rank
-        found = all_but(node, facts, axis)
+        found = same_axis(node, facts, [(a, a) for a in range(rank) if a != axis])
         size = facts.size(node.inputs[0], axis)
         if is_constant(node.inputs[1]) and size is not None:
             source = np.flatnonzero(facts.value(node.inputs[1])[:size])
@@ -374,12 +374,11 @@ class Compress(Movement):
 class OneHot(Movement):
     """A new axis; those of the indices pass through."""
 
+    preserves = "nothing"
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.outputs[0]) or ())
         if not rank:
             return []
         new = int(node.attrs.get("axis", -1)) % rank
         return same_axis(node, facts, [(a, a + (a >= new)) for a in range(rank - 1)])
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None

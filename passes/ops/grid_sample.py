@@ -17,7 +17,7 @@ class Sampled(Linked):
     reason = "samples each channel by itself"
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return ConstantSlices(known.mask & (known.value == 0), known.value) if link.input == 0 else None
+        return known.only(0) if link.input == 0 else None
 
 
 @register("MaxRoiPool", "RoiAlign")

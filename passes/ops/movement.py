@@ -21,12 +21,10 @@ from passes.rewriting.channel_facts import Facts
 class Movement(Linked):
     """No arithmetic, no FLOPs."""
 
+    flops_per_element = 0
     foldable = True
     moves = True
     reason = "moves the channels as they are"
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
@@ -148,12 +146,6 @@ def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
         size = facts.size(node.outputs[0], axis)
         if size:
             yield 0, axis, ConstantSlices(np.ones(size, bool), np.full(size, value))
-
-
-def all_but(node: gs.Node, facts: Facts, axis: int) -> list[Link]:
-    """Links of input 0 to output 0 for all axes but this one (may be negative)."""
-    rank = len(shape_of(node.inputs[0]) or ())
-    return same_axis(node, facts, [(a, a) for a in range(rank) if a != axis % rank])
 
 
 def maps_by_slices(node: gs.Node, facts: Facts, along: Collection[int]) -> Maps:

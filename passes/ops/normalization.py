@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,38 +14,87 @@ from passes.abstract_values.slices import (
     Demand,
     Demands,
     Dependences,
-    Link,
     Maps,
     Sets,
     merge,
 )
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
-from passes.ops.base import Linked, register
-from passes.ops.movement import all_but, maps_by_slices, same_axis
+from passes.ops.base import register
+from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
+from passes.ops.softmax_like import AlongAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 
-class Normalization(Linked):
-    """Statistics over the axes from `axis` on; the others pass through.
+class Normalization(AlongAxes):
+    """Statistics over channels, of which those that are known constants need not be there.
 
-    Where that is the last axis alone, channels of it that are known constants need not be there: their count, sum and
-    sum of squares are put into the statistics. Behind the operator such channels are combinations of one or two
-    quantities that all channels share, so that many of them linearly depend on one or two.
+    Their count, sum and sum of squares are put into the statistics. After the operator such channels are combinations
+    of one or two quantities that all channels share, so that many of them linearly depend on one or two.
     """
 
-    foldable = True
+    preserves = "nothing"
     reason = "normalises along another axis"
 
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        if not rank or len([t for t in node.outputs if not t.is_empty()]) > 1:
-            return []
-        return same_axis(node, facts, [(a, a) for a in range(int(node.attrs.get("axis", -1)) % rank)])
+    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
+        """The axis of the channels and its constants, where it pays to leave those out of the statistics."""
+        raise NotImplementedError
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None
+    def _factors(self, node: gs.Node, facts: Facts, size: int) -> tuple[Array, Array]:
+        """Scale and bias: float64 [size] each."""
+        bias = operand(node, 2)
+        shift = np.zeros(size) if bias is None else facts.value(bias).astype(np.float64)
+        return facts.value(node.inputs[1]).astype(np.float64), shift
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        found = self.channels(node, facts)
+        if found is None:
+            return
+        axis, known = found
+        scale, bias = self._factors(node, facts, known.mask.size)
+        value = np.where(known.mask, known.value, 0).astype(np.float64)
+        rows = self.rows(node, value, scale)
+        dependence = linear_dependence.dependence(
+            linear_dependence.Combination(known.mask, tuple(range(rows.shape[1])), rows, bias)
+        )
+        if dependence is not None:
+            yield 0, axis, dependence
+
+    def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
+        """Normalised constants as combinations of what channels share: float64 [n, quantities]."""
+        raise NotImplementedError
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
+        found = self.channels(node, facts)
+        if found is not None and (0, found[0]) in asked:
+            result[0, found[0]] = asked[0, found[0]]
+        return result
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        found = self.channels(rewriter.before, rewriter.facts)
+        if found is None:
+            return
+        axis, known = found
+        whole = np.ones(known.mask.size, bool)
+        required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
+        required, out = whole if required is None else required, whole if out is None else out
+        if not (required.all() and out.all()):
+            self.lower_narrowed(node, rewriter, axis, known, required, out)
+
+    def lower_narrowed(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
+    ) -> None:
+        """Normalise the slices `required`, with the constants that are not stored in the statistics; write `out`."""
+        raise NotImplementedError
+
+
+class NormalizationFromAxis(Normalization):
+    """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
+        return None if _several_outputs(node) else range(int(node.attrs.get("axis", -1)) % rank, rank)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Where the scale is zero there is only the bias: a mask after the operator may be in its weights."""
@@ -67,15 +116,12 @@ class Normalization(Linked):
         if facts.links(node):
             yield from maps_by_slices(node, facts, range(int(node.attrs.get("axis", -1)) % rank, rank))
 
-    # -- the axis that is normalised over ----------------------------------------------------------------------------
-
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
-        """The one axis of the statistics and its constants, where it pays to leave those out."""
         x, scale, bias = node.inputs[0], operand(node, 1), operand(node, 2)
         rank = len(shape_of(x) or ())
         if not rank or int(node.attrs.get("axis", -1)) % rank != rank - 1 or is_constant(x):
             return None
-        if len([t for t in node.outputs if not t.is_empty()]) > 1:
+        if _several_outputs(node):
             return None
         axis, size = rank - 1, facts.size(x, rank - 1)
         vectors = [t for t in (scale, bias) if t is not None]
@@ -85,37 +131,6 @@ class Normalization(Linked):
         # the decomposed operator takes as long as reading a few channels more in the operator itself
         worth = known is not None and not known.mask.all() and 8 * int(known.mask.sum()) >= size
         return (axis, known) if worth and known is not None else None
-
-    def _factors(self, node: gs.Node, facts: Facts, size: int) -> tuple[Array, Array]:
-        """Scale and bias: float64 [size] each."""
-        bias = operand(node, 2)
-        shift = np.zeros(size) if bias is None else facts.value(bias).astype(np.float64)
-        return facts.value(node.inputs[1]).astype(np.float64), shift
-
-    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        found = self.channels(node, facts)
-        if found is None:
-            return
-        axis, known = found
-        scale, bias = self._factors(node, facts, known.mask.size)
-        value = np.where(known.mask, known.value, 0).astype(np.float64)
-        rows = self.rows(value, scale)
-        dependence = linear_dependence.dependence(
-            linear_dependence.Combination(known.mask, tuple(range(rows.shape[1])), rows, bias)
-        )
-        if dependence is not None:
-            yield 0, axis, dependence
-
-    def rows(self, value: Array, scale: Array) -> Array:
-        """Normalised constants as combinations of what all channels share: float64 [n, quantities]."""
-        raise NotImplementedError
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        result = super().storable_outputs(node, facts, asked)
-        found = self.channels(node, facts)
-        if found is not None and (0, found[0]) in asked:
-            result[0, found[0]] = asked[0, found[0]]
-        return result
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
@@ -131,25 +146,19 @@ class Normalization(Linked):
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands
 
-    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        found = self.channels(rewriter.before, rewriter.facts)
-        if found is None:
-            return
-        axis, known = found
-        whole = np.ones(known.mask.size, bool)
-        required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
-        required, out = whole if required is None else required, whole if out is None else out
-        if required.all():
-            normalised = None if out.all() else rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
-            if normalised is not None:
-                self._pick(node, rewriter, normalised, axis, required, out)
-            return
-        self.lower_narrowed(node, rewriter, axis, known, required, out)
-
     def lower_narrowed(
         self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
-        """Normalise the slices `required`, with the constants that are not stored in the statistics; write `out`."""
+        if required.all():
+            normalised = rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
+            self._pick(node, rewriter, normalised, axis, required, out)
+        else:
+            self.lower_statistics(node, rewriter, axis, known, required, out)
+
+    def lower_statistics(
+        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
+    ) -> None:
+        """As `lower_narrowed`, where some slices are not required."""
         raise NotImplementedError
 
     @staticmethod
@@ -158,15 +167,24 @@ class Normalization(Linked):
         places = rewriter.constant("channels", (np.cumsum(required) - 1)[out])
         rewriter.become(node, "Gather", [data, places], axis=axis)
 
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        return self.flops_per_element * volume(node.outputs[0]), 0
+
+
+def _several_outputs(node: gs.Node) -> bool:
+    return len([t for t in node.outputs if not t.is_empty()]) > 1
+
 
 @register("LayerNormalization")
-class LayerNormalization(Normalization):
+class LayerNormalization(NormalizationFromAxis):
     """(x - mean) / sqrt(variance + epsilon) · scale + bias. Source: ONNX operator specification."""
 
-    def rows(self, value: Array, scale: Array) -> Array:
+    flops_per_element = 7  # mean, centring, variance (2), normalising, scale and bias
+
+    def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         return np.stack([scale * value, -scale], axis=1)
 
-    def lower_narrowed(
+    def lower_statistics(
         self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
         n, at = required.size, DecomposedNormalization(node, rewriter)
@@ -177,14 +195,12 @@ class LayerNormalization(Normalization):
         )
         at.finish(result, axis, required, out, *self._factors(rewriter.before, rewriter.facts, n))
 
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Mean, centring, variance (2), normalising, scale and bias: seven per element."""
-        return 7 * volume(node.outputs[0]), 0
-
 
 @register("RMSNormalization", "SimplifiedLayerNormalization")
-class RMSNormalization(Normalization):
+class RMSNormalization(NormalizationFromAxis):
     """x / sqrt(mean of squares + epsilon) · scale. Source: ONNX operator specification."""
+
+    flops_per_element = 5  # square, mean, root and quotient, scale
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Zero stays zero, too."""
@@ -197,10 +213,10 @@ class RMSNormalization(Normalization):
         for axis, known in masked.items():
             yield 0, axis, known
 
-    def rows(self, value: Array, scale: Array) -> Array:
+    def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         return (scale * value)[:, None]
 
-    def lower_narrowed(
+    def lower_statistics(
         self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
     ) -> None:
         """Over k of n channels, the others zero: of x · sqrt(k / n) the mean of squares is that of all n, and scale ·
@@ -224,34 +240,3 @@ class RMSNormalization(Normalization):
             node.inputs = inputs
             return
         self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **node.attrs), axis, required, out)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Square, mean, root and quotient, scale: five per element."""
-        return 5 * volume(node.outputs[0]), 0
-
-
-@register("LpNormalization")
-class LpNormalization(Linked):
-    """Norm along one axis."""
-
-    foldable = True
-    reason = "normalises along another axis"
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        return all_but(node, facts, int(node.attrs.get("axis", -1)))
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None
-
-    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
-        """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
-        (values,) = operands
-        if values is None:
-            return None
-        p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
-        norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
-        return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Square, add, divide: three per element."""
-        return 3 * volume(node.outputs[0]), 0

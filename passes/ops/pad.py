@@ -82,8 +82,7 @@ class Pad(Movement):
         constant_mode = node.attrs.get("mode", "constant") == "constant"
         if elsewhere and constant_mode:  # a border of another value makes the slice uneven
             value = self._value(node, facts)
-            same = np.zeros(known.mask.shape, bool) if value is None else known.value == value
-            known = ConstantSlices(known.mask & same, known.value)
+            return None if value is None else known.only(value)
         return known
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:

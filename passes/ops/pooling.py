@@ -95,15 +95,14 @@ class AveragePool(Pool):
             "VALID",
         )
         even = not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
-        return known if even else ConstantSlices(known.mask & (known.value == 0), known.value)
+        return known if even else known.only(0)
 
 
 @register("LpPool")
 class LpPool(Pool):
     """The norm of each window: only zero is known to stay what it is, the rest are maps."""
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return ConstantSlices(known.mask & (known.value == 0), known.value)
+    preserves = "zeros"
 
     def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, 0.0)
@@ -153,6 +152,7 @@ class InstanceNormalization(Linked):
 
     foldable = True
     reason = "normalises each channel by itself"
+    flops_per_element = 7  # mean, centring, variance (2), normalising, scale and bias
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         size = facts.size(node.outputs[0], 1)
@@ -165,7 +165,3 @@ class InstanceNormalization(Linked):
         if link.input != 0 or link.input_axis != 1 or bias is None:
             return None
         return ConstantSlices(known.mask & bias.mask, bias.value)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Mean, centring, variance (2), normalising, scale and bias: seven per element."""
-        return 7 * volume(node.outputs[0]), 0

@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, shape_of, volume
-from passes.ops.base import Linked, register
-from passes.ops.movement import all_but, filled, maps_by_slices, same_axis
+from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, product, shape_of, volume
+from passes.ops.base import Linked, Preserved, register
+from passes.ops.movement import filled, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -32,23 +32,25 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
     return {a % rank for a in axes}
 
 
+def _kept(node: gs.Node, facts: Facts, axes: set[int]) -> list[Link]:
+    """Links of the axes that are not reduced."""
+    kept = (a for a in range(len(shape_of(node.inputs[0]) or ())) if a not in axes)
+    keepdims = node.attrs.get("keepdims", 1)
+    return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(kept)])
+
+
 class Reduce(Linked):
     """Each slice of an axis that stays is reduced by itself; along the others constants need not be stored."""
 
     foldable = True
     #: whether the result is the same for any number of equal elements
     averages = False
+    preserves: Preserved = "zeros"  # of a sum, how many are added is not known here
     reason = "reduces each channel by itself"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         axes = reduced_axes(node)
-        rank = len(shape_of(node.inputs[0]) or ())
-        if axes is None:
-            return []
-        kept = [a for a in range(rank) if a not in axes]
-        if node.attrs.get("keepdims", 1):
-            return same_axis(node, facts, [(a, a) for a in kept])
-        return same_axis(node, facts, [(a, i) for i, a in enumerate(kept)])
+        return [] if axes is None else _kept(node, facts, axes)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         value = self._of_constants(node, facts)
@@ -71,10 +73,6 @@ class Reduce(Linked):
         operands = [np.broadcast_to(along, static), *(facts.value(t) for t in node.inputs[1:] if is_constant(t))]
         results = evaluate(node, facts.opset, operands)
         return None if results is None or results[0].size != 1 else results[0].reshape(())
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        # of a sum, how many are added is not known here; zeros stay zero
-        return ConstantSlices(known.mask & (known.value == 0), known.value)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         x, axes = node.inputs[0], reduced_axes(node)
@@ -175,14 +173,13 @@ class ReduceSum(Reduce):
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or ()]
         if mean is None or None in sizes:
             return None
-        count = math.prod(s for s in sizes if s is not None)
-        value = (mean.value.astype(np.float64) * count).astype(known.value.dtype)
+        value = (mean.value.astype(np.float64) * product(sizes)).astype(known.value.dtype)
         return ConstantMap(mean.mask, value, mean.index)
 
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         """How many elements of one slice are added to each other, None if that is not static."""
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or () if a != axis]
-        return None if None in sizes else int(np.prod([s for s in sizes if s is not None]))
+        return None if None in sizes else product(sizes)
 
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
         before, facts = rewriter.before, rewriter.facts
@@ -221,6 +218,7 @@ class ReduceMean(ReduceSum):
     """The mean of a constant is the constant."""
 
     averages = True
+    preserves = "constants"
 
     def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         return averaged(known, places)
@@ -234,18 +232,13 @@ class ReduceMean(ReduceSum):
         share = float(seen.sum()) / seen.size
         super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return known
-
 
 @register("ReduceMax", "ReduceMin")
 class ReduceExtremum(Reduce):
     """An extremum of a constant is the constant; many known slices count as their own extremum."""
 
     averages = True
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return known
+    preserves = "constants"
 
     def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
         return extreme(known, places, np.max if node.op == "ReduceMax" else np.min)
@@ -266,70 +259,13 @@ class ReduceExtremum(Reduce):
         rewriter.become(node, node.op.removeprefix("Reduce"), [reduced, limit])
 
 
-@register("Softmax", "LogSoftmax", "Hardmax")
-class Softmax(Linked):
-    """Whole along its axis (before opset 13, along all axes from it on)."""
-
-    foldable = True
-    reason = "normalises along another axis"
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        if not rank:
-            return []
-        if facts.opset >= 13:
-            return all_but(node, facts, int(node.attrs.get("axis", -1)))
-        return same_axis(node, facts, [(a, a) for a in range(int(node.attrs.get("axis", 1)) % rank)])
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None
-
-    def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        rank = len(shape_of(node.inputs[0]) or ())
-        first = int(node.attrs.get("axis", -1 if facts.opset >= 13 else 1)) % max(rank, 1)
-        along = range(first, first + 1 if facts.opset >= 13 else rank)
-        yield from maps_by_slices(node, facts, along) if rank else ()
-
-    def _axis(self, node: gs.Node, facts: Facts) -> int | None:
-        """The one axis that it works on, None where that is not known, or before opset 13 there are several."""
-        rank = len(shape_of(node.inputs[0]) or ())
-        axis = int(node.attrs.get("axis", -1 if facts.opset >= 13 else 1)) % max(rank, 1)
-        return axis if rank and (facts.opset >= 13 or axis == rank - 1) else None
-
-    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
-        """An axis along which the elements of the output, none of them negative, add up to one; None if none does."""
-        return None if node.op == "LogSoftmax" else self._axis(node, facts)
-
-    def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        """Of what is known all along its axis, the result is as well."""
-        axis = self._axis(node, facts)
-        known = None if axis is None else facts.known(node.inputs[0], axis)
-        if axis is None or known is None or not known.mask.all():
-            return
-        rank = len(shape_of(node.inputs[0]) or ())
-        results = evaluate(node, facts.opset, [known.value.reshape([-1 if a == axis else 1 for a in range(rank)])])
-        if results is not None and results[0].size == known.mask.size:
-            yield 0, axis, ConstantSlices(known.mask, results[0].reshape(-1))
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Subtract the maximum, exponentiate, sum, divide: four per element."""
-        return 4 * volume(node.outputs[0]), 0
-
-
 @register("ArgMax", "ArgMin")
-class AlongAxis(Linked):
+class ArgExtremum(Linked):
     """Whole along the axis it works on; nothing is known of the result."""
 
+    preserves = "nothing"
     reason = "works along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())
-        if not rank:
-            return []
-        axis = int(node.attrs.get("axis", 0)) % rank
-        kept = [a for a in range(rank) if a != axis]
-        keepdims = node.attrs.get("keepdims", 1)
-        return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(kept)])
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None
+        return _kept(node, facts, {int(node.attrs.get("axis", 0)) % rank}) if rank else []

@@ -48,9 +48,9 @@ class Resize(Linked):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         if self._crops(node):  # what lies outside has a value of its own
-            return ConstantSlices(known.mask & (known.value == node.attrs.get("extrapolation_value", 0.0)), known.value)
+            return known.only(node.attrs.get("extrapolation_value", 0.0))
         if str(node.attrs.get("mode", "nearest")) == "cubic":
-            return ConstantSlices(known.mask & (known.value == 0), known.value)
+            return known.only(0)
         return known
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:

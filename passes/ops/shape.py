@@ -199,6 +199,7 @@ class Measuring(Op):
     """Reads no values, only how many there are."""
 
     foldable = True
+    flops_per_element = 0
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         for axis in range(len(shape_of(node.inputs[0]) or ())):
@@ -208,9 +209,6 @@ class Measuring(Op):
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         return {(0, axis): Demand(mask, flexible=True) for _, axis, mask in self.reads(node, facts)}
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
 
 
 @register("Shape")
@@ -243,9 +241,7 @@ class Generated(Op):
     """Made from sizes alone: computed beforehand when those are constant."""
 
     foldable = True
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
+    flops_per_element = 0
 
 
 @register("BlackmanWindow", "HammingWindow", "HannWindow")

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Constants, ConstantSlices, Link, Sets
-from passes.graph.tensors import int_list, is_float, operand, present, shape_of, volume
+from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
+from passes.graph.evaluate import evaluate
+from passes.graph.tensors import Array, int_list, operand, present, shape_of
 from passes.ops.base import Linked, register
-from passes.ops.movement import same_axis
+from passes.ops.movement import maps_by_slices, same_axis
 from passes.rewriting.channel_facts import Facts
 
 
-def _zeros(known: ConstantSlices) -> ConstantSlices:
-    return ConstantSlices(known.mask & (known.value == 0), known.value)
-
-
-class Elsewhere(Linked):
-    """All outputs have the axes of input 0; `taken` are those it works along."""
+class AlongAxes(Linked):
+    """All outputs have the axes of input 0; those that the operator works along are whole."""
 
     foldable = True
     reason = "works along another axis"
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
-        """Axes that are whole; None if that is not known."""
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
+        """Axes that the operator works along; None if that is not known."""
         raise NotImplementedError
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())
-        taken = self.taken(node, rank) if rank else None
-        if taken is None:
+        whole = self.whole_axes(node, facts, rank) if rank else None
+        if whole is None:
             return []
         found = []
         for axis in range(rank):
             size = facts.size(node.inputs[0], axis)
             sizes = [facts.size(t, axis) for _, t in present(list(node.outputs))]
-            if axis not in taken and size is not None and all(s == size for s in sizes):
+            if axis not in whole and size is not None and all(s == size for s in sizes):
                 found += [Link(0, axis, o, axis) for o, _ in present(list(node.outputs))]
         return found
 
@@ -50,28 +49,25 @@ class Elsewhere(Linked):
                 result.update(dict.fromkeys(keys, np.asarray(np.logical_or.reduce(sets))))
         return result
 
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return sum(volume(t) for t in node.outputs if is_float(t)), 0
-
 
 @register("CumSum", "CumProd")
-class Cumulative(Elsewhere):
+class Cumulative(AlongAxes):
     """Running sums or products along an axis that is an operand."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         axes = int_list(operand(node, 1))
         return None if axes is None else {a % rank for a in axes}
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         # an exclusive product begins with a one
-        return None if node.op == "CumProd" and node.attrs.get("exclusive", 0) else _zeros(known)
+        return None if node.op == "CumProd" and node.attrs.get("exclusive", 0) else known.only(0)
 
 
 @register("TopK")
-class TopK(Elsewhere):
+class TopK(AlongAxes):
     """Values of a constant are the constant; where they stood is not said."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {int(node.attrs.get("axis", -1)) % rank}
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
@@ -79,32 +75,31 @@ class TopK(Elsewhere):
 
 
 @register("Trilu")
-class Trilu(Elsewhere):
+class Trilu(AlongAxes):
     """Half of each matrix becomes zero; what is zero stays so."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
-        return {rank - 2, rank - 1}
+    preserves = "zeros"
+    flops_per_element = 0
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return _zeros(known)
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
+        return {rank - 2, rank - 1}
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
         rank = len(shape_of(node.inputs[0]) or ())
         for axis in range(max(rank - 2, 0), rank):
             known = facts.known(node.inputs[0], axis)
-            if known is not None and _zeros(known).mask.any():
-                yield 0, axis, _zeros(known)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
+            if known is not None and known.only(0).mask.any():
+                yield 0, axis, known.only(0)
 
 
 @register("ReverseSequence")
-class ReverseSequence(Elsewhere):
+class ReverseSequence(AlongAxes):
     """The time axis is turned around, up to a length that is an operand for each example."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    flops_per_element = 0
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {int(node.attrs.get("time_axis", 0)), int(node.attrs.get("batch_axis", 1))}
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -118,69 +113,110 @@ class ReverseSequence(Elsewhere):
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known if link.input == 0 else None
 
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
-
 
 @register("CenterCropPad")
-class CenterCropPad(Elsewhere):
+class CenterCropPad(AlongAxes):
     """Cuts or pads with zeros along the given axes."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    preserves = "zeros"
+    flops_per_element = 0
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         axes = node.attrs.get("axes")
         return None if axes is None else {a % rank for a in axes}
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return _zeros(known)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return 0, 0
-
 
 @register("DFT")
-class DFT(Elsewhere):
+class DFT(AlongAxes):
     """Fourier transform along one axis; the last holds real and imaginary parts."""
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    preserves = "zeros"
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         axes = [int(node.attrs["axis"])] if "axis" in node.attrs else int_list(operand(node, 2))
         return None if axes is None else {*(a % rank for a in axes), rank - 1}
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return _zeros(known)
-
 
 @register("RotaryEmbedding")
-class RotaryEmbedding(Elsewhere):
+class RotaryEmbedding(AlongAxes):
     """Turns pairs of features by an angle for each position; heads with an axis of their own pass through."""
 
     foldable = False
+    preserves = "zeros"
+    flops_per_element = 3  # two products and a sum
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {0, 2, 3} if rank == 4 else None
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return _zeros(known)
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Two products and a sum for each element."""
-        return 3 * volume(node.outputs[0]), 0
 
 
 @register("MeanVarianceNormalization")
-class MeanVarianceNormalization(Elsewhere):
+class MeanVarianceNormalization(AlongAxes):
     """Statistics over all axes but the channels, unless other axes are named.
 
     Of a constant channel nothing is known: ONNX Runtime divides zero by zero there.
     """
 
     foldable = False
+    preserves = "nothing"
+    flops_per_element = 5  # mean, centring, variance (2), dividing
 
-    def taken(self, node: gs.Node, rank: int) -> set[int] | None:
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {a % rank for a in node.attrs.get("axes", [0, 2, 3])}
 
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return None
 
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        """Mean, centring, variance (2), dividing: five per element."""
-        return 5 * volume(node.outputs[0]), 0
+@register("Softmax", "LogSoftmax", "Hardmax")
+class Softmax(AlongAxes):
+    """Whole along its axis (before opset 13, along all axes from it on)."""
+
+    preserves = "nothing"
+    flops_per_element = 4  # subtract the maximum, exponentiate, sum, divide
+    reason = "normalises along another axis"
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> range:
+        several = facts.opset < 13
+        axis = int(node.attrs.get("axis", 1 if several else -1)) % max(rank, 1)
+        return range(axis, rank if several else min(axis + 1, rank))
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        return maps_by_slices(node, facts, self.whole_axes(node, facts, len(shape_of(node.inputs[0]) or ())))
+
+    def _axis(self, node: gs.Node, facts: Facts) -> int | None:
+        """The one axis that it works on, None where that is not known, or before opset 13 there are several."""
+        axes = self.whole_axes(node, facts, len(shape_of(node.inputs[0]) or ()))
+        return axes[0] if len(axes) == 1 else None
+
+    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        """An axis along which the elements of the output, none of them negative, add up to one; None if none does."""
+        return None if node.op == "LogSoftmax" else self._axis(node, facts)
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Of what is known all along its axis, the result is as well."""
+        axis = self._axis(node, facts)
+        known = None if axis is None else facts.known(node.inputs[0], axis)
+        if axis is None or known is None or not known.mask.all():
+            return
+        rank = len(shape_of(node.inputs[0]) or ())
+        results = evaluate(node, facts.opset, [known.value.reshape([-1 if a == axis else 1 for a in range(rank)])])
+        if results is not None and results[0].size == known.mask.size:
+            yield 0, axis, ConstantSlices(known.mask, results[0].reshape(-1))
+
+
+@register("LpNormalization")
+class LpNormalization(AlongAxes):
+    """Norm along one axis."""
+
+    preserves = "nothing"
+    flops_per_element = 3  # square, add, divide
+    reason = "normalises along another axis"
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
+        return {int(node.attrs.get("axis", -1)) % rank}
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
+        (values,) = operands
+        if values is None:
+            return None
+        p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
+        norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+        return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]

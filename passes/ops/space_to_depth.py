@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
-from passes.abstract_values.slices import ConstantSlices, Link, Maps, Sets
+from passes.abstract_values.slices import Link, Maps, Sets
 from passes.graph.tensors import Index, int_list, operand
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
@@ -133,6 +133,7 @@ class Col2Im(Movement):
     """Blocks of positions added where they overlap: of constants, only zero is known to stay what it is."""
 
     moves = False
+    preserves = "zeros"
     reason = "puts the blocks of each channel together"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -141,9 +142,6 @@ class Col2Im(Movement):
         if not wide or not narrow or wide % narrow:
             return found
         return [*found, Link(0, 1, 0, 1, np.arange(wide) // (wide // narrow), split=True)]
-
-    def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        return ConstantSlices(known.mask & (known.value == 0), known.value)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         return iter(())
