@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change
-from passes.graph.tensors import Array, is_constant, operand, shape_of, volume
+from passes.graph.tensors import operand, product, shape_of, volume
 from passes.ops.base import register
 from passes.ops.convolution import Convolution, group_size
 from passes.rewriting.channel_facts import Facts
@@ -27,30 +26,10 @@ class ConvTranspose(Convolution):
         return super().fold_input_affine(node, index, affine, fuser) if group_size(node) == 1 else None
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        x, w = node.inputs[0], node.inputs[1]
-        return (
-            is_constant(w)
-            and group_size(node) == 1
-            and len(shape_of(w) or ()) > 2
-            and facts.size(x, 1) == w.shape[0]
-            and facts.size(node.outputs[0], 1) == w.shape[1]
-        )
-
-    def weights(self, node: gs.Node, facts: Facts) -> Array:
-        return np.swapaxes(facts.value(node.inputs[1]), 0, 1)
-
-    def stored_order(self, weights: Array) -> Array:
-        return np.ascontiguousarray(np.swapaxes(weights, 0, 1))
-
-    def spreads_evenly(self, node: gs.Node) -> bool:
-        return False
+        return group_size(node) == 1 and super().understood_shapes(node, facts)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Every input element meets out / group · kernel weights; the bias adds one per output element."""
-        shape = shape_of(node.inputs[1]) or ()
-        depth = 1
-        for dim in shape[1:]:
-            depth *= dim if isinstance(dim, int) else 1
-        macs = volume(node.inputs[0]) * depth
+        macs = volume(node.inputs[0]) * product((shape_of(node.inputs[1]) or ())[1:])
         out = volume(node.outputs[0])
         return max(2 * macs - out, 0) + (out if operand(node, 2) is not None else 0), macs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,8 +13,8 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
-from passes.graph.editor import Change, sequence
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, size_of, volume
+from passes.graph.editor import Change, all_or_none
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, product, shape_of, size_of, volume
 from passes.ops.base import Op, register, rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -64,11 +65,15 @@ class Convolution(Op):
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the weights are an initializer and the channel counts are static."""
-        raise NotImplementedError
+        weights, (out, read) = node.inputs[1], self.channel_axes
+        if not is_constant(weights) or len(shape_of(weights) or ()) < 3:
+            return False
+        sizes = facts.size(node.outputs[0], 1), facts.size(node.inputs[0], 1)
+        return sizes == (weights.shape[out], weights.shape[read] * group_size(node))
 
     def weights(self, node: gs.Node, facts: Facts) -> Array:
         """The weights as [out, in / group, *kernel]."""
-        raise NotImplementedError
+        return np.moveaxis(facts.value(node.inputs[1]), self.channel_axes, (0, 1))
 
     def nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
         """Whether output channel m depends on channel j of its group: [out, in / group]."""
@@ -79,7 +84,7 @@ class Convolution(Op):
 
     def spreads_evenly(self, node: gs.Node) -> bool:
         """Whether a constant channel adds the same to every position of the output."""
-        raise NotImplementedError
+        return False
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class Convolution(Op):
         dependence = self._dependence(node, facts)
         need = need if dependence is None else dependence.required(need)
         if groups == 1:
-            flops = 2.0 * volume(node.outputs[0]) * int(np.prod(self._kernel(node)))
+            flops = 2.0 * volume(node.outputs[0]) * math.prod(self._kernel(node))
             demands[0, 1] = Demand(
                 need, flexible=True, flops=flops, reason="needs a constant channel at its padded border"
             )
@@ -272,11 +277,10 @@ class Convolution(Op):
         if not uneven.any() or over is None or not facts.adds_maps:
             return False
         places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
-        made_of = Absorbed(facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, self._taps(node))
+        made_of = Absorbed(
+            facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, math.prod(self._kernel(node))
+        )
         return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
-
-    def _taps(self, node: gs.Node) -> int:
-        return int(np.prod(self._kernel(node)))
 
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
         return tuple(node.inputs[1].shape[2:])
@@ -323,7 +327,8 @@ class Convolution(Op):
                 weights = np.moveaxis(folded, 0, 1)
             if constant is not None:
                 weights = _fold_into_constant(weights, shift, inputs, constant)
-            cut = rewriter.constant(before.inputs[1].name, self.stored_order(weights[np.ix_(outputs, inputs)]))
+            weights = np.moveaxis(weights[np.ix_(outputs, inputs)], (0, 1), self.channel_axes)
+            cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
         rewriter.set_input(node, 1, cut)
 
     @staticmethod
@@ -339,10 +344,6 @@ class Convolution(Op):
         maps = facts.maps(node.inputs[0], 1)
         assert maps is not None
         return ConstantMap(maps.mask & removed, maps.value, maps.index)
-
-    def stored_order(self, weights: Array) -> Array:
-        """The weights [out, in / group, *kernel] in the order that the operator stores them in."""
-        return weights
 
     def _add_map(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
         """Add what these maps bring to the output: its distinct rows and columns, expanded when the model is loaded."""
@@ -388,10 +389,8 @@ class Convolution(Op):
     def _in_order(node: gs.Node, axis: int, order: Index, orders: Orders, *, bias: bool) -> Change | None:
         if group_size(node) != 1:
             return None
-        places = [(1, axis), *([(2, 0)] if bias and operand(node, 2) is not None else [])]
-        changes = [orders.taken(node, index, along, order) for index, along in places]
-        done = [c for c in changes if c is not None]
-        return sequence(done) if len(done) == len(changes) else None
+        operands = [(1, axis), *([(2, 0)] if bias and operand(node, 2) is not None else [])]
+        return all_or_none([orders.taken(node, index, along, order) for index, along in operands])
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
@@ -450,19 +449,6 @@ class Conv(Convolution):
 
     foldable = True
 
-    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        x, w = node.inputs[0], node.inputs[1]
-        channels = facts.size(x, 1)
-        return (
-            is_constant(w)
-            and len(shape_of(w) or ()) > 2
-            and channels == w.shape[1] * group_size(node)
-            and facts.size(node.outputs[0], 1) == w.shape[0]
-        )
-
-    def weights(self, node: gs.Node, facts: Facts) -> Array:
-        return facts.value(node.inputs[1])
-
     def windows(self, node: gs.Node) -> list[Window] | None:
         kernel = (shape_of(node.inputs[1]) or ())[2:]
         sizes = [size for size in kernel if isinstance(size, int)]  # weights may be computed, of sizes not known
@@ -476,7 +462,5 @@ class Conv(Convolution):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out = volume(node.outputs[0])
-        depth = 1
-        for dim in shape_of(node.inputs[1])[1:] if shape_of(node.inputs[1]) else ():  # type: ignore[index]
-            depth *= dim if isinstance(dim, int) else 1
+        depth = product((shape_of(node.inputs[1]) or ())[1:])
         return out * (2 * depth - 1) + (out if operand(node, 2) is not None else 0), out * depth

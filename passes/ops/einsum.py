@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Reads, Sets
-from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, product, shape_of, volume
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -87,9 +87,8 @@ class SumOfProducts(Op):
         own = dict(zip(inputs[data], shape, strict=True))
         if any(letter not in output and others[letter] != own[letter] for letter in own.keys() & others):
             return None
-        alone = {letter: d for letter, d in own.items() if letter not in {*others, *output}}
-        sizes = [d for d in alone.values() if isinstance(d, int)]
-        return int(np.prod(sizes)) if len(sizes) == len(alone) else None
+        alone = [d for letter, d in own.items() if letter not in {*others, *output}]
+        return product(alone) if all(isinstance(d, int) for d in alone) else None
 
     def _inner(self, labels: list[Label], data: int, weight: int) -> list[Label]:
         """The letters summed over that both operands have."""

@@ -15,7 +15,7 @@ from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
 from passes.abstract_values.symbolic_sizes import Extent
-from passes.graph.editor import Change, sequence
+from passes.graph.editor import Change, all_or_none
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of
 from passes.ops.base import Linked, register
@@ -240,7 +240,7 @@ class Elementwise(Linked):
             return None
         data = orders.written(node.inputs[computed[0]], along[0], order)
         others = self._constants_in_order(node, axis, order, orders)
-        return None if data is None or others is None else sequence([data, *others])
+        return all_or_none([data, *others])
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
         ranks = len(shape_of(node.outputs[0]) or ()), len(shape_of(node.inputs[index]) or ())
@@ -250,19 +250,15 @@ class Elementwise(Linked):
             return None
         after = orders.read(node.outputs[0], out, order)
         others = self._constants_in_order(node, out, inverse(order), orders)
-        return None if after is None or others is None else sequence([after, *others])
+        return all_or_none([after, *others])
 
-    def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change] | None:
+    def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change | None]:
         """The constant operands that run along the axis of the output, in another order."""
-        changes: list[Change] = []
-        for index, tensor in present(node.inputs):
-            along = self.align(node, index, axis) if is_constant(tensor) else None
-            if along is not None and tensor.shape[along] != 1:
-                change = orders.taken(node, index, along, order)
-                if change is None:
-                    return None
-                changes.append(change)
-        return changes
+        return [
+            orders.taken(node, index, along, order)
+            for index, tensor in present(node.inputs)
+            if is_constant(tensor) and (along := self.align(node, index, axis)) is not None and tensor.shape[along] != 1
+        ]
 
     def broadcasts(self, node: gs.Node, index: int) -> bool:
         return True

@@ -12,8 +12,8 @@ from passes.abstract_values.constant_maps import Absorbed, ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Reads, Sets
-from passes.graph.editor import Change, sequence
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, shape_of, volume
+from passes.graph.editor import Change, all_or_none
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, product, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.einsum import VectorProduct
 from passes.rewriting.channel_facts import Facts
@@ -201,20 +201,14 @@ class MatrixProduct(Op):
                     continue
                 known = facts.known(x, axis)
                 if known is not None:
-                    fixed = known.mask & ~(self._batched(w) & (known.value != 0))
-                    need = need & ~fixed
-                dependence = self._tied(facts, x, axis, w)
+                    need = need & ~(known.only(0) if self._batched(w) else known).mask
+                dependence = self._dependence(facts, x, axis, w)
                 need = need if dependence is None else dependence.required(need)
                 uneven = self._uneven(facts, x, axis, w)
-                if uneven is not None and self._adds_map(node, facts, weight, uneven, need):
+                if uneven is not None and self._adds_map(node, facts, weight, x, axis, uneven, need):
                     need = need & ~uneven.mask
-                flops = 2.0 * volume(y)
-                demands[index, axis] = Demand(
-                    need,
-                    flexible=True,
-                    flops=flops,
-                    reason="reads it with weights that differ along the batch",
-                )
+                reason = "reads it with weights that differ along the batch"
+                demands[index, axis] = Demand(need, flexible=True, flops=2.0 * volume(y), reason=reason)
         for axis, *aligned in self._batch(node, facts):
             for index, a in enumerate(aligned):
                 if a is not None and not is_constant(node.inputs[index]):
@@ -233,14 +227,14 @@ class MatrixProduct(Op):
         """Slices along the inner axis that are constant maps over the other axes, which are those of the output too."""
         return None if self._batched(w) else facts.constant_map.get(x.name, {}).get(axis)
 
-    def _adds_map(self, node: gs.Node, facts: Facts, weight: Side, uneven: ConstantMap, need: Mask) -> bool:
+    def _adds_map(
+        self, node: gs.Node, facts: Facts, weight: Side, x: gs.Tensor, axis: int, uneven: ConstantMap, need: Mask
+    ) -> bool:
         """Whether one added map takes the place of the uneven slices that are needed."""
-        x, w = node.inputs[1 - weight.index], node.inputs[weight.index]
         if not facts.adds_maps:
             return False
         read = uneven.mask & need
-        axis = next(d.inner for d, other in self._facing(node) if other.index == weight.index)
-        made_of = Absorbed(facts.weights(x, axis), facts.size(w, weight.free) or 1)
+        made_of = Absorbed(facts.weights(x, axis), facts.size(node.inputs[weight.index], weight.free) or 1)
         return made_of.pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
@@ -260,10 +254,10 @@ class MatrixProduct(Op):
         rows = np.moveaxis(facts.value(w), weight.inner, 0)[slices].astype(np.float64)
         return np.tensordot(rows, known.value[slices].astype(np.float64), axes=(0, 0))
 
-    def _tied(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> LinearDependence | None:
+    def _dependence(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> LinearDependence | None:
         """Slices along the inner axis that weights of their representatives can stand for."""
-        fold_output_affine = not self._batched(w) and not isinstance(w, Quantized)
-        return facts.dependence.get((x.name, axis)) if fold_output_affine else None
+        takes_others = not self._batched(w) and not isinstance(w, Quantized)
+        return facts.dependence.get((x.name, axis)) if takes_others else None
 
     @staticmethod
     def _batched(w: gs.Tensor) -> bool:
@@ -278,15 +272,11 @@ class MatrixProduct(Op):
             size = facts.size(node.outputs[0], axis)
             if size is None:
                 continue
-            aligned: list[int | None] = []
-            for tensor in node.inputs[:2]:
-                a = axis - (out - len(tensor.shape))
-                aligned.append(a if a >= 0 and facts.size(tensor, a) == size else None)
-            computed = [
-                facts.size(t, axis - (out - len(t.shape))) for t in node.inputs[:2] if axis >= out - len(t.shape)
-            ]
-            if None not in computed:
-                yield axis, aligned[0], aligned[1]
+            own = [axis - (out - len(t.shape)) for t in node.inputs[:2]]
+            sizes = [facts.size(t, a) if a >= 0 else 1 for t, a in zip(node.inputs[:2], own, strict=True)]
+            if None not in sizes:
+                left, right = (a if a >= 0 and s == size else None for a, s in zip(own, sizes, strict=True))
+                yield axis, left, right
 
     # -- rewriting -----------------------------------------------------------------------------------------------
 
@@ -306,16 +296,14 @@ class MatrixProduct(Op):
             x, w = before.inputs[data.index], before.inputs[weight.index]
             if not is_constant(w):
                 continue
-            required, out = (
-                rewriter.required(node, data.index, data.inner),
-                rewriter.stored(before.outputs[0], weight.out),
-            )
+            required = rewriter.required(node, data.index, data.inner)
+            out = rewriter.stored(before.outputs[0], weight.out)
             cuts = {
                 a: rewriter.stored(before.outputs[0], axis)
-                for axis, *al in batch
-                if (a := al[weight.index]) is not None
+                for axis, *aligned in batch
+                if (a := aligned[weight.index]) is not None
             }
-            known, dependence = facts.known(x, data.inner), self._tied(facts, x, data.inner, w)
+            known, dependence = facts.known(x, data.inner), self._dependence(facts, x, data.inner, w)
             dependents = None if required is None or dependence is None else dependence.mask & ~required
             taken = w
             if dependence is not None and dependents is not None and dependents.any():
@@ -370,12 +358,8 @@ class MatrixProduct(Op):
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         for data, weight in self._facing(node):
             if weight.out == axis and not is_constant(node.inputs[data.index]):
-                changes = [
-                    orders.taken(node, weight.index, weight.free, order),
-                    *self._addend(node, axis, order, orders),
-                ]
-                done = [c for c in changes if c is not None]
-                return sequence(done) if len(done) == len(changes) else None
+                weights = orders.taken(node, weight.index, weight.free, order)
+                return all_or_none([weights, *self._addend(node, axis, order, orders)])
         return None
 
     def _addend(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change | None]:
@@ -402,8 +386,7 @@ class MatrixProduct(Op):
         out = volume(node.outputs[0])
         sides = self.sides(node)
         shape = shape_of(node.inputs[0])
-        dim = shape[sides[0].inner if sides else -1] if shape else 1
-        k = dim if isinstance(dim, int) else 1
+        k = product([shape[sides[0].inner if sides else -1]] if shape else [])
         return out * max(2 * k - 1, 0) + (out if self.addend(node) is not None else 0), out * k
 
     def couples(self, node: gs.Node, facts: Facts) -> Couples:

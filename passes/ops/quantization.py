@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
-from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, product, shape_of, volume
 from passes.ops.base import Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.rewriting.channel_facts import Facts
@@ -129,14 +129,19 @@ class IntegerProduct(Op):
 
     def is_understood(self, node: gs.Node, facts: Facts) -> bool:
         """Whether weights and what stands beside them are initializers, and the sizes fit together."""
-        fixed = [operand(node, i) for i in (self.operands.weight, *self.operands.per_output)]
-        weight, data, axis = fixed[0], node.inputs[0], self.axis(node)
-        if weight is None or not all(is_constant(t) for t in fixed if t is not None):
-            return False
-        if len(weight.shape) < 2 or len(shape_of(data) or ()) != len(shape_of(node.outputs[0]) or ()):
+        weight, data, axis = node.inputs[self.operands.weight], node.inputs[0], self.axis(node)
+        if (
+            not self._has_constants(node)
+            or len(weight.shape) < 2
+            or len(shape_of(data) or ()) != len(shape_of(node.outputs[0]) or ())
+        ):
             return False
         sizes = facts.size(data, axis), facts.size(node.outputs[0], axis)
         return self.is_plain(node) and sizes == (weight.shape[self.inner], weight.shape[self.free])
+
+    def _has_constants(self, node: gs.Node) -> bool:
+        fixed = (operand(node, i) for i in (self.operands.weight, *self.operands.per_output))
+        return all(is_constant(t) for t in fixed if t is not None)
 
     def is_plain(self, node: gs.Node) -> bool:
         """Whether every output channel may read every input channel."""
@@ -162,7 +167,7 @@ class IntegerProduct(Op):
         known, point = facts.known(data, axis), 0 if zero is None else facts.uniform(zero)
         if known is None or point is None:
             return np.zeros(size, bool)
-        return np.asarray(known.mask & (known.value == point))
+        return known.only(point).mask
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         if not self.is_understood(node, facts):
@@ -209,8 +214,7 @@ class IntegerProduct(Op):
 
     def depth(self, node: gs.Node) -> int:
         """How many products are summed for one output element."""
-        dim = (shape_of(node.inputs[0]) or (1,))[-1]
-        return dim if isinstance(dim, int) else 1
+        return product((shape_of(node.inputs[0]) or ())[-1:])
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """As for floats: two for each product, less one for each sum, and one for the bias."""
@@ -247,8 +251,7 @@ class IntegerConvolution(IntegerProduct):
         return Depthwise(self.operands) if node.attrs.get("group", 1) == shape[0] != 1 else self
 
     def depth(self, node: gs.Node) -> int:
-        dims = (shape_of(node.inputs[self.operands.weight]) or ())[1:]
-        return int(np.prod([d for d in dims if isinstance(d, int)]))
+        return product((shape_of(node.inputs[self.operands.weight]) or ())[1:])
 
 
 class Depthwise(IntegerConvolution):
@@ -261,10 +264,8 @@ class Depthwise(IntegerConvolution):
         return self
 
     def is_understood(self, node: gs.Node, facts: Facts) -> bool:
-        fixed = [operand(node, i) for i in (self.operands.weight, *self.operands.per_output)]
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
-        constant = all(is_constant(t) for t in fixed if t is not None)
-        return constant and sizes[0] == sizes[1] == node.attrs.get("group", 1)
+        return self._has_constants(node) and sizes[0] == sizes[1] == node.attrs.get("group", 1)
 
     def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
         values = facts.value(node.inputs[self.operands.weight])

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
-from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, static_shape, volume
+from passes.graph.tensors import Array, Mask, is_constant, operand, product, shape_of, static_shape, volume
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -215,11 +215,7 @@ class Recurrent(Op):
     @staticmethod
     def _steps(node: gs.Node) -> int:
         """Positions for one example: dimensions that are not static count as 1."""
-        shape = shape_of(node.inputs[0]) or ()
-        product = 1
-        for dim in shape[:2]:
-            product *= dim if isinstance(dim, int) else 1
-        return product
+        return product((shape_of(node.inputs[0]) or ())[:2])
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """At every step `gates · units · (features + units)` MACs in each way.
