@@ -189,10 +189,9 @@ def train(
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.train.command import Arguments
+    from maskc.train.command import Arguments, show_training
     from maskc.train.command import train as run
     from maskc.train.running.loop import Interrupted
-    from maskc.train.training_report import show_training
 
     pruning = {
         "pruning_iter": pruning_iter,

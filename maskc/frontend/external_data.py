@@ -1,4 +1,4 @@
-"""External data of ONNX models: proved to lie beside the model, read, or left where they are."""
+"""External data of ONNX models: proved to lie beside the model, stored once where weights share them, read or left."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError
-from maskc.frontend.graphs import all_tensors, is_external
+from maskc.frontend.graphs import all_tensors, is_external, without_initializers
 from passes.errors import in_brief
 from passes.weights.streaming import LARGE, stored_bytes
 
 # bytes: external data that are more in all stay in their files, and are read when they are asked for.
 STAYS = 64 * 2**20
+
+# bytes: smaller weights may be shapes, which are read as initializers, and would not be worth a node.
+_LEAST = 1024
 
 
 def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
@@ -123,3 +126,32 @@ def load(model: ModelProto, path: Path) -> None:
             raise InputError(
                 f"{path}: the data of tensor '{tensor.name}' cannot be read: {in_brief(error)}."
             ) from error
+
+
+def joined(model: ModelProto) -> ModelProto:
+    """The model with one initializer for each place in a file; the others of that place are Identity nodes of it.
+
+    So they keep their names, and what is read, cut and written is one tensor. Initializers that a caller may override
+    stay. The model itself where nothing is shared.
+    """
+    given = {value.name for value in model.graph.input}
+    first: dict[tuple[object, ...], str] = {}
+    same: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        if not is_external(tensor) or int(said.get("length", 0)) < _LEAST or tensor.name in given:
+            continue
+        place = (said["location"], int(said.get("offset", 0)), tensor.data_type, tuple(tensor.dims))
+        name = first.setdefault(place, tensor.name)
+        if name != tensor.name:
+            same[tensor.name] = name
+    if not same:
+        return model
+    made = without_initializers(model)
+    del made.graph.node[:]
+    made.graph.node.extend(helper.make_node("Identity", [name], [other]) for other, name in same.items())
+    made.graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        if tensor.name not in same:
+            made.graph.initializer.add().CopyFrom(tensor)  # one by one: messages end at 2 GB
+    return made

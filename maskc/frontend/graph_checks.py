@@ -1,13 +1,14 @@
-"""What is wrong with a graph's structure, said in one sentence that names the nodes."""
+"""What is wrong with a graph's structure, or missing in what it declares, said in one sentence that names it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from maskc.frontend.graphs import all_graphs, bodies, fresh
+from maskc.frontend.graphs import all_graphs, bodies, copied, fresh, type_of, without_weights
 
 
 def label(node: NodeProto) -> str:
@@ -112,3 +113,46 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
                 trail[needed] = current
                 waiting.append(needed)
     return f"node {label(node)} reads '{name}' before node {label(writers[name])} writes it"
+
+
+def completed(model: ModelProto) -> ModelProto:
+    """The model with the inferred type and shape on outputs that have none, as far as they can be inferred.
+
+    Editors of graphs write such outputs and runtimes take them, though the checker does not. The argument is left
+    untouched, and returned where there is nothing to do.
+    """
+    if not _bare(model.graph.output):
+        return model
+    try:
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    except onnx.shape_inference.InferenceError:  # the checker says it better
+        return model
+    types = {value.name: value.type for value in inferred.graph.output}
+    values = (*model.graph.input, *model.graph.value_info)
+    symbols = {dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim}
+    result = copied(model)
+    for value in _bare(result.graph.output):
+        value.type.CopyFrom(types[value.name])
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param not in symbols:  # a name that the inference made up
+                dim.ClearField("dim_param")
+    return result
+
+
+def missing_shape(model: ModelProto) -> str | None:
+    """What the first input or output lacks that has no shape; None if all have one."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    for value in _bare(value for value in model.graph.input if value.name not in given):
+        return f"the input '{value.name}' has no shape, and must have one, with names for sizes that vary"
+    for value in _bare(model.graph.output):
+        return f"the output '{value.name}' has no shape, and none can be inferred"
+    return None
+
+
+def _bare(values: Iterable[ValueInfoProto]) -> list[ValueInfoProto]:
+    """Those that do not say what they are, or are tensors and do not say how many axes they have."""
+    return [
+        value
+        for value in values
+        if value.type.WhichOneof("value") in (None, "tensor_type") and type_of(value).shape is None
+    ]

@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import declared_sizes, external_data, graph_checks, shared_weights
+from maskc.frontend import external_data, graph_checks
 from maskc.frontend.graphs import STANDARD_DOMAINS, has_external, without_weights
 from passes.errors import in_brief
 
@@ -37,7 +37,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     if model.graph.sparse_initializer:
         external_data.load(model, path)
     model, notes = _checked(model, path)
-    inlined = shared_weights.joined(_inlined(model, str(path)))
+    inlined = external_data.joined(_inlined(model, str(path)))
     if stay and sys.byteorder == "little":
         external_data.leave(inlined, path)
     external_data.load(inlined, path)
@@ -102,8 +102,8 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if dense is not model:
         names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
-    dense = declared_sizes.completed(dense)
-    missing = declared_sizes.fault(dense)
+    dense = graph_checks.completed(dense)
+    missing = graph_checks.missing_shape(dense)
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:

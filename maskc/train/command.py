@@ -1,4 +1,4 @@
-"""What `maskc train` does: from names and files to a trainer, and to what it wrote."""
+"""What `maskc train` does: from names and files to a trainer, to what it wrote, and what it says of that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from rich.console import Console
+from rich.table import Table
 
 from maskc.errors import InputError
 from maskc.frontend.model_files import write_bytes
@@ -208,3 +210,24 @@ def _flag(name: str) -> str:
     if name.startswith("pruning_"):
         return f"--pruning.{name.removeprefix('pruning_')}"
     return {"metrics": "--metric"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def show_training(result: Trained, out: Console) -> None:
+    """FLOPs and parameters before and after, the channels that each mask keeps, and the last metrics."""
+    manifest = result.exported.manifest
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "Before", "After", "Change"):
+        table.add_column(title, justify="right" if title else "left")
+    for title, figure in (("FLOPs", "flops"), ("Parameters", "parameters")):
+        before, after = manifest[figure]["before"], manifest[figure]["after"]
+        table.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
+    out.print(table)
+    kept = [f"{name} {len(mask['kept'])} of {mask['channels']}" for name, mask in manifest["masks"].items()]
+    out.print(f"Channels kept: {', '.join(kept)}.", markup=False, soft_wrap=True)
+    if result.metrics:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+        out.print(f"After {result.steps:,} updates: {metrics}.", markup=False, soft_wrap=True)
+    verification = manifest["verification"]
+    verified = "" if verification is None else ", verified against TensorFlow"
+    out.print(f"Wrote {result.exported.directory}: the compiled model.onnx{verified}, and what it was made from.",
+              markup=False, soft_wrap=True)  # fmt: skip

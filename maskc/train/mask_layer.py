@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.decay import moving_average
 from maskc.train.importance.methods import mean_over_replicas
 from maskc.train.importance.per_example import Gathering, Reduction, activity, copies_of, masked
 
@@ -207,7 +206,7 @@ def mask_layers(model: Any) -> list[MaskLayer]:
 def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay: Any) -> None:
     """Lets the importance scores of layers follow a batch's statistics, each of shape `(channels,)`."""
     for layer, statistic in zip(layers, mean_over_replicas(statistics), strict=True):
-        layer.signal.assign(moving_average(layer.signal, statistic, decay))
+        layer.signal.assign(decay * layer.signal + (1 - decay) * statistic)
 
 
 def _channels_last(mask: Any, rank: int) -> Any:

@@ -64,9 +64,12 @@ def _ordered(factory: Any) -> Any:
             graph.delete_unused_nodes(graph.outputs)
             return graph
 
-        def _optimize(self, graph: Any) -> Any:
-            sort(graph)
-            return super()._optimize(graph)
+        def _apply_optimization(self, graph: Any, step: Any) -> Any:
+            def ordered(level: Any) -> Any:
+                sort(level)  # at each level: work on the outer graph shuffles the nodes of those inside it
+                return step(level)
+
+            return super()._apply_optimization(graph, ordered)
 
     return Ordered
 

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.decay import check_decay
 from maskc.train.importance.methods import METHODS, canonical, random_scores
 from maskc.train.importance.per_example import Reduction, activity, per_loss
 from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
 from maskc.train.selection.groups import grouped, uncoupled
 from maskc.train.selection.ranking import ranked
+from maskc.train.selection.settings import check_decay
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:

@@ -16,10 +16,8 @@ from maskc.errors import InputError, MaskcError
 from maskc.train.importance.methods import METHODS, random_scores
 from maskc.train.importance.per_example import Gathering, Reduction, loss_reduction
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
-from maskc.train.optimizer.decision import prune, prune_when_due
-from maskc.train.optimizer.find_model import find_model
+from maskc.train.optimizer.step import find_model, in_xla, prune, prune_when_due, settle_around
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
-from maskc.train.optimizer.xla import in_xla, settle_around
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 

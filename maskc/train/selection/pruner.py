@@ -18,8 +18,7 @@ from maskc.train.cost.keras_to_onnx import compiled_flops, has_value
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.selection.groups import grouped, uncoupled
 from maskc.train.selection.ranking import ranked
-from maskc.train.selection.schedules import goal
-from maskc.train.selection.settings import Settings
+from maskc.train.selection.settings import Settings, goal
 
 
 @dataclass(frozen=True)

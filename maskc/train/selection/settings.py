@@ -1,19 +1,28 @@
-"""The arguments of pruning, checked."""
+"""The arguments of pruning, checked, and how far a schedule wants pruning to have come."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.train.importance.decay import check_decay, is_number
 from maskc.train.importance.methods import canonical
 from maskc.train.importance.per_example import Reduction
-from maskc.train.selection.schedules import SCHEDULES
 
 FlopsWeight = float | Literal["auto"]
+
+#: The share of the way from all FLOPs to the target, by the share of the ramp that is over: both from 0 to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "one-shot": lambda over: 1.0,
+    "linear": lambda over: over,
+    # Zhu & Gupta 2017 (arXiv 1710.01878), of FLOPs where theirs is of weights: fast at first, when much can be removed.
+    "cubic": lambda over: 1 - (1 - over) ** 3,
+}
 
 
 @dataclass(frozen=True)
@@ -65,3 +74,30 @@ class Settings:
             )
         if self.loss_reduction not in ("auto", "mean", "sum"):
             raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
+
+
+def check_decay(decay: Any) -> None:
+    """Raises InputError if `decay` is not one of a moving average."""
+    if not is_number(decay) or not 0 <= decay < 1:
+        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:
+    """Returns the FLOPs that a schedule asks for after update number `step`.
+
+    Args:
+        schedule: a key of `SCHEDULES`.
+        step: updates made, more than `burn_in`.
+        burn_in: updates before pruning starts.
+        ramp: updates from then on until the target is to be reached.
+        full: FLOPs of the model without masks.
+        target: FLOPs to reach.
+    """
+    over = min(1.0, (step - burn_in) / ramp) if ramp else 1.0
+    share = SCHEDULES[schedule](over)
+    return target if share >= 1 else int(full - share * (full - target))

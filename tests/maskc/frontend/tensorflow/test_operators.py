@@ -229,7 +229,7 @@ def test_positions_of_extremes(keras: Any) -> None:
 
 @pytest.mark.slow
 def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None:
-    """Loops, attention and shared constants, converted twice here and once in another process."""
+    """Loops, with convolutions in one, attention and shared constants, converted here and in another process."""
     import subprocess
     import sys
 
@@ -240,7 +240,8 @@ def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None
     x = keras.layers.GRU(4, return_sequences=True)(keras.layers.Masking()(x))
     x = keras.layers.MultiHeadAttention(2, 4)(x, x)
     x = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True))(x)
-    model = keras.Model(inputs, keras.layers.LayerNormalization()(x))
+    x = keras.layers.Reshape((6, 4, 2, 1))(keras.layers.LayerNormalization()(x))
+    model = keras.Model(inputs, keras.layers.ConvLSTM2D(2, 2)(x))
     model.save(tmp_path / "m.keras")
     first, second = (frontend.load(tmp_path / "m.keras").SerializeToString() for _ in range(2))
     assert first == second

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from maskc.train.selection.schedules import goal
+from maskc.train.selection.settings import goal
 from tests.maskc.train.networks import data, plain
 
 pytestmark = pytest.mark.tensorflow

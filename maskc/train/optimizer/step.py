@@ -1,0 +1,119 @@
+"""What a pruning optimizer does within a training step: it finds the model, and has decisions taken on the host.
+
+A decision is carried out on all replicas at once. In a step that XLA compiles the host has no say, so it is taken
+before and after.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+from maskc.errors import InputError
+from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.selection.pruner import Pruner
+
+
+def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
+    """Returns the model that was called in the training step in which `layers` estimated importance.
+
+    Args:
+        layers: the mask layers to prune, after the forward pass of the first training step.
+        given: the model, if it is known.
+
+    Raises:
+        InputError: if there is no telling the model, if it does not hold all the layers, if no layer
+            estimated importance, or if one was called more than once in the same forward pass.
+    """
+    for layer in layers:
+        if layer.observation is not None and layer.observation.calls > 1:
+            raise InputError(
+                f"The mask layer {layer.name!r} is called {layer.observation.calls} times in one forward pass, so "
+                "its signal cannot be told per example; give each place a mask layer of its own."
+            )
+    observations = [layer.observation for layer in layers if layer.observation]
+    if not observations:
+        raise InputError(
+            "No mask layer gathered a signal. In a custom loop pass model= to PruningOptimizer and call the "
+            "model with training=True; a model that is compiled must be compiled with this optimizer."
+        )
+    model = given
+    if model is None:
+        called = {id(found): found for found in (observation.model() for observation in observations)}
+        model = next(iter(called.values())) if len(called) == 1 else None
+    if not isinstance(model, keras.Model):
+        raise InputError("PruningOptimizer cannot tell which model's FLOPs to count: pass model=.")
+    inside = {id(layer) for layer in mask_layers(model)}
+    for layer in layers:
+        if id(layer) not in inside:
+            raise InputError(f"The model {model.name!r} does not contain the mask layer {layer.name!r}.")
+    return model
+
+
+def prune_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> None:
+    """Prunes if that is due after update number `step` and the target is not reached; see `prune`."""
+    since = tf.convert_to_tensor(step) - pruner.settings.burn_in
+    due = tf.logical_and(since > 0, since % pruner.settings.prune_every == 0)
+    above = tf.convert_to_tensor(flops) > pruner.target
+    tf.cond(tf.logical_and(due, above), lambda: prune(pruner, layers, step, flops), lambda: tf.constant(False))
+
+
+def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> Any:
+    """Sets mask entries of `layers` to zero as the pruner decides, and `flops` to what is left; returns True.
+
+    `step` is the variable that counts updates, `flops` an int64 variable that every replica has.
+    """
+    masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
+    scores = [tf.convert_to_tensor(layer.signal) for layer in layers]
+    number = tf.cast(tf.convert_to_tensor(step), tf.int64)
+    with tf.device("CPU:0"):
+        left, *pruned = tf.numpy_function(
+            pruner.decide, [number, *masks, *scores], [tf.int64, *(mask.dtype for mask in masks)]
+        )
+    for layer, mask in zip(layers, pruned, strict=True):
+        layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
+
+    def recount() -> Any:
+        # The conversion reads the weights where they live, so this step's updates must all be done.
+        weights = [tf.convert_to_tensor(weight) for weight in pruner.model().weights]
+        with tf.control_dependencies(weights), tf.device("CPU:0"):
+            return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
+
+    left = tf.ensure_shape(left, ())
+    flops.assign(tf.cond(left <= pruner.target, recount, lambda: left))
+    return tf.constant(True)
+
+
+def in_xla() -> bool:
+    """Whether a function is being traced that XLA is to compile."""
+    return bool(tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def settle_around(model: Any, settle: Callable[[], None]) -> None:
+    """Lets every later execution of `model.train_function` begin and end with `settle()`, a method.
+
+    Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
+    that was wrapped before, or in a custom loop, where there is none.
+    """
+    function = getattr(model, "train_function", None)
+    if function is None or getattr(function, "maskc_settles", None) is not None:
+        return
+    reference = weakref.WeakMethod(settle)
+
+    def settle_if_alive() -> None:
+        if method := reference():
+            method()
+
+    def execute(*arguments: Any) -> Any:
+        settle_if_alive()
+        logs = function(*arguments)
+        settle_if_alive()
+        return logs
+
+    execute.maskc_settles = reference  # type: ignore[attr-defined]
+    model.train_function = execute
