@@ -76,17 +76,12 @@ def read(model: str | os.PathLike[str] | ModelProto | Source, *, stay: bool = Fa
 
 def _read(path: Path, stay: bool) -> Source:
     file = locate(path)
-    if file.is_dir():
-        from maskc.frontend.tensorflow import saved_model
+    if file.is_dir() or file.suffix == ".keras":
+        from maskc.frontend.tensorflow import keras, saved_model
 
-        original = saved_model.read(file)
-        files = tuple(sorted(below for below in file.rglob("*") if below.is_file()))
-        return Source(original.to_onnx(), path, files, original.notes, original)
-    if file.suffix == ".keras":
-        from maskc.frontend.tensorflow import keras
-
-        original = keras.read(file)
-        return Source(original.to_onnx(), path, (file,), original.notes, original)
+        original = saved_model.read(file) if file.is_dir() else keras.read(file)
+        parts = sorted(below for below in file.rglob("*") if below.is_file()) if file.is_dir() else [file]
+        return Source(original.to_onnx(), path, tuple(parts), original.notes, original)
     proto, files, notes = onnx_file.read(file, stay=stay)
     return Source(proto, path, files, notes)
 

@@ -20,6 +20,7 @@ from maskc.frontend.graphs import (
     all_graphs,
     array_of,
     bodies,
+    copied,
     fresh,
     tensor_types,
 )
@@ -72,8 +73,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     """
     if not isinstance(masks, Mapping):
         masks = read_masks(masks)
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     graph = result.graph
     types = tensor_types(result)
     opset = next((entry.version for entry in result.opset_import if entry.domain in STANDARD_DOMAINS), 0)

@@ -16,7 +16,15 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
 from maskc.frontend.external_data import STAYS
-from maskc.frontend.graphs import all_tensors, array_of, has_external, is_external, tensor_bytes, without_initializers
+from maskc.frontend.graphs import (
+    all_tensors,
+    array_of,
+    copied,
+    has_external,
+    is_external,
+    tensor_bytes,
+    without_initializers,
+)
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from passes.weights.external_file import Store
 
@@ -50,8 +58,7 @@ def inlined(model: ModelProto) -> ModelProto:
     """The model with all weights in memory: itself, if they are."""
     if not has_external(model):
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for tensor in all_tensors(copy):
         if is_external(tensor):
             tensor.CopyFrom(numpy_helper.from_array(array_of(tensor), tensor.name))
@@ -61,14 +68,12 @@ def inlined(model: ModelProto) -> ModelProto:
 @contextlib.contextmanager
 def store_beside(path: Path) -> Iterator[Store]:
     """A file beside `path` for the weights of a model on its way there; it goes away if it is not made use of."""
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as directory,
-            Store(Path(directory).resolve() / "weights") as store,
-        ):
-            yield store
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    with (
+        written(path),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as directory,
+        Store(Path(directory).resolve() / "weights") as store,
+    ):
+        yield store
 
 
 def write_model(
@@ -82,7 +87,7 @@ def write_model(
     that holds weights of the model already, and becomes that file. `limit` is that of `embeds`. Raises `InputError`
     when writing fails.
     """
-    try:
+    with written(path):
         earlier = _data_files(path)
         if embeds(model, limit):
             data, weights = serialized(inlined(model)), None
@@ -101,13 +106,16 @@ def write_model(
         for stale in earlier:
             if stale != weights and not any(file.exists() and stale.samefile(file) for file in keep):
                 stale.unlink()
-    except OSError as error:
-        raise _unwritable(path, error) from error
     return len(data) + (weights.stat().st_size if weights else 0)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be written: {error.strerror or error}.")
+@contextlib.contextmanager
+def written(what: object) -> Iterator[None]:
+    """Where the system fails in this block, raise an `InputError` that says what cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written: {error.strerror or error}.") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks
-from maskc.frontend.graphs import STANDARD_DOMAINS, has_external, without_weights
+from maskc.frontend.graphs import STANDARD_DOMAINS, copied, has_external, without_weights
 from passes.errors import in_brief
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
@@ -115,8 +115,7 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
         dense, told = _without_annotations(dense, path, error, what)
         notes += told
     if graph_checks.shared_names(dense):
-        renamed = ModelProto()
-        renamed.CopyFrom(dense)
+        renamed = copied(dense)
         shared = graph_checks.name_nodes(renamed, unnamed=False)
         return renamed, (*notes, f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.")
     return dense, notes
@@ -154,8 +153,7 @@ def _without_annotations(
 
     if not isinstance(error, onnx.shape_inference.InferenceError) or not model.graph.value_info:
         raise refusal() from error
-    stripped = ModelProto()
-    stripped.CopyFrom(model)
+    stripped = copied(model)
     del stripped.graph.value_info[:]
     try:
         if path is not None:
@@ -169,8 +167,7 @@ def _without_annotations(
 
 def _with_names(model: ModelProto, error: Exception) -> Exception:
     """The checker's error again, if it can be had from a copy in which every node has a name to be called by."""
-    named = ModelProto()
-    named.CopyFrom(model)
+    named = copied(model)
     graph_checks.name_nodes(named)
     try:
         if isinstance(error, onnx.shape_inference.InferenceError):
@@ -208,8 +205,7 @@ def _densified(model: ModelProto, what: str) -> ModelProto:
     """The model with its sparse initializers as dense ones, which is what every runtime makes of them."""
     if not model.graph.sparse_initializer:
         return model
-    dense = ModelProto()
-    dense.CopyFrom(model)
+    dense = copied(model)
     context = onnx.checker.DEFAULT_CONTEXT
     for sparse in dense.graph.sparse_initializer:
         try:

@@ -20,7 +20,7 @@ if _keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow."
     )
 
-from maskc.train.cost.computational_cost import ComputationalCost, computational_cost
+from maskc.train.cost import ComputationalCost, computational_cost
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records, write_records
 from maskc.train.export import Exported, export_model
@@ -31,8 +31,7 @@ from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, Mask
 from maskc.train.models.recommender import RankerConfig, ranker
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
-from maskc.train.running.distillation import Distiller, distill
-from maskc.train.running.fine_tune import fine_tune
+from maskc.train.running.fine_tune import Distiller, distill, fine_tune
 from maskc.train.running.loop import Interrupted, Monitor
 from maskc.train.selection.pruner import Pruned
 from maskc.train.trainer import PruningTrainer

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskc.errors import InputError
-from maskc.frontend.model_files import write_bytes
+from maskc.frontend.model_files import write_bytes, written
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
@@ -178,10 +178,13 @@ def _remember(arguments: Arguments, resume: bool) -> None:
     path = arguments.output / _SETTINGS
     places = [arguments.output / phase / "checkpoints" for phase in (TRAINING, FINE_TUNING)]
     now = _flat({name: value for name, value in dataclasses.asdict(arguments).items() if name not in _FREE})
-    try:
+    with written(arguments.output):
         arguments.output.mkdir(parents=True, exist_ok=True)
         if resume and path.is_file() and any(map(checkpoints.latest, places)):
-            before = _flat(json.loads(path.read_text()))
+            try:
+                before = _flat(json.loads(path.read_text()))
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"{path} is damaged: remove {arguments.output}, or give --no-resume.") from error
             differing = [_flag(name) for name in now if before.get(name, now[name]) != now[name]]
             if differing:
                 raise InputError(
@@ -192,10 +195,6 @@ def _remember(arguments: Arguments, resume: bool) -> None:
             for place in places:
                 checkpoints.clear(place, 0)
         write_bytes(path, (json.dumps(now, indent=2) + "\n").encode())
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: remove {arguments.output}, or give --no-resume.") from error
-    except OSError as error:
-        raise InputError(f"{arguments.output} cannot be written: {error.strerror or error}.") from error
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import numpy as np
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
+from maskc.frontend.model_files import written
 from maskc.frontend.tensorflow.importing import quiet
 from maskc.results.json_values import plain
-from maskc.train.cost.computational_cost import computational_cost
+from maskc.train.cost import computational_cost
 
 MANIFEST = "manifest.json"
 
@@ -70,36 +71,32 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     check_target(directory)
     cost = computational_cost(model)
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
-    try:
+    with written(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error.strerror or error}.") from error
-    try:
-        _save(model, part / "saved_model")
-        model.save(part / "model.keras")
-        compiled = maskc.compile(part / "saved_model", align="none", verify=True)
-        compiled.save(part / "model.onnx")
-        report = compiled.report
-        manifest = {
-            "flops": {"before": before, "after": report.after.flops},
-            "parameters": {"before": report.before.params, "after": report.after.params},
-            "masks": {
-                name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
-                for name, mask in zip(cost.names, cost.masks(), strict=True)
-            },
-            "verification": _verification(report),
-            "warnings": list(report.warnings),
-            "versions": _versions(),
-            "training": training,
-        }
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        part.chmod(0o755)
-        _put(part, directory)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            _save(model, part / "saved_model")
+            model.save(part / "model.keras")
+            compiled = maskc.compile(part / "saved_model", align="none", verify=True)
+            compiled.save(part / "model.onnx")
+            report = compiled.report
+            manifest = {
+                "flops": {"before": before, "after": report.after.flops},
+                "parameters": {"before": report.before.params, "after": report.after.params},
+                "masks": {
+                    name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
+                    for name, mask in zip(cost.names, cost.masks(), strict=True)
+                },
+                "verification": _verification(report),
+                "warnings": list(report.warnings),
+                "versions": _versions(),
+                "training": training,
+            }
+            (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            part.chmod(0o755)
+            _put(part, directory)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return Exported(directory, before, report.after.flops, report, manifest)
 
 

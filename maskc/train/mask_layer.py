@@ -13,8 +13,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.methods import mean_over_replicas
-from maskc.train.importance.per_example import Gathering, Reduction, activity, copies_of, masked
+from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, mean_over_replicas
 
 
 @runtime_checkable

@@ -15,10 +15,10 @@ from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
-from maskc.train.running.distillation import Distiller
-from maskc.train.running.epochs import as_epochs, explained
+from maskc.train.running.fine_tune import Distiller
 from maskc.train.running.loop import Loop, Monitor, Position
 from maskc.train.running.replicas import is_chief, placed
+from maskc.train.running.stepping import as_epochs, explained
 from maskc.train.running.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.

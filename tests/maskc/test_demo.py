@@ -15,7 +15,7 @@ from rich.console import Console
 
 import maskc
 import maskc.demo
-from maskc.demo.measure import measure
+from maskc.demo import measure
 
 
 def test_importing_the_demo_is_cheap() -> None:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError, RunError
-from maskc.frontend.graphs import all_nodes
+from maskc.frontend.graphs import all_graphs, all_nodes, tensor_types
 from maskc.frontend.onnx_file import check
-from maskc.frontend.tensorflow.dimensions import declare_outputs, name_unknown
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
 from passes.errors import in_brief
 
@@ -67,8 +66,8 @@ class TensorFlowModel:
         when an operator has no ONNX form that tf2onnx knows.
         """
         model = _convert(self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide))
-        declare_outputs(model, dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False)))
-        name_unknown(model)
+        _declare_outputs(model, dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False)))
+        _name_unknown(model)
         foreign = _foreign_operators(model)
         if foreign:
             raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. {_advice(foreign)}")
@@ -90,7 +89,7 @@ class TensorFlowModel:
     @functools.cached_property
     def _wide(self) -> Any | None:
         import_tensorflow()
-        from maskc.frontend.tensorflow.bfloat16 import widened
+        from maskc.frontend.tensorflow.functions import widened
 
         return widened(self.function)
 
@@ -217,3 +216,46 @@ def _advice(operators: str) -> str:
         "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
         "at work in what Keras's export writes: give the .keras file, or export the model without them."
     )
+
+
+def _declare_outputs(model: ModelProto, declared: Mapping[str, Any]) -> None:
+    """Give outputs the `tf.TensorShape` that the function declares, where tf2onnx lost it: ONNX asks for one."""
+    for value in model.graph.output:
+        tensor, shape = value.type.tensor_type, declared.get(value.name)
+        if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
+            tensor.shape.SetInParent()
+            for size in shape:
+                dim = tensor.shape.dim.add()
+                if size is not None:
+                    dim.dim_value = size
+
+
+def _name_unknown(model: ModelProto) -> None:
+    """Give unknown dimensions names that mean something: `batch` for the first, `input_axis` elsewhere.
+
+    tf2onnx numbers them, inconsistently between tensors, so that equal sizes would look different.
+    """
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(dims):
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
+    for graph in all_graphs(model.graph):
+        for value in (*graph.value_info, *graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if not dim.HasField("dim_value") or dim.dim_value < 0:
+                    dim.Clear()
+    _carry_batch(model)
+
+
+def _carry_batch(model: ModelProto) -> None:
+    """Name the outputs' dimensions where shape inference finds them to be an input's."""
+    known = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
+    types = tensor_types(model)
+    for value in model.graph.output:
+        shape = types[value.name].shape
+        if shape is None or len(shape) != len(value.type.tensor_type.shape.dim):
+            continue
+        for dim, inferred in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+            if not dim.HasField("dim_value") and inferred in known:
+                dim.dim_param = str(inferred)

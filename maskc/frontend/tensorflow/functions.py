@@ -1,4 +1,4 @@
-"""TensorFlow's functions: what freezing them leaves, and what it takes away."""
+"""TensorFlow's functions: frozen, with compiled ones inlined, and in float32 where they compute in bfloat16."""
 
 from __future__ import annotations
 
@@ -60,3 +60,78 @@ def captures_kept(function: Any) -> Iterator[None]:
             for key, value in content.items():
                 table[key] = value
         function._captured_inputs = inputs
+
+
+def widened(function: Any) -> Any | None:
+    """The concrete function in float32, inputs and outputs as well; None where there is no bfloat16 in it.
+
+    None as well where it holds lookup tables, which cannot be frozen into it. ONNX had no convolution in bfloat16
+    before opset 22, tf2onnx writes float16 in its place, and ONNX Runtime's CPU kernels know next to nothing in it.
+    Every bfloat16 is a float32, so only what is computed is rounded less.
+    """
+    import tensorflow as tf
+
+    if not _has_any(function.graph):
+        return None
+    constant = frozen(function)
+    if any(tensor.dtype == tf.resource for tensor in constant.inputs):
+        return None
+    definition = constant.graph.as_graph_def()
+    _widen(definition)
+    inputs, outputs = ([tensor.name for tensor in side] for side in (constant.inputs, constant.outputs))
+
+    def computed(*arguments: Any) -> Any:
+        given = dict(zip(inputs, arguments, strict=True))
+        return tf.graph_util.import_graph_def(definition, given, outputs, name="")
+
+    specs = [
+        tf.TensorSpec(tensor.shape, tf.float32 if tensor.dtype == tf.bfloat16 else tensor.dtype, f"maskc_input_{index}")
+        for index, tensor in enumerate(constant.inputs)
+    ]
+    return tf.function(computed, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _has_any(graph: Any) -> bool:
+    import tensorflow as tf
+
+    operations = graph.get_operations()
+    if any(tensor.dtype == tf.bfloat16 for operation in operations for tensor in operation.outputs):
+        return True
+    # Constants may be weights, which are not to be copied for a look at them.
+    calls = [operation.node_def for operation in operations if operation.type != "Const"]
+    if not any(value.HasField("func") for node in calls for value in node.attr.values()):
+        return False
+    kind = tf.bfloat16.as_datatype_enum
+    return any(
+        kind in (v.type, v.tensor.dtype, *v.list.type) for n in _nodes(graph.as_graph_def()) for v in n.attr.values()
+    )
+
+
+def _nodes(definition: Any) -> Iterator[Any]:
+    yield from definition.node
+    for function in definition.library.function:
+        yield from function.node_def
+
+
+def _widen(definition: Any) -> None:
+    """Puts float32 in the place of bfloat16 in every node and signature."""
+    import tensorflow as tf
+
+    bfloat16, float32 = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
+    for node in _nodes(definition):
+        for value in node.attr.values():
+            if value.type == bfloat16:
+                value.type = float32
+            if value.tensor.dtype == bfloat16:
+                value.tensor.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(value.tensor).astype("float32")))
+            for index, kind in enumerate(value.list.type):
+                if kind == bfloat16:
+                    value.list.type[index] = float32
+        if node.op == "Cast" and node.attr["SrcT"].type == node.attr["DstT"].type == float32:
+            node.op = "Identity"
+            node.attr.clear()
+            node.attr["T"].type = float32
+    for function in definition.library.function:
+        for argument in (*function.signature.input_arg, *function.signature.output_arg):
+            if argument.type == bfloat16:
+                argument.type = float32

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import constant
+from maskc.frontend.tensorflow.operators.registry import become, constant
 
 
 def fold(graph: Any) -> None:
@@ -38,17 +38,8 @@ def _layer_normalization(graph: Any, node: Any) -> None:
             return
         value = np.asarray(value).reshape(np.shape(value)[max(lead, 0) :])
         vectors.append(constant(graph, np.broadcast_to(value, normal), dtype))
-    outputs, target = list(node.output), graph.get_shape(node.output[0])
-    graph.remove_node(node.name)
-    graph.make_node(
-        "LayerNormalization",
-        [x, *vectors],
-        outputs=outputs,
-        name=node.name,
-        shapes=[target],
-        dtypes=[dtype],
-        attr={"axis": -len(normal), "epsilon": epsilon},
-    )
+    target = graph.get_shape(node.output[0])
+    become(graph, node, "LayerNormalization", [x, *vectors], target, dtype, axis=-len(normal), epsilon=epsilon)
 
 
 def _normalized(graph: Any, scaled: Any, shifted: Any) -> tuple[str, list[int], Any, Any, float] | None:

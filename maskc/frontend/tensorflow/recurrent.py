@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from maskc.frontend.tensorflow.loops import Activation, Array, Body, Linear
+from maskc.frontend.tensorflow.loops import Activation, Array, Body
 from maskc.frontend.tensorflow.operators.registry import constant, make
 from maskc.frontend.tensorflow.size_formulas import Sizes
 
@@ -51,12 +51,17 @@ def fold(graph: Any) -> None:
     graph.delete_unused_nodes(graph.outputs)
 
 
-def _two(body: Body, sum_: Linear | None, state: str) -> tuple[str, Array, Array] | None:
-    """The input and both matrices of a sum over it and a state."""
+def _sum_over(body: Body, name: str, state: str) -> tuple[str, Array, Array, Array] | None:
+    """The input, both matrices and the bias of a tensor that is a sum over an input and a state."""
+    sum_ = body.linear(name)
     if sum_ is None or len(sum_.weights) != 2 or state not in sum_.weights:
         return None
     x = next(name for name in sum_.weights if name != state)
-    return x, sum_.weights[x], sum_.weights[state]
+    return x, sum_.weights[x], sum_.weights[state], _vector(sum_.bias, sum_.weights[x].shape[1])
+
+
+def _vector(bias: Array | float, size: int) -> Array:
+    return np.broadcast_to(np.asarray(bias), (size,))
 
 
 def _stacked(matrix: Array, order: tuple[int, ...]) -> Array:
@@ -65,21 +70,16 @@ def _stacked(matrix: Array, order: tuple[int, ...]) -> Array:
     return np.concatenate([gates[gate].T for gate in order])
 
 
-def _vector(bias: Array | float, size: int, order: tuple[int, ...]) -> Array:
-    return _stacked(np.broadcast_to(np.asarray(bias), (size,)), order)
-
-
 def _simple(body: Body) -> Iterator[Cell]:
     """`h' = f(x W + h R + b)`."""
     for state in body.states():
         result = body.become[state]
         function, inner = body.activation(result)
-        sum_ = body.linear(inner)
-        found = _two(body, sum_, state)
-        if found is not None and sum_ is not None:
-            x, w, r = found
-            bias = np.concatenate([_vector(sum_.bias, r.shape[1], (0,)), np.zeros(r.shape[1])])
-            yield Cell("RNN", x, (state,), (result,), w.T, r.T, bias, (function,))
+        found = _sum_over(body, inner, state)
+        if found is not None:
+            x, w, r, bias = found
+            both = np.concatenate([bias, np.zeros(bias.size)])
+            yield Cell("RNN", x, (state,), (result,), w.T, r.T, both, (function,))
 
 
 def _lstm(body: Body) -> Iterator[Cell]:
@@ -94,16 +94,15 @@ def _lstm(body: Body) -> Iterator[Cell]:
                 sources = {body.part(name, index, 4) for index, name in enumerate(gates)}
                 if old != cell or inside != c or len(sources) != 1 or None in sources:
                     continue
-                sum_ = body.linear(sources.pop() or "")
-                found = _two(body, sum_, hidden)
+                found = _sum_over(body, sources.pop() or "", hidden)
                 # ONNX has one function for the three gates.
-                if found is None or sum_ is None or len({functions[0], functions[1], functions[3]}) != 1:
+                if found is None or len({functions[0], functions[1], functions[3]}) != 1:
                     continue
-                x, w, r = found
+                x, w, r, bias = found
                 order = (0, 3, 1, 2)
-                bias = np.concatenate([_vector(sum_.bias, w.shape[1], order), np.zeros(w.shape[1])])
+                both = np.concatenate([_stacked(bias, order), np.zeros(bias.size)])
                 used = (functions[0], functions[2], outer_function)
-                yield Cell("LSTM", x, (hidden, cell), (h, c), _stacked(w, order), _stacked(r, order), bias, used)
+                yield Cell("LSTM", x, (hidden, cell), (h, c), _stacked(w, order), _stacked(r, order), both, used)
 
 
 def _products(body: Body, *names: str) -> Iterator[tuple[tuple[str, str], ...]]:
@@ -164,7 +163,7 @@ def _gates(body: Body, state: str, result: str, update: str, candidate: str) -> 
                 }
                 if same == function and (mixed, recurrent or body.part(h_z, 0, 2)) in pairs:
                     order = (0, 1, 2)
-                    both = [_vector(value, w.shape[1], order) for value in (sum_x.bias, bias)]
+                    both = [_stacked(_vector(value, w.shape[1]), order) for value in (sum_x.bias, bias)]
                     used = (function, outer_function)
                     attributes = {"linear_before_reset": int(recurrent is not None)}
                     parts = _stacked(w, order), _stacked(r, order), np.concatenate(both)

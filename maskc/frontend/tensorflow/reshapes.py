@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskc.frontend.tensorflow.operators.registry import constant
+from maskc.frontend.tensorflow.operators.registry import become, constant
 from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
 
 
@@ -53,7 +53,5 @@ def _one_product(graph: Any, node: Any, sizes: Sizes) -> bool:
         return False
     numbers = [size.number for size in (*shape[:-1], columns)]
     target = [-1 if number is None else number for number in numbers]
-    outputs, dtype = list(node.output), graph.get_dtype(node.output[0])
-    graph.remove_node(node.name)
-    graph.make_node("MatMul", [x, product.input[1]], outputs=outputs, name=node.name, shapes=[target], dtypes=[dtype])
+    become(graph, node, "MatMul", [x, product.input[1]], target, graph.get_dtype(node.output[0]))
     return True

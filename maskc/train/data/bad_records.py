@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.data.features import Categorical, Dense, FeatureSpec, Ids, Sparse
-from maskc.train.data.features import Sequence as SequenceFeature
+from maskc.train.data.features import FeatureSpec, Field
 
 _KINDS = {"int64_list": "int", "float_list": "float", "bytes_list": "string"}
 _WORDS = {"int": "whole numbers", "float": "floating-point numbers", "string": "strings"}
@@ -50,9 +49,14 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
 
 def misfit(spec: FeatureSpec, example: Any) -> str | None:
     """Says what of one `tf.train.Example` does not fit, naming the field; None if it fits."""
-    for name, told in _told(spec, example.features.feature):
+    stored = example.features.feature
+    for field in spec.fields_of_records():
+        values = _values(stored, field.name)
+        told = _unlike(field, values) or _outside(field.size, values)
+        if not told and field.beside is not None:
+            told = _unequal(field.beside, _values(stored, field.beside), values)
         if told:
-            return f"the field {name!r} {told}"
+            return f"the field {field.name!r} {told}"
     return None
 
 
@@ -70,27 +74,6 @@ def compression(file: Path) -> str:
     return "GZIP" if file.suffix == ".gz" else ""
 
 
-def _told(spec: FeatureSpec, fields: Any) -> Iterator[tuple[str, str | None]]:
-    for name, feature in spec.features.items():
-        values = _values(fields, name)
-        match feature:
-            case Dense(shape=shape, type=stored, default=default):
-                yield name, _fixed(values, stored, math.prod(shape), default is not None)
-            case Sparse(size=size, values=other):
-                yield name, _varying(values, "int") or _outside(values, size)
-                if other is not None:
-                    weights = _values(fields, other)
-                    yield other, _varying(weights, "float") or _unequal(name, values, weights)
-            case Categorical(default=default):
-                yield name, _fixed(values, feature.stored, 1, default is not None) or _index(feature, values)
-            case SequenceFeature():
-                yield name, _varying(values, feature.stored) or _index(feature, values)
-    label = spec.label
-    yield label.name, _fixed(_values(fields, label.name), label.type, math.prod(label.shape), False)
-    if spec.weight is not None:
-        yield spec.weight, _fixed(_values(fields, spec.weight), "float", 1, False)
-
-
 Values = tuple[str, list[Any]] | None  # how they are stored, and what they are; None if there are none
 
 
@@ -99,32 +82,25 @@ def _values(fields: Any, name: str) -> Values:
     return None if kind is None else (_KINDS[kind], list(getattr(fields[name], kind).value))
 
 
-def _fixed(values: Values, stored: str, count: int, has_default: bool) -> str | None:
+def _unlike(field: Field, values: Values) -> str | None:
+    """What of the values is not as the field says."""
     if values is None:
-        return None if has_default else "is missing, and the specification has no default for it"
-    if told := _varying(values, stored):
-        return told
-    if len(values[1]) != count:
-        return f"has {len(values[1])} values where the specification says {count}"
-    return None
-
-
-def _varying(values: Values, stored: str) -> str | None:
-    if values is None:
-        return None
-    if values[0] != stored:
-        return f"holds {_WORDS[values[0]]} where the specification says {_WORDS[stored]}"
-    if stored == "float" and not np.all(np.isfinite(values[1])):
+        needed = field.shape is not None and field.default is None
+        return "is missing, and the specification has no default for it" if needed else None
+    kind, numbers = values
+    if kind != field.stored:
+        return f"holds {_WORDS[kind]} where the specification says {_WORDS[field.stored]}"
+    if kind == "float" and not np.all(np.isfinite(numbers)):
         return "holds a value that is not a finite number"
+    if field.shape is not None and len(numbers) != math.prod(field.shape):
+        return f"has {len(numbers)} values where the specification says {math.prod(field.shape)}"
     return None
 
 
-def _index(ids: Ids, values: Values) -> str | None:
-    return None if ids.size is None else _outside(values, ids.size)
-
-
-def _outside(values: Values, size: int) -> str | None:
-    wrong = next((value for value in (values or ("", []))[1] if not 0 <= value < size), None)
+def _outside(size: int | None, values: Values) -> str | None:
+    if size is None or values is None:
+        return None
+    wrong = next((value for value in values[1] if not 0 <= value < size), None)
     return None if wrong is None else f"holds {wrong} where the specification says 0 to {size - 1}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -13,6 +15,27 @@ from maskc.train.data.config import Checked
 # How a record stores values: whole numbers, floating-point numbers, or strings.
 Stored = Literal["int", "float", "string"]
 Size = pydantic.PositiveInt
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the records.
+
+    Attributes:
+        name: of the field.
+        stored: how records store its values.
+        shape: of the values; None if there may be any number of them.
+        default: what to take, as many times, where a record lacks the field; None if that is an error.
+        size: the values are indices below this; None if they may be anything.
+        beside: another field with as many values.
+    """
+
+    name: str
+    stored: Stored
+    shape: tuple[int, ...] | None = None
+    default: float | str | None = None
+    size: int | None = None
+    beside: str | None = None
 
 
 class Dense(Checked):
@@ -181,6 +204,25 @@ class FeatureSpec(Checked):
             if (other := fields.setdefault(name.lower(), field)) != field:
                 raise ValueError(f"the model cannot have inputs for both {other!r} and {field!r}: rename one of them")
         return self
+
+    def fields_of_records(self) -> Iterator[Field]:
+        """Yields every field that records hold, of features, label and weight."""
+        for name, feature in self.features.items():
+            match feature:
+                case Dense(shape=shape, type=stored, default=default):
+                    whole = default is not None and stored == "int"
+                    yield Field(name, stored, shape, int(default or 0) if whole else default)
+                case Sparse(size=size, values=values):
+                    yield Field(name, "int", size=size)
+                    if values is not None:
+                        yield Field(values, "float", beside=name)
+                case Categorical(default=default, size=size):
+                    yield Field(name, feature.stored, (), default, size)
+                case Sequence(size=size):
+                    yield Field(name, feature.stored, size=size)
+        yield Field(self.label.name, self.label.type, self.label.shape)
+        if self.weight is not None:
+            yield Field(self.weight, "float", ())
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from maskc.train.data.features import Categorical, Dense, FeatureSpec, Ids, Sequence, Sparse, Stored
+from maskc.train.data.features import Categorical, Dense, FeatureSpec, Field, Ids, Sequence, Sparse, Stored
 
 _TYPES: dict[Stored, Any] = {"int": tf.int64, "float": tf.float32, "string": tf.string}
 
@@ -60,7 +60,7 @@ class Parser:
                 which.
         """
         spec = self.spec
-        fields = tf.io.parse_example(serialized, _fields(spec))
+        fields = tf.io.parse_example(serialized, {field.name: _parsed(field) for field in spec.fields_of_records()})
         names = spec.inputs
         inputs = {names[field]: self._input(field, feature, fields) for field, feature in spec.features.items()}
         label = _finite(fields[spec.label.name])
@@ -89,31 +89,13 @@ class Parser:
         return _below(values, ids.size) if name not in self._tables else self._tables[name].lookup(values)
 
 
-def _fields(spec: FeatureSpec) -> dict[str, Any]:
-    """What `tf.io.parse_example` must know."""
-    fields: dict[str, Any] = {}
-    for name, feature in spec.features.items():
-        match feature:
-            case Dense(shape=shape, type=stored, default=default):
-                number = default if default is None or stored == "float" else int(default)
-                filler = None if number is None else [number] * math.prod(shape)
-                fields[name] = tf.io.FixedLenFeature(shape, _TYPES[stored], filler)
-            case Sparse(values=values):
-                fields[name] = _ragged(tf.int64)
-                if values is not None:
-                    fields[values] = _ragged(tf.float32)
-            case Categorical(default=default):
-                fields[name] = tf.io.FixedLenFeature((), _TYPES[feature.stored], default)
-            case Sequence():
-                fields[name] = _ragged(_TYPES[feature.stored])
-    fields[spec.label.name] = tf.io.FixedLenFeature(spec.label.shape, _TYPES[spec.label.type])
-    if spec.weight is not None:
-        fields[spec.weight] = tf.io.FixedLenFeature((), tf.float32)
-    return fields
-
-
-def _ragged(dtype: Any) -> Any:
-    return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+def _parsed(field: Field) -> Any:
+    """What `tf.io.parse_example` must know of a field."""
+    dtype = _TYPES[field.stored]
+    if field.shape is None:
+        return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+    filler = None if field.default is None else [field.default] * math.prod(field.shape)
+    return tf.io.FixedLenFeature(field.shape, dtype, filler)
 
 
 def _table(ids: Ids) -> Any:

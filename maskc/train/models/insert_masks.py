@@ -16,7 +16,7 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
-from maskc.train.cost.keras_to_onnx import masked_graph
+from maskc.train.cost import masked_graph
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from passes.errors import GraphError
 from passes.model.inputs import bind

@@ -10,11 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance.methods import METHODS, canonical, random_scores
-from maskc.train.importance.per_example import Reduction, activity, per_loss
+from maskc.train.importance import METHODS, Reduction, activity, canonical, per_loss, random_scores
 from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
-from maskc.train.selection.groups import grouped, uncoupled
-from maskc.train.selection.ranking import ranked
+from maskc.train.selection.ranking import grouped, ranked, uncoupled
 from maskc.train.selection.settings import check_decay
 
 
@@ -68,7 +66,7 @@ def update_pruning_signals(
         loss: the loss of a batch, on `tape`; a scalar tensor. Losses that mix examples have no gradient per example.
         decay: of the moving average.
         masks: `MaskLayer`s, or a Keras model that holds them.
-        method: "fisher", "taylor", "magnitude" or "random", in whatever case; see `maskc.train.importance.methods`.
+        method: "fisher", "taylor", "magnitude" or "random", in whatever case; see `maskc.train.importance`.
         tape: the `tf.GradientTape` of the loss, which the gradient methods need; persistent if it is asked again.
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up.
         seed: of the method "random".

@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance.methods import METHODS, random_scores
-from maskc.train.importance.per_example import Gathering, Reduction, loss_reduction
+from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
 from maskc.train.optimizer.step import find_model, in_xla, prune, prune_when_due, settle_around
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
@@ -44,7 +43,7 @@ class PruningOptimizer(Wrapping):
             would save beyond the target does not count; a number w, the one with the smallest
             `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
-        method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance.methods`.
+        method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance`.
         schedule: None prunes one entry (with those coupled to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
             Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
             schedule wants them; each round of that closes half of what is missing before savings are counted again.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.frontend.model_files import write_bytes
+from maskc.frontend.model_files import write_bytes, written
 from maskc.train.running.replicas import is_chief
 
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -38,11 +38,9 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    try:
+    with written(f"The checkpoint {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror or error}.") from error
 
 
 def restore(path: Path, model: Any) -> dict[str, Any]:

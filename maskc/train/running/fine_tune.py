@@ -1,17 +1,19 @@
-"""Training after pruning, with the masks as they are."""
+"""Training after pruning, with the masks as they are: on labels, and on the outputs of the unpruned model as well."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
+from keras import ops
 
 from maskc.errors import InputError
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
-from maskc.train.running.epochs import as_epochs, explained
 from maskc.train.running.replicas import placed
-from maskc.train.running.stepping import end_epoch, prepare, steps
+from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepare, steps
+
+Soft = Literal["softmax", "sigmoid", "mse"]
 
 
 def fine_tune(
@@ -77,3 +79,143 @@ def fine_tune(
     for signal, value in signals:
         signal.assign(value)
     return history
+
+
+class Distiller(keras.Model):  # type: ignore[misc]
+    """A student that is trained on the labels and on the outputs of a teacher (Hinton et al. 2015, arXiv 1503.02531).
+
+    The loss is `(1 - alpha) · loss(labels) + alpha · temperature² · soft`, where `soft` is the cross-entropy between
+    the teacher's and the student's probabilities, both from logits divided by `temperature`, less the entropy of the
+    teacher's (so that it is 0 where they agree). It is averaged over the examples, weighted as they are, and added up
+    over the outputs, if there are several.
+
+    Args:
+        student: gives logits of shape `(batch, ..., outputs)`, or several such. Its weights are the ones that are
+            trained.
+        teacher: takes the same inputs and gives logits of the same shapes. It is not trained, nor saved with this.
+        temperature: greater than 0.
+        alpha: from 0 (labels alone) to 1 (the teacher alone).
+        soft: what the logits stand for, "softmax" or "sigmoid", or "mse" for the mean squared difference of outputs
+            that are no logits (without `temperature²`). "auto" is "sigmoid" for one output and "softmax" for more.
+
+    Example:
+        >>> distiller = Distiller(student, teacher)
+        >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> distiller.fit(x, y)
+
+    Raises:
+        InputError: if an argument is out of range, or the two models' outputs differ in shape.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Any,
+        temperature: float = 2.0,
+        alpha: float = 0.5,
+        soft: Soft | Literal["auto"] = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not callable(teacher):
+            raise InputError(f"The teacher must be a Keras model, not a {type(teacher).__name__}.")
+        if not temperature > 0 or not 0 <= alpha <= 1:
+            raise InputError("The temperature must be greater than 0, and alpha from 0 to 1.")
+        if soft not in ("auto", "softmax", "sigmoid", "mse"):
+            raise InputError(f'soft must be "auto", "softmax", "sigmoid" or "mse", not {soft!r}.')
+        self.student = student
+
+        # Inside a function Keras does not find it: the teacher's weights and masks are no part of this model.
+        def teach(inputs: Any) -> Any:
+            return teacher(inputs, training=False)
+
+        self._teach = teach
+        self.alpha, self._soft = alpha, _SoftLoss(temperature, soft)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the student's output."""
+        return self.student(inputs, training=training)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the loss of a batch, a scalar."""
+        hard = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return hard
+        taught, given = (keras.tree.flatten(outputs) for outputs in (self._teach(x), y_pred))
+        shapes = [[tuple(output.shape) for output in side] for side in (taught, given)]
+        if [shape[1:] for shape in shapes[0]] != [shape[1:] for shape in shapes[1]]:
+            theirs, own = (" and ".join(map(str, side)) for side in shapes)
+            raise InputError(f"The teacher's outputs have shape {theirs}, and the student's {own}.")
+        weights = keras.tree.flatten(sample_weight)  # one for all outputs, or one for each
+        weights = weights * len(given) if len(weights) == 1 else weights
+        soft = sum(
+            # Keras's losses know how many replicas share a batch.
+            self._soft(ops.stop_gradient(ops.cast(output, "float32")), ops.cast(own, "float32"), sample_weight=weight)
+            for output, own, weight in zip(taught, given, weights, strict=True)
+        )
+        return (1 - self.alpha) * hard + self.alpha * soft
+
+
+class _SoftLoss(keras.losses.Loss):  # type: ignore[misc]
+    """How far a student's outputs are from those of its teacher, averaged over examples."""
+
+    def __init__(self, temperature: float, soft: Soft | Literal["auto"]) -> None:
+        super().__init__(name="soft", reduction="sum_over_batch_size")
+        self.temperature, self.soft = temperature, soft
+
+    def call(self, taught: Any, given: Any) -> Any:
+        """Returns the loss of each example, of shape `(batch,)`: a mean over all but the last axis."""
+        losses = self._by_position(taught, given)
+        return ops.mean(ops.reshape(losses, (ops.shape(losses)[0], -1)), axis=-1)
+
+    def _by_position(self, taught: Any, given: Any) -> Any:
+        kind = self.soft if self.soft != "auto" else ("sigmoid" if given.shape[-1] == 1 else "softmax")
+        if kind == "mse":
+            return ops.mean(ops.square(taught - given), axis=-1)
+        taught, given = taught / self.temperature, given / self.temperature
+        if kind == "softmax":
+            target = ops.softmax(taught)
+            divergence = ops.sum(target * (ops.log_softmax(taught) - ops.log_softmax(given)), axis=-1)
+        else:
+            target = ops.sigmoid(taught)
+            agree = target * (ops.log_sigmoid(taught) - ops.log_sigmoid(given))
+            divergence = ops.sum(agree + (1 - target) * (ops.log_sigmoid(-taught) - ops.log_sigmoid(-given)), axis=-1)
+        return self.temperature**2 * divergence
+
+
+def distill(
+    student: Any,
+    teacher: Any,
+    data: Any,
+    *,
+    temperature: float = 2.0,
+    alpha: float = 0.5,
+    soft: Soft | Literal["auto"] = "auto",
+    **options: Any,
+) -> dict[str, list[float]]:
+    """Trains a pruned model on labels and on the outputs of the unpruned one, with its masks as they are.
+
+    Args:
+        student: the pruned model.
+        teacher: the unpruned one; for instance `keras.models.clone_model(model)` with its weights set, before pruning.
+        data: see `fine_tune`.
+        temperature, alpha, soft: see `Distiller`.
+        options: further arguments of `fine_tune`.
+
+    Returns:
+        The metrics of each epoch, by name.
+
+    Raises:
+        InputError: as `Distiller` and `fine_tune` do.
+    """
+    with student.distribute_strategy.scope():
+        distiller = Distiller(student, teacher, temperature, alpha, soft, name=student.name)
+    options.setdefault("loss", getattr(student, "loss", None))
+    return fine_tune(distiller, data, **options)

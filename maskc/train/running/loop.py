@@ -15,9 +15,8 @@ from typing import Any, Literal
 from maskc import progress
 from maskc.errors import InputError
 from maskc.train.running import checkpoints
-from maskc.train.running.epochs import Epochs
 from maskc.train.running.replicas import any_of, is_chief
-from maskc.train.running.stepping import end_epoch, number, prepare, steps
+from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
 from maskc.train.running.summaries import Summaries
 
 # Checkpoints that are kept of a run.
@@ -109,6 +108,7 @@ class Loop:
         self.strategy = self.model.distribute_strategy
         self.writes = is_chief(self.strategy)
         self.checkpoints, self.logs = self.directory / "checkpoints", self.directory / "logs"
+        self._end, self._best = self.checkpoints / "end.npz", self.checkpoints / "best.npz"
         self.position = Position()
         self._batches: int | None = None  # of an epoch, once one is done
 
@@ -240,14 +240,6 @@ class Loop:
         checkpoints.save(self.checkpoints / checkpoints.name(position.step), self.model, dataclasses.asdict(position))
         if self.writes:
             checkpoints.clear(self.checkpoints, KEPT)
-
-    @property
-    def _end(self) -> Path:
-        return self.checkpoints / "end.npz"
-
-    @property
-    def _best(self) -> Path:
-        return self.checkpoints / "best.npz"
 
 
 @contextlib.contextmanager

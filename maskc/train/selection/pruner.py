@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.cost.computational_cost import ComputationalCost
-from maskc.train.cost.keras_to_onnx import compiled_flops, has_value
+from maskc.train.cost import ComputationalCost, compiled_flops, has_value
 from maskc.train.mask_layer import MaskLayer
-from maskc.train.selection.groups import grouped, uncoupled
-from maskc.train.selection.ranking import ranked
+from maskc.train.selection.ranking import grouped, ranked, uncoupled
 from maskc.train.selection.settings import Settings, goal
 
 

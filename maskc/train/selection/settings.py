@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.train.importance.methods import canonical
-from maskc.train.importance.per_example import Reduction
+from maskc.train.importance import Reduction, canonical
 
 FlopsWeight = float | Literal["auto"]
 

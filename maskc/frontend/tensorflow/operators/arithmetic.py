@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import cast, column, constant, converts, elementwise, make, replace
 
@@ -44,8 +45,6 @@ def log1p(graph: Any, node: Any) -> None:
 
     D. Goldberg, What every computer scientist should know about floating-point arithmetic, theorem 4.
     """
-    from onnx import TensorProto
-
     x = node.input[0]
     one = constant(graph, 1, graph.get_dtype(x))
     u = elementwise(graph, "Add", x, one)
@@ -62,8 +61,6 @@ def log1p(graph: Any, node: Any) -> None:
 @converts("Xlogy", "Xdivy", "MulNoNan")
 def zero_wins(graph: Any, node: Any) -> None:
     """`x · log(y)`, `x / y` and `x · y`, which are 0 where the factor (of MulNoNan the second) is 0."""
-    from onnx import TensorProto
-
     x, y = node.input
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     factor = y if node.type == "MulNoNan" else x
@@ -83,8 +80,6 @@ def inverse(graph: Any, node: Any) -> None:
 @converts("Bucketize")
 def bucketize(graph: Any, node: Any) -> None:
     """The number of boundaries that are not above x; for NaN, all of them, as in TensorFlow."""
-    from onnx import TensorProto
-
     x = node.input[0]
     boundaries = np.asarray(node.get_attr_value("boundaries"), np.float32)
     shape, dtype = graph.get_shape(x), graph.get_dtype(x)
@@ -106,8 +101,6 @@ def sign_bit(graph: Any, node: Any) -> None:
 
     It is set in what is below 0, and in −0, whose reciprocal is.
     """
-    from onnx import TensorProto
-
     readers = [node] if node.type == "BitwiseAnd" else graph.find_output_consumers(node.output[0])
     if not all(reader.type == "BitwiseAnd" and _asks_for_sign(reader) for reader in readers):
         raise ValueError(f"{node.name} ({node.type}) works on single bits")

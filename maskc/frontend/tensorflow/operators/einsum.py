@@ -65,8 +65,8 @@ def _as_product(graph: Any, node: Any, a: str, b: str, out: str) -> bool:
     left = [*([label] for label in batch), *merged_rows, summed]
     right = [*([label] for label in batch), summed, columns]
     result = [*([label] for label in batch), *merged_rows, columns]
-    shapes = [_merging(groups, sizes) for groups in (left, right)]
-    split = _splitting(result, sizes)
+    shapes = [_reshaped(groups, sizes) for groups in (left, right)]
+    split = _reshaped(result, sizes, split=True)
     if shapes[0] is None or shapes[1] is None or split is None:
         return False
     dtype = graph.get_dtype(node.output[0])
@@ -91,8 +91,8 @@ def _size(group: Sequence[str], sizes: dict[str, int]) -> int:
     return -1 if -1 in known else int(np.prod(known, dtype=np.int64))
 
 
-def _merging(groups: Sequence[Sequence[str]], sizes: dict[str, int]) -> list[int] | None:
-    """The operand of a Reshape that merges every group; None if two of its sizes are unknown.
+def _reshaped(groups: Sequence[Sequence[str]], sizes: dict[str, int], split: bool = False) -> list[int] | None:
+    """The operand of a Reshape that merges every group, or splits it again; None if two of its sizes are unknown.
 
     A size is copied (0) as long as axes before it are not merged.
     """
@@ -100,18 +100,8 @@ def _merging(groups: Sequence[Sequence[str]], sizes: dict[str, int]) -> list[int
     aligned = True
     for group in groups:
         aligned = aligned and len(group) == 1
-        size = _size(group, sizes)
-        shape.append(0 if aligned and size == -1 else size)
-    return shape if shape.count(-1) <= 1 else None
-
-
-def _splitting(groups: Sequence[Sequence[str]], sizes: dict[str, int]) -> list[int] | None:
-    """The operand of a Reshape that takes every group apart; None if two of its sizes are unknown."""
-    shape: list[int] = []
-    aligned = True
-    for group in groups:
-        aligned = aligned and len(group) == 1
-        shape += [0 if aligned and sizes[label] == -1 else sizes[label] for label in group]
+        parts = [sizes[label] for label in group] if split else [_size(group, sizes)]
+        shape += [0 if aligned and size == -1 else size for size in parts]
     return shape if shape.count(-1) <= 1 else None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import become, constant, converts, make, replace
 
 # What tells a transform that was converted here: its last axis holds the real parts and then the imaginary parts.
 _MARK = "maskc_rfft"
@@ -31,11 +31,7 @@ def transform(graph: Any, node: Any) -> None:
         x = make(graph, "Slice", [x, *bounds], [*given[:-1], length], dtype)
     matrix = constant(graph, np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), dtype)
     shape = [*given[:-1], 2 * (length // 2 + 1)]
-    output = node.output[0]
-    graph.remove_node(node.name)
-    graph.make_node(
-        "MatMul", [x, matrix], outputs=[output], name=utils.make_name(_MARK), shapes=[shape], dtypes=[dtype]
-    )
+    become(graph, node, "MatMul", [x, matrix], shape, dtype, utils.make_name(_MARK))
 
 
 _PARTS = ("Real", "Imag", "ComplexAbs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import Tables, cast, converts, replace
 
@@ -12,7 +13,6 @@ from maskc.frontend.tensorflow.operators.registry import Tables, cast, converts,
 @converts("LookupTableFindV2")
 def lookup(graph: Any, node: Any, tables: Tables) -> None:
     """A LabelEncoder from integers to integers; where there are strings, as tf2onnx does it."""
-    from onnx import TensorProto
     from tf2onnx.custom_opsets.onnx_ml import LookupTableFind
 
     keys, output = node.input[1], node.output[0]

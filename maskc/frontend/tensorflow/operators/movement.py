@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import cast, column, constant, converts, make, replace
 
@@ -25,7 +26,6 @@ def reverse(graph: Any, node: Any) -> None:
 @converts("OneHot")
 def one_hot(graph: Any, node: Any) -> None:
     """Comparison with 0, 1, …: an index below 0 is nowhere, where ONNX's OneHot counts from the end."""
-    from onnx import TensorProto
     from tf2onnx.onnx_opset.tensor import OneHot
 
     indices, axis, rank = node.input[0], node.get_attr_value("axis"), graph.get_rank(node.input[0])
@@ -45,8 +45,6 @@ def one_hot(graph: Any, node: Any) -> None:
 @converts("DenseBincount")
 def bincount(graph: Any, node: Any) -> None:
     """How often each of 0, 1, …, size − 1 occurs along the last axis, or the sum of the weights there."""
-    from onnx import TensorProto
-
     values, size, weights = node.input
     given, dtype = graph.get_shape(values), graph.get_dtype(node.output[0])
     shape = graph.get_shape(node.output[0])
@@ -71,8 +69,6 @@ def bincount(graph: Any, node: Any) -> None:
 @converts("Select", "SelectV2")
 def select(graph: Any, node: Any) -> None:
     """A Where, which passes on what it selects; tf2onnx multiplies by 0 and 1 and so makes NaN of infinity."""
-    from onnx import TensorProto
-
     condition, *operands = node.input
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     rank, given = graph.get_rank(operands[0]), graph.get_shape(condition)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from onnx import helper
 
 Shape: TypeAlias = list[int] | None
 Tables: TypeAlias = Mapping[bytes, tuple[NDArray[Any], NDArray[Any]]]
@@ -37,7 +38,6 @@ def converts(*operators: str) -> Callable[[Conversion], Conversion]:
 
 def opset() -> Any:
     """What `tf2onnx.tfonnx.process_tf_graph` takes as `extra_opset` to use the conversions of this package."""
-    from onnx import helper
     from tf2onnx.handler import tf_op
 
     for operator, conversion in _TABLE.items():
@@ -93,5 +93,13 @@ def column(graph: Any, name: str) -> str:
 def replace(graph: Any, node: Any, result: str) -> None:
     """Let `result` be the node's first output, under the name that this has, and drop the node."""
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    become(graph, node, "Identity", [result], shape, dtype)
+
+
+def become(
+    graph: Any, node: Any, operator: str, inputs: list[str], shape: Shape, dtype: int, name: str = "", **attributes: Any
+) -> None:
+    """Put a new node in the place of this one, which keeps the name of its first output and, by default, its own."""
+    outputs = list(node.output[:1])
     graph.remove_node(node.name)
-    graph.make_node("Identity", [result], outputs=list(node.output[:1]), name=node.name, shapes=[shape], dtypes=[dtype])
+    graph.make_node(operator, inputs, attributes, 1, outputs, name=name or node.name, shapes=[shape], dtypes=[dtype])

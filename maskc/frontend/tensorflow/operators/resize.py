@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import cast, constant, converts, make, replace
 
@@ -41,8 +42,6 @@ def resize(graph: Any, node: Any) -> None:
 
 
 def _resample(graph: Any, node: Any, sizes: list[tuple[int, int]], corners: bool, half: bool) -> None:
-    from onnx import TensorProto
-
     x, dtype, target = node.input[0], graph.get_dtype(node.input[0]), graph.get_shape(node.output[0])
     shape = graph.get_shape(x)
     nearest = node.type == "ResizeNearestNeighbor"
@@ -90,8 +89,6 @@ def _places(size: int, wanted: int, corners: bool, half: bool) -> NDArray[np.flo
 
 def _multiply(graph: Any, node: Any, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
     """Resize with one matrix of shape `(size, size wanted)` for each axis."""
-    from onnx import TensorProto
-
     real = TensorProto.FLOAT
     x, target = node.input[0], graph.get_shape(node.output[0])
     shape = [graph.get_shape(x)[axis] for axis in _FIRST]

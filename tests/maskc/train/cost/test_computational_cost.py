@@ -14,7 +14,7 @@ import passes
 from maskc import progress
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
-from maskc.train.selection.groups import grouped, uncoupled
+from maskc.train.selection.ranking import grouped, uncoupled
 from tests.maskc.train.networks import depthwise, mlp, plain, residual
 
 pytestmark = pytest.mark.tensorflow

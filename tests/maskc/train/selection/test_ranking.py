@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskc.train.selection.groups import uncoupled
-from maskc.train.selection.ranking import ranked
+from maskc.train.selection.ranking import ranked, uncoupled
 
 
 def choose(

@@ -1,1 +1,0 @@
-"""FLOPs of a Keras model as a function of its masks."""

@@ -1,1 +1,0 @@
-"""How important each mask entry is."""
