@@ -28,7 +28,7 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
     for tensor in all_tensors(model):
         if not is_external(tensor):
             continue
-        location = _location(tensor)
+        location = _said(tensor).get("location", "")
         file = path.parent / location
         if _leaves(directory, location):
             raise InputError(
@@ -63,7 +63,7 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
 
     Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
     """
-    said = {entry.key: entry.value for entry in tensor.external_data}
+    said = _said(tensor)
     what = f"{path}: the data of tensor '{tensor.name}'"
     for key in ("offset", "length"):
         if not re.fullmatch(r"\d+", said.get(key, "0"), re.ASCII):
@@ -88,8 +88,15 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
         tensor.external_data.add(key="length", value=str(needed))
 
 
-def _location(tensor: TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+def _said(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def relocate(tensor: TensorProto, location: str) -> None:
+    """Have the tensor say that its data lie in this file."""
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = location
 
 
 def _leaves(directory: Path, location: str) -> bool:
@@ -109,15 +116,13 @@ def leave(model: ModelProto, path: Path) -> None:
     if sum(map(stored_bytes, stored)) < STAYS:
         return
     for tensor in stored:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = str((path.parent / entry.value).resolve())
+        relocate(tensor, str((path.parent / _said(tensor)["location"]).resolve()))
 
 
 def load(model: ModelProto, path: Path) -> None:
     """Read all external data of the model at `path` but those that were left. Raises `InputError` when that fails."""
     for tensor in all_tensors(model):
-        location = _location(tensor)
+        location = _said(tensor).get("location", "")
         if not is_external(tensor) or Path(location).is_absolute():
             continue
         try:
@@ -138,7 +143,7 @@ def joined(model: ModelProto) -> ModelProto:
     first: dict[tuple[object, ...], str] = {}
     same: dict[str, str] = {}
     for tensor in model.graph.initializer:
-        said = {entry.key: entry.value for entry in tensor.external_data}
+        said = _said(tensor)
         if not is_external(tensor) or int(said.get("length", 0)) < _LEAST or tensor.name in given:
             continue
         place = (said["location"], int(said.get("offset", 0)), tensor.data_type, tuple(tensor.dims))

@@ -15,7 +15,7 @@ from typing import IO
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend.external_data import STAYS
+from maskc.frontend.external_data import STAYS, relocate
 from maskc.frontend.graphs import (
     all_tensors,
     array_of,
@@ -185,9 +185,7 @@ def _write_weights(model: ModelProto, path: Path, store: Store) -> tuple[ModelPr
         os.fsync(file.fileno())
     weights = path.with_name(f"{path.name}.{store.digest[:16]}.data")
     for tensor in filter(is_external, all_tensors(copy)):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = weights.name
+        relocate(tensor, weights.name)
     store.path.chmod(_permissions())
     store.path.replace(weights)
     return copy, weights

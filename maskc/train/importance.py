@@ -137,14 +137,9 @@ def copies_of(score: Any, batch: Any, gathering: Gathering | None) -> Any:
 
 
 def per_example(inputs: Any, upstream: Any) -> Any:
-    """Returns the derivatives of the batch's loss by each example's own copy of the mask.
+    """Returns the derivatives of the batch's loss by each example's own copy of the mask: float32 `(batch, channels)`.
 
-    Args:
-        inputs: what the mask multiplies, of shape `(batch, ..., channels)`.
-        upstream: the derivative of the batch's loss by the product, of the same shape.
-
-    Returns:
-        A float32 tensor of shape `(batch, channels)`.
+    `upstream` is the derivative by the product with the mask, of the shape of `inputs`: `(batch, ..., channels)`.
     """
     product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
     # One axis after the other: TensorFlow adds rows that lie side by side faster than it gathers channels over a map.
@@ -156,10 +151,8 @@ def per_example(inputs: Any, upstream: Any) -> Any:
 def per_loss(batch: Any, reduction: Reduction) -> Any:
     """Returns what a derivative of the batch's loss is multiplied by to be one of the example's own loss.
 
-    Args:
-        batch: examples on this replica, equally many on all of them.
-        reduction: "mean" if the losses of the replicas add up to the mean of all examples' losses, "sum" if to their
-            sum. That is how Keras divides them in `fit`.
+    `batch` examples are on each replica, and the losses of the replicas add up to the mean or the sum of all examples'
+    losses: that is how Keras divides them in `fit`.
     """
     if reduction == "sum":
         return tf.constant(1.0)

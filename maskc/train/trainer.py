@@ -16,10 +16,9 @@ from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
 from maskc.train.running.fine_tune import Distiller
-from maskc.train.running.loop import Loop, Monitor, Position
+from maskc.train.running.loop import Loop, Monitor, Position, Summaries
 from maskc.train.running.replicas import is_chief, placed
 from maskc.train.running.stepping import as_epochs, explained
-from maskc.train.running.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
 ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999
@@ -172,16 +171,7 @@ class PruningTrainer:
     ) -> Position:
         """Trains what is left, with the masks as they are; to be called after `train`.
 
-        Args:
-            data: as for `train`.
-            validation: as for `train`.
-            epochs: in all, those of an interrupted run included.
-            optimizer: by default a new one like that of `train`.
-            resume: as for `train`.
-
-        Raises:
-            InputError: as `train`.
-            Interrupted: as `train`.
+        Arguments and errors are those of `train`; `optimizer` is by default a new one like that of `train`.
         """
         if optimizer is None:
             with self.model.distribute_strategy.scope():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.frontend.tensorflow.operators.registry import become, constant
+from maskc.frontend.tensorflow.operators.registry import become, constant, past_identities
 
 
 def fold(graph: Any) -> None:
@@ -59,7 +59,7 @@ def _normalized(graph: Any, scaled: Any, shifted: Any) -> tuple[str, list[int], 
         if s not in product.input:
             continue
         other = product.inputs[1 - list(product.input).index(s)]
-        mean = _plain(other.inputs[0]) if other.type == "Neg" else None
+        mean = past_identities(other.inputs[0]) if other.type == "Neg" else None
         scale, gain = _scale(graph.get_node_by_output(s))
         if mean is None or mean.type != "ReduceMean" or scale is None or mean.input[0] != x:
             continue
@@ -94,20 +94,14 @@ def _scale(node: Any) -> tuple[tuple[float, Any] | None, Any]:
 
 def _is_variance(node: Any, x: str, mean: Any) -> bool:
     """Whether a tensor is the mean of `(x − mean)²` over the same axes."""
-    node = _plain(node)
+    node = past_identities(node)
     if node.type != "ReduceMean" or _axes(node) != _axes(mean) or not node.get_attr_value("keepdims", 1):
         return False
     square = node.inputs[0]
     if square.type != "Mul" or square.input[0] != square.input[1] or square.inputs[0].type != "Sub":
         return False
     difference = square.inputs[0]
-    return difference.input[0] == x and _plain(difference.inputs[1]) is mean
-
-
-def _plain(node: Any) -> Any:
-    while node is not None and node.type == "Identity":
-        node = node.inputs[0]
-    return node
+    return difference.input[0] == x and past_identities(difference.inputs[1]) is mean
 
 
 def _axes(node: Any) -> list[int]:

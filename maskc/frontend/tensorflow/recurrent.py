@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from maskc.frontend.tensorflow.loops import Activation, Array, Body
-from maskc.frontend.tensorflow.operators.registry import constant, make
+from maskc.frontend.tensorflow.operators.registry import constant, make, past_identities
 from maskc.frontend.tensorflow.size_formulas import Sizes
 
 
@@ -232,7 +232,7 @@ def _is_zero(graph: Any, name: str) -> bool:
 
 def _turn(graph: Any, node: Any) -> None:
     """An operator on a reversed sequence whose result is reversed again reads the sequence from the end instead."""
-    reversal = _source(graph, node.input[0])
+    reversal = past_identities(node.inputs[0])
     if node.get_attr_value("direction", "forward") not in ("forward", b"forward") or not _reverses(reversal, 0):
         return
     # The whole result leaves through Squeeze and perhaps Transpose to a reversal of its own, or is not read.
@@ -257,13 +257,6 @@ def _turn(graph: Any, node: Any) -> None:
     graph.replace_input(node, node.input[0], reversal.input[0], 0)
 
 
-def _source(graph: Any, name: str) -> Any:
-    node = graph.get_node_by_output(name)
-    while node is not None and node.type == "Identity":
-        node = graph.get_node_by_output(node.input[0])
-    return node
-
-
 def _reverses(node: Any, axis: int) -> bool:
     if node is None or node.type != "Slice" or not all(operand.is_const() for operand in node.inputs[1:]):
         return False
@@ -280,8 +273,6 @@ def _read_last(graph: Any, sequence: str, last: str) -> None:
         if len(operands) < 3 or operands[0] != [-1] or operands[1][0] < 2**31 - 1 or operands[2] != [0]:
             continue
         for squeeze in graph.find_output_consumers(cut.output[0]):
-            axes = (
-                squeeze.inputs[1].get_tensor_value() if squeeze.type == "Squeeze" and len(squeeze.input) > 1 else None
-            )
-            if axes == [0]:
+            squeezes = squeeze.type == "Squeeze" and len(squeeze.input) > 1
+            if squeezes and squeeze.inputs[1].get_tensor_value() == [0]:
                 graph.replace_all_inputs(squeeze.output[0], last)

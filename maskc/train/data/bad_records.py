@@ -18,13 +18,7 @@ _WORDS = {"int": "whole numbers", "float": "floating-point numbers", "string": "
 
 
 def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = None) -> InputError | None:
-    """Returns an error with one sentence on the first record that does not fit, or None if all do.
-
-    Args:
-        files: TFRecord files, read in this order.
-        spec: what their records should hold.
-        limit: how many records of each file to look at; by default all.
-    """
+    """Returns an error on the first record of the files that does not fit, or None if the first `limit` of each do."""
     for file in files:
         records = tf.data.TFRecordDataset(str(file), compression(file))
         index = 0

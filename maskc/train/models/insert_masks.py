@@ -80,7 +80,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 def _rule(after: Place) -> Callable[[Any], bool]:
     if callable(after):
         return after
-    rules = {"activation": _activates, "layer": _has_channels}
+    rules = {"activation": _activates, "layer": lambda operation: isinstance(_inside(operation), _WEIGHTED)}
     if after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
     return rules[after]
@@ -94,10 +94,6 @@ def _activates(operation: Any) -> bool:
         return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
     return name in _ACTIVATIONS or isinstance(operation, _ACTIVATION_LAYERS)
-
-
-def _has_channels(operation: Any) -> bool:
-    return isinstance(_inside(operation), _WEIGHTED)
 
 
 def _inside(operation: Any) -> Any:

@@ -20,11 +20,7 @@ from maskc.train.selection.pruner import Pruner
 
 
 def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
-    """Returns the model that was called in the training step in which `layers` estimated importance.
-
-    Args:
-        layers: the mask layers to prune, after the forward pass of the first training step.
-        given: the model, if it is known.
+    """Returns the model that was called in the training step in which `layers` estimated importance, or that given.
 
     Raises:
         InputError: if there is no telling the model, if it does not hold all the layers, if no layer

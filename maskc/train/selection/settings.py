@@ -87,16 +87,7 @@ def is_number(value: Any) -> bool:
 
 
 def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:
-    """Returns the FLOPs that a schedule asks for after update number `step`.
-
-    Args:
-        schedule: a key of `SCHEDULES`.
-        step: updates made, more than `burn_in`.
-        burn_in: updates before pruning starts.
-        ramp: updates from then on until the target is to be reached.
-        full: FLOPs of the model without masks.
-        target: FLOPs to reach.
-    """
+    """Returns the FLOPs that a schedule asks for after update `step`: from `full` to `target` in `ramp` updates."""
     over = min(1.0, (step - burn_in) / ramp) if ramp else 1.0
     share = SCHEDULES[schedule](over)
     return target if share >= 1 else int(full - share * (full - target))

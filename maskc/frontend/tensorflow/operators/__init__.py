@@ -5,7 +5,6 @@ from maskc.frontend.tensorflow.operators import (  # noqa: F401
     convolution,
     einsum,
     fourier,
-    lookup_tables,
     movement,
     resize,
 )

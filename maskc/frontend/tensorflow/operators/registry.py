@@ -96,6 +96,13 @@ def replace(graph: Any, node: Any, result: str) -> None:
     become(graph, node, "Identity", [result], shape, dtype)
 
 
+def past_identities(node: Any) -> Any:
+    """The node whose output this one passes on: itself, if it is no Identity. None stays None."""
+    while node is not None and node.type == "Identity":
+        node = node.inputs[0]
+    return node
+
+
 def become(
     graph: Any, node: Any, operator: str, inputs: list[str], shape: Shape, dtype: int, name: str = "", **attributes: Any
 ) -> None:
