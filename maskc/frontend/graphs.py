@@ -125,10 +125,9 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 def model_bytes(model: ModelProto) -> int:
     """Bytes of the model's files; of one too large for a single file, those of its weights."""
-    weights = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
     if has_external(model):
-        inside = int(model.ByteSize())
-        return inside + sum(tensor_bytes(tensor) for tensor in all_tensors(model) if is_external(tensor))
+        return int(model.ByteSize()) + sum(map(tensor_bytes, filter(is_external, all_tensors(model))))
+    weights = sum(map(tensor_bytes, all_tensors(model)))
     return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
 
 

@@ -41,18 +41,16 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The mask file {path} {'is a directory' if path.is_dir() else 'does not exist'}.")
+    if path.suffix not in (".npz", ".safetensors"):
+        raise InputError(f"The mask file {path} must be an .npz or a .safetensors file.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
             masks = dict(load_file(path))
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                masks = {key: archive[key] for key in archive.files}
         else:
-            raise InputError(f"The mask file {path} must be an .npz or a .safetensors file.")
-    except InputError:
-        raise
+            with np.load(path, allow_pickle=False) as archive:
+                masks = dict(archive)
     except Exception as error:
         raise InputError(f"The mask file {path} cannot be read; it is damaged or of another format.") from error
     if not masks:

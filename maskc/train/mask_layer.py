@@ -22,11 +22,9 @@ class Gatherer(Protocol):
 
     def gathering(self, model: Any) -> Gathering:
         """How importance is to be estimated in a training call of `model`."""
-        ...
 
     def prune_if_due(self) -> None:
         """Takes decisions that are still open."""
-        ...
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from maskc.errors import InputError, MaskcError, UnavailableError
+from maskc.errors import InputError, UnavailableError
 from maskc.frontend.graphs import fresh
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
@@ -138,7 +138,5 @@ def _register_layers() -> None:
     """Import the layers that maskc trains with, so that Keras finds them by their registered names."""
     try:
         importlib.import_module("maskc.train.mask_layer")
-    except MaskcError:
-        raise
     except ImportError as error:
         raise UnavailableError(f"maskc.train cannot be imported: {in_brief(error)}.") from error

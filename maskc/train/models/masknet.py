@@ -165,14 +165,10 @@ class MaskBlock(Configured):
         aggregation = config.aggregation_for(mask_input_shape[-1] or 0)
         inner, output = (*mask_input_shape[:-1], aggregation), (*net_shape[:-1], config.output_size)
         dtype = self.dtype_policy
-        self.input_norm = (
-            made(layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="input_norm"), net_shape)
-            if config.input_layer_norm
-            else None
-        )
-        self.aggregation = made(
-            layers.Dense(aggregation, activation="relu", dtype=dtype, name="aggregation"), mask_input_shape
-        )
+        norm = layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="input_norm")
+        self.input_norm = made(norm, net_shape) if config.input_layer_norm else None
+        guide = layers.Dense(aggregation, activation="relu", dtype=dtype, name="aggregation")
+        self.aggregation = made(guide, mask_input_shape)
         self.projection = made(layers.Dense(net_shape[-1], dtype=dtype, name="projection"), inner)
         self.hidden = made(layers.Dense(config.output_size, dtype=dtype, name="hidden"), net_shape)
         self.output_norm = made(layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="output_norm"), output)
@@ -233,16 +229,8 @@ class Mlp(Configured):
         for index, size in enumerate(hidden):
             self.steps.append(layers.Dense(size, dtype=dtype, name=f"dense_{index}"))
             if norm := self.config.batch_norm:
-                self.steps.append(
-                    layers.BatchNormalization(
-                        momentum=1 - norm.momentum,
-                        epsilon=EPSILON,
-                        center=norm.affine,
-                        scale=norm.affine,
-                        dtype=dtype,
-                        name=f"norm_{index}",
-                    )
-                )
+                learned = {"center": norm.affine, "scale": norm.affine, "dtype": dtype, "name": f"norm_{index}"}
+                self.steps.append(layers.BatchNormalization(momentum=1 - norm.momentum, epsilon=EPSILON, **learned))
             self.steps.append(layers.ReLU(dtype=dtype, name=f"relu_{index}"))
             if prunable:
                 self.steps.append(MaskLayer(dtype=dtype, name=f"hidden_{index}_mask"))
