@@ -197,8 +197,8 @@ class Linked(Op):
             known = facts.known(node.inputs[link.input], link.input_axis)
             if known is None or not known.mask.size:
                 continue
-            if link.split:
-                known = _gathered(link, known, facts.size(node.outputs[link.output], link.output_axis) or 0)
+            if link.split and link.source is not None:
+                known = gathered(link.source, known, facts.size(node.outputs[link.output], link.output_axis) or 0)
             elif link.source is not None:
                 inside = link.source >= 0
                 known = ConstantSlices(inside & known.mask[link.source], known.value[link.source])
@@ -257,15 +257,17 @@ class Linked(Op):
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]
 
 
-def _gathered(link: Link, known: ConstantSlices, size: int) -> ConstantSlices:
-    """Along one output axis of a split: slices all of whose elements are known and equal."""
-    assert link.source is not None
-    mask = np.ones(size, bool)
-    np.logical_and.at(mask, link.source, known.mask)
-    first = np.zeros(size, known.value.dtype)
-    first[link.source[::-1]] = known.value[::-1]
-    np.logical_and.at(mask, link.source, known.value == first[link.source])
+def gathered(places: Index, known: ConstantSlices, size: int) -> ConstantSlices:
+    """Of `size` slices, at which these lie: those all of whose parts are known and equal."""
+    mask, first = np.ones(size, bool), np.zeros(size, known.value.dtype)
+    first[places[::-1]] = known.value[::-1]
+    np.logical_and.at(mask, places, known.mask & (known.value == first[places]))
     return ConstantSlices(mask, first)
+
+
+def axis_attribute(node: gs.Node, default: int = 0) -> int:
+    """The axis of input 0 that the attribute `axis` names, from the front; 0 where the rank is not known."""
+    return int(node.attrs.get("axis", default)) % max(len(shape_of(node.inputs[0]) or ()), 1)
 
 
 _RULES: dict[tuple[str | None, str], Op] = {}

@@ -11,8 +11,8 @@ from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.editor import Change
 from passes.graph.tensors import Index, is_constant, shape_of, size_of
-from passes.ops.base import register
-from passes.ops.movement import Movement
+from passes.ops.base import axis_attribute, register
+from passes.ops.movement import Movement, stored_alike
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
@@ -96,8 +96,8 @@ class Concat(Movement):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
-        seen = [rewriter.required(node, i, axis) for i in range(len(node.inputs))]
-        kept = [t for t, s in zip(list(node.inputs), seen, strict=True) if s is None or s.any()]
+        required = [rewriter.required(node, i, axis) for i in range(len(node.inputs))]
+        kept = [t for t, mask in zip(list(node.inputs), required, strict=True) if mask is None or mask.any()]
         rewriter.set_inputs(node, kept)
 
 
@@ -108,15 +108,13 @@ class Split(Movement):
     only_picks = True
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        return axis if axis != node.attrs.get("axis", 0) % len(node.outputs[output].shape) and index == 0 else None
+        return axis if axis != axis_attribute(node) and index == 0 else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if not shape:
             return []
-        axis = node.attrs.get("axis", 0) % len(shape)
-        found = []
-        start = 0
+        axis, found, start = axis_attribute(node), [], 0
         for index, tensor in enumerate(node.outputs):
             others = [a for a in range(len(shape)) if a != axis and facts.size(tensor, a) is not None]
             same = [a for a in others if facts.size(tensor, a) == facts.size(node.inputs[0], a)]
@@ -133,7 +131,7 @@ class Split(Movement):
         rank = len(shape_of(node.inputs[0]) or ())
         axis = rank - affine.axis if affine.axis is not None else None
         sizes = [size_of(t, axis) or 0 for t in node.outputs] if axis is not None else []
-        if not rank or axis is None or node.attrs.get("axis", 0) % rank != axis or 0 in sizes:
+        if not rank or axis is None or axis_attribute(node) != axis or 0 in sizes:
             return False
         output = next(i for i, t in enumerate(node.outputs) if t is affine.data)
         scale, shift = np.ones(sum(sizes)), np.zeros(sum(sizes))
@@ -145,8 +143,7 @@ class Split(Movement):
         """A permutation within one part is one of the whole."""
         sizes = [size_of(t, axis) for t in node.outputs]
         known = [size for size in sizes if size is not None]
-        rank = len(shape_of(node.inputs[0]) or ())
-        along = bool(rank) and node.attrs.get("axis", 0) % rank == axis
+        along = bool(shape_of(node.inputs[0])) and axis_attribute(node) == axis
         if not along or len(known) < len(sizes) or sizes[output] != order.size:
             return None
         start = sum(known[:output])
@@ -157,17 +154,10 @@ class Split(Movement):
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """Along the other axes all parts store the same, as they come from one input."""
         result = super().storable_outputs(node, facts, asked)
-        axis = node.attrs.get("axis", 0) % len(node.inputs[0].shape or (0,))
-        for other in {a for _, a in result if a != axis}:
-            keys = [(o, other) for o in range(len(node.outputs))]
-            sets = [result.pop(key) for key in keys if key in result]
-            if len(sets) == len(keys):
-                union = np.asarray(np.logical_or.reduce(sets))
-                result.update(dict.fromkeys(keys, union))
-        return result
+        return stored_alike(result, {a for _, a in result if a != axis_attribute(node)}, len(node.outputs))
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        axis = node.attrs.get("axis", 0) % max(len(rewriter.shape(rewriter.before.inputs[0])), 1)
+        axis = axis_attribute(rewriter.before)
         counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
         if (
             len(counts) < len(node.outputs)
@@ -176,13 +166,9 @@ class Split(Movement):
         ):
             return
         # a part that was empty from the start is still read
-        kept = [
-            (t, int(c))
-            for t, c in zip(list(node.outputs), counts, strict=True)
-            if c is not None and (c or rewriter.is_whole(t, axis))
-        ]
-        rewriter.set_outputs(node, [t for t, _ in kept])
-        sizes = [c for _, c in kept]
+        kept = [i for i, t in enumerate(node.outputs) if counts[i] or rewriter.is_whole(t, axis)]
+        rewriter.set_outputs(node, [node.outputs[i] for i in kept])
+        sizes = [counts[i] for i in kept]
         node.attrs.pop("num_outputs", None)
         if rewriter.opset < 13:
             node.attrs["split"] = sizes

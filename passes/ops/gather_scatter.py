@@ -20,8 +20,8 @@ from passes.abstract_values.slices import (
     Sets,
     merge,
 )
-from passes.graph.tensors import Array, Index, Mask, is_constant, shape_of
-from passes.ops.base import register
+from passes.graph.tensors import Array, Index, Mask, is_constant, product, shape_of, size_of
+from passes.ops.base import axis_attribute, gathered, register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -64,7 +64,7 @@ class Picking(Movement):
         return demands
 
 
-def _settled(indices: gs.Tensor, size: int | None) -> Index | None:
+def settled(indices: gs.Tensor, size: int | None) -> Index | None:
     """Constant indices along an axis of this size, counted from its front; None for others or ones out of range."""
     if not is_constant(indices) or size is None:
         return None
@@ -80,34 +80,25 @@ def _same_along(index: Index, axis: int) -> Index | None:
     return rows[:, 0] if rows.size and bool((rows == rows[:, :1]).all()) else None
 
 
-def _static(tensor: gs.Tensor, axis: int) -> int | None:
-    shape = shape_of(tensor) or ()
-    size = shape[axis] if axis < len(shape) else None
-    return size if isinstance(size, int) else None
-
-
 @register("GatherElements")
 class GatherElements(Picking):
     """One element of the data for each index, at the place of the index but along `axis`."""
 
     def contradiction(self, node: gs.Node) -> str:
         data, index = (shape_of(t) or () for t in node.inputs[:2])
-        axis = int(node.attrs.get("axis", 0)) % max(len(data), 1)
+        axis = axis_attribute(node)
         for a, (size, wanted) in enumerate(zip(data, index, strict=False)):
             if a != axis and isinstance(size, int) and isinstance(wanted, int) and wanted > size:
                 return f"its indices have size {wanted} along axis {a}, and its data {size}"
         return ""
 
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
-        index = _settled(node.inputs[1], _static(node.inputs[0], axis))
+        axis = axis_attribute(node)
+        index = settled(node.inputs[1], size_of(node.inputs[0], axis))
         return [] if index is None else [(axis, index)]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
-        found = []
+        rank, axis, found = len(shape_of(node.inputs[0]) or ()), axis_attribute(node), []
         for a in range(rank):
             picked, size = facts.size(node.inputs[1], a), facts.size(node.inputs[0], a)
             if picked is None or (size is None and a != axis) or facts.size(node.outputs[0], a) != picked:
@@ -124,7 +115,7 @@ class GatherElements(Picking):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         for axis, _ in self.chosen(rewriter.before):
             required = rewriter.required(node, 0, axis)
-            index = _settled(node.inputs[1], _static(rewriter.before.inputs[0], axis))
+            index = settled(node.inputs[1], size_of(rewriter.before.inputs[0], axis))
             if required is not None and index is not None:
                 rewriter.set_input(node, 1, rewriter.constant("indices", (np.cumsum(required) - 1)[index]))
 
@@ -138,7 +129,7 @@ def _components(node: gs.Node, first: int) -> list[Index] | None:
     values = np.asarray(node.inputs[1].values)
     found = []
     for k in range(count):
-        index = _settled(gs.Constant("", values[..., k]), _static(node.inputs[0], first + k))
+        index = settled(gs.Constant("", values[..., k]), size_of(node.inputs[0], first + k))
         if index is None:
             return None
         found.append(index)
@@ -148,15 +139,13 @@ def _components(node: gs.Node, first: int) -> list[Index] | None:
 def _renumbered(node: gs.Node, rewriter: Rewriter, first: int) -> None:
     """Let tuples of constant indices count only the slices that are required of the data."""
     count = len(_components(rewriter.before, first) or ())
-    places = [rewriter.required(node, 0, first + k) for k in range(count)]
-    if all(required is None for required in places):
+    masks = [rewriter.required(node, 0, first + k) for k in range(count)]
+    if all(required is None for required in masks):
         return
     values = np.array(node.inputs[1].values, np.int64)
-    for k, required in enumerate(places):
+    for k, required in enumerate(masks):
         if required is not None:
-            values[..., k] = (np.cumsum(required) - 1)[
-                np.where(values[..., k] < 0, values[..., k] + required.size, values[..., k])
-            ]
+            values[..., k] = (np.cumsum(required) - 1)[values[..., k]]
     rewriter.set_input(node, 1, rewriter.constant("indices", values))
 
 
@@ -191,7 +180,7 @@ class GatherND(Picking):
         _renumbered(node, rewriter, int(rewriter.before.attrs.get("batch_dims", 0)))
 
 
-class Decomposition(Movement):
+class Scattering(Movement):
     """The data of input 0 with the updates of input 2 written, or added, at the indices of input 1."""
 
     only_picks = False
@@ -222,13 +211,11 @@ class Decomposition(Movement):
 
 
 @register("ScatterElements", "Scatter")
-class ScatterElements(Decomposition):
+class ScatterElements(Scattering):
     """One element written for each index, at the place of the index but along `axis`, which stays whole."""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
-        found = []
+        rank, axis, found = len(shape_of(node.inputs[0]) or ()), axis_attribute(node), []
         for a in range(rank):
             size = facts.size(node.outputs[0], a)
             if a != axis and size is not None and all(facts.size(t, a) == size for t in node.inputs):
@@ -237,7 +224,7 @@ class ScatterElements(Decomposition):
 
 
 @register("ScatterND")
-class ScatterND(Decomposition):
+class ScatterND(Scattering):
     """A piece written for each tuple of indices; the axes after those pass through.
 
     Slices of the axes that the tuples choose from can be removed if the indices are a constant matrix, a tuple a row.
@@ -255,7 +242,7 @@ class ScatterND(Decomposition):
                 found += [Link(0, a, 0, a), Link(2, at, 0, a)]
         return found
 
-    def _tuples(self, node: gs.Node, facts: Facts) -> Array | None:
+    def _tuples(self, node: gs.Node) -> Array | None:
         """Indices one tuple a row [tuples, axes]; None unless they are constant and all sizes are static."""
         components = _components(node, 0)
         if not components or not components[0].size:
@@ -264,7 +251,7 @@ class ScatterND(Decomposition):
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
-        tuples = self._tuples(node, facts)
+        tuples = self._tuples(node)
         if tuples is None:
             return
         rows = self._rows(node, facts)
@@ -274,23 +261,19 @@ class ScatterND(Decomposition):
             dtype = node.outputs[0].dtype or np.float32
             found = ConstantSlices(np.zeros(size, bool), np.zeros(size, dtype)) if data is None else data
             touched, written = self._overwritten(node, facts, tuples, axis)
-            first = np.zeros(size, found.value.dtype)
-            first[tuples[::-1, axis]] = rows.value[::-1]
-            same = np.ones(size, bool)
-            np.logical_and.at(same, tuples[:, axis], rows.mask & (rows.value == first[tuples[:, axis]]))
-            kept = found.mask & ~touched
+            kept = ConstantSlices(found.mask & ~touched, found.value)
             if self._replaces(node):
-                both = touched & same & (written | (found.mask & (found.value == first)))
-                yield 0, axis, merge(ConstantSlices(kept, found.value), ConstantSlices(both, first))
-            else:
-                yield 0, axis, ConstantSlices(kept, found.value)
+                update = gathered(tuples[:, axis], rows, size)
+                both = touched & update.mask & (written | found.only(update.value).mask)
+                kept = merge(kept, ConstantSlices(both, update.value))
+            yield 0, axis, kept
 
     @staticmethod
     def _rows(node: gs.Node, facts: Facts) -> ConstantSlices:
         """What is known of the updates of each tuple."""
         updates = node.inputs[2]
         shape = shape_of(node.inputs[1]) or ()
-        count = int(np.prod([d for d in shape[:-1] if isinstance(d, int)], dtype=np.int64))
+        count = product(shape[:-1])
         known = None
         if is_constant(updates):
             flat = gs.Constant(f"{updates.name}/rows", facts.value(updates).reshape(count, -1))
@@ -309,23 +292,24 @@ class ScatterND(Decomposition):
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)
-        tuples = self._tuples(node, facts)
-        for axis in range(0 if tuples is None else tuples.shape[1]):
-            assert tuples is not None
+        tuples = self._tuples(node)
+        if tuples is None:
+            return
+        for axis in range(tuples.shape[1]):
             live = facts.live(node.outputs[0], axis)
             _, written = self._overwritten(node, facts, tuples, axis)
             yield 0, axis, live & ~written if self._replaces(node) else live
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         result = super().storable_outputs(node, facts, asked)
-        tuples = self._tuples(node, facts)
+        tuples = self._tuples(node)
         if tuples is not None and len(shape_of(node.inputs[1]) or ()) == 2:
             result |= {key: mask for key, mask in asked.items() if key[1] < tuples.shape[1]}
         return result
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
-        tuples = self._tuples(node, facts)
+        tuples = self._tuples(node)
         if tuples is None or len(shape_of(node.inputs[1]) or ()) != 2:
             return demands
         kept = np.ones(len(tuples), bool)
@@ -364,8 +348,7 @@ class Compress(Movement):
         return found
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
+        axis = axis_attribute(rewriter.before)
         if rewriter.required(node, 0, axis) is not None:  # what is required is what the condition would leave
             rewriter.replace_by_input(node)
 

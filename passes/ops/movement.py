@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
-from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps
+from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, is_constant, is_float, present, shape_of, size_of
@@ -114,6 +114,32 @@ class Movement(Linked):
                     return link.output_axis, rows
                 return None if (link.source < 0).any() else (link.output_axis, Rows(rows.places[link.source]))
         return None
+
+
+class Repeating(Movement):
+    """Several output slices hold one input slice, each in its own way: all of them are stored or none."""
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
+        parts = self._project(node, facts, asked)
+        for link in facts.links(node):
+            key = 0, link.output_axis
+            if key in result and link.source is not None and not link.split:
+                copies = parts[link.input, link.input_axis][link.source]
+                result[key] = copies if result[key] is asked[key] else result[key] & copies
+        return result
+
+
+def stored_alike(sets: Sets, axes: Collection[int], outputs: int) -> Sets:
+    """Along these axes all outputs, so many, store the same, as they come from one input; or none is narrower."""
+    result = dict(sets)
+    for axis in axes:
+        keys = [key for key in sets if key[1] == axis]
+        for key in keys:
+            del result[key]
+        if len(keys) == outputs:
+            result |= dict.fromkeys(keys, np.asarray(np.logical_or.reduce([sets[key] for key in keys])))
+    return result
 
 
 def _along(place: int, rank: int) -> list[int]:

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.row_index import Rows
-from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.symbolic_sizes import Extent, Window
 from passes.graph.tensors import int_list, operand, shape_of
 from passes.ops.base import register
@@ -89,16 +89,11 @@ class Pad(Movement):
         found = {(output, axis): known for output, axis, known in super().constants(node, facts)}
         value = self._value(node, facts)
         for link in facts.links(node):
-            if link.source is None or value is None:
-                continue
-            dtype = node.inputs[0].dtype
-            border = ConstantSlices(
-                link.source < 0, np.full(link.source.shape, value, dtype if dtype is not None else np.float32)
-            )
-            before = found.get((0, link.output_axis))
-            if before is not None:
-                border = ConstantSlices(border.mask | before.mask, np.where(border.mask, border.value, before.value))
-            found[0, link.output_axis] = border
+            if link.source is not None and value is not None:
+                key, dtype = (0, link.output_axis), node.inputs[0].dtype
+                values = np.full(link.source.shape, value, np.float32 if dtype is None else dtype)
+                border = ConstantSlices(link.source < 0, values)
+                found[key] = merge(border, found[key]) if key in found else border
         for (output, axis), known in found.items():
             yield output, axis, known
 

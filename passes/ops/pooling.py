@@ -78,22 +78,18 @@ class AveragePool(Pool):
         found = sliding.over(known, 0.0)
         if found is None:
             return None
-        index, seen = found
+        index, windows = found
         if node.attrs.get("count_include_pad", 0):
-            return ConstantMap(
-                known.mask, seen.mean(axis=sliding.inner, dtype=np.float64).astype(known.value.dtype), index
-            )
-        ones = sliding.over(ConstantMap(known.mask, np.ones_like(known.value), known.index), 0.0)
-        assert ones is not None
-        count = ones[1].sum(axis=sliding.inner, dtype=np.float64)
-        total = seen.sum(axis=sliding.inner, dtype=np.float64)
-        return ConstantMap(known.mask, (total / count).astype(known.value.dtype), index)
+            mean = windows.mean(axis=sliding.inner, dtype=np.float64)
+        else:
+            ones = sliding.over(ConstantMap(known.mask, np.ones_like(known.value), known.index), 0.0)
+            assert ones is not None
+            counts, totals = (w.sum(axis=sliding.inner, dtype=np.float64) for w in (ones[1], windows))
+            mean = totals / counts
+        return ConstantMap(known.mask, mean.astype(known.value.dtype), index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in (
-            "NOTSET",
-            "VALID",
-        )
+        pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         even = not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
         return known if even else known.only(0)
 

@@ -6,6 +6,8 @@ operands are given the stored sizes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -32,7 +34,7 @@ from passes.graph.tensors import (
     static_shape,
 )
 from passes.ops.base import Op, register
-from passes.ops.movement import Movement, filled, same_axis
+from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
@@ -51,7 +53,7 @@ class Rearrangement(Movement):
 
 
 @register("Reshape", "Flatten")
-class Reshape(Rearrangement):
+class Reshape(Repeating, Rearrangement):
     """Groups of axes with equal products: kept, merged or split. What is stored stays a product of axis sets."""
 
     reason = "regroups the elements of several axes"
@@ -101,17 +103,6 @@ class Reshape(Rearrangement):
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Only axes that are kept: part of a merged axis frees no slice of what it was merged from."""
         return [(0, k.input_axis) for k in facts.links(node) if k.output_axis == axis and k.source is None]
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        """A merged axis stores a full product: every combination of the slices that its parts need."""
-        result = super().storable_outputs(node, facts, asked)
-        parts = self._project(node, facts, asked)
-        for link in facts.links(node):
-            key = 0, link.output_axis
-            if key in result and link.source is not None and not link.split:
-                held = parts[0, link.input_axis][link.source]
-                result[key] = held if result[key] is asked[key] else result[key] & held
-        return result
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         if node.op == "Reshape":
@@ -195,6 +186,11 @@ class Expand(Movement):
         rewriter.set_shape_operand(node, 1, one_is_inferred=False)
 
 
+def is_static(dims: Sequence[Dim]) -> bool:
+    """Whether all are numbers."""
+    return all(isinstance(d, int) for d in dims)
+
+
 class Measuring(Op):
     """Reads no values, only how many there are."""
 
@@ -223,9 +219,8 @@ class Shape(Measuring):
         return shape[int(node.attrs.get("start", 0)) : node.attrs.get("end", len(shape))]
 
     def from_shapes(self, node: gs.Node) -> Array | None:
-        wanted = self.sizes(node)
-        sizes = [d for d in wanted or () if isinstance(d, int)]
-        return np.asarray(sizes, np.int64) if wanted is not None and len(sizes) == len(wanted) else None
+        sizes = self.sizes(node)
+        return None if sizes is None or not is_static(sizes) else np.asarray(sizes, np.int64)
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         shape = rewriter.shape(rewriter.before.inputs[0])
@@ -268,11 +263,8 @@ class Size(Measuring):
     """Reads no values; the number it gives counts what was removed too."""
 
     def from_shapes(self, node: gs.Node) -> Array | None:
-        shape = shape_of(node.inputs[0])
-        sizes = [d for d in shape or () if isinstance(d, int)]
-        if shape is None or len(sizes) < len(shape) or is_constant(node.inputs[0]):
-            return None
-        return np.asarray(np.prod(sizes, dtype=np.int64))
+        shape = static_shape(node.inputs[0])
+        return None if shape is None or is_constant(node.inputs[0]) else np.asarray(np.prod(shape, dtype=np.int64))
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))

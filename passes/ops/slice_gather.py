@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import (
-    Demand,
-    Demands,
-    Link,
-    Sets,
-)
-from passes.graph.tensors import Array, Index, Mask, int_list, is_constant, operand, shape_of, size_of
+from passes.abstract_values.slices import Demands, Link, Sets
+from passes.graph.tensors import Array, Index, int_list, is_constant, operand, shape_of, size_of
 from passes.ops.base import register, rules
+from passes.ops.gather_scatter import Picking, settled
 from passes.ops.movement import Movement, same_axis
-from passes.ops.shape import Shape
+from passes.ops.shape import Shape, is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -64,9 +61,7 @@ class Slice(Movement):
         found = same_axis(node, facts, [(a, a) for a in range(rank) if a not in ranges])
         for axis, (start, end, step) in ranges.items():
             size = facts.size(node.inputs[0], axis)
-            if size is None:
-                continue
-            if step < 0:
+            if size is None or step < 0:
                 continue
             source = np.arange(size)[max(start, -size) : end : step]
             if source.size and source.size == facts.size(node.outputs[0], axis):
@@ -98,7 +93,7 @@ class Slice(Movement):
 
 
 @register("Gather")
-class Gather(Movement):
+class Gather(Picking):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
 
     only_picks = True
@@ -114,8 +109,7 @@ class Gather(Movement):
         if not ((wanted >= -len(sizes)) & (wanted < len(sizes))).all():
             return None
         picked = [sizes[i] for i in wanted.reshape(-1)]
-        static = [d for d in picked if isinstance(d, int)]
-        return np.asarray(static, np.int64).reshape(wanted.shape) if len(static) == len(picked) else None
+        return np.asarray(picked, np.int64).reshape(wanted.shape) if is_static(picked) else None
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
         """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
@@ -152,61 +146,29 @@ class Gather(Movement):
         rank = len(shape_of(node.inputs[0]) or ())
         shift = len(indices) - 1
         found = same_axis(node, facts, [(a, a if a < axis else a + shift) for a in range(rank) if a != axis])
-        source = self._source(node, facts, axis)
-        if source is not None and source.ndim == 1:
-            found.append(Link(0, axis, 0, axis, source))
-        return found
+        return found + [Link(0, axis, 0, axis, index) for _, index in self.chosen(node) if index.ndim == 1]
 
-    def _source(self, node: gs.Node, facts: Facts, axis: int) -> Index | None:
-        size = facts.size(node.inputs[0], axis)
-        if size is None or not is_constant(node.inputs[1]):
-            return None
-        indices = facts.value(node.inputs[1]).astype(np.int64)
-        if ((indices < -size) | (indices >= size)).any():
-            return None
-        return np.where(indices < 0, indices + size, indices)
-
-    def reads(self, node: gs.Node, facts: Facts):  # type: ignore[no-untyped-def]
-        yield from super().reads(node, facts)
-        picked = self._picks(node, facts)
-        if picked is not None:
-            yield 0, picked[0], picked[1]
-
-    def _picks(self, node: gs.Node, facts: Facts) -> tuple[int, Mask] | None:
-        """For one index that takes its axis away, or a table of several axes: the axis and the slices that are read."""
+    def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         axis = self._axis(node)
-        source = None if axis is None else self._source(node, facts, axis)
-        if axis is None or source is None or source.ndim == 1:
-            return None
-        need = np.zeros(facts.size(node.inputs[0], axis) or 0, bool)
-        need[source.reshape(-1)] = True
-        return axis, need
+        index = None if axis is None else settled(node.inputs[1], size_of(node.inputs[0], axis))
+        return [] if axis is None or index is None else [(axis, index)]
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().required_inputs(node, facts, stored)
-        axis = self._axis(node)
-        if axis is None:
-            return demands
-        picked = self._picks(node, facts)
-        if picked is not None:
-            demands[0, axis] = Demand(picked[1], flexible=True, reason="picks it")
-        elif (0, axis) in demands:  # new indices find the slices wherever they are
-            order = self.picked(node)
-            echo, source = (None, None) if order is None else ((0, axis), order[1])
-            need = demands[0, axis].need
-            demands[0, axis] = Demand(need, flexible=True, reason="picks it", echo=echo, order=source)
+        demands, picked = super().required_inputs(node, facts, stored), self.picked(node)
+        if picked is not None and (0, picked[0]) in demands:
+            key = 0, picked[0]
+            demands[key] = replace(demands[key], echo=key, order=picked[1])
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        if not is_constant(node.inputs[1]) or not rank:
+        axis = self._axis(rewriter.before)
+        if not is_constant(node.inputs[1]) or axis is None:
             return
-        axis = int(node.attrs.get("axis", 0)) % rank
-        seen = rewriter.required(node, 0, axis)
+        required = rewriter.required(node, 0, axis)
         indices = np.asarray(node.inputs[1].values).astype(np.int64)
         asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
-        if seen is None and asked is None:
+        if required is None and asked is None:
             return
         chosen = indices if asked is None else indices[asked]
-        place = chosen if seen is None else (np.cumsum(seen) - 1)[chosen]
-        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", place)])
+        positions = chosen if required is None else (np.cumsum(required) - 1)[chosen]
+        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", positions)])

@@ -11,7 +11,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps,
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
 from passes.ops.base import Linked, register
-from passes.ops.movement import maps_by_slices, same_axis
+from passes.ops.movement import maps_by_slices, same_axis, stored_alike
 from passes.rewriting.channel_facts import Facts
 
 
@@ -41,13 +41,7 @@ class AlongAxes(Linked):
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         """All outputs store the same, as they come from one input."""
         result = super().storable_outputs(node, facts, asked)
-        count = len(present(node.outputs))
-        for axis in {a for _, a in result}:
-            keys = [key for key in result if key[1] == axis]
-            sets = [result.pop(key) for key in keys]
-            if len(keys) == count:
-                result.update(dict.fromkeys(keys, np.asarray(np.logical_or.reduce(sets))))
-        return result
+        return stored_alike(result, {axis for _, axis in result}, len(present(node.outputs)))
 
 
 @register("CumSum", "CumProd")

@@ -1,7 +1,4 @@
-"""Operators that trade channels for positions, or repeat them: one input channel makes several of the output, or back.
-
-Where several output slices hold one input slice each in their own way, all of them are stored or none.
-"""
+"""Operators that trade channels for positions, or repeat them: one input channel makes several, or back."""
 
 from __future__ import annotations
 
@@ -10,24 +7,11 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
-from passes.abstract_values.slices import Link, Maps, Sets
+from passes.abstract_values.slices import Link, Maps
 from passes.graph.tensors import Index, int_list, operand
 from passes.ops.base import register
-from passes.ops.movement import Movement, same_axis
+from passes.ops.movement import Movement, Repeating, same_axis
 from passes.rewriting.channel_facts import Facts
-
-
-class Repeating(Movement):
-    """An input slice has several copies in the output, which are stored or removed together."""
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        result = super().storable_outputs(node, facts, asked)
-        parts = self._project(node, facts, asked)
-        for link in facts.links(node):
-            key = 0, link.output_axis
-            if key in result and link.source is not None:
-                result[key] = parts[link.input, link.input_axis][link.source]
-        return result
 
 
 @register("Tile")

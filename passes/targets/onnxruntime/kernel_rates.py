@@ -29,7 +29,7 @@ Form = Literal["im2col", "nchwc", "nchw_to_nchwc"]
 _BLOCKS_AT_ONCE = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rates:
     """Nanoseconds (ns) of one core, by what a kernel does.
 
@@ -61,14 +61,14 @@ class Rates:
 
     name: str
     channels_per_block: int
-    channel_multiple: int
+    channel_multiple: int = 4
     ns_per_im2col_mac: float
     ns_per_nchwc_mac: float
     ns_per_nchw_to_nchwc_mac: float
     blocks_charged_for_rest: tuple[float, float, float]
     ns_per_accumulated_element: float
-    positions_per_tile: int
-    tile_positions_per_lone_position: float
+    positions_per_tile: int = 16
+    tile_positions_per_lone_position: float = 3.5
     ns_per_im2col_element: float
     ns_per_im2col_row: float
     ns_per_element_in_place: float
@@ -83,9 +83,9 @@ class Rates:
     ns_per_elementwise_element: float
     ns_per_reordered_element: float
     ns_per_adapted_element: float
-    ns_per_gathered_piece: float
+    ns_per_gathered_piece: float = 4.0
     ns_per_node: float
-    least_gain_ns: float
+    least_gain_ns: float = 10_000.0
 
     def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:
         """How the convolution runs that reads and writes so many channels."""
@@ -172,14 +172,11 @@ def round_up(value: int, multiple: int) -> int:
 _AVX512 = Rates(
     name="avx512",
     channels_per_block=16,
-    channel_multiple=4,
     ns_per_im2col_mac=1 / 107,
     ns_per_nchwc_mac=1 / 126,
     ns_per_nchw_to_nchwc_mac=1 / 128,
     blocks_charged_for_rest=(1.36, 2.0, 3.0),
     ns_per_accumulated_element=0.016,
-    positions_per_tile=16,
-    tile_positions_per_lone_position=3.5,
     ns_per_im2col_element=0.14,
     ns_per_im2col_row=0.0,
     ns_per_element_in_place=0.14,
@@ -194,22 +191,17 @@ _AVX512 = Rates(
     ns_per_elementwise_element=0.14,
     ns_per_reordered_element=0.15,
     ns_per_adapted_element=0.15,
-    ns_per_gathered_piece=4.0,
     ns_per_node=1500.0,
-    least_gain_ns=10_000.0,
 )
 
 _AVX2 = Rates(
     name="avx2",
     channels_per_block=8,
-    channel_multiple=4,
     ns_per_im2col_mac=1 / 54,
     ns_per_nchwc_mac=1 / 55,
     ns_per_nchw_to_nchwc_mac=1 / 66,
     blocks_charged_for_rest=(2.0, 2.4, 3.0),
     ns_per_accumulated_element=0.038,
-    positions_per_tile=16,
-    tile_positions_per_lone_position=3.5,
     ns_per_im2col_element=0.27,
     ns_per_im2col_row=8.0,
     ns_per_element_in_place=0.09,
@@ -224,39 +216,28 @@ _AVX2 = Rates(
     ns_per_elementwise_element=0.2,
     ns_per_reordered_element=0.18,
     ns_per_adapted_element=0.13,
-    ns_per_gathered_piece=4.0,
     ns_per_node=2500.0,
-    least_gain_ns=10_000.0,
 )
 
-_ZEN4 = Rates(
+_ZEN4 = replace(
+    _AVX2,
     name="zen4",
     channels_per_block=16,
-    channel_multiple=4,
     ns_per_im2col_mac=1 / 58,
     ns_per_nchwc_mac=1 / 57,
     ns_per_nchw_to_nchwc_mac=1 / 64,
     blocks_charged_for_rest=(1.16, 2.08, 3.0),
     ns_per_accumulated_element=0.05,
-    positions_per_tile=16,
-    tile_positions_per_lone_position=3.5,
     ns_per_im2col_element=0.31,
     ns_per_im2col_row=10.0,
     ns_per_element_in_place=0.13,
     ns_per_depthwise_mac=1 / 57,
     ns_per_strided_depthwise_mac=1 / 51,
     ns_per_unblocked_depthwise_mac=0.2,
-    ns_per_unblocked_depthwise_channel=250.0,
     ns_per_touched_element=0.05,
-    ns_per_loaded_weight=0.15,
-    ns_per_loaded_window=0.25,
-    cached_weights=1_000_000,
     ns_per_elementwise_element=0.15,
     ns_per_reordered_element=0.16,
-    ns_per_adapted_element=0.13,
-    ns_per_gathered_piece=4.0,
     ns_per_node=1000.0,
-    least_gain_ns=10_000.0,
 )
 
 #: for a processor that is not known, where convolutions are timed: no channels are put into channel blocks
