@@ -8,12 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import (
-    ClampedAffine,
-    along_one_axis,
-    keeps_shape,
-    with_constant,
-)
+from passes.abstract_values.scale_shift import ClampedAffine, along_one_axis, keeps_shape, with_constant
 from passes.graph.tensors import Array, is_constant, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise

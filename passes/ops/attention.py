@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Array, Dim, is_float, operand, shape_of
+from passes.graph.tensors import Dim, is_float, operand, product, shape_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.decomposition import Decomposition
@@ -25,7 +25,7 @@ class Attention(Op):
             return False
         q, k, v = list(node.inputs)[:3]
         rank = len(shape_of(q) or ())
-        size = self._size(q, heads)
+        size = product((shape_of(q) or ())[-1:]) // (heads if rank == 3 else 1)  # channels of one head of the queries
         if rank == 3:
             q, v = (self._split(t, heads, (0, 2, 1, 3), writing) for t in (q, v))
             k = self._split(k, heads, (0, 2, 3, 1), writing)
@@ -47,7 +47,7 @@ class Attention(Op):
             return True
         mixed = writing.emit("MatMul", [weights, v], shape)
         merged = writing.emit("Transpose", [mixed], _permuted(tuple(shape), (0, 2, 1, 3)), perm=[0, 2, 1, 3])
-        sizes = writing.constant("together", _ints(0, 0, (shape_of(node.inputs[2]) or (0,))[-1]))
+        sizes = writing.constant("together", np.asarray([0, 0, (shape_of(node.inputs[2]) or (0,))[-1]], np.int64))
         writing.last("Reshape", [merged, sizes], node.outputs[0])
         return True
 
@@ -73,38 +73,22 @@ class Attention(Op):
         return count if static and count and count == int(node.attrs.get("kv_num_heads", 0)) else None
 
     @staticmethod
-    def _size(q: gs.Tensor, heads: int) -> int:
-        """Channels of one head of the queries."""
-        shape = shape_of(q) or ()
-        last = shape[-1]
-        assert isinstance(last, int)
-        return last if len(shape) == 4 else last // heads
-
-    @staticmethod
     def _is_masked(node: gs.Node, facts: Facts) -> bool:
         """Whether decomposing it lets any channel be removed."""
-        for tensor in list(node.inputs)[:3]:
-            shape = shape_of(tensor) or ()
-            axes = [a for a in range(1, len(shape)) if facts.size(tensor, a)]
-            if any(facts.zero(tensor, a).any() for a in axes):
-                return True
+        if any(a and facts.zero(t, a).any() for t in node.inputs[:3] for a, _ in facts.axes(t)):
+            return True
         y = node.outputs[0]
-        axes = [a for a in range(1, len(shape_of(y) or ())) if facts.size(y, a)]
-        return facts.is_live(y) and any(not facts.live(y, a).all() for a in axes)
+        return facts.is_live(y) and any(a and not facts.live(y, a).all() for a, _ in facts.axes(y))
 
     @staticmethod
     def _split(tensor: gs.Tensor, heads: int, perm: tuple[int, ...], writing: Decomposition) -> gs.Tensor:
         batch, time, width = shape_of(tensor) or (None, None, None)
         assert isinstance(width, int)
         shape = (batch, time, heads, width // heads)
-        sizes = writing.constant("heads", _ints(0, 0, heads, width // heads))
+        sizes = writing.constant("heads", np.asarray([0, 0, heads, width // heads], np.int64))
         split = writing.emit("Reshape", [tensor, sizes], list(shape))
         return writing.emit("Transpose", [split], _permuted(shape, perm), perm=list(perm))
 
 
 def _permuted(shape: tuple[Dim, ...], perm: tuple[int, ...]) -> list[Dim]:
     return [shape[a] for a in perm]
-
-
-def _ints(*values: Dim) -> Array:
-    return np.asarray(values, np.int64)

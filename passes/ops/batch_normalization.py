@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import (
-    Affine,
-)
+from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import Array, is_constant, shape_of, size_of
 from passes.ops.base import register

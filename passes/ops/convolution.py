@@ -264,7 +264,7 @@ class Convolution(Op):
 
     @staticmethod
     def _representatives(node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
-        """Of constant channels of which a border sees less, those that must be there: one, if it can stand for all."""
+        """Of constant channels that borders read less of, those that must be there: one, if it can stand for all."""
         if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):  # weights that take no others in
             return shift
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small

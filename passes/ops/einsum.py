@@ -101,6 +101,17 @@ class SumOfProducts(Op):
             return known
         return known.only(0)
 
+    @staticmethod
+    def _grid(inner: Sequence[Label], constants: Sequence[ConstantSlices | None]) -> tuple[Array, Mask]:
+        """Constants of the data over all inner letters: their values, zero elsewhere, and where they are."""
+        given, filled = np.zeros([k.size for k in inner]), np.zeros([k.size for k in inner], bool)
+        for number, known in enumerate(constants):
+            if known is not None:
+                along = [-1 if n == number else 1 for n in range(len(inner))]
+                given = np.where(known.mask.reshape(along), known.value.reshape(along), given)
+                filled = filled | known.mask.reshape(along)
+        return given, filled
+
     def _weighted(
         self, node: gs.Node, weight: int, w: Array, inner: Sequence[Label], given: Array
     ) -> tuple[Array, list[int]]:
@@ -143,13 +154,7 @@ class SumOfProducts(Op):
         if not free or w.dtype.kind != "f":
             return {}
         inner = self._inner(labels, data, weight)
-        given, filled = np.zeros([k.size for k in inner]), np.zeros([k.size for k in inner], bool)
-        for number, k in enumerate(inner):
-            known = self._known(node, facts, k, data)
-            if known is not None:
-                along = [-1 if n == number else 1 for n in range(len(inner))]
-                given = np.where(known.mask.reshape(along), known.value.reshape(along), given)
-                filled = filled | known.mask.reshape(along)
+        given, filled = self._grid(inner, [self._known(node, facts, k, data) for k in inner])
         axes = [dict(k.at)[weight] for k in inner]
         aligned = np.transpose(~filled, np.argsort(axes)) if axes else ~filled  # axes as the weights have them
         unknown = (w != 0) & aligned.reshape([d if a in axes else 1 for a, d in enumerate(w.shape)])
@@ -251,14 +256,13 @@ class SumOfProducts(Op):
         """Add what the constants that are no longer read contributed."""
         facts, before = rewriter.facts, rewriter.before
         inner = self._inner(labels, data, weight)
-        given = np.zeros([k.size for k in inner])
-        for number, k in enumerate(inner):
+        removed: list[ConstantSlices | None] = []
+        for k in inner:
             required, known = left.get(k.letter), self._known(before, facts, k, data)
-            if required is None or known is None:
-                continue
-            along = [-1 if n == number else 1 for n in range(len(inner))]
-            removed = np.where(known.mask, known.value, 0).reshape(along)
-            given = np.where(~required.reshape(along), removed, given)
+            if required is not None and known is not None:
+                known = ConstantSlices(~required, np.where(known.mask, known.value, 0))
+            removed.append(None if required is None else known)
+        given, _ = self._grid(inner, removed)
         if not given.any():
             return
         w = np.asarray(before.inputs[weight].values)
@@ -304,11 +308,11 @@ class SumOfProducts(Op):
     def couples(self, node: gs.Node, facts: Facts) -> Couples:
         """Letters that one computed operand shares with the output, or two of them that are summed over."""
         for label in self.labels(node, facts):
-            places = [(node.inputs[i], a) for i, a in label.at if not is_constant(node.inputs[i])]
+            axes = [(node.inputs[i], a) for i, a in label.at if not is_constant(node.inputs[i])]
             if label.out is None:
-                yield from ((places[0], other, None) for other in places[1:])
-            elif len(places) == 1:  # of what all have, the batch or the heads, only a part may be read
-                yield places[0], (node.outputs[0], label.out), None
+                yield from ((axes[0], other, None) for other in axes[1:])
+            elif len(axes) == 1:  # of what all have, the batch or the heads, only a part may be read
+                yield axes[0], (node.outputs[0], label.out), None
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         found = [p for k in self.labels(node, facts) if k.out == axis for p in k.at]

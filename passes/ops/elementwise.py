@@ -339,7 +339,7 @@ class Dropout(Copy):
     foldable = False
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        # a second output that is still there is read by someone, and whole
+        # a second output that is still there has a consumer, which needs it whole
         return super().links(node, facts) if len(node.outputs) == 1 and self.passes_on(node) is not None else []
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:

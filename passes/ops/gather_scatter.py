@@ -9,17 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Demand,
-    Demands,
-    Link,
-    Maps,
-    Reads,
-    Sets,
-    merge,
-)
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.tensors import Array, Index, Mask, is_constant, product, shape_of, size_of
 from passes.ops.base import axis_attribute, gathered, register
 from passes.ops.movement import Movement, same_axis
@@ -187,7 +177,7 @@ class Scattering(Movement):
     reason = "writes into the channels as they are"
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        """Nothing is said: what is the same at all places of the data may be written in some of them."""
+        """Nothing is said: what is the same at all positions of the data may be written in some of them."""
         return iter(())
 
     def _replaces(self, node: gs.Node) -> bool:

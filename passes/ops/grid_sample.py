@@ -1,4 +1,4 @@
-"""Positions sampled at computed places: each channel by itself."""
+"""Values sampled at computed coordinates: each channel by itself."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Mask, is_constant, is_float, present, shape_of, size_of
+from passes.graph.tensors import Array, is_constant, is_float, present, size_of
 from passes.ops.base import Linked
 from passes.rewriting.channel_facts import Facts
 
@@ -82,7 +82,9 @@ class Movement(Linked):
                 rows[place] = found[1]
                 targets.setdefault(found[0], []).append(place)
         source = np.arange(len(known.mask)) if part.source is None else part.source
-        mask = self.constant(node, facts, part, _not_even(known.mask[source] & (source >= 0)))
+        # what is only said to be known, and of no value
+        unvalued = ConstantSlices(known.mask[source] & (source >= 0), np.full(source.shape, np.nan))
+        mask = self.constant(node, facts, part, unvalued)
         if mask is None or part.output_axis in targets:
             return None
         picks = [source, *[np.zeros(1, np.int64)] * len(rows)]
@@ -147,11 +149,6 @@ def _along(place: int, rank: int) -> list[int]:
     return [-1 if a == place else 1 for a in range(rank)]
 
 
-def _not_even(mask: Mask) -> ConstantSlices:
-    """Slices of which it is only said that they are known."""
-    return ConstantSlices(mask, np.full(mask.shape, np.nan))
-
-
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
     """Links of input 0 to output 0 for `(input axis, output axis)` pairs of equal static size."""
     return [
@@ -166,12 +163,8 @@ def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
 
     Sizes that a graph output is only said to have are not relied on: nothing else tells them from the operand.
     """
-    if not node.outputs[0].outputs:
-        return
-    for axis in range(len(shape_of(node.outputs[0]) or ())):
-        size = facts.size(node.outputs[0], axis)
-        if size:
-            yield 0, axis, ConstantSlices(np.ones(size, bool), np.full(size, value))
+    for axis, size in facts.axes(node.outputs[0]) if node.outputs[0].outputs else ():
+        yield 0, axis, ConstantSlices(np.ones(size, bool), np.full(size, value))
 
 
 def maps_by_slices(node: gs.Node, facts: Facts, along: Collection[int]) -> Maps:
@@ -202,14 +195,11 @@ def _evaluated(
         index[place] = Rows(np.arange(size)) if size > 1 else None
         if value[0].size > MOST_PLACES:
             return None
-    rest = [None if t.is_empty() else _wide(facts.value(t)) for t in list(node.inputs)[1:]]
+    rest = [None if t.is_empty() else facts.value(t) for t in list(node.inputs)[1:]]
+    rest = [v.astype(np.float64) if v is not None and v.dtype.kind == "f" else v for v in rest]
     results = evaluate(node, facts.opset, [np.moveaxis(value, 0, axis), *rest])
     if results is None or results[0].shape != np.moveaxis(value, 0, axis).shape:
         return None
     full = np.zeros((known.mask.size, *value.shape[1:]), node.outputs[0].dtype or np.float32)
     full[known.mask] = np.moveaxis(results[0], axis, 0)
     return ConstantMap(known.mask, full, tuple(index))
-
-
-def _wide(values: Array) -> Array:
-    return values.astype(np.float64) if values.dtype.kind == "f" else values

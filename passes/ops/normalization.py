@@ -8,16 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import linear_dependence
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Demand,
-    Demands,
-    Dependences,
-    Maps,
-    Sets,
-    merge,
-)
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import register
 from passes.ops.movement import maps_by_slices
@@ -164,8 +155,8 @@ class NormalizationFromAxis(Normalization):
     @staticmethod
     def _pick(node: gs.Node, rewriter: Rewriter, data: gs.Tensor, axis: int, required: Mask, out: Mask) -> None:
         """Let the node write those of the slices `required` that are stored."""
-        places = rewriter.constant("channels", (np.cumsum(required) - 1)[out])
-        rewriter.become(node, "Gather", [data, places], axis=axis)
+        positions = rewriter.constant("channels", (np.cumsum(required) - 1)[out])
+        rewriter.become(node, "Gather", [data, positions], axis=axis)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return self.flops_per_element * volume(node.outputs[0]), 0

@@ -98,8 +98,8 @@ class DecomposedNormalization:
         if self.narrow:
             result = self.rewriter.cast(result, self.dtype)
         if (required != out).any():
-            places = self.rewriter.constant("channels", (np.cumsum(required) - 1)[out])
-            result = self.rewriter.emit("Gather", [result, places], like, axis=axis)
+            positions = self.rewriter.constant("channels", (np.cumsum(required) - 1)[out])
+            result = self.rewriter.emit("Gather", [result, positions], like, axis=axis)
         along = [-1, *[1] * (len(shape) - 1 - axis)]
         factors = self.rewriter.constant("scale", scale[out].astype(self.dtype).reshape(along))
         addends = self.rewriter.constant("bias", bias[out].astype(self.dtype).reshape(along))

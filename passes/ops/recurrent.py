@@ -20,8 +20,8 @@ _ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}
 class Recurrent(Op):
     """Data [.., .., features], weights [ways, gates · units, features], recurrent weights [ways, gates · units, units].
 
-    The weights shrink with the features that are stored. A hidden unit is kept for the sake of whoever reads it, other
-    units included. A unit whose candidate gets nothing and whose state begins at zero is zero at all times.
+    The weights shrink with the features that are stored. A hidden unit is kept for its consumers, other units included.
+    A unit whose candidate gets nothing and whose state begins at zero is zero at all times.
 
     Source: ONNX operator specification, LSTM, GRU and RNN.
     """
@@ -173,10 +173,10 @@ class Recurrent(Op):
         facts, before = rewriter.facts, rewriter.before
         if not self.is_understood(before, facts):
             return
-        seen = rewriter.required(node, 0, 2)
+        required = rewriter.required(node, 0, 2)
         masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
         kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
-        features = np.ones(before.inputs[1].shape[2], bool) if seen is None else seen
+        features = np.ones(before.inputs[1].shape[2], bool) if required is None else required
         if kept.all() and features.all():
             return
         rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept)[..., features]))

@@ -34,9 +34,9 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
 
 def _kept(node: gs.Node, facts: Facts, axes: set[int]) -> list[Link]:
     """Links of the axes that are not reduced."""
-    kept = (a for a in range(len(shape_of(node.inputs[0]) or ())) if a not in axes)
+    others = (a for a in range(len(shape_of(node.inputs[0]) or ())) if a not in axes)
     keepdims = node.attrs.get("keepdims", 1)
-    return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(kept)])
+    return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(others)])
 
 
 class Reduce(Linked):
@@ -78,17 +78,17 @@ class Reduce(Linked):
         x, axes = node.inputs[0], reduced_axes(node)
         for link in facts.links(node) if axes and is_float(x) and not is_constant(x) else ():
             known = facts.maps(x, link.input_axis)
-            places = {a - (a > link.input_axis) for a in axes or ()}
-            reduced = None if known is None else self.reduced(node, facts, known, places)
+            positions = {a - (a > link.input_axis) for a in axes or ()}
+            reduced = None if known is None else self.reduced(node, facts, known, positions)
             if reduced is None:
                 continue
             if not node.attrs.get("keepdims", 1):
-                index = tuple(rows for place, rows in enumerate(reduced.index) if place not in places)
-                value = reduced.value.squeeze(tuple(place + 1 for place in places))
+                index = tuple(rows for position, rows in enumerate(reduced.index) if position not in positions)
+                value = reduced.value.squeeze(tuple(position + 1 for position in positions))
                 reduced = ConstantMap(reduced.mask, value, index)
             yield 0, link.output_axis, reduced
 
-    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, positions: set[int]) -> ConstantMap | None:
         """The maps reduced over these of their other axes; None if they are not known."""
         return None
 
@@ -120,11 +120,11 @@ class Reduce(Linked):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         narrowed = self.narrowed(rewriter.before, rewriter.facts)
-        seen = None if narrowed is None else rewriter.required(node, 0, narrowed[0])
-        if narrowed is not None and seen is not None:
-            self.lower_narrowed(node, rewriter, narrowed[0], seen)
+        kept = None if narrowed is None else rewriter.required(node, 0, narrowed[0])
+        if narrowed is not None and kept is not None:
+            self.lower_narrowed(node, rewriter, narrowed[0], kept)
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask) -> None:
         """Make up for the slices that are not there."""
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
@@ -168,8 +168,8 @@ class ReduceSum(Reduce):
             found |= dependence.mask
         return found
 
-    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
-        mean = averaged(known, places)
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, positions: set[int]) -> ConstantMap | None:
+        mean = averaged(known, positions)
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or ()]
         if mean is None or None in sizes:
             return None
@@ -181,20 +181,20 @@ class ReduceSum(Reduce):
         sizes = [facts.size(node.inputs[0], a) for a in reduced_axes(node) or () if a != axis]
         return None if None in sizes else product(sizes)
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask) -> None:
         before, facts = rewriter.before, rewriter.facts
         x = before.inputs[0]
         known, dependence = facts.known(x, axis), facts.dependence.get((x.name, axis))
-        weights = np.ones(seen.size)
-        total = 0.0 if known is None else float(known.value[known.mask & ~seen].astype(np.float64).sum())
+        weights = np.ones(kept.size)
+        total = 0.0 if known is None else float(known.value[known.mask & ~kept].astype(np.float64).sum())
         if dependence is not None:
-            gone = dependence.mask & ~seen
-            np.add.at(weights, dependence.reps, dependence.coef[gone].sum(axis=0))
-            total += float(dependence.shift[gone].sum())
-        self._write(node, rewriter, axis, seen, weights[seen], total * (self._others(before, facts, axis) or 1))
+            removed = dependence.mask & ~kept
+            np.add.at(weights, dependence.reps, dependence.coef[removed].sum(axis=0))
+            total += float(dependence.shift[removed].sum())
+        self._write(node, rewriter, axis, kept, weights[kept], total * (self._others(before, facts, axis) or 1))
 
     def _write(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask, weights: Array, total: float, scale: float = 1.0
+        self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask, weights: Array, total: float, scale: float = 1.0
     ) -> None:
         """scale · (reduction of weights · slices) + total."""
         data, dtype = node.inputs[0], rewriter.before.inputs[0].dtype
@@ -220,17 +220,17 @@ class ReduceMean(ReduceSum):
     averages = True
     preserves = "constants"
 
-    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
-        return averaged(known, places)
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, positions: set[int]) -> ConstantMap | None:
+        return averaged(known, positions)
 
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         return 1  # the other axes are averaged over
 
     def _write(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask, weights: Array, total: float, scale: float = 1.0
+        self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask, weights: Array, total: float, scale: float = 1.0
     ) -> None:
-        share = float(seen.sum()) / seen.size
-        super()._write(node, rewriter, axis, seen, weights, total / seen.size, scale * share)
+        share = float(kept.sum()) / kept.size
+        super()._write(node, rewriter, axis, kept, weights, total / kept.size, scale * share)
 
 
 @register("ReduceMax", "ReduceMin")
@@ -240,20 +240,20 @@ class ReduceExtremum(Reduce):
     averages = True
     preserves = "constants"
 
-    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, places: set[int]) -> ConstantMap | None:
-        return extreme(known, places, np.max if node.op == "ReduceMax" else np.min)
+    def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, positions: set[int]) -> ConstantMap | None:
+        return extreme(known, positions, np.max if node.op == "ReduceMax" else np.min)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
         known = facts.known(node.inputs[0], axis)
         # not worth another operator for a slice or two
         return None if known is None or known.mask.sum() < 4 or known.mask.all() else known.mask
 
-    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, seen: Mask) -> None:
+    def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask) -> None:
         known = rewriter.facts.known(rewriter.before.inputs[0], axis)
-        gone = np.zeros(0) if known is None else known.value[known.mask & ~seen]
-        if gone.size == 0:
+        removed = np.zeros(0) if known is None else known.value[known.mask & ~kept]
+        if removed.size == 0:
             return
-        extremum = gone.max() if node.op == "ReduceMax" else gone.min()
+        extremum = removed.max() if node.op == "ReduceMax" else removed.min()
         reduced = rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
         limit = rewriter.constant("limit", np.asarray(extremum, rewriter.before.inputs[0].dtype))
         rewriter.become(node, node.op.removeprefix("Reduce"), [reduced, limit])

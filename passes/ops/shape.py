@@ -14,25 +14,9 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.element_order import Arrangement, reshaped, transposed
 from passes.abstract_values.reshape_groups import matched_groups
 from passes.abstract_values.scale_shift import Affine
-from passes.abstract_values.slices import (
-    Constants,
-    Demand,
-    Demands,
-    Link,
-    Reads,
-    Sets,
-)
+from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
-from passes.graph.tensors import (
-    Array,
-    Dim,
-    Index,
-    int_list,
-    is_constant,
-    operand,
-    shape_of,
-    static_shape,
-)
+from passes.graph.tensors import Array, Dim, Index, int_list, is_constant, operand, shape_of, static_shape
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -268,7 +252,7 @@ class Size(Measuring):
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        narrowed = [seen for a in range(rank) if (seen := rewriter.required(node, 0, a)) is not None]
+        narrowed = [mask for a in range(rank) if (mask := rewriter.required(node, 0, a)) is not None]
         if narrowed:
             whole, left = np.prod([s.size for s in narrowed]), np.prod([s.sum() for s in narrowed])
             rewriter.insert_after(node, "Mul", rewriter.constant("whole", np.asarray(whole, np.int64)))

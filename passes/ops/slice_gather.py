@@ -74,7 +74,7 @@ class Slice(Movement):
         ranges = self._ranges(rewriter.before)
         if not changed or ranges is None:
             return
-        # what is seen along these axes is already what the slice would leave, though perhaps in reverse
+        # what is required along these axes is already what the slice would leave, though perhaps in reverse
         back = (-1, -(1 << 40), -1)
         kept = {a: back if a in changed else r for a, r in ranges.items() if a not in changed or r[2] < 0}
         if not kept:

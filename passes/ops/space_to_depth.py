@@ -48,15 +48,15 @@ class SpaceAndDepth(Movement):
 
     def positions(self, node: gs.Node, facts: Facts, known: ConstantMap) -> list[Index] | None:
         """Which row of the input's maps lies at each position of its two spatial axes, None if not static."""
-        places = []
+        rows_at = []
         for axis, rows in enumerate(known.index):
             size = facts.size(node.inputs[0], axis + (axis > 0))
             if axis == 0 and rows is None:
                 continue
             if size is None or axis == 0:
                 return None
-            places.append(np.zeros(size, np.int64) if rows is None else rows.places)
-        return places
+            rows_at.append(np.zeros(size, np.int64) if rows is None else rows.places)
+        return rows_at
 
 
 @register("DepthToSpace")
@@ -72,15 +72,15 @@ class DepthToSpace(SpaceAndDepth):
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known, wide = facts.maps(node.inputs[0], 1), facts.size(node.inputs[0], 1)
-        places = None if known is None else self.positions(node, facts, known)
-        if known is None or wide is None or places is None:
+        rows_at = None if known is None else self.positions(node, facts, known)
+        if known is None or wide is None or rows_at is None:
             return
         channel, place, block = self.places(node, wide)
         order = np.lexsort((place, channel))
         rows, columns = known.value.shape[2:]
         woven = known.value[order].reshape(-1, block, block, rows, columns)
         value = woven.transpose(0, 3, 1, 4, 2).reshape(-1, 1, rows * block, columns * block)
-        index = [Rows((i[:, None] * block + np.arange(block)).reshape(-1)) for i in places]
+        index = [Rows((i[:, None] * block + np.arange(block)).reshape(-1)) for i in rows_at]
         yield 0, 1, ConstantMap(np.asarray(known.mask[order].reshape(-1, block**2).all(axis=1)), value, (None, *index))
 
 
@@ -97,11 +97,11 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
-        places = None if known is None else self.positions(node, facts, known)
-        if known is None or places is None:
+        rows_at = None if known is None else self.positions(node, facts, known)
+        if known is None or rows_at is None:
             return
         block = int(node.attrs["blocksize"])
-        rows, columns = places
+        rows, columns = rows_at
         parts = [
             ConstantMap(known.mask, known.value, (None, Rows(rows[i::block]), Rows(columns[j::block])))
             for i in range(block)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
+from passes.graph.tensors import operand
 from passes.ops import rules
 from passes.ops.pad import Pad
 from passes.ops.pooling import MaxPool
@@ -59,10 +60,8 @@ def _padded(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
 def _fills_with_zeros(pad: gs.Node) -> bool:
     if pad.attrs.get("mode", "constant") != "constant":
         return False
-    if len(pad.inputs) < 3 or pad.inputs[2].is_empty():
-        value = np.asarray(pad.attrs.get("value", 0.0))
-    elif isinstance(pad.inputs[2], gs.Constant):
-        value = pad.inputs[2].values
-    else:
+    fill = operand(pad, 2)
+    if fill is not None and not isinstance(fill, gs.Constant):
         return False
+    value = np.asarray(pad.attrs.get("value", 0.0)) if fill is None else fill.values
     return bool((value == 0).all() and not np.signbit(value).any()) and value.dtype.kind == "f"

@@ -73,12 +73,9 @@ class _Unroller:
     def best(self, node: gs.Node) -> _Form | None:
         """The form of the node that takes the least time, None if that is as it is or little is won."""
         convolution, shape = convolution_shape(node), shape_of(node.outputs[0]) if node.outputs else None
-        if (
-            convolution is None
-            or not convolution.nchwc
-            or convolution.groups > 1
-            or not self._can_be_changed(node, shape)
-        ):
+        if convolution is None or not convolution.nchwc or convolution.groups > 1:
+            return None
+        if not self._can_be_changed(node, shape):
             return None
         written, read = (int(d) for d in node.inputs[1].shape[:2])
         before = self._rates.convolution(convolution, read, written)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPUs, as the order of passes sees it."""
+"""ONNX Runtime on CPUs, for the order of passes."""
 
 from __future__ import annotations
 
