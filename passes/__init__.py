@@ -8,7 +8,7 @@ own, derived from `Op`, `Linked` or `Elementwise`.
 
 import warnings
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.cost.flops import count
 from passes.mask_savings.coupling import coupled

@@ -27,7 +27,7 @@ from maskc.results.environment import __version__
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, in_brief
 from passes.pipeline.report import Report
 from passes.weights.external_file import Store

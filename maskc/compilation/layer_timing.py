@@ -26,7 +26,7 @@ from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime
 from maskc.verification.inputs import one_sample
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape

@@ -20,7 +20,7 @@ from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 
 
 @dataclass(frozen=True)

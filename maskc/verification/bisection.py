@@ -29,7 +29,7 @@ from maskc.verification.exact import Exact
 from maskc.verification.inner_tensors import Inside, Values
 from maskc.verification.inputs import Sample
 from maskc.verification.tolerance import NOISE_FACTOR, depths, relative_error, tolerance
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from passes.pipeline.trace import Trace
 
 # Samples that tensors are compared on, beside the one that failed.

@@ -80,10 +80,9 @@ class ConstantMap:
             index[axis] = rows if value.shape[axis + 1] > 1 else None
         return ConstantMap(self.mask, value, tuple(index))
 
-    @property
-    def static(self) -> bool:
-        """Whether all sizes are known beforehand, as far as the maps vary."""
-        return all(rows is None or rows.course is None for rows in self.index)
+    def is_static(self, axes: Collection[int]) -> bool:
+        """Whether the sizes of these of the other axes are known beforehand, as far as the maps vary."""
+        return all(rows is None or rows.course is None for a, rows in enumerate(self.index) if a in axes)
 
     def expanded(self) -> Array:
         """All elements, for maps of static sizes: [channels, *others], of size 1 where they do not vary."""
@@ -122,15 +121,14 @@ def whole(values: Array, axis: int) -> ConstantMap:
 
 def averaged(constant_map: ConstantMap, axes: Collection[int]) -> ConstantMap | None:
     """The mean over these of the other axes, which become uniform; None if it depends on a size at run time."""
+    if not constant_map.is_static(axes):
+        return None
     value = constant_map.value.astype(np.float64)
     for axis in axes:
         rows = constant_map.index[axis]
-        if rows is None:
-            continue
-        if rows.course is not None:
-            return None
-        shares = np.bincount(rows.places, minlength=value.shape[axis + 1]) / rows.places.size
-        value = np.expand_dims(np.tensordot(value, shares, axes=(axis + 1, 0)), axis + 1)
+        if rows is not None:
+            shares = np.bincount(rows.places, minlength=value.shape[axis + 1]) / rows.places.size
+            value = np.expand_dims(np.tensordot(value, shares, axes=(axis + 1, 0)), axis + 1)
     return _without(constant_map, axes, value.astype(constant_map.value.dtype))
 
 
@@ -141,7 +139,7 @@ def extreme(
 
     None if it depends on a size at run time.
     """
-    if any(rows is not None and rows.course is not None for a, rows in enumerate(constant_map.index) if a in axes):
+    if not constant_map.is_static(axes):
         return None
     constant_map = constant_map.compact()
     value = largest(constant_map.value, axis=tuple(a + 1 for a in axes), keepdims=True)
@@ -149,9 +147,8 @@ def extreme(
 
 
 def _without(constant_map: ConstantMap, axes: Collection[int], value: Array) -> ConstantMap:
-    return ConstantMap(
-        constant_map.mask, value, tuple(None if a in axes else r for a, r in enumerate(constant_map.index))
-    )
+    index = tuple(None if a in axes else rows for a, rows in enumerate(constant_map.index))
+    return ConstantMap(constant_map.mask, value, index)
 
 
 def combined(mask: Mask, first: ConstantMap, second: ConstantMap) -> ConstantMap | None:

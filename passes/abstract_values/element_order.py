@@ -83,14 +83,12 @@ def _groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[int, 
     """How many axes of either side go together, in order."""
     groups = []
     i = j = 0
-    for left, right in matched_groups(before, after):
+    for left, right in [*matched_groups(before, after), ([len(before)], [len(after)])]:
         if left[0] > i or right[0] > j:
             groups.append((left[0] - i, right[0] - j))
         groups.append((len(left), len(right)))
         i, j = left[-1] + 1, right[-1] + 1
-    if i < len(before) or j < len(after):
-        groups.append((len(before) - i, len(after) - j))
-    return groups
+    return groups[:-1]
 
 
 def _cut(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:

@@ -25,7 +25,7 @@ def _matched(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list
     i = j = 0
     while i < len(before) and j < len(after):
         left, right = [i], [j]
-        a, b = _times(_ONE, before[i]), _times(_ONE, after[j])
+        a, b = _times((1, []), before[i]), _times((1, []), after[j])
         i, j = i + 1, j + 1
         while a is None or a != b:
             if a is None or b is None:
@@ -46,14 +46,8 @@ def _matched(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[list
     return groups
 
 
-# A number, and the symbols that it is multiplied by, in order.
-_Size = tuple[int, list[str]]
-
-
-_ONE: _Size = (1, [])
-
-
-def _times(size: _Size, dim: Dim) -> _Size | None:
+def _times(size: tuple[int, list[str]], dim: Dim) -> tuple[int, list[str]] | None:
+    """A number, and the symbols that it is multiplied by, in order: with one more factor."""
     if dim is None:
         return None
     return (size[0], sorted([*size[1], dim])) if isinstance(dim, str) else (size[0] * dim, size[1])

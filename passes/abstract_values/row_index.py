@@ -54,8 +54,9 @@ class Course:
         for p, and for `n - p * stride` the least number that is the same up to `right` and the same modulo `stride`.
         """
         stride, shift = self.stride * window.stride, self.shift + window.shift * self.stride
-        left = max(-(-(self.left + window.most_before) // window.stride), -(-(shift - stride + 1) // stride))
-        right = max(self.right, self.low) + (window.reach - window.least_before) * self.stride
+        least, most = window.before_range
+        left = max(-(-(self.left + most) // window.stride), -(-(shift - stride + 1) // stride))
+        right = max(self.right, self.low) + (window.reach - least) * self.stride
         course = Course(self.start, stride, shift, left, max(right, stride - shift))
         return course if course.left * stride + course.right + stride <= SIZES else None
 

@@ -52,14 +52,9 @@ class Window:
         return self.auto in ("SAME_UPPER", "SAME_LOWER")
 
     @property
-    def most_before(self) -> int:
-        """Padding before the axis, whatever its size, is at most this."""
-        return self.reach if self.same else self.before
-
-    @property
-    def least_before(self) -> int:
-        """Padding before the axis, whatever its size, is at least this."""
-        return 0 if self.same else self.before
+    def before_range(self) -> tuple[int, int]:
+        """The least and the most padding before the axis, whatever its size."""
+        return (0, self.reach) if self.same else (self.before, self.before)
 
     @property
     def pads(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -34,9 +35,7 @@ def analyse(
         own = {t.name for t in graph.inputs} | {t.name for n in graph.nodes for t in n.outputs}
         own |= {t.name for n in graph.nodes for t in n.inputs if is_constant(t)}
         facts.constant = {name: dict(axes) for name, axes in around.constant.items() if name not in own}
-        facts.constant_map = {
-            name: constant_map for name, constant_map in around.constant_map.items() if name not in own
-        }
+        facts.constant_map = {name: axes for name, axes in around.constant_map.items() if name not in own}
     for (name, axis), known in (given or {}).items():
         facts.constant.setdefault(name, {})[axis] = known
     _forward(graph, facts)
@@ -64,8 +63,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             facts._extents[tensor.name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep(facts, node.outputs[output], axis, constant_map)
-        mean = op.sums_to_one(node, facts) if isinstance(op, Softmax) else None
-        if mean is not None:
+        if isinstance(op, Softmax) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)
         if lowest > -math.inf:
@@ -107,9 +105,7 @@ def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap)
     new = constant_map.mask & finite & ~before
     uneven = new & constant_map.uneven
     if uneven.any():
-        facts.constant_map.setdefault(tensor.name, {})[axis] = ConstantMap(
-            uneven, constant_map.value, constant_map.index
-        )
+        facts.constant_map.setdefault(tensor.name, {})[axis] = replace(constant_map, mask=uneven)
     even = new & ~uneven
     if even.any():
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.cost import flops as cost
 from passes.cost.counts import Cost
 from passes.graph.tensors import Array, Index, describe, is_constant, is_float

@@ -121,7 +121,7 @@ class Pad(Movement):
         """Known maps of the slices along an axis, with what is padded on the others."""
         mode, value = node.attrs.get("mode", "constant"), self._value(node, facts)
         others = [a for a in range(len(pads)) if a != axis]
-        if mode in ("reflect", "edge") and known.static:
+        if mode in ("reflect", "edge") and known.is_static(range(len(others))):
             index = [
                 None if rows is None else Rows(np.pad(rows.places, pads[a], mode=mode))
                 for rows, a in zip(known.index, others, strict=True)

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import flops

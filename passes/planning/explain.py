@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Index, Mask, describe, is_constant, output_index
-from passes.ops import UNKNOWN, Link, rules
+from passes.ops import UNKNOWN, rules
 from passes.ops.convolution import Convolution, group_size
 from passes.ops.shape import Reshape
 from passes.planning.explanation import Held, MaskedAxis
@@ -120,8 +121,11 @@ def _others(
     consumer: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
 ) -> Iterator[tuple[gs.Tensor, int]]:
     """Operands that the consumer combines with the tensor, index by index, and the axis along which it does."""
-    links = [k for k in facts.links(consumer) if k.source is None]
-    mine = next(_places(consumer, links, facts, tensor, axis, channels), None)
+    links, size = [k for k in facts.links(consumer) if k.source is None], facts.size(tensor, axis)
+    # it reads the tensor, directly or through what has the same constants
+    direct = (k for k in links if consumer.inputs[k.input] is tensor and k.input_axis == axis)
+    through = (k for k in links if _repeats(facts, consumer.inputs[k.input], k.input_axis, size, channels))
+    mine = next(chain(direct, through), None)
     if mine is None:
         return
     for k in links:
@@ -131,17 +135,10 @@ def _others(
             yield other, k.input_axis
 
 
-def _places(
-    consumer: gs.Node, links: list[Link], facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
-) -> Iterator[Link]:
-    """Where the consumer may read the tensor: directly, or through what has the same constants."""
-    yield from (k for k in links if consumer.inputs[k.input] is tensor and k.input_axis == axis)
-    size = facts.size(tensor, axis)
-    for k in links:
-        operand = consumer.inputs[k.input]
-        fits = not is_constant(operand) and facts.size(operand, k.input_axis) == size
-        if fits and facts.constant_mask(operand, k.input_axis)[channels].all():
-            yield k
+def _repeats(facts: Facts, operand: gs.Tensor, axis: int, size: int | None, channels: Index) -> bool:
+    """Whether an operand with as many channels is constant in these."""
+    fits = not is_constant(operand) and facts.size(operand, axis) == size
+    return fits and bool(facts.constant_mask(operand, axis)[channels].all())
 
 
 def _traced(facts: Facts, tensor: gs.Tensor, axis: int, channels: Index) -> Iterator[tuple[str, Index]]:

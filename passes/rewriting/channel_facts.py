@@ -183,11 +183,9 @@ class Facts:
         """A bound that no element of the tensor is below, -inf if none is known."""
         if not is_constant(tensor):
             return self.bound.get(tensor.name, -math.inf)
-        if tensor.name not in self.bound:
-            values = self._values(tensor)
-            lowest = least(values) if values.size > 0 and values.dtype.kind in "fiu" else -math.inf
-            self.bound[tensor.name] = lowest if lowest == lowest else -math.inf
-        return self.bound[tensor.name]
+        values = self._values(tensor)
+        lowest = least(values) if values.size > 0 and values.dtype.kind in "fiu" else -math.inf
+        return -math.inf if math.isnan(lowest) else lowest
 
     def uniform(self, tensor: gs.Tensor) -> Array | None:
         """The one value (shape []) that all elements of an initializer have, None if they differ."""

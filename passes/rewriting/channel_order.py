@@ -40,14 +40,12 @@ class Orders:
         change = self._rules(node).writes_in_order(node, output, axis, order, self)
         if change is None:
             return None
-        made = change
 
-        def both() -> None:
-            made()
+        def resize() -> None:
             shape = shape_of(tensor)
             tensor.shape = None if shape is None else [order.size if a == axis else d for a, d in enumerate(shape)]
 
-        return both
+        return sequence([change, resize])
 
     def read(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let all consumers of this tensor take its channels from where they are: channel `order[i]` instead of i."""

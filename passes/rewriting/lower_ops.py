@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,9 +42,8 @@ class Rewriter:
     def begin(self, index: int, node: gs.Node) -> None:
         """Turn to the next node, which has this index in the plan."""
         self._index, self._next, self.editor.place = index, None, node
-        kept = {name: getattr(node, name) for name in ("op", "name", "domain")}
-        lists = {"inputs": list(node.inputs), "outputs": list(node.outputs)}
-        self.before = SimpleNamespace(attrs=dict(node.attrs), **kept, **lists)
+        kept = {name: copy(getattr(node, name)) for name in ("op", "name", "domain", "attrs")}
+        self.before = SimpleNamespace(**kept, inputs=list(node.inputs), outputs=list(node.outputs))
 
     # -- what is stored and required ---------------------------------------------------------------------------------
 
@@ -154,8 +154,7 @@ class Rewriter:
 
     def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
         """A reduction over one axis, which stays with size 1, ahead of the node being rewritten."""
-        as_input = self.opset >= (13 if op == "ReduceSum" else 18)
-        if as_input:
+        if self.opset >= (13 if op == "ReduceSum" else 18):
             return self.emit(op, [tensor, self.constant("axes", np.asarray([axis], np.int64))], tensor, keepdims=1)
         return self.emit(op, [tensor], tensor, axes=[axis], keepdims=1)
 
@@ -194,17 +193,15 @@ class Rewriter:
         return node.outputs[0], output
 
     def _put_after(self, node: gs.Node, op: str, inputs: list[gs.Tensor], output: gs.Tensor, name: str) -> None:
-        if self._next is None:
-            self.editor.emit(op, inputs, output, name, after=node)
-        else:
-            self.editor.emit(op, inputs, output, name, before=self._next)
+        self.editor.emit(op, inputs, output, name, before=self._next, after=node if self._next is None else None)
         self._next = output.inputs[0]
 
     def set_shape_operand(self, node: gs.Node, index: int, *, one_is_inferred: bool) -> None:
         """Give the operand that names the output's sizes the stored ones; `one_is_inferred`: -1 stands for any size."""
         output = node.outputs[0]
         shape = self.shape(output)
-        if all(self.is_whole(output, a) for a in range(len(shape))):
+        changed = np.asarray([not self.is_whole(output, a) for a in range(len(shape))])
+        if not changed.any():
             return
         counts = [self.stored_count(output, a) for a in range(len(shape))]
         operand = node.inputs[index]
@@ -213,7 +210,6 @@ class Rewriter:
             target = np.asarray([-1 if c is None else c for c in counts], np.int64)
             self.set_input(node, index, self.constant("shape", target))
             return
-        changed = np.asarray([not self.is_whole(output, a) for a in range(len(shape))])
         sizes = np.asarray([c if ch else 0 for c, ch in zip(counts, changed, strict=True)], np.int64)
         if is_constant(operand):
             new = np.asarray(operand.values).astype(np.int64).copy()

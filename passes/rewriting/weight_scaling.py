@@ -124,9 +124,8 @@ class Fuser:
 
 def _may_change(weight: gs.Tensor) -> bool:
     """Whether a node may change its weights."""
-    if not is_constant(weight) or isinstance(weight.dtype, int):
-        return False
-    if isinstance(weight, Quantized):  # scaled, it would lie between its steps
+    # a quantised one, scaled, would lie between its steps
+    if not is_constant(weight) or isinstance(weight.dtype, int) or isinstance(weight, Quantized):
         return False
     # what others read as it is would be stored twice
     return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
