@@ -325,10 +325,9 @@ class Compress(Movement):
     """Slices of `axis` where a constant condition holds; without `axis`, or with a computed condition, others pass."""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
+        rank, axis = len(shape_of(node.inputs[0]) or ()), axis_attribute(node)
         if "axis" not in node.attrs or not rank:
             return []
-        axis = int(node.attrs["axis"]) % rank
         found = same_axis(node, facts, [(a, a) for a in range(rank) if a != axis])
         size = facts.size(node.inputs[0], axis)
         if is_constant(node.inputs[1]) and size is not None:

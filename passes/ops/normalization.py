@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
-from passes.ops.base import register
+from passes.ops.base import axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.ops.softmax_like import AlongAxes
@@ -85,14 +85,14 @@ class NormalizationFromAxis(Normalization):
     """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return None if _several_outputs(node) else range(int(node.attrs.get("axis", -1)) % rank, rank)
+        return None if _several_outputs(node) else range(axis_attribute(node, -1), rank)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Where the scale is zero there is only the bias: a mask after the operator may be in its weights."""
         rank = len(shape_of(node.inputs[0]) or ())
         if not rank or float(node.attrs.get("epsilon", np.float32(1e-5))) <= 0:
             return
-        first = int(node.attrs.get("axis", -1)) % rank
+        first = axis_attribute(node, -1)
         scale, bias = operand(node, 1), operand(node, 2)
         if scale is None or any(len(t.shape or ()) != rank - first for t in (scale, bias) if t is not None):
             return
@@ -105,14 +105,12 @@ class NormalizationFromAxis(Normalization):
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         rank = len(shape_of(node.inputs[0]) or ())
         if facts.links(node):
-            yield from maps_by_slices(node, facts, range(int(node.attrs.get("axis", -1)) % rank, rank))
+            yield from maps_by_slices(node, facts, range(axis_attribute(node, -1), rank))
 
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         x, scale, bias = node.inputs[0], operand(node, 1), operand(node, 2)
         rank = len(shape_of(x) or ())
-        if not rank or int(node.attrs.get("axis", -1)) % rank != rank - 1 or is_constant(x):
-            return None
-        if _several_outputs(node):
+        if not rank or axis_attribute(node, -1) != rank - 1 or is_constant(x) or _several_outputs(node):
             return None
         axis, size = rank - 1, facts.size(x, rank - 1)
         vectors = [t for t in (scale, bias) if t is not None]
@@ -120,8 +118,8 @@ class NormalizationFromAxis(Normalization):
             return None
         known = facts.known(x, axis)
         # the decomposed operator takes as long as reading a few channels more in the operator itself
-        worth = known is not None and not known.mask.all() and 8 * int(known.mask.sum()) >= size
-        return (axis, known) if worth and known is not None else None
+        few = known is None or known.mask.all() or 8 * int(known.mask.sum()) < size
+        return None if known is None or few else (axis, known)
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,8 +58,9 @@ class Pool(Linked):
         return [values.reshape(*x.shape[:2], *values.shape[2:])]
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
-        """One FLOP per element of each window."""
-        return volume(node.outputs[0]) * int(np.prod(node.attrs.get("kernel_shape", [1]))), 0
+        """One FLOP per element of each window; without one, of the input."""
+        kernel = node.attrs.get("kernel_shape")
+        return volume(node.inputs[0]) if kernel is None else volume(node.outputs[0]) * math.prod(kernel), 0
 
 
 @register("MaxPool")
@@ -130,16 +132,10 @@ class GlobalPool(Pool):
         if pooled is not None:
             yield 0, 1, pooled
 
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return volume(node.inputs[0]), 0
-
 
 @register("GlobalLpPool")
 class GlobalLpPool(LpPool):
     """Only zero is known to stay what it is."""
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        return volume(node.inputs[0]), 0
 
 
 @register("InstanceNormalization")

@@ -130,11 +130,8 @@ class IntegerProduct(Op):
     def is_understood(self, node: gs.Node, facts: Facts) -> bool:
         """Whether weights and what stands beside them are initializers, and the sizes fit together."""
         weight, data, axis = node.inputs[self.operands.weight], node.inputs[0], self.axis(node)
-        if (
-            not self._has_constants(node)
-            or len(weight.shape) < 2
-            or len(shape_of(data) or ()) != len(shape_of(node.outputs[0]) or ())
-        ):
+        ranks = {len(shape_of(tensor) or ()) for tensor in (data, node.outputs[0])}
+        if not self._has_constants(node) or len(weight.shape) < 2 or len(ranks) > 1:
             return False
         sizes = facts.size(data, axis), facts.size(node.outputs[0], axis)
         return self.is_plain(node) and sizes == (weight.shape[self.inner], weight.shape[self.free])

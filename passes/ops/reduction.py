@@ -11,7 +11,7 @@ from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, product, shape_of, volume
-from passes.ops.base import Linked, Preserved, register
+from passes.ops.base import Linked, Preserved, axis_attribute, register
 from passes.ops.movement import filled, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -267,5 +267,4 @@ class ArgExtremum(Linked):
     reason = "works along another axis"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        return _kept(node, facts, {int(node.attrs.get("axis", 0)) % rank}) if rank else []
+        return _kept(node, facts, {axis_attribute(node)})

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
-from passes.ops.base import Linked, register
+from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike
 from passes.rewriting.channel_facts import Facts
 
@@ -62,7 +62,7 @@ class TopK(AlongAxes):
     """Values of a constant are the constant; where they stood is not said."""
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {int(node.attrs.get("axis", -1)) % rank}
+        return {axis_attribute(node, -1)}
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known if link.output == 0 else None
@@ -168,7 +168,7 @@ class Softmax(AlongAxes):
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> range:
         several = facts.opset < 13
-        axis = int(node.attrs.get("axis", 1 if several else -1)) % max(rank, 1)
+        axis = axis_attribute(node, 1 if several else -1)
         return range(axis, rank if several else min(axis + 1, rank))
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
@@ -204,7 +204,7 @@ class LpNormalization(AlongAxes):
     reason = "normalises along another axis"
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {int(node.attrs.get("axis", -1)) % rank}
+        return {axis_attribute(node, -1)}
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""

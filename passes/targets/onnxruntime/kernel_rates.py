@@ -219,6 +219,7 @@ _AVX2 = Rates(
     ns_per_node=2500.0,
 )
 
+# Fitted on the machine of `avx2`, with what is not named here the same.
 _ZEN4 = replace(
     _AVX2,
     name="zen4",
