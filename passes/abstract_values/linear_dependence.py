@@ -131,9 +131,7 @@ def multiplied(first: Combination, second: Combination) -> Combination | None:
         first, second = second, first
     if not first.atoms:
         return Combination(inside, second.atoms, first.shift[:, None] * second.rows, first.shift * second.shift)
-    if not second.shared(inside):
-        return None
-    return _times(first, ("*", second.atoms, _row(second, inside)), inside)
+    return _times(first, "*", second, inside)
 
 
 def divided(first: Combination, second: Combination) -> Combination | None:
@@ -143,15 +141,14 @@ def divided(first: Combination, second: Combination) -> Combination | None:
         inside &= second.shift != 0
         inverse = 1 / np.where(inside, second.shift, 1)
         return Combination(inside, first.atoms, first.rows * inverse[:, None], first.shift * inverse)
-    return _times(first, ("/", second.atoms, _row(second, inside)), inside) if second.shared(inside) else None
+    return _times(first, "/", second, inside)
 
 
-def _row(shared: Combination, inside: Mask) -> tuple[float, ...]:
-    return tuple(shared.rows[inside][0]) if inside.any() else ()
-
-
-def _times(found: Combination, factor: Hashable, inside: Mask) -> Combination:
-    """All of it times a quantity that is the same for all slices: a shift becomes a multiple of that quantity."""
+def _times(found: Combination, op: str, shared: Combination, inside: Mask) -> Combination | None:
+    """All of it times (or over) one quantity, whose multiple a shift becomes; None if it is not the same throughout."""
+    if not shared.shared(inside):
+        return None
+    factor = op, shared.atoms, tuple(shared.rows[inside][0]) if inside.any() else ()
     atoms = (*((atom, factor) for atom in found.atoms), factor)
     rows = np.concatenate([found.rows, found.shift[:, None]], axis=1)
     return Combination(inside, atoms, rows, np.zeros(rows.shape[0]))

@@ -5,6 +5,7 @@ Everything else is priced against it: a slice is computed after all where that c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -60,10 +61,7 @@ def only_at_ends(stored: Mask, required: Mask) -> bool:
 
 def piece_size(shape: Sequence[Dim], axis: int) -> int:
     """Elements that lie together after one index of the axis."""
-    size = 1
-    for dim in shape[axis + 1 :]:
-        size *= dim if isinstance(dim, int) and dim > 0 else _USUAL_SIZE
-    return size
+    return math.prod(d if isinstance(d, int) and d > 0 else _USUAL_SIZE for d in shape[axis + 1 :])
 
 
 def of_moving(stored: Mask, required: Mask, slice_elements: float, piece: int, flops_per_element: float) -> float:

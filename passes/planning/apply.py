@@ -26,7 +26,9 @@ def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
         if index in plan.computed:
             rewriter.begin(index, node)
             _fit_inputs(rewriter, node)
-            _fit_captured(rewriter, node)
+            for tensor in captured(node):  # what subgraphs read is whole
+                if not is_constant(tensor) and (whole := _adapted(rewriter, tensor, {}, False)) is not tensor:
+                    replace_captured(node, tensor, whole)
             rules(node).lower(node, rewriter)
     _finish_outputs(graph, rewriter)
     erase(*(node for index, node in enumerate(graph.nodes) if index not in plan.computed))
@@ -49,13 +51,6 @@ def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
         elif all(r is None or any_set(r) for r in required.values()):  # else the operand is left out
             adapted = _adapted(rewriter, tensor, required, _may_broadcast(rewriter, node, index))
             rewriter.set_input(node, index, adapted)
-
-
-def _fit_captured(rewriter: Rewriter, node: gs.Node) -> None:
-    """Let the subgraphs of the node read whole tensors."""
-    for tensor in captured(node):
-        if not is_constant(tensor) and (adapted := _adapted(rewriter, tensor, {}, False)) is not tensor:
-            replace_captured(node, tensor, adapted)
 
 
 def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:

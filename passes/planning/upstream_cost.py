@@ -53,12 +53,9 @@ class UpstreamCost:
         node, size = self._producer.get(tensor.name), self._facts.size(tensor, axis)
         if node is None or not size:
             return 0.0
-        return rules(node).cost(node)[0] / size * self._density(node) * repeated(tensor, self._multiples)
-
-    def _density(self, node: gs.Node) -> float:
-        """Share of the first input that is live along its emptiest axis: a contraction sums over no more."""
-        tensor = node.inputs[0] if node.inputs else None
-        if tensor is None or is_constant(tensor) or not rules(node).cost(node)[1]:
-            return 1.0
-        shares = [float(self._facts.live(tensor, axis).mean()) for axis, _ in self._facts.axes(tensor)]
-        return min(shares, default=1.0)
+        flops, macs = rules(node).cost(node)
+        shares: list[float] = []
+        if macs and node.inputs and not is_constant(source := node.inputs[0]):
+            # a contraction sums over no more than what is live along the emptiest axis
+            shares = [float(self._facts.live(source, a).mean()) for a, _ in self._facts.axes(source)]
+        return flops / size * min(shares, default=1.0) * repeated(tensor, self._multiples)

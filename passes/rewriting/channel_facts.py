@@ -22,7 +22,6 @@ from passes.weights.statistics import Nonzero, is_filled_with, nonzero, uniform_
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
 
-AxisKnown = dict[int, ConstantSlices]
 AxisMask = dict[int, Mask]
 
 
@@ -53,7 +52,7 @@ class Facts:
     rules: Callable[[gs.Node], SliceFlow]
     adds_maps: bool = True
     constant_map: dict[str, dict[int, ConstantMap]] = field(default_factory=dict)
-    constant: dict[str, AxisKnown] = field(default_factory=dict)
+    constant: dict[str, dict[int, ConstantSlices]] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
     dependence: dict[tuple[str, int], LinearDependence] = field(default_factory=dict)
     bound: dict[str, float] = field(default_factory=dict)

@@ -103,8 +103,9 @@ class Fuser:
                 return None
             scaled = _scaled(weight, _per_weight(affine.scale, weight, axes, groups))
         if affine.shift.any():
-            if (bias is not None and not is_constant(bias)) or _is_on_disk(weight):  # all of that would be read again
-                return None
+            values = lazy(weight)
+            if (bias is not None and not is_constant(bias)) or (values is not None and values.on_disk):
+                return None  # all of the weights would be read again
             shift = np.asarray(weight.values, np.float64) * _per_weight(affine.shift, weight, axes, groups)
             shift = shift.sum(axis=tuple(a for a in range(shift.ndim) if a != axes[0]))
             shifted = _mapped_bias(bias, np.ones(()), shift, weight.dtype)
@@ -129,11 +130,6 @@ def _may_change(weight: gs.Tensor) -> bool:
         return False
     # what others read as it is would be stored twice
     return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
-
-
-def _is_on_disk(weight: gs.Constant) -> bool:
-    values = lazy(weight)
-    return values is not None and values.on_disk
 
 
 def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
