@@ -44,7 +44,9 @@ def analyse(
 
 
 def _forward(graph: gs.Graph, facts: Facts) -> None:
-    symbols = _roots(graph)
+    # symbols that are sizes of graph inputs; before opset 11 operators that compute positions are missing
+    given = (d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str))
+    symbols = set(given) if graph.opset >= 11 else set()
     for tensor in graph.inputs:
         facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
@@ -73,12 +75,6 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             left = dependence if constant is None else dependence.without(constant)
             if left is not None and facts.size(node.outputs[output], axis) is not None:
                 facts.dependence[node.outputs[output].name, axis] = left
-
-
-def _roots(graph: gs.Graph) -> set[str]:
-    """Symbols that are sizes of graph inputs; none where operators that compute positions are missing."""
-    dims = {d for t in graph.inputs for d in shape_of(t) or ()} if graph.opset >= 11 else set()
-    return {d for d in dims if isinstance(d, str)}
 
 
 def _extents(node: gs.Node, facts: Facts) -> Iterator[tuple[int, int, Extent | None]]:

@@ -220,7 +220,9 @@ class _Sweep:
 
         def cost(stored: Mask) -> float:
             computing = (stored & costly).sum() * flops_per_slice
-            restoring = sum(self._at_input(tensor, axis, stored, demand) for demand in demands)
+            restoring = sum(
+                price.at_input(stored, d, dependence, self._moving(tensor, axis, stored, d.need)) for d in demands
+            )
             narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if any_set(live & ~stored))
             return float(computing + restoring + narrowing)
 
@@ -264,11 +266,6 @@ class _Sweep:
         elements = volume(tensor) / required.size * repeated(tensor, self.multiples)
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
-
-    def _at_input(self, tensor: gs.Tensor, axis: int, stored: Mask, demand: Demand) -> float:
-        """FLOPs that one consumer's input costs when this is stored."""
-        dependence = self.facts.dependence.get((tensor.name, axis))
-        return price.at_input(stored, demand, dependence, self._moving(tensor, axis, stored, demand.need))
 
     def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask) -> None:
         """Fix what each consumer is given, now that it is known what is stored, and why constants are among that."""

@@ -8,16 +8,22 @@ eight times. What a tensor holds is compared as a polynomial, so that the order 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.polynomial import Polynomial, added, multiplied, number
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X, emit_expression, match_around, number_of
 from passes.graph.tensors import is_constant, is_standard, shape_of
+
+# Coefficients by the names of the tensors that are multiplied, in order: {("x", "x"): 2.0, (): 1.0} is 2 x² + 1.
+Polynomial = dict[tuple[str, ...], float]
+
+# A polynomial of more is not compared.
+_MOST_TERMS = 8
 
 # The opset that brought the operator.
 _OPERATOR = 20
@@ -151,3 +157,29 @@ def _applied(node: gs.Node, operands: list[Polynomial]) -> Polynomial | None:
 def _alike(found: Mapping[tuple[str, ...], float], wanted: Mapping[tuple[str, ...], float]) -> bool:
     names = found.keys() | wanted.keys()
     return all(np.isclose(found.get(n, 0.0), wanted.get(n, 0.0), rtol=_NEAR, atol=0) for n in names)
+
+
+def added(a: Polynomial, b: Polynomial, factor: float = 1.0) -> Polynomial | None:
+    """a + factor · b; None where that has many terms."""
+    total = defaultdict(float, a)
+    for names, value in b.items():
+        total[names] += factor * value
+    return _few(total)
+
+
+def multiplied(a: Polynomial, b: Polynomial) -> Polynomial | None:
+    """a · b; None where that has many terms."""
+    total: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for first, x in a.items():
+        for second, y in b.items():
+            total[tuple(sorted(first + second))] += x * y
+    return _few(total)
+
+
+def number(of: Polynomial) -> float | None:
+    """The number that it is, None if it depends on a tensor."""
+    return of.get((), 0.0) if not of.keys() - {()} else None
+
+
+def _few(terms: dict[tuple[str, ...], float]) -> Polynomial | None:
+    return dict(terms) if len(terms) <= _MOST_TERMS else None

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from passes import shrink
-from passes.abstract_values.polynomial import added, multiplied
 from passes.model.prepare import prepared
+from passes.simplify.decomposed_activations.gelu import added, multiplied
 from tests.passes.text import compiled, left_over, loaded, mask, model, operators, random, weight
 
 NUMBERS = {
