@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import keras
@@ -177,3 +179,19 @@ def loss_reduction(model: Any) -> Reduction | None:
     if len(sums) != 1:
         return None
     return "sum" if sums.pop() else "mean"
+
+
+def check_decay(decay: Any) -> None:
+    """Raises InputError if `decay` is not one of a moving average."""
+    if not is_number(decay) or not 0 <= decay < 1:
+        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
+
+
+def decayed(score: Any, statistic: Any, decay: Any) -> Any:
+    """Returns the moving average of an importance score after a batch; each has the shape `(channels,)`."""
+    return decay * score + (1 - decay) * statistic
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

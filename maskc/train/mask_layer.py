@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, mean_over_replicas
+from maskc.train.importance import Gathering, Reduction, activity, copies_of, decayed, masked, mean_over_replicas
 
 
 @runtime_checkable
@@ -203,7 +203,7 @@ def mask_layers(model: Any) -> list[MaskLayer]:
 def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay: Any) -> None:
     """Lets the importance scores of layers follow a batch's statistics, each of shape `(channels,)`."""
     for layer, statistic in zip(layers, mean_over_replicas(statistics), strict=True):
-        layer.signal.assign(decay * layer.signal + (1 - decay) * statistic)
+        layer.signal.assign(decayed(layer.signal, statistic, decay))
 
 
 def _channels_last(mask: Any, rank: int) -> Any:

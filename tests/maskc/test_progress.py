@@ -294,8 +294,8 @@ def test_every_command_takes_both() -> None:
 
 @pytest.mark.tensorflow
 def test_converting_and_training_are_told(tmp_path: Path, monkeypatch: Any) -> None:
-    from maskc.demo import network
-    from maskc.demo.network import load_digits
+    from maskc.cli.demo import network
+    from maskc.cli.demo.network import load_digits
 
     monkeypatch.setattr(network, "TRAINING_EPOCHS", 1)
     heard = Heard()

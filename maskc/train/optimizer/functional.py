@@ -10,10 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance import METHODS, Reduction, activity, canonical, per_loss, random_scores
+from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, random_scores
 from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
-from maskc.train.selection.settings import check_decay
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.train.importance import Reduction, canonical
+from maskc.train.importance import Reduction, canonical, check_decay, is_number
 
 FlopsWeight = float | Literal["auto"]
 
@@ -73,17 +71,6 @@ class Settings:
             )
         if self.loss_reduction not in ("auto", "mean", "sum"):
             raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
-
-
-def check_decay(decay: Any) -> None:
-    """Raises InputError if `decay` is not one of a moving average."""
-    if not is_number(decay) or not 0 <= decay < 1:
-        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:

@@ -73,7 +73,7 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
 
         import_tensorflow()
     from maskc import compile, verify
-    from maskc.demo.network import load_digits, prune, train
+    from maskc.cli.demo.network import load_digits, prune, train
     from maskc.frontend import model_files
     from maskc.frontend.tensorflow.keras import to_onnx
 

@@ -25,6 +25,6 @@ def demo(
 
     Needs maskc\[demo]. Takes a few minutes on two cores.
     """
-    from maskc.demo import run, show
+    from maskc.cli.demo.run import run, show
 
     show(run(directory), console())

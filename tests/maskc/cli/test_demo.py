@@ -14,12 +14,12 @@ from onnx import TensorProto, helper, numpy_helper, save
 from rich.console import Console
 
 import maskc
-import maskc.demo
-from maskc.demo import measure
+from maskc.cli.demo import run as demo_run
+from maskc.cli.demo.run import measure
 
 
 def test_importing_the_demo_is_cheap() -> None:
-    code = "import sys, maskc.demo; sys.exit(any(m in sys.modules for m in ('tensorflow', 'sklearn', 'keras')))"
+    code = "import sys, maskc.cli.demo.run; sys.exit(any(m in sys.modules for m in ('tensorflow', 'sklearn', 'keras')))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -45,7 +45,7 @@ def test_measures_what_the_file_does(tmp_path: Path) -> None:
 
 @pytest.mark.tensorflow
 def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
-    from maskc.demo import network
+    from maskc.cli.demo import network
 
     for name, value in {
         "TRAINING_EPOCHS": 1,
@@ -55,8 +55,8 @@ def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
     }.items():
         monkeypatch.setattr(network, name, value)
     screen = io.StringIO()
-    demo = maskc.demo.run(tmp_path / "new" / "folder")
-    maskc.demo.show(demo, Console(file=screen, width=100))
+    demo = demo_run.run(tmp_path / "new" / "folder")
+    demo_run.show(demo, Console(file=screen, width=100))
     assert demo.optimizer_flops == demo.compiled.flops == maskc.flops(demo.compiled_model).flops
     assert demo.compiled.flops <= 0.96 * demo.trained.flops
     assert demo.compiled.accuracy == demo.masked.accuracy
@@ -68,7 +68,7 @@ def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_whole_demo(tmp_path: Path) -> None:
-    demo = maskc.demo.run(tmp_path)
+    demo = demo_run.run(tmp_path)
     assert demo.trained.accuracy > 0.97
     assert demo.compiled.accuracy >= demo.trained.accuracy - 0.01
     assert 5 * demo.compiled.flops <= demo.trained.flops
