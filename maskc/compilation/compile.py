@@ -11,10 +11,12 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+import passes
 from maskc import frontend, progress
-from maskc.compilation import align as widths
 from maskc.compilation.compile_report import CompileReport
-from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
+from maskc.compilation.layer_timing import fastest
+from maskc.compilation.options import SECONDS, TABLES, VERIFY_SAMPLES, Align, CompileOptions
+from maskc.compilation.processor import table_name
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source, model_files
 from maskc.frontend.graphs import has_external, model_bytes, without_weights
@@ -29,12 +31,20 @@ from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
 from passes.adapters.price import Policy
 from passes.errors import GraphError, in_brief
+from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
+from passes.pipeline.trace import Watch
+from passes.targets.onnxruntime.kernel_rates import RATES, Lines, Rates
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.
 _TIMED_SECONDS = 1.5
 _TIMED_RUNS = 3
+
+_NO_RATES = (
+    "There is no table of rates for this processor, so no channel stays for its width. `--align measure` times the "
+    "layers here, and `--align-for` names another processor."
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,7 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with progress.stage("Compiling") as stage:
-            shrunk = widths.shrink(target, options, lambda name: stage.advance(note=name), store)
+            shrunk = _shrink(target, options, lambda name: stage.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except GraphError as error:
@@ -189,7 +199,7 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
         masked=shrunk.report.masked,
         held=shrunk.report.held,
         seconds=dict(shrunk.report.seconds),
-        notes=(*shrunk.report.notes, *widths.notes(options)),
+        notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),
@@ -197,6 +207,19 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
     if options.verify is not None:
         report = _verified(report, source, target, shrunk.model, options)
     return Compiled(shrunk.model, report, source.files)
+
+
+def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None) -> Shrunk:
+    """Run the passes with the widths of the options."""
+    if options.align == "measure":
+        return fastest(model, options.adapters, watch, RATES.get(table_name()), options.align_seconds, store)
+    align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
+    return passes.shrink(model, options.adapters, watch=watch, store=store, align=align)
+
+
+def _table(options: CompileOptions) -> Rates | Lines | None:
+    """What `auto` goes by; None for processors of which nothing is known."""
+    return TABLES.get(options.align_for or table_name())
 
 
 def _tell_passes(report: Report) -> None:

@@ -76,8 +76,7 @@ class CompileReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as values that `json` can write; docs/report.md describes them."""
-        data: dict[str, Any] = plain(self.document())
-        return data
+        return dict(plain(self.document()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as a page or as data, by the ending of the name: `.html` or `.json`.

@@ -62,16 +62,8 @@ class Measured(Rates):
 
     def convolution(self, shape: ConvolutionShape, read: int, written: int) -> float:
         """Nanoseconds of the convolution itself."""
-        form = [
-            shape.kernel,
-            shape.strides,
-            shape.dilations,
-            shape.positions,
-            shape.batch,
-            shape.groups,
-            shape.depthwise,
-        ]
-        key = json.dumps([*form, read, written])
+        form = (shape.kernel, shape.strides, shape.dilations, shape.positions, shape.batch, shape.groups)
+        key = json.dumps([*form, shape.depthwise, read, written])
         estimate = super().convolution(shape, read, written)
         if key not in self.times and time.perf_counter() < self.until:
             with contextlib.suppress(Exception):  # a layer that ONNX Runtime cannot run alone

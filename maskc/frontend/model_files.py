@@ -118,6 +118,12 @@ def written(what: object) -> Iterator[None]:
         raise InputError(f"{what} cannot be written: {error.strerror or error}.") from error
 
 
+def write_text(path: Path, text: str, what: str = "") -> None:
+    """Write a file, whole or not at all. Raises `InputError`, which says `what` it was, when that fails."""
+    with written(f"{what}{path}"):
+        write_bytes(path, text.encode("utf-8", "replace"))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by a new one with this content, or leave it as it is."""
     with _replacing(path) as file:

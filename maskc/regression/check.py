@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -165,22 +165,16 @@ class _Task:
 
 
 def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> list[Outcome]:
-    jobs = checked_jobs(jobs)
+    jobs = min(checked_jobs(jobs), len(tasks))
     outcomes = {}
     with progress.stage("Compiling and comparing models", len(tasks)) as stage:
-        for index, found in _run(tasks, min(jobs, len(tasks)), rules):
+        load(rules)  # here as well, as rules that cannot be loaded are no model's fault
+        here = ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
+        for index, found in each(_Task.run, tasks, jobs, rules) if jobs > 1 else here:
             outcome = outcomes[index] = tasks[index].ended(found)
             stage.advance(note=f"{outcome.model} is done")
             progress.detail(f"  {outcome.model}: {'passed' if outcome.passed else 'failed'}")
     return [outcomes[index] for index in sorted(outcomes)]
-
-
-def _run(tasks: Sequence[_Task], jobs: int, rules: Sequence[Path]) -> Iterator[tuple[int, Outcome | MaskcError]]:
-    load(rules)  # here as well, as rules that cannot be loaded are no model's fault
-    if jobs > 1:
-        yield from each(_Task.run, tasks, jobs, rules)
-        return
-    yield from ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
 
 
 def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:

@@ -165,10 +165,7 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
 
 def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
     """Write one of the formats to a file. Raises `InputError` when that fails."""
-    try:
-        model_files.write_bytes(file, FORMATS[name](outcomes).encode())
-    except OSError as error:
-        raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
+    model_files.write_text(file, FORMATS[name](outcomes))
 
 
 _TITLES = ("Model", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")

@@ -136,11 +136,11 @@ def histogram(output: OutputError) -> Histogram | None:
         return None
     total = counted.equal + sum(counted.counts)
     tolerance = math.log10(output.rtol) if output.rtol > 0 else None
-    low = math.floor(min([counted.start, *([tolerance] if tolerance is not None else [])])) - 1 if counted.counts else 0
-    end = counted.start + counted.step * len(counted.counts)
-    high = math.ceil(max([end, *([tolerance] if tolerance is not None else [])])) + 1
     if not counted.counts:
         return Histogram(output, counted.equal, total, (), None, ())
+    ends = [counted.start, counted.start + counted.step * len(counted.counts)]
+    ends += [] if tolerance is None else [tolerance]
+    low, high = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
     unit = Histogram.WIDTH / (high - low)
     most = max(counted.counts)
     bins = []

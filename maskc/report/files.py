@@ -54,7 +54,4 @@ def write(document: Document, path: Path) -> None:
         text = page(document)
     else:
         text = json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
-    try:
-        model_files.write_bytes(path, text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise InputError(f"The report {path} cannot be written: {error.strerror or error}.") from error
+    model_files.write_text(path, text, "The report ")

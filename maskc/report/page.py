@@ -15,11 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.wording import ranges, size, where_run
+from maskc.report.wording import by_operator, ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import provider_title
-from passes.planning.explanation import Held
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -101,7 +100,7 @@ def page(document: Document) -> str:
             others=_others(document),
             skylines=charts.skylines(document.layers),
             strips=charts.strips(document.masked or (), document.held or ()),
-            holders=_blocking(document.held or ()),
+            holders=by_operator(sorted(document.held or (), key=lambda item: item.aligned)),  # widths last
             histograms=drawn,
             spans=charts.spans(document.latency) if document.latency else (),
             scrolls=lambda things: len(things) > _ROWS,
@@ -169,16 +168,12 @@ def _figures(document: Document) -> list[Figure]:
     return [
         Figure(label, told(left), told(right), factor(left, right), charts.bars(left, right, max(left, right)))
         for label, left, right, told in (
-            ("FLOPs", before.flops, after.flops, _grouped),
-            ("Multiply-accumulates", before.macs, after.macs, _grouped),
-            ("Parameters", before.params, after.params, _grouped),
+            ("FLOPs", before.flops, after.flops, "{:,}".format),
+            ("Multiply-accumulates", before.macs, after.macs, "{:,}".format),
+            ("Parameters", before.params, after.params, "{:,}".format),
             ("File size", before.bytes, after.bytes, size),
         )
     ]
-
-
-def _grouped(value: int) -> str:
-    return f"{value:,}"
 
 
 def _verdict(document: Document) -> Verdict:
@@ -225,11 +220,3 @@ def _others(document: Document) -> tuple[int, int]:
         document.before.flops - sum(layer.flops_before for layer in document.layers),
         document.after.flops - sum(layer.flops_after for layer in document.layers),
     )
-
-
-def _blocking(held: Iterable[Held]) -> list[tuple[Held, list[Held]]]:
-    """Operators that keep channels alive: an entry of each for its name and reason, with all of them; widths last."""
-    groups: dict[tuple[str, str, str], list[Held]] = {}
-    for item in sorted(held, key=lambda item: item.aligned):
-        groups.setdefault((item.op, item.node, item.reason), []).append(item)
-    return [(items[0], items) for items in groups.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from maskc.runtime.session import provider_title
@@ -19,18 +20,22 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
 
     Channels that stay for a width are told of by layer, in `width_lines`.
     """
-    groups: dict[tuple[str, str, str], list[Held]] = {}
-    for item in held:
-        if item.aligned:
-            continue
-        groups.setdefault((item.op, item.node, item.reason), []).append(item)
-    for (op, node, reason), items in groups.items():
+    for items in by_operator(item for item in held if not item.aligned):
+        op, node, reason = items[0].op, items[0].node, items[0].reason
         yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
         for item in items:
             count = len(item.channels)
             written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
             what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
+
+
+def by_operator(held: Iterable[Held]) -> list[list[Held]]:
+    """What is held, by the operator that keeps it alive and its reason."""
+    groups: dict[tuple[str, str, str], list[Held]] = {}
+    for item in held:
+        groups.setdefault((item.op, item.node, item.reason), []).append(item)
+    return list(groups.values())
 
 
 def width_lines(widths: Sequence[Width]) -> Iterable[str]:
@@ -47,16 +52,10 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
 
 def ranges(channels: Sequence[int]) -> str:
     """Channel numbers in brief: 0-3, 7, 9-10."""
-    parts: list[str] = []
-    start = previous = None
-    for channel in [*sorted(channels), None]:
-        if start is not None and channel is not None and channel == previous + 1:  # type: ignore[operator]
-            previous = channel
-            continue
-        if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-        start = previous = channel
-    return ", ".join(parts)
+    # Along a run of consecutive numbers, number and position grow alike.
+    grouped = groupby(enumerate(sorted(channels)), key=lambda pair: pair[1] - pair[0])
+    runs = ([channel for _, channel in run] for _, run in grouped)
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def size(count: int) -> str:

@@ -9,35 +9,21 @@ from maskc.errors import NotEquivalentError
 from maskc.results.document import Checked, Document
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
-from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
+from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 
 
 @dataclass(frozen=True)
-class Verification:
-    """The result of comparing a compiled model with its reference.
+class Verification(Checked):
+    """The result of comparing a compiled model with its reference: how it came out, with figures of both.
 
-    `passed` holds when all outputs agree and the reduction asked for is reached. `before` and `after` are the
-    figures of the two files; `exact` are errors in double precision, None where they were not compared so;
-    `parting` is the first difference inside two models that are not equivalent, and `latency` is measured if asked for.
-    `reasons` has a sentence for everything that failed, and `notes` for everything that a reader should know
-    about how the comparison was made. `model` and `output` are the paths of the reference and of the compiled model,
-    None for a model in memory, and `layers` the nodes of both that multiply and accumulate.
+    `before` and `after` are the figures of the two files, and `latency` is measured if asked for. `model` and `output`
+    are the paths of the reference and of the compiled model, None for a model in memory, and `layers` the nodes of both
+    that multiply and accumulate.
     """
 
-    passed: bool
-    equivalent: bool
-    outputs: tuple[OutputError, ...]
     before: Figures
     after: Figures
-    min_reduction: float | None
-    provider: str
-    samples: int
-    seed: int
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    exact: tuple[ExactError, ...] | None = None
-    parting: FirstDifference | None = None
     latency: Latency | None = None
     model: str | None = None
     output: str | None = None
@@ -64,5 +50,4 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """What was found as values that `json` can write; docs/report.md describes them."""
-        data: dict[str, Any] = plain(self.document())
-        return data
+        return dict(plain(self.document()))

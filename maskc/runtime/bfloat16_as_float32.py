@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, TypeProto
@@ -30,16 +32,17 @@ def widened(model: ModelProto) -> ModelProto | None:
                 changed = True
     for graph in all_graphs(copy.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            changed = _widen(value.type) or changed
+            changed = widen_type(value.type, (TensorProto.BFLOAT16,), TensorProto.FLOAT) or changed
     return copy if changed else None
 
 
-def _widen(kind: TypeProto) -> bool:
+def widen_type(kind: TypeProto, narrow: Collection[int], wide: int) -> bool:
+    """Make a type wide whose elements are narrow, also inside sequences and optionals; whether it was."""
     if kind.HasField("sequence_type"):
-        return _widen(kind.sequence_type.elem_type)
+        return widen_type(kind.sequence_type.elem_type, narrow, wide)
     if kind.HasField("optional_type"):
-        return _widen(kind.optional_type.elem_type)
-    if not kind.HasField("tensor_type") or kind.tensor_type.elem_type != TensorProto.BFLOAT16:
+        return widen_type(kind.optional_type.elem_type, narrow, wide)
+    if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in narrow:
         return False
-    kind.tensor_type.elem_type = TensorProto.FLOAT
+    kind.tensor_type.elem_type = wide
     return True

@@ -117,13 +117,12 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as values that `json` can write."""
-        data: dict[str, Any] = plain(self)
-        return data
+        return dict(plain(self))
 
 
 def write(sweep: Record, directory: Path) -> None:
     """Write `sweep.json`, whole or not at all. Raises `InputError` when that fails."""
-    replace_file(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
+    model_files.write_text(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def read(directory: Path) -> Record | None:
@@ -149,11 +148,3 @@ def read(directory: Path) -> Record | None:
     except ValueError as error:
         raise InputError(f"{path} is not as it should be: {error}. {advice}") from error
     return found
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file of the sweep, whole or not at all. Raises `InputError` when that fails."""
-    try:
-        model_files.write_bytes(path, text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error

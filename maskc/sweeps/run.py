@@ -31,7 +31,7 @@ from maskc.runtime.session import choose_provider
 from maskc.sweeps import work
 from maskc.sweeps.measure import Clock, Quality, check_quality, rate
 from maskc.sweeps.pareto import marked
-from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, replace_file, write
+from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, write
 from maskc.sweeps.sweep_report import page
 from passes.errors import GraphError
 from passes.mask_savings.magnitude import levels as by_magnitude
@@ -52,7 +52,7 @@ class Sweep(Record):
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `sweep.json`, and the page `sweep.html`. Raises `InputError` when that fails."""
         write(self, Path(directory))
-        replace_file(Path(directory) / PAGE, page(self))
+        model_files.write_text(Path(directory) / PAGE, page(self))
 
 
 def sweep(

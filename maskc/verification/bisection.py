@@ -10,6 +10,7 @@ their values.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,18 +78,15 @@ def bisect(
             if found is not None and (name not in worst or found[0] * worst[name][1] > worst[name][0] * found[1]):
                 worst[name] = (*found, sample.label)
     agreed = {name for name, (error, allowed, _) in worst.items() if error <= allowed}
-    for name in shared:
-        if name in worst and name not in agreed:
-            node = makers[name]
-            suspects = _suspects(node, makers, agreed)
-            difference = FirstDifference(name, _called(node), node.op_type, suspects, *worst[name], step.made_by)
-            return Bisection(difference, step.before, step.after)
-    if stopped is None:
-        return None
-    node = step.after.graph.node[stopped[0]]
-    name = next(name for name in node.output if name)
+    first = next((name for name in shared if name in worst and name not in agreed), None)
+    if first is None:
+        if stopped is None:
+            return None
+        first = next(name for name in step.after.graph.node[stopped[0]].output if name)
+        worst[first] = np.inf, 0.0, stopped[1]
+    node = makers[first]
     suspects = _suspects(node, makers, agreed)
-    difference = FirstDifference(name, _called(node), node.op_type, suspects, np.inf, 0.0, stopped[1], step.made_by)
+    difference = FirstDifference(first, _called(node), node.op_type, suspects, *worst[first], step.made_by)
     return Bisection(difference, step.before, step.after)
 
 
@@ -211,12 +209,9 @@ def _traits(model: ModelProto) -> set[object]:
 
 def _agree(reference: ModelProto, model: ModelProto, samples: Sequence[Sample], seed: int, double: bool) -> bool:
     """Whether the outputs are the same, in double precision or else as ONNX Runtime computes what is written."""
-    try:
-        if not double:
-            raise UnavailableError("Double precision is not asked for.")
-        return all(error.passed for error in Exact(reference, model, seed).compare(samples[:2]))
-    except UnavailableError:
-        pass
+    if double:
+        with contextlib.suppress(UnavailableError):
+            return all(error.passed for error in Exact(reference, model, seed).compare(samples[:2]))
     depth = depths(reference)
     try:
         sessions = [Session(graph, optimized=False) for graph in (reference, model)]

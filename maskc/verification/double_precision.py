@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from maskc.frontend.graphs import all_graphs as graphs
 from maskc.frontend.graphs import array_of, copied
+from maskc.runtime.bfloat16_as_float32 import widen_type
 from maskc.verification.reference_operators import OPERATORS
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 # Inputs that must be in single precision whatever the data's type is: operator to input positions.
 _SINGLE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
-
-# Operators that the evaluator gives statistics in a precision of their own.
-_STASHING = ("GroupNormalization",)
 
 # Operators that have no double form, or whose value depends on the type's precision.
 NO_DOUBLE = frozenset(
@@ -53,16 +51,6 @@ def _widen_tensor(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _widen_type(kind: TypeProto) -> None:
-    if kind.HasField("tensor_type"):
-        if kind.tensor_type.elem_type in NARROW:
-            kind.tensor_type.elem_type = TensorProto.DOUBLE
-    elif kind.HasField("sequence_type"):
-        _widen_type(kind.sequence_type.elem_type)
-    elif kind.HasField("optional_type"):
-        _widen_type(kind.optional_type.elem_type)
-
-
 def _widen_node(node: NodeProto, opset: int = 0) -> None:
     _stash_doubles(node, opset)
     for attribute in node.attribute:
@@ -77,7 +65,7 @@ def _widen_node(node: NodeProto, opset: int = 0) -> None:
 
 def _stash_doubles(node: NodeProto, opset: int) -> None:
     """Statistics are computed in single precision unless something else is asked for."""
-    if node.op_type not in _STASHING or node.domain or any(a.name == "stash_type" for a in node.attribute):
+    if node.op_type != "GroupNormalization" or node.domain or any(a.name == "stash_type" for a in node.attribute):
         return
     if opset and "stash_type" in onnx.defs.get_schema(node.op_type, opset).attributes:
         node.attribute.append(helper.make_attribute("stash_type", int(TensorProto.DOUBLE)))
@@ -98,15 +86,13 @@ def to_double(model: ModelProto) -> ModelProto:
                 _widen_tensor(tensor)
         for info in (*graph.input, *graph.output, *graph.value_info):
             if info.name not in single:
-                _widen_type(info.type)
+                widen_type(info.type, NARROW, TensorProto.DOUBLE)
         nodes: list[NodeProto] = []
         for node in graph.node:
             if not (node.op_type == "Constant" and node.output[0] in single):
                 _widen_node(node, opset)
-            for position in _SINGLE_INPUTS.get(node.op_type, ()):
+            for position in _single_inputs(node):
                 if len(node.input) > position and node.input[position] and node.input[position] not in single:
-                    if node.op_type == "Resize" and position == 1 and len(node.input) > 2:
-                        continue  # the region of interest may be a double
                     name = f"{node.output[0]}/single{position}"
                     nodes.append(helper.make_node("Cast", [node.input[position]], [name], to=TensorProto.FLOAT))
                     node.input[position] = name
@@ -119,6 +105,12 @@ def to_double(model: ModelProto) -> ModelProto:
     return model
 
 
+def _single_inputs(node: NodeProto) -> tuple[int, ...]:
+    if node.op_type == "Resize" and len(node.input) > 2:
+        return (2,)  # the region of interest may be a double
+    return _SINGLE_INPUTS.get(node.op_type, ())
+
+
 def _single_only(graph: GraphProto) -> set[str]:
     """Constants read only where single precision is asked for."""
     constants = {t.name for t in graph.initializer}
@@ -127,12 +119,7 @@ def _single_only(graph: GraphProto) -> set[str]:
     other: set[str] = {o.name for o in graph.output} | {i.name for i in graph.input}
     for node in graph.node:
         for position, name in enumerate(node.input):
-            if position in _SINGLE_INPUTS.get(node.op_type, ()) and not (
-                node.op_type == "Resize" and position == 1 and len(node.input) > 2
-            ):
-                wanted.add(name)
-            else:
-                other.add(name)
+            (wanted if position in _single_inputs(node) else other).add(name)
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 other |= {n for inner in graphs(attribute.g) for node_ in inner.node for n in node_.input}

@@ -81,7 +81,7 @@ def _cut(model: ModelProto, tensor: str, before: Tensors, after: Tensors) -> set
                 continue
             seen.add(name)
             error = distance(before[name], after[name]) if name in before and name in after else None
-            if error is not None and error.max_abs <= (0.0 if error.exact else _ALIKE * error.scale):
+            if error is not None and not error.exceeds(_ALIKE):
                 cut.add(name)
             else:
                 waiting.append(name)

@@ -104,8 +104,12 @@ def _spacing(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The distance between neighbouring numbers of the type, at each value."""
     if dtype.kind == "f" and dtype not in FOREIGN_FLOATS:
         return np.asarray(np.spacing(np.abs(values).astype(dtype)), np.float64)
-    eps = float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
-    return np.asarray(eps * 2.0 ** np.floor(np.log2(np.abs(values))))
+    return np.asarray(epsilon(dtype) * 2.0 ** np.floor(np.log2(np.abs(values))))
+
+
+def epsilon(dtype: np.dtype[Any]) -> float:
+    """The relative distance between neighbouring numbers, also for the types that numpy does not have."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 # The types of floating point that numpy itself does not know.
@@ -122,6 +126,10 @@ class Distance:
     max_abs: float
     scale: float
     exact: bool
+
+    def exceeds(self, share: float) -> bool:
+        """Whether the error is above this share of the scale; of what must be exact, whether there is any."""
+        return self.max_abs > (0.0 if self.exact else share * self.scale)
 
 
 def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:

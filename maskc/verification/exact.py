@@ -80,7 +80,8 @@ class Exact:
                 try:
                     wanted = self._run(self._reference, feeds)
                     got = self._run(self._compiled, feeds)
-                    if any(_exceeds(array, got[name], self._floor) for name, array in wanted.items()):
+                    errors = (distance(array, got[name]) for name, array in wanted.items())
+                    if any(error is not None and error.exceeds(self._floor) for error in errors):
                         moved = [self._run(rounded, feeds) for rounded in self._copies()]
                 except Exception as error:
                     raise _unable(error) from error
@@ -106,11 +107,6 @@ class Exact:
     def _run(self, evaluator: Evaluator, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
         values = evaluator(feeds)
         return {name: np.asarray(value) for name, value in zip(evaluator.outputs, values, strict=True)}
-
-
-def _exceeds(wanted: NDArray[Any], got: NDArray[Any], floor: float) -> bool:
-    error = distance(wanted, got)
-    return error is not None and error.max_abs > (0.0 if error.exact else floor * error.scale)
 
 
 def _unable(error: Exception) -> UnavailableError:

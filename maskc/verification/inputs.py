@@ -126,20 +126,15 @@ def _fitted(ports: Sequence[random_inputs.Port], given: Mapping[str, NDArray[Any
     result: Inputs = {}
     for name, port in wanted.items():
         array = np.asarray(given[name])
-        dtype = _numpy_type(port.type.elem_type)
-        if dtype is None or array.dtype == dtype:
+        if port.type.elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
             result[name] = array
-        elif np.can_cast(array.dtype, dtype, "same_kind"):
-            result[name] = array.astype(dtype)
+            continue
+        dtype = helper.tensor_dtype_to_np_dtype(port.type.elem_type)
+        if np.can_cast(array.dtype, dtype, "same_kind"):
+            result[name] = array.astype(dtype, copy=False)
         else:
             raise InputError(f"Input '{name}' must be of type {dtype}, and the {label} is of type {array.dtype}.")
     return result
-
-
-def _numpy_type(elem_type: int) -> np.dtype[Any] | None:
-    if elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        return None
-    return helper.tensor_dtype_to_np_dtype(elem_type)
 
 
 def size_notes(data: Sequence[Sample]) -> list[str]:

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -20,7 +19,7 @@ from maskc.errors import RunError
 from maskc.frontend.graphs import all_graphs, all_nodes, copied, is_external
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
-from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance
+from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.tolerance import NOISE_FACTOR
 
@@ -59,7 +58,7 @@ class Noise:
         self._session = session
         self._quantised = any(node.op_type == "QuantizeLinear" for node in all_nodes(reference))
         self._rounded: list[Session] = []
-        self._literal: tuple[Session, Session] | None = None
+        self._literal: list[Session] | None = None
         self._measured: dict[int, tuple[dict[str, float], Iterator[Outputs]]] = {}
 
     def explains(self, error: Distance, tolerance: float, name: str, sample: Sample) -> tuple[bool, float]:
@@ -91,10 +90,8 @@ class Noise:
         if error.exact or (error.max_abs > _FUSED * error.scale and not self._quantised):
             return False
         if self._literal is None:
-            self._literal = (
-                Session(self._reference, self._provider, optimized=False),
-                Session(self._compiled, self._provider, optimized=False),
-            )
+            models = (self._reference, self._compiled)
+            self._literal = [Session(model, self._provider, optimized=False) for model in models]
         try:
             expected, actual = (session.run(inputs).get(name) for session in self._literal)
         except RunError:
@@ -132,12 +129,10 @@ def _rounded(array: NDArray[Any], rng: np.random.Generator, ulps: float = _ULPS,
     """
     if array.dtype.kind != "f" and array.dtype not in FOREIGN_FLOATS:
         return array
-    step = ulps * _eps(array.dtype)
+    eps = epsilon(array.dtype)
     values = array.astype(np.float64)
     with np.errstate(all="ignore"):
-        moved = values * (
-            1 + step * rng.uniform(-1, 1, array.shape) + together * _eps(array.dtype) * rng.uniform(-1, 1)
-        )
+        moved = values * (1 + ulps * eps * rng.uniform(-1, 1, array.shape) + together * eps * rng.uniform(-1, 1))
         whole = (np.rint(values) == values) & (np.abs(values) < 2**16)
         return np.where(whole, array, moved.astype(array.dtype))
 
@@ -166,8 +161,3 @@ def _weights(model: ModelProto) -> Iterator[TensorProto]:
     for node in nodes:
         if not sizes.intersection(node.output):
             yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
-
-
-def _eps(dtype: np.dtype[Any]) -> float:
-    """The relative distance between neighbouring numbers, also for the types that numpy does not have."""
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]

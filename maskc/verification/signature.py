@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from onnx import ModelProto, TensorProto
 
@@ -33,7 +33,9 @@ def differences(reference: ModelProto, compiled: ModelProto) -> list[str]:
                     f"and {_type_name(other.elem_type)} in the compiled model."
                 )
             elif what == "input" and type_.shape is not None and other.shape is not None:
-                sizes, sizes_now = _static(type_.shape), _static(other.shape)
+                sizes, sizes_now = (
+                    [dim if isinstance(dim, int) else None for dim in shape] for shape in (type_.shape, other.shape)
+                )
                 if sizes != sizes_now:
                     found.append(f"The shape of input '{name}' differs: {type_.shape} and {other.shape}.")
                     if len(sizes) == len(sizes_now) and all(
@@ -41,11 +43,6 @@ def differences(reference: ModelProto, compiled: ModelProto) -> list[str]:
                     ):
                         found[-1] += " If it was compiled with --shape, give the same --shape here."
     return found
-
-
-def _static(shape: Sequence[int | str | None]) -> list[int | None]:
-    """The sizes that are fixed, None for the others."""
-    return [dim if isinstance(dim, int) else None for dim in shape]
 
 
 def listed(names: Mapping[str, object]) -> str:
