@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from maskc.report.terminal import table
 from maskc.report.wording import brief, factor, size
 
 if TYPE_CHECKING:
@@ -29,19 +29,16 @@ def show_one(outcome: Outcome, out: Console) -> None:
 
 def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
     """All models in one table, in the order of their names."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Model", overflow="fold")
-    for title in ("FLOPs before", "after", "reduction", "file before", "after"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
+    rows = table("Model", "FLOPs before", "after", "reduction", "file before", "after", no_wrap=True)
+    rows.add_column("")
     for outcome in sorted(outcomes, key=lambda outcome: outcome.model):
         report = outcome.report
         if report is None:
-            table.add_row(Text(str(outcome.model)), *"-----", Text("failed", style="red"))
+            rows.add_row(Text(str(outcome.model)), *"-----", Text("failed", style="red"))
             continue
         before, after = report.before, report.after
         checked = Text("same function", style="green") if report.verification else Text("not verified", style="yellow")
-        table.add_row(
+        rows.add_row(
             Text(str(outcome.model)),
             brief(before.flops),
             brief(after.flops),
@@ -50,7 +47,7 @@ def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
             size(after.bytes),
             checked,
         )
-    out.print(table)
+    out.print(rows)
     failed = sum(outcome.report is None for outcome in outcomes)
     if failed:
         out.print(f"{failed} of {len(outcomes)} models failed.", style="red")

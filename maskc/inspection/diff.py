@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
 
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
@@ -49,24 +48,23 @@ def diff(
 
 def _changes(before: Source, after: Source) -> tuple[Change, ...]:
     found: list[Change] = []
-    sides: tuple[tuple[Kind, Mapping[str, str | int], Mapping[str, str | int]], ...] = (
-        ("input", _signature(before, "input"), _signature(after, "input")),
-        ("output", _signature(before, "output"), _signature(after, "output")),
-        ("opset", _opsets(before.model), _opsets(after.model)),
-        ("operator", _operators(before.model), _operators(after.model)),
-        ("metadata", _metadata(before.model), _metadata(after.model)),
-    )
-    for kind, old, new in sides:
+    for (kind, old), new in zip(_stated(before).items(), _stated(after).values(), strict=True):
         names = (name for name in {**old, **new} if old.get(name) != new.get(name))
         found += [Change(kind, name, old.get(name), new.get(name)) for name in names]
     return tuple(found)
 
 
-def _signature(source: Source, which: Literal["input", "output"]) -> dict[str, str]:
-    graph = source.model.graph
-    defaults = {tensor.name for tensor in graph.initializer} if which == "input" else set()
-    values = graph.input if which == "input" else graph.output
-    return {value.name: _declared(value) + (" with a default" if value.name in defaults else "") for value in values}
+def _stated(source: Source) -> dict[Kind, Mapping[str, str | int]]:
+    model, graph = source.model, source.model.graph
+    defaults = {tensor.name for tensor in graph.initializer}
+    operators = Counter(f"{node.domain}.{node.op_type}".removeprefix(".") for node in all_nodes(model))
+    return {
+        "input": {v.name: _declared(v) + " with a default" * (v.name in defaults) for v in graph.input},
+        "output": {value.name: _declared(value) for value in graph.output},
+        "opset": {(entry.domain or "ai.onnx"): entry.version for entry in model.opset_import},
+        "operator": dict(sorted(operators.items())),
+        "metadata": _metadata(model),
+    }
 
 
 def _declared(value: ValueInfoProto) -> str:
@@ -78,14 +76,6 @@ def _declared(value: ValueInfoProto) -> str:
     if found.shape is None:
         return f"{kind} of any rank"
     return f"{kind}[{','.join('?' if dim is None else str(dim) for dim in found.shape)}]"
-
-
-def _opsets(model: ModelProto) -> dict[str, int]:
-    return {(entry.domain or "ai.onnx"): entry.version for entry in model.opset_import}
-
-
-def _operators(model: ModelProto) -> dict[str, int]:
-    return dict(sorted(Counter(f"{node.domain}.{node.op_type}".removeprefix(".") for node in all_nodes(model)).items()))
 
 
 def _metadata(model: ModelProto) -> dict[str, str | int]:

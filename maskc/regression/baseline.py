@@ -97,12 +97,10 @@ class Baseline:
         Raises `InputError` when it cannot be written.
         """
         data = self.text().encode()
-        try:
+        with model_files.written(self.path):
             if self.path.is_file() and self.path.read_bytes() == data:
                 return False
             model_files.write_bytes(self.path, data)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
         return True
 
 

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from rich.console import Console
@@ -109,11 +109,6 @@ def as_github(outcomes: Sequence[Outcome]) -> str:
 
 def as_json(outcomes: Sequence[Outcome]) -> str:
     """One JSON object; docs/ci.md lists its keys."""
-    return json.dumps(told(outcomes), allow_nan=False) + "\n"
-
-
-def told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The outcomes as values that `json` can write."""
     models = [
         {
             "model": outcome.model,
@@ -127,7 +122,8 @@ def told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         }
         for outcome in outcomes
     ]
-    return {"schema": JSON_SCHEMA, "passed": all(outcome.passed for outcome in outcomes), "models": models}
+    data = {"schema": JSON_SCHEMA, "passed": all(outcome.passed for outcome in outcomes), "models": models}
+    return json.dumps(data, allow_nan=False) + "\n"
 
 
 FORMATS: dict[str, Callable[[Sequence[Outcome]], str]] = {

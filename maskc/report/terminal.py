@@ -45,6 +45,15 @@ def console(quiet: bool = False) -> Console:
     return plain if plain.is_terminal else Console(highlight=False, quiet=quiet, width=max(plain.width, PIPE_WIDTH))
 
 
+def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
+    """A table without lines: names in the first column, which may break, and figures at the right of the others."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column(name, overflow="fold")
+    for title in figures:
+        made.add_column(title, justify="right", no_wrap=no_wrap)
+    return made
+
+
 def versions() -> str:
     """A line on what runs here: maskc, Python and the libraries that results depend on."""
     found = [f"maskc {__version__}", f"Python {platform.python_version()}"]
@@ -108,14 +117,12 @@ def show_cost(cost: Cost, out: Console) -> None:
         counts[0] += 1
         counts[1] += node.flops
         counts[2] += node.macs
-    table = Table(box=None, pad_edge=False)
-    for title in ("Operator", "Nodes", "FLOPs", "MACs"):
-        table.add_column(title, justify="left" if title == "Operator" else "right")
+    rows = table("Operator", "Nodes", "FLOPs", "MACs")
     for op, (nodes, flops, macs) in sorted(kinds.items(), key=lambda item: (-item[1][1], item[0])):
         if flops:
-            table.add_row(op, f"{nodes:,}", f"{flops:,}", f"{macs:,}")
-    table.add_row("Total", f"{len(cost.nodes):,}", f"{cost.flops:,}", f"{cost.macs:,}", style="bold")
-    out.print(table)
+            rows.add_row(op, f"{nodes:,}", f"{flops:,}", f"{macs:,}")
+    rows.add_row("Total", f"{len(cost.nodes):,}", f"{cost.flops:,}", f"{cost.macs:,}", style="bold")
+    out.print(rows)
     out.print(f"Parameters: {cost.params:,}")
 
 
@@ -154,18 +161,15 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
 
 
 def _figures(before: Figures, after: Figures) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for title in ("before", "after", "reduction"):
-        table.add_column(title, justify="right")
+    rows = table("", "before", "after", "reduction")
     for name, left, right in (
         ("FLOPs", before.flops, after.flops),
         ("MACs", before.macs, after.macs),
         ("Parameters", before.params, after.params),
     ):
-        table.add_row(name, f"{left:,}", f"{right:,}", factor(left, right))
-    table.add_row("File size", size(before.bytes), size(after.bytes), factor(before.bytes, after.bytes))
-    return table
+        rows.add_row(name, f"{left:,}", f"{right:,}", factor(left, right))
+    rows.add_row("File size", size(before.bytes), size(after.bytes), factor(before.bytes, after.bytes))
+    return rows
 
 
 def _layers(rows: Sequence[Layer]) -> Table:
@@ -243,24 +247,25 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
             allowed,
             "-" if output.ulps is None else f"{output.ulps:.3g}",
             "-" if output.top1 is None else f"{output.top1:.1%}",
-            Text("ok", style="green") if output.passed else Text("differs", style="red"),
+            _agreement(output.passed),
         )
     return table
+
+
+def _agreement(passed: bool) -> Text:
+    return Text("ok", style="green") if passed else Text("differs", style="red")
 
 
 def _exact(errors: Sequence[ExactError]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("In double precision", overflow="fold")
-    for title in ("relative to scale", "allowed", ""):
-        table.add_column(title, justify="right")
+    rows = table("In double precision", "relative to scale", "allowed", "")
     for error in errors:
-        table.add_row(
+        rows.add_row(
             Text(error.name),
             f"{error.error:.2e}" if math.isfinite(error.error) else "-",
             f"{error.allowed:.0e}",
-            Text("ok", style="green") if error.passed else Text("differs", style="red"),
+            _agreement(error.passed),
         )
-    return table
+    return rows
 
 
 def _latency(latency: Latency) -> str:

@@ -414,10 +414,8 @@ def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
     """Write a file of masks, whole or not at all. Raises `InputError` when that fails."""
     buffer = io.BytesIO()
     np.savez(buffer, **masks)  # type: ignore[arg-type]
-    try:
+    with model_files.written(file):
         model_files.write_bytes(file, buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
 def _existing(*files: Path) -> list[Path]:

@@ -170,11 +170,9 @@ def _brought(arguments: tuple[Any, Any, Task]) -> Done:
         raise InputError(f"The compilation on the cluster failed: {in_brief(error)}.") from error
     if isinstance(done, MaskcError):
         raise done
-    try:
+    with model_files.written(task.output):
         for name, data in sorted(files.items(), key=lambda item: item[0] == task.output.name):  # weights first
             model_files.write_bytes(task.output.with_name(name), data)
-    except OSError as error:
-        raise InputError(f"{task.output} cannot be written: {error.strerror or error}.") from error
     assert isinstance(done, Done)
     return done
 

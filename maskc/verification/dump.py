@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from maskc.errors import InputError, MaskcError
+from maskc.errors import MaskcError
 from maskc.frontend import model_files
 from maskc.frontend.graphs import all_graphs, bodies, copied
 from maskc.runtime.session import Session
@@ -33,13 +33,11 @@ def write(directory: Path, bisection: Bisection, sample: Sample) -> tuple[Path, 
     """
     models, inputs = _smallest(bisection, sample)
     names = ("expected.onnx", "compiled.onnx")
-    try:
+    with model_files.written(f"The directory {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in zip(names, models, strict=True):
             model_files.write_model(model, directory / name)
         np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
-    except OSError as error:
-        raise InputError(f"The directory {directory} cannot be written: {error.strerror or error}.") from error
     return tuple(directory / name for name in (*names, "input.npz"))
 
 

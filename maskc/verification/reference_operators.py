@@ -18,12 +18,9 @@ class ConvTranspose(OpRun):
              output_shape=None, pads=None, strides=None):  # fmt: skip
         size = w.ndim - 2
         kernel = w.shape[2:]
-        strides = list(strides or [1] * size)
-        dilations = list(dilations or [1] * size)
+        strides, dilations, begin, end = _steps(size, strides, dilations, pads)
         extra = list(output_padding or [0] * size)
         group = group or 1
-        begin = list((pads or [0] * 2 * size)[:size])
-        end = list((pads or [0] * 2 * size)[size:])
         full = [strides[i] * (x.shape[2 + i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 for i in range(size)]
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             target = list(output_shape)[-size:] if output_shape else [x.shape[2 + i] * strides[i] for i in range(size)]
@@ -85,9 +82,7 @@ class Mean(OpRun):
     """The mean of tensors that broadcast against each other."""
 
     def _run(self, *tensors):
-        total = tensors[0]
-        for tensor in tensors[1:]:
-            total = total + tensor
+        total = sum(tensors[1:], tensors[0])
         return ((total / len(tensors)).astype(tensors[0].dtype),)
 
 
@@ -108,6 +103,12 @@ class Pad(OpRun):
         return (np.pad(x[cut], grow, mode=mode),)
 
 
+def _steps(size: int, strides, dilations, pads) -> tuple[list[int], ...]:
+    """Strides, dilations and both ends of the padding for so many axes, where they are left out as well."""
+    pads = list(pads or [0] * 2 * size)
+    return list(strides or [1] * size), list(dilations or [1] * size), pads[:size], pads[size:]
+
+
 def _windows(x: Array, kernel, strides, dilations, pads, auto_pad, ceil_mode, fill: float) -> tuple[Array, Array]:
     """All windows, [N, C, *outputs, *kernel], and which of their elements lie inside the input or its pads.
 
@@ -115,8 +116,7 @@ def _windows(x: Array, kernel, strides, dilations, pads, auto_pad, ceil_mode, fi
     reaches).
     """
     size = x.ndim - 2
-    strides, dilations = list(strides or [1] * size), list(dilations or [1] * size)
-    begin, end = list((pads or [0] * 2 * size)[:size]), list((pads or [0] * 2 * size)[size:])
+    strides, dilations, begin, end = _steps(size, strides, dilations, pads)
     outputs = []
     for i in range(size):
         reach = (kernel[i] - 1) * dilations[i] + 1
