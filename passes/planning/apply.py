@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
-from passes.graph.tensors import SMALL, Array, Mask, any_set, is_constant, present, size_of
+from passes.graph.tensors import SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -70,17 +70,25 @@ def _empty_axis(rewriter: Rewriter, tensor: gs.Tensor) -> int | None:
     return next((a for a, mask in masks if mask is not None and not any_set(mask)), None)
 
 
+def _differ(stored: Mask | None, required: Mask | None) -> bool:
+    """Whether these are other slices; None stands for all."""
+    if stored is None or required is None:
+        mask = required if stored is None else stored
+        return mask is not None and not all_set(mask)
+    return any_set(stored != required)
+
+
 def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask | None], broadcast: bool) -> gs.Tensor:
     """The tensor with these slices per axis (all, where none are given), by adapters from those that it stores.
 
     broadcast: the axes along which it is constant may have size 1.
     """
     shape = rewriter.shape(tensor)
+    if not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in range(len(shape))):
+        return tensor
     whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int)}
     stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
     wanted = {a: w if (r := required.get(a)) is None else r for a, w in whole.items()}
-    if not any(any_set(stored[a] != wanted[a]) for a in whole):
-        return tensor
     empty = _empty_axis(rewriter, tensor)
     if empty is not None:
         constants = _constants(rewriter.facts, tensor, empty)

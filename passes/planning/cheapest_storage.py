@@ -89,13 +89,11 @@ class _Sweep:
     def _require_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
         self.read.add(tensor.name)
         for axis, size in self.facts.axes(tensor):
-            self._require(tensor, axis, _Requirement(Demand(np.ones(size, bool)), node, index, np.full(size, why)))
-
-    def _require(self, tensor: gs.Tensor, axis: int, requirement: _Requirement) -> None:
-        if all_set(requirement.demand.need) and self.facts.constants(tensor, axis) is None:
-            self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
-        else:
-            self.requirements[tensor.name, axis].append(requirement)
+            if self.facts.constants(tensor, axis) is None:
+                self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
+            else:
+                requirement = _Requirement(Demand(np.ones(size, bool)), node, index, np.full(size, why))
+                self.requirements[tensor.name, axis].append(requirement)
 
     def _require_inputs(self, index: int, node: gs.Node, demands: Demands) -> None:
         """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
@@ -108,10 +106,13 @@ class _Sweep:
                 if is_constant(tensor):
                     if demand is not None and not all_set(demand.need):
                         self.plan.required[index, i, axis] = demand.need
+                elif (demand is None or all_set(demand.need)) and self.facts.constants(tensor, axis) is None:
+                    self.whole.add((tensor.name, axis))
                 else:
                     demand = demand or Demand(np.ones(size, bool), reason=no_demand)
-                    per_graph = replace(demand, flops=demand.flops * times)
-                    self._require(tensor, axis, _Requirement(per_graph, index, i, self._why(node, demand, size)))
+                    per_graph = demand if times == 1 else replace(demand, flops=demand.flops * times)
+                    requirement = _Requirement(per_graph, index, i, self._why(node, demand, size))
+                    self.requirements[tensor.name, axis].append(requirement)
 
     # -- reasons -------------------------------------------------------------------------------------------------
 
@@ -180,11 +181,10 @@ class _Sweep:
         for output, tensor in enumerate(node.outputs):
             for axis, size in self.facts.axes(tensor):
                 stored = sets.get((output, axis))
-                if stored is None:
-                    stored = np.ones(size, bool)
-                elif not all_set(stored):
+                if stored is not None and not all_set(stored):
                     self.plan.stored[tensor.name, axis] = stored
-                self._settle(tensor, axis, stored)
+                if self.requirements.get((tensor.name, axis)):
+                    self._settle(tensor, axis, np.ones(size, bool) if stored is None else stored)
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
