@@ -13,9 +13,9 @@ from rich.table import Table
 
 import passes
 from benchmarks import record
-from maskc.compilation.processor import table_name
+from maskc.compilation.detect_cpu import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
-from passes.targets.onnxruntime.kernel_rates import RATES
+from passes.targets.onnxruntime.rates_by_processor import RATES
 from tests.generators import architectures
 from tests.generators.check import random_feeds
 

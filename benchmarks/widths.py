@@ -30,8 +30,8 @@ from rich.table import Table
 
 import passes
 from benchmarks.record import session
-from maskc.compilation.processor import instruction_set, processor, table_name
-from passes.targets.onnxruntime.kernel_rates import RATES, Rates
+from maskc.compilation.detect_cpu import instruction_set, processor, table_name
+from passes.targets.onnxruntime.rates_by_processor import RATES, Rates
 from tests.generators.check import with_sizes
 from tests.models import networks
 

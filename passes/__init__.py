@@ -8,10 +8,10 @@ own, derived from `Op`, `Linked` or `Elementwise`.
 
 import warnings
 
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
-from passes.cost.flops import count
-from passes.mask_savings.coupling import coupled
+from passes.cost.sum_over_nodes import count
+from passes.mask_savings.coupled_entries import coupled
 from passes.mask_savings.flops_saved import Counted, flops_by_group, flops_by_mask
 from passes.model.inputs import bind, fix_sizes
 from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register

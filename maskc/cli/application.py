@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from maskc import progress
 from maskc.cli.output import print_json, volume
 from maskc.cli.shared_options import Debug, Quiet, Verbose
-from maskc.compilation.termination import unwinding
+from maskc.compilation.signal_handling import unwinding
 from maskc.errors import MaskcError
 from maskc.report.bars import Bars
 

@@ -15,7 +15,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compile_files(
     outputs = _outputs(models, directory)
     jobs = checked_jobs(jobs)
     tasks = list(zip(models, outputs, strict=True))
-    with contextlib.nullcontext() if directory is None else model_files.not_left_empty(directory):
+    with contextlib.nullcontext() if directory is None else write_model_files.not_left_empty(directory):
         if directory is not None:
             try:
                 directory.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,12 @@ from onnx import ModelProto
 import passes
 from maskc import frontend, progress
 from maskc.compilation.compile_report import CompileReport
+from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, TABLES, VERIFY_SAMPLES, Align, CompileOptions
-from maskc.compilation.processor import table_name
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
-from maskc.frontend import Source, model_files
-from maskc.frontend.graphs import has_external, model_bytes, without_weights
+from maskc.frontend import Source, write_model_files
+from maskc.frontend.graph_queries import has_external, model_bytes, without_weights
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
@@ -29,12 +29,12 @@ from maskc.results.environment import __version__
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 from passes.errors import GraphError, in_brief
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
-from passes.targets.onnxruntime.kernel_rates import RATES, Lines, Rates
+from passes.targets.onnxruntime.rates_by_processor import RATES, Lines, Rates
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.
@@ -57,7 +57,7 @@ class Compiled:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as an ONNX file, whole or not at all. Raises `InputError` when that fails."""
-        model_files.write_model(self.model, Path(path), keep=self.read)
+        write_model_files.write_model(self.model, Path(path), keep=self.read)
 
 
 def compile(
@@ -132,7 +132,7 @@ def compile_file(
     for report in reports:
         files.check_not_read(report, read, "report")
     source = fixed(source, options.shapes)
-    with model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
+    with write_model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
             compiled = _compile(source, options, store)
         except NotEquivalentError as error:
@@ -141,7 +141,7 @@ def compile_file(
         cannot_run = options.verify is not None and result.verification is None  # which a warning has said
         if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
             result = _timed(result, source, compiled.model)
-        size = model_files.write_model(compiled.model, output, store=store, keep=read)
+        size = write_model_files.write_model(compiled.model, output, store=store, keep=read)
     progress.detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
@@ -239,8 +239,8 @@ def _tell_passes(report: Report) -> None:
 def _check(compiled: ModelProto) -> None:
     """Nothing leaves the compiler that the ONNX checker would reject."""
     try:
-        if model_files.embeds(compiled):
-            check(model_files.inlined(compiled))
+        if write_model_files.embeds(compiled):
+            check(write_model_files.inlined(compiled))
             return
         check(without_weights(compiled))
     except MaskcError:

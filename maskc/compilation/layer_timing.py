@@ -21,16 +21,16 @@ import onnx
 
 import passes
 from maskc import progress
-from maskc.compilation.processor import processor
+from maskc.compilation.detect_cpu import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
-from maskc.frontend.model_files import EMBEDDED_LIMIT, embeds, write_bytes
+from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime
 from maskc.verification.inputs import one_sample
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.kernel_rates import ANY, Rates
+from passes.targets.onnxruntime.rates_by_processor import ANY, Rates
 from passes.weights.external_file import Store
 
 # One layer is run for so many seconds, and so often at least.

@@ -9,8 +9,8 @@ from maskc.errors import InputError
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks
 from maskc.verification.options import VerifyOptions
-from passes.adapters.price import POLICIES, Policy
-from passes.targets.onnxruntime.kernel_rates import LINES, RATES, Lines, Rates
+from passes.adapters.placement import POLICIES, Policy
+from passes.targets.onnxruntime.rates_by_processor import LINES, RATES, Lines, Rates
 
 #: no channel for the sake of a width, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it

@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskc.compilation.termination import end_with_parent, uninterrupted, unwinding
+from maskc.compilation.signal_handling import end_with_parent, uninterrupted, unwinding
 from maskc.errors import InputError, MaskcError
 from maskc.frontend.custom_rules import load
 from passes.errors import in_brief

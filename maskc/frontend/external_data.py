@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError
-from maskc.frontend.graphs import all_tensors, is_external, without_initializers
+from maskc.frontend.graph_queries import all_tensors, is_external, without_initializers
 from passes.errors import in_brief
 from passes.weights.streaming import LARGE, stored_bytes
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from maskc.frontend.graphs import all_graphs, bodies, copied, fresh, type_of, without_weights
+from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
 
 
 def label(node: NodeProto) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import passes
 from maskc.errors import InputError
-from maskc.frontend import Source, model_files
+from maskc.frontend import Source, write_model_files
 from maskc.frontend.onnx_file import check
 from passes.errors import GraphError, SizeError, in_brief
 
@@ -52,7 +52,7 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
     except (SizeError, GraphError) as error:
         raise InputError(f"{source.name}: {error}") from error
     try:
-        if model_files.embeds(model):
+        if write_model_files.embeds(model):
             check(model)
     except Exception as error:
         raise InputError(f"{source.name} does not work at these input sizes: {in_brief(error)}.") from error

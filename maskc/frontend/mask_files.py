@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend.graphs import (
+from maskc.frontend.graph_queries import (
     HALF_TYPES,
     STANDARD_DOMAINS,
     TensorType,

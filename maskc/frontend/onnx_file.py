@@ -13,7 +13,7 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks
-from maskc.frontend.graphs import STANDARD_DOMAINS, copied, has_external, without_weights
+from maskc.frontend.graph_queries import STANDARD_DOMAINS, copied, has_external, without_weights
 from passes.errors import in_brief
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.

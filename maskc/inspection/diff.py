@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from maskc import frontend
 from maskc.frontend import Source
-from maskc.frontend.graphs import all_nodes, type_of
+from maskc.frontend.graph_queries import all_nodes, type_of
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
 from maskc.results.diff import Change, Diff, Kind

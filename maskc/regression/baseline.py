@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed
 
 SCHEMA = 1
@@ -97,10 +97,10 @@ class Baseline:
         Raises `InputError` when it cannot be written.
         """
         data = self.text().encode()
-        with model_files.written(self.path):
+        with write_model_files.written(self.path):
             if self.path.is_file() and self.path.read_bytes() == data:
                 return False
-            model_files.write_bytes(self.path, data)
+            write_model_files.write_bytes(self.path, data)
         return True
 
 

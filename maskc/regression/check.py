@@ -13,14 +13,14 @@ from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import attempt, checked_jobs, each
 from maskc.errors import InputError, MaskcError, NotEquivalentError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
     before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
     entry = Entry(
         maskc=report.maskc,
-        sha256=model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
+        sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
         verified=report.verification is not None,
         before=before,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.report import files
 from maskc.report.terminal import PIPE_WIDTH
 from maskc.results.json_values import plain
@@ -161,7 +161,7 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
 
 def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
     """Write one of the formats to a file. Raises `InputError` when that fails."""
-    model_files.write_text(file, FORMATS[name](outcomes))
+    write_model_files.write_text(file, FORMATS[name](outcomes))
 
 
 _TITLES = ("Model", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_target(path: Path, what: str = "output") -> None:
     if path.is_dir():
         raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} cannot be written: {model_files.NOT_A_FILE}.")
+        raise InputError(f"{path} cannot be written: {write_model_files.NOT_A_FILE}.")
     if path.parent.is_file():
         raise InputError(f"{path.parent} is a file, and no directory to write into.")
     if not path.parent.is_dir():
@@ -54,4 +54,4 @@ def write(document: Document, path: Path) -> None:
         text = page(document)
     else:
         text = json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
-    model_files.write_text(path, text, "The report ")
+    write_model_files.write_text(path, text, "The report ")

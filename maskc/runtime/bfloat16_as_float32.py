@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, TypeProto
 
-from maskc.frontend.graphs import all_graphs, all_nodes, all_tensors, array_of, copied
+from maskc.frontend.graph_queries import all_graphs, all_nodes, all_tensors, array_of, copied
 
 _TYPES = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import NotComparableError, RunError, UnavailableError
-from maskc.frontend.graphs import HALF_TYPES, TensorType, all_nodes, tensor_types, type_of
+from maskc.frontend.graph_queries import HALF_TYPES, TensorType, all_nodes, tensor_types, type_of
 
 Inputs = dict[str, NDArray[Any]]
 

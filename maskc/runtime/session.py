@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.graphs import HALF_TYPES, all_tensors, copied, custom_operators, has_external, tensor_bytes, type_of
+from maskc.frontend.graph_queries import (
+    HALF_TYPES,
+    all_tensors,
+    copied,
+    custom_operators,
+    has_external,
+    tensor_bytes,
+    type_of,
+)
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
 from passes.errors import in_brief

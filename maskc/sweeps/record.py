@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed, plain
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
@@ -122,7 +122,7 @@ class Record:
 
 def write(sweep: Record, directory: Path) -> None:
     """Write `sweep.json`, whole or not at all. Raises `InputError` when that fails."""
-    model_files.write_text(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
+    write_model_files.write_text(directory / FILE, json.dumps(sweep.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def read(directory: Path) -> Record | None:

@@ -22,7 +22,7 @@ from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
-from maskc.frontend import Source, model_files
+from maskc.frontend import Source, write_model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
 from maskc.results.environment import __version__, machine, now, versions
@@ -34,7 +34,7 @@ from maskc.sweeps.pareto import marked
 from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, write
 from maskc.sweeps.sweep_report import page
 from passes.errors import GraphError
-from passes.mask_savings.magnitude import levels as by_magnitude
+from passes.mask_savings.magnitude_masks import levels as by_magnitude
 
 Model = str | os.PathLike[str] | ModelProto
 Options = Mapping[str, Value]
@@ -52,7 +52,7 @@ class Sweep(Record):
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `sweep.json`, and the page `sweep.html`. Raises `InputError` when that fails."""
         write(self, Path(directory))
-        model_files.write_text(Path(directory) / PAGE, page(self))
+        write_model_files.write_text(Path(directory) / PAGE, page(self))
 
 
 def sweep(
@@ -76,8 +76,8 @@ def sweep(
 
     `model` is what `maskc.compile` takes, or several paths: the first is what all are compared with, and each is a
     level. `masks` are files of masks, a level each, and `targets` shares of the model's FLOPs, for which masks are made
-    by the size of its weights (`passes.mask_savings.magnitude`). Without any of these the model itself is the only
-    level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as
+    by the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the
+    only level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as
     `{"adapters": "always"}`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
@@ -102,7 +102,7 @@ def sweep(
     models = [model] if isinstance(model, (str, os.PathLike, ModelProto)) else list(model)
     if not models:
         raise InputError("There is no model to sweep.")
-    with model_files.not_left_empty(directory):
+    with write_model_files.not_left_empty(directory):
         plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {})
         result = Sweep(
             schema=SCHEMA,
@@ -184,27 +184,31 @@ class _Plan:
             target = self.directory / f"{name}.onnx"
             source = frontend.read(model)
             self._make_directory()
-            model_files.write_model(source.model, target)
+            write_model_files.write_model(source.model, target)
             self.files[self._relative(target)] = frontend.read(target).files
-            return "a model in memory", target, model_files.digest(self.files[self._relative(target)])
+            return "a model in memory", target, write_model_files.digest(self.files[self._relative(target)])
         path = Path(model)
         told, file = self._relative(path), frontend.locate(path)
         if file.is_file() and file.suffix != ".keras":
             source = frontend.read(path)
             self.files[self._relative(file)] = source.files
-            return told, file, model_files.digest(source.files)
-        digest = model_files.digest(sorted(p for p in ([file] if file.is_file() else file.rglob("*")) if p.is_file()))
+            return told, file, write_model_files.digest(source.files)
+        digest = write_model_files.digest(
+            sorted(p for p in ([file] if file.is_file() else file.rglob("*")) if p.is_file())
+        )
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
         if not target.exists():
             source = frontend.read(path)
             _compare(source)
             self._make_directory()
-            model_files.write_model(source.model, target)
+            write_model_files.write_model(source.model, target)
         self.files[self._relative(target)] = frontend.read(target).files
         return told, target, digest
 
     def _level(self, name: str, model: Path, digest: str, masks: Path | None = None) -> Level:
-        key = _hash(__version__, digest, None if masks is None else model_files.digest(_existing(masks)), self.shapes)
+        key = _hash(
+            __version__, digest, None if masks is None else write_model_files.digest(_existing(masks)), self.shapes
+        )
         return Level(name, self._relative(model), None if masks is None else self._relative(masks), None, key)
 
     def _pruned(self, path: Path, digest: str, targets: Sequence[float]) -> Iterator[Level]:
@@ -349,7 +353,7 @@ def _points(
         named = [f"{key}={value}" for key, value in options.items()]
         name = " ".join([level.name, *named])
         output = ".".join([level.name, *(part.replace("=", "-") for part in named), "onnx"])
-        digest = model_files.digest(_existing(*rules))
+        digest = write_model_files.digest(_existing(*rules))
         key = _hash(level.key, dict(options), verify, digest)
         failed = level.error is not None
         yield Point(name, level.name, dict(options), output, key, error=level.error, exit_code=2 if failed else 0)
@@ -371,7 +375,7 @@ def _rated_alike(before: Record, now: Record) -> bool:
 def _resumed(point: Point, known: Point | None, directory: Path) -> Point:
     """The point with what is known of it, if its file is the one that was written."""
     file = directory / point.output
-    if known is None or known.sha256 is None or not file.is_file() or model_files.digest([file]) != known.sha256:
+    if known is None or known.sha256 is None or not file.is_file() or write_model_files.digest([file]) != known.sha256:
         return point
     return dataclasses.replace(
         known, name=point.name, level=point.level, output=point.output, dominated_by=None, error=None, exit_code=0
@@ -414,8 +418,8 @@ def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
     """Write a file of masks, whole or not at all. Raises `InputError` when that fails."""
     buffer = io.BytesIO()
     np.savez(buffer, **masks)  # type: ignore[arg-type]
-    with model_files.written(file):
-        model_files.write_bytes(file, buffer.getvalue())
+    with write_model_files.written(file):
+        write_model_files.write_bytes(file, buffer.getvalue())
 
 
 def _existing(*files: Path) -> list[Path]:

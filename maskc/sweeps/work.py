@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from maskc.compilation.compile import compile_file
+from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.options import CompileOptions
-from maskc.compilation.processor import table_name
 from maskc.compilation.workers import attempt
 from maskc.errors import InputError, MaskcError, UnavailableError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.results.environment import __version__
 from maskc.results.totals import Figures
@@ -57,7 +57,7 @@ class Done:
 def run(task: Task) -> Done:
     """Compile and write. Raises as `compile_file` does."""
     report = compile_file(task.model, task.output, task.options)
-    return Done(report.after, model_files.digest([task.output]), report.verification is not None, report.warnings)
+    return Done(report.after, write_model_files.digest([task.output]), report.verification is not None, report.warnings)
 
 
 def check_ray(address: str) -> None:
@@ -170,9 +170,9 @@ def _brought(arguments: tuple[Any, Any, Task]) -> Done:
         raise InputError(f"The compilation on the cluster failed: {in_brief(error)}.") from error
     if isinstance(done, MaskcError):
         raise done
-    with model_files.written(task.output):
+    with write_model_files.written(task.output):
         for name, data in sorted(files.items(), key=lambda item: item[0] == task.output.name):  # weights first
-            model_files.write_bytes(task.output.with_name(name), data)
+            write_model_files.write_bytes(task.output.with_name(name), data)
     assert isinstance(done, Done)
     return done
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskc.errors import InputError
-from maskc.frontend.model_files import write_bytes, written
+from maskc.frontend.write_model_files import write_bytes, written
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported

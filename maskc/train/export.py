@@ -17,8 +17,8 @@ import numpy as np
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
-from maskc.frontend.model_files import written
 from maskc.frontend.tensorflow.importing import quiet
+from maskc.frontend.write_model_files import written
 from maskc.results.json_values import plain
 from maskc.train.cost import computational_cost
 

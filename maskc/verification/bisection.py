@@ -22,15 +22,15 @@ from onnx import ModelProto, NodeProto
 import passes
 from maskc import progress
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.graphs import bodies
+from maskc.frontend.graph_queries import bodies
 from maskc.results.measurements import FirstDifference
 from maskc.runtime.session import Session
+from maskc.verification.compare_in_double import Exact
 from maskc.verification.error_statistics import distance
-from maskc.verification.exact import Exact
-from maskc.verification.inner_tensors import Inside, Values
 from maskc.verification.inputs import Sample
+from maskc.verification.intermediate_tensors import Inside, Values
 from maskc.verification.tolerance import NOISE_FACTOR, depths, relative_error, tolerance
-from passes.adapters.price import POLICIES
+from passes.adapters.placement import POLICIES
 from passes.pipeline.trace import Trace
 
 # Samples that tensors are compared on, beside the one that failed.

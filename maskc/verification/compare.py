@@ -28,14 +28,14 @@ from maskc.runtime.session import (
     provider_title,
     rounds_products,
 )
-from maskc.verification import signature
+from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
-from maskc.verification.dump import write as write_dump
-from maskc.verification.exact import Exact, affordable
+from maskc.verification.compare_in_double import Exact, affordable
 from maskc.verification.inputs import Arrays, Sample, drawn, one_of_each, redrawn, size_notes
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
+from maskc.verification.save_failing_case import write as write_dump
 from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
 
 
@@ -80,7 +80,7 @@ def compare(
     `inputs` are arrays by input name, under what to call them, to compare on beside random ones; `sizes` are values for
     symbolic sizes to try beside others. Raises as `maskc.verify` does.
     """
-    found = _Found(signature.differences(models.reference, models.compiled))
+    found = _Found(input_output_signature.differences(models.reference, models.compiled))
     if not found.reasons:
         found.provider = choose_provider(options.provider)
         expected, actual = _loaded(models, found)

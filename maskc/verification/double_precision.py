@@ -15,8 +15,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from maskc.frontend.graphs import all_graphs as graphs
-from maskc.frontend.graphs import array_of, copied
+from maskc.frontend.graph_queries import all_graphs as graphs
+from maskc.frontend.graph_queries import array_of, copied
 from maskc.runtime.bfloat16_as_float32 import widen_type
 from maskc.verification.reference_operators import OPERATORS
 

@@ -16,7 +16,7 @@ from maskc.errors import InputError, NotComparableError, RunError
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
-from maskc.verification.signature import listed
+from maskc.verification.input_output_signature import listed
 
 # How often values that the reference overflows on are divided by ten.
 _SHRINKINGS = 3

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from maskc import progress
 from maskc.errors import RunError
-from maskc.frontend.graphs import all_graphs, array_of
+from maskc.frontend.graph_queries import all_graphs, array_of
 from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.error_statistics import Statistics, distance

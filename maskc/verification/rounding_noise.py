@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import RunError
-from maskc.frontend.graphs import all_graphs, all_nodes, copied, is_external
+from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon

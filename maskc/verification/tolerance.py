@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from maskc.frontend.graphs import float_types
+from maskc.frontend.graph_queries import float_types
 from maskc.verification.error_statistics import distance
 
 # What is allowed at most, by type; everything else that is a float has half precision or less.

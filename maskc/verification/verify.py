@@ -21,7 +21,7 @@ from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
-from maskc.verification import signature
+from maskc.verification import input_output_signature
 from maskc.verification.compare import Models, compare
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
@@ -104,7 +104,7 @@ def verify(
 def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[Source, Source, dict[str, int]]:
     """The two models, with the reference at the sizes given, or sizes to try if the compiled model takes any."""
     at_sizes = fixed(reference, shapes)
-    if at_sizes is reference or signature.differences(reference.model, compiled.model):
+    if at_sizes is reference or input_output_signature.differences(reference.model, compiled.model):
         return at_sizes, compiled, {}
     tried = {
         symbol: size

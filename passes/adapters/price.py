@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -27,26 +26,9 @@ MOVED_ELEMENTS_PER_PIECE = 800.0 / FLOPS_PER_MOVED_ELEMENT
 # What is not static among the sizes after an axis, such as height and width of an image, is not small.
 _USUAL_SIZE = 32
 
-Policy = Literal["auto", "always", "never"]
-POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-_BY_POLICY: dict[Policy, float] = {
-    "auto": FLOPS_PER_MOVED_ELEMENT,
-    # so little that any saved FLOP outweighs it; not zero, so that nothing is moved without need
-    "always": 1e-6,
-    # more than any saving outweighs; finite, so that nothing moved costs nothing
-    "never": 1e30,
-}
 
 # A slice that is computed from its representative is gathered, scaled and added.
 _MOVES_OF_A_DEPENDENT_SLICE = 3
-
-
-def flops_per_moved_element(policy: Policy) -> float:
-    """What moving an element costs under this policy. Raises ValueError for another word."""
-    if policy not in POLICIES:
-        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {policy!r}.")
-    return _BY_POLICY[policy]
 
 
 def only_at_ends(stored: Mask, required: Mask) -> bool:

@@ -9,7 +9,7 @@ from passes.attention import heads, split_projections
 from passes.graph.editor import GraphEditor
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.decomposition import Decomposition
+from passes.rewriting.op_decomposition import Decomposition
 from passes.simplify import dead_code
 
 

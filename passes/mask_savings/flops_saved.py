@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters.price import Policy
-from passes.cost import flops as cost
+from passes.adapters.placement import Policy
+from passes.cost import sum_over_nodes as cost
 from passes.cost.counts import Cost
 from passes.graph.tensors import Array, Index, describe, is_constant, is_float
-from passes.mask_savings.entry_classes import Zeroed, equivalence_classes, when_zeroed
-from passes.model.exporting import exported
+from passes.mask_savings.mask_entry_equivalence import Zeroed, equivalence_classes, when_zeroed
+from passes.model.graph_to_onnx import exported
 from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import rules

@@ -12,9 +12,9 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
 from passes.graph.tensors import describe
-from passes.model import default_inputs
-from passes.model.exporting import outlined
-from passes.model.importing import imported, inlined
+from passes.model import inputs_with_defaults
+from passes.model.graph_to_onnx import outlined
+from passes.model.onnx_to_graph import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, check_declared, inferred, unfinished
 from passes.ops import rules
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
@@ -50,7 +50,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other, or what the model declares.
     """
-    model = inlined(default_inputs.opened(model))
+    model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
     outline = model
     found = inferred(outline)

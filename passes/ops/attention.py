@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import Dim, is_float, operand, product, shape_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.decomposition import Decomposition
+from passes.rewriting.op_decomposition import Decomposition
 
 
 @register("Attention")

@@ -34,8 +34,8 @@ from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float,
 from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
-from passes.rewriting.decomposition import Decomposition
 from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.op_decomposition import Decomposition
 from passes.rewriting.weight_scaling import Fuser
 
 Preserved = Literal["constants", "zeros", "nothing"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.simplify import absorb_gathers, constant_folding, dead_code, fold_scale_shift, narrow_weights
+from passes.simplify import absorb_gathers, constant_folding, dead_code, fold_scale_shift, restore_narrow_dtypes
 from passes.simplify.decomposed_activations import hard_activations
 from passes.targets.base import Target
 from passes.weights import quantized
@@ -32,6 +32,6 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
 def store_compactly(graph: gs.Graph, source: onnx.ModelProto | None) -> None:
     """Store each constant once, and weights in as few bits as the source does; a subgraph leaves that to the whole."""
     if source is not None:
-        narrow_weights.narrowed(graph, source)
+        restore_narrow_dtypes.narrowed(graph, source)
         quantized.restore(graph)
     constant_folding.share_constants(graph)

@@ -15,20 +15,20 @@ from typing import Generic, TypeVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
-from passes.cost import flops
+from passes.cost import sum_over_nodes
 from passes.cost.counts import Cost
 from passes.graph.subgraphs import subgraphs
-from passes.model import default_inputs
-from passes.model.exporting import exported
-from passes.model.importing import inlined
+from passes.model import inputs_with_defaults
+from passes.model.graph_to_onnx import exported
+from passes.model.onnx_to_graph import inlined
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly
-from passes.pipeline.control_flow import Enclosing, analyse_body, distinguish
 from passes.pipeline.report import Report
+from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, distinguish
 from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.explain import explain
@@ -122,7 +122,7 @@ def shrink(
             file = exported(graph, source, store)
         with recorder.step("cost"):
             # where inputs have defaults, it is the file that decides whether they are weights of it
-            return file, flops.count(file, None if default_inputs.overridable(source) else graph)
+            return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph)
 
     with _uncollected():
         result = compiled(source, ShrinkOptions(adapters, align=align), write, recorder)
@@ -146,7 +146,7 @@ def compiled(
         with recorder.step("prepare"):
             graph = checked(model)
         with recorder.step("cost"):
-            before = flops.of_graph(graph)
+            before = sum_over_nodes.of_graph(graph)
         recorder.measure("source", graph)
         found = shrink_graph(graph, options, recorder, source=model, limit=before.flops)
         written, after = write(graph)
@@ -269,7 +269,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:
-    fixed = default_inputs.fixed(model)
+    fixed = inputs_with_defaults.fixed(model)
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
     if model.training_info:
         notes.append("The training information is left out: it speaks of the weights as they were.")

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Mask
-from passes.model.exporting import exported
+from passes.model.graph_to_onnx import exported
 
 # Told the name of each pass before it runs.
 Watch = Callable[[str], None]

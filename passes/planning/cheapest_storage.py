@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters import price
-from passes.cost.per_example import multiples, repeated
+from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, Mask, all_set, any_set, describe, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules

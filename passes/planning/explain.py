@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.price import Policy
+from passes.adapters.placement import Policy
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Index, Mask, describe, is_constant, output_index
 from passes.ops import UNKNOWN, rules

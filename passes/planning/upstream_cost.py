@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from passes.cost.per_example import repeated
+from passes.cost.tokens_per_example import repeated
 from passes.graph.tensors import is_constant, output_index
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts

@@ -15,7 +15,7 @@ from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present
 from passes.ops import rules
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
-from passes.simplify import joint_constant_folding
+from passes.simplify import fold_weight_computations
 from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Lazy
@@ -49,7 +49,7 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
             replace_tensor(tensor, values if isinstance(values, gs.Constant) else constant(tensor.name, values))
         erase(node)
     drop_erased(graph)
-    ends = joint_constant_folding.made_of_constants(graph, keep)
+    ends = fold_weight_computations.made_of_constants(graph, keep)
     for tensor, values in ends:
         replace_tensor(tensor, constant(tensor.name, values))
     if ends:
@@ -84,7 +84,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
         result = _still_quantized(node, opset)
         if result is not None or size > SMALL:
             return None if result is None else [result]
-    return joint_constant_folding.computed([node], [t for t in node.outputs if not t.is_empty()], opset, room)
+    return fold_weight_computations.computed([node], [t for t in node.outputs if not t.is_empty()], opset, room)
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

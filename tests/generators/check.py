@@ -23,10 +23,10 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from maskc.frontend.graphs import all_graphs as graphs
+from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from passes import count, shrink
-from passes.model.default_inputs import opened
+from passes.model.inputs_with_defaults import opened
 from passes.pipeline.report import Report
 from passes.planning import planner
 from tests.generators.builder import Network

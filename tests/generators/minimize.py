@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
-from maskc.frontend.graphs import all_graphs as graphs
+from maskc.frontend.graph_queries import all_graphs as graphs
 
 Fails = Callable[[ModelProto], bool]
 

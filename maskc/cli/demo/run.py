@@ -74,17 +74,17 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
         import_tensorflow()
     from maskc import compile, verify
     from maskc.cli.demo.network import load_digits, prune, train
-    from maskc.frontend import model_files
+    from maskc.frontend import write_model_files
     from maskc.frontend.tensorflow.keras import to_onnx
 
     files = {name: directory / f"{name}.onnx" for name in ("trained", "masked", "compiled")}
     exported = directory / "model"
     digits = load_digits(seed)
     model = train(digits, seed)
-    model_files.write_model(to_onnx(model), files["trained"])
+    write_model_files.write_model(to_onnx(model), files["trained"])
     optimizer = prune(model, digits)
     model.export(exported, verbose=False)
-    model_files.write_model(to_onnx(model), files["masked"])
+    write_model_files.write_model(to_onnx(model), files["masked"])
 
     compile(exported, align="none").save(files["compiled"])
     verify(exported, files["compiled"], seed=seed).raise_if_failed()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from maskc.frontend.graphs import bodies
+from maskc.frontend.graph_queries import bodies
 
 # Numbers in names that say only when something was made.
 _COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError, RunError
-from maskc.frontend.graphs import all_graphs, all_nodes, tensor_types
+from maskc.frontend.graph_queries import all_graphs, all_nodes, tensor_types
 from maskc.frontend.onnx_file import check
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
 from passes.errors import in_brief

@@ -12,7 +12,7 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, UnavailableError
-from maskc.frontend.graphs import fresh
+from maskc.frontend.graph_queries import fresh
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief

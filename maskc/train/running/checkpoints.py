@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.frontend.model_files import write_bytes, written
+from maskc.frontend.write_model_files import write_bytes, written
 from maskc.train.running.replicas import is_chief
 
 _NAME = re.compile(r"step-(\d+)\.npz")

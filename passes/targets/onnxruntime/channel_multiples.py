@@ -25,8 +25,8 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
 from passes.targets.base import Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
-from passes.targets.onnxruntime.kernel_rates import Lines, Rates
-from passes.targets.onnxruntime.timing import Blocked, Timing
+from passes.targets.onnxruntime.estimated_time import Blocked, Timing
+from passes.targets.onnxruntime.rates_by_processor import Lines, Rates
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
 Align = int | Lines | Rates | Literal["all"]

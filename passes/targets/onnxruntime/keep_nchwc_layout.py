@@ -14,9 +14,9 @@ from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
+from passes.targets.onnxruntime.estimated_time import Blocked, Timing, gate_operand
 from passes.targets.onnxruntime.fusions import fused_nodes
-from passes.targets.onnxruntime.kernel_rates import Rates
-from passes.targets.onnxruntime.timing import Blocked, Timing, gate_operand
+from passes.targets.onnxruntime.rates_by_processor import Rates
 
 # For each element.
 _BATCH_NORMALIZATION_FLOPS = 2

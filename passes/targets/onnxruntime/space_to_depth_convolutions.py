@@ -18,8 +18,8 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant, operand, present, shape_of
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
-from passes.targets.onnxruntime.kernel_rates import Rates
 from passes.targets.onnxruntime.operator_kernels import channel_blocks
+from passes.targets.onnxruntime.rates_by_processor import Rates
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import lazy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from passes.cost import flops
+from passes.cost import sum_over_nodes
 from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
@@ -21,7 +21,7 @@ from passes.targets.onnxruntime import (
     space_to_depth_convolutions,
 )
 from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.kernel_rates import Rates
+from passes.targets.onnxruntime.rates_by_processor import Rates
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class OnnxRuntime:
 
     def write_fast_forms(self, graph: gs.Graph, limit: int) -> None:
         if isinstance(self.align, Rates):
-            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit - flops.of_graph(graph).flops)
-            space_to_depth_convolutions.unroll(graph, self.align, limit - flops.of_graph(graph).flops)
+            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
+            space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
 
     def faults(self, graph: gs.Graph) -> Collection[str]:
         return maxpool_padding.merged(graph)

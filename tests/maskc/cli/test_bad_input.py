@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import passes
 from maskc import frontend
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from passes.errors import GraphError
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused
@@ -541,8 +541,8 @@ def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     source = build.save(build.mlp(hidden=16), tmp_path / "m.onnx")
     monkeypatch.setattr(passes, "shrink", wrong)
-    for limit in (model_files.EMBEDDED_LIMIT, 0):
-        monkeypatch.setattr(model_files, "embeds", lambda model, limit=limit: limit > 0)
+    for limit in (write_model_files.EMBEDDED_LIMIT, 0):
+        monkeypatch.setattr(write_model_files, "embeds", lambda model, limit=limit: limit > 0)
         refused(maskc("compile", source, "--no-verify"), 1, "not valid ONNX", "second", "Nothing was written")
         assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 

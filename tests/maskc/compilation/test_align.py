@@ -11,13 +11,13 @@ import onnxruntime as ort
 import pytest
 
 import maskc as api
-from maskc.compilation import align, layer_timing, processor
+from maskc.compilation import align, detect_cpu, layer_timing
 from maskc.errors import InputError
-from maskc.frontend import external_data, model_files
+from maskc.frontend import external_data, write_model_files
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.fusions import fusions
-from passes.targets.onnxruntime.kernel_rates import ANY, RATES
+from passes.targets.onnxruntime.rates_by_processor import ANY, RATES
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 from tests.passes.targets.test_channel_multiples import chain, widths
@@ -93,14 +93,14 @@ def test_processors_that_cannot_be_named(source: Path) -> None:
 
 
 def test_a_processor_without_a_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "instruction_set", lambda: "")
+    monkeypatch.setattr(detect_cpu, "instruction_set", lambda: "")
     result = api.compile(source)
     assert widths(result.model)[:2] == [31, 57]
     assert any("no table of rates for this processor" in note for note in result.report.notes)
 
 
 def test_this_processor_has_a_table_or_none() -> None:
-    assert processor.table_name() in {*RATES, ""}
+    assert detect_cpu.table_name() in {*RATES, ""}
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_this_processor_has_a_table_or_none() -> None:
     ],
 )
 def test_zen_4_has_a_table_of_its_own(monkeypatch: pytest.MonkeyPatch, cpu: str, wider: str, expected: str) -> None:
-    monkeypatch.setattr(processor, "instruction_set", lambda: wider)
+    monkeypatch.setattr(detect_cpu, "instruction_set", lambda: wider)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{cpu}\n\n{cpu}\n")
-    assert processor.table_name() == expected
+    assert detect_cpu.table_name() == expected
 
 
 def optimised(node: onnx.NodeProto, read: int, weights: tuple[int, ...], path: Path) -> onnx.ModelProto:
@@ -265,7 +265,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
     build.save_external(onnx.load(source), large)
     monkeypatch.setattr(layer_timing, "EMBEDDED_LIMIT", 1000)
     monkeypatch.setattr(layer_timing, "_ratios", lambda _: pytest.fail("no room for these models"))
-    for module in (model_files, external_data):
+    for module in (write_model_files, external_data):
         monkeypatch.setattr(module, "STAYS", 1000)
     assert maskc("compile", large, "--align", "measure", "-o", tmp_path / "small.onnx").exit_code == 0
     assert widths(onnx.load(tmp_path / "small.onnx"))[:2] == [32, 60]

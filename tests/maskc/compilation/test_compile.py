@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import maskc as api
 import passes
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 
@@ -195,7 +195,7 @@ def test_a_write_that_breaks_off_keeps_the_file_that_is_there(mlp: Path, monkeyp
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("maskc.frontend.model_files.os.fsync", full)
+    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full)
     refused(maskc("compile", mlp), 2, "cannot be written", "No space left on device")
     assert target.read_bytes() == b"what was there"
     assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]
@@ -279,7 +279,7 @@ def test_compile_takes_paths_and_saves(mlp: Path) -> None:
     assert result.report.verification is None
     target = mlp.parent / "saved.onnx"
     result.save(target)
-    assert target.read_bytes() == model_files.serialized(result.model)
+    assert target.read_bytes() == write_model_files.serialized(result.model)
     same(mlp, target, 2, 8)
 
 
@@ -311,7 +311,7 @@ def test_flops_counts_the_model_as_it_stands() -> None:
 def test_weights_that_do_not_fit_go_beside_the_model(tmp_path: Path) -> None:
     target = tmp_path / "big.onnx"
     built = build.mlp(masked=False, hidden=64)
-    size = model_files.write_model(built, target, limit=1000)
+    size = write_model_files.write_model(built, target, limit=1000)
     names = files(tmp_path)
     assert names[0] == "big.onnx" and names[1].startswith("big.onnx.") and names[1].endswith(".data")
     assert len(names) == 2 and size == sum((tmp_path / name).stat().st_size for name in names)
@@ -323,12 +323,12 @@ def test_weights_that_do_not_fit_go_beside_the_model(tmp_path: Path) -> None:
 
 def test_replacing_a_large_model_replaces_its_weights(tmp_path: Path) -> None:
     target = tmp_path / "big.onnx"
-    model_files.write_model(build.mlp(masked=False, hidden=64), target, limit=1000)
+    write_model_files.write_model(build.mlp(masked=False, hidden=64), target, limit=1000)
     old = files(tmp_path)
-    model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
+    write_model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
     new = files(tmp_path)
     assert len(new) == 2 and new != old
-    model_files.write_model(build.mlp(), target)
+    write_model_files.write_model(build.mlp(), target)
     assert files(tmp_path) == ["big.onnx"]
 
 
@@ -337,14 +337,14 @@ def test_a_large_write_that_breaks_off_leaves_the_old_model_whole(
 ) -> None:
     target = tmp_path / "big.onnx"
     old = build.mlp(masked=False, hidden=64)
-    model_files.write_model(old, target, limit=1000)
+    write_model_files.write_model(old, target, limit=1000)
 
     def broken(path: Path, data: bytes) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(model_files, "write_bytes", broken)
+    monkeypatch.setattr(write_model_files, "write_bytes", broken)
     with pytest.raises(api.InputError, match="Input/output error"):
-        model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
+        write_model_files.write_model(build.mlp(masked=False, hidden=128), target, limit=1000)
     same(old, target, 3, 8)
     assert len(files(tmp_path)) == 2
 

@@ -15,8 +15,8 @@ from benchmarks import large
 from maskc import frontend
 from maskc.compilation.compile import compile_file
 from maskc.compilation.options import CompileOptions
-from maskc.frontend import external_data, model_files
-from maskc.frontend.graphs import all_tensors, array_of, has_external
+from maskc.frontend import external_data, write_model_files
+from maskc.frontend.graph_queries import all_tensors, array_of, has_external
 from passes.weights import streaming
 from passes.weights.external_file import Store
 from tests.maskc import build
@@ -27,7 +27,7 @@ from tests.maskc.command import maskc, process, refused
 def staying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are left in their files, and large, however few they are."""
     monkeypatch.setattr(external_data, "STAYS", 1)
-    monkeypatch.setattr(model_files, "STAYS", 1)
+    monkeypatch.setattr(write_model_files, "STAYS", 1)
     for module in (external_data, streaming):
         monkeypatch.setattr(module, "LARGE", 65)
 
@@ -236,7 +236,7 @@ def test_many_weights_of_which_few_are_left_become_one_file(tmp_path: Path, monk
 def test_a_model_in_memory_that_is_too_large_for_one_file(tmp_path: Path) -> None:
     built = build.mlp(hidden=64)
     before = built.SerializeToString(deterministic=True)
-    model_files.write_model(built, tmp_path / "out.onnx", limit=1)
+    write_model_files.write_model(built, tmp_path / "out.onnx", limit=1)
     assert built.SerializeToString(deterministic=True) == before
     found = onnx.load(tmp_path / "out.onnx")
     for tensor, other in zip(found.graph.initializer, built.graph.initializer, strict=True):
@@ -247,7 +247,7 @@ def test_a_model_in_memory_that_is_too_large_for_one_file(tmp_path: Path) -> Non
 def test_weights_that_share_their_place_in_a_file_are_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: int
 ) -> None:
-    for module in (external_data, model_files):
+    for module in (external_data, write_model_files):
         monkeypatch.setattr(module, "STAYS", stays)
     nodes = [
         build.node("MatMul", "x w1", "a"),

@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("maskc.frontend.model_files.os.fsync", full)
+    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full)
     with pytest.raises(api.InputError, match="No space left on device"):
         made.save(file)
     assert file.read_text() == "what was there" and names(tmp_path) == {"mlp.onnx", "r.html"}

@@ -23,7 +23,7 @@ import maskc as api
 import passes
 from maskc import frontend
 from maskc.errors import InputError
-from maskc.frontend import model_files
+from maskc.frontend import write_model_files
 from maskc.results.totals import Figures
 from maskc.sweeps import pareto, run, work
 from maskc.sweeps.record import Origin, Point
@@ -207,7 +207,7 @@ def test_masks_are_written_whole_or_not_at_all(model: Path, monkeypatch: pytest.
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_files, "write_bytes", full)
+    monkeypatch.setattr(write_model_files, "write_bytes", full)
     refused(maskc("sweep", model, "--targets", "0.5", "-o", "out"), 2, "flops-0.5.masks.npz cannot be written", "space")
     assert not Path("out").exists()
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase, erase_keeping_input, erase_keeping_output
-from passes.model.importing import imported
+from passes.model.onnx_to_graph import imported
 from tests.passes.text import model
 
 

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from passes import Policy, bind, count, flops_by_group, flops_by_mask, shrink
-from passes.adapters.price import POLICIES
+from passes.adapters.placement import POLICIES
 from passes.mask_savings import flops_saved
 from tests.generators.networks import network
 from tests.passes.text import Array, mask, model, random

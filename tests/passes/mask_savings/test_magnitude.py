@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 import passes
 from maskc.frontend.mask_files import apply_masks
-from passes.mask_savings.filters import filters
-from passes.mask_savings.magnitude import levels
+from passes.mask_savings.magnitude_masks import levels
+from passes.mask_savings.prunable_filters import filters
 from tests.generators import architectures
 from tests.passes import text
 

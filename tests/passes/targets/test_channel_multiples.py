@@ -17,8 +17,8 @@ from passes.model.prepare import prepared
 from passes.planning.planner import plan
 from passes.rewriting.storage_plan import StoragePlan
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.kernel_rates import ANY, LINES, RATES, Rates
-from passes.targets.onnxruntime.timing import Timing
+from passes.targets.onnxruntime.estimated_time import Timing
+from passes.targets.onnxruntime.rates_by_processor import ANY, LINES, RATES, Rates
 from tests.generators import architectures
 from tests.generators.check import (
     assert_explained,

@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from passes import count, shrink
-from passes.model.exporting import exported
+from passes.model.graph_to_onnx import exported
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime import space_to_depth_convolutions
-from passes.targets.onnxruntime.kernel_rates import RATES
+from passes.targets.onnxruntime.rates_by_processor import RATES
 from tests.generators.builder import Network
 from tests.generators.check import assert_same_function, assert_well_formed, with_sizes
 from tests.generators.networks import network

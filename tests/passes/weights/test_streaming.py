@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from maskc.frontend.graphs import all_tensors, array_of
+from maskc.frontend.graph_queries import all_tensors, array_of
 from passes import shrink
 from passes.errors import GraphError
 from passes.graph.tensors import Array
@@ -230,7 +230,7 @@ SIGNATURE = "(float[N,24] x) => (float[N,4] y)"
 
 
 def test_folded_weights_are_computed_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("passes.simplify.joint_constant_folding.LARGE", 1)
+    monkeypatch.setattr("passes.simplify.fold_weight_computations.LARGE", 1)
     body = "t = Transpose <perm=[1, 0]> (w)\n c = Cast <to=1> (t)\n m = Mul(x, k)\n y = MatMul(m, c)"
     rng = np.random.default_rng(0)
     weights = {"w": rng.normal(size=(4, 24)).astype(np.float16), "k": np.arange(24.0) % 2}

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from maskc.errors import MaskcError
-from maskc.frontend import model_files
-from maskc.frontend.graphs import all_graphs, bodies, copied
+from maskc.frontend import write_model_files
+from maskc.frontend.graph_queries import all_graphs, bodies, copied
 from maskc.runtime.session import Session
 from maskc.verification.bisection import Bisection
 from maskc.verification.error_statistics import distance
-from maskc.verification.inner_tensors import Inside, Tensors
 from maskc.verification.inputs import Sample
+from maskc.verification.intermediate_tensors import Inside, Tensors
 from maskc.verification.tolerance import tolerance
 
 # Tensors that are no farther apart, relative to their scale, are where both models are cut off.
@@ -33,10 +33,10 @@ def write(directory: Path, bisection: Bisection, sample: Sample) -> tuple[Path, 
     """
     models, inputs = _smallest(bisection, sample)
     names = ("expected.onnx", "compiled.onnx")
-    with model_files.written(f"The directory {directory}"):
+    with write_model_files.written(f"The directory {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in zip(names, models, strict=True):
-            model_files.write_model(model, directory / name)
+            write_model_files.write_model(model, directory / name)
         np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
     return tuple(directory / name for name in (*names, "input.npz"))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, TensorProto
 
-from maskc.frontend.graphs import type_of
+from maskc.frontend.graph_queries import type_of
 
 
 def differences(reference: ModelProto, compiled: ModelProto) -> list[str]:

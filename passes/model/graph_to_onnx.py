@@ -14,8 +14,8 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import captured, shared_constants
 from passes.graph.tensors import Array, element_of, is_sparse
-from passes.model import default_inputs
-from passes.model.importing import Empty, Stored
+from passes.model import inputs_with_defaults
+from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import annotated, described_as
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
@@ -31,10 +31,10 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
         store.clear()
     model = described_as(source)
     told = annotated(source)
-    initializers = {t.name for t in source.graph.initializer} - default_inputs.overridable(source)
+    initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
-    default_inputs.restore(model, source)
+    inputs_with_defaults.restore(model, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
         _append(model.graph, tensor, store)

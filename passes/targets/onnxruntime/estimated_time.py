@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.price import only_at_ends
-from passes.cost.per_example import multiples, repeated, usual_sizes
+from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
 from passes.graph.tensors import is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
@@ -23,8 +23,8 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.fusions import Fusion, fusions
-from passes.targets.onnxruntime.kernel_rates import Rates
 from passes.targets.onnxruntime.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
+from passes.targets.onnxruntime.rates_by_processor import Rates
 
 # A constant map that is added is read as well: it takes so many times what another elementwise operator does.
 _ADDED = 1.5

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
 from maskc.frontend.external_data import STAYS, relocate
-from maskc.frontend.graphs import (
+from maskc.frontend.graph_queries import (
     all_tensors,
     array_of,
     copied,

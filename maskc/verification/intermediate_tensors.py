@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import MaskcError, RunError
-from maskc.frontend.graphs import copied
+from maskc.frontend.graph_queries import copied
 from maskc.runtime.session import Session
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import Sample

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from maskc import progress
 from maskc.errors import UnavailableError
-from maskc.frontend.graphs import float_types
+from maskc.frontend.graph_queries import float_types
 from maskc.results.measurements import ExactError
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from maskc.verification.error_statistics import distance
