@@ -1,9 +1,9 @@
 """The table of rates against this machine: python -m benchmarks.rates.
 
 Times single convolutions in ONNX Runtime on one thread, as `--align measure` does, and prints how long the table of
-`passes/targets/onnxruntime/rates_by_processor.py` says they take, over what they took. Only how much these ratios differ
-matters: where one kind of convolution stands out, widths are chosen wrongly. What is timed is read from the nearest
-cache, so networks take longer where much memory is touched.
+`passes/targets/onnxruntime/rates_by_processor.py` says they take, over what they took. Only how much these ratios
+differ matters: where one kind of convolution stands out, widths are chosen wrongly. What is timed is read from the
+nearest cache, so networks take longer where much memory is touched.
 """
 
 from __future__ import annotations

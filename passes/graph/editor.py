@@ -159,7 +159,8 @@ class GraphEditor:
 
     def finish(self) -> None:
         """Bring the graph's list up to date: with the new nodes, without those that write nothing."""
-        self.graph.nodes = list(self._in_order((self.start, *self.graph.nodes, self.end)))
+        if self._before or self._after:
+            self.graph.nodes = list(self._in_order((self.start, *self.graph.nodes, self.end)))
         drop_erased(self.graph)  # with them the start and the end
         self._before.clear()
         self._after.clear()

@@ -72,7 +72,7 @@ def volume(tensor: gs.Tensor) -> int:
 
 def product(dims: Iterable[Dim]) -> int:
     """Their product, where dimensions that are not static count as 1."""
-    return math.prod(int(dim) for dim in dims if isinstance(dim, (int, np.integer)))
+    return math.prod([int(dim) for dim in dims if isinstance(dim, (int, np.integer))])
 
 
 @functools.cache

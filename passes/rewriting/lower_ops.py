@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from copy import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,8 +41,8 @@ class Rewriter:
     def begin(self, index: int, node: gs.Node) -> None:
         """Turn to the next node, which has this index in the plan."""
         self._index, self._next, self.editor.place = index, None, node
-        kept = {name: copy(getattr(node, name)) for name in ("op", "name", "domain", "attrs")}
-        self.before = SimpleNamespace(**kept, inputs=list(node.inputs), outputs=list(node.outputs))
+        names = {"op": node.op, "name": node.name, "domain": node.domain, "attrs": dict(node.attrs)}
+        self.before = SimpleNamespace(**names, inputs=list(node.inputs), outputs=list(node.outputs))
 
     # -- what is stored and required ---------------------------------------------------------------------------------
 

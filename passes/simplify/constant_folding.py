@@ -34,7 +34,8 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     computed = False
     weights: dict[tuple[object, ...], Quantized] = {}
     for node in graph.nodes:
-        results = None if any(t.name in keep for t in node.inputs) else _constant_results(node, graph.opset)
+        stays = bool(keep) and any(t.name in keep for t in node.inputs)
+        results = None if stays else _constant_results(node, graph.opset)
         if results is None:
             continue
         if any(id(t) in outputs for t in node.outputs):  # the name of a graph output needs a node that writes it

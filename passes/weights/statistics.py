@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from passes.graph.tensors import Array, Index, Mask
-from passes.weights.streaming import Lazy
+from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
 
@@ -17,8 +17,8 @@ _FEW = 16
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
     """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
-    if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long
-        lines = [_Line(values, a) for a in range(len(values.shape))]
+    if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long, but in memory
+        lines = [_Line(values, a) for a in ([axis] if isinstance(values, Kept) else range(len(values.shape)))]
         for start, _, block in values.placed():
             for line in lines:
                 line.look(block, start)

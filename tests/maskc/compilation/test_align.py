@@ -11,7 +11,8 @@ import onnxruntime as ort
 import pytest
 
 import maskc as api
-from maskc.compilation import align, detect_cpu, layer_timing
+from maskc.compilation import compile as compile_module
+from maskc.compilation import detect_cpu, layer_timing
 from maskc.errors import InputError
 from maskc.frontend import external_data, write_model_files
 from passes.model.prepare import prepared
@@ -224,7 +225,7 @@ def test_decides_by_what_was_timed(
 ) -> None:
     """Where all odd numbers of channels are slow, none is left, whatever the table says, and however fast they are."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(align, "table_name", lambda: table)
+    monkeypatch.setattr(compile_module, "table_name", lambda: table)
     monkeypatch.setattr(
         layer_timing, "timed", lambda _, read, written: nanoseconds * (1 + 9 * (read % 2 + written % 2))
     )
@@ -248,7 +249,7 @@ def test_takes_what_runs_fastest(
     expected: list[int],
 ) -> None:
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(align, "table_name", lambda: "avx512")
+    monkeypatch.setattr(compile_module, "table_name", lambda: "avx512")
     monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     monkeypatch.setattr(layer_timing, "_ratios", lambda _: ratios)
     assert widths(api.compile(source, align="measure").model)[:2] == expected
@@ -259,7 +260,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
 ) -> None:
     """Its weights would be in memory several times; they go to the file as with the other ways to align."""
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(align, "table_name", lambda: "avx512")
+    monkeypatch.setattr(compile_module, "table_name", lambda: "avx512")
     monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     large = tmp_path / "large.onnx"
     build.save_external(onnx.load(source), large)

@@ -179,7 +179,7 @@ def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
     wrong = onnx.load(pair[1])
     next(item for item in wrong.graph.node if item.op_type == "Relu").op_type = "Sigmoid"
     build.save(wrong, tmp_path / "wrong.onnx")
-    monkeypatch.setattr("maskc.verification.save_failing_case.model_files.write_model", full)
+    monkeypatch.setattr("maskc.verification.save_failing_case.write_model_files.write_model", full)
     result = maskc("verify", pair[0], tmp_path / "wrong.onnx", "--dump", tmp_path / "dump")
     assert result.exit_code == 1 and "No space left" in result.stdout and "part at tensor" in result.stdout
 

@@ -19,7 +19,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 # Weights stay in files, however few; while the first is being written, a process is sent a signal.
 SIGNALLED = """
 import os, signal, time
-from maskc.frontend import external_data, model_files
+from maskc.frontend import external_data, write_model_files
 from passes.weights import streaming
 from passes.weights.external_file import Store
 
@@ -27,7 +27,7 @@ def put(store, tensor, data):
     os.kill({process}, {signal})
     time.sleep(60)
 
-external_data.STAYS = model_files.STAYS = 1
+external_data.STAYS = write_model_files.STAYS = 1
 external_data.LARGE = streaming.LARGE = 65
 Store.put = put
 """
