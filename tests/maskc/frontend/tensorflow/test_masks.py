@@ -109,7 +109,7 @@ def compiled(keras: Any, shape: tuple[int, ...], network: Network) -> Any:
     model = keras.Model(inputs, network(keras.layers, inputs, mask))
     randomise(model)
     mask.mask.assign(np.arange(mask.mask.shape[0]) % 2)
-    # whether it pays to restore constants, or to keep channels for a width, in a network of this size is another question
+    # whether it pays to restore constants or to keep channels for a width, in so small a network, is another question
     result = maskc.compile(to_onnx(model), verify=True, adapters="always", align="none")
     x = np.random.default_rng(1).normal(size=(3, *shape)).astype(np.float32)
     (actual,) = build.run(result.model, **{result.model.graph.input[0].name: x}).values()
