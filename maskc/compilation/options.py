@@ -12,7 +12,7 @@ from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import POLICIES, Policy
 from passes.targets.onnxruntime.rates_by_processor import LINES, RATES, Lines, Rates
 
-#: no channel for the sake of a width, those that a table of rates says, or those that measuring here says; a number
+#: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it
 Align = Literal["none", "auto", "measure"] | int
 

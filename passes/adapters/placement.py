@@ -7,17 +7,7 @@ from typing import Literal, get_args
 from passes.adapters.price import FLOPS_PER_MOVED_ELEMENT
 
 Policy = Literal["auto", "always", "never"]
-
-
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-
-def flops_per_moved_element(policy: Policy) -> float:
-    """What moving an element costs under this policy. Raises ValueError for another word."""
-    if policy not in POLICIES:
-        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {policy!r}.")
-    return _BY_POLICY[policy]
-
 
 _BY_POLICY: dict[Policy, float] = {
     "auto": FLOPS_PER_MOVED_ELEMENT,
@@ -26,3 +16,10 @@ _BY_POLICY: dict[Policy, float] = {
     # more than any saving outweighs; finite, so that nothing moved costs nothing
     "never": 1e30,
 }
+
+
+def flops_per_moved_element(policy: Policy) -> float:
+    """What moving an element costs under this policy. Raises ValueError for another word."""
+    if policy not in POLICIES:
+        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {policy!r}.")
+    return _BY_POLICY[policy]

@@ -47,7 +47,8 @@ def untouched(graph: gs.Graph) -> StoragePlan:
 class StorageFloor:
     """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole.
 
-    `wider` is what of it is stored for the sake of a width, which consumers read if they can, with words (`why`).
+    `wider` is what of it is stored so that the channel count suits the kernels, which consumers read if they can, with
+    words (`why`).
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
