@@ -13,7 +13,7 @@ tf.config.threading.set_inter_op_parallelism_threads(1)
 tf.config.threading.set_intra_op_parallelism_threads(1)
 import keras
 from maskc.train import PruningOptimizer
-from tests.train.networks import data, plain
+from tests.maskc.train.networks import data, plain
 model = plain()
 batches = tf.data.Dataset.from_tensor_slices(data(model, 40)).repeat().batch(4).prefetch(2)
 optimizer = PruningOptimizer("sgd", prune_every=2, flops_target=0.5)
