@@ -5,6 +5,8 @@ Constants are restored and data is moved; only linearly dependent slices are com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -21,11 +23,14 @@ Fill = Array | ConstantMap
 
 
 class Adapters:
-    """Builds adapters and remembers them, so that consumers that require the same share one."""
+    """Builds adapters and remembers them, so that consumers that require the same share one.
 
-    def __init__(self, editor: GraphEditor) -> None:
+    tensors: those of the graph, by name.
+    """
+
+    def __init__(self, editor: GraphEditor, tensors: Mapping[str, gs.Tensor]) -> None:
         self._editor = editor
-        self._tensors = editor.graph.tensors()
+        self._tensors = tensors
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
         self._sources = {
             dim: (tensor, axis)

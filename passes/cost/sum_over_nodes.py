@@ -39,18 +39,22 @@ def of_graph(graph: gs.Graph) -> Cost:
     for node in graph.nodes:
         op = rules(node)
         flops, macs = op.cost(node)
-        inner = subgraphs(node)
-        inside = [of_graph(body) for body in inner]
-        flops += max((c.flops for c in inside), default=0)
-        macs += max((c.macs for c in inside), default=0)
+        inner, readers = subgraphs(node), [node]
+        if inner:
+            inside = [of_graph(body) for body in inner]
+            flops += max(c.flops for c in inside)
+            macs += max(c.macs for c in inside)
+            readers += [n for body in inner for scope in (body, *bodies(body)) for n in scope.nodes]
         width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
         new = {}
-        for reader in (node, *(n for body in inner for scope in (body, *bodies(body)) for n in scope.nodes)):
+        for reader in readers:
             for tensor in reader.inputs:
                 if _is_weight(tensor) and id(tensor) not in weights:
                     new[id(tensor)] = math.prod(tensor.shape)
         weights |= new
-        params = sum(new.values()) + sum(passed.pop(id(t), 0) for t in node.inputs)
+        params = sum(new.values())
+        if passed:
+            params += sum(passed.pop(id(t), 0) for t in node.inputs)
         if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0

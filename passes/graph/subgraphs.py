@@ -9,8 +9,11 @@ import onnx_graphsurgeon as gs
 
 def captured(node: gs.Node) -> list[gs.Tensor]:
     """Tensors of the outer graph that the subgraphs of this node name."""
+    inner = subgraphs(node)
+    if not inner:
+        return []
     found: dict[str, gs.Tensor] = {}
-    for graph in subgraphs(node):
+    for graph in inner:
         inside = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs}
         for tensor in [*graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *captured(n)])]:
             if tensor.name not in inside and not tensor.is_empty():

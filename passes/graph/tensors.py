@@ -21,6 +21,9 @@ Dim = int | str | None
 #: how nodes call the domain of the standard's operators
 STANDARD_DOMAINS = (None, "", "ai.onnx")
 
+#: how sizes that are known come
+_INTEGERS = (int, np.integer)
+
 #: elements: a constant up to this size may be stored twice without a thought
 SMALL = 64
 
@@ -49,7 +52,7 @@ def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     """The shape, None unless every size is static."""
     shape = tensor.shape
-    if shape is None or not all(isinstance(d, (int, np.integer)) for d in shape):
+    if shape is None or not all(isinstance(d, _INTEGERS) for d in shape):
         return None
     return tuple(map(int, shape))
 
@@ -62,7 +65,15 @@ def size_of(tensor: gs.Tensor, axis: int) -> int | None:
     if isinstance(tensor.dtype, int) or is_sparse(tensor):  # an element type that numpy does not have: left as it is
         return None
     dim = shape[axis]
-    return int(dim) if isinstance(dim, (int, np.integer)) else None
+    return int(dim) if isinstance(dim, _INTEGERS) else None
+
+
+def sizes_of(tensor: gs.Tensor) -> tuple[int | None, ...]:
+    """`size_of` for each axis; none where the rank is not known."""
+    shape = tensor.shape or ()
+    if isinstance(tensor.dtype, int) or is_sparse(tensor):
+        return (None,) * len(shape)
+    return tuple([int(dim) if isinstance(dim, _INTEGERS) else None for dim in shape])
 
 
 def volume(tensor: gs.Tensor) -> int:
@@ -72,7 +83,7 @@ def volume(tensor: gs.Tensor) -> int:
 
 def product(dims: Iterable[Dim]) -> int:
     """Their product, where dimensions that are not static count as 1."""
-    return math.prod([int(dim) for dim in dims if isinstance(dim, (int, np.integer))])
+    return math.prod([int(dim) for dim in dims if isinstance(dim, _INTEGERS)])
 
 
 @functools.cache

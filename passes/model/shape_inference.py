@@ -266,13 +266,14 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
     name is replaced wherever it stands.
     """
-    if not any(node.op_type in _RESHAPES for node in graph.node):
+    kinds = [(node.domain, node.op_type) for node in graph.node]
+    if not any(op in _RESHAPES for _, op in kinds):
         return False
-    broadcasting = {kind for kind in {(n.domain, n.op_type) for n in graph.node} if rules_of(*kind).like == _BROADCASTS}
+    broadcasting = {kind for kind in set(kinds) if rules_of(*kind).like == _BROADCASTS}
     sizes, found = _Sizes(graph), False
-    for node in graph.node:
-        reshapes = node.op_type in _RESHAPES
-        broadcasts = len(node.input) > 1 and (node.domain, node.op_type) in broadcasting
+    for node, kind in zip(graph.node, kinds, strict=True):
+        reshapes = kind[1] in _RESHAPES
+        broadcasts = kind in broadcasting and len(node.input) > 1
         after = sizes.of(node.output[0]) if (reshapes or broadcasts) and node.output else []
         if all(isinstance(d, int) or d in sizes.given for d in after):
             continue
@@ -299,7 +300,7 @@ class _Sizes:
     def of(self, name: str) -> list[Dim]:
         """The sizes of a tensor; none where the rank is not known."""
         dims = dims_of(self._values[name]) if name in self._values else self._initializers.get(name)
-        return [self._now(dim) for dim in dims or ()]
+        return [self._now(dim) for dim in dims or ()] if self._renamed else dims or []
 
     def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
         """Give these axes of the tensor these sizes, and note what they were `before`."""

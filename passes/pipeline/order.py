@@ -96,6 +96,19 @@ class Compiled(Generic[Written]):
     planned: Planned
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without searches for unused cycles: there are next to none, and each visits all nodes and tensors of a graph."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()  # until the variables of the call are gone, too: the next search would visit them
 def shrink(
     model: onnx.ModelProto,
     adapters: Policy = "auto",
@@ -124,8 +137,7 @@ def shrink(
             # where inputs have defaults, it is the file that decides whether they are weights of it
             return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph)
 
-    with _uncollected():
-        result = compiled(source, ShrinkOptions(adapters, align=align), write, recorder)
+    result = compiled(source, ShrinkOptions(adapters, align=align), write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
     done, notes = result.planned, (*_notes(source), *result.planned.notes)
@@ -254,18 +266,6 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     clean(graph, options.target)
     store_compactly(graph, model)
     return graph, found
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without searches for unused cycles: there are next to none, and each visits all nodes and tensors of a graph."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _notes(model: onnx.ModelProto) -> list[str]:

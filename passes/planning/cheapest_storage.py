@@ -81,7 +81,7 @@ class _Sweep:
         given = {t.name: t for t in [*self.graph.inputs, *operands] if t.name not in made}
         for tensor in given.values():  # a subgraph reads some from around it, too
             for axis, size in self.facts.axes(tensor):
-                self._settle(tensor, axis, np.ones(size, bool))
+                self._settle(tensor, axis, size)
         return self.plan
 
     # -- requirements --------------------------------------------------------------------------------------------
@@ -101,9 +101,10 @@ class _Sweep:
         times = repeated(node.outputs[0], self.multiples)
         for i, tensor in present(node.inputs):
             self.read.add(tensor.name)
+            constant = is_constant(tensor)
             for axis, size in self.facts.axes(tensor):
                 demand = demands.get((i, axis))
-                if is_constant(tensor):
+                if constant:
                     if demand is not None and not all_set(demand.need):
                         self.plan.required[index, i, axis] = demand.need
                 elif (demand is None or all_set(demand.need)) and self.facts.constants(tensor, axis) is None:
@@ -183,8 +184,7 @@ class _Sweep:
                 stored = sets.get((output, axis))
                 if stored is not None and not all_set(stored):
                     self.plan.stored[tensor.name, axis] = stored
-                if self.requirements.get((tensor.name, axis)):
-                    self._settle(tensor, axis, np.ones(size, bool) if stored is None else stored)
+                self._settle(tensor, axis, size, stored)
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
@@ -205,8 +205,11 @@ class _Sweep:
         least = computed if dependence is None else dependence.required(computed)
         if all_set(least) or (not any_set(least) and self._is_made_of_constants(tensor, axis)):
             return least
-        demands = _distinct([requirement.demand for requirement in self.requirements[tensor.name, axis]])
         arriving = list(self._arriving(node, output, axis, size))
+        others = needed, *(live for _, _, live in arriving)
+        if least is computed and not any(any_set(other & ~least) for other in others):
+            return least  # no consumer needs more, and no more comes in
+        demands = _distinct([requirement.demand for requirement in self.requirements[tensor.name, axis]])
         tried = [demand.need for demand in demands[:_TRIED]]
         candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
         if least is not computed:  # slices that depend on others may be computed themselves
@@ -267,11 +270,12 @@ class _Sweep:
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
-    def _settle(self, tensor: gs.Tensor, axis: int, stored: Mask) -> None:
-        """Fix what each consumer is given, now that it is known what is stored, and why constants are among that."""
-        requirements = self.requirements.get((tensor.name, axis), [])
+    def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
+        """Fix what each consumer is given of what is stored (None: all), and why constants are among that."""
+        requirements = self.requirements.get((tensor.name, axis))
         if not requirements:
             return
+        stored = np.ones(size, bool) if stored is None else stored
         wider = stored & self.floor.wider.get((tensor.name, axis), False)
         why = np.full(stored.size, -1)
         if tensor.inputs and any_set(wider):
@@ -310,6 +314,6 @@ def _distinct(demands: list[Demand]) -> list[Demand]:
     found: dict[tuple[bytes, bool], Demand] = {}
     for demand in demands:
         key = demand.need.tobytes(), demand.flexible
-        flops = found[key].flops if key in found else 0.0
-        found[key] = replace(demand, flops=flops + demand.flops)
+        same = found.get(key)
+        found[key] = demand if same is None else replace(demand, flops=same.flops + demand.flops)
     return list(found.values())

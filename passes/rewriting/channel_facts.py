@@ -6,7 +6,7 @@ Both are found by one sweep over the nodes with the operators' own rules; nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from passes.abstract_values.constant_maps import ConstantMap, combined, uniform,
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of
+from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of, sizes_of
 from passes.weights.statistics import Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
@@ -61,6 +61,7 @@ class Facts:
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    _axes: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
@@ -69,15 +70,19 @@ class Facts:
         """Number of slices along the axis, None if it is not static."""
         sizes = self._sizes.get(tensor.name)
         if sizes is None:
-            sizes = tuple(size_of(tensor, a) for a in range(len(tensor.shape or ())))
-            self._sizes[tensor.name] = sizes
-        return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
+            self._sizes[tensor.name] = sizes = sizes_of(tensor)
+        try:  # asked everywhere, and hardly ever of an axis that is not there
+            return sizes[axis]
+        except IndexError:
+            return None
 
-    def axes(self, tensor: gs.Tensor) -> Iterator[tuple[int, int]]:
+    def axes(self, tensor: gs.Tensor) -> list[tuple[int, int]]:
         """Axes of static size with that size, but for empty ones."""
-        for axis in range(len(tensor.shape or ())):
-            if size := self.size(tensor, axis):
-                yield axis, size
+        found = self._axes.get(tensor.name)
+        if found is None:
+            found = [(axis, size) for axis in range(len(tensor.shape or ())) if (size := self.size(tensor, axis))]
+            self._axes[tensor.name] = found
+        return found
 
     def links(self, node: gs.Node) -> list[Link]:
         """The links of a node of the analysed graph (none, if its operator has none)."""
@@ -128,11 +133,12 @@ class Facts:
 
     def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
         """Slices that do not depend on the input, uniform or not; None if there are none."""
-        known = self.constant.get(tensor.name, {}).get(axis)
-        uneven = self.constant_map.get(tensor.name, {}).get(axis)
-        if known is None or uneven is None:
-            return known.mask if known is not None else None if uneven is None else uneven.mask
-        return known.mask | uneven.mask
+        name = tensor.name
+        known = self.constant[name].get(axis) if name in self.constant else None
+        uneven = self.constant_map[name].get(axis) if name in self.constant_map else None
+        if uneven is None:
+            return None if known is None else known.mask
+        return uneven.mask if known is None else known.mask | uneven.mask
 
     def constant_mask(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that do not depend on the input: bool [size]."""
@@ -211,10 +217,13 @@ class Facts:
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
-        if tensor.name not in self.read:
+        read = self.read.get(tensor.name)
+        if read is None:
             return False
-        read = self.read[tensor.name]
-        axes = {*read, *self.constant.get(tensor.name, ()), *self.constant_map.get(tensor.name, ())}
+        constant, uneven = self.constant.get(tensor.name), self.constant_map.get(tensor.name)
+        if not constant and not uneven:  # as of most tensors
+            return all(map(any_set, read.values()))
+        axes = {*read, *(constant or ()), *(uneven or ())}
         return all(any_set(self._varying(tensor, axis, read.get(axis))) for axis in axes)
 
     def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:

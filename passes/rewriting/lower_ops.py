@@ -28,11 +28,12 @@ class Rewriter:
         self.plan = plan
         self.opset: int = graph.opset
         self.editor = GraphEditor(graph)
+        tensors = graph.tensors()
         #: shapes before anything was removed, by name
-        self.shapes: dict[str, tuple[Dim, ...]] = {t.name: shape_of(t) or () for t in graph.tensors().values()}
+        self.shapes: dict[str, tuple[Dim, ...]] = {name: shape_of(t) or () for name, t in tensors.items()}
         #: initializers that were cut, and the cuts, by name and the slices that are left per axis
         self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
-        self.adapters = Adapters(self.editor)
+        self.adapters = Adapters(self.editor, tensors)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before: gs.Node = SimpleNamespace()
         self._index = -1
@@ -48,7 +49,8 @@ class Rewriter:
 
     def shape(self, tensor: gs.Tensor) -> tuple[Dim, ...]:
         """The shape that the tensor had before anything was removed."""
-        return self.shapes.get(tensor.name, shape_of(tensor) or ())
+        shape = self.shapes.get(tensor.name)
+        return shape_of(tensor) or () if shape is None else shape
 
     def stored(self, tensor: gs.Tensor, axis: int) -> Mask | None:
         """Slices that are stored along the axis, None if all are."""

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard
 from passes.ops import rules
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
@@ -71,17 +71,17 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     known = op.from_shapes(node)
     if known is not None:
         return [known]
-    operands = dict(present(node.inputs))
-    if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands.values()):
+    operands = [t for t in node.inputs if t.name]
+    if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands):
         return None
     if subgraphs(node):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
-    room = max(SMALL, sum(math.prod(t.shape) for t in operands.values() if len(t.outputs) == 1))
+    room = max(SMALL, sum(math.prod(t.shape) for t in operands if len(t.outputs) == 1))
     size = _result_size(node)
     if size > room:
         return None
-    if any(isinstance(t, Quantized) for t in operands.values()):
+    if any(isinstance(t, Quantized) for t in operands):
         result = _still_quantized(node, opset)
         if result is not None or size > SMALL:
             return None if result is None else [result]

@@ -40,8 +40,11 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
     if axes[0] > axes[1]:
         return nonzero(values, (axes[1], axes[0])).transposed
     if ("zeros", axes) not in values.notes:
-        matrix = partial(_matrix, values, axes)
-        if values.lead in axes:
+        matrix: Callable[[], Mask] = partial(_matrix, values, axes)
+        if isinstance(values, Kept) and values.size:  # the matrix takes less than they do, and is kept too
+            whole = _reduced(values.values, axes)
+            rows, columns, matrix = *_counts(whole), lambda: whole
+        elif values.lead in axes:
             rows, columns = (np.zeros(values.shape[a], np.int64) for a in axes)
             for start, stop, block in values.placed():
                 first, second = _place(values, axes, start, stop)
@@ -59,7 +62,7 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
 def lowest(values: Lazy) -> float:
     """The least element, not a number if one is not."""
     if "lowest" not in values.notes:
-        values.notes["lowest"] = float(np.min([block.min() for block in values.blocks()]))
+        values.notes["lowest"] = float(np.minimum.reduce([block.min() for block in values.blocks()]))
     found: float = values.notes["lowest"]
     return found
 
@@ -114,7 +117,10 @@ class _Line:
 def _alike(rows: Array) -> Mask:
     """Whether each row [n, elements] holds one value throughout."""
     value = rows[:, 0]
-    mask = np.asarray((rows[:, -1] == value) & (rows[:, rows.shape[1] // 2] == value))
+    mask = np.asarray(rows[:, -1] == value)  # what is not a number is like nothing
+    if rows.shape[1] <= 2:
+        return mask
+    mask &= rows[:, rows.shape[1] // 2] == value
     doubt = np.flatnonzero(mask)
     if doubt.size:
         mask[doubt] = (rows[doubt] == value[doubt, None]).all(axis=1)

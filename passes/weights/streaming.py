@@ -100,11 +100,11 @@ class Kept(Lazy):
 
     def __init__(self, values: Array) -> None:
         super().__init__(list(values.shape), values.dtype)
-        self._values = values
+        self.values = values
 
     def blocks(self) -> Iterator[Array]:
         """All of it."""
-        yield self._values
+        yield self.values
 
 
 class Inline(Lazy):
