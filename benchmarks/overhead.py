@@ -83,7 +83,7 @@ def step(name: str, way: str) -> Step:
     adam = keras.optimizers.Adam(1e-4)
     if way == "tiled":
         return _tiled(model, adam, loss, data)
-    model.compile(PruningOptimizer(adam, prune_every=PRUNE_EVERY) if way == "pruning" else adam, loss)
+    model.compile(PruningOptimizer(adam, prune_every=PRUNE_EVERY, flops_target=0) if way == "pruning" else adam, loss)
     dataset = tf.data.Dataset.from_tensors(data).repeat()
     iterator = iter(model.distribute_strategy.experimental_distribute_dataset(dataset))
     model.make_train_function()

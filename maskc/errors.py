@@ -31,3 +31,7 @@ class RunError(InputError):
 
 class NotComparableError(InputError):
     """The reference runs on no input that could be made for it, so nothing can be compared (exit code 2)."""
+
+
+class PruningWarning(UserWarning):
+    """Pruning does not come as far as it was told to, or has nothing to do."""

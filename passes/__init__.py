@@ -1,9 +1,9 @@
 """Graph passes that turn a channel-masked ONNX model into the smaller dense model it is.
 
-Imports numpy and onnx only. `shrink` runs them all; `count` is the cost model and `flops_by_mask` its derivative;
-`bind` turns graph inputs (masks, say) into initializers, and `fix_sizes` gives symbolic input sizes a value.
-`find_mask` and its relatives say of one tensor what is worth computing. `register` adds rules for operators of one's
-own, derived from `Op`, `Linked` or `Elementwise`.
+Imports numpy and onnx only. `shrink` runs them all. `count` counts FLOPs, `flops_by_mask` says exactly what each mask
+entry saves, and `cost_model` says it of all groups of entries at once. `bind` turns graph inputs (masks, say) into
+initializers, and `fix_sizes` gives symbolic input sizes a value. `find_mask` and its relatives say of one tensor what
+is worth computing. `register` adds rules for operators of one's own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
 import warnings
@@ -11,8 +11,9 @@ import warnings
 from passes.adapters.placement import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.cost.sum_over_nodes import count
-from passes.mask_savings.coupled_entries import coupled
-from passes.mask_savings.flops_saved import Counted, flops_by_group, flops_by_mask
+from passes.mask_savings.cost_model import CostModel, cost_model
+from passes.mask_savings.coupled_entries import Coupling, coupled, coupling
+from passes.mask_savings.flops_saved import flops_by_group, flops_by_mask
 from passes.model.inputs import bind, fix_sizes
 from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register
 from passes.pipeline.order import Shrunk, shrink
@@ -20,7 +21,8 @@ from passes.pipeline.order import Shrunk, shrink
 __all__ = [
     "Analysis",
     "ConstantSlices",
-    "Counted",
+    "CostModel",
+    "Coupling",
     "Demand",
     "Elementwise",
     "Link",
@@ -30,8 +32,10 @@ __all__ = [
     "Shrunk",
     "analyse",
     "bind",
+    "cost_model",
     "count",
     "coupled",
+    "coupling",
     "find_input_mask",
     "find_mask",
     "find_output_mask",

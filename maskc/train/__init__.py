@@ -20,6 +20,7 @@ if _keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow."
     )
 
+from maskc.train.callback import PruningCallback
 from maskc.train.cost import ComputationalCost, computational_cost
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records, write_records
@@ -50,6 +51,7 @@ __all__ = [
     "MlpConfig",
     "Monitor",
     "Pruned",
+    "PruningCallback",
     "PruningOptimizer",
     "PruningTrainer",
     "RankerConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,10 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train.mask_layer import MaskLayer, mask_layers
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.mask_savings.cost_model import CostModel
+from passes.mask_savings.coupled_entries import Coupling
+from passes.model.inputs import bind
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -33,21 +37,27 @@ class ComputationalCost:
     training made more zeros. Either way a little where TensorFlow, to which trained masks are constants, merges those
     directly after a layer into its weights, with the normalisation after them.
 
+    Args:
+        model: a built Keras model.
+        sizes: of an example, where the model's input leaves some open, which count as 1 otherwise: without the batch,
+            `(224, 224, 3)`, or one for each input, in a list or by name.
+
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.
         layers: the mask layers, in the same order.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, sizes: Any = None) -> None:
+        if not isinstance(model, keras.Model):
+            raise InputError(f"FLOPs are counted of a Keras model, not of {model!r}.")
         if not model.built:
             raise InputError(
                 f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting its FLOPs."
             )
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
-        self._graph, self._inputs = masked_graph(model, self.layers)
-        # Where one entry is removed, most others save what they did.
-        self._counted = passes.Counted()
+        self._graph, self._inputs = masked_graph(model, self.layers, sizes)
+        self._counts: dict[bytes, int] = {}  # FLOPs by the values of masks, the latest
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
 
     def __call__(self, masks: Sequence[Any] | None = None) -> Any:
@@ -112,7 +122,21 @@ class ComputationalCost:
 
     def count(self, masks: Values) -> int:
         """Returns the FLOPs alone, at the given values of `layers`' masks."""
-        return self._counted.at(self._graph, self._named(masks)).flops
+        named = self._named(masks)
+        key = b"".join(value.tobytes() for value in named.values())
+        if key not in self._counts:
+            self._counts = {**dict(list(self._counts.items())[-1:]), key: compiled_cost(bind(self._graph, named)).flops}
+        return self._counts[key]
+
+    def model(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> CostModel:
+        """Returns what each group saves at these values of the masks, and as groups go; see `passes.cost_model`.
+
+        Args:
+            masks: as for `at`.
+            groups: as for `by_group`; coupled entries must be in one group.
+        """
+        named = self._named(masks)
+        return passes.cost_model(self._graph, named, dict(zip(self._inputs, groups, strict=True)), self.coupling)
 
     def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
         """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
@@ -123,10 +147,6 @@ class ComputationalCost:
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
         structure = dict(zip(self._inputs, self.coupled, strict=True))
-        if not _whole(self.coupled, groups):
-            # Where coupled entries are removed one by one, what one saves turns on where the compiler restores
-            # constants, which is decided over the whole network: nothing counted before may be relied on.
-            self._counted.savings.clear()
         with progress.stage("Counting what channels would save") as stage:
 
             def watch(done: int, total: int) -> None:
@@ -134,14 +154,19 @@ class ComputationalCost:
                 stage.advance(done - stage.done)
 
             named = self._named(masks)
-            flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, self._counted, watch)
+            flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, watch)
         return flops, np.asarray(savings, np.int64)
 
     @functools.cached_property
-    def coupled(self) -> list[NDArray[np.int64]]:
-        """For each mask the number of the group of coupled entries that each is in, by the compiler's analysis."""
+    def coupling(self) -> Coupling:
+        """Which entries are coupled, by the compiler's analysis, and the slices that go with them."""
         sizes = {name: len(mask) for name, mask in zip(self._inputs, self.masks(), strict=True)}
-        return list(passes.coupled(self._graph, sizes).values())
+        return passes.coupling(self._graph, sizes)
+
+    @property
+    def coupled(self) -> list[NDArray[np.int64]]:
+        """For each mask the number of the group of coupled entries that each is in."""
+        return list(self.coupling.groups.values())
 
     def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
         return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
@@ -151,8 +176,8 @@ class ComputationalCost:
         return [np.asarray(value_of(layer.mask), np.float32) for layer in self.layers]
 
 
-def computational_cost(model: Any) -> ComputationalCost:
-    """Returns the cost of a built Keras model as a function of its masks.
+def computational_cost(model: Any, sizes: Any = None) -> ComputationalCost:
+    """Returns the cost of a built Keras model as a function of its masks; `sizes` as for `ComputationalCost`.
 
     Example:
         >>> cost = computational_cost(model)
@@ -160,15 +185,9 @@ def computational_cost(model: Any) -> ComputationalCost:
         >>> cost.gradient()["mask_layer"]  # FLOPs that pruning each channel would save
 
     Raises:
-        InputError: if the model is not built, or cannot be converted to ONNX.
+        InputError: if the model is not built, or cannot be converted to ONNX, or sizes do not fit its inputs.
     """
-    return ComputationalCost(model)
-
-
-def _whole(coupled: Sequence[NDArray[np.int64]], groups: Sequence[NDArray[np.int64]]) -> bool:
-    """Whether entries that are coupled are always in the same group."""
-    pairs = np.unique(np.stack([np.concatenate(list(coupled)), np.concatenate(list(groups))]), axis=1)
-    return bool(pairs.shape[1] == len(np.unique(pairs[0])))
+    return ComputationalCost(model, sizes)
 
 
 def _names(layers: Sequence[MaskLayer]) -> list[str]:
@@ -178,11 +197,12 @@ def _names(layers: Sequence[MaskLayer]) -> list[str]:
     return [f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, list[str]]:
+def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> tuple[ModelProto, list[str]]:
     """Converts the inference graph of a built model, with the masks of `layers` as float32 inputs.
 
     All other weights become constants. Those that are exactly zero or one are replaced by small numbers, since a bias
-    or scale that merely has not been trained yet must not pass for an operation that does nothing.
+    or scale that merely has not been trained yet must not pass for an operation that does nothing. `sizes` are those of
+    an example, as for `ComputationalCost`.
 
     Returns:
         The graph and the names of the inputs that hold the masks, each of shape `(channels,)`, in order.
@@ -197,6 +217,10 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, l
     others = [_generic(variable, seed) for seed, variable in enumerate(model.non_trainable_variables)]
     places = [position.get(id(variable)) for variable in model.non_trainable_variables]
     structure, inputs = _inputs(model)
+    inputs = [
+        tf.TensorSpec([spec.shape[0], *example], spec.dtype, spec.name)
+        for spec, example in zip(inputs, _examples(model, [spec.shape for spec in inputs], sizes), strict=True)
+    ]
 
     def infer(*arguments: Any) -> Any:
         given = arguments[len(inputs) :]
@@ -224,14 +248,58 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer]) -> tuple[ModelProto, l
     return TensorFlowModel(name, model, traced, traced, names, outputs).to_onnx(), masks
 
 
-def compiled_flops(model: Any) -> int:
+def compiled_flops(model: Any, sizes: Any = None) -> int:
     """Returns the FLOPs per example of the model's compilation, with its present weights and masks.
 
     Raises:
         InputError: if the model cannot be converted to ONNX.
     """
     # Whatever batch the model was built with, a Sequential one by its first training step for instance.
-    return passes.shrink(to_onnx(model, any_batch=True)).report.after.flops
+    graph = to_onnx(model, any_batch=True)
+    if sizes is not None:
+        inputs = {
+            value.name: [d.dim_value or None for d in value.type.tensor_type.shape.dim] for value in graph.graph.input
+        }
+        examples = _examples(model, list(inputs.values()), sizes)
+        fixed = {name: (None, *example) for name, example in zip(inputs, examples, strict=True)}
+        graph = passes.fix_sizes(graph, fixed)
+    return compiled_cost(graph).flops
+
+
+def sizes_left_open(model: Any) -> str:
+    """The shapes of a model's inputs that are not known but for the batch, for messages; "" if there is none."""
+    shapes = [tuple(spec.shape[1:]) for spec in _inputs(model)[1] if spec.shape.rank]
+    return ", ".join(str(shape) for shape in shapes if None in shape)
+
+
+def _examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> list[list[int | None]]:
+    """The shape of one example for each input, with the sizes that are given for those left open.
+
+    Raises:
+        InputError: if they do not fit the inputs.
+    """
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    if sizes is None:
+        given: list[Any] = [None] * len(shapes)
+    elif isinstance(sizes, Mapping):
+        given = [sizes.get(name) for name in names]
+        if set(sizes) - set(names):
+            raise InputError(f"sizes are given for {', '.join(sizes)}, and the inputs are {', '.join(names)}.")
+    else:
+        given = [sizes] if all(size is None or isinstance(size, (int, np.integer)) for size in sizes) else list(sizes)
+        if len(given) != len(shapes):
+            raise InputError(
+                f"sizes are given for {len(given)} inputs, and the model {model.name!r} has {len(shapes)}."
+            )
+    examples = []
+    for shape, wanted in zip(shapes, given, strict=True):
+        known = list(shape[1:])
+        if wanted is not None and (
+            len(wanted) != len(known) or any(None not in (k, w) and k != w for k, w in zip(known, wanted, strict=True))
+        ):
+            raise InputError(f"sizes {tuple(wanted)} do not fit an input of shape {tuple(known)}, without the batch.")
+        examples.append(known if wanted is None else [w or k for k, w in zip(known, wanted, strict=True)])
+    return examples
 
 
 def _inputs(model: Any) -> tuple[Any, list[Any]]:

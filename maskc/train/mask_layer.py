@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,6 +96,8 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self._gatherer: weakref.ref[Any] | None = None
         self.observation: Observation | None = None
         self.passage: Passage | None = None
+        self._seen_by: weakref.ref[Any] | None = None
+        self._progress: Callable[[], Any] = lambda: None  # what a layer is given directly it takes for its state
         self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
     @property
@@ -137,7 +139,10 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns `inputs · mask`."""
         mask = tf.cast(self.mask, inputs.dtype)
+        if (progress := self._progress()) is not None:
+            progress.training = bool(training)
         if not training:
+            self._seen_by = weakref.ref(self._get_call_context().entry_layer)
             return inputs * _channels_last(mask, inputs.shape.rank)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
@@ -165,6 +170,20 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     def deliver_to(self, gatherer: Gatherer) -> None:
         """Makes training calls outside of a compiled model's `fit` estimate importance for `gatherer`."""
         self._gatherer = weakref.ref(gatherer)
+
+    def show(self, progress: Any) -> None:
+        """Adds a metric to those of the models that this layer is in; its `training` says what it is a call of."""
+        self._progress = lambda: progress
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of this layer: that of pruning, where it is the first mask of what is pruned."""
+        progress = self._progress()
+        return [*super().metrics, *([] if progress is None else [progress])]
+
+    def seen_by(self) -> Any:
+        """The outermost model of the last call that was no training call; None if there is none."""
+        return None if self._seen_by is None else self._seen_by()
 
     def take_activity(self) -> Any:
         """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""

@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskc.errors import InputError
+import numpy as np
+
+from maskc.errors import InputError, PruningWarning
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
 from maskc.train.running.fine_tune import Distiller
-from maskc.train.running.loop import Loop, Monitor, Position, Summaries
+from maskc.train.running.loop import Loop, Monitor, Position
 from maskc.train.running.replicas import is_chief, placed
 from maskc.train.running.stepping import as_epochs, explained
+from maskc.train.selection.pruner import diverged
+from maskc.train.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
 ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999
@@ -162,6 +166,7 @@ class PruningTrainer:
             warnings.warn(
                 f"Training ended after {position.step:,} updates, before pruning reached its target{late}. "
                 f"The model has {self.flops or 0:,} FLOPs.",
+                PruningWarning,
                 stacklevel=2,
             )
         return position
@@ -227,9 +232,11 @@ class PruningTrainer:
         return position
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
-        if self.flops is not None:
-            summaries.scalar("pruning/flops", self.flops, step)
+        if (flops := self.optimizer.counted) is not None:
+            summaries.scalar("pruning/flops", flops, step)
         for layer in mask_layers(self.model):
+            if not np.isfinite(layer.signal.numpy()).all():
+                raise diverged(layer.name)
             summaries.scalar(f"pruning/kept/{layer.path}", float(layer.mask.numpy().sum()), step)
             summaries.histogram(f"pruning/signal/{layer.path}", layer.signal.numpy(), step)
 

@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
 from passes.graph.tensors import Index, Mask, is_constant
-from passes.mask_savings.flops_saved import compiled_cost, split
-from passes.model.inputs import bind
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.model.inputs import bind, split
 from passes.model.prepare import prepared
 from passes.ops import Linked, rules
 from passes.ops.convolution import partitions
@@ -22,10 +22,23 @@ from passes.rewriting.storage_plan import Key
 
 Groups = dict[str, Index]
 
+
 #: How much more each entry must save in a class of slices than alone, for the entries of the class to be coupled.
 _TOGETHER = 1.05
 #: How much more each entry must save in larger classes than in smaller ones, for the larger to be taken.
 _COARSE = 1.25
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Which mask entries are zeroed together, and where the slices are that go with them.
+
+    groups: by mask, int64 [channels], as `coupled` says. entries: by tensor name and axis, int64 [size], for each slice
+    one of the entries that it is coupled with, in numbers that run through all masks, -1 where there is none.
+    """
+
+    groups: Groups
+    entries: dict[Key, Index]
 
 
 def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
@@ -41,17 +54,22 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    coupling = _Coupling(prepared(model), masks)
-    coupling.run()
-    for part in coupling.parts:
-        entries = coupling.entries_by_slice(part)
+    return coupling(model, masks).groups
+
+
+def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
+    """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same."""
+    spreading = _Spreading(prepared(model), masks)
+    spreading.run()
+    for part in spreading.parts:
+        entries = spreading.entries_by_slice(part)
         if entries is None:
             continue
-        chosen = _best(model, masks, coupling.root, part, entries)
+        chosen = _best(model, masks, spreading.root, part, entries)
         if chosen is not None:
             part.chosen = chosen
-            coupling.run()
-    return split(coupling.root, masks)
+            spreading.run()
+    return Coupling(split(spreading.root, masks), spreading.label)
 
 
 def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _Part, entries: Index) -> int | None:
@@ -101,7 +119,7 @@ class _Part:
     chosen: int | None = None
 
 
-class _Coupling:
+class _Spreading:
     """Mask entries spread along links, over all slices that are coupled with them; entries that meet are united.
 
     `root[e]` is the first entry that entry e is coupled with; `label[tensor, axis]` an entry for each slice, -1 where

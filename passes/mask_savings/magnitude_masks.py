@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from passes.graph.tensors import Index, Mask
+from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.coupled_entries import coupled
-from passes.mask_savings.flops_saved import compiled_cost
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.inputs import bind
 

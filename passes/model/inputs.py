@@ -108,3 +108,8 @@ def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto
         bound.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, dtype), name))
         bound.graph.input.remove(inputs[name])
     return bound
+
+
+def split(values: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """What belongs to each input by name, of values for one after the other."""
+    return dict(zip(sizes, np.split(values, np.cumsum([*sizes.values()])[:-1]), strict=True)) if sizes else {}

@@ -15,8 +15,9 @@ import tensorflow as tf
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
-from maskc.train.optimizer.step import find_model, in_xla, prune, prune_when_due, settle_around
+from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, prune
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
+from maskc.train.progress_metric import PruningProgress
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 
@@ -34,11 +35,11 @@ class PruningOptimizer(Wrapping):
         optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
             schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
             never touch the masks.
-        prune_every: updates between two prunings.
+        prune_every: updates between two prunings, counted from the end of the burn-in.
         burn_in: updates before pruning starts.
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
-            masks. With 0 it stops when every mask is down to `min_channels`.
+            masks. With 0 it stops when every mask is down to `min_channels`. There is no default.
         flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves, where what it
             would save beyond the target does not count; a number w, the one with the smallest
             `signal - w · FLOPs`.
@@ -55,6 +56,8 @@ class PruningOptimizer(Wrapping):
         seed: of the method "random".
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
             signal does not depend on which. "auto" looks at the loss that the model was compiled with.
+        sizes: of an example, to count FLOPs at, where the model's input leaves some open: `(224, 224, 3)`, or one for
+            each input, in a list or by name.
         model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
 
     In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
@@ -86,7 +89,7 @@ class PruningOptimizer(Wrapping):
         prune_every: int = 100,
         burn_in: int = 0,
         decay: float = 0.96,
-        flops_target: float = 0,
+        flops_target: float | None = None,
         flops_weight: FlopsWeight = "auto",
         update_params: bool = True,
         method: str = "fisher",
@@ -97,6 +100,7 @@ class PruningOptimizer(Wrapping):
         min_channels: int = 1,
         seed: int = 0,
         loss_reduction: Reduction | Literal["auto"] = "auto",
+        sizes: Any = None,
         model: Any = None,
         name: str = "pruning_optimizer",
     ) -> None:
@@ -121,12 +125,16 @@ class PruningOptimizer(Wrapping):
             min_channels,
             seed,
             loss_reduction,
+            sizes,
         )
+        if model is not None and not isinstance(model, keras.Model):
+            raise InputError(f"model must be a Keras model, not {type(model).__name__}.")
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
+        self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -134,31 +142,64 @@ class PruningOptimizer(Wrapping):
 
     @property
     def flops(self) -> int | None:
-        """FLOPs per example of the compiled model after the last pruning step; None before the first update.
+        """FLOPs per example of the compiled model at its present masks; None before the first update.
 
-        Once the target is reached this is the count of a compilation with the weights of that moment.
+        Once the target is reached this is the count of a compilation with the present weights.
         """
+        if not self.built or self._pruner is None:
+            return self.counted
+        step = int(self._step.numpy())
+        if self.reached and self._compiled_at != step:
+            self._pruner.correct()
+            self._compiled_at = step
+        return self._present()
+
+    @property
+    def counted(self) -> int | None:
+        """FLOPs as they were counted at the last decision; None before the first update."""
         if not self.built:
             return None
-        self.prune_if_due()
         flops = int(self._flops.numpy())
         return flops if flops or self._history else None  # what is pruned may leave nothing to compute
 
     @property
     def reached(self) -> bool:
-        """Whether the target is reached, so that no more entries will be pruned."""
-        return self._pruner is not None and (self.flops or 0) <= self._pruner.target
+        """Whether the model is at the target, so that no more entries are pruned."""
+        flops = self._present()
+        return flops is not None and self._pruner is not None and flops <= self._pruner.target
+
+    def _present(self) -> int | None:
+        """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
+        if not self.built or self._pruner is None:
+            return None
+        self.prune_if_due()
+        return self._pruner.at([layer.mask.numpy() for layer in self.masked_layers()])
 
     @property
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
         self.prune_if_due()
-        names = self._pruner.names if self._pruner else [layer.name for layer in self._layers()]
+        names = self._pruner.names if self._pruner else [layer.name for layer in self.masked_layers()]
         return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history)
+
+    def left(self) -> dict[str, Any]:
+        """Returns `flops`, as of the last decision, and `channels`, the entries that all masks keep: scalars."""
+        masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
+        flops = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
+        return {"flops": flops, "channels": tf.reduce_sum(tf.concat(masks, axis=0))}
+
+    def count_pruned(self) -> int:
+        """Returns how many entries were pruned so far."""
+        return len(self._history)
 
     def explain(self, error: Exception) -> MaskcError | None:
         """Returns what a decision failed at, which TensorFlow passes on as an error of its own; None if none did."""
         return None if self._pruner is None else self._pruner.failure
+
+    def raise_failure(self) -> None:
+        """Raises what a decision failed at, if any did."""
+        if self._pruner is not None and self._pruner.failure is not None:
+            raise self._pruner.failure
 
     # One update
 
@@ -180,8 +221,9 @@ class PruningOptimizer(Wrapping):
         with tf.init_scope():
             self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
         super().build(variables)
-        for layer in self._layers():
+        for layer in self.masked_layers():
             layer.deliver_to(self)
+        self.masked_layers()[0].show(PruningProgress(self))
 
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
@@ -208,15 +250,15 @@ class PruningOptimizer(Wrapping):
             self._iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
+        around_executions(pruner, self)
         if in_xla():
             if self._settled is None:
                 with tf.init_scope():
                     self._settled = int(self._step.numpy())
-            settle_around(pruner.model(), self.prune_if_due)
             return
 
         def decide(strategy: Any = None) -> None:
-            prune_when_due(pruner, self._layers(), self._step, self._flops)
+            act_when_due(pruner, self.masked_layers(), self._step, self._flops)
 
         if tf.distribute.in_cross_replica_context():
             decide()
@@ -258,7 +300,7 @@ class PruningOptimizer(Wrapping):
             InputError: if the variables are not known, or a tensor comes without its tape; else as `apply` does.
 
         Example:
-            >>> optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean")
+            >>> optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean", flops_target=0)
             >>> for x, y in batches:
             ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
         """
@@ -274,7 +316,9 @@ class PruningOptimizer(Wrapping):
         self._configure({name: value for name, value in given.items() if value is not None})
         if global_step is not None:
             self._counter = global_step
-        variables = self._to_train() if variables is None else variables
+        if variables is not None and not isinstance(variables, Iterable):
+            raise InputError(f"The variables to train must be a list of them, not {variables!r}.")
+        variables = self._to_train() if variables is None else list(variables)
         if not self.built:
             self.build(variables)
         value, gradients = self._differentiated(loss, tape, variables)
@@ -319,9 +363,8 @@ class PruningOptimizer(Wrapping):
         settled, self._settled = self._settled, step
         dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
         for _ in range(dues[1] - dues[0]):
-            if int(self._flops.numpy()) <= self._pruner.target:
-                break
-            prune(self._pruner, self._layers(), self._step, self._flops)
+            prune(self._pruner, self.masked_layers(), self._step, self._flops)
+            self.raise_failure()
 
     def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
         """Lets the importance scores of mask layers follow what the method reads of this batch."""
@@ -343,7 +386,7 @@ class PruningOptimizer(Wrapping):
     def _prepare(self) -> Pruner:
         """Finds the model and counts its FLOPs, before the first update."""
         if self._pruner is None:
-            layers = self._layers()
+            layers = self.masked_layers()
             model = find_model(layers, None if self._model is None else self._model())
             if any(layer.observation and layer.observation.reduction is None for layer in layers):
                 raise InputError(
@@ -373,7 +416,8 @@ class PruningOptimizer(Wrapping):
         """The variable that counts updates."""
         return self._iterations if self._counter is None else self._counter
 
-    def _layers(self) -> list[MaskLayer]:
+    def masked_layers(self) -> list[MaskLayer]:
+        """Returns the layers whose masks this optimizer prunes."""
         return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
 
     # What mask layers ask for

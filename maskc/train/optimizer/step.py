@@ -7,8 +7,8 @@ before and after.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -34,6 +34,12 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
             )
     observations = [layer.observation for layer in layers if layer.observation]
     if not observations:
+        for model in (given, *(layer.seen_by() for layer in layers)):
+            if isinstance(model, keras.Model) and not model._call_has_training_arg:
+                raise InputError(
+                    f"The `call` of the model {model.name!r} takes no `training`, so that its masks cannot tell "
+                    "training from inference: add the argument training=None."
+                )
         raise InputError(
             "No mask layer gathered a signal. In a custom loop pass model= to PruningOptimizer and call the "
             "model with training=True; a model that is compiled must be compiled with this optimizer."
@@ -51,12 +57,14 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
     return model
 
 
-def prune_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> None:
-    """Prunes if that is due after update number `step` and the target is not reached; see `prune`."""
+def act_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> None:
+    """Has the pruner decide where that is due after update number `step`; see `prune`.
+
+    During the burn-in it is asked as often, and only looks whether training has diverged.
+    """
     since = tf.convert_to_tensor(step) - pruner.settings.burn_in
-    due = tf.logical_and(since > 0, since % pruner.settings.prune_every == 0)
-    above = tf.convert_to_tensor(flops) > pruner.target
-    tf.cond(tf.logical_and(due, above), lambda: prune(pruner, layers, step, flops), lambda: tf.constant(False))
+    due = since % pruner.settings.prune_every == 0
+    tf.cond(due, lambda: prune(pruner, layers, step, flops), lambda: tf.constant(False))
 
 
 def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> Any:
@@ -68,8 +76,8 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
     scores = [tf.convert_to_tensor(layer.signal) for layer in layers]
     number = tf.cast(tf.convert_to_tensor(step), tf.int64)
     with tf.device("CPU:0"):
-        left, *pruned = tf.numpy_function(
-            pruner.decide, [number, *masks, *scores], [tf.int64, *(mask.dtype for mask in masks)]
+        left, reached, *pruned = tf.numpy_function(
+            pruner.decide, [number, *masks, *scores], [tf.int64, tf.bool, *(mask.dtype for mask in masks)]
         )
     for layer, mask in zip(layers, pruned, strict=True):
         layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
@@ -80,8 +88,7 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
         with tf.control_dependencies(weights), tf.device("CPU:0"):
             return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
 
-    left = tf.ensure_shape(left, ())
-    flops.assign(tf.cond(left <= pruner.target, recount, lambda: left))
+    flops.assign(tf.cond(tf.ensure_shape(reached, ()), recount, lambda: tf.ensure_shape(left, ())))
     return tf.constant(True)
 
 
@@ -90,26 +97,41 @@ def in_xla() -> bool:
     return bool(tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
-def settle_around(model: Any, settle: Callable[[], None]) -> None:
-    """Lets every later execution of `model.train_function` begin and end with `settle()`, a method.
+class Settling(Protocol):
+    """An optimizer that takes open decisions, and tells what one failed at."""
 
-    Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
-    that was wrapped before, or in a custom loop, where there is none.
+    def prune_if_due(self) -> None:
+        """Takes decisions that are still open."""
+
+    def raise_failure(self) -> None:
+        """Raises what a decision failed at, if any did."""
+
+
+def around_executions(pruner: Pruner, optimizer: Settling) -> None:
+    """Lets every later execution of `model.train_function` begin and end with what the optimizer has to do outside.
+
+    That is to take the decisions that a step compiled by XLA left open, and to raise what one failed at, which
+    TensorFlow would pass on with a page around it. Begin, because the first execution is under way when this is called
+    for the first time. Does nothing to a function that was wrapped before, or in a custom loop, where there is none.
     """
+    model = pruner.model()
     function = getattr(model, "train_function", None)
-    if function is None or getattr(function, "maskc_settles", None) is not None:
+    pruner.raises = function is None
+    by, original = getattr(function, "maskc_wrapped", (None, function))
+    if original is None or (by is not None and by() is optimizer):
         return
-    reference = weakref.WeakMethod(settle)
+    reference = weakref.ref(optimizer)
 
-    def settle_if_alive() -> None:
-        if method := reference():
-            method()
+    def act() -> None:
+        if (alive := reference()) is not None:
+            alive.raise_failure()
+            alive.prune_if_due()
 
     def execute(*arguments: Any) -> Any:
-        settle_if_alive()
-        logs = function(*arguments)
-        settle_if_alive()
+        act()
+        logs = original(*arguments)
+        act()
         return logs
 
-    execute.maskc_settles = reference  # type: ignore[attr-defined]
+    execute.maskc_wrapped = reference, original  # type: ignore[attr-defined]
     model.train_function = execute

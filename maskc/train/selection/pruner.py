@@ -5,18 +5,25 @@ from __future__ import annotations
 import warnings
 import weakref
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.errors import InputError, MaskcError
-from maskc.train.cost import ComputationalCost, compiled_flops, has_value
+from maskc.errors import InputError, MaskcError, PruningWarning
+from maskc.train.cost import ComputationalCost, compiled_flops, has_value, sizes_left_open
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
+from maskc.train.selection.savings import Savings
 from maskc.train.selection.settings import Settings, goal
+
+#: an array for each mask, of shape `(channels,)`
+Masks = Sequence[NDArray[Any]]
+
+_TRIES = 8  # counts of groups that looked cheapest and were not
+_NEAR = 1.05  # times the target: from here on it is the model with its present weights that counts
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,11 @@ class Pruned:
     mask: str
     channel: int
     flops: int
+
+
+def diverged(mask: str) -> MaskcError:
+    """Returns what to say where the importance of a mask's entries is no number."""
+    return MaskcError(f"The signal of the mask {mask!r} is not finite: training has diverged.")
 
 
 #: The entries pruned so far: step, index of the mask, channel, and FLOPs left.
@@ -46,7 +58,8 @@ class Pruner:
         target: the FLOPs to reach.
         flops: FLOPs at the masks found in the model.
         names: names of the prunable masks.
-        failure: what the last decision failed at; None if it did not.
+        failure: what a decision failed at; None if none did.
+        raises: whether a decision that fails raises that; else somebody else does, who looks at `failure`.
 
     Raises:
         InputError: if the target cannot be reached, or the model cannot be converted.
@@ -54,47 +67,76 @@ class Pruner:
 
     def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
-        self._cost = ComputationalCost(model)
+        if settings.flops_target is None:
+            raise InputError(
+                "PruningOptimizer must be told how far to prune: flops_target=0.5 leaves half of the FLOPs."
+            )
+        if settings.flops_target and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
+            raise InputError(
+                f"The input of the model {model.name!r} leaves sizes open, {open_sizes}, and FLOPs depend on them: "
+                "pass the sizes of an example to count at, as in sizes=(224, 224, 3)."
+            )
+        self._cost = ComputationalCost(model, settings.sizes)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
         self.settings = settings
         self._history = history
         self._exhausted = False
         self.failure: MaskcError | None = None
+        self.raises = True
         self.names = [self._cost.names[position] for position in self._where]
 
         masks = self._cost.masks()
         coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
+        self._savings = Savings(self._cost, self._groups, masks)
+        unmasked = [np.ones_like(mask) for mask in masks]
+        self._full = self._cost.count(unmasked) if any(not mask.all() for mask in masks) else self._savings.count()
         target = settings.flops_target
-        self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         self.target = int(target * self._full if target <= 1 else target)
-        self.flops, savings = self._cost.by_group(masks, self._groups)
-        self._floor = self._fewest(masks, savings) if self.target or settings.schedule else 0
+        self._floor = self._fewest(masks) if self.target or settings.schedule else 0
         if self.target and self._floor > self.target:
+            hint = " Up to 1 it is a fraction of the FLOPs without masks." if 1 < target <= 100 else ""
             raise InputError(
                 f"flops_target cannot be reached: with {settings.min_channels} channel(s) left in every mask "
-                f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}."
+                f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
             )
         if self.target > self._full:
             warnings.warn(
                 f"flops_target is {self.target:,}, and the model has {self._full:,} FLOPs without masks: nothing will "
                 "be pruned.",
+                PruningWarning,
                 stacklevel=2,
             )
-        if self.flops <= self.target and all(map(has_value, model.weights)):
-            self.flops = compiled_flops(model)
+        pruned = any(not mask.all() for mask in masks)
+        if pruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
+            self.correct()
+
+    @property
+    def flops(self) -> int:
+        """FLOPs at the masks that were last looked at."""
+        return self._savings.flops
+
+    def at(self, masks: Sequence[NDArray[np.floating]]) -> int:
+        """Returns the FLOPs at the given prunable masks, each of shape `(channels,)`, whoever set them."""
+        self._savings.follow(self._all(masks))
+        return self._savings.count()
+
+    def correct(self) -> None:
+        """Counts FLOPs with the present weights."""
+        self._savings.correct(compiled_flops(self.model(), self.settings.sizes))
 
     def decide(self, step: int, *arrays: NDArray[np.floating]) -> list[NDArray[Any]]:
-        """Prunes what is due: one group of entries, or as many as the schedule asks for.
+        """Prunes what is due: one group of entries, or as many as the schedule asks for; nothing below the target.
 
         Args:
             step: the number of updates made.
             arrays: the prunable masks, then the importance of their entries, each of shape `(channels,)`.
 
         Returns:
-            FLOPs (an int64 scalar) and the masks with more entries at zero; the same masks if none is left to prune.
+            FLOPs (an int64 scalar), whether the target has been reached now, and the masks with more entries at zero;
+            the same masks if none is left to prune.
 
         Raises:
             MaskcError: if a score is not a number.
@@ -102,23 +144,30 @@ class Pruner:
         given, scores = arrays[: len(self._where)], arrays[len(self._where) :]
         for name, score in zip(self.names, scores, strict=True):
             if not np.all(np.isfinite(score)):
-                self.failure = MaskcError(f"The signal of the mask {name!r} is not finite: training has diverged.")
-                raise self.failure
-        masks = self._cost.masks()
-        importance = [np.zeros_like(mask) for mask in masks]
-        for position, mask, score in zip(self._where, given, scores, strict=True):
-            masks[position] = np.array(mask, np.float32)
-            importance[position] = np.asarray(score)
-        flops = self._prune(int(step), masks, importance)
+                self.failure = diverged(name)
+                if self.raises:
+                    raise self.failure
+                return [np.asarray(self.flops, np.int64), np.asarray(False), *given]
+        if step <= self.settings.burn_in:
+            return [np.asarray(self.flops, np.int64), np.asarray(False), *given]
+        masks = self._all(given)
+        self._savings.follow(masks)
+        before = self.flops
+        if before > self.target:
+            importance = [np.zeros_like(mask) for mask in masks]
+            for position, score in zip(self._where, scores, strict=True):
+                importance[position] = np.asarray(score)
+            masks = self._prune(int(step), masks, importance)
+        flops = self.flops
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
         for index, (old, new) in enumerate(zip(given, pruned, strict=True)):
             self._history += [(int(step), index, channel, flops) for channel in np.flatnonzero(old != new).tolist()]
-        return [np.asarray(flops, np.int64), *pruned]
+        return [np.asarray(flops, np.int64), np.asarray(flops <= self.target < before), *pruned]
 
     def recount(self) -> NDArray[np.int64]:
         """Returns the FLOPs of compiling the model as it is now, and corrects the last rows of the history."""
-        flops = compiled_flops(self.model())
-        rows = self._history
+        self.correct()
+        flops, rows = self.flops, self._history
         last = rows[-1][0] if rows else None
         rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
         return np.asarray(flops, np.int64)
@@ -133,61 +182,76 @@ class Pruner:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
 
-    def _prune(self, step: int, masks: list[NDArray[np.float32]], importance: list[NDArray[Any]]) -> int:
-        """Zeroes entries of the masks in place and returns the FLOPs that are left."""
-        flops, savings = self._cost.by_group(masks, self._groups)
+    def _all(self, prunable: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
+        """All masks of the model, of which these may be pruned."""
+        masks = self._cost.masks()
+        for position, mask in zip(self._where, prunable, strict=True):
+            masks[position] = np.array(mask, np.float32)
+        return masks
+
+    def _prune(
+        self, step: int, masks: list[NDArray[np.float32]], importance: list[NDArray[Any]]
+    ) -> list[NDArray[np.float32]]:
+        """The masks with more entries at zero."""
         if self.settings.schedule is None:
-            chosen = next(self._ranked(masks, importance, savings, flops), None)
+            chosen = self._first(masks, importance)
             if chosen is None:
-                self._warn_exhausted(flops)
-                return flops
-            masks[:] = self._without(masks, [chosen])
-            return self._cost.count(masks)
+                self._warn_exhausted(self.flops)
+                return masks
+            return self._savings.remove([chosen])
         asked = max(self.target, self._floor)
         asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self._full, asked)
-        while flops > asked:
+        while self.flops > asked:
             # What a group saves changes as others are removed, so each round closes no more than half of what is left.
-            half, saved, order = (flops - asked) / 2, 0, []
-            for chosen in self._ranked(masks, importance, savings, flops):
+            half, saved, order = (self.flops - asked) / 2, 0.0, []
+            savings = self._savings.estimates()
+            for chosen in self._ranked(masks, importance):
                 order.append(chosen)
-                saved += int(savings[chosen])
+                saved += savings[chosen]
                 if saved >= half:
                     break
             if not order:
-                self._warn_exhausted(flops)
+                self._warn_exhausted(self.flops)
                 break
-            if flops - self._cost.count(self._without(masks, order)) > 1.1 * saved:
+            if self.flops - self._savings.after(order) > 1.1 * saved:
                 # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
-                numbers = range(1, len(order) + 1)
                 enough = bisect_left(
-                    numbers, True, key=lambda n: flops - self._cost.count(self._without(masks, order[:n])) >= half
+                    range(1, len(order) + 1),
+                    True,
+                    key=lambda n: self.flops - self._savings.after(order[:n]) >= half,
                 )
                 order = order[: enough + 1]
-            masks[:] = self._without(masks, order)
-            flops, savings = self._cost.by_group(masks, self._groups)
-        return flops
+            masks = self._savings.remove(order)
+            self._savings.count()
+        return masks
 
-    def _ranked(self, masks: Any, importance: Any, savings: NDArray[np.int64], flops: int) -> Any:
-        settings = self.settings
+    def _first(self, masks: Masks, importance: Masks) -> int | None:
+        """The group to remove, once what it saves is certain; None if there is none."""
+        chosen = next(self._ranked(masks, importance), None)
+        for _ in range(_TRIES):
+            if chosen is None or self._savings.confirm(chosen):
+                break
+            chosen = next(self._ranked(masks, importance), None)
+        return chosen
+
+    def _ranked(self, masks: Masks, importance: Masks) -> Iterator[int]:
+        settings, savings = self.settings, self._savings.estimates()
         if settings.flops_weight == "auto":
             # Else an entry that saves far more than is missing would look cheap, and quality be lost for nothing.
-            savings = np.minimum(savings, max(flops - self.target, 1))
+            savings = np.minimum(savings, max(self.flops - self.target, 1))
         return ranked(masks, importance, self._groups, savings, settings.flops_weight, settings.min_channels)
 
-    def _without(self, masks: Sequence[NDArray[Any]], removed: Sequence[int]) -> list[NDArray[np.float32]]:
-        return [mask * ~np.isin(group, removed) for mask, group in zip(masks, self._groups, strict=True)]
-
-    def _fewest(self, masks: Sequence[NDArray[Any]], savings: NDArray[np.int64]) -> int:
+    def _fewest(self, masks: Masks) -> int:
         """FLOPs when every mask is down to its fewest channels.
 
         Which ones are left matters where masks meet, in a sum say: the groups that save most are removed first, or the
         last, which leaves the same channels in masks of equal sizes.
         """
-        floors = []
+        floors, savings = [], self._savings.estimates()
         for first in (savings, np.arange(len(savings))):
             unimportant = [np.zeros_like(mask) for mask in masks]
             removed = ranked(masks, unimportant, self._groups, first, 1.0, self.settings.min_channels)
-            floors.append(self._cost.count(self._without(masks, list(removed))))
+            floors.append(self._cost.count(self._savings.without(list(removed))))
         return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:
@@ -197,5 +261,6 @@ class Pruner:
         warnings.warn(
             f"Every mask is down to {self.settings.min_channels} channel(s), and the model still has {flops:,} "
             f"FLOPs, above the target of {self.target:,}.",
+            PruningWarning,
             stacklevel=2,
         )

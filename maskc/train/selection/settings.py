@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Settings:
     prune_every: int
     burn_in: int
     decay: float
-    flops_target: float
+    flops_target: float | None
     flops_weight: FlopsWeight
     update_params: bool
     method: str
@@ -43,6 +43,7 @@ class Settings:
     min_channels: int
     seed: int
     loss_reduction: Reduction | Literal["auto"]
+    sizes: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical(self.method))
@@ -61,10 +62,11 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
         check_decay(self.decay)
-        if not is_number(self.flops_target) or self.flops_target < 0:
-            raise InputError(
-                f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
-            )
+        target = self.flops_target
+        if target is not None and (not is_number(target) or target < 0):
+            raise InputError(f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {target!r}.")
+        if isinstance(self.flops_weight, str):
+            object.__setattr__(self, "flops_weight", self.flops_weight.lower())
         if self.flops_weight != "auto" and (not is_number(self.flops_weight) or self.flops_weight < 0):
             raise InputError(
                 f'flops_weight must be "auto" or a number that is not negative, not {self.flops_weight!r}.'

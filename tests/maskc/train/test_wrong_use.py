@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from maskc import InputError
+from maskc.errors import MaskcError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from tests.maskc.train.networks import data, mlp
 
@@ -53,22 +54,25 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
 def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(InputError, match=name):
-        PruningOptimizer("sgd", **arguments)
+        PruningOptimizer("sgd", **{"flops_target": 0, **arguments})
 
 
 @pytest.mark.parametrize(
     "inner",
-    [lambda: PruningOptimizer("sgd"), lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())],
+    [
+        lambda: PruningOptimizer("sgd", flops_target=0),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),
+    ],
 )
 def test_wrapping_a_wrapper(inner: Any) -> None:
     with pytest.raises(InputError, match="cannot wrap"):
-        PruningOptimizer(inner())
+        PruningOptimizer(inner(), flops_target=0)
 
 
 def test_no_mask_in_the_model() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(InputError, match="MaskLayer"):
-        fit(model, PruningOptimizer("sgd"))
+        fit(model, PruningOptimizer("sgd", flops_target=0))
 
 
 def test_all_masks_frozen() -> None:
@@ -76,7 +80,7 @@ def test_all_masks_frozen() -> None:
     for layer in model.layers:
         layer.trainable = not isinstance(layer, MaskLayer)
     with pytest.raises(InputError, match="MaskLayer"):
-        fit(model, PruningOptimizer("sgd"))
+        fit(model, PruningOptimizer("sgd", flops_target=0))
 
 
 def test_a_target_that_cannot_be_reached() -> None:
@@ -101,7 +105,7 @@ def test_a_mask_layer_called_twice() -> None:
     x = mask(keras.layers.Dense(4)(inputs))
     x = mask(keras.layers.Dense(4)(x))
     with pytest.raises(InputError, match="2 times"):
-        fit(keras.Model(inputs, x), PruningOptimizer("sgd"))
+        fit(keras.Model(inputs, x), PruningOptimizer("sgd", flops_target=0))
 
 
 def test_losses_with_different_reductions() -> None:
@@ -109,10 +113,10 @@ def test_losses_with_different_reductions() -> None:
     x = MaskLayer()(keras.layers.Dense(4)(inputs))
     model = keras.Model(inputs, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)])
     x, y = np.zeros((8, 4)), [np.zeros((8, 1))] * 2
-    model.compile(PruningOptimizer("sgd"), ["mse", keras.losses.MeanSquaredError(reduction="sum")])
+    model.compile(PruningOptimizer("sgd", flops_target=0), ["mse", keras.losses.MeanSquaredError(reduction="sum")])
     with pytest.raises(InputError, match="loss_reduction"):
         model.fit(x, y, verbose=0)
-    model.compile(PruningOptimizer("sgd"), ["mse", keras.losses.mean_absolute_error])
+    model.compile(PruningOptimizer("sgd", flops_target=0), ["mse", keras.losses.mean_absolute_error])
     model.fit(x, y, verbose=0)
 
 
@@ -127,34 +131,36 @@ def step(model: Any, optimizer: Any, training: bool) -> None:
 def test_a_custom_loop_without_a_reduction() -> None:
     model = mlp()
     with pytest.raises(InputError, match="loss_reduction"):
-        step(model, PruningOptimizer("sgd", model=model), training=True)
+        step(model, PruningOptimizer("sgd", model=model, flops_target=0), training=True)
 
 
 def test_a_custom_loop_without_a_model() -> None:
     with pytest.raises(InputError, match="model="):
-        step(mlp(), PruningOptimizer("sgd", loss_reduction="mean"), training=True)
+        step(mlp(), PruningOptimizer("sgd", loss_reduction="mean", flops_target=0), training=True)
 
 
 def test_a_custom_loop_in_inference_mode() -> None:
     model = mlp()
     with pytest.raises(InputError, match="training=True"):
-        step(model, PruningOptimizer("sgd", loss_reduction="mean", model=model), training=False)
+        step(model, PruningOptimizer("sgd", loss_reduction="mean", model=model, flops_target=0), training=False)
 
 
 def test_the_model_does_not_hold_the_masks() -> None:
     model, other = mlp(), mlp()
-    optimizer = PruningOptimizer("sgd", loss_reduction="mean", model=other)
+    optimizer = PruningOptimizer("sgd", loss_reduction="mean", model=other, flops_target=0)
     optimizer.build(model.trainable_variables)
     with pytest.raises(InputError, match="does not contain"):
         step(model, optimizer, training=True)
 
 
-def test_signals_that_are_not_finite() -> None:
+@pytest.mark.parametrize(("burn_in", "batch"), [(0, 32), (0, 4), (100, 4)])
+def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
+    """In the only step, in a later one, and before pruning begins: one sentence, and not TensorFlow's page."""
     model = mlp()
-    model.compile(PruningOptimizer("sgd", prune_every=1), "mse")
+    model.compile(PruningOptimizer("sgd", prune_every=1, burn_in=burn_in, flops_target=0), "mse")
     x, _ = data(model)
-    with pytest.raises(tf.errors.OpError, match="not finite"):
-        model.fit(x, np.full((len(x), 3), np.nan), verbose=0)
+    with pytest.raises(MaskcError, match=r"^The signal of the mask '.*' is not finite: training has diverged\.$"):
+        model.fit(x, np.full((len(x), 3), np.nan), batch_size=batch, verbose=0)
 
 
 def test_cost_of_a_model_without_weights() -> None:

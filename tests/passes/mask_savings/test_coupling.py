@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
 
 import passes
 from passes.graph.tensors import Index
-from passes.mask_savings import flops_saved
 from passes.model.inputs import bind
 
 
@@ -167,49 +164,6 @@ def test_savings_of_groups_are_differences(name: str, share: float) -> None:
             fewer = {name: np.where(groups[name] == group, 0, value) for name, value in values.items()}
             assert saved[group] == total - passes.shrink(bind(built, fewer)).report.after.flops
         assert groups is mixed or saved.any()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_what_is_known_from_other_masks_is_true_at_these(name: str) -> None:
-    """A count that begins with what the last ones found comes to the same as one from the start."""
-    body, masks, inputs, outputs, weights, _ = CASES[name]
-    built = model(body, masks, inputs, outputs, weights)
-    structure = passes.coupled(built, masks)
-    rng = np.random.default_rng(2)
-    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
-    counted = flops_saved.Counted()
-    while any(mask.any() for mask in values.values()):
-        total, saved = passes.flops_by_group(built, values, structure, structure, counted)
-        again, fresh = passes.flops_by_group(built, values, structure, structure)
-        assert total == again
-        np.testing.assert_array_equal(saved, fresh)
-        left = np.unique(np.concatenate([structure[name][mask > 0] for name, mask in values.items()]))
-        gone = rng.choice(left)
-        values = {name: np.where(structure[name] == gone, 0, mask).astype(np.float32) for name, mask in values.items()}
-    # What is zero again may be brought back, as when training goes back to a checkpoint.
-    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
-    total, saved = passes.flops_by_group(built, values, structure, structure, counted)
-    np.testing.assert_array_equal(saved, passes.flops_by_group(built, values, structure, structure)[1])
-
-
-def test_far_away_nothing_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = 6
-    body = "h0 = Identity(x) " + " ".join(
-        f"a{i} = MatMul(h{i}, w{i}) b{i} = Mul(a{i}, m{i}) h{i + 1} = Relu(b{i})" for i in range(layers)
-    )
-    masks = {f"m{i}": 8 for i in range(layers)}
-    weights = {f"w{i}": (8, 8) for i in range(layers)} | {"v": (8, 2)}
-    built = model(f"{body} y = MatMul(h{layers}, v)", masks, "float[N,8] x", "float[N,2] y", weights)
-    structure = passes.coupled(built, masks)
-    values = {name: np.ones(size, np.float32) for name, size in masks.items()}
-    counted = flops_saved.Counted()
-    passes.flops_by_group(built, values, structure, structure, counted)
-    calls: list[Any] = []
-    original = flops_saved.compiled_cost
-    monkeypatch.setattr(flops_saved, "compiled_cost", lambda m: calls.append(m) or original(m))
-    values["m3"][2] = 0
-    passes.flops_by_group(built, values, structure, structure, counted)
-    assert len(calls) == 4  # as it is, and the mask itself and its two neighbours
 
 
 def test_no_such_mask() -> None:

@@ -13,6 +13,7 @@ import pytest
 from passes import Policy, bind, count, flops_by_group, flops_by_mask, shrink
 from passes.adapters.placement import POLICIES
 from passes.mask_savings import flops_saved
+from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
 from tests.generators.networks import network
 from tests.passes.text import Array, mask, model, random
 
@@ -131,7 +132,7 @@ def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) 
 def test_training_counts_what_the_compiled_file_has(name: str | int, adapters: Policy) -> None:
     """Fixtures, and random networks by their seeds: there is one order of passes, whether a file is written or not."""
     source = network(name).model if isinstance(name, int) else onnx.load(FIXTURES / f"{name}.onnx")
-    assert flops_saved.compiled_cost(source, adapters).flops == shrink(source, adapters).report.after.flops
+    assert compiled_cost(source, adapters).flops == shrink(source, adapters).report.after.flops
 
 
 def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.Monkey
     def nodes() -> int:
         return sum(isinstance(thing, gs.Node) for thing in gc.get_objects())
 
-    def counted(trial: onnx.ModelProto) -> flops_saved.CompiledCost:
+    def counted(trial: onnx.ModelProto) -> CompiledCost:
         most.append(nodes() - before)
         return original(trial)
 

@@ -82,7 +82,7 @@ def problem(build: Any, batch: int) -> tuple[Network, np.ndarray, np.ndarray]:
 
 def pruning(**arguments: Any) -> PruningOptimizer:
     """An optimizer that changes nothing but the signals, which it sets to the last batch's statistic."""
-    return PruningOptimizer(keras.optimizers.SGD(0.0), prune_every=FAR, decay=0.0, **arguments)
+    return PruningOptimizer(keras.optimizers.SGD(0.0), prune_every=FAR, decay=0.0, **{"flops_target": 0, **arguments})
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
@@ -118,7 +118,7 @@ def test_signal_is_a_moving_average_over_batches() -> None:
     expected = np.zeros(7)
     for batch in batches:
         expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], loss)[0]
-    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75), loss)
+    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75, flops_target=0), loss)
     network.model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected, rtol=1e-5)
 
@@ -189,7 +189,7 @@ def test_constant_loss_scale_leaves_the_signal_alone() -> None:
     loss = losses.SparseCategoricalCrossentropy(from_logits=True)
     expected = brute_force(network, x, y, loss)
     inner = keras.optimizers.SGD(0.0, loss_scale_factor=1024.0)
-    network.model.compile(PruningOptimizer(inner, decay=0.0), loss)
+    network.model.compile(PruningOptimizer(inner, decay=0.0, flops_target=0), loss)
     network.model.fit(x, y, batch_size=6, verbose=0)
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
 

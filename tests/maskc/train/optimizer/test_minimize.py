@@ -39,7 +39,9 @@ def loop(model: Any, optimizer: PruningOptimizer, steps: int = 8, graph: bool = 
 
 
 def pruning(model: Any, **arguments: Any) -> PruningOptimizer:
-    return PruningOptimizer(keras.optimizers.SGD(0.1), model=model, loss_reduction="mean", **arguments)
+    return PruningOptimizer(
+        keras.optimizers.SGD(0.1), model=model, loss_reduction="mean", **{"flops_target": 0, **arguments}
+    )
 
 
 ARGUMENTS: dict[str, Any] = {
@@ -116,7 +118,7 @@ def test_a_constant_loss_scale_changes_nothing() -> None:
     models = fresh(), fresh()
     for model, factor in zip(models, (None, 1024.0), strict=True):
         inner = keras.optimizers.SGD(0.1, loss_scale_factor=factor)
-        loop(model, PruningOptimizer(inner, prune_every=3, model=model, loss_reduction="mean"), steps=4)
+        loop(model, PruningOptimizer(inner, prune_every=3, model=model, loss_reduction="mean", flops_target=0), steps=4)
     for ours, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
@@ -141,7 +143,7 @@ def test_methods_give_fit_and_functions_the_same_signals(method: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: PruningOptimizer("sgd").minimize(lambda: 1.0), "does not know what to train"),
+        (lambda: PruningOptimizer("sgd", flops_target=0).minimize(lambda: 1.0), "does not know what to train"),
         (lambda: pruning(fresh()).minimize(tf.constant(1.0)), "the tape it is on"),
         (lambda: pruning(fresh()).minimize(lambda: 1.0, decay=2.0), "decay"),
         (lambda: pruning(fresh()).minimize(lambda: 1.0, method="guess"), "method"),

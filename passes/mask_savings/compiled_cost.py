@@ -1,0 +1,52 @@
+"""What the file costs that a model is compiled to, without writing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.adapters.placement import Policy
+from passes.cost import sum_over_nodes
+from passes.cost.counts import Cost
+from passes.model.graph_to_onnx import exported
+from passes.model.prepare import shaped
+from passes.ops import rules
+from passes.pipeline import order
+from passes.pipeline.trace import Recorder
+from passes.simplify.constant_folding import fold_constants
+
+
+@dataclass(frozen=True)
+class CompiledCost:
+    """A compiled graph, all of whose tensors have shapes, and FLOPs by the names of the nodes that take any."""
+
+    graph: gs.Graph
+    nodes: dict[str, int]
+
+    @property
+    def flops(self) -> int:
+        """Those of all nodes."""
+        return sum(self.nodes.values())
+
+
+def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> CompiledCost:
+    """What the file costs that `shrink` makes of the model with this policy.
+
+    Raises GraphError if the graph is not valid.
+    """
+
+    def counted(graph: gs.Graph) -> tuple[gs.Graph, Cost]:
+        fold_constants(graph)  # as where a file is counted: weights may be stored in another form again
+        computing = [node for node in graph.nodes if not rules(node).moves]
+        if any(tensor.shape is None for node in computing for tensor in node.outputs):  # of nodes that were added
+            graph = shaped(exported(graph, model))
+        return graph, sum_over_nodes.of_graph(graph)
+
+    found = order.compiled(model, order.ShrinkOptions(adapters, explains=False), counted, Recorder())
+    nodes: dict[str, int] = {}
+    for node in found.after.nodes:
+        if node.flops:
+            nodes[node.name] = nodes.get(node.name, 0) + node.flops
+    return CompiledCost(found.written, nodes)

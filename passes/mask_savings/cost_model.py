@@ -1,0 +1,389 @@
+"""What zeroing each group of mask entries saves, for all groups at once and again whenever one is gone.
+
+The FLOPs of a compiled graph are a sum over nodes of polynomials in how many slices are stored along the axes of their
+tensors, and the coupling says which groups these slices belong to. So the savings of all groups follow from one
+compiled graph with vector arithmetic. Three more compilations, with a part of the groups zeroed in each, show which
+slices the compiler really removes, and where the polynomials are off: at adapters, padded constants and decompositions
+that come and go with the masks. The groups that have to do with these are `uncertain`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import Array, Dim, Index, Mask, describe, is_constant, present, shape_of
+from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
+from passes.mask_savings.cost_polynomials import Place, Varying, evaluated, polynomial
+from passes.mask_savings.coupled_entries import Coupling
+from passes.model.inputs import bind
+from passes.rewriting.storage_plan import Key
+
+_NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)
+_MOST = 3  # dimensions of a polynomial: others of a node count as fixed
+
+
+@dataclass(frozen=True)
+class _Dimension:
+    """An axis whose size depends on the masks.
+
+    size: the slices stored now. groups, counts: which groups take away how many of them, int64 [n] each. then: its
+    sizes in the trials.
+    """
+
+    size: int
+    groups: Index
+    counts: Index
+    then: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Polynomials in equally many dimensions, and each group that lowers any of them, as rows.
+
+    dimensions: int64 [terms, n]. coefficients: float64 [terms, 3, 3, ...]. term, group: int64 [rows]. counts: slices
+    that the group takes away, float64 [rows, n].
+    """
+
+    dimensions: Index
+    coefficients: Array
+    term: Index
+    group: Index
+    counts: Array
+
+
+@dataclass
+class CostModel:
+    """The FLOPs of a compiled graph, and what each group saves, as groups are zeroed.
+
+    Attributes:
+        groups: how many groups there are.
+        doubtful: bool [groups], those for which `savings` may be off, as the trials show.
+        kinds: int64 [groups], the same number for groups that take equal parts in the graph.
+        offset: FLOPs that depend on no mask, and the difference to an exact count where one was given.
+    """
+
+    groups: int
+    doubtful: Mask
+    kinds: Index
+    offset: float
+    _sizes: Array
+    _terms: tuple[_Terms, ...]
+    _taken: dict[int, tuple[Index, Index]] = field(repr=False)
+    _members: tuple[Index, Index, Index] = field(repr=False)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs with the groups gone that were removed."""
+        return self._flops(self._sizes)
+
+    def savings(self) -> Array:
+        """What zeroing each group as well would save: float64 [groups], 0 for those that are gone."""
+        saved = np.zeros(self.groups)
+        for terms in self._terms:
+            sizes = self._sizes[terms.dimensions]
+            before = evaluated(terms.coefficients, sizes)
+            after = evaluated(terms.coefficients[terms.term], sizes[terms.term] - terms.counts)
+            saved += np.bincount(terms.group, before[terms.term] - after, minlength=self.groups)
+        return saved
+
+    @property
+    def uncertain(self) -> Mask:
+        """The groups for which `savings` may be off: bool [groups], those doubtful, and the last slices of an axis."""
+        groups, dimensions, counts = self._members
+        uncertain = self.doubtful.copy()
+        uncertain[groups[self._sizes[dimensions] <= counts]] = True
+        return uncertain
+
+    def after(self, groups: Sequence[int]) -> int | None:
+        """FLOPs with these groups gone as well; None where some are doubtful, or nothing is left of an axis."""
+        sizes = self._sizes.copy()
+        for group in groups:
+            dimensions, counts = self._taken.get(group, _NONE)
+            sizes[dimensions] -= counts
+        return None if self.doubtful.any() or (sizes <= 0).any() else self._flops(sizes)
+
+    def remove(self, groups: Sequence[int]) -> None:
+        """Go on without these groups."""
+        for group in groups:
+            dimensions, counts = self._taken.pop(group, _NONE)
+            self._sizes[dimensions] -= counts
+        for terms in self._terms:
+            terms.counts[np.isin(terms.group, groups)] = 0
+
+    def correct(self, flops: int) -> None:
+        """Take an exact count of the present state for granted."""
+        self.offset += flops - self.flops
+
+    def _flops(self, sizes: Array) -> int:
+        varying = (evaluated(terms.coefficients, sizes[terms.dimensions]).sum() for terms in self._terms)
+        return round(self.offset + float(sum(varying)))
+
+
+def cost_model(
+    model: onnx.ModelProto, masks: Mapping[str, Array], groups: Mapping[str, Index], coupling: Coupling
+) -> CostModel:
+    """The FLOPs of the compiled graph at these masks, as groups of entries go.
+
+    masks: by the name of the graph input that it is bound to, 0/1 [channels]. groups: by mask name, int64 [channels],
+    the group of each entry, numbered from 0, -1 for entries that stay. coupling: what `coupling` says of the model;
+    coupled entries must be in one group.
+
+    Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
+    """
+    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
+    count = max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1
+    now = compiled_cost(bind(model, masks))
+    chosen = _chosen(masks, groups, count)
+    trials, parts = [], (chosen, ~chosen, _one_of_each(masks, groups, count))
+    for zeroed in parts:
+        with_zeros = {n: np.where((groups[n] >= 0) & zeroed[groups[n]], 0, mask) for n, mask in masks.items()}
+        trials.append(compiled_cost(bind(model, with_zeros)))
+    return _Building(now, trials, parts, coupling, group).built()
+
+
+def _chosen(masks: Mapping[str, Array], groups: Mapping[str, Index], count: int) -> Mask:
+    """The groups to zero in a trial, bool [groups]: another share of each mask, so that sizes tell axes apart."""
+    generator, chosen = np.random.default_rng(0), np.zeros(count, bool)
+    for index, (name, mask) in enumerate(masks.items()):
+        live = np.unique(groups[name][(np.asarray(mask) != 0) & (groups[name] >= 0)])
+        share = 0.3 + 0.4 * (index * 0.618 % 1)  # multiples of the golden ratio spread evenly over any interval
+        chosen[live] = False
+        chosen[generator.permutation(live)[: round(share * len(live))]] = True
+    return chosen
+
+
+def _one_of_each(masks: Mapping[str, Array], groups: Mapping[str, Index], count: int) -> Mask:
+    """A group of each mask, bool [groups]: what is rare may be as it is for the first only."""
+    chosen = np.zeros(count, bool)
+    for name, mask in masks.items():
+        live = np.unique(groups[name][(np.asarray(mask) != 0) & (groups[name] >= 0)])
+        if live.size > 1 and not chosen[live].any():
+            chosen[live[live.size // 2]] = True
+    return chosen
+
+
+class _Building:
+    """A cost model in the making.
+
+    Attributes:
+        now: the graph compiled at the masks.
+        trials: the same with some groups zeroed: for each, `zeroed`, bool [groups].
+        entries: by tensor name and axis the group of each slice of the source, -1 for none that is live.
+    """
+
+    def __init__(
+        self,
+        now: CompiledCost,
+        trials: Sequence[CompiledCost],
+        zeroed: Sequence[Mask],
+        coupling: Coupling,
+        group: Index,
+    ) -> None:
+        self.now = now
+        self.trials = trials
+        self.zeroed = zeroed
+        root = np.concatenate(list(coupling.groups.values()))
+        alive = np.full(root.size, -1)  # entries that are coupled may be zero already, but for one
+        np.maximum.at(alive, root, group)
+        self.group_of = {k: np.where(entry >= 0, alive[root[entry]], -1) for k, entry in coupling.entries.items()}
+        self.uncertain = np.zeros(zeroed[0].size, bool)
+        self.dimensions: list[_Dimension] = []
+        self._numbers: dict[tuple[int, bytes, bytes], int] = {}
+        self._shapes = [{t.name: shape_of(t) for t in _computed(trial.graph)} for trial in trials]
+        self._nodes = [{describe(node): node for node in trial.graph.nodes} for trial in trials]
+        self._axes: dict[Key, tuple[int, int]] = {}  # the dimension of an axis, and how much larger the axis is
+
+    def built(self) -> CostModel:
+        others = [place for tensor in _computed(self.now.graph) for place in self._label(tensor)]
+        for tensor, axis, then in others:
+            self._follow(tensor, axis, then)
+        polynomials: dict[tuple[int, ...], Array] = defaultdict(lambda: np.zeros(()))
+        for node in self.now.graph.nodes:
+            if any(describe(node) in counted.nodes for counted in (self.now, *self.trials)):
+                dimensions, coefficients = self._polynomial(node)
+                polynomials[dimensions] = polynomials[dimensions] + coefficients
+        for trial, nodes in zip(self.trials, self._nodes, strict=True):
+            for name in trial.nodes.keys() - self.now.nodes.keys():
+                self._doubt_around(nodes[name])
+        return self._model(polynomials)
+
+    # -- axes ----------------------------------------------------------------------------------------------------
+
+    def _label(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, int, tuple[Dim, ...]]]:
+        """Note the dimensions of the axes of a tensor; those that vary otherwise than the coupling says are yielded."""
+        shape = shape_of(tensor) or ()
+        for axis, size in enumerate(shape):
+            then = self._then(tensor.name, axis, len(shape))
+            if not isinstance(size, int) or all(other == size for other in then):
+                continue
+            number = self._dimension(size, self.group_of.get((tensor.name, axis), np.zeros(0, np.int64)))
+            if number is not None and self.dimensions[number].then == then:
+                self._axes[tensor.name, axis] = number, 0
+            else:
+                yield tensor, axis, then
+
+    def _follow(self, tensor: gs.Tensor, axis: int, then: tuple[Dim, ...]) -> None:
+        """Find the dimension with which an axis varies that the coupling does not reach, as of what an adapter makes.
+
+        Of several that vary alike only one of an operand of its producer is believed.
+        """
+        size = tensor.shape[axis]
+        changes = [size - other if isinstance(other, int) else None for other in then]
+        alike = [n for n, d in enumerate(self.dimensions) if [d.size - other for other in d.then] == changes]
+        operands = [(t.name, a) for node in tensor.inputs for t in node.inputs for a in range(len(t.shape or ()))]
+        near = {self._axes[key][0] for key in operands if key in self._axes}
+        found = [number for number in alike if number in near] or alike
+        if len(found) == 1 and size >= self.dimensions[found[0]].size:
+            self._axes[tensor.name, axis] = found[0], size - self.dimensions[found[0]].size
+        else:
+            self._doubt([(tensor.name, axis)])
+
+    def _then(self, name: str, axis: int, rank: int) -> tuple[Dim, ...]:
+        """The sizes of an axis in the trials, None where there is no such axis."""
+        shapes = [shapes.get(name) for shapes in self._shapes]
+        return tuple(shape[axis] if shape is not None and len(shape) == rank else None for shape in shapes)
+
+    def _dimension(self, size: int, group_of: Index) -> int | None:
+        """The number of the dimension that these groups make smaller; None if none does."""
+        groups, counts = np.unique(group_of[group_of >= 0], return_counts=True)
+        if not groups.size or counts.sum() > size:
+            return None
+        key = size, groups.tobytes(), counts.tobytes()
+        if key not in self._numbers:
+            then = tuple(size - int(counts[zeroed[groups]].sum()) for zeroed in self.zeroed)
+            self._numbers[key] = len(self.dimensions)
+            self.dimensions.append(_Dimension(size, groups, counts, then))
+        return self._numbers[key]
+
+    # -- nodes ---------------------------------------------------------------------------------------------------
+
+    def _polynomial(self, node: gs.Node) -> tuple[tuple[int, ...], Array]:
+        """The dimensions that the FLOPs of a node depend on, and how."""
+        name = describe(node)
+        actual = [counted.nodes.get(name, 0) for counted in (self.now, *self.trials)]
+        axes = self._axes_of(node)
+        dimensions = tuple(dict.fromkeys(axis.dimension for axis in axes.values()))
+        if subgraphs(node) or len(dimensions) > _MOST:
+            axes, dimensions = {}, ()
+        if axes:
+            found = polynomial(node, axes, dimensions)
+            sizes = np.array([[self.dimensions[d].size, *self.dimensions[d].then] for d in dimensions], float).T
+            expected = evaluated(np.broadcast_to(found, (len(sizes), *found.shape)), sizes)
+        if not axes or expected[0] != actual[0]:
+            dimensions, found, expected = (), np.array(float(actual[0])), np.full(len(actual), actual[0])
+        if not np.array_equal(expected, actual):
+            self._doubt_around(node)
+        return dimensions, found
+
+    def _axes_of(self, node: gs.Node) -> dict[Place, Varying]:
+        """The axes of a node's tensors that vary, and how.
+
+        Weights vary with an axis of what the node reads, or else writes, whose size is always in proportion to theirs.
+        """
+        axes: dict[Place, Varying] = {}
+        for side, tensors in (("inputs", node.inputs), ("outputs", node.outputs)):
+            for index, tensor in present(tensors):
+                for axis in range(len(shape_of(tensor) or ())):
+                    if (tensor.name, axis) in self._axes:
+                        number, more = self._axes[tensor.name, axis]
+                        axes[side, index, axis] = Varying(number, 1, more)
+        followed = list(dict.fromkeys(axes.values()))
+        others = [nodes.get(describe(node)) for nodes in self._nodes]
+        for index, tensor in present(node.inputs):
+            if not is_constant(tensor):
+                continue
+            shapes = [None if n is None or index >= len(n.inputs) else shape_of(n.inputs[index]) for n in others]
+            for axis, size in enumerate(tensor.shape):
+                then = [None if shape is None or axis >= len(shape) else shape[axis] for shape in shapes]
+                for data in followed if any(other != size for other in then) else ():
+                    dimension = self.dimensions[data.dimension]
+                    times, rest = divmod(size, dimension.size + data.more)
+                    if not rest and [times * (other + data.more) for other in dimension.then] == then:
+                        axes["inputs", index, axis] = Varying(data.dimension, times, times * data.more)
+                        break
+        return axes
+
+    # -- doubts --------------------------------------------------------------------------------------------------
+
+    def _doubt(self, axes: Collection[Key]) -> None:
+        """The savings of the groups that these axes have slices of may be off."""
+        for key in axes:
+            groups = self.group_of.get(key, np.zeros(0, np.int64))
+            self.uncertain[groups[groups >= 0]] = True
+            if key in self._axes:
+                self.uncertain[self.dimensions[self._axes[key][0]].groups] = True
+
+    def _doubt_around(self, node: gs.Node) -> None:
+        """The savings of groups may be off that have slices in what a node reads or writes, or what that comes from."""
+        waiting: list[gs.Tensor] = [*node.inputs, *node.outputs]
+        seen: set[int] = set()
+        while waiting:
+            tensor = waiting.pop()
+            if id(tensor) in seen or is_constant(tensor):
+                continue
+            seen.add(id(tensor))
+            keys = [(tensor.name, axis) for axis in range(len(shape_of(tensor) or ()))]
+            self._doubt(keys)
+            if not any(key in self.group_of or key in self._axes for key in keys):
+                waiting += [operand for maker in tensor.inputs for operand in maker.inputs]
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def _model(self, polynomials: Mapping[tuple[int, ...], Array]) -> CostModel:
+        count = self.uncertain.size
+        kinds = np.zeros(count, np.int64)
+        taken: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for number, dimension in enumerate(self.dimensions):
+            for group, times in zip(dimension.groups.tolist(), dimension.counts.tolist(), strict=True):
+                taken[group][0].append(number)
+                taken[group][1].append(times)
+        numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        for group, (dimensions, times) in taken.items():
+            kinds[group] = numbers.setdefault((tuple(dimensions), tuple(times)), len(numbers) + 1)
+        by_degree: dict[int, list[tuple[tuple[int, ...], Array]]] = defaultdict(list)
+        for key, coefficients in polynomials.items():
+            by_degree[len(key)].append((key, coefficients))
+        fixed = sum(float(coefficients) for _, coefficients in by_degree.pop(0, []))
+        return CostModel(
+            count,
+            self.uncertain,
+            kinds,
+            fixed,
+            np.array([dimension.size for dimension in self.dimensions], float),
+            tuple(self._terms(found) for found in by_degree.values()),
+            {group: (np.array(d), np.array(c)) for group, (d, c) in taken.items()},
+            self._members(),
+        )
+
+    def _members(self) -> tuple[Index, Index, Index]:
+        """Groups, dimensions and counts, one for each pair."""
+        numbers = [np.full(d.groups.size, number) for number, d in enumerate(self.dimensions)]
+        groups, counts = [d.groups for d in self.dimensions], [d.counts for d in self.dimensions]
+        empty = np.zeros(0, np.int64)
+        return np.concatenate([empty, *groups]), np.concatenate([empty, *numbers]), np.concatenate([empty, *counts])
+
+    def _terms(self, polynomials: Sequence[tuple[tuple[int, ...], Array]]) -> _Terms:
+        rows: list[tuple[Index, Index, Array]] = []
+        for number, (dimensions, _) in enumerate(polynomials):
+            own = [self.dimensions[d] for d in dimensions]
+            groups = np.unique(np.concatenate([d.groups for d in own]))
+            counts = np.zeros((len(groups), len(own)))
+            for position, dimension in enumerate(own):
+                counts[np.searchsorted(groups, dimension.groups), position] = dimension.counts
+            rows.append((np.full(len(groups), number), groups, counts))
+        term, group, taken = (np.concatenate(column) for column in zip(*rows, strict=True))
+        keys, coefficients = zip(*polynomials, strict=True)
+        return _Terms(np.array(keys), np.stack(coefficients), term, group, taken)
+
+
+def _computed(graph: gs.Graph) -> list[gs.Tensor]:
+    """The inputs of a graph and what its nodes write, each once."""
+    tensors = [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+    return [tensor for tensor in tensors if tensor.name and not is_constant(tensor)]

@@ -1,0 +1,75 @@
+"""FLOPs of nodes as polynomials in the numbers of slices that their tensors store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.tensors import Array, is_constant
+from passes.ops import rules
+
+#: an axis of a node's tensors: "inputs" or "outputs", which of them, and the axis
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Varying:
+    """How the size of an axis follows a dimension: `times` its size, and `more`."""
+
+    dimension: int
+    times: int
+    more: int
+
+
+#: the highest power of one number: a product of a tensor with itself takes the square
+_DEGREE = 2
+_POINTS = np.arange(1, _DEGREE + 2)
+_FROM_VALUES = np.linalg.inv(np.vander(_POINTS, increasing=True).astype(float))
+
+
+def polynomial(node: gs.Node, axes: Mapping[Place, Varying], dimensions: Sequence[int]) -> Array:
+    """The FLOPs of the node by its operator's rule: float64 `[3, 3, ...]`, coefficients by the power of each dimension.
+
+    axes: those that vary, with one of the dimensions.
+    """
+    values = np.zeros([len(_POINTS)] * len(dimensions))
+    for point in itertools.product(range(len(_POINTS)), repeat=len(dimensions)):
+        sizes = dict(zip(dimensions, _POINTS[list(point)].tolist(), strict=True))
+        values[point] = _flops(node, {place: v.times * sizes[v.dimension] + v.more for place, v in axes.items()})
+    for position in range(len(dimensions)):
+        values = np.moveaxis(np.tensordot(_FROM_VALUES, values, axes=(1, position)), 0, position)
+    return np.asarray(np.round(values, 6))  # what is not a whole number here is rounding
+
+
+def evaluated(coefficients: Array, sizes: Array) -> Array:
+    """Values of polynomials, float64 [n]: coefficients [n, 3, 3, ...] at sizes [n, dimensions]."""
+    for size in sizes.T:
+        powers = np.stack([size**power for power in range(_DEGREE + 1)], axis=1)
+        coefficients = np.einsum("np...,np->n...", coefficients, powers)
+    return coefficients
+
+
+def _flops(node: gs.Node, sizes: Mapping[Place, int]) -> int:
+    trial = gs.Node(node.op, node.name, node.attrs, domain=node.domain)
+    trial.inputs = [_resized(tensor, "inputs", index, sizes) for index, tensor in enumerate(node.inputs)]
+    trial.outputs = [_resized(tensor, "outputs", index, sizes) for index, tensor in enumerate(node.outputs)]
+    return rules(trial).cost(trial)[0]
+
+
+def _resized(tensor: gs.Tensor, side: str, index: int, sizes: Mapping[Place, int]) -> gs.Tensor:
+    """A tensor like this one, of other sizes."""
+    if tensor.is_empty():
+        return gs.Variable.empty()
+    shape = tensor.shape and [sizes.get((side, index, axis), size) for axis, size in enumerate(tensor.shape)]
+    if is_constant(tensor) and any(key[:2] == (side, index) for key in sizes):
+        return gs.Constant(tensor.name, np.broadcast_to(np.zeros((), tensor.dtype), shape))
+    # a constant may be large, and is never changed
+    return (
+        gs.Constant(tensor.name, tensor._values)
+        if is_constant(tensor)
+        else gs.Variable(tensor.name, tensor.dtype, shape)
+    )

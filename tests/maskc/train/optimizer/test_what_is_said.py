@@ -1,0 +1,218 @@
+"""What a pruning optimizer says of itself follows from the masks as they are, and it says how far it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import maskc
+from maskc.errors import InputError, PruningWarning
+from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, computational_cost, prunable
+from maskc.train.mask_layer import mask_layers
+from tests.maskc.train.networks import data, mlp, plain
+
+pytestmark = pytest.mark.tensorflow
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
+    optimizer = PruningOptimizer("sgd", **arguments)
+    model.compile(optimizer, LOSS)
+    return optimizer
+
+
+def exported(model: Any, path: Path) -> int:
+    model.export(path, verbose=False)
+    return maskc.compile(path, align="none").report.after.flops
+
+
+# Masks that are set by others
+
+
+def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
+    """As `EarlyStopping(restore_best_weights=True)` does, or `load_weights`."""
+    model = plain()
+    optimizer = compiled(model, prune_every=1, flops_target=0.5)
+    x, y = data(model, 32)
+    weights = model.get_weights()
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0)
+    assert optimizer.reached and optimizer.flops is not None
+    pruned = optimizer.flops
+    model.set_weights(weights)
+    full = computational_cost(model).flops()
+    assert not optimizer.reached
+    assert optimizer.flops == full > 2 * pruned - full * 0.2
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0)
+    assert optimizer.reached
+    assert optimizer.flops == exported(model, tmp_path / "model") <= 0.5 * full
+
+
+def test_masks_that_are_set_by_hand_count() -> None:
+    model = mlp()
+    optimizer = compiled(model, prune_every=1000, flops_target=0.5)
+    x, y = data(model)
+    model.fit(x, y, verbose=0)
+    mask_layers(model)[0].mask.assign([1, 0, 0, 1, 1, 1])
+    assert optimizer.flops == computational_cost(model).flops()
+
+
+@pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
+@pytest.mark.parametrize("target", [1, 10**9])
+def test_a_target_that_is_reached_from_the_start(target: float, tmp_path: Path) -> None:
+    """Biases are zero before training, and not after it."""
+    model = mlp()
+    optimizer = compiled(model, prune_every=1, flops_target=target)
+    x, y = data(model)
+    model.fit(x, y, epochs=3, verbose=0)
+    assert optimizer.reached
+    assert optimizer.flops == exported(model, tmp_path / "model")
+
+
+# Logs
+
+
+def test_fit_shows_flops_and_channels() -> None:
+    model = mlp()
+    optimizer = compiled(model, prune_every=1, flops_target=0.5)
+    x, y = data(model, 24)
+    history = model.fit(x, y, batch_size=8, epochs=4, validation_data=(x, y), verbose=0).history
+    assert set(history) == {"loss", "val_loss", "flops", "channels"}
+    assert len(history["flops"]) == len(history["channels"]) == 4
+    assert history["flops"][-1] == optimizer.counted
+    assert history["channels"][-1] == sum(float(np.sum(layer.mask)) for layer in mask_layers(model))
+    assert history["channels"][0] > history["channels"][-1]
+    assert set(model.evaluate(x, y, verbose=0, return_dict=True)) == {"loss"}
+
+
+def test_one_step_to_an_epoch_is_shown_too() -> None:
+    model = mlp()
+    compiled(model, prune_every=1, flops_target=0.5)
+    x, y = data(model, 8)
+    history = model.fit(x, y, epochs=3, verbose=0).history
+    assert [len(values) for values in history.values()] == [3, 3, 3]
+
+
+def test_the_callback_tells_of_each_decision(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = compiled(model, prune_every=2, flops_target=0.5)
+    x, y = data(model, 48)
+    told: list[Pruned] = []
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[PruningCallback(told.extend, tmp_path / "logs")])
+    assert tuple(told) == optimizer.history != ()
+    assert list((tmp_path / "logs").iterdir())
+
+
+def test_the_callback_needs_the_optimizer() -> None:
+    model = mlp()
+    model.compile("sgd", LOSS)
+    with pytest.raises(InputError, match="PruningOptimizer"):
+        model.fit(*data(model), verbose=0, callbacks=[PruningCallback()])
+
+
+# How far
+
+
+def test_how_far_must_be_said() -> None:
+    model = mlp()
+    compiled(model)
+    with pytest.raises(InputError, match=r"flops_target=0\.5"):
+        model.fit(*data(model), verbose=0)
+
+
+def test_a_percentage_is_no_number_of_flops() -> None:
+    model = mlp()
+    compiled(model, flops_target=10)
+    with pytest.raises(InputError, match="Up to 1 it is a fraction"):
+        model.fit(*data(model), verbose=0)
+
+
+def test_channels_that_may_not_go() -> None:
+    model = mlp()
+    compiled(model, flops_target=0.5, min_channels=6)
+    with pytest.raises(InputError, match=r"with 6 channel\(s\) left in every mask"):
+        model.fit(*data(model), verbose=0)
+
+
+def test_a_target_above_what_there_is() -> None:
+    model = mlp()
+    compiled(model, flops_target=1e9)
+    with pytest.warns(PruningWarning, match="nothing will be pruned"):
+        model.fit(*data(model), verbose=0)
+
+
+# Sizes that the input leaves open
+
+
+def convolutional(side: int | None) -> Any:
+    inputs = keras.Input((side, side, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(inputs))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(x))
+    return prunable(keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x))))
+
+
+def test_open_sizes_must_be_given() -> None:
+    model = convolutional(None)
+    compiled(model, flops_target=0.5)
+    with pytest.raises(InputError, match=r"leaves sizes open, \(None, None, 3\).*sizes="):
+        model.fit(np.zeros((4, 16, 16, 3)), np.zeros(4), verbose=0)
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 3), [(16, 16, None)], {"image": (16, 16, 3)}])
+def test_flops_are_counted_at_the_sizes_given(sizes: Any) -> None:
+    model = convolutional(None)
+    if isinstance(sizes, dict):
+        sizes = {model.inputs[0].name: (16, 16, 3)}
+    fixed = computational_cost(convolutional(16)).flops()
+    assert computational_cost(model, sizes).flops() == fixed > 100 * computational_cost(model).flops()
+    optimizer = compiled(model, flops_target=0.5, prune_every=1, sizes=sizes)
+    x = np.random.default_rng(0).normal(size=(40, 16, 16, 3))
+    model.fit(x, np.arange(40) % 3, batch_size=4, epochs=2, verbose=0)
+    assert optimizer.reached
+    assert optimizer.flops == computational_cost(model, sizes).flops() <= 0.5 * fixed
+
+
+@pytest.mark.parametrize("sizes", [(16, 16), (16, 16, 4), [(16, 16, 3)] * 2, {"other": (16, 16, 3)}])
+def test_sizes_that_do_not_fit(sizes: Any) -> None:
+    with pytest.raises(InputError, match="sizes"):
+        computational_cost(convolutional(None), sizes)
+
+
+# Wrong use, each with a sentence
+
+
+def test_a_model_whose_call_takes_no_training() -> None:
+    class Forgetful(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mask, self.last = layers.Dense(4), MaskLayer(), layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.last(self.mask(self.first(x)))
+
+    model = Forgetful()
+    compiled(model, flops_target=0.5)
+    with pytest.raises(InputError, match=r"takes no `training`.*training=None"):
+        model.fit(np.zeros((4, 3)), np.zeros(4), verbose=0)
+
+
+def test_what_is_no_model() -> None:
+    with pytest.raises(InputError, match="Keras model"):
+        computational_cost(None)
+    with pytest.raises(InputError, match="Keras model"):
+        PruningOptimizer("sgd", flops_target=0.5, model="x")
+
+
+def test_minimize_needs_variables() -> None:
+    model = mlp()
+    with pytest.raises(InputError, match="variables"):
+        PruningOptimizer("sgd", flops_target=0.5, model=model).minimize(lambda: 0.0, 10)
+
+
+def test_words_in_whatever_case() -> None:
+    assert PruningOptimizer("sgd", flops_target=0.5, flops_weight="AUTO").settings.flops_weight == "auto"

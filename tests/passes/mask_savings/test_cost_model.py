@@ -1,0 +1,98 @@
+"""What the cost model says of all groups at once, against compilations without each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import passes
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.mask_savings.cost_model import CostModel
+from passes.model.inputs import bind
+from tests.passes.mask_savings.test_coupling import CASES, model
+
+
+def numbered(coupling: passes.Coupling) -> dict[str, Any]:
+    """The groups of a coupling, numbered from 0."""
+    roots = np.unique(np.concatenate(list(coupling.groups.values())))
+    return {name: np.searchsorted(roots, groups) for name, groups in coupling.groups.items()}
+
+
+def case(name: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    body, masks, inputs, outputs, weights, _ = CASES[name]
+    values = {mask: np.ones(size, np.float32) for mask, size in masks.items()}
+    return model(body, masks, inputs, outputs, weights), values
+
+
+def without(group: int, masks: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.where(groups[name] == group, 0, mask).astype(np.float32) for name, mask in masks.items()}
+
+
+def live(masks: dict[str, Any], groups: dict[str, Any]) -> list[int]:
+    return sorted({int(group) for name, mask in masks.items() for group in groups[name][mask != 0] if group >= 0})
+
+
+def assert_right(built: onnx.ModelProto, masks: dict[str, Any], groups: dict[str, Any], found: CostModel) -> int:
+    """Every saving that is not said to be uncertain is exact; how many are."""
+    flops, savings = compiled_cost(bind(built, masks)).flops, found.savings()
+    certain = [group for group in live(masks, groups) if not found.uncertain[group]]
+    for group in certain:
+        assert savings[group] == flops - compiled_cost(bind(built, without(group, masks, groups))).flops, group
+    return len(certain)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("name", CASES)
+def test_savings_are_exact_or_said_to_be_uncertain(name: str, share: float) -> None:
+    built, masks = case(name)
+    coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
+    groups, rng = numbered(coupling), np.random.default_rng(1)
+    for group in live(masks, groups):
+        fewer = without(group, masks, groups)
+        if rng.random() < share and all(mask.any() for mask in fewer.values()):
+            masks = fewer
+    found = passes.cost_model(built, masks, groups, coupling)
+    assert found.flops == compiled_cost(bind(built, masks)).flops
+    assert_right(built, masks, groups, found)
+
+
+CHAINS = ("chain", "residual", "depthwise", "concat")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.split(",")[0] in CHAINS] or list(CASES)[:4])
+def test_savings_stay_exact_as_groups_go(name: str) -> None:
+    """Down to one channel in a mask, from one analysis."""
+    built, masks = case(name)
+    coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
+    groups, rng = numbered(coupling), np.random.default_rng(2)
+    found = passes.cost_model(built, masks, groups, coupling)
+    assert not found.uncertain.any()
+    while candidates := [g for g in live(masks, groups) if all(m.any() for m in without(g, masks, groups).values())]:
+        gone = int(rng.choice(candidates))
+        expected = found.after([gone])
+        found.remove([gone])
+        masks = without(gone, masks, groups)
+        assert found.flops == expected == compiled_cost(bind(built, masks)).flops
+        assert found.savings()[gone] == 0
+        assert_right(built, masks, groups, found)
+
+
+def test_an_exact_count_is_taken_for_granted() -> None:
+    built, masks = case("chain")
+    coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
+    found = passes.cost_model(built, masks, numbered(coupling), coupling)
+    savings = found.savings()
+    found.correct(found.flops + 7)
+    assert found.flops == compiled_cost(bind(built, masks)).flops + 7
+    np.testing.assert_array_equal(found.savings(), savings)
+
+
+def test_entries_that_stay_belong_to_no_group() -> None:
+    built, masks = case("chain")
+    coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
+    groups = {name: np.where(np.arange(g.size) == 0, -1, g) for name, g in numbered(coupling).items()}
+    found = passes.cost_model(built, masks, groups, coupling)
+    assert assert_right(built, masks, groups, found) == sum(mask.size - 1 for mask in masks.values())
