@@ -84,6 +84,7 @@ class Pruner:
         self._exhausted = False
         self.failure: MaskcError | None = None
         self.raises = True
+        self._counting = False
         self.names = [self._cost.names[position] for position in self._where]
 
         masks = self._cost.masks()
@@ -125,7 +126,13 @@ class Pruner:
 
     def correct(self) -> None:
         """Counts FLOPs with the present weights."""
-        self._savings.correct(compiled_flops(self.model(), self.settings.sizes))
+        if self._counting:  # where a model is exported for that, TensorFlow asks its optimizer for each attribute
+            return
+        self._counting = True
+        try:
+            self._savings.correct(compiled_flops(self.model(), self.settings.sizes))
+        finally:
+            self._counting = False
 
     def decide(self, step: int, *arrays: NDArray[np.floating]) -> list[NDArray[Any]]:
         """Prunes what is due: one group of entries, or as many as the schedule asks for; nothing below the target.
