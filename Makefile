@@ -12,13 +12,14 @@ INSTALL = $(PIP) install --quiet -c constraints.txt setuptools && \
           $(PIP) install --quiet --no-build-isolation -c constraints.txt -e
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-fast test-slow lint format types docs bench clean
+.PHONY: help demo test test-fast test-slow test-release lint format types docs bench clean
 
 help:
 	@echo "make demo       train, prune, compile and verify a small network on real data"
 	@echo "make test       the tests"
 	@echo "make test-fast  the tests that need no TensorFlow"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-release  more of the same, for hours"
 	@echo "make lint       ruff check and format check, and which room imports which"
 	@echo "make format     rewrite the sources as ruff wants them"
 	@echo "make types      mypy --strict on maskc and passes"
@@ -30,14 +31,17 @@ demo: $(VENV)/.demo
 	@$(BIN)/maskc demo
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not slow" -n $(JOBS)
+	$(PYTEST) -m "not slow and not release" -n $(JOBS)
 
 test-fast: $(VENV)/.dev
-	$(PYTEST) -m "not slow and not tensorflow" -n $(JOBS)
+	$(PYTEST) -m "not slow and not release and not tensorflow" -n $(JOBS)
 
 # pytest ends with 5 when there is no test to run.
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow -n $(JOBS) || [ $$? -eq 5 ]
+
+test-release: $(VENV)/.dev
+	$(PYTEST) -m release -n $(JOBS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

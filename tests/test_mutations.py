@@ -30,7 +30,7 @@ def test_a_few_mutants() -> None:
     judged(mutations.run(12, 12).to_json(), 12, 12)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_many_mutants() -> None:
     judged(mutations.run(100, 150).to_json(), 100, 150)
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from maskc import progress
-from maskc.cli.output import print_json, volume
+from maskc.cli.output import print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import MaskcError
+from maskc.errors import MaskcError, PruningWarning
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
@@ -43,6 +43,8 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
+                    warnings.simplefilter("always", PruningWarning)
+                    warnings.showwarning = lambda message, *_: warn([str(message)])
                 with unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
@@ -67,6 +69,13 @@ class _Command(TyperGroup):
                 words,
             )
         sys.exit(code)
+
+
+class PlainHelp(TyperCommand):
+    """A command whose help is printed without columns, which would cut the names of its options."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "rich_markup_mode": None})
 
 
 # What a system says of a file that takes no more, behind a redirected stdout for instance.

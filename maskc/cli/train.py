@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.application import EXIT_CODES, PlainHelp, app
 from maskc.cli.output import console, print_json, warn
 from maskc.cli.shared_options import Debug, Json, Quiet, Verbose
 
@@ -38,7 +38,7 @@ class Tie(StrEnum):
     none = "none"
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, cls=PlainHelp)
 def train(
     model: Annotated[
         str,
@@ -100,16 +100,21 @@ def train(
     ] = None,
     pruning_iter: Annotated[
         int,
-        typer.Option("--pruning.iter", metavar="N", min=1, help="A feature is pruned every so many updates."),
+        typer.Option(
+            "--pruning.iter", "--pruning_iter", metavar="N", min=1, help="A feature is pruned every so many updates."
+        ),
     ] = 5000,
     pruning_burn_in: Annotated[
         int,
-        typer.Option("--pruning.burn_in", metavar="N", min=0, help="Updates before pruning starts."),
+        typer.Option(
+            "--pruning.burn_in", "--pruning_burn_in", metavar="N", min=0, help="Updates before pruning starts."
+        ),
     ] = 100_000,
     pruning_flops_target: Annotated[
         float,
         typer.Option(
             "--pruning.flops_target",
+            "--pruning_flops_target",
             metavar="F",
             min=0,
             help="FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.",
@@ -119,6 +124,7 @@ def train(
         float,
         typer.Option(
             "--pruning.decay",
+            "--pruning_decay",
             metavar="F",
             help="Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates.",
         ),

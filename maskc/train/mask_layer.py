@@ -115,16 +115,17 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     def supports_jit(self, value: bool) -> None:
         """Keras sets it when a layer is made; the answer above stands."""
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, ...] | None) -> None:
         """Creates the weights for an input of shape `(batch, ..., channels)`.
 
         Raises:
             ValueError: if the input has no batch axis, or the number of channels is not known.
         """
-        if len(input_shape) < 2 or input_shape[-1] is None:
+        if input_shape is None or len(input_shape) < 2 or input_shape[-1] is None:
+            shape = "one of unknown rank" if input_shape is None else tuple(input_shape)
             raise ValueError(
                 f"The mask {self.name!r} needs an input of shape (batch, ..., channels) with a known "
-                f"number of channels, not {tuple(input_shape)}."
+                f"number of channels, not {shape}."
             )
         shape = (input_shape[-1],)
         # On several replicas all copies are given the same values, so that of the first one stands for all.
@@ -137,7 +138,15 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self.signal._maskc_layer = weakref.ref(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Returns `inputs · mask`."""
+        """Returns `inputs · mask`.
+
+        Raises:
+            InputError: if the rank of the input is not known.
+        """
+        if inputs.shape.rank is None:
+            raise InputError(
+                f"The mask {self.name!r} needs an input of known rank: give its shape with tf.ensure_shape."
+            )
         mask = tf.cast(self.mask, inputs.dtype)
         if (progress := self._progress()) is not None:
             progress.training = bool(training)

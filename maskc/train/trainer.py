@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.errors import InputError, PruningWarning
+from maskc.errors import InputError
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
@@ -166,7 +166,6 @@ class PruningTrainer:
             warnings.warn(
                 f"Training ended after {position.step:,} updates, before pruning reached its target{late}. "
                 f"The model has {self.flops or 0:,} FLOPs.",
-                PruningWarning,
                 stacklevel=2,
             )
         return position

@@ -134,9 +134,9 @@ def test_quick_application(name: str) -> None:
     check_consistent(name, converted(name))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", OTHERS)
-def test_application(name: str) -> None:
+def test_larger_member_of_a_family(name: str) -> None:
     check_consistent(name, converted(name))
 
 

@@ -104,6 +104,23 @@ def test_the_flags_of_the_original_are_there() -> None:
         assert default in shown
 
 
+def test_help_names_options_whole_at_80_columns() -> None:
+    shown = process("train", "--help", COLUMNS="80").stdout
+    assert "…" not in shown
+    for flag in ("--pruning.flops_target, --pruning_flops_target F", "--steps-per-execution N", "--checkpoint-every N"):
+        assert flag in shown
+
+
+def test_the_original_spelled_its_flags_with_underscores(work: Path) -> None:
+    refused(train(work, "--pruning_iter", 0), 2, "--pruning")
+
+
+def test_a_target_above_what_there_is_is_told(work: Path) -> None:
+    result = train(work, "--epochs", 1, "--pruning_flops_target", 1e9)
+    assert "Warning: flops_target is 1,000,000,000" in result.stderr, result.stderr
+    assert "nothing will be pruned" in result.stderr
+
+
 def test_help_does_not_import_tensorflow() -> None:
     code = (
         "import sys\n"

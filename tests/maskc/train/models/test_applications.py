@@ -95,8 +95,9 @@ def test_an_application(name: str, tmp_path: Any) -> None:
     check(pruned(application(name, 32), 0.3), tmp_path / "exported")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.release)]
+)
 @pytest.mark.parametrize(
     ("name", "size"),
     [

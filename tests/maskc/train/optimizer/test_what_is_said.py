@@ -12,7 +12,7 @@ from keras import layers
 
 import maskc
 from maskc.errors import InputError, PruningWarning
-from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, computational_cost, prunable
+from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, computational_cost, prunable, pruned_shape
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import data, mlp, plain
 
@@ -212,6 +212,17 @@ def test_minimize_needs_variables() -> None:
     model = mlp()
     with pytest.raises(InputError, match="variables"):
         PruningOptimizer("sgd", flops_target=0.5, model=model).minimize(lambda: 0.0, 10)
+
+
+def test_an_input_of_unknown_rank() -> None:
+    with pytest.raises(ValueError, match="unknown rank"):
+        MaskLayer().build(None)
+
+
+def test_the_shape_of_an_input_is_no_secret() -> None:
+    model = mlp()
+    with pytest.raises(InputError, match="input"):
+        pruned_shape(model, model.inputs[0])
 
 
 def test_words_in_whatever_case() -> None:
