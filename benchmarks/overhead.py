@@ -1,10 +1,11 @@
-"""What pruning costs while training: python -m benchmarks.overhead
+"""What pruning costs while training, against the network without masks: python -m benchmarks.overhead
 
-A training step under `PruningOptimizer(Adam)`, which gathers signals at every step and prunes every hundredth, against
-the same step of the same model with masks under the bare Adam; and, beside it, the way of the original, where the mask
-is repeated for each example and an ordinary backward pass gives the gradients of the copies. All in one process, step
-by step in turns. Memory is the peak of a process of its own for each. Writes `results/overhead.json` and the table of
-docs/training.md.
+Steps of four models on the same batch, in turns and in one process: the network as it is under Adam; `prunable` of it
+under `PruningOptimizer(Adam)` with no decision due, and with a decision of one group of entries at each step; and, as
+the paper has it, with the mask repeated for each example, where an ordinary backward pass gives the gradients of the
+copies. The cost of a decision is what the second takes more than the first, over a step of the network as it is. The
+first step, with all that comes before it, and the peak of memory are those of processes of their own. Writes
+`results/overhead.json` and the table of docs/training.md.
 """
 
 from __future__ import annotations
@@ -29,42 +30,39 @@ from benchmarks import marks
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "training.md"
 MARKS = ("<!-- overhead: written by benchmarks/overhead.py -->", "<!-- end of overhead -->")
-WAYS = ("bare", "pruning", "tiled")
-PRUNE_EVERY = 100
+WAYS = ("unmasked", "masked", "deciding", "tiled")
 Step = Callable[[], Any]
 
 
 def networks() -> dict[str, Callable[[], tuple[Any, tuple[int, ...], int]]]:
-    """Networks with masks by name, each with the shape of an example and the size of a batch."""
+    """Networks without masks by name, each with the shape of an example and the size of a batch."""
     import keras
     from keras import layers
-
-    from maskc.train import prunable
 
     def cnn() -> tuple[Any, tuple[int, ...], int]:
         stack = [keras.Input((28, 28, 1))]
         for channels in (32, 64, 128):
             stack += [layers.Conv2D(channels, 3, padding="same", activation="relu"), layers.MaxPooling2D()]
         stack += [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(10)]
-        return prunable(keras.Sequential(stack)), (28, 28, 1), 128
+        return keras.Sequential(stack), (28, 28, 1), 128
 
     def application(name: str, side: int, batch: int) -> Callable[[], tuple[Any, tuple[int, ...], int]]:
         def build() -> tuple[Any, tuple[int, ...], int]:
             make = getattr(keras.applications, name)
             shape = (side, side, 3)
-            return prunable(make(weights=None, input_shape=shape, classes=10, classifier_activation=None)), shape, batch
+            return make(weights=None, input_shape=shape, classes=10, classifier_activation=None), shape, batch
 
         return build
 
     def perceptron() -> tuple[Any, tuple[int, ...], int]:
         hidden = [layers.Dense(512, activation="relu") for _ in range(4)]
-        return prunable(keras.Sequential([keras.Input((256,)), *hidden, layers.Dense(10)])), (256,), 256
+        return keras.Sequential([keras.Input((256,)), *hidden, layers.Dense(10)]), (256,), 256
 
     return {
         "MLP, 4 × 512": perceptron,
         "CNN, 28 × 28": cnn,
-        "ResNet50, 96 × 96": application("ResNet50", 96, 16),
-        "MobileNetV2, 96 × 96": application("MobileNetV2", 96, 16),
+        "MobileNetV2, 64 × 64": application("MobileNetV2", 64, 32),
+        "ResNet50, 64 × 64": application("ResNet50", 64, 32),
     }
 
 
@@ -73,19 +71,23 @@ def step(name: str, way: str) -> Step:
     import keras
     import tensorflow as tf
 
-    from maskc.train import PruningOptimizer
+    from maskc.train import PruningOptimizer, prunable
 
     keras.utils.set_random_seed(0)
     model, shape, batch = networks()[name]()
     rng = np.random.default_rng(0)
     data = tf.constant(rng.normal(size=(batch, *shape)).astype(np.float32)), tf.constant(rng.integers(0, 10, batch))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    adam = keras.optimizers.Adam(1e-4)
+    optimizer: Any = keras.optimizers.Adam(1e-4)
+    if way != "unmasked":
+        model = prunable(model)
     if way == "tiled":
-        return _tiled(model, adam, loss, data)
-    model.compile(PruningOptimizer(adam, prune_every=PRUNE_EVERY, flops_target=0) if way == "pruning" else adam, loss)
-    dataset = tf.data.Dataset.from_tensors(data).repeat()
-    iterator = iter(model.distribute_strategy.experimental_distribute_dataset(dataset))
+        return _tiled(model, optimizer, loss, data)
+    if way != "unmasked":
+        every = 1 if way == "deciding" else 10**9
+        optimizer = PruningOptimizer(optimizer, prune_every=every, flops_target=0)
+    model.compile(optimizer, loss)
+    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
     model.make_train_function()
 
     def run() -> None:
@@ -131,7 +133,7 @@ def _tiled(model: Any, optimizer: Any, loss: Any, data: tuple[Any, Any]) -> Step
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """Times of a network's steps in turns, and the peak memory of each way."""
+    """Ratios of a network's steps in turns, and the first step and the peak of memory of each way."""
     steps = {way: step(name, way) for way in WAYS}
     for run in steps.values():
         for _ in range(3):
@@ -142,56 +144,68 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
             begin = time.perf_counter()
             steps[way]()
             seconds[way].append(time.perf_counter() - begin)
-    found: dict[str, Any] = {"network": name, "rounds": rounds}
+    times = {way: np.array(values) for way, values in seconds.items()}
+    found: dict[str, Any] = {"network": name, "rounds": rounds, "unmasked ms": _quartiles(1e3 * times["unmasked"])}
+    for way in WAYS[1:]:
+        found[way] = {"ratio": _quartiles(times[way] / times["unmasked"])}
+    decision = (times["deciding"] - times["masked"]) / times["unmasked"]
+    found["decision"] = {"ratio": _quartiles(decision), "mean": float(decision.mean())}
     for way in WAYS:
-        times, ratios = np.array(seconds[way]), np.array(seconds[way]) / np.array(seconds["bare"])
-        found[way] = {
-            "ms": [1e3 * float(np.percentile(times, q)) for q in (25, 50, 75)],
-            "ratio": [float(np.percentile(ratios, q)) for q in (25, 50, 75)],
-            # With the steps in which a decision is taken, of which there is one in PRUNE_EVERY.
-            "mean ratio": float(times.mean() / np.mean(seconds["bare"])),
-            "peak MB": _peak(name, way),
-        }
+        found.setdefault(way, {}).update(_alone(name, way))
     return found
 
 
-def _peak(name: str, way: str) -> float:
-    """Peak memory in MB of a process that takes five steps."""
+def _quartiles(values: Any) -> list[float]:
+    return [float(np.percentile(values, q)) for q in (25, 50, 75)]
+
+
+def _alone(name: str, way: str) -> dict[str, float]:
+    """In a process of its own: seconds to the end of the first step, the model's making excluded, and peak memory."""
     command = [sys.executable, "-m", "benchmarks.overhead", "--one", name, way]
     output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ}).stdout
-    return float(output.split()[-1])
+    seconds, peak = output.split()[-2:]
+    return {"first step s": float(seconds), "peak MB": float(peak)}
+
+
+def _one(name: str, way: str) -> None:
+    """Print the seconds of the first step and the peak memory in MB after five."""
+    made = networks()[name]()  # the libraries are imported, and initializers compiled
+    del made
+    begin = time.perf_counter()
+    run = step(name, way)
+    run()
+    seconds = time.perf_counter() - begin
+    for _ in range(4):
+        run()
+    # Not getrusage: what it says includes the process that this one was forked from.
+    status = Path("/proc/self/status").read_text().splitlines()
+    print(seconds, next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| network | bare step, ms | pruning | repeated masks | memory, bare | pruning | repeated masks |",
+        "| network | step, ms | with masks | a decision | first step | memory | repeated masks |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        low, middle, high = row["bare"]["ms"]
-        times = [
-            f"{row[way]['ratio'][1]:.3f} ({row[way]['ratio'][0]:.2f}-{row[way]['ratio'][2]:.2f})"
-            for way in ("pruning", "tiled")
-        ]
-        memory = [f"{row[way]['peak MB'] / row['bare']['peak MB']:.3f}" for way in ("pruning", "tiled")]
-        cells = [f"{middle:.1f} ({low:.1f}-{high:.1f})", *times, f"{row['bare']['peak MB']:,.0f} MB", *memory]
-        lines.append(f"| {row['network']} | " + " | ".join(cells) + " |")
+        low, middle, high = row["unmasked ms"]
+        ratios = {
+            way: "{1:.3f} ({0:.2f}-{2:.2f})".format(*row[way]["ratio"]) for way in ("masked", "decision", "tiled")
+        }
+        more = [row["masked"][what] / row["unmasked"][what] for what in ("first step s", "peak MB")]
+        cells = [ratios["masked"], ratios["decision"], f"{more[0]:.2f}", f"{more[1]:.3f}", ratios["tiled"]]
+        lines.append(f"| {row['network']} | {middle:.1f} ({low:.1f}-{high:.1f}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help="take five steps and print the peak memory")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help="take five steps; print seconds and memory")
     parser.add_argument("--networks", nargs="*", help="only these")
     options = parser.parse_args()
     if options.one:
-        run = step(*options.one)
-        for _ in range(5):
-            run()
-        # Not getrusage: what it says includes the process that this one was forked from.
-        status = Path("/proc/self/status").read_text().splitlines()
-        print(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
+        _one(*options.one)
         return
     rows = []
     for name in options.networks or networks():
@@ -202,7 +216,6 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
-        "prune_every": PRUNE_EVERY,
         "networks": rows,
     }
     (HERE / "results" / "overhead.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -41,6 +41,7 @@ def test_every_fixture_is_small_and_in_the_baseline() -> None:
     assert all(f"`{name}`" in page for name in MODELS)
 
 
+@pytest.mark.slow
 def test_checking_them_takes_less_than_a_minute() -> None:
     """Of processor time, which does not grow with what else the machine has to do."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -24,7 +24,9 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
             steps are updates.
 
     Example:
-        >>> model.fit(x, y, callbacks=[PruningCallback(lambda pruned: print(len(pruned), pruned[-1].flops))])
+        >>> model.compile(PruningOptimizer("adam", flops_target=0.5), "mse")
+        >>> callback = PruningCallback(lambda pruned: print(len(pruned), pruned[-1].flops))
+        >>> history = model.fit(x, y, callbacks=[callback])
 
     Raises:
         InputError: when training begins, if the model's optimizer prunes nothing.

@@ -20,6 +20,7 @@ from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
 from maskc.train.models.builders import load_model, load_saved
+from maskc.train.progress_metric import LEFT
 from maskc.train.running import checkpoints
 from maskc.train.running.loop import Monitor
 from maskc.train.running.replicas import mirrored
@@ -111,7 +112,8 @@ def train(arguments: Arguments, resume: bool = True) -> Trained:
         position = trainer.fine_tune(records, held_out, arguments.fine_tune, resume=resume)
         steps += position.step
     exported = trainer.export_model(target)
-    return Trained(exported, trainer.reached, steps, position.metrics)
+    metrics = {name: value for name, value in position.metrics.items() if name not in LEFT}  # `flops` says it by itself
+    return Trained(exported, trainer.reached, steps, metrics)
 
 
 def _check_outputs(model: Any, spec: FeatureSpec) -> None:

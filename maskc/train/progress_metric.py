@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+#: the names of what is shown
+LEFT = ("flops", "channels")
+
 
 class Prunes(Protocol):
     """An optimizer that prunes."""

@@ -292,6 +292,7 @@ def test_every_command_takes_both() -> None:
         assert "--quiet" in text and "--verbose" in text, command
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_converting_and_training_are_told(tmp_path: Path, monkeypatch: Any) -> None:
     from maskc.cli.demo import network

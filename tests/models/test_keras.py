@@ -128,6 +128,7 @@ def test_all_applications_are_named() -> None:
     assert available == {*QUICK, *FAMILIES, *OTHERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_quick_application(name: str) -> None:
     """Masks after the activations, shared by coupled channels: all masked channels go."""

@@ -17,7 +17,7 @@ from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
 from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, prune
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
-from maskc.train.progress_metric import PruningProgress
+from maskc.train.progress_metric import LEFT, PruningProgress
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 
@@ -186,7 +186,7 @@ class PruningOptimizer(Wrapping):
         """Returns `flops`, as of the last decision, and `channels`, the entries that all masks keep: scalars."""
         masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
         flops = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
-        return {"flops": flops, "channels": tf.reduce_sum(tf.concat(masks, axis=0))}
+        return dict(zip(LEFT, (flops, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
 
     def count_pruned(self) -> int:
         """Returns how many entries were pruned so far."""

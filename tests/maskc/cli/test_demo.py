@@ -43,6 +43,7 @@ def test_measures_what_the_file_does(tmp_path: Path) -> None:
     assert figures.latency > 0
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_short_cut(tmp_path: Path, monkeypatch: Any) -> None:
     from maskc.cli.demo import network

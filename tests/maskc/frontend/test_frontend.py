@@ -110,6 +110,7 @@ def test_same_bytes_every_time(stored: dict[str, Path], form: str) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process(stored: dict[str, Path], tmp_path: Path) -> None:
     here, there = tmp_path / "here.onnx", tmp_path / "there.onnx"
     assert maskc("compile", stored["saved_model"], "-o", here).exit_code == 0
@@ -139,6 +140,7 @@ def test_default_outputs(stored: dict[str, Path]) -> None:
     assert (directory / "saved.compiled.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_is_quiet(stored: dict[str, Path], tmp_path: Path) -> None:
     done = process("compile", stored["saved_model"], "-o", tmp_path / "c.onnx", "--json")
     assert done.returncode == 0
@@ -236,6 +238,7 @@ def test_a_fixed_batch_stays_fixed(keras: Any) -> None:
     assert dims(model.graph.input[0]) == [2, 4]
 
 
+@pytest.mark.slow
 def test_maskc_layers_load_without_being_imported_first(keras: Any, tmp_path: Path) -> None:
     from maskc.train import MaskLayer
 

@@ -389,6 +389,7 @@ def test_channels_are_written_and_read(text: str) -> None:
 # -- processes and formats -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_models_are_compiled_side_by_side_with_the_same_result(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", unmask(3))
     done = [process("check", "--jobs", jobs, "--json") for jobs in (1, 2)]
@@ -396,6 +397,7 @@ def test_models_are_compiled_side_by_side_with_the_same_result(repository: Path)
     assert done[0].stdout == done[1].stdout
 
 
+@pytest.mark.slow
 def test_rules_reach_every_process(repository: Path) -> None:
     Path("rules.py").write_text(
         "import passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
@@ -416,6 +418,7 @@ def test_rules_that_are_missing_are_told_once(repository: Path) -> None:
         assert (done.stdout + done.stderr).count("gone.py does not exist") == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository: Path) -> None:
     rule = (
         "import os\nimport passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
@@ -539,6 +542,7 @@ def test_the_pytest_fixture(repository: Path) -> None:
     assert "There is no baseline" in done.stdout and "other.json" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plugin_is_found_where_maskc_is_installed(repository: Path) -> None:
     """Both ways in at once as well: by the entry point and by `-p`."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
@@ -597,6 +601,7 @@ def run_action(directory: Path, environment: dict[str, str], **inputs: str) -> s
     )
 
 
+@pytest.mark.slow
 def test_the_action(repository: Path) -> None:
     described = action()
     assert described["runs"]["using"] == "composite"  # type: ignore[index]
@@ -655,6 +660,7 @@ def test_the_hook_for_pre_commit(repository: Path) -> None:
     assert done.returncode == 1 and "channel 3 is no longer masked" in done.stdout
 
 
+@pytest.mark.slow
 def test_pre_commit_runs_the_hook(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """pre-commit itself, with the hook from a repository as docs/ci.md has it, and the `maskc` that is here."""
     (example,) = (yaml.safe_load(block) for block in blocks("yaml") if "rev:" in block)

@@ -93,6 +93,7 @@ def test_the_record_is_as_its_schema_says(model: Path) -> None:
     assert point["time"] == point["latency"]["after"][1] / point["latency"]["before"][1]
 
 
+@pytest.mark.slow
 def test_levels_by_masks_and_by_models_in_several_ways(model: Path) -> None:
     build.save(build.mlp(), Path("other.onnx"))
     options = ("--masks", "mine.masks.npz", "--adapters", "auto,never", "--seconds", 0, "-o", "out", "--json")
@@ -352,6 +353,7 @@ def test_ray_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     refused(maskc("sweep", model, "--ray", "auto"), 3, "maskc[ray]")
 
 
+@pytest.mark.slow
 def test_widths_that_are_measured_are_measured_alone_and_here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = []
     each = run.each

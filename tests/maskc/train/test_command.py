@@ -45,6 +45,7 @@ def train(work: Path, *more: Any, **changed: Any) -> Any:
     return maskc("train", *(word for pair in given.items() for word in pair), *FAST, *more)
 
 
+@pytest.mark.slow
 def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> None:
     held_out = ["--validation", work / "train.tfrecord", "--fine-tune", 1]
     result = train(work, *held_out, "--epochs", 6, "--json")
@@ -89,6 +90,7 @@ def test_it_learns_from_a_teacher(work: Path) -> None:
     assert "Channels kept: " in result.stdout
 
 
+@pytest.mark.slow
 def test_a_target_that_is_not_reached_is_a_failed_check(work: Path) -> None:
     result = train(work, "--epochs", 1)
     assert result.exit_code == 1
@@ -115,6 +117,7 @@ def test_the_original_spelled_its_flags_with_underscores(work: Path) -> None:
     refused(train(work, "--pruning_iter", 0), 2, "--pruning")
 
 
+@pytest.mark.slow
 def test_a_target_above_what_there_is_is_told(work: Path) -> None:
     result = train(work, "--epochs", 1, "--pruning_flops_target", 1e9)
     assert "Warning: flops_target is 1,000,000,000" in result.stderr, result.stderr

@@ -126,6 +126,7 @@ def test_a_run_that_is_done_is_not_repeated(files: Path, tmp_path: Path) -> None
     assert anew.train(records(files), epochs=1, resume=False).step == 7
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
     trainer(tmp_path).train(records(files), epochs=3)
     inputs = model_inputs(SPEC)
@@ -138,6 +139,7 @@ def test_a_checkpoint_of_another_model_is_refused(files: Path, tmp_path: Path) -
         trainer(tmp_path).train(records(files), epochs=3)
 
 
+@pytest.mark.slow
 def test_it_exports_what_it_trained(files: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path / "run")
     run.train(records(files), records(files), epochs=4)
@@ -184,6 +186,7 @@ def test_a_failed_export_leaves_what_was_there(files: Path, tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
+@pytest.mark.slow
 def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, monitor=Monitor("val_loss", patience=2), pruning_burn_in=12)
     seen = []
@@ -308,6 +311,7 @@ def test_no_example_to_validate_on_is_told(tmp_path: Path) -> None:
         trainer(tmp_path).train(data, data.take(0))
 
 
+@pytest.mark.slow
 def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
     inputs = keras.Input((4,))
     with pytest.raises(InputError, match="'bare' has no mask to prune"):

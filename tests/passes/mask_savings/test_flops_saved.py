@@ -187,6 +187,7 @@ def test_evaluations_are_told_as_they_are_done() -> None:
     assert told == [(i + 1, len(told)) for i in range(len(told))]
 
 
+@pytest.mark.slow
 def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph's nodes and tensors hold each other; ten graphs of ResNet50 that wait to be collected are 2 GB."""
     monkeypatch.setattr(flops_saved, "_LARGE", 1000)

@@ -51,6 +51,7 @@ def test_consistent_masks(architecture: Architecture) -> None:
     assert shrunk.report.after.macs < shrunk.report.before.macs or holders
 
 
+@pytest.mark.slow
 @parametrized
 def test_independent_masks(architecture: Architecture) -> None:
     check(network(build(architecture, Masks(consistent=False, seed=1))))
@@ -75,6 +76,7 @@ def test_without_masks(architecture: Architecture) -> None:
     )
 
 
+@pytest.mark.slow
 @parametrized
 def test_closed_layers(architecture: Architecture) -> None:
     """One mask after the other removes every channel of its layer."""
@@ -83,6 +85,7 @@ def test_closed_layers(architecture: Architecture) -> None:
         check(network(build(architecture, Masks(closed=frozenset({group})))), exact=False, twice=False)
 
 
+@pytest.mark.slow
 @parametrized
 def test_masks_behind_every_layer(architecture: Architecture) -> None:
     """Independent masks directly behind convolutions and products, where biases make constants of them."""

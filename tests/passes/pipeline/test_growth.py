@@ -62,7 +62,7 @@ def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("adapters", ["auto", "never"])
+@pytest.mark.parametrize("adapters", ["auto", pytest.param("never", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("graph", [chain, fan, readers])
 def test_four_times_the_graph_takes_about_four_times_as_long(
     graph: Callable[[int], onnx.ModelProto], adapters: Policy

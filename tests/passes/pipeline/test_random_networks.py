@@ -21,7 +21,9 @@ from tests.generators.soak import PRICES
 BLOCK = 25
 
 
-@pytest.mark.parametrize("first", range(0, 250, BLOCK))
+@pytest.mark.parametrize(
+    "first", [pytest.param(n, marks=[pytest.mark.slow] if n >= 100 else []) for n in range(0, 250, BLOCK)]
+)
 def test_seeded_networks(first: int) -> None:
     for seed in range(first, first + BLOCK):
         net = network(seed)

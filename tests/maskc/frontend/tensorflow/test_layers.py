@@ -64,7 +64,23 @@ def agrees(model: Any, case: Case) -> onnx.ModelProto:
     return converted
 
 
-@pytest.mark.parametrize("name", CASES)
+# Conversions of recurrent layers take seconds.
+RECURRENT = (
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "SimpleRNN",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "RNN",
+    "StackedRNNCells",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RECURRENT else []) for name in CASES]
+)
 def test_layer(keras: Any, name: str) -> None:
     model = CASES[name].model(keras)
     randomise(model)
@@ -100,6 +116,7 @@ def test_activations(keras: Any) -> None:
     agrees(case.model(keras), case)
 
 
+@pytest.mark.slow
 def test_masked_sequences(keras: Any) -> None:
     """Masks of time steps, which go through recurrent layers, attention and pooling."""
     from tests.maskc.frontend.tensorflow.layers import words

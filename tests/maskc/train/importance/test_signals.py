@@ -194,7 +194,9 @@ def test_constant_loss_scale_leaves_the_signal_alone() -> None:
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fisher", "taylor", "magnitude"])
+@pytest.mark.parametrize(
+    "method", ["fisher", *(pytest.param(method, marks=pytest.mark.slow) for method in ("taylor", "magnitude"))]
+)
 def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     signals = []
     for scale in (1.0, 2.0**15):
@@ -210,6 +212,7 @@ def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     np.testing.assert_allclose(signals[0], signals[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_agrees_with_single_precision() -> None:
     signals = {}
     for policy in ("float32", "mixed_float16"):

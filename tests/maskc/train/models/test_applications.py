@@ -71,12 +71,13 @@ def check(model: Any, path: Any) -> None:
     assert result.report.after.flops == computational_cost(model).flops() < result.report.before.flops
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("share", [pytest.param(0.1, marks=pytest.mark.slow), 0.5])
 def test_gated_bottlenecks(share: float, tmp_path: Any) -> None:
     keras.utils.set_random_seed(0)
     check(pruned(bottlenecks(), share), tmp_path / "exported")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_gated_bottlenecks_with_masks_at_random(seed: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(seed)
@@ -95,9 +96,7 @@ def test_an_application(name: str, tmp_path: Any) -> None:
     check(pruned(application(name, 32), 0.3), tmp_path / "exported")
 
 
-@pytest.mark.parametrize(
-    "seed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.release)]
-)
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.release)])
 @pytest.mark.parametrize(
     ("name", "size"),
     [

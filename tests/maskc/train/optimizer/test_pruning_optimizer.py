@@ -63,7 +63,10 @@ INNER = {
 }
 
 
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize(
+    "inner",
+    [pytest.param(name, marks=[] if name in ("adam", "accumulation") else [pytest.mark.slow]) for name in INNER],
+)
 def test_training_is_the_inner_optimizers_and_masks_are_not(inner: str) -> None:
     """The same weights as the inner optimizer alone, which must therefore not have seen masks or signals."""
     keras.utils.set_random_seed(1)
@@ -267,6 +270,7 @@ def test_config_round_trip() -> None:
     assert again.inner_optimizer.momentum == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [pytest.param("momentum", marks=pytest.mark.slow), "adam"])
 def test_a_saved_model_resumes_where_it_stopped(inner: str, tmp_path: Path) -> None:
     def fresh() -> Any:
@@ -297,6 +301,7 @@ def test_a_saved_model_resumes_where_it_stopped(inner: str, tmp_path: Path) -> N
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_mixed_precision_prunes_and_resumes(tmp_path: Path) -> None:
     model = plain(dtype="mixed_float16")
     optimizer = PruningOptimizer(keras.optimizers.SGD(0.01), prune_every=2, flops_target=0.6)

@@ -49,6 +49,7 @@ def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) ->
     assert masks(keras.models.load_model(tmp_path / "model.keras")) == masks(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_pause_under_xla_changes_nothing(steps_per_execution: int, tmp_path: Path) -> None:
     """In the middle of a schedule, of an accumulation of gradients, and between two prunings."""

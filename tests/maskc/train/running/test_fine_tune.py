@@ -27,6 +27,7 @@ def pruned(width: int = 6) -> tuple[Any, Any]:
     return model, (x, y)
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_weights_and_leaves_masks_and_signals() -> None:
     model, data = pruned()
     frozen = [variable.numpy() for layer in mask_layers(model) for variable in layer.weights]

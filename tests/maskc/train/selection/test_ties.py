@@ -120,6 +120,7 @@ def attention() -> Any:
     return keras.Model(inputs, layers.Dense(3)(x), name="attention")
 
 
+@pytest.mark.slow
 def test_attention_loses_places_of_queries_with_those_of_keys(tmp_path: Path) -> None:
     model = attention()
     optimizer = train(model, steps=3, flops_target=0.7)
