@@ -28,6 +28,7 @@ from maskc.train.export import Exported, export_model
 from maskc.train.find_masks import find_input_mask, find_mask, find_output_mask, pruned_shape
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.models.insert_masks import prunable
+from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.models.recommender import RankerConfig, ranker
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
@@ -48,6 +49,8 @@ __all__ = [
     "MaskLayer",
     "MaskNet",
     "MaskNetConfig",
+    "MaskedGroupQueryAttention",
+    "MaskedMultiHeadAttention",
     "MlpConfig",
     "Monitor",
     "Pruned",

@@ -101,20 +101,28 @@ class Gathering:
     reduction: Reduction | None
 
 
-def masked(inputs: Any, mask: Any, copies: Any) -> Any:
+def over_axis(values: Any, rank: int, axis: int) -> Any:
+    """Returns a vector in the shape in which it lies along one of so many axes."""
+    after = rank - 1 - axis % rank
+    return tf.reshape(values, (-1, *[1] * after)) if after else values
+
+
+def masked(inputs: Any, mask: Any, copies: Any, axis: int = -1) -> Any:
     """Returns `inputs · mask`, of which `copies` takes the derivatives by each example's own copy of the mask.
 
-    The product does not depend on the value of `copies`. The backward pass has everything at hand that the per-example
-    gradients of a mask need: example n's derivative by its own mask entry c is the sum over positions of
-    `upstream · inputs`. So the mask is never repeated.
+    The mask lies along `axis`. The product does not depend on the value of `copies`. The backward pass has everything
+    at hand that the per-example gradients of a mask need: example n's derivative by its own mask entry c is the sum
+    over positions of `upstream · inputs`. So the mask is never repeated.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def multiply(inputs: Any, mask: Any, copies: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, None, Any]:
-            return upstream * mask, None, per_example(inputs, upstream)
+        factor = over_axis(mask, inputs.shape.rank, axis)
 
-        return inputs * mask, gradient
+        def gradient(upstream: Any) -> tuple[Any, None, Any]:
+            return upstream * factor, None, per_example(inputs, upstream, axis)
+
+        return inputs * factor, gradient
 
     return multiply(inputs, mask, copies)
 
@@ -138,12 +146,15 @@ def copies_of(score: Any, batch: Any, gathering: Gathering | None) -> Any:
     return repeat(score)
 
 
-def per_example(inputs: Any, upstream: Any) -> Any:
+def per_example(inputs: Any, upstream: Any, axis: int = -1) -> Any:
     """Returns the derivatives of the batch's loss by each example's own copy of the mask: float32 `(batch, channels)`.
 
-    `upstream` is the derivative by the product with the mask, of the shape of `inputs`: `(batch, ..., channels)`.
+    `upstream` is the derivative by the product with the mask, of the shape of `inputs`: `(batch, ..., channels, ...)`,
+    with the channels along `axis`.
     """
     product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
+    for _ in range(product.shape.rank - 1 - axis % product.shape.rank):
+        product = tf.reduce_sum(product, axis=-1)
     # One axis after the other: TensorFlow adds rows that lie side by side faster than it gathers channels over a map.
     for _ in range(product.shape.rank - 2):
         product = tf.reduce_sum(product, axis=1)
@@ -161,9 +172,10 @@ def per_loss(batch: Any, reduction: Reduction) -> Any:
     return tf.cast(batch * tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
 
 
-def activity(inputs: Any) -> Any:
+def activity(inputs: Any, axis: int = -1) -> Any:
     """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
-    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=list(range(1, inputs.shape.rank - 1)))
+    rank = inputs.shape.rank
+    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=[a for a in range(1, rank) if a != axis % rank])
 
 
 def loss_reduction(model: Any) -> Reduction | None:

@@ -13,7 +13,16 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.importance import Gathering, Reduction, activity, copies_of, decayed, masked, mean_over_replicas
+from maskc.train.importance import (
+    Gathering,
+    Reduction,
+    activity,
+    copies_of,
+    decayed,
+    masked,
+    mean_over_replicas,
+    over_axis,
+)
 
 
 @runtime_checkable
@@ -55,7 +64,7 @@ class Passage:
 
 @keras.saving.register_keras_serializable(package="maskc")
 class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Multiplies the channels (the last axis) of its input by a binary mask.
+    """Multiplies the channels (the last axis, or another) of its input by a binary mask.
 
     Input and output: any floating-point tensor of shape `(batch, ..., channels)`; the output has the input's
     shape and dtype.
@@ -72,6 +81,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     Args:
         groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
             equally many, are pruned together.
+        axis: of the channels, any but the first; -2 for heads, in `(batch, positions, heads, size)`.
 
     Importance is estimated in calls with `training=True`. The first axis must run over the examples, so this
     layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
@@ -87,11 +97,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         >>> model = keras.Model(inputs, outputs)
     """
 
-    def __init__(self, groups: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, groups: str | None = None, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
+            raise InputError(f"axis must be that of the channels, which is not the first, not {axis!r}.")
         if groups is not None and not isinstance(groups, str):
             raise InputError(f"groups must be a name or None, not {groups!r}.")
         self.groups = groups
+        self.axis = axis
         self.supports_masking = True
         self._gatherer: weakref.ref[Any] | None = None
         self.observation: Observation | None = None
@@ -121,13 +134,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         Raises:
             ValueError: if the input has no batch axis, or the number of channels is not known.
         """
-        if input_shape is None or len(input_shape) < 2 or input_shape[-1] is None:
+        rank = 0 if input_shape is None else len(input_shape)
+        if input_shape is None or rank < 2 or not -rank < self.axis < rank or input_shape[self.axis] is None:
             shape = "one of unknown rank" if input_shape is None else tuple(input_shape)
             raise ValueError(
                 f"The mask {self.name!r} needs an input of shape (batch, ..., channels) with a known "
                 f"number of channels, not {shape}."
             )
-        shape = (input_shape[-1],)
+        shape = (input_shape[self.axis],)
         # On several replicas all copies are given the same values, so that of the first one stands for all.
         same = {"autocast": False, "aggregation": "only_first_replica"}
         self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
@@ -152,14 +166,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             progress.training = bool(training)
         if not training:
             self._seen_by = weakref.ref(self._get_call_context().entry_layer)
-            return inputs * _channels_last(mask, inputs.shape.rank)
+            return inputs * _along(mask, inputs.shape.rank, self.axis)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
-            self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs))
+            self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs, self.axis))
         copies = copies_of(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
         if gathering is None:
             self.passage = Passage(copies, inputs)
-        return masked(inputs, mask, copies)
+        return masked(inputs, mask, copies, self.axis)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `input_shape`."""
@@ -167,7 +181,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        return {**super().get_config(), "groups": self.groups}
+        return {**super().get_config(), "groups": self.groups, "axis": self.axis}
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights, with the decisions about them taken that are due."""
@@ -234,14 +248,14 @@ def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay:
         layer.signal.assign(decayed(layer.signal, statistic, decay))
 
 
-def _channels_last(mask: Any, rank: int) -> Any:
-    """The mask over the last of so many axes, brought there by a transposition.
+def _along(mask: Any, rank: int, axis: int) -> Any:
+    """The mask over one of so many axes, brought to the last by a transposition.
 
     A converter that lays images out with channels first takes a product of two that it transposed back for one that
     it need not; so a graph whose masks are inputs is converted as it is where they are constants, and costs the same.
     """
-    if rank < 3:
-        return mask
+    if rank < 3 or axis % rank < rank - 1:
+        return over_axis(mask, rank, axis)
     return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
 
 

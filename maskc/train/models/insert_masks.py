@@ -18,6 +18,7 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
 from maskc.train.cost import masked_graph
 from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.errors import GraphError
 from passes.model.inputs import bind
 
@@ -43,7 +44,8 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     The copy has weights of its own, with the same values, and computes the same until masks are pruned. Where the
     compiler could remove nothing, as before the model's outputs, there is no mask. Layers keep their names; a mask has
     the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
-    unless they are called more than once.
+    unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`) get
+    one on their heads.
 
     Args:
         model: a functional or Sequential model, of any depth of nesting.
@@ -80,15 +82,23 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 def _rule(after: Place) -> Callable[[Any], bool]:
     if callable(after):
         return after
-    rules = {"activation": _activates, "layer": lambda operation: isinstance(_inside(operation), _WEIGHTED)}
+    rules = {"activation": _activates, "layer": _weights}
     if after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
     return rules[after]
 
 
+def _weights(operation: Any) -> bool:
+    """Whether a layer is a convolution, a dense or an attention layer."""
+    operation = _inside(operation)
+    return isinstance(operation, _WEIGHTED) or has_heads(operation)
+
+
 def _activates(operation: Any) -> bool:
     """Whether what comes out of a layer or operation comes out of a function of each element."""
     operation = _inside(operation)
+    if has_heads(operation):
+        return True
     function = getattr(operation, "activation", None)
     if function is not None:
         return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
@@ -117,6 +127,7 @@ class _Copy:
         self._only = only
         self._places = 0
         self._names: Counter[str] = Counter()
+        self._attention: dict[int, Any] = {}  # layers whose heads are masked, by the numbers of these masks
         self._copies: dict[int, Any] = {}  # by the id of the operation
         self._originals: dict[int, int] = {}  # the other way round
         self._calls: Counter[int] = Counter()
@@ -124,6 +135,7 @@ class _Copy:
         self._last = _last_calls(model)
         self._called: Counter[int] = Counter()
         self.model = self._graph(model)
+        self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
 
     def _graph(self, model: Any) -> Any:
         graph = _functional(model)
@@ -144,9 +156,22 @@ class _Copy:
             copy = self._graph(operation)
             self._inside_repeated = outside
         else:
-            copy = _copied(operation)
+            copy = self._with_head_mask(operation) or _copied(operation)
         self._copies[id(operation)] = copy
         self._originals[id(copy)] = id(operation)
+        return copy
+
+    def _with_head_mask(self, operation: Any) -> Any:
+        """A copy of an attention layer with a mask on its heads, if it is to have one."""
+        if self._inside_repeated or self._calls[id(operation)] > 1 or not self._chosen(operation):
+            return None
+        copy = with_head_mask(operation)
+        if copy is None:
+            return None
+        self._places += 1
+        if self._only is not None and self._places not in self._only:
+            return None
+        self._attention[self._places] = copy
         return copy
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,7 +180,7 @@ class _Copy:
         self._called[original] += 1
         if self._inside_repeated or (original, self._called[original]) in self._last:
             return outputs
-        if not self._chosen(operation) or not _maskable(outputs):
+        if not self._chosen(operation) or not _maskable(outputs) or has_heads(operation):
             return outputs
         self._places += 1
         if self._only is not None and self._places not in self._only:
@@ -208,7 +233,8 @@ def _maskable(outputs: Any) -> bool:
 
 
 def _take_weights(copy: Any, old: Any) -> None:
-    for mine, theirs in zip(copy._flatten_layers(), old._flatten_layers(), strict=True):
+    own = [layer for layer in copy._flatten_layers() if not isinstance(layer, MaskLayer)]
+    for mine, theirs in zip(own, old._flatten_layers(), strict=True):
         store: dict[str, Any] = {}
         theirs.save_own_variables(store)
         mine.load_own_variables(store)

@@ -99,7 +99,7 @@ def update_pruning_signals(
                 "training=True, or a PruningOptimizer gathers it."
             )
     if rule.reads == "activations":
-        values = [activity(passage.inputs) for passage in passages if passage]
+        values = [activity(p.inputs, layer.axis) for layer, p in zip(layers, passages, strict=True) if p]
     else:
         if tape is None:
             raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")

@@ -1,0 +1,60 @@
+"""Attention layers of Keras with a mask on their heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from maskc.train.mask_layer import MaskLayer
+
+
+class _MaskedHeads:
+    """Puts a `MaskLayer` between the heads' outputs, `(batch, ..., heads, size)`, before they are joined."""
+
+    # Keras gives each shape to the argument that is called like the tensor.
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        """Creates the weights, of the mask as well."""
+        super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
+        joined = self._output_dense.kernel.shape  # type: ignore[attr-defined]
+        self.head_mask = MaskLayer(axis=-2, name=f"{self.name}_head_mask", dtype=self.dtype_policy)  # type: ignore[attr-defined]
+        self.head_mask.build((None, None, *joined[:2]))
+
+    def _compute_attention(self, *arguments: Any, **named: Any) -> tuple[Any, Any]:
+        output, scores = super()._compute_attention(*arguments, **named)  # type: ignore[misc]
+        return self.head_mask(output), scores
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class MaskedMultiHeadAttention(_MaskedHeads, keras.layers.MultiHeadAttention):  # type: ignore[misc]
+    """`keras.layers.MultiHeadAttention` whose heads can be pruned; the arguments are the same.
+
+    Attributes:
+        head_mask: the `MaskLayer`, with an entry for each head.
+    """
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class MaskedGroupQueryAttention(_MaskedHeads, keras.layers.GroupQueryAttention):  # type: ignore[misc]
+    """`keras.layers.GroupQueryAttention` whose query heads can be pruned; the arguments are the same.
+
+    Attributes:
+        head_mask: the `MaskLayer`, with an entry for each query head.
+    """
+
+
+_MASKED: dict[Any, Any] = {
+    keras.layers.MultiHeadAttention: MaskedMultiHeadAttention,
+    keras.layers.GroupQueryAttention: MaskedGroupQueryAttention,
+}
+
+
+def has_heads(operation: Any) -> bool:
+    """Whether an operation is an attention layer whose heads can have a mask, or have one."""
+    return isinstance(operation, tuple(_MASKED))
+
+
+def with_head_mask(layer: Any) -> Any:
+    """Returns a new layer with the configuration of an attention layer, and a mask on its heads; None for any other."""
+    kind = _MASKED.get(type(layer))
+    return None if kind is None else kind.from_config(layer.get_config())
