@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 
 Values = Sequence[NDArray[np.floating]]
+
+#: what `remember` was given: by model, the graph, its mask inputs and the ids of the masks' layers
+_known: weakref.WeakKeyDictionary[Any, tuple[ModelProto, list[str], list[int]]] = weakref.WeakKeyDictionary()
 
 
 class ComputationalCost:
@@ -211,6 +215,9 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
         InputError: if the model's inputs are not known or the conversion fails.
         UnavailableError: if tf2onnx is not installed.
     """
+    remembered = _known.get(model)
+    if remembered is not None and sizes is None and remembered[2] == [id(layer) for layer in layers]:
+        return remembered[:2]
     masks = [f"maskc_mask_{index}" for index in range(len(layers))]
     position = {id(layer.mask): index for index, layer in enumerate(layers)}
     trainable = [_generic(variable, seed) for seed, variable in enumerate(model.trainable_variables)]
@@ -246,6 +253,16 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
     outputs = tuple(f"output_{index}" for index in range(len(traced.outputs)))
     names = (*(spec.name for spec in inputs), *masks)
     return TensorFlowModel(name, model, traced, traced, names, outputs).to_onnx(), masks
+
+
+def remember(model: Any, layers: Sequence[MaskLayer], graph: ModelProto, inputs: list[str]) -> None:
+    """Spares `masked_graph` the conversion of a model: `graph` is what it would return, with these inputs for `layers`.
+
+    The values of floating-point weights do not matter to it, so it stays true while they change. Others may.
+    """
+    weights = [v for v in model.variables if "seed_generator" not in v.path]
+    if all(keras.backend.is_float_dtype(variable.dtype) for variable in weights):
+        _known[model] = graph, inputs, [id(layer) for layer in layers]
 
 
 def compiled_flops(model: Any, sizes: Any = None) -> int:

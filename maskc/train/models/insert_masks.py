@@ -16,7 +16,7 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
-from maskc.train.cost import masked_graph
+from maskc.train.cost import masked_graph, remember
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.errors import GraphError
@@ -73,10 +73,15 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     chosen = _rule(after)
     with model.distribute_strategy.scope():
         copy = _Copy(model, chosen)
-        kept = _shrinking(copy)
+        graph, kept = _shrinking(copy)
         if not kept:
             raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
-        return copy.model if len(kept) == len(copy.masks) else _Copy(model, chosen, kept).model
+        if len(kept) < len(copy.masks):
+            copy = _Copy(model, chosen, kept)
+        by_id = {id(mask): kept[number] for number, mask in copy.masks.items()}
+        layers = mask_layers(copy.model)
+        remember(copy.model, layers, graph, [by_id[id(layer)] for layer in layers])
+        return copy.model
 
 
 def _rule(after: Place) -> Callable[[Any], bool]:
@@ -240,15 +245,15 @@ def _take_weights(copy: Any, old: Any) -> None:
         mine.load_own_variables(store)
 
 
-def _shrinking(copy: _Copy) -> list[int]:
-    """The numbers of the masks after which the compiler could remove a channel.
+def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:
+    """The masks after which the compiler could remove a channel, by number, and the graph that has them as inputs.
 
     One compilation with a channel of each masked answers for most; those whose channels an earlier mask has made
     constant already are compiled alone.
     """
     masks = list(copy.masks.values())
     if not masks:
-        return []
+        return ModelProto(), {}
     graph, inputs = masked_graph(copy.model, masks)
     met = _meetings(graph, inputs)
     everything = {name: np.ones(mask.mask.shape[0], np.float32) for name, mask in zip(inputs, masks, strict=True)}
@@ -261,7 +266,9 @@ def _shrinking(copy: _Copy) -> list[int]:
         ]
     except GraphError as error:
         raise InputError(f"The model {copy.model.name!r} cannot be compiled: {error}") from error
-    return [number for number, keep in zip(copy.masks, kept, strict=True) if keep]
+    dropped = {name: everything[name] for name, keep in zip(inputs, kept, strict=True) if not keep}
+    named = zip(copy.masks, inputs, strict=True)
+    return bind(graph, dropped), {number: name for number, name in named if name not in dropped}
 
 
 def _removed(graph: ModelProto) -> set[str]:
