@@ -63,11 +63,15 @@ def mobilenet() -> Any:
 
 # At 0.3 and without ties no channel of the last depthwise convolution has both its masks left: nothing is computed.
 SLOW = [(build, tie, 0.3) for build in (cnn, resnet, mobilenet) for tie in ("auto", "none")][1:]
-SLOW += [(mobilenet, "none", 0.4)]
 
 
 @pytest.mark.parametrize(
-    ("build", "tie", "target"), [(cnn, "auto", 0.3), *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)]
+    ("build", "tie", "target"),
+    [
+        (cnn, "auto", 0.3),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW),
+        pytest.param(mobilenet, "none", 0.4, marks=pytest.mark.release),
+    ],
 )
 def test_flops_at_the_end_are_the_files(build: Any, tie: Any, target: float, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)

@@ -15,6 +15,7 @@ from keras import layers, ops  # noqa: E402
 
 import maskc  # noqa: E402
 from maskc.errors import InputError  # noqa: E402
+from maskc.frontend.tensorflow.convert import TensorFlowModel  # noqa: E402
 from maskc.train import computational_cost, prunable  # noqa: E402
 from maskc.train.mask_layer import mask_layers  # noqa: E402
 
@@ -182,3 +183,23 @@ def test_wrong_use_is_told() -> None:
         prunable(linear)
     with pytest.raises(InputError, match='"activation", "layer" or a function'):
         prunable(residual(), after="everything")
+
+
+def test_the_graph_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `prunable` looked at is what is counted, also where some masks were left out."""
+    calls: list[Any] = []
+    convert = TensorFlowModel.to_onnx
+    monkeypatch.setattr(TensorFlowModel, "to_onnx", lambda self: calls.append(self) or convert(self))
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(5, activation="relu")(inputs)
+    x = keras.layers.Dense(4, activation="relu")(x)
+    last = keras.layers.Dense(3, activation="relu")(x)
+    model = prunable(keras.Model(inputs, keras.layers.Rescaling(2.0)(last)))
+    known = computational_cost(model)
+    assert len(calls) == 1
+    monkeypatch.setattr("maskc.train.cost._known", {})
+    fresh = computational_cost(model)
+    assert len(calls) == 2
+    assert known.flops() == fresh.flops() and known.names == fresh.names
+    for name, savings in fresh.gradient().items():
+        np.testing.assert_array_equal(known.gradient()[name], savings)
