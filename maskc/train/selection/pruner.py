@@ -16,7 +16,7 @@ from maskc.errors import InputError, MaskcError, PruningWarning
 from maskc.train.cost import ComputationalCost, compiled_flops, has_value, sizes_left_open
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
-from maskc.train.selection.savings import Savings
+from maskc.train.selection.savings import Past, Savings
 from maskc.train.selection.settings import Settings, goal
 
 #: an array for each mask, of shape `(channels,)`
@@ -82,6 +82,7 @@ class Pruner:
         self.settings = settings
         self._history = history
         self._exhausted = False
+        self._counted_rows = self._counted_decisions = 0
         self.failure: MaskcError | None = None
         self.raises = True
         self._counting = False
@@ -91,9 +92,8 @@ class Pruner:
         coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
-        self._savings = Savings(self._cost, self._groups, masks)
-        unmasked = [np.ones_like(mask) for mask in masks]
-        self._full = self._cost.count(unmasked) if any(not mask.all() for mask in masks) else self._savings.count()
+        self._full = self._cost.count([np.ones_like(mask) for mask in masks])
+        self._savings = Savings(self._cost, self._groups, self._past(masks), self._full)
         target = settings.flops_target
         self.target = int(target * self._full if target <= 1 else target)
         self._floor = self._fewest(masks) if self.target or settings.schedule else 0
@@ -121,8 +121,8 @@ class Pruner:
 
     def at(self, masks: Sequence[NDArray[np.floating]]) -> int:
         """Returns the FLOPs at the given prunable masks, each of shape `(channels,)`, whoever set them."""
-        self._savings.follow(self._all(masks))
-        return self._savings.count()
+        self._savings.follow(self._all(masks), self._decisions())
+        return self.flops
 
     def correct(self) -> None:
         """Counts FLOPs with the present weights."""
@@ -158,7 +158,7 @@ class Pruner:
         if step <= self.settings.burn_in:
             return [np.asarray(self.flops, np.int64), np.asarray(False), *given]
         masks = self._all(given)
-        self._savings.follow(masks)
+        self._savings.follow(masks, self._decisions())
         before = self.flops
         if before > self.target:
             importance = [np.zeros_like(mask) for mask in masks]
@@ -188,6 +188,29 @@ class Pruner:
         if (model := self._model()) is None:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
+
+    def _decisions(self) -> int:
+        """How many were made."""
+        if self._counted_rows != len(self._history):
+            self._counted_rows, self._counted_decisions = len(self._history), len({step for step, *_ in self._history})
+        return self._counted_decisions
+
+    def _past(self, masks: list[NDArray[np.float32]]) -> Past:
+        """What led to these masks, as far as the history tells."""
+        left = {step: flops for step, _, _, flops in self._history}
+        steps = list(left)
+        known = [(step, self._where[index], channel) for step, index, channel, _ in self._history]
+        if any(masks[position][channel] for _, position, channel in known):  # somebody else has set masks since
+            return Past([self._full], lambda decisions: masks)
+
+        def after(decisions: int) -> list[NDArray[np.float32]]:
+            later, earlier = set(steps[decisions:]), [mask.copy() for mask in masks]
+            for step, position, channel in known:
+                if step in later:
+                    earlier[position][channel] = 1
+            return earlier
+
+        return Past([self._full, *left.values()], after)
 
     def _all(self, prunable: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
         """All masks of the model, of which these may be pruned."""
@@ -229,7 +252,6 @@ class Pruner:
                 )
                 order = order[: enough + 1]
             masks = self._savings.remove(order)
-            self._savings.count()
         return masks
 
     def _first(self, masks: Masks, importance: Masks) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,46 +14,52 @@ from maskc.train.selection.ranking import Groups
 from passes.mask_savings.cost_model import CostModel
 
 _CLOSE = 0.01  # a saving that is off by less is right
-_AGAIN = 0.5  # of its FLOPs left, a model is made anew, since what is rare at first may not be later
 
 
-@dataclass
-class _Check:
-    """How far the model is off for groups of one kind, and after how many uses that is counted again."""
+@dataclass(frozen=True)
+class Past:
+    """The decisions made so far: the FLOPs before the first and after each, and the masks after so many of them."""
 
-    error: float
-    interval: int = 1
-    uses: int = 0
+    flops: Sequence[int]
+    masks: Callable[[int], Values]
 
 
 class Savings:
     """FLOPs at some masks, and what each group of entries would save.
 
     They follow from one analysis (`passes.cost_model`), in milliseconds. For the groups of which it says that they may
-    be off, one of each kind is counted by compiling the graph without it, and again when such a group is about to be
-    chosen: after one choice, after two more, after four more, as long as the count is what was expected.
+    be off, one of each kind is counted by compiling the graph without it when the analysis is made, and the one that is
+    about to be chosen is counted again. The analysis is made anew where the FLOPs have halved, and, where groups may be
+    off, after 1, 2, 4, 8, ... decisions. So what is said follows from the decisions that were made, in whichever run.
 
     Where groups divide what is coupled, no saving follows from another, and all are counted each time.
 
     Args:
         cost: of the model.
         groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
-        masks: to begin with.
+        past: the decisions that led to the masks to begin with.
+        full: FLOPs without masks.
     """
 
     _model: CostModel
     _counted: tuple[int, NDArray[np.int64]]  # in place of the model, where coupled entries are divided
 
-    def __init__(self, cost: ComputationalCost, groups: Groups, masks: Values) -> None:
+    def __init__(self, cost: ComputationalCost, groups: Groups, past: Past, full: int) -> None:
         self._cost = cost
         self._groups = groups
+        self._full = full
         self._divided = not whole(cost.coupled, groups)
         self._more = 0  # FLOPs of the model with its present weights beyond those that the analysis counts
-        self._first = 0  # FLOPs when the model was made
-        self._removed = 0  # groups since then
-        self._patience = 1  # of these before it is made anew, where it is off
-        self._checks: dict[int, _Check] = {}
-        self._begin(masks)
+        self._errors: dict[int, float] = {}  # of the analysis, by kind of groups
+        self._errors_then: dict[int, float] = {}  # the same when it was made
+        self._decisions = 0
+        flops = past.flops
+        first = next(n for n, left in enumerate(flops) if self._level(left) == self._level(flops[-1]))
+        self._begin(past.masks(first), first)
+        for decisions in range(first + 1, len(flops)):
+            if self._is_due(decisions, flops[decisions]):
+                self._begin(past.masks(decisions), decisions)
+        self.follow(past.masks(len(flops) - 1), len(flops) - 1)
 
     @property
     def flops(self) -> int:
@@ -65,38 +71,38 @@ class Savings:
         if self._divided:
             return self._counted[1].astype(np.float64)
         found = self._model.savings()
-        for kind, check in self._checks.items():
-            found[self._of_kind(kind)] += check.error
+        for kind, error in self._errors.items():
+            found[self._of_kind(kind)] += error
         return np.asarray(found)
 
-    def follow(self, masks: Values) -> None:
-        """Goes on from other masks, whoever set them."""
-        if all(np.array_equal(a, b) for a, b in zip(self._masks, masks, strict=True)):
-            return
-        gone = [np.unique(g[(a != 0) & (b == 0)]) for g, a, b in zip(self._groups, self._masks, masks, strict=True)]
-        removed = np.unique(np.concatenate(gone))
-        expected = self.without(removed.tolist())
-        if not self._divided and all(np.array_equal(a, b) for a, b in zip(expected, masks, strict=True)):
-            self.remove(removed.tolist())
-        else:
-            self._begin(masks)
+    def follow(self, masks: Values, decisions: int) -> None:
+        """Goes on from other masks, whoever set them.
+
+        Args:
+            masks: for each layer, of shape `(channels,)`.
+            decisions: how many were made so far.
+        """
+        if not _same(self._masks, masks):
+            gone = [np.unique(g[(a != 0) & (b == 0)]) for g, a, b in zip(self._groups, self._masks, masks, strict=True)]
+            removed = np.unique(np.concatenate(gone))
+            if not self._divided and _same(self.without(removed.tolist()), masks):
+                self.remove(removed.tolist())
+            else:
+                self._begin(masks, decisions)
+        if self._is_due(decisions, self.flops):
+            self._begin(masks, decisions)
+        self._errors = dict(self._errors_then)
+        self.count()
 
     def remove(self, groups: Sequence[int]) -> list[NDArray[np.float32]]:
         """Zeroes groups; returns the masks."""
         masks = self.without(groups)
         if self._divided:
-            self._begin(masks)
-            return masks
-        doubtful = self._model.uncertain
-        for group in groups:
-            check = self._checks.get(int(self._model.kinds[group]))
-            if check is not None and doubtful[group]:
-                self._model.offset -= check.error
-        self._model.remove(groups)
-        self._masks = masks
-        self._removed += len(groups)
-        if self._model.flops < _AGAIN * self._first:
-            self._begin(masks)
+            self._begin(masks, self._decisions)
+        else:
+            self._model.remove(groups)
+            self._masks = masks
+            self.count()
         return masks
 
     def without(self, groups: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -109,26 +115,14 @@ class Savings:
         return (self._cost.count(self.without(groups)) if flops is None else flops) + self._more
 
     def confirm(self, group: int) -> bool:
-        """Whether what is said of a group that is about to be chosen is right, so far as it needs to be counted."""
+        """Whether what is said of a group that is about to be chosen is right; if it was not, it is now."""
         if self._divided or not self._model.uncertain[group]:
             return True
-        check = self._checks.setdefault(int(self._model.kinds[group]), _Check(0.0))
-        check.uses += 1
-        if check.uses < check.interval:
-            return True
-        self.count()
         expected = float(self.estimates()[group])
         saving = self.flops - self._more - self._cost.count(self.without([group]))
-        check.error += saving - expected
-        check.uses = 0
-        if abs(saving - expected) <= _CLOSE * max(abs(saving), 1):
-            check.interval *= 2
-            return True
-        check.interval = 1
-        if self._removed >= self._patience:
-            self._patience *= 2
-            self._begin(self._masks)
-        return False
+        kind = int(self._model.kinds[group])
+        self._errors[kind] = self._errors.get(kind, 0.0) + saving - expected
+        return abs(saving - expected) <= _CLOSE * max(abs(saving), 1)
 
     def count(self) -> int:
         """Compiles the graph at the present masks; returns its FLOPs, which are right from then on."""
@@ -140,18 +134,31 @@ class Savings:
         """Takes for granted what the model itself compiles to, with its present weights."""
         self._more += flops - self.flops
 
-    def _begin(self, masks: Values) -> None:
+    def _level(self, flops: int) -> int:
+        """How often the FLOPs without masks have been halved."""
+        return int(np.log2(max(self._full, 1) / max(flops, 1)))
+
+    def _is_due(self, decisions: int, flops: int) -> bool:
+        """Whether the analysis is to be made anew after so many decisions."""
+        if self._divided or decisions <= self._decisions:
+            return False
+        of_two = decisions & (decisions - 1) == 0
+        return self._level(flops) > self._level_then or bool(of_two and self._model.doubtful.any())
+
+    def _begin(self, masks: Values, decisions: int) -> None:
         self._masks = [np.array(mask, np.float32) for mask in masks]
+        self._decisions = decisions
         if self._divided:
             self._counted = self._cost.by_group(self._masks, self._groups)
             return
         self._model = self._cost.model(self._masks, self._groups)
-        self._first, self._removed = self._model.flops, 0
-        self._checks = self._first_checks()
+        self._level_then = self._level(self.flops)
+        self._errors_then = self._first_errors()
+        self._errors = dict(self._errors_then)
 
-    def _first_checks(self) -> dict[int, _Check]:
+    def _first_errors(self) -> dict[int, float]:
         """For each kind of groups that may be off, by how much the first is."""
-        model, checks = self._model, {}
+        model, errors = self._model, {}
         live = np.unique(np.concatenate([g[mask != 0] for g, mask in zip(self._groups, self._masks, strict=True)]))
         live = live[live >= 0]
         doubtful = live[model.doubtful[live]]
@@ -159,16 +166,19 @@ class Savings:
         savings, flops = model.savings(), model.flops
         with progress.stage("Counting what channels would save", total=len(kinds)) as stage:
             for kind, group in zip(kinds.tolist(), doubtful[first].tolist(), strict=True):
-                saving = flops - self._cost.count(self.without([group]))
-                checks[kind] = _Check(saving - float(savings[group]))
+                errors[kind] = flops - self._cost.count(self.without([group])) - float(savings[group])
                 stage.advance()
-        return checks
+        return errors
 
     def _of_kind(self, kind: int) -> NDArray[np.bool_]:
         alive = np.zeros(self._model.groups, bool)
         for group, mask in zip(self._groups, self._masks, strict=True):
             alive[group[(mask != 0) & (group >= 0)]] = True
         return np.asarray((self._model.kinds == kind) & self._model.uncertain & alive)
+
+
+def _same(masks: Values, others: Values) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(masks, others, strict=True))
 
 
 def whole(coupled: Groups, groups: Groups) -> bool:

@@ -115,7 +115,7 @@ def tuned(model: Any) -> dict[str, float]:
 
 def pruned_by(optimizer: Any) -> dict[str, Any]:
     rows = [(entry.step, entry.mask, entry.channel, entry.flops) for entry in optimizer.history]
-    return {"pruned": rows, "signals": [layer.signal.numpy().tolist() for layer in optimizer._layers()]}
+    return {"pruned": rows, "signals": [layer.signal.numpy().tolist() for layer in optimizer.masked_layers()]}
 
 
 def main() -> None:
