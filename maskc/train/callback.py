@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.mask_layer import optimizer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.selection.pruner import Pruned
 from maskc.train.summaries import Summaries
@@ -42,9 +42,7 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the optimizer."""
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
+        optimizer = optimizer_of(self.model)
         if not isinstance(optimizer, PruningOptimizer):
             raise InputError("PruningCallback needs a model that is compiled with a PruningOptimizer.")
         self._optimizer = optimizer
@@ -57,9 +55,7 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         pruned = self._optimizer.history[self._told :]
         self._told += len(pruned)
         if self._summaries is not None:
-            self._summaries.scalar("pruning/flops", pruned[-1].flops, pruned[-1].step)
-            for layer in self._optimizer.masked_layers():
-                self._summaries.scalar(f"pruning/kept/{layer.path}", float(np.sum(layer.mask)), pruned[-1].step)
+            self._summaries.pruning(pruned[-1].flops, self._optimizer.masked_layers(), pruned[-1].step)
         if self._on_pruned is not None:
             self._on_pruned(pruned)
 

@@ -216,9 +216,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
         context = self._get_call_context()
         model = context.entry_layer
-        optimizer = getattr(model, "optimizer", None)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
+        optimizer = optimizer_of(model)
         if optimizer is None and self._gatherer is not None:
             optimizer = self._gatherer()
         if not isinstance(optimizer, Gatherer):
@@ -229,6 +227,12 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         else:
             self.observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
         return gathering
+
+
+def optimizer_of(model: Any) -> Any:
+    """Returns the optimizer that a model is compiled with, without the loss scaling around it; None without one."""
+    optimizer = getattr(model, "optimizer", None)
+    return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
 
 
 def layer_of(variable: Any) -> MaskLayer | None:

@@ -231,12 +231,11 @@ class PruningTrainer:
         return position
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
-        if (flops := self.optimizer.counted) is not None:
-            summaries.scalar("pruning/flops", flops, step)
-        for layer in mask_layers(self.model):
+        layers = mask_layers(self.model)
+        summaries.pruning(self.optimizer.counted, layers, step)
+        for layer in layers:
             if not np.isfinite(layer.signal.numpy()).all():
                 raise diverged(layer.name)
-            summaries.scalar(f"pruning/kept/{layer.path}", float(layer.mask.numpy().sum()), step)
             summaries.histogram(f"pruning/signal/{layer.path}", layer.signal.numpy(), step)
 
 

@@ -25,7 +25,6 @@ from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.rewriting.storage_plan import Key
 
-_NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)
 _MOST = 3  # dimensions of a polynomial: others of a node count as fixed
 
 
@@ -75,8 +74,7 @@ class CostModel:
     offset: float
     _sizes: Array
     _terms: tuple[_Terms, ...]
-    _taken: dict[int, tuple[Index, Index]] = field(repr=False)
-    _members: tuple[Index, Index, Index] = field(repr=False)
+    _members: tuple[Index, Index, Index] = field(repr=False)  # groups, dimensions and counts, one for each pair
 
     @property
     def flops(self) -> int:
@@ -103,23 +101,30 @@ class CostModel:
 
     def after(self, groups: Sequence[int]) -> int | None:
         """FLOPs with these groups gone as well; None where some are doubtful, or nothing is left of an axis."""
-        sizes = self._sizes.copy()
-        for group in groups:
-            dimensions, counts = self._taken.get(group, _NONE)
-            sizes[dimensions] -= counts
+        sizes = self._sizes_without(self._of(groups))
         return None if self.doubtful.any() or (sizes <= 0).any() else self._flops(sizes)
 
     def remove(self, groups: Sequence[int]) -> None:
         """Go on without these groups."""
-        for group in groups:
-            dimensions, counts = self._taken.pop(group, _NONE)
-            self._sizes[dimensions] -= counts
+        gone = self._of(groups)
+        self._sizes = self._sizes_without(gone)
+        members, dimensions, counts = self._members
+        self._members = members[~gone], dimensions[~gone], counts[~gone]
         for terms in self._terms:
             terms.counts[np.isin(terms.group, groups)] = 0
 
     def correct(self, flops: int) -> None:
         """Take an exact count of the present state for granted."""
         self.offset += flops - self.flops
+
+    def _of(self, groups: Sequence[int]) -> Mask:
+        """Which of the members are those of these groups."""
+        return np.isin(self._members[0], groups)
+
+    def _sizes_without(self, gone: Mask) -> Array:
+        """The sizes of the dimensions without these members."""
+        _, dimensions, counts = self._members
+        return np.asarray(self._sizes - np.bincount(dimensions[gone], counts[gone], minlength=self._sizes.size))
 
     def _flops(self, sizes: Array) -> int:
         varying = (evaluated(terms.coefficients, sizes[terms.dimensions]).sum() for terms in self._terms)
@@ -152,7 +157,7 @@ def _chosen(masks: Mapping[str, Array], groups: Mapping[str, Index], count: int)
     """The groups to zero in a trial, bool [groups]: another share of each mask, so that sizes tell axes apart."""
     generator, chosen = np.random.default_rng(0), np.zeros(count, bool)
     for index, (name, mask) in enumerate(masks.items()):
-        live = np.unique(groups[name][(np.asarray(mask) != 0) & (groups[name] >= 0)])
+        live = _live(mask, groups[name])
         share = 0.3 + 0.4 * (index * 0.618 % 1)  # multiples of the golden ratio spread evenly over any interval
         chosen[live] = False
         chosen[generator.permutation(live)[: round(share * len(live))]] = True
@@ -163,10 +168,15 @@ def _one_of_each(masks: Mapping[str, Array], groups: Mapping[str, Index], count:
     """A group of each mask, bool [groups]: what is rare may be as it is for the first only."""
     chosen = np.zeros(count, bool)
     for name, mask in masks.items():
-        live = np.unique(groups[name][(np.asarray(mask) != 0) & (groups[name] >= 0)])
+        live = _live(mask, groups[name])
         if live.size > 1 and not chosen[live].any():
             chosen[live[live.size // 2]] = True
     return chosen
+
+
+def _live(mask: Array, groups: Index) -> Index:
+    """The groups that have an entry of the mask which is not zero."""
+    return np.unique(groups[(np.asarray(mask) != 0) & (groups >= 0)])
 
 
 class _Building:
@@ -175,7 +185,7 @@ class _Building:
     Attributes:
         now: the graph compiled at the masks.
         trials: the same with some groups zeroed: for each, `zeroed`, bool [groups].
-        entries: by tensor name and axis the group of each slice of the source, -1 for none that is live.
+        group_of: by tensor name and axis the group of each slice of the source, -1 for none that is live.
     """
 
     def __init__(
@@ -337,30 +347,30 @@ class _Building:
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def _model(self, polynomials: Mapping[tuple[int, ...], Array]) -> CostModel:
-        count = self.uncertain.size
-        kinds = np.zeros(count, np.int64)
-        taken: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for number, dimension in enumerate(self.dimensions):
-            for group, times in zip(dimension.groups.tolist(), dimension.counts.tolist(), strict=True):
-                taken[group][0].append(number)
-                taken[group][1].append(times)
-        numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        for group, (dimensions, times) in taken.items():
-            kinds[group] = numbers.setdefault((tuple(dimensions), tuple(times)), len(numbers) + 1)
         by_degree: dict[int, list[tuple[tuple[int, ...], Array]]] = defaultdict(list)
         for key, coefficients in polynomials.items():
             by_degree[len(key)].append((key, coefficients))
         fixed = sum(float(coefficients) for _, coefficients in by_degree.pop(0, []))
         return CostModel(
-            count,
+            self.uncertain.size,
             self.uncertain,
-            kinds,
+            self._kinds(),
             fixed,
             np.array([dimension.size for dimension in self.dimensions], float),
             tuple(self._terms(found) for found in by_degree.values()),
-            {group: (np.array(d), np.array(c)) for group, (d, c) in taken.items()},
             self._members(),
         )
+
+    def _kinds(self) -> Index:
+        """The same number for groups that take equally many slices from the same dimensions: int64 [groups]."""
+        kinds = np.zeros(self.uncertain.size, np.int64)
+        taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for group, *pair in zip(*(column.tolist() for column in self._members()), strict=True):
+            taken[group].append((pair[0], pair[1]))
+        numbers: dict[tuple[tuple[int, int], ...], int] = {}
+        for group, pairs in taken.items():
+            kinds[group] = numbers.setdefault(tuple(pairs), len(numbers) + 1)
+        return kinds
 
     def _members(self) -> tuple[Index, Index, Index]:
         """Groups, dimensions and counts, one for each pair."""

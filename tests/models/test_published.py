@@ -32,7 +32,7 @@ class Published:
     file: str
     sizes: tuple[int, ...]
     most: float  # MACs left over the least possible
-    most_always: float  # the same where constants are always put back at doors
+    most_always: float  # the same where constants are always restored by adapters
 
     def several(self, info: onnx.ValueInfoProto) -> list[tuple[int, ...]]:
         """Sizes of the input to run it at: axes without a size of their own once more, each larger than before."""

@@ -256,12 +256,11 @@ class Pruner:
 
     def _first(self, masks: Masks, importance: Masks) -> int | None:
         """The group to remove, once what it saves is certain; None if there is none."""
-        chosen = next(self._ranked(masks, importance), None)
         for _ in range(_TRIES):
-            if chosen is None or self._savings.confirm(chosen):
-                break
             chosen = next(self._ranked(masks, importance), None)
-        return chosen
+            if chosen is None or self._savings.confirm(chosen):
+                return chosen
+        return next(self._ranked(masks, importance), None)
 
     def _ranked(self, masks: Masks, importance: Masks) -> Iterator[int]:
         settings, savings = self.settings, self._savings.estimates()

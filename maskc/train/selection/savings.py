@@ -48,7 +48,7 @@ class Savings:
         self._cost = cost
         self._groups = groups
         self._full = full
-        self._divided = not whole(cost.coupled, groups)
+        self._divided = not _whole(cost.coupled, groups)
         self._more = 0  # FLOPs of the model with its present weights beyond those that the analysis counts
         self._errors: dict[int, float] = {}  # of the analysis, by kind of groups
         self._errors_then: dict[int, float] = {}  # the same when it was made
@@ -70,9 +70,11 @@ class Savings:
         """What zeroing each group would save, of shape `(groups,)`; 0 for groups that are gone."""
         if self._divided:
             return self._counted[1].astype(np.float64)
-        found = self._model.savings()
-        for kind, error in self._errors.items():
-            found[self._of_kind(kind)] += error
+        found, model = self._model.savings(), self._model
+        if self._errors:
+            off = self._alive() & model.uncertain
+            for kind, error in self._errors.items():
+                found[off & (model.kinds == kind)] += error
         return np.asarray(found)
 
     def follow(self, masks: Values, decisions: int) -> None:
@@ -159,9 +161,7 @@ class Savings:
     def _first_errors(self) -> dict[int, float]:
         """For each kind of groups that may be off, by how much the first is."""
         model, errors = self._model, {}
-        live = np.unique(np.concatenate([g[mask != 0] for g, mask in zip(self._groups, self._masks, strict=True)]))
-        live = live[live >= 0]
-        doubtful = live[model.doubtful[live]]
+        doubtful = np.flatnonzero(self._alive() & model.doubtful)
         kinds, first = np.unique(model.kinds[doubtful], return_index=True)
         savings, flops = model.savings(), model.flops
         with progress.stage("Counting what channels would save", total=len(kinds)) as stage:
@@ -170,18 +170,19 @@ class Savings:
                 stage.advance()
         return errors
 
-    def _of_kind(self, kind: int) -> NDArray[np.bool_]:
+    def _alive(self) -> NDArray[np.bool_]:
+        """The groups with an entry that is not zero, of shape `(groups,)`."""
         alive = np.zeros(self._model.groups, bool)
         for group, mask in zip(self._groups, self._masks, strict=True):
             alive[group[(mask != 0) & (group >= 0)]] = True
-        return np.asarray((self._model.kinds == kind) & self._model.uncertain & alive)
+        return alive
 
 
 def _same(masks: Values, others: Values) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(masks, others, strict=True))
 
 
-def whole(coupled: Groups, groups: Groups) -> bool:
+def _whole(coupled: Groups, groups: Groups) -> bool:
     """Whether entries that are coupled are always in the same group."""
     pairs = np.unique(np.stack([np.concatenate(coupled), np.concatenate(groups)]), axis=1)
     return bool(pairs.shape[1] == len(np.unique(pairs[0])))

@@ -205,7 +205,7 @@ def test_lengths_of_sequences() -> None:
 
 
 def test_bias_that_is_computed() -> None:
-    """Constants cannot be added to it: they are put back at the door, and zeros still go."""
+    """Constants cannot be added to it: an adapter restores them at its input, and zeros still go."""
     for shift, features in ((0.0, 3), (0.5, 6)):
         source = network(
             "RNN",

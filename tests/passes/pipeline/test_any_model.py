@@ -212,7 +212,7 @@ BRANCHES = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, bool q) 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_a_branch_that_reads_masked_channels(shift: float) -> None:
-    """The branches see the tensor whole: constants are put back at their door where that costs less."""
+    """The branches see the tensor whole: adapters restore constants at their input where that costs less."""
     source = onnx.parser.parse_model(BRANCHES.replace("N,4", "N,400"))
     weights = {"w": random(400, 8), "k": KEEP, "u": random(8, 8), "v": random(8, 3), "c": (1 - KEEP) * shift}
     for name, values in weights.items():
