@@ -87,7 +87,7 @@ class Savings:
         if not _same(self._masks, masks):
             gone = [np.unique(g[(a != 0) & (b == 0)]) for g, a, b in zip(self._groups, self._masks, masks, strict=True)]
             removed = np.unique(np.concatenate(gone))
-            if not self._divided and _same(self.without(removed.tolist()), masks):
+            if not self._divided and (removed >= 0).all() and _same(self.without(removed.tolist()), masks):
                 self.remove(removed.tolist())
             else:
                 self._begin(masks, decisions)

@@ -227,3 +227,15 @@ def test_the_shape_of_an_input_is_no_secret() -> None:
 
 def test_words_in_whatever_case() -> None:
     assert PruningOptimizer("sgd", flops_target=0.5, flops_weight="AUTO").settings.flops_weight == "auto"
+
+
+def test_a_frozen_mask_that_is_zeroed_by_hand_counts() -> None:
+    """It belongs to no group that could be removed."""
+    model = mlp()
+    frozen, free = mask_layers(model)
+    frozen.trainable = False
+    optimizer = compiled(model, prune_every=1000, flops_target=0.9)
+    model.fit(*data(model), verbose=0)
+    frozen.mask.assign(np.zeros(6))
+    assert optimizer.flops == computational_cost(model).flops()
+    assert free.mask.numpy().all()
