@@ -29,6 +29,15 @@ _NOT_BY_ELEMENT = {"softmax", "log_softmax", "sparsemax", "glu", "linear"}
 _ACTIVATIONS = {name for name in dir(keras.activations) if name.islower()} - _NOT_BY_ELEMENT
 _ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 
+_CHANNEL_BY_CHANNEL = tuple(
+    getattr(layers, f"{kind}{rank}D")
+    for kind in ("DepthwiseConv", "ZeroPadding", "Cropping", "MaxPooling", "AveragePooling", "UpSampling")
+    for rank in (1, 2, 3)
+    if hasattr(layers, f"{kind}{rank}D")
+)
+_CHANNEL_BY_CHANNEL += (layers.BatchNormalization, layers.Dropout, layers.SpatialDropout2D, layers.Activation)
+_CHANNEL_BY_CHANNEL += _ACTIVATION_LAYERS
+
 _WEIGHTED = tuple(
     getattr(layers, f"{kind}Conv{rank}D{transposed}")
     for kind, transposed in (("", ""), ("", "Transpose"), ("Depthwise", ""), ("Separable", ""))
@@ -42,7 +51,8 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 
     The copy has weights of its own, with the same values, and computes the same until masks are pruned. Where the
-    compiler could remove nothing, as before the model's outputs, there is no mask. Layers keep their names; a mask has
+    compiler could remove nothing, as before the model's outputs, there is no mask, nor where a later one takes the same
+    channels with it, as after a depthwise convolution that alone reads them. Layers keep their names; a mask has
     the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
     unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`) get
     one on their heads.
@@ -65,7 +75,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     if not isinstance(model, (Functional, keras.Sequential)) or not model.built:
         raise InputError(
             "prunable needs a functional or Sequential model whose inputs are known, and "
-            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer behind each layer that may "
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer after each layer that may "
             "shrink."
         )
     if mask_layers(model):
@@ -137,7 +147,7 @@ class _Copy:
         self._originals: dict[int, int] = {}  # the other way round
         self._calls: Counter[int] = Counter()
         self._inside_repeated = False
-        self._last = _last_calls(model)
+        self._bare = _last_calls(model)
         self._called: Counter[int] = Counter()
         self.model = self._graph(model)
         self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
@@ -145,6 +155,7 @@ class _Copy:
     def _graph(self, model: Any) -> Any:
         graph = _functional(model)
         self._calls.update(id(node.operation) for node in _nodes(graph))
+        self._bare |= _masked_later(graph, self._chosen)
         copy = keras.models.clone_model(graph, clone_function=self._operation, call_function=self._call)
         for old in graph.operations:
             if id(old) in self._copies and isinstance(old, keras.Layer) and not isinstance(old, keras.Model):
@@ -183,7 +194,7 @@ class _Copy:
         outputs = operation(*args, **kwargs)
         original = self._originals[id(operation)]
         self._called[original] += 1
-        if self._inside_repeated or (original, self._called[original]) in self._last:
+        if self._inside_repeated or (original, self._called[original]) in self._bare:
             return outputs
         if not self._chosen(operation) or not _maskable(outputs) or has_heads(operation):
             return outputs
@@ -230,6 +241,46 @@ def _last_calls(model: Any) -> set[tuple[int, int]]:
         if any(id(tensor) in outputs for tensor in node.outputs):
             last.add((id(node.operation), called[id(node.operation)]))
     return last
+
+
+def _masked_later(graph: Any, chosen: Callable[[Any], bool]) -> set[tuple[int, int]]:
+    """The calls whose channels go with those of a chosen call after them, which alone reads them, each by itself.
+
+    A second mask there would cost its time, and count the importance of a channel twice.
+    """
+    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+    readers: dict[int, list[Any]] = {}
+    for node in _nodes(graph):
+        for tensor in node.input_tensors:
+            readers.setdefault(id(tensor), []).append(node)
+
+    def goes_later(node: Any) -> bool:
+        given = [id(tensor) for tensor in node.outputs]
+        if len(given) != 1 or given[0] in outputs or len(readers.get(given[0], ())) != 1:
+            return False
+        (reader,) = readers[given[0]]
+        if not _by_channel(reader) or any(id(tensor) in outputs for tensor in reader.outputs):
+            return False
+        return chosen(reader.operation) or goes_later(reader)
+
+    called: Counter[int] = Counter()
+    later = set()
+    for node in _nodes(graph):
+        called[id(node.operation)] += 1
+        if goes_later(node):
+            later.add((id(node.operation), called[id(node.operation)]))
+    return later
+
+
+def _by_channel(node: Any) -> bool:
+    """Whether each channel that a call gives, on the last axis, depends on the same channel of what it is given."""
+    operation, rank = node.operation, len(node.outputs[0].shape)
+    if getattr(operation, "data_format", None) == "channels_first" or getattr(operation, "depth_multiplier", 1) != 1:
+        return False
+    if isinstance(operation, layers.BatchNormalization):
+        return operation.axis in (-1, rank - 1)
+    function = getattr(getattr(operation, "activation", None), "__name__", "linear")
+    return isinstance(operation, _CHANNEL_BY_CHANNEL) and function in {*_ACTIVATIONS, "linear"}
 
 
 def _maskable(outputs: Any) -> bool:

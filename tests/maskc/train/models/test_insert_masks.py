@@ -50,9 +50,9 @@ def data(model: Any) -> Any:
     return found if len(found) > 1 else found[0]
 
 
-def test_masks_stand_behind_every_activation_that_can_shrink() -> None:
+def test_masks_stand_after_every_activation_that_can_shrink() -> None:
     model = prunable(residual())
-    assert names(model) == ["stem_relu_mask", "inner_mask", "joined_mask", "depthwise_mask", "hidden_mask"]
+    assert names(model) == ["stem_relu_mask", "inner_mask", "depthwise_mask", "hidden_mask"]
 
 
 def test_directly_behind_layers() -> None:
@@ -62,6 +62,61 @@ def test_directly_behind_layers() -> None:
 
 def test_behind_what_a_function_chooses() -> None:
     assert names(prunable(residual(), after=lambda layer: isinstance(layer, layers.Add))) == ["sum_mask"]
+
+
+def chain(*between: Any, after: Any = None) -> Any:
+    """A convolution with an activation, these layers, a convolution."""
+    x = inputs = keras.Input((12, 12, 3))
+    x = first = layers.Conv2D(8, 3, padding="same", activation="relu", name="first")(x)
+    for layer in between:
+        x = layer(x)
+    if after is not None:
+        x = after(x, first)
+    x = layers.Conv2D(4, 1, activation="relu", name="next")(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def depthwise(**options: Any) -> Any:
+    return layers.DepthwiseConv2D(3, **{"activation": "relu", "padding": "same", "name": "depthwise", **options})
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [depthwise()],
+        [layers.ZeroPadding2D(), layers.BatchNormalization(), depthwise()],
+        [depthwise(activation=None, name="mixing"), layers.BatchNormalization(), layers.ReLU(name="depthwise")],
+        [layers.MaxPooling2D(), layers.Activation("swish", name="depthwise")],
+    ],
+)
+def test_one_mask_where_a_later_one_takes_the_same_channels(between: list[Any]) -> None:
+    """And the channels go with it: no more is left than the mask before would leave, of whose zeros padding makes edges."""
+    original = randomised(chain(*between))
+    model = prunable(original)
+    assert names(model) == ["depthwise_mask", "next_mask"]
+    mask_layers(model)[0].mask.assign([1, 0] * 4)
+    alone = computational_cost(model).flops()
+    before = prunable(original, after=lambda layer: layer.name in ("first", "next"))
+    mask_layers(before)[0].mask.assign([1, 0] * 4)
+    assert alone <= computational_cost(before).flops()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [depthwise(depth_multiplier=2)],
+        [layers.BatchNormalization(axis=1), depthwise()],
+        [layers.LayerNormalization(), depthwise()],
+        [layers.Conv2D(8, 3, activation="relu", name="depthwise")],
+    ],
+)
+def test_two_masks_where_channels_are_not_the_same(between: list[Any]) -> None:
+    assert names(prunable(chain(*between))) == ["first_mask", "depthwise_mask", "next_mask"]
+
+
+def test_two_masks_where_others_read_the_channels_as_well() -> None:
+    model = prunable(chain(depthwise(), after=lambda x, first: layers.Concatenate()([x, first])))
+    assert names(model) == ["first_mask", "depthwise_mask", "next_mask"]
 
 
 def test_the_copy_computes_the_same_and_has_weights_of_its_own() -> None:
