@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,18 +16,15 @@ from onnx import ModelProto
 import passes
 from maskc import progress
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.masked_graph import examples, filled, masked_graph, value_of
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 
 Values = Sequence[NDArray[np.floating]]
-
-#: what `remember` was given: by model, the graph, its mask inputs and the ids of the masks' layers
-_known: weakref.WeakKeyDictionary[Any, tuple[ModelProto, list[str], list[int]]] = weakref.WeakKeyDictionary()
 
 
 class ComputationalCost:
@@ -60,7 +56,7 @@ class ComputationalCost:
             )
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
-        self._graph, self._inputs = masked_graph(model, self.layers, sizes)
+        self._without_kernels, self._inputs = masked_graph(model, self.layers, sizes)
         self._counts: dict[bytes, int] = {}  # FLOPs by the values of masks, the latest
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
 
@@ -161,6 +157,10 @@ class ComputationalCost:
             flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, watch)
         return flops, np.asarray(savings, np.int64)
 
+    @property
+    def _graph(self) -> ModelProto:
+        return filled(self._without_kernels)
+
     @functools.cached_property
     def coupling(self) -> Coupling:
         """Which entries are coupled, by the compiler's analysis, and the slices that go with them."""
@@ -201,70 +201,6 @@ def _names(layers: Sequence[MaskLayer]) -> list[str]:
     return [f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> tuple[ModelProto, list[str]]:
-    """Converts the inference graph of a built model, with the masks of `layers` as float32 inputs.
-
-    All other weights become constants. Those that are exactly zero or one are replaced by small numbers, since a bias
-    or scale that merely has not been trained yet must not pass for an operation that does nothing. `sizes` are those of
-    an example, as for `ComputationalCost`.
-
-    Returns:
-        The graph and the names of the inputs that hold the masks, each of shape `(channels,)`, in order.
-
-    Raises:
-        InputError: if the model's inputs are not known or the conversion fails.
-        UnavailableError: if tf2onnx is not installed.
-    """
-    remembered = _known.get(model)
-    if remembered is not None and sizes is None and remembered[2] == [id(layer) for layer in layers]:
-        return remembered[:2]
-    masks = [f"maskc_mask_{index}" for index in range(len(layers))]
-    position = {id(layer.mask): index for index, layer in enumerate(layers)}
-    trainable = [_generic(variable, seed) for seed, variable in enumerate(model.trainable_variables)]
-    others = [_generic(variable, seed) for seed, variable in enumerate(model.non_trainable_variables)]
-    places = [position.get(id(variable)) for variable in model.non_trainable_variables]
-    structure, inputs = _inputs(model)
-    inputs = [
-        tf.TensorSpec([spec.shape[0], *example], spec.dtype, spec.name)
-        for spec, example in zip(inputs, _examples(model, [spec.shape for spec in inputs], sizes), strict=True)
-    ]
-
-    def infer(*arguments: Any) -> Any:
-        given = arguments[len(inputs) :]
-        values = [
-            tf.constant(value) if place is None else tf.cast(given[place], value.dtype)
-            for place, value in zip(places, others, strict=True)
-        ]
-        outputs, _ = model.stateless_call(
-            [tf.constant(value) for value in trainable],
-            values,
-            *keras.tree.pack_sequence_as(structure, arguments[: len(inputs)]),
-            training=False,
-        )
-        return keras.tree.flatten(outputs)
-
-    specs = [tf.TensorSpec(layer.mask.shape, tf.float32, name) for layer, name in zip(layers, masks, strict=True)]
-    name = f"The model {model.name!r}"
-    try:
-        function = tf.function(infer, input_signature=[*inputs, *specs], autograph=False, jit_compile=False)
-        traced = function.get_concrete_function()
-    except Exception as error:
-        raise InputError(f"{name} cannot be traced: {error}") from error
-    outputs = tuple(f"output_{index}" for index in range(len(traced.outputs)))
-    names = (*(spec.name for spec in inputs), *masks)
-    return TensorFlowModel(name, model, traced, traced, names, outputs).to_onnx(), masks
-
-
-def remember(model: Any, layers: Sequence[MaskLayer], graph: ModelProto, inputs: list[str]) -> None:
-    """Spares `masked_graph` the conversion of a model: `graph` is what it would return, with these inputs for `layers`.
-
-    The values of floating-point weights do not matter to it, so it stays true while they change. Others may.
-    """
-    weights = [v for v in model.variables if "seed_generator" not in v.path]
-    if all(keras.backend.is_float_dtype(variable.dtype) for variable in weights):
-        _known[model] = graph, inputs, [id(layer) for layer in layers]
-
-
 def compiled_flops(model: Any, sizes: Any = None) -> int:
     """Returns the FLOPs per example of the model's compilation, with its present weights and masks.
 
@@ -277,83 +213,7 @@ def compiled_flops(model: Any, sizes: Any = None) -> int:
         inputs = {
             value.name: [d.dim_value or None for d in value.type.tensor_type.shape.dim] for value in graph.graph.input
         }
-        examples = _examples(model, list(inputs.values()), sizes)
-        fixed = {name: (None, *example) for name, example in zip(inputs, examples, strict=True)}
+        given = examples(model, list(inputs.values()), sizes)
+        fixed = {name: (None, *example) for name, example in zip(inputs, given, strict=True)}
         graph = passes.fix_sizes(graph, fixed)
     return compiled_cost(graph).flops
-
-
-def sizes_left_open(model: Any) -> str:
-    """The shapes of a model's inputs that are not known but for the batch, for messages; "" if there is none."""
-    shapes = [tuple(spec.shape[1:]) for spec in _inputs(model)[1] if spec.shape.rank]
-    return ", ".join(str(shape) for shape in shapes if None in shape)
-
-
-def _examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> list[list[int | None]]:
-    """The shape of one example for each input, with the sizes that are given for those left open.
-
-    Raises:
-        InputError: if they do not fit the inputs.
-    """
-    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
-    if sizes is None:
-        given: list[Any] = [None] * len(shapes)
-    elif isinstance(sizes, Mapping):
-        given = [sizes.get(name) for name in names]
-        if set(sizes) - set(names):
-            raise InputError(f"sizes are given for {', '.join(sizes)}, and the inputs are {', '.join(names)}.")
-    else:
-        given = [sizes] if all(size is None or isinstance(size, (int, np.integer)) for size in sizes) else list(sizes)
-        if len(given) != len(shapes):
-            raise InputError(
-                f"sizes are given for {len(given)} inputs, and the model {model.name!r} has {len(shapes)}."
-            )
-    examples = []
-    for shape, wanted in zip(shapes, given, strict=True):
-        known = list(shape[1:])
-        if wanted is not None and (
-            len(wanted) != len(known) or any(None not in (k, w) and k != w for k, w in zip(known, wanted, strict=True))
-        ):
-            raise InputError(f"sizes {tuple(wanted)} do not fit an input of shape {tuple(known)}, without the batch.")
-        examples.append(known if wanted is None else [w or k for k, w in zip(known, wanted, strict=True)])
-    return examples
-
-
-def _inputs(model: Any) -> tuple[Any, list[Any]]:
-    """The structure of the model's positional arguments, and a named TensorSpec for each tensor in it."""
-    from keras.src.export.export_utils import get_input_signature
-
-    try:
-        structure = get_input_signature(model)
-    except ValueError as error:
-        raise InputError(f"The inputs of the model {model.name!r} are not known: call it once on data.") from error
-    specs = [
-        tf.TensorSpec(spec.shape, spec.dtype, f"maskc_input_{index}")
-        for index, spec in enumerate(keras.tree.flatten(structure))
-    ]
-    return structure, specs
-
-
-def has_value(variable: Any) -> bool:
-    """Whether a weight has a value as yet; see `value_of`."""
-    return tuple(variable.numpy().shape) == tuple(variable.shape)
-
-
-def value_of(variable: Any) -> NDArray[Any]:
-    """The present value of a weight; ones, as masks begin, where the first training step is just making it.
-
-    A Sequential model without an input is built in the middle of tracing that step, and has no values before it ran.
-    """
-    if not has_value(variable):
-        return np.ones(variable.shape, tf.as_dtype(variable.dtype).as_numpy_dtype)
-    value: NDArray[Any] = variable.numpy()
-    return value
-
-
-def _generic(variable: Any, seed: int) -> NDArray[Any]:
-    """The value of a weight, with small positive numbers where it is exactly zero or one."""
-    value = value_of(variable)
-    if not keras.backend.is_float_dtype(variable.dtype):
-        return value
-    filler = np.random.default_rng(seed).uniform(1e-3, 1e-2, value.shape).astype(value.dtype)
-    return np.where((value == 0) | (value == 1), filler, value)

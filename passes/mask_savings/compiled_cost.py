@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
 from passes.cost.counts import Cost
+from passes.graph.tensors import is_constant
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import shaped
 from passes.ops import rules
@@ -17,10 +20,15 @@ from passes.pipeline import order
 from passes.pipeline.trace import Recorder
 from passes.simplify.constant_folding import fold_constants
 
+_LARGE = 2**12  # elements
+
 
 @dataclass(frozen=True)
 class CompiledCost:
-    """A compiled graph, all of whose tensors have shapes, and FLOPs by the names of the nodes that take any."""
+    """A compiled graph, all of whose tensors have shapes, and FLOPs by the names of the nodes that take any.
+
+    Large constants in it have lost their values: several such graphs are kept beside a model in training.
+    """
 
     graph: gs.Graph
     nodes: dict[str, int]
@@ -49,4 +57,7 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> Compiled
     for node in found.after.nodes:
         if node.flops:
             nodes[node.name] = nodes.get(node.name, 0) + node.flops
+    for tensor in found.written.tensors().values():
+        if is_constant(tensor) and math.prod(tensor.shape) > _LARGE:
+            tensor.values = np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
     return CompiledCost(found.written, nodes)

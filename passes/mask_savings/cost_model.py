@@ -9,6 +9,7 @@ that come and go with the masks. The groups that have to do with these are `unce
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,12 +145,18 @@ def cost_model(
     """
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
     count = max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1
-    now = compiled_cost(bind(model, masks))
+
+    def counted(values: Mapping[str, Array]) -> CompiledCost:
+        cost = compiled_cost(bind(model, values))
+        gc.collect()  # graphs are cycles, and what was copied on the way holds all weights several times
+        return cost
+
+    now = counted(masks)
     chosen = _chosen(masks, groups, count)
     trials, parts = [], (chosen, ~chosen, _one_of_each(masks, groups, count))
     for zeroed in parts:
         with_zeros = {n: np.where((groups[n] >= 0) & zeroed[groups[n]], 0, mask) for n, mask in masks.items()}
-        trials.append(compiled_cost(bind(model, with_zeros)))
+        trials.append(counted(with_zeros))
     return _Building(now, trials, parts, coupling, group).built()
 
 

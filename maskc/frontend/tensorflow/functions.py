@@ -76,9 +76,9 @@ def widened(function: Any) -> Any | None:
     constant = frozen(function)
     if any(tensor.dtype == tf.resource for tensor in constant.inputs):
         return None
-    definition = constant.graph.as_graph_def()
-    _widen(definition)
     inputs, outputs = ([tensor.name for tensor in side] for side in (constant.inputs, constant.outputs))
+    definition = inlined(constant.graph.as_graph_def(), inputs, outputs)
+    _widen(definition)
 
     def computed(*arguments: Any) -> Any:
         given = dict(zip(inputs, arguments, strict=True))

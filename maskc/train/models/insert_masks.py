@@ -16,8 +16,8 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
-from maskc.train.cost import masked_graph, remember
 from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.errors import GraphError
 from passes.model.inputs import bind
@@ -305,7 +305,8 @@ def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:
     masks = list(copy.masks.values())
     if not masks:
         return ModelProto(), {}
-    graph, inputs = masked_graph(copy.model, masks)
+    without_kernels, inputs = masked_graph(copy.model, masks)
+    graph = filled(without_kernels)
     met = _meetings(graph, inputs)
     everything = {name: np.ones(mask.mask.shape[0], np.float32) for name, mask in zip(inputs, masks, strict=True)}
     first = {name: np.eye(values.size, dtype=np.float32)[0] for name, values in everything.items()}
@@ -319,7 +320,7 @@ def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:
         raise InputError(f"The model {copy.model.name!r} cannot be compiled: {error}") from error
     dropped = {name: everything[name] for name, keep in zip(inputs, kept, strict=True) if not keep}
     named = zip(copy.masks, inputs, strict=True)
-    return bind(graph, dropped), {number: name for number, name in named if name not in dropped}
+    return bind(without_kernels, dropped), {number: name for number, name in named if name not in dropped}
 
 
 def _removed(graph: ModelProto) -> set[str]:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.errors import InputError, MaskcError, PruningWarning
-from maskc.train.cost import ComputationalCost, compiled_flops, has_value, sizes_left_open
+from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
+from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
 from maskc.train.selection.savings import Past, Savings
 from maskc.train.selection.settings import Settings, goal

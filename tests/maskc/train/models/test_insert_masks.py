@@ -90,7 +90,7 @@ def depthwise(**options: Any) -> Any:
     ],
 )
 def test_one_mask_where_a_later_one_takes_the_same_channels(between: list[Any]) -> None:
-    """And the channels go with it: no more is left than the mask before would leave, of whose zeros padding makes edges."""
+    """And no more is left than a mask before would leave, after whose zeros a padding makes edges."""
     original = randomised(chain(*between))
     model = prunable(original)
     assert names(model) == ["depthwise_mask", "next_mask"]
@@ -252,7 +252,7 @@ def test_the_graph_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = prunable(keras.Model(inputs, keras.layers.Rescaling(2.0)(last)))
     known = computational_cost(model)
     assert len(calls) == 1
-    monkeypatch.setattr("maskc.train.cost._known", {})
+    monkeypatch.setattr("maskc.train.masked_graph._known", {})
     fresh = computational_cost(model)
     assert len(calls) == 2
     assert known.flops() == fresh.flops() and known.names == fresh.names

@@ -1,0 +1,67 @@
+"""The graph that training counts is the same whether large kernels are left out of its conversion or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.tensorflow
+
+keras = pytest.importorskip("keras")
+
+from keras import layers  # noqa: E402
+
+from maskc.train import computational_cost, masked_graph, prunable  # noqa: E402
+
+
+def images(policy: str = "float32") -> Any:
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((12, 12, 3))
+        x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+        x = layers.SeparableConv2D(8, 3, padding="same", activation="swish")(x)
+        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, groups=4, padding="same")(x)))
+        y = layers.Conv2DTranspose(8, 3, strides=2, padding="same", activation="relu")(y)
+        x = layers.Concatenate()([layers.UpSampling2D()(x), y])
+        x = layers.Dense(12, activation="gelu")(layers.GlobalAveragePooling2D()(x))
+        return keras.Model(inputs, layers.Dense(4, dtype="float32")(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def sequences() -> Any:
+    inputs = keras.Input((9, 6))
+    x = layers.Conv1D(8, 3, activation="relu", name="shared")(inputs)
+    x = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(x)
+    x = x + layers.MultiHeadAttention(2, 6)(x, x)
+    once = layers.Dense(12, activation="relu")
+    return keras.Model(inputs, layers.Dense(2)(once(once(layers.Dense(12)(x)))))
+
+
+@pytest.mark.parametrize("build", [images, lambda: images("mixed_bfloat16"), lambda: images("float64"), sequences])
+def test_kernels_left_out(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> tuple[Any, ...]:
+        monkeypatch.setattr(masked_graph, "_known", {})
+        cost = computational_cost(model)
+        rng = np.random.default_rng(0)
+        half = [(rng.random(mask.size) < 0.6).astype(np.float32) for mask in cost.masks()]
+        flops, savings = cost.at(half)
+        return cost.flops(), flops, *savings, *cost.coupled
+
+    model = prunable(build())
+    whole = look()
+    monkeypatch.setattr(masked_graph, "LARGE", 1)
+    for found, expected in zip(look(), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_large_kernels_are_not_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masked_graph, "LARGE", 1)
+    model = prunable(images())
+    without, _ = masked_graph.masked_graph(model, computational_cost(model).layers)
+    whole = masked_graph.filled(without)
+    elements = sum(np.prod(kernel.shape) for kernel in masked_graph._large_kernels(model))
+    assert whole.ByteSize() - without.ByteSize() > 0.9 * 4 * elements
+    assert masked_graph.filled(without).SerializeToString() == whole.SerializeToString()
