@@ -1,0 +1,177 @@
+"""The entries that are chosen are those that exact counting of every group's saving would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from maskc.train import PruningOptimizer, prunable
+from maskc.train.mask_layer import mask_layers
+from maskc.train.selection.pruner import Pruner
+from maskc.train.selection.ranking import ranked
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+DECISIONS = 50
+CLOSE = 1.01  # times the least signal per FLOP
+
+
+def convolution(x: Any, channels: int, size: int = 3, activation: str | None = "relu", **options: Any) -> Any:
+    x = layers.Conv2D(channels, size, padding="same", use_bias=False, **options)(x)
+    x = layers.BatchNormalization()(x)
+    return x if activation is None else layers.Activation(activation)(x)
+
+
+def plain(x: Any) -> Any:
+    for channels in (16, 24, 32):
+        x = layers.MaxPooling2D()(convolution(x, channels))
+    return layers.Dense(24, activation="relu")(layers.Flatten()(x))
+
+
+def residual(x: Any) -> Any:
+    x = convolution(x, 16)
+    for channels, strides in ((16, 1), (24, 2), (24, 1)):
+        y = convolution(convolution(x, channels, strides=strides), channels, activation=None)
+        if x.shape[-1] != channels:
+            x = convolution(x, channels, 1, None, strides=strides)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def residual_first(x: Any) -> Any:
+    """Normalisation and activation before the convolutions."""
+    x = layers.Conv2D(16, 3, padding="same")(x)
+    for _ in range(3):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        y = layers.Conv2D(20, 3, padding="same", activation="relu")(y)
+        x = layers.Add()([x, layers.Conv2D(16, 3, padding="same")(y)])
+    return layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
+
+
+def depthwise(x: Any) -> Any:
+    x = convolution(x, 12)
+    for strides in (1, 2, 1):
+        y = convolution(x, 36, 1, "relu6")
+        y = layers.DepthwiseConv2D(3, strides, "same", use_bias=False)(y)
+        y = convolution(layers.ReLU(6)(layers.BatchNormalization()(y)), 12, 1, None)
+        x = layers.Add()([x, y]) if strides == 1 else y
+    return layers.GlobalAveragePooling2D()(convolution(x, 32, 1))
+
+
+def gates(x: Any) -> Any:
+    x = convolution(x, 12, activation="swish")
+    for _ in range(2):
+        y = convolution(x, 32, 1, "swish")
+        y = layers.Activation("swish")(layers.BatchNormalization()(layers.DepthwiseConv2D(3, 1, "same")(y)))
+        s = layers.Conv2D(8, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(y))
+        y = layers.Multiply()([y, layers.Conv2D(32, 1, activation="sigmoid")(s)])
+        x = layers.Add()([x, convolution(y, 12, 1, None)])
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def dense(x: Any) -> Any:
+    x = layers.Conv2D(16, 3, padding="same")(x)
+    for _ in range(4):
+        y = convolution(layers.ReLU()(layers.BatchNormalization()(x)), 16, 1)
+        x = layers.Concatenate()([x, layers.Conv2D(8, 3, padding="same")(y)])
+    return layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
+
+
+def u_net(x: Any) -> Any:
+    kept = []
+    for channels in (12, 16):
+        x = convolution(x, channels)
+        kept.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = convolution(x, 24)
+    for skipped in reversed(kept):
+        x = layers.Conv2DTranspose(skipped.shape[-1], 2, strides=2, padding="same", activation="relu")(x)
+        x = convolution(layers.Concatenate()([x, skipped]), skipped.shape[-1])
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def attention(x: Any) -> Any:
+    x = layers.Reshape((16, 32))(layers.Conv2D(32, 4, strides=4)(x))
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(6, 8)(y, y)])
+        y = layers.Dense(40, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(32)(y)])
+    return layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+
+
+def branches(x: Any) -> Any:
+    x = convolution(x, 16)
+    for _ in range(2):
+        parts = [convolution(x, 12, 1), convolution(convolution(x, 10, 1), 12), convolution(x, 8, 5)]
+        x = layers.Concatenate()(parts)
+    return layers.Dense(20, activation="relu")(layers.GlobalAveragePooling2D()(x))
+
+
+def two_ways(x: Any) -> Any:
+    """Kernels in series, down the rows and along the columns, beside dense layers that scale their channels."""
+    x = convolution(x, 16)
+    y = convolution(convolution(x, 20, (1, 3)), 24, (3, 1))
+    scale = layers.Dense(24, activation="sigmoid")(
+        layers.Dense(18, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    )
+    x = layers.Multiply()([y, layers.Reshape((1, 1, 24))(scale)])
+    return layers.GlobalMaxPooling2D()(convolution(x, 16, dilation_rate=2))
+
+
+ARCHITECTURES = [
+    residual,
+    depthwise,
+    u_net,
+    attention,
+    *(
+        pytest.param(function, marks=pytest.mark.release)
+        for function in (plain, residual_first, gates, dense, branches, two_ways)
+    ),
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("after", ["activation", pytest.param("layer", marks=pytest.mark.release)])
+def test_decisions(architecture: Callable[[Any], Any], after: Any) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    model = prunable(keras.Model(inputs, layers.Dense(5)(architecture(inputs))), after)
+    chosen = [signal_per_flop(*pair) for pair in decisions(model)]
+    worse = [pair for pair in chosen if pair[0] > CLOSE * pair[1]]
+    assert len(chosen) == DECISIONS
+    assert len(worse) <= DECISIONS / 100, worse
+
+
+def decisions(model: Any) -> Any:
+    """Before each decision the pruner, the masks and the scores; and the groups that went in it."""
+    masked = mask_layers(model)
+    rng = np.random.default_rng(1)
+    # as different between layers as between channels
+    scores = [rng.lognormal(rng.normal(0, 1), 1, layer.mask.shape).astype(np.float32) for layer in masked]
+    settings = PruningOptimizer("sgd", flops_target=0, prune_every=1).settings
+    pruner = Pruner(model, masked, settings, [])
+    masks = [np.ones_like(score) for score in scores]
+    for step in range(1, DECISIONS + 1):
+        _, _, *pruned = pruner.decide(step, *masks, *scores)
+        gone = [g[(old != 0) & (new == 0)] for g, old, new in zip(pruner._groups, masks, pruned, strict=True)]
+        yield pruner, masks, scores, np.unique(np.concatenate(gone)).tolist()
+        masks = pruned
+        # importance changes as others go
+        scores = [score * rng.lognormal(0, 0.2, score.shape).astype(np.float32) for score in scores]
+
+
+def signal_per_flop(pruner: Pruner, masks: Any, scores: Any, gone: list[int]) -> tuple[float, float]:
+    """That of the group that went, and the least of all: by what every group saves exactly."""
+    (group,) = gone
+    flops, savings = pruner._cost.by_group(masks, pruner._groups)
+    capped = np.minimum(savings, max(flops - pruner.target, 1)).astype(float)
+    best = next(ranked(masks, scores, pruner._groups, capped, "auto", pruner.settings.min_channels))
+    entries, alive, score = (np.concatenate(parts) for parts in (pruner._groups, masks, scores))
+    importance = [float(score[(entries == n) & (alive != 0)].sum()) for n in (group, best)]
+    return importance[0] / max(capped[group], 1e-9), importance[1] / max(capped[best], 1e-9)
