@@ -22,7 +22,6 @@ from maskc.train.masked_graph import examples, filled, masked_graph, value_of
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel
 from passes.mask_savings.coupled_entries import Coupling
-from passes.model.inputs import bind
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -125,7 +124,10 @@ class ComputationalCost:
         named = self._named(masks)
         key = b"".join(value.tobytes() for value in named.values())
         if key not in self._counts:
-            self._counts = {**dict(list(self._counts.items())[-1:]), key: compiled_cost(bind(self._graph, named)).flops}
+            self._counts = {
+                **dict(list(self._counts.items())[-1:]),
+                key: compiled_cost(filled(self._without_kernels, named)).flops,
+            }
         return self._counts[key]
 
     def model(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> CostModel:
@@ -159,6 +161,7 @@ class ComputationalCost:
 
     @property
     def _graph(self) -> ModelProto:
+        """The graph with its kernels: made where it is used, since it is as large as the model."""
         return filled(self._without_kernels)
 
     @functools.cached_property

@@ -22,7 +22,6 @@ from passes.model.inputs import bind
 #: what `remember` was given: by model, the graph, its mask inputs and the ids of the masks' layers
 _known: weakref.WeakKeyDictionary[Any, tuple[ModelProto, list[str], list[int]]] = weakref.WeakKeyDictionary()
 
-
 #: Kernels of so many elements are left out of the graph. TensorFlow and tf2onnx copy constants twenty times over.
 LARGE = 2**16
 _KERNEL = "maskc_kernel_"
@@ -88,12 +87,16 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
     return graph, masks
 
 
-def filled(graph: ModelProto) -> ModelProto:
-    """Returns a copy of a graph of `masked_graph` in which the kernels have values, any but zero, always the same."""
+def filled(graph: ModelProto, masks: Mapping[str, NDArray[np.float32]] | None = None) -> ModelProto:
+    """Returns a copy of a graph of `masked_graph` in which the kernels have values, any but zero, always the same.
+
+    `masks` by the names of their inputs, of shape `(channels,)`, become constants as well.
+    """
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.graph.input}
     rng = np.random.default_rng(0)
     kernels = {name: shape for name, shape in shapes.items() if name.startswith(_KERNEL)}
-    return bind(graph, {name: rng.standard_normal(shape, np.float32) for name, shape in kernels.items()})
+    values = {name: rng.standard_normal(shape, np.float32) for name, shape in kernels.items()}
+    return bind(graph, {**values, **(masks or {})})
 
 
 def _large_kernels(model: Any) -> list[Any]:

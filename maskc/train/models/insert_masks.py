@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import keras
@@ -29,21 +29,21 @@ _NOT_BY_ELEMENT = {"softmax", "log_softmax", "sparsemax", "glu", "linear"}
 _ACTIVATIONS = {name for name in dir(keras.activations) if name.islower()} - _NOT_BY_ELEMENT
 _ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 
-_CHANNEL_BY_CHANNEL = tuple(
-    getattr(layers, f"{kind}{rank}D")
-    for kind in ("DepthwiseConv", "ZeroPadding", "Cropping", "MaxPooling", "AveragePooling", "UpSampling")
-    for rank in (1, 2, 3)
-    if hasattr(layers, f"{kind}{rank}D")
+
+def _of_every_rank(*names: str) -> tuple[Any, ...]:
+    """Keras's layers of these names, which have the number of axes in them."""
+    found = (getattr(layers, name.format(rank), None) for name in names for rank in (1, 2, 3))
+    return tuple(layer for layer in found if layer is not None)
+
+
+#: a channel of what comes out depends on that channel of what goes in, by itself
+_CHANNEL_BY_CHANNEL = _of_every_rank(
+    "DepthwiseConv{}D", "ZeroPadding{}D", "Cropping{}D", "MaxPooling{}D", "AveragePooling{}D", "UpSampling{}D"
 )
 _CHANNEL_BY_CHANNEL += (layers.BatchNormalization, layers.Dropout, layers.SpatialDropout2D, layers.Activation)
 _CHANNEL_BY_CHANNEL += _ACTIVATION_LAYERS
 
-_WEIGHTED = tuple(
-    getattr(layers, f"{kind}Conv{rank}D{transposed}")
-    for kind, transposed in (("", ""), ("", "Transpose"), ("Depthwise", ""), ("Separable", ""))
-    for rank in (1, 2, 3)
-    if hasattr(layers, f"{kind}Conv{rank}D{transposed}")
-)
+_WEIGHTED = _of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "SeparableConv{}D")
 _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
 
@@ -230,17 +230,24 @@ def _nodes(graph: Any) -> list[Any]:
     return [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
 
 
-def _last_calls(model: Any) -> set[tuple[int, int]]:
-    """The calls that give a model its outputs: which operation, and which of its calls, from 1."""
-    graph = _functional(model)
-    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+def _calls(graph: Any) -> Iterator[tuple[Any, tuple[int, int]]]:
+    """The same, each with the id of its operation and which of the operation's calls it is, from 1."""
     called: Counter[int] = Counter()
-    last = set()
     for node in _nodes(graph):
         called[id(node.operation)] += 1
-        if any(id(tensor) in outputs for tensor in node.outputs):
-            last.add((id(node.operation), called[id(node.operation)]))
-    return last
+        yield node, (id(node.operation), called[id(node.operation)])
+
+
+def _gives(node: Any, graph: Any) -> bool:
+    """Whether a call gives a functional model one of its outputs."""
+    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+    return any(id(tensor) in outputs for tensor in node.outputs)
+
+
+def _last_calls(model: Any) -> set[tuple[int, int]]:
+    """The calls that give a model its outputs."""
+    graph = _functional(model)
+    return {call for node, call in _calls(graph) if _gives(node, graph)}
 
 
 def _masked_later(graph: Any, chosen: Callable[[Any], bool]) -> set[tuple[int, int]]:
@@ -248,28 +255,20 @@ def _masked_later(graph: Any, chosen: Callable[[Any], bool]) -> set[tuple[int, i
 
     A second mask there would cost its time, and count the importance of a channel twice.
     """
-    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
     readers: dict[int, list[Any]] = {}
     for node in _nodes(graph):
         for tensor in node.input_tensors:
             readers.setdefault(id(tensor), []).append(node)
 
     def goes_later(node: Any) -> bool:
-        given = [id(tensor) for tensor in node.outputs]
-        if len(given) != 1 or given[0] in outputs or len(readers.get(given[0], ())) != 1:
+        if len(node.outputs) != 1 or _gives(node, graph):
             return False
-        (reader,) = readers[given[0]]
-        if not _by_channel(reader) or any(id(tensor) in outputs for tensor in reader.outputs):
+        reading = readers.get(id(node.outputs[0]), [])
+        if len(reading) != 1 or not _by_channel(reading[0]) or _gives(reading[0], graph):
             return False
-        return chosen(reader.operation) or goes_later(reader)
+        return chosen(reading[0].operation) or goes_later(reading[0])
 
-    called: Counter[int] = Counter()
-    later = set()
-    for node in _nodes(graph):
-        called[id(node.operation)] += 1
-        if goes_later(node):
-            later.add((id(node.operation), called[id(node.operation)]))
-    return later
+    return {call for node, call in _calls(graph) if goes_later(node)}
 
 
 def _by_channel(node: Any) -> bool:
@@ -279,8 +278,9 @@ def _by_channel(node: Any) -> bool:
         return False
     if isinstance(operation, layers.BatchNormalization):
         return operation.axis in (-1, rank - 1)
-    function = getattr(getattr(operation, "activation", None), "__name__", "linear")
-    return isinstance(operation, _CHANNEL_BY_CHANNEL) and function in {*_ACTIVATIONS, "linear"}
+    function = getattr(operation, "activation", None)
+    known = function is None or getattr(function, "__name__", "custom") in {*_ACTIVATIONS, "linear"}
+    return known and isinstance(operation, _CHANNEL_BY_CHANNEL)
 
 
 def _maskable(outputs: Any) -> bool:

@@ -21,7 +21,7 @@ DECISIONS = 50
 CLOSE = 1.01  # times the least signal per FLOP
 
 
-def convolution(x: Any, channels: int, size: int = 3, activation: str | None = "relu", **options: Any) -> Any:
+def convolution(x: Any, channels: int, size: Any = 3, activation: str | None = "relu", **options: Any) -> Any:
     x = layers.Conv2D(channels, size, padding="same", use_bias=False, **options)(x)
     x = layers.BatchNormalization()(x)
     return x if activation is None else layers.Activation(activation)(x)
