@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
@@ -429,3 +429,6 @@ class Builder:
             else:
                 dims.append(None if dim.name.startswith("(") or loose else dim.name)
         return helper.make_tensor_value_info(v.name, self.dtype, dims)
+
+
+Step = Callable[[Builder, Value], Value | None]
