@@ -17,7 +17,8 @@ from maskc.compilation.detect_cpu import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
 from passes.targets.onnxruntime.rates_by_processor import RATES
 from tests.generators import architectures
-from tests.generators.check import random_feeds
+from tests.generators.net import Masks
+from tests.generators.running import random_feeds
 
 HERE = Path(__file__).parent
 NETWORKS = ("vgg", "resnet", "mobilenet", "unet", "bert", "dlrm")
@@ -33,7 +34,7 @@ def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
         model = onnx.load(path)
         yield f"fixtures/{path.stem}", apply_masks(model, read_masks(masks)) if masks.exists() else model, {}
     for name in NETWORKS:
-        network = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
+        network = architectures.build(getattr(architectures, name), Masks(consistent=True))
         yield name, network.model(), network.ranges
 
 

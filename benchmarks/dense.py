@@ -18,9 +18,9 @@ from rich.table import Table
 import maskc
 import passes
 from benchmarks import record
-from tests.generators.architectures import Masks, Net
 from tests.generators.builder import Array
-from tests.generators.check import random_feeds
+from tests.generators.net import Masks, Net
+from tests.generators.running import random_feeds
 
 
 class Half(Masks):

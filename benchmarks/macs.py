@@ -24,9 +24,9 @@ from rich.table import Table
 
 import passes
 from maskc.frontend.tensorflow.keras import to_onnx
-from tests.generators.architectures import Masks, Net
-from tests.generators.check import random_feeds, required_inputs, with_sizes
 from tests.generators.measure import least_macs, mask_layers
+from tests.generators.net import Masks, Net
+from tests.generators.running import random_feeds, required_inputs, with_sizes
 from tests.models import networks
 from tests.models.test_published import MODELS
 

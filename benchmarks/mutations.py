@@ -29,11 +29,12 @@ from rich.table import Table
 import maskc
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from passes import shrink
-from tests.generators.architectures import ARCHITECTURES, Masks, build
-from tests.generators.check import all_sizes, random_feeds
+from tests.generators.architectures import ARCHITECTURES, build
 from tests.generators.exported import EXPORTED
 from tests.generators.mutations import MUTATIONS, Mutant, mutant
+from tests.generators.net import Masks
 from tests.generators.networks import network
+from tests.generators.running import all_sizes, random_feeds
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

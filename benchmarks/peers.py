@@ -29,7 +29,7 @@ import passes
 from benchmarks import dense, masking, published, record
 from benchmarks.worker import Worker
 from maskc.verification.double_precision import Evaluator, to_double, widen
-from tests.generators.check import Feeds, random_feeds
+from tests.generators.running import Feeds, random_feeds
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".peers"

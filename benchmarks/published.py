@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 
 import passes
-from tests.generators.check import Feeds, random_feeds, required_inputs
 from tests.generators.measure import mask_layers
+from tests.generators.running import Feeds, random_feeds, required_inputs
 
 FOLDER = Path(__file__).parent.parent / ".published"
 

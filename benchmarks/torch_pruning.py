@@ -23,7 +23,7 @@ import passes
 from benchmarks import record
 from benchmarks.peers import HERE, error, installed, python_of, version_of
 from benchmarks.worker import Worker
-from tests.generators.check import random_feeds
+from tests.generators.running import random_feeds
 
 NETWORKS = ("ResNet50", "DenseNet121", "ViT-base")
 PACKAGES = ("torch", "torchvision", "torch-pruning", "timm", "onnx")

@@ -32,7 +32,7 @@ import passes
 from benchmarks.record import session
 from maskc.compilation.detect_cpu import instruction_set, processor, table_name
 from passes.targets.onnxruntime.rates_by_processor import RATES, Rates
-from tests.generators.check import with_sizes
+from tests.generators.running import with_sizes
 from tests.models import networks
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import TensorProto
 
-from tests.generators.architectures import Net
+from tests.generators.net import Net
 
 
 def size(net: Net, x: str, axis: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from tests.generators.check import Feeds, Runner
+from tests.generators.running import Feeds, Runner
 
 Array = np.ndarray[Any, Any]
 

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from tests.generators.check import (
-    Runner,
-    assert_exact,
-    assert_explained,
-    assert_same_function,
-    assert_well_formed,
-    check,
-    perturbed,
-    random_feeds,
-    with_sizes,
-)
+from tests.generators.check import assert_exact, assert_same_function, check, perturbed
+from tests.generators.form import assert_explained, assert_well_formed
+from tests.generators.running import Runner, random_feeds, with_sizes
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 

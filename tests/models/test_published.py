@@ -13,15 +13,10 @@ import onnx
 import pytest
 
 from passes import fix_sizes, shrink
-from tests.generators.check import (
-    assert_exact,
-    assert_explained,
-    assert_same_function,
-    assert_well_formed,
-    random_feeds,
-    required_inputs,
-)
+from tests.generators.check import assert_exact, assert_same_function
+from tests.generators.form import assert_explained, assert_well_formed
 from tests.generators.measure import least_macs, mask_layers
+from tests.generators.running import random_feeds, required_inputs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from passes import Shrunk, shrink
 from tests.generators.builder import Network
-from tests.generators.check import adapters_cost, assert_same_function, assert_well_formed, check
+from tests.generators.check import adapters_cost, assert_same_function, check
+from tests.generators.form import assert_well_formed
 
 Array = NDArray[Any]
 

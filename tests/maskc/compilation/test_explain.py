@@ -12,6 +12,7 @@ import pytest
 import maskc as api
 from maskc import cli
 from tests.generators import architectures
+from tests.generators.net import Masks
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 
@@ -112,14 +113,14 @@ def test_a_graph_output_and_a_subgraph(tmp_path: Path) -> None:
     built.graph.output.append(build.value("d", ["n", 16]))
     text = shown(build.save(built, tmp_path / "m.onnx"))
     assert "the caller takes the graph output `d` whole:" in text and "an output keeps its size" in text
-    net = architectures.build(architectures.branching, architectures.Masks(consistent=False))
+    net = architectures.build(architectures.branching, Masks(consistent=False))
     text = shown(build.save(net.model(), tmp_path / "if.onnx"))
     assert "reads it inside a subgraph:" in text and "choose the branch, or unroll the loop" in text
 
 
 @pytest.mark.parametrize(("name", "words"), [("resnext", "mask whole groups"), ("vit", "mask whole parts of the axis")])
 def test_operators_say_how_to_mask_instead(name: str, words: str) -> None:
-    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
+    net = architectures.build(getattr(architectures, name), Masks(consistent=False))
     held = api.explain(net.model(), adapters="never", align="none").held
     assert any(item.advice.startswith(words) and "`--adapters always`" in item.advice for item in held)
 
@@ -150,7 +151,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnext", "mobilenet3", "densenet", "yolo", "dlrm", "vit", "lstm", "quantised"])
 def test_every_channel_that_stays_is_named_with_something_to_do(name: str) -> None:
-    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
+    net = architectures.build(getattr(architectures, name), Masks(consistent=False))
     report = api.explain(net.model(), align="none")
     nodes = {node.name for node in net.model().graph.node}
     assert sum(len(held.channels) for held in report.held) == report.channels_masked - report.channels_removed

@@ -7,7 +7,9 @@ import pytest
 
 from passes import Policy, shrink
 from tests.generators import architectures
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_well_formed
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
@@ -75,7 +77,7 @@ def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_architectures(name: str) -> None:
-    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=False))
+    net = architectures.build(getattr(architectures, name), Masks(consistent=False))
     source = net.model()
     flops = {}
     for policy in ("auto", "always", "never"):

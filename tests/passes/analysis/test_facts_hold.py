@@ -16,8 +16,9 @@ from passes.analysis import dataflow
 from passes.model.prepare import prepared
 from passes.rewriting import channel_facts
 from tests.generators.builder import Network
-from tests.generators.check import all_sizes, describe, random_feeds
+from tests.generators.check import describe
 from tests.generators.networks import network
+from tests.generators.running import all_sizes, random_feeds
 
 BLOCK = 30
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from passes import shrink
-from tests.generators.check import assert_explained
+from tests.generators.form import assert_explained
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
 HEADS, SIZE = 4, 8

@@ -12,6 +12,7 @@ from maskc.frontend.mask_files import apply_masks
 from passes.mask_savings.magnitude_masks import levels
 from passes.mask_savings.prunable_filters import filters
 from tests.generators import architectures
+from tests.generators.net import Masks
 from tests.passes import text
 
 
@@ -85,7 +86,7 @@ def test_a_model_without_layers_has_no_levels() -> None:
     ("name", "share"), [("resnet", 0.2), ("mobilenet", 0.2), ("unet", 0.2), ("bert", 0.5), ("dlrm", 0.2)]
 )
 def test_levels_of_architectures_are_what_their_compilation_has(name: str, share: float) -> None:
-    model = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True)).model()
+    model = architectures.build(getattr(architectures, name), Masks(consistent=True)).model()
     total = passes.count(model).flops
     (level,) = levels(model, [share * total])
     assert level is not None and level.masks

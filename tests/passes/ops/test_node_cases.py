@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from tests.generators.check import CannotRunError, Runner, check, describe
+from tests.generators.check import check, describe
 from tests.generators.node_cases import Case, cases, operators
+from tests.generators.running import CannotRunError, Runner
 
 # Random by nature; and one that tells a zero from a negative zero, which a mask makes of negative numbers.
 LEFT_OUT = {

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.abstract_values.scale_shift import ClampedAffine
-from tests.generators.check import Runner, assert_same_function
+from tests.generators.check import assert_same_function
+from tests.generators.running import Runner
 from tests.passes.text import compiled, model, operators, random
 
 SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"

@@ -20,11 +20,9 @@ from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.estimated_time import Timing
 from passes.targets.onnxruntime.rates_by_processor import ANY, LINES, RATES, Rates
 from tests.generators import architectures
-from tests.generators.check import (
-    assert_explained,
-    assert_same_function,
-    assert_well_formed,
-)
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_explained, assert_well_formed
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.passes.text import mask, model, random
 
@@ -262,7 +260,7 @@ def test_a_gain_of_few_microseconds_counts_where_the_batch_is_open() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("consistent", [True, False])
 def test_networks_stay_the_same_function(name: str, consistent: bool) -> None:
-    masks = architectures.Masks(consistent=consistent, keep=0.4, seed=3)
+    masks = Masks(consistent=consistent, keep=0.4, seed=3)
     built = architectures.build(getattr(architectures, name), masks)
     source = built.model()
     for align in (4, AVX512):
@@ -288,7 +286,7 @@ def test_random_networks_with_every_way_to_choose(seed: int) -> None:
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "densenet"])
 @pytest.mark.parametrize("consistent", [True, False])
 def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, consistent: bool) -> None:
-    masks = architectures.Masks(consistent=consistent, keep=0.5, seed=1)
+    masks = Masks(consistent=consistent, keep=0.5, seed=1)
     source = architectures.build(getattr(architectures, name), masks).model()
     graph = prepared(source)
     found, _ = understood(graph)

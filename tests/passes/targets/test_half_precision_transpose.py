@@ -11,7 +11,8 @@ import pytest
 
 from maskc.verification.double_precision import Evaluator
 from passes import shrink
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, model, random
 
 LOAD = (

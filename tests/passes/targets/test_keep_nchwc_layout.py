@@ -10,7 +10,8 @@ import pytest
 
 from passes import shrink
 from passes.targets.onnxruntime.rates_by_processor import RATES
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, mask, model, random
 
 AVX512 = RATES["avx512"]

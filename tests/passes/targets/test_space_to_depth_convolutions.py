@@ -13,8 +13,10 @@ from passes.model.prepare import prepared
 from passes.targets.onnxruntime import space_to_depth_convolutions
 from passes.targets.onnxruntime.rates_by_processor import RATES
 from tests.generators.builder import Network
-from tests.generators.check import assert_same_function, assert_well_formed, with_sizes
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_well_formed
 from tests.generators.networks import network
+from tests.generators.running import with_sizes
 from tests.passes.text import mask, model, random
 
 AVX512 = RATES["avx512"]

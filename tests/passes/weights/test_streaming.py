@@ -20,6 +20,7 @@ from passes.weights import statistics, streaming
 from passes.weights.external_file import Store
 from passes.weights.streaming import Cut, External, Inline, Lazy, patched, scaled
 from tests.generators import architectures
+from tests.generators.net import Masks
 from tests.passes import text
 
 SHAPES = [(7,), (6, 5), (1, 9), (1, 1, 4), (4, 3, 2, 2), (3, 1, 5), (2, 6, 4), (5, 0), ()]
@@ -222,7 +223,7 @@ NETWORKS = ("vgg", "resnext", "unet", "vit", "bert", "dlrm", "lstm", "branching"
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_model_in_files_compiles_to_the_same(name: str, tmp_path: Path) -> None:
-    net = architectures.build(getattr(architectures, name), architectures.Masks(consistent=True))
+    net = architectures.build(getattr(architectures, name), Masks(consistent=True))
     assert_same(net.model(), tmp_path)
 
 

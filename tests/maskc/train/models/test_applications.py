@@ -13,7 +13,7 @@ from keras import layers
 import maskc
 from maskc.train import computational_cost, prunable, prune, update_pruning_signals
 from maskc.train.mask_layer import mask_layers
-from tests.generators.check import Runner
+from tests.generators.running import Runner
 from tests.models import networks
 
 pytestmark = pytest.mark.tensorflow
