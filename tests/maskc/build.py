@@ -122,3 +122,31 @@ def run(built: ModelProto | Path, **inputs: Any) -> dict[str, np.ndarray[Any, An
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def sparse(*indices: int) -> onnx.ModelProto:
+    """The MLP with a first product whose weights are zero but at these places."""
+    built = mlp()
+    del built.graph.initializer[0]
+    values = constant("w1", np.arange(1, len(indices) + 1))
+    places = constant("w1_places", indices, np.int64)
+    built.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8, 16]))
+    return built
+
+
+def fancy(*nodes: onnx.NodeProto, inputs: tuple[str, ...] = ("i",)) -> onnx.ModelProto:
+    """The MLP with its custom operator as a local function of these nodes."""
+    built = custom()
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    built.functions.append(helper.make_function("com.example", "Fancy", inputs, ["o"], nodes, imports))
+    return built
+
+
+def changed(model: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
+    """The model with one of its weights changed."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in copy.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+            return copy
+    raise KeyError(name)

@@ -45,3 +45,13 @@ def refused(result: Result, code: int, *words: str) -> None:
     assert lines[0].endswith((".", "?")), lines[0]
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def compile_refused(source: Path, *words: str, masks: Path | None = None) -> None:
+    """Assert that compile, flops and verify all refuse the input, and that nothing was written."""
+    there = sorted(source.parent.rglob("*"))
+    extra = () if masks is None else ("--masks", masks)
+    refused(maskc("compile", source, *extra), 2, *words)
+    refused(maskc("flops", source, *extra), 2, *words)
+    refused(maskc("verify", source, source, *extra), 2, *words)
+    assert sorted(source.parent.rglob("*")) == there

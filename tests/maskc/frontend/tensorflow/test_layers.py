@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from maskc.errors import InputError
-from tests.maskc.frontend.tensorflow.layers import CASES, NOT_LAYERS, REFUSED, SEQUENCE, Case, each
+from tests.maskc.frontend.tensorflow.cases import SEQUENCE, Case, each, words
+from tests.maskc.frontend.tensorflow.layers import CASES, NOT_LAYERS, REFUSED
 
 pytestmark = pytest.mark.tensorflow
 
@@ -119,7 +120,6 @@ def test_activations(keras: Any) -> None:
 @pytest.mark.slow
 def test_masked_sequences(keras: Any) -> None:
     """Masks of time steps, which go through recurrent layers, attention and pooling."""
-    from tests.maskc.frontend.tensorflow.layers import words
 
     def outputs(k: Any, ids: Any) -> list[Any]:
         x = k.Embedding(9, 8, mask_zero=True)(ids)

@@ -1,0 +1,28 @@
+"""Changes of a model that `maskc check` is to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+
+def edit(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def unmask(*channels: int) -> Callable[[onnx.ModelProto], None]:
+    """A change that gives channels of the mask of `build.mlp` back."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (mask,) = (tensor for tensor in model.graph.initializer if tensor.name == "mask")
+        values = numpy_helper.to_array(mask).copy()
+        assert not values[..., list(channels)].any()
+        values[..., list(channels)] = 1
+        mask.CopyFrom(numpy_helper.from_array(values, mask.name))
+
+    return change
