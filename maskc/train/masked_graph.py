@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from onnx import ModelProto
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.train.mask_layer import MaskLayer
+from passes.mask_savings.compiled_cost import collect
 from passes.model.inputs import bind
 
 #: what `remember` was given: by model, the graph, its mask inputs and the ids of the masks' layers
@@ -83,7 +83,7 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
     outputs = tuple(f"output_{index}" for index in range(len(traced.outputs)))
     names = tuple(spec.name for spec in (*inputs, *specs))
     graph = TensorFlowModel(name, model, traced, traced, names, outputs).to_onnx()
-    gc.collect()  # TensorFlow's graphs are cycles, with all weights in them
+    collect(graph)
     return graph, masks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from passes.pipeline.trace import Recorder
 from passes.simplify.constant_folding import fold_constants
 
 _LARGE = 2**12  # elements
+_MANY = 2**20  # weights
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class CompiledCost:
     def flops(self) -> int:
         """Those of all nodes."""
         return sum(self.nodes.values())
+
+
+def collect(model: onnx.ModelProto) -> None:
+    """Frees what graphs of a model with many weights held: graphs are cycles, each with copies of the weights.
+
+    Every object of the process is visited, a quarter of a second beside TensorFlow; few weights are not worth it.
+    """
+    if sum(math.prod(t.dims) for t in model.graph.initializer) > _MANY:
+        gc.collect()
 
 
 def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> CompiledCost:

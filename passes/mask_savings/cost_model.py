@@ -9,7 +9,6 @@ that come and go with the masks. The groups that have to do with these are `unce
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Array, Dim, Index, Mask, describe, is_constant, present, shape_of
-from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
+from passes.mask_savings.compiled_cost import CompiledCost, collect, compiled_cost
 from passes.mask_savings.cost_polynomials import Place, Varying, evaluated, polynomial
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
@@ -148,7 +147,7 @@ def cost_model(
 
     def counted(values: Mapping[str, Array]) -> CompiledCost:
         cost = compiled_cost(bind(model, values))
-        gc.collect()  # graphs are cycles, and what was copied on the way holds all weights several times
+        collect(model)
         return cost
 
     now = counted(masks)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 
 from passes.graph.tensors import Array, Index
-from passes.mask_savings.compiled_cost import compiled_cost
+from passes.mask_savings.compiled_cost import collect, compiled_cost
 from passes.mask_savings.mask_entry_equivalence import equivalence_classes, when_zeroed
 from passes.model.inputs import bind, split
 from passes.model.prepare import prepared
@@ -19,8 +17,6 @@ from passes.pipeline.trace import Recorder
 
 #: told how many evaluations are done, and of how many
 Watch = Callable[[int, int], None]
-
-_LARGE = 4_000_000  # elements: so many weights are not left to be collected at some time
 
 
 def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
@@ -67,15 +63,12 @@ def flops_by_group(
     values, sizes = np.concatenate(list(masks.values())), {name: len(mask) for name, mask in masks.items()}
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
     live = np.unique(group[group >= 0])
-    # Nodes and tensors refer to each other, so the weights of every graph would wait for a collection.
-    large = sum(math.prod(t.dims) for t in model.graph.initializer) > _LARGE
     classes = np.unique(class_of[live])
     for done, key in enumerate(classes, 1):
         alike = live[class_of[live] == key]
         without = split(np.where(group == alike[0], 0, values), sizes)
         saved[alike] = flops - compiled_cost(bind(model, without)).flops
-        if large:
-            gc.collect()
+        collect(model)
         if watch is not None:
             watch(done, len(classes))
     return flops, saved

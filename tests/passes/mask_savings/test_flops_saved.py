@@ -190,7 +190,7 @@ def test_evaluations_are_told_as_they_are_done() -> None:
 @pytest.mark.slow
 def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph's nodes and tensors hold each other; ten graphs of ResNet50 that wait to be collected are 2 GB."""
-    monkeypatch.setattr(flops_saved, "_LARGE", 1000)
+    monkeypatch.setattr("passes.mask_savings.compiled_cost._MANY", 1000)
     depth = 6
     body = "".join(f"a{i} = MatMul(h{i}, w{i})\n h{i + 1} = Mul(a{i}, m{i})\n" for i in range(depth))
     signature = ", ".join(["float[N,32] h0", *(f"float[32] m{i}" for i in range(depth))])
