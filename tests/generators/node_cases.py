@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -127,8 +129,14 @@ def _array(value: Any) -> Any:
 def _all_cases() -> dict[str, list[Any]]:
     from onnx.backend.test.case.node import collect_testcases
 
+    def shaped(padded: Array, x_shape: Sequence[int], _: Any, __: Any, shape: Any, *more: Any, **named: Any) -> Array:
+        return np.ones([*x_shape[:2], *shape], padded.dtype)
+
     found: dict[str, list[Any]] = {}
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"), ExitStack() as patches:
+        # What is expected is computed while cases are collected, and nobody reads it here, nor where it is computed.
+        patches.enter_context(patch("onnx.reference.ops.op_pool_common.pool", shaped))
+        patches.enter_context(patch("onnx.backend.test.case.base.process_snippet", lambda *_: ("", "")))
         warnings.simplefilter("ignore")
         for case in collect_testcases(None):
             key = case.name.split("_expanded")[0] if "_expanded" in case.name else ""

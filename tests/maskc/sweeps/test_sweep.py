@@ -22,6 +22,7 @@ from onnx import numpy_helper
 import maskc as api
 import passes
 from maskc import frontend
+from maskc.compilation import workers
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.totals import Figures
@@ -49,6 +50,16 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rate.py").write_text(EVALUATE)
     np.savez(tmp_path / "mine.masks.npz", c=np.tile([1, 1, 0, 1], 4))
     return build.save(build.mlp(masked=False), tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are done in this process, which takes no second for each."""
+
+    def each(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
+        return ((index, workers.attempt(call, task)) for index, task in enumerate(tasks))
+
+    monkeypatch.setattr(run, "each", each)
 
 
 def command(file: str = "rate.py") -> str:
@@ -84,6 +95,7 @@ def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path
     ]
 
 
+@pytest.mark.usefixtures("here")
 def test_the_record_is_as_its_schema_says(model: Path) -> None:
     assert maskc("sweep", model, "--targets", "0.5", "--seconds", 0.05, "--quality", command()).exit_code == 0
     schema = json.loads((ROOT / "maskc" / "report" / "schema" / "sweep-1.json").read_text())
@@ -106,6 +118,7 @@ def test_levels_by_masks_and_by_models_in_several_ways(model: Path) -> None:
     assert told == recorded("out")
 
 
+@pytest.mark.usefixtures("here")
 def test_what_is_there_already_is_not_done_again(model: Path) -> None:
     base = ("sweep", model, "-o", "out", "--quality", command(), "--targets")
     assert maskc(*base, "0.5", "--seconds", 0.05).exit_code == 0
@@ -118,6 +131,7 @@ def test_what_is_there_already_is_not_done_again(model: Path) -> None:
     assert new["name"] == "flops-0.25" and new["quality"] == -1
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("change", ["the model", "an option", "the masks", "the file"])
 def test_what_has_changed_is_done_again(model: Path, change: str) -> None:
     base = ["sweep", model, "-o", "out", "--masks", "mine.masks.npz", "--seconds", 0]
@@ -141,6 +155,7 @@ def test_what_has_changed_is_done_again(model: Path, change: str) -> None:
     onnx.checker.check_model("out/mine.onnx")
 
 
+@pytest.mark.usefixtures("here")
 def test_a_point_that_fails_does_not_stop_the_others(model: Path) -> None:
     np.savez("wrong.npz", nothing=np.ones(3))
     result = maskc(
@@ -226,6 +241,7 @@ def test_a_record_that_is_none_is_not_overwritten(model: Path) -> None:
         assert Path("out/sweep.json").read_text() == text
 
 
+@pytest.mark.usefixtures("here")
 def test_the_table_and_the_page_say_what_is_dominated(model: Path) -> None:
     Path("rate.py").write_text("import sys\nprint(0.5 if 'flops' in sys.argv[1] else 1)")
     result = maskc(
@@ -266,6 +282,7 @@ def test_without_quality_points_of_one_level_are_compared_by_time_or_by_flops() 
     assert dominated(untimed, None) == {"a": "b", "b": None}
 
 
+@pytest.mark.usefixtures("here")
 def test_in_python_with_a_model_in_memory_and_a_function(tmp_path: Path) -> None:
     calls = []
 

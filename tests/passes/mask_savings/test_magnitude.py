@@ -83,7 +83,14 @@ def test_a_model_without_layers_has_no_levels() -> None:
 
 # The last of the encoder's residual stream is an output, so all that adds to it stays.
 @pytest.mark.parametrize(
-    ("name", "share"), [("resnet", 0.2), ("mobilenet", 0.2), ("unet", 0.2), ("bert", 0.5), ("dlrm", 0.2)]
+    ("name", "share"),
+    [
+        ("resnet", 0.2),
+        ("mobilenet", 0.2),
+        ("unet", 0.2),
+        pytest.param("bert", 0.5, marks=pytest.mark.slow),
+        ("dlrm", 0.2),
+    ],
 )
 def test_levels_of_architectures_are_what_their_compilation_has(name: str, share: float) -> None:
     model = architectures.build(getattr(architectures, name), Masks(consistent=True)).model()

@@ -67,7 +67,11 @@ def test_images_of_any_size(architecture: Architecture, consistent: bool) -> Non
     assert shrunk.report.after.macs < shrunk.report.before.macs
 
 
-@parametrized
+@pytest.mark.parametrize(
+    "architecture",
+    [*ARCHITECTURES, *(pytest.param(architecture, marks=pytest.mark.slow) for architecture in EXPORTED)],
+    ids=lambda a: a.__name__,
+)
 def test_without_masks(architecture: Architecture) -> None:
     """Masks of ones leave no trace and cost nothing."""
     net = build(architecture, Masks(keep=1.0))

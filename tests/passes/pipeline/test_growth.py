@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import time
 from collections.abc import Callable
@@ -51,6 +52,13 @@ def whole(body: str, steps: int) -> onnx.ModelProto:
     )
 
 
+def calls(source: onnx.ModelProto, adapters: Policy) -> int:
+    """Of functions, as many in every run."""
+    profile = cProfile.Profile()
+    profile.runcall(shrink, source, adapters)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
 def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
     """Of processor time, which others on the machine lengthen least; the shorter of two."""
     times = []
@@ -63,6 +71,16 @@ def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
 
 
 @pytest.mark.parametrize("adapters", ["auto", pytest.param("never", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("graph", [chain, fan, readers])
+def test_four_times_the_graph_takes_about_four_times_the_calls(
+    graph: Callable[[int], onnx.ModelProto], adapters: Policy
+) -> None:
+    shrink(graph(5), adapters)  # what is imported and remembered is not counted
+    assert calls(graph(80), adapters) < 5.5 * calls(graph(20), adapters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", ["auto", "never"])
 @pytest.mark.parametrize("graph", [chain, fan, readers])
 def test_four_times_the_graph_takes_about_four_times_as_long(
     graph: Callable[[int], onnx.ModelProto], adapters: Policy

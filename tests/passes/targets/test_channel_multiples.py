@@ -258,7 +258,7 @@ def test_a_gain_of_few_microseconds_counts_where_the_batch_is_open() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("consistent", [True, False])
+@pytest.mark.parametrize("consistent", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_networks_stay_the_same_function(name: str, consistent: bool) -> None:
     masks = Masks(consistent=consistent, keep=0.4, seed=3)
     built = architectures.build(getattr(architectures, name), masks)
