@@ -167,7 +167,7 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
 def show_sizes(out: Console, before: CountedAt, after: CountedAt | None = None) -> None:
     """What FLOPs of one model, or of two, were counted at."""
     if told := counted_at(before, after):
-        out.print(told, markup=False, soft_wrap=True)
+        out.print(_printable(told), markup=False, soft_wrap=True)
 
 
 def _figures(before: Figures, after: Figures) -> Table:
@@ -229,9 +229,14 @@ def _changes(changes: Sequence[Change]) -> Table:
 
 
 def _cut(text: str) -> str:
-    """The beginning of a long text, on one line, without what a terminal would take for commands."""
-    line = "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
+    """The beginning of a long text, on one line."""
+    line = _printable(text)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """A text on one line, without what a terminal would take for commands."""
+    return "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
 
 
 def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
