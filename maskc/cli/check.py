@@ -10,7 +10,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, volume
-from maskc.cli.shared_options import Adapters, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import Adapters, At, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -47,6 +47,7 @@ def check(
     ] = None,
     masks: Masks = None,
     shape: Shape = None,
+    at: At = None,
     adapters: Annotated[
         Adapters | None,
         typer.Option(help="With --update: how the models named are compiled, as for compile.", show_default=False),
@@ -60,20 +61,22 @@ def check(
     """Compile models again and fail if FLOPs are above the baseline, or a masked channel that went now stays.
 
     The baseline is a file to commit. It holds what each model costs and how
-    it is compiled: --masks, --shape and --adapters are given once, with
-    --update. A model that is no longer equivalent fails as well.
+    it is compiled and counted: --masks, --shape, --at and --adapters are
+    given once, with --update. A model that is no longer equivalent fails as well.
 
     Examples: maskc check --update models/*.onnx
 
     maskc check --format github --format junit=check.xml
     """
-    from maskc.frontend.input_sizes import parse
+    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.regression import check as regress
     from maskc.regression import output_formats
     from maskc.regression.findings import Limits
 
-    if not update and (masks or shape or adapters):
-        raise typer.BadParameter("--masks, --shape and --adapters are kept in the baseline: give them with --update.")
+    if not update and (masks or shape or at or adapters):
+        raise typer.BadParameter(
+            "--masks, --shape, --at and --adapters are kept in the baseline: give them with --update."
+        )
     targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
     limits = Limits(tolerance, min_reduction)
     changed = False
@@ -83,6 +86,7 @@ def check(
             models or (),
             masks=masks,
             shapes=parse(shape or ()),
+            at=parse_at(at or ()),
             adapters=adapters.value if adapters else None,
             limits=limits,
             jobs=jobs,

@@ -35,6 +35,7 @@ def compile(
     ] = None,
     masks: option.Masks = None,
     shape: option.Shape = None,
+    at: option.At = None,
     adapters: option.Adapting = option.Adapters.auto,
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
@@ -76,7 +77,7 @@ def compile(
     from maskc.compilation.compile import compile_file, default_output
     from maskc.compilation.options import VERIFY, CompileOptions, parse_align
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse
+    from maskc.frontend.input_sizes import parse, parse_at
 
     options = CompileOptions(
         masks,
@@ -86,6 +87,7 @@ def compile(
         align_for,
         align_seconds,
         VERIFY if verify else None,
+        parse_at(at or ()),
     )
     if len(models) > 1:
         if masks or report or bench:

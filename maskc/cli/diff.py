@@ -9,7 +9,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import Debug, Json, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -23,6 +23,7 @@ def diff(
         bool, typer.Option("--all", help="Show the layers that are the same as well; --json always has them.")
     ] = False,
     shape: Shape = None,
+    at: At = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -39,11 +40,11 @@ def diff(
     Example: maskc diff model.onnx model.compiled.onnx
     """
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse
+    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.inspection.diff import diff as run
 
     load(rules or ())
-    result = run(before, after, shapes=parse(shape or ()))
+    result = run(before, after, shapes=parse(shape or ()), at=parse_at(at or ()))
     if as_json:
         print_json(result.to_json())
         return

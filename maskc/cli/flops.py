@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -12,6 +12,7 @@ def flops(
     model: Model,
     masks: Masks = None,
     shape: Shape = None,
+    at: At = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -20,18 +21,17 @@ def flops(
 ) -> None:
     """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
 
-    Counts are for one example; sizes that are not known count as 1, and
-    --shape fixes them. With --masks, the count is that of the model compiled
-    with these masks.
+    The sizes that it is counted at are said first; --at counts at others.
+    With --masks, the count is that of the model compiled with these masks.
 
     Example: maskc flops model.onnx
     """
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse
+    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.inspection.flops import flops as run
 
     load(rules or ())
-    cost = run(model, masks, shapes=parse(shape or ()))
+    cost = run(model, masks, shapes=parse(shape or ()), at=parse_at(at or ()))
     if as_json:
         from maskc.results.json_values import plain
 

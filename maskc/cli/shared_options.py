@@ -68,6 +68,17 @@ Shape = Annotated[
         show_default=False,
     ),
 ]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x224x224",
+        help=(
+            "Count FLOPs at these sizes of an input and fix none of them; may be given for several. By default a batch "
+            "of 1, images of 224 x 224 and 128 of anything else, or what else the model works at; that is said."
+        ),
+        show_default=False,
+    ),
+]
 Rules = Annotated[
     list[Path] | None,
     typer.Option(

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
-from maskc.cli.shared_options import Debug, Json, Masks, Quiet, Reports, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Verbose
 
 
 class Provider(StrEnum):
@@ -39,6 +39,7 @@ def verify(
     ],
     masks: Masks = None,
     shape: Shape = None,
+    at: At = None,
     provider: Annotated[
         Provider,
         typer.Option(help="Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used."),
@@ -113,7 +114,7 @@ def verify(
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
-    from maskc.frontend.input_sizes import parse
+    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.verification.verify import verify as run
 
     result = run(
@@ -121,6 +122,7 @@ def verify(
         compiled,
         masks=masks,
         shapes=parse(shape or ()),
+        at=parse_at(at or ()),
         provider=provider.value,
         inputs=inputs,
         samples=samples,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maskc.report.terminal import table
-from maskc.report.wording import brief, factor, size
+from maskc.report.wording import brief, factor, size, sizes_in_brief
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
@@ -21,7 +21,8 @@ def show_one(outcome: Outcome, out: Console) -> None:
     assert report is not None
     flops = report.before.flops, report.after.flops
     out.print(
-        f"{outcome.model} → {outcome.output}: {brief(flops[0])} → {brief(flops[1])} FLOPs, {factor(*flops)}",
+        f"{outcome.model} → {outcome.output}: {brief(flops[0])} → {brief(flops[1])} FLOPs, {factor(*flops)}, at "
+        f"{sizes_in_brief(report.before.at)}",
         markup=False,
         soft_wrap=True,
     )
@@ -29,17 +30,18 @@ def show_one(outcome: Outcome, out: Console) -> None:
 
 def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
     """All models in one table, in the order of their names."""
-    rows = table("Model", "FLOPs before", "after", "reduction", "file before", "after", no_wrap=True)
+    rows = table("Model", "at", "FLOPs before", "after", "reduction", "file before", "after", no_wrap=True)
     rows.add_column("")
     for outcome in sorted(outcomes, key=lambda outcome: outcome.model):
         report = outcome.report
         if report is None:
-            rows.add_row(Text(str(outcome.model)), *"-----", Text("failed", style="red"))
+            rows.add_row(Text(str(outcome.model)), *"------", Text("failed", style="red"))
             continue
         before, after = report.before, report.after
         checked = Text("same function", style="green") if report.verification else Text("not verified", style="yellow")
         rows.add_row(
             Text(str(outcome.model)),
+            Text(sizes_in_brief(before.at)),
             brief(before.flops),
             brief(after.flops),
             factor(before.flops, after.flops),

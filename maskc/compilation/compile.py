@@ -30,7 +30,8 @@ from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import Policy
-from passes.errors import GraphError, in_brief
+from passes.cost.sizes_to_count_at import Sizes
+from passes.errors import GraphError, SizeError, in_brief
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
@@ -65,6 +66,7 @@ def compile(
     masks: Masks | None = None,
     *,
     shapes: Shapes | None = None,
+    at: Sizes | None = None,
     adapters: Policy = "auto",
     align: Align = "auto",
     align_for: str | None = None,
@@ -82,7 +84,8 @@ def compile(
     untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz` or
     `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic
     sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the compiled
-    model then takes these sizes only. `adapters` says where adapters restore constant channels at the inputs of
+    model then takes these sizes only. `at` says at what others FLOPs are counted, as for `maskc.flops`, and fixes
+    nothing. `adapters` says where adapters restore constant channels at the inputs of
     consumers that need all of them: `auto` where that costs less than computing them, `always` where it saves any
     FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
     by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
@@ -102,7 +105,7 @@ def compile(
         >>> compiled.save("small.onnx")
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
-    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks)
+    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at)
     return _compile(fixed(frontend.read(model), shapes), options)
 
 
@@ -187,10 +190,10 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
             shrunk = _shrink(target, options, lambda name: stage.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
-    except GraphError as error:
+    except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
-    before = shrunk.report.before if options.masks is None else count(source)
+    before = shrunk.report.before if options.masks is None else count(source, shrunk.report.before.at.sizes)
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
@@ -212,9 +215,10 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
 def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None) -> Shrunk:
     """Run the passes with the widths of the options."""
     if options.align == "measure":
-        return fastest(model, options.adapters, watch, RATES.get(table_name()), options.align_seconds, store)
+        table, seconds = RATES.get(table_name()), options.align_seconds
+        return fastest(model, options.adapters, watch, table, seconds, store, options.at)
     align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
-    return passes.shrink(model, options.adapters, watch=watch, store=store, align=align)
+    return passes.shrink(model, options.adapters, watch=watch, store=store, align=align, at=options.at)
 
 
 def _table(options: CompileOptions) -> Rates | Lines | None:

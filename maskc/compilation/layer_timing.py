@@ -27,6 +27,7 @@ from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.session import Session, import_onnxruntime
 from maskc.verification.inputs import one_sample
 from passes.adapters.placement import Policy
+from passes.cost.sizes_to_count_at import Sizes
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
@@ -81,21 +82,22 @@ def fastest(
     table: Rates | None,
     seconds: float,
     store: Store | None = None,
+    at: Sizes | None = None,
 ) -> Shrunk:
     """The compiled model that runs fastest here: with the fewest channels, with widths chosen by timing, or with all.
 
     All are timed in turns with their source. A model that cannot be run here on random inputs, or whose weights are too
     many to have three such models in memory, is compiled with widths that were chosen by the times of its layers; the
-    weights of the latter go to the store.
+    weights of the latter go to the store. FLOPs are counted `at` these sizes.
     """
     large = not embeds(model, EMBEDDED_LIMIT)
     rates, save = measured(table, seconds)
     with progress.stage("Timing layers"):
-        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=store if large else None)
+        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=store if large else None, at=at)
     save()
     if large:
         return wide
-    narrow = passes.shrink(model, adapters, watch=watch)
+    narrow = passes.shrink(model, adapters, watch=watch, at=at)
     try:
         with progress.stage("Timing the model"):
             ratios = _ratios([model, narrow.model, wide.model])
@@ -104,7 +106,7 @@ def fastest(
     against_source, against_narrow = ratios
     best = wide if against_narrow[1] <= 1 else narrow
     slow = against_source[1] if best is wide else against_source[0]
-    return passes.shrink(model, adapters, watch=watch, align="all") if slow > _NOISE else best
+    return passes.shrink(model, adapters, watch=watch, align="all", at=at) if slow > _NOISE else best
 
 
 def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import POLICIES, Policy
+from passes.cost.sizes_to_count_at import Sizes
 from passes.targets.onnxruntime.rates_by_processor import LINES, RATES, Lines, Rates
 
 #: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
@@ -45,6 +46,7 @@ class CompileOptions:
     align_for: str | None = None
     align_seconds: float = SECONDS
     verify: VerifyOptions | None = VERIFY
+    at: Sizes | None = None
 
     def __post_init__(self) -> None:
         if self.adapters not in POLICIES:

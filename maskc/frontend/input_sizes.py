@@ -14,6 +14,15 @@ from passes.errors import GraphError, SizeError, in_brief
 Shapes = Mapping[str, Sequence[int | str | None]]
 
 
+def parse_at(words: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
+    """Sizes to count at, from words as for `parse`, where names of sizes mean nothing. Raises as `parse` does."""
+    found = parse(words)
+    names = [(name, size) for name, sizes in found.items() for size in sizes if isinstance(size, str)]
+    if names:
+        raise InputError("The sizes of '{}' to count at must be numbers, or `?`, and not '{}'.".format(*names[0]))
+    return {name: tuple(size for size in sizes if not isinstance(size, str)) for name, sizes in found.items()}
+
+
 def parse(words: Sequence[str]) -> dict[str, tuple[int | str | None, ...]]:
     """Sizes by input name from words like `image=1x3x224x224` or `tokens=?,128`.
 

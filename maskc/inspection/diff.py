@@ -12,10 +12,11 @@ from maskc import frontend
 from maskc.frontend import Source
 from maskc.frontend.graph_queries import all_nodes, type_of
 from maskc.frontend.input_sizes import Shapes, fixed
-from maskc.inspection.flops import count
+from maskc.inspection.flops import count_both
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
+from passes.cost.sizes_to_count_at import Sizes
 
 
 def diff(
@@ -23,12 +24,13 @@ def diff(
     after: str | os.PathLike[str] | ModelProto,
     *,
     shapes: Shapes | None = None,
+    at: Sizes | None = None,
 ) -> Diff:
     """Set two models side by side as they are stored, without running or compiling them.
 
-    `shapes` fixes the sizes of inputs in both, as for `maskc.compile`; an input that only one of them has is fixed
-    there. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is not
-    installed.
+    `shapes` fixes the sizes of inputs in both, as for `maskc.compile`, and `at` says at what others FLOPs are counted,
+    as for `maskc.flops`; an input that only one of them has gets its sizes there. Raises `InputError` when a model
+    cannot be used and `UnavailableError` when reading it needs what is not installed.
 
     Example:
         >>> diff("model.onnx", "model.onnx").changes
@@ -41,7 +43,7 @@ def diff(
         # A name that neither has is refused, by the first.
         wanted = {name: sizes for name, sizes in (shapes or {}).items() if name in own or name not in other}
         sources.append(fixed(source, wanted))
-    costs = [count(source) for source in sources]
+    costs = count_both(sources[0], sources[1], at)
     old, new = (Figures.from_cost(cost, source.bytes) for cost, source in zip(costs, sources, strict=True))
     return Diff((sources[0].name, sources[1].name), old, new, layers(*costs), _changes(*sources))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from onnx import ModelProto
@@ -13,25 +14,53 @@ from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from passes.cost.counts import Cost
-from passes.errors import GraphError
+from passes.cost.sizes_to_count_at import Sizes, still_open
+from passes.errors import GraphError, SizeError
 
 
-def count(source: Source) -> Cost:
-    """Count a model, with graph errors told as errors of the input."""
+def count(source: Source, at: Sizes | None = None) -> Cost:
+    """Count a model at these sizes, with errors of the graph and the sizes told as errors of the input."""
     try:
-        return passes.count(source.model)
-    except GraphError as error:
+        return passes.count(source.model, at=at)
+    except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
 
 
+def count_both(before: Source, after: Source, at: Sizes | None = None) -> tuple[Cost, Cost]:
+    """Count two models at sizes that both have, as far as one leaves open what the other has.
+
+    at: those asked for; an input that only one of them has gets its sizes there, and a name that neither has is
+    refused. Raises as `count` does.
+    """
+    inputs = [{value.name for value in source.model.graph.input} for source in (before, after)]
+    asked = [
+        {name: sizes for name, sizes in (at or {}).items() if name in own or name not in other}
+        for own, other in zip(inputs, reversed(inputs), strict=True)
+    ]
+    costs = [count(source, sizes) for source, sizes in zip((before, after), asked, strict=True)]
+    if costs[0].at.sizes != costs[1].at.sizes:
+        freer = 0 if len(costs[0].at.open) > len(costs[1].at.open) else 1
+        model = (before, after)[freer].model
+        with contextlib.suppress(SizeError):  # where it does not work at these
+            like = still_open(model, costs[1 - freer].at.sizes) | asked[freer]
+            costs[freer] = passes.count(model, at=like)
+    return costs[0], costs[1]
+
+
 def flops(
-    model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None, *, shapes: Shapes | None = None
+    model: str | os.PathLike[str] | ModelProto,
+    masks: Masks | None = None,
+    *,
+    shapes: Shapes | None = None,
+    at: Sizes | None = None,
 ) -> Cost:
     """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
 
-    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
-    `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
-    does.
+    FLOPs and MACs are those at the sizes that the result has in `at`. `shapes` fixes sizes as for `compile`, and `at`
+    says at what others to count, by input name, one entry per dimension: a number, or None for one to choose. Those
+    that nothing says are chosen: a batch of 1, 224 for the height and the width of an image, 128 for any other axis, or
+    others where the model does not work at these. With `masks`, the count is that of the model compiled with them, with
+    `align` `none`. Raises as `compile` does.
 
     Example:
         >>> flops("model.onnx").macs > 0
@@ -39,9 +68,9 @@ def flops(
     """
     source = fixed(frontend.read(model), shapes)
     if masks is None:
-        return count(source)
+        return count(source, at)
     target = apply_masks(source.model, masks)
     try:
-        return passes.shrink(target).report.after
-    except GraphError as error:
+        return passes.shrink(target, at=at).report.after
+    except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error

@@ -33,7 +33,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counts:
-    """FLOPs and multiply-accumulates for one example, and the number of weights."""
+    """FLOPs and multiply-accumulates, and the number of weights."""
 
     flops: int
     macs: int
@@ -55,7 +55,8 @@ class Entry:
     `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
     `removed` are the masked channels that went and `held` those that stayed, by `tensor@axis`, written as `0-3, 7`.
     `widths` are the channels that each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of
-    the node.
+    the node. `at` are the sizes that FLOPs were counted at, by input, written as `1x224x224x3`; None in a file of
+    earlier, when open sizes counted as 1.
     """
 
     maskc: str
@@ -69,6 +70,12 @@ class Entry:
     held: dict[str, str]
     widths: dict[str, int]
     layer_flops: dict[str, int]
+    at: dict[str, str] | None = None
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]] | None:
+        """What `at` says. Raises ValueError where it does not list sizes."""
+        return None if self.at is None else {name: sizes(text) for name, text in self.at.items()}
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,23 @@ def read(path: Path) -> Baseline:
         for entry in models.values():
             for text in (*entry.removed.values(), *entry.held.values()):
                 channels(text)
+            for text in (entry.at or {}).values():
+                sizes(text)
         return Baseline(path, models)
     except ValueError as error:
         raise InputError(
             f"The baseline {path} is not as it should be: {error}. Mend it, or write it again with --update."
         ) from error
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Sizes from text like `1x224x224x3`. Raises ValueError for anything else."""
+    if text == "scalar":
+        return ()
+    parts = text.split("x")
+    if not all(map(str.isdecimal, parts)):
+        raise ValueError(f"`{text}` does not list sizes, like `1x224x224x3`")
+    return tuple(map(int, parts))
 
 
 def channels(text: str) -> set[int]:

@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from onnx import ModelProto
+
 from maskc import frontend, progress
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import attempt, checked_jobs, each
 from maskc.errors import InputError, MaskcError, NotEquivalentError
-from maskc.frontend import write_model_files
+from maskc.frontend import Source, write_model_files
 from maskc.frontend.custom_rules import load
-from maskc.frontend.input_sizes import Shapes
+from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
-from maskc.report.wording import ranges
+from maskc.report.wording import ranges, written
+from maskc.results.layers import Layer, layers
 from passes.adapters.placement import Policy
+from passes.cost.sizes_to_count_at import Sizes, still_open
+from passes.cost.sum_over_nodes import count_as_one
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def update(
     *,
     masks: Path | None = None,
     shapes: Shapes | None = None,
+    at: Sizes | None = None,
     adapters: str | None = None,
     limits: Limits | None = None,
     jobs: int | None = 1,
@@ -89,18 +95,18 @@ def update(
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
-    `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on (None: as before). Without
-    names, models that are gone leave the baseline. Returns what was found and whether the file changed. It stays as it
-    is where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
-    `check` does.
+    `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
+    sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Without names, models that are gone leave the
+    baseline. Returns what was found and whether the file changed. It stays as it is where a model cannot be compiled,
+    is not equivalent, or misses the reduction that `limits` ask for. Raises as `check` does.
     """
     known = baseline.read(path) if path.exists() or not models else Baseline(path)
     if not path.parent.is_dir():
         raise InputError(f"The directory {path.parent} does not exist. Create it first.")
     if masks is not None and len(models) != 1:
         raise InputError("Masks belong to one model. Name it, and no other.")
-    if (shapes or adapters) and not models:
-        raise InputError("Name the models that --shape and --adapters are for.")
+    if (shapes or at or adapters) and not models:
+        raise InputError("Name the models that --shape, --at and --adapters are for.")
     kept = dict(known.models)
     if not models:
         kept = {key: entry for key, entry in kept.items() if known.file(key).exists()}
@@ -115,7 +121,7 @@ def update(
             options = dataclasses.replace(options, shapes={k: list(v) for k, v in shapes.items()})
         if adapters:
             options = dataclasses.replace(options, adapters=adapters)
-        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False))
+        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at or None))
     outcomes = _all(tasks, jobs, rules)
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
@@ -132,7 +138,10 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 @dataclass(frozen=True)
 class _Task:
-    """One model to measure with these options, and to compare with its entry or not."""
+    """One model to measure with these options, and to compare with its entry or not.
+
+    FLOPs are counted `at` these sizes (None: at those of the entry).
+    """
 
     baseline: Baseline
     model: str
@@ -140,6 +149,7 @@ class _Task:
     options: Options | None
     limits: Limits
     compare: bool = True
+    at: Sizes | None = None
 
     def run(self) -> Outcome:
         entry = self.baseline.models.get(self.model)
@@ -148,10 +158,24 @@ class _Task:
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
-        now, report = _measured(self.baseline, self.file, self.options)
+        now, report = self._measured(entry)
         found = findings(entry if self.compare else None, now, report, self.limits)
-        told = (*report.warnings, *notes(entry if self.compare else None, now))
+        told = (*report.warnings, *notes(entry if self.compare else None, now, report))
         return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
+
+    def _measured(self, entry: Entry | None) -> tuple[Entry, CompileReport]:
+        """Compile and verify the model. Raises as `maskc.compile` does."""
+        assert self.options is not None
+        source = fixed(frontend.read(self.file), self.options.shapes)
+        masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
+        policy = cast(Policy, self.options.adapters)
+        known = {} if entry is None else entry.sizes or {}
+        at = self.at or still_open(source.model, known)
+        compiled = compile(source, masks, at=at, adapters=policy, align="none", verify=True)
+        now = _entry(compiled.report, self.options, source, masks)
+        if self.compare and entry is not None and entry.at is None:
+            now = _counted_as_then(now, source, compiled.model)
+        return now, compiled.report
 
     def ended(self, found: Outcome | MaskcError) -> Outcome:
         """The outcome of a run that may have ended with an error."""
@@ -177,18 +201,14 @@ def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> lis
     return [outcomes[index] for index in sorted(outcomes)]
 
 
-def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, CompileReport]:
-    """Compile and verify a model. Raises as `maskc.compile` does."""
-    source = frontend.read(file)
-    masks = None if options.masks is None else known.file(options.masks)
-    policy = cast(Policy, options.adapters)
-    report = compile(source, masks, shapes=options.shapes, adapters=policy, align="none", verify=True).report
+def _entry(report: CompileReport, options: Options, source: Source, masks: Path | None) -> Entry:
+    """What the baseline is to say of a compilation."""
     masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
     held: dict[str, set[int]] = {}
     for item in report.held:
         held.setdefault(f"{item.tensor}@{item.axis}", set()).update(item.channels)
     before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
-    entry = Entry(
+    return Entry(
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
@@ -203,6 +223,22 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
             for layer in report.layers
             if layer.width_after is not None
         },
-        layer_flops={layer.name_after or layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
+        layer_flops=_layer_flops(report.layers),
+        at=written(report.before.at),
     )
-    return entry, report
+
+
+def _counted_as_then(now: Entry, source: Source, compiled: ModelProto) -> Entry:
+    """The entry with open sizes counted as 1, as they were where a baseline does not say at which they were counted."""
+    before, after = count_as_one(source.model), count_as_one(compiled)
+    return dataclasses.replace(
+        now,
+        before=Counts(before.flops, before.macs, before.params),
+        after=Counts(after.flops, after.macs, after.params),
+        layer_flops=_layer_flops(layers(before, after)),
+        at=written(before.at),
+    )
+
+
+def _layer_flops(found: Sequence[Layer]) -> dict[str, int]:
+    return {layer.name_after or layer.name: layer.flops_after for layer in found if layer.flops_after}

@@ -11,7 +11,7 @@ from typing import Literal
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
-from maskc.report.wording import held_lines, ranges
+from maskc.report.wording import counted_at, distinct, held_lines, ranges, sizes_in_brief, written
 from passes.planning.explanation import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
@@ -88,7 +88,8 @@ def _rise(before: Entry, now: Entry, tolerance: float) -> str:
     share = f" (+{new / old - 1:.2%})" if old else ""
     cause = "the model is the same as then" if before.sha256 == now.sha256 else "the model has changed since"
     allowed = f", and {tolerance:.2%} is allowed" if tolerance else ""
-    return f"FLOPs rose from {old:,} to {new:,}{share}{allowed}; {cause}."
+    sizes = f" at {distinct(now.at.values())}" if now.at else ""
+    return f"FLOPs rose from {old:,} to {new:,}{share}{sizes}{allowed}; {cause}."
 
 
 def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
@@ -122,10 +123,21 @@ def _width(before: int | None, now: int | None) -> str:
     return f"has {now} channels and had {before}"
 
 
-def notes(before: Entry | None, now: Entry) -> Iterator[str]:
-    """What is worth knowing beside regressions."""
+def notes(before: Entry | None, now: Entry, report: CompileReport) -> Iterator[str]:
+    """What is worth knowing beside regressions; `report` is that of the compilation."""
+    sizes = report.before.at
+    if sizes.unknown or sizes.loops:
+        yield f"{counted_at(sizes)}."
     if before is None:
         return
+    if now.at != written(sizes):
+        yield (
+            "The baseline does not say at which sizes FLOPs were counted, so those that are open count as 1, as they "
+            f"did then; --update counts at {sizes_in_brief(sizes)}."
+        )
+    elif before.at is not None and before.at != now.at:
+        old, new = (distinct((entry.at or {}).values()) for entry in (before, now))
+        yield f"FLOPs are counted at {new}, and in the baseline at {old}."
     if now.after.flops < before.after.flops:
         yield f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}; keep that with --update."
     if now.maskc != before.maskc:

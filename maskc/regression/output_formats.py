@@ -17,6 +17,7 @@ from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.report import files
 from maskc.report.terminal import PIPE_WIDTH
+from maskc.report.wording import distinct
 from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
     write_model_files.write_text(file, FORMATS[name](outcomes))
 
 
-_TITLES = ("Model", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")
+_TITLES = ("Model", "At", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")
 
 
 def _row(outcome: Outcome) -> list[str]:
@@ -176,7 +177,9 @@ def _row(outcome: Outcome) -> list[str]:
     good, bad = ("ok", "regressed") if outcome.compared else ("measured", "refused")
     verdict = good if outcome.passed else "not checked" if outcome.error else bad
     counts = ("-" if value is None else f"{value:,}" for value in (old, new))
-    return [outcome.model, *counts, change, reduction, channels, verdict]
+    entry = now or before
+    at = distinct(entry.at.values()) if entry and entry.at else "-"
+    return [outcome.model, at, *counts, change, reduction, channels, verdict]
 
 
 def _told(outcome: Outcome) -> Iterator[str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.wording import by_operator, ranges, size, where_run
+from maskc.report.wording import by_operator, counted_at, ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import provider_title
@@ -95,6 +95,7 @@ def page(document: Document) -> str:
             script=Markup(script),
             script_hash=digest,
             figures=_figures(document),
+            counted_at=counted_at(document.before.at, document.after.at),
             verdict=_verdict(document),
             rows=_rows(document.layers),
             others=_others(document),

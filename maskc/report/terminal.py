@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.wording import brief, factor, held_lines, size, where_run, width_lines
+from maskc.report.wording import brief, counted_at, factor, held_lines, size, where_run, width_lines
 from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maskc.results.measurements import ExactError, Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
-    from passes.cost.counts import Cost
+    from passes.cost.counts import Cost, CountedAt
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
@@ -66,6 +66,7 @@ def versions() -> str:
 def show_compilation(report: Document, out: Console) -> None:
     """What was removed and what stayed, in the order in which it matters."""
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
+    show_sizes(out, report.before.at, report.after.at)
     out.print(_figures(report.before, report.after))
     channels = report.channels
     if channels is not None and (report.masked or channels.held):
@@ -88,6 +89,7 @@ def show_compilation(report: Document, out: Console) -> None:
 
 def show_verification(result: Verification, out: Console) -> None:
     """The figures of both files and the error of every output."""
+    show_sizes(out, result.before.at, result.after.at)
     out.print(_figures(result.before, result.after))
     if result.outputs:
         out.print(_errors(result.outputs, out.width < _NARROW))
@@ -122,6 +124,7 @@ def show_cost(cost: Cost, out: Console) -> None:
         if flops:
             rows.add_row(op, f"{nodes:,}", f"{flops:,}", f"{macs:,}")
     rows.add_row("Total", f"{len(cost.nodes):,}", f"{cost.flops:,}", f"{cost.macs:,}", style="bold")
+    show_sizes(out, cost.at)
     out.print(rows)
     out.print(f"Parameters: {cost.params:,}")
 
@@ -143,6 +146,7 @@ def show_explanation(report: Document, out: Console) -> None:
 def show_diff(found: Diff, out: Console, every: bool = False) -> None:
     """The layers that changed, or `every` one, then the totals, then what else is not the same."""
     out.print(f"{found.models[0]} → {found.models[1]}", markup=False, soft_wrap=True)
+    show_sizes(out, found.before.at, found.after.at)
     changed = [layer for layer in found.layers if layer.changed]
     shown = found.layers if every else changed
     if shown:
@@ -158,6 +162,12 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
         out.print(_changes(found.changes))
     else:
         out.print("Inputs, outputs, opsets, operators and metadata are the same.")
+
+
+def show_sizes(out: Console, before: CountedAt, after: CountedAt | None = None) -> None:
+    """What FLOPs of one model, or of two, were counted at."""
+    if told := counted_at(before, after):
+        out.print(_printable(told), markup=False, soft_wrap=True)
 
 
 def _figures(before: Figures, after: Figures) -> Table:
@@ -219,9 +229,14 @@ def _changes(changes: Sequence[Change]) -> Table:
 
 
 def _cut(text: str) -> str:
-    """The beginning of a long text, on one line, without what a terminal would take for commands."""
-    line = "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
+    """The beginning of a long text, on one line."""
+    line = _printable(text)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """A text on one line, without what a terminal would take for commands."""
+    return "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
 
 
 def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,13 @@ from maskc.runtime.session import provider_title
 if TYPE_CHECKING:
     from maskc.results.document import Checked
     from maskc.results.verification import Verification
+    from passes.cost.counts import CountedAt
     from passes.planning.explanation import Held
     from passes.targets.base import Width
+
+
+# Of inputs, and of their sizes, no more are named.
+_NAMED = 4
 
 
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
@@ -48,6 +54,50 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
     for width in widths:
         counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
         yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
+
+
+def counted_at(before: CountedAt, after: CountedAt | None = None) -> str:
+    """What FLOPs of one model, or of two, were counted at, without a full stop; "" where there is nothing to say."""
+    if after is None or after.sizes == before.sizes:
+        return "FLOPs" + told if (told := _at(before if after is None else _both(before, after))) else ""
+    return f"FLOPs{_at(before)} before,{_at(after)} after"
+
+
+def sizes_in_brief(at: CountedAt) -> str:
+    """The sizes of the inputs without their names: 1x224x224x3."""
+    return distinct(written(at).values()) + ", others 1" * bool(at.unknown)
+
+
+def written(at: CountedAt) -> dict[str, str]:
+    """The sizes of each input as people write them: 1x224x224x3."""
+    return {name: "x".join(map(str, dims)) or "scalar" for name, dims in at.sizes.items()}
+
+
+def distinct(texts: Iterable[str]) -> str:
+    """Each text once, the first few of them."""
+    return _listed(list(dict.fromkeys(texts))) or "-"
+
+
+def _at(at: CountedAt) -> str:
+    inputs: dict[str, list[str]] = {}
+    for name, dims in written(at).items():
+        inputs.setdefault(dims, []).append(name)
+    nodes = "1 node" if at.unknown == 1 else f"{at.unknown:,} nodes"
+    beside = [
+        *([f"{_listed(at.open)} open"] if at.open else []),
+        *([f"sizes that no input tells count as 1, in {nodes}"] if at.unknown else []),
+        *(["one round of each loop counts"] if at.loops else []),
+    ]
+    sizes = [f"{_listed(names)} {dims}" for dims, names in inputs.items()]
+    return f" at {_listed(sizes)}" * bool(sizes) + f" ({'; '.join(beside)})" * bool(beside)
+
+
+def _both(before: CountedAt, after: CountedAt) -> CountedAt:
+    return replace(before, unknown=max(before.unknown, after.unknown), loops=max(before.loops, after.loops))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
 
 
 def ranges(channels: Sequence[int]) -> str:

@@ -12,14 +12,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 def parsed(kind: Any, value: Any, where: str) -> Any:
     """A JSON value as the type says: a dataclass, a dictionary, a list or tuple, a number, a text, one of several.
 
-    Where a float is wanted a whole number will do. `where` is what messages call the value. Raises ValueError.
+    Keys with a default may be missing, and where a float is wanted a whole number will do. `where` is what messages
+    call the value. Raises ValueError.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
-        if not isinstance(value, Mapping) or set(value) != set(hints):
+        if not isinstance(value, Mapping) or not _needed(kind) <= set(value) <= set(hints):
             raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
-        return kind(**{key: parsed(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+        return kind(**{key: parsed(hints[key], item, f"{where}.{key}") for key, item in value.items()})  # type: ignore[operator]
     if origin is dict and isinstance(value, dict):
         return {key: parsed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is list and isinstance(value, list):
@@ -40,6 +41,12 @@ def parsed(kind: Any, value: Any, where: str) -> Any:
     elif type(value) is kind or (kind is types.NoneType and value is None):
         return value
     raise ValueError(f"`{where}` has the wrong type")
+
+
+def _needed(kind: Any) -> set[str]:
+    """Keys that every file has: those without a default, as keys that came later have one."""
+    missing = dataclasses.MISSING
+    return {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
 
 
 def ratio(value: float) -> float | None:

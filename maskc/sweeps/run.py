@@ -33,6 +33,7 @@ from maskc.sweeps.measure import Clock, Quality, check_quality, rate
 from maskc.sweeps.pareto import marked
 from maskc.sweeps.record import SCHEMA, Level, Origin, Point, Record, Value, read, write
 from maskc.sweeps.sweep_report import page
+from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 
@@ -65,6 +66,7 @@ def sweep(
     quality: Quality | None = None,
     lower_is_better: bool = False,
     shapes: Shapes | None = None,
+    at: Sizes | None = None,
     verify: bool = True,
     provider: str = "cpu",
     seconds: float = 2.0,
@@ -78,7 +80,7 @@ def sweep(
     level. `masks` are files of masks, a level each, and `targets` shares of the model's FLOPs, for which masks are made
     by the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the
     only level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as
-    `{"adapters": "always"}`.
+    `{"adapters": "always"}`. FLOPs are counted `at` these sizes, as for `maskc.flops`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
@@ -103,7 +105,7 @@ def sweep(
     if not models:
         raise InputError("There is no model to sweep.")
     with write_model_files.not_left_empty(directory):
-        plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {})
+        plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {}, at)
         result = Sweep(
             schema=SCHEMA,
             maskc=__version__,
@@ -138,7 +140,13 @@ class _Plan:
     """The levels of a sweep, with their models as ONNX files and their masks written."""
 
     def __init__(
-        self, directory: Path, models: Sequence[Any], masks: Sequence[Path], targets: Sequence[float], shapes: Shapes
+        self,
+        directory: Path,
+        models: Sequence[Any],
+        masks: Sequence[Path],
+        targets: Sequence[float],
+        shapes: Shapes,
+        at: Sizes | None,
     ) -> None:
         self.directory, self.shapes = directory, shapes
         if directory.exists() and not directory.is_dir():
@@ -148,9 +156,9 @@ class _Plan:
         first, *others = models
         name, path, digest = self._as_onnx(first, "source")
         self._source = fixed(frontend.read(path), shapes)
-        self.origin = Origin(
-            name, self._relative(path), digest, Figures.from_cost(count(self._source), self._source.bytes)
-        )
+        figures = Figures.from_cost(count(self._source, at), self._source.bytes)
+        self.origin = Origin(name, self._relative(path), digest, figures)
+        self.at = figures.at.sizes
         made = [self._level(_stem(first), path, digest)] if others or not (masks or targets) else []
         for other in others:
             _, file, key = self._as_onnx(other, f"{_stem(other)}.source")
@@ -163,6 +171,11 @@ class _Plan:
     def source(self) -> ModelProto:
         """The model that all is compared with, at the sizes that were asked for."""
         return self._source.model
+
+    def sizes(self, level: Level) -> Sizes:
+        """What the FLOPs of a level are counted at: the sizes of the source, as far as its model leaves them open."""
+        same = level.model == self.origin.onnx
+        return self.at if same else still_open(frontend.load(self.path(level.model)), self.at)
 
     def path(self, relative: str) -> Path:
         """What a path of the record means."""
@@ -207,7 +220,11 @@ class _Plan:
 
     def _level(self, name: str, model: Path, digest: str, masks: Path | None = None) -> Level:
         key = _hash(
-            __version__, digest, None if masks is None else write_model_files.digest(_existing(masks)), self.shapes
+            __version__,
+            digest,
+            None if masks is None else write_model_files.digest(_existing(masks)),
+            self.shapes,
+            self.at,
         )
         return Level(name, self._relative(model), None if masks is None else self._relative(masks), None, key)
 
@@ -216,7 +233,7 @@ class _Plan:
         known = {level.key: level for level in (self.before.levels if self.before else ())}
         found: dict[float, Level] = {}
         for target in targets:
-            key = _hash(__version__, digest, "magnitude", target, self.shapes)
+            key = _hash(__version__, digest, "magnitude", target, self.shapes, self.at)
             old = known.get(key)
             if old is not None and (old.error or old.masks is None or self.path(old.masks).exists()):
                 found[target] = old
@@ -224,11 +241,12 @@ class _Plan:
         if wanted:
             with progress.stage("Ranking filters"):
                 try:
-                    made = by_magnitude(self.source, [target * self.origin.figures.flops for target in wanted])
+                    flops = [target * self.origin.figures.flops for target in wanted]
+                    made = by_magnitude(self.source, flops, self.at)
                 except GraphError as error:
                     raise InputError(f"{self.origin.model}: {error}") from error
             for target, level in zip(wanted, made, strict=True):
-                name, key = f"flops-{target:g}", _hash(__version__, digest, "magnitude", target, self.shapes)
+                name, key = f"flops-{target:g}", _hash(__version__, digest, "magnitude", target, self.shapes, self.at)
                 problem, file = None, None
                 if level is None:
                     problem = f"Filters cannot go so that {target:g} of the FLOPs are left. Ask for more."
@@ -323,6 +341,7 @@ class _Keeper:
                 masks=None if level.masks is None else plan.path(level.masks),
                 shapes=plan.shapes,
                 verify=VERIFY if verify else None,
+                at=plan.sizes(level),
                 **options,
             ),
         )

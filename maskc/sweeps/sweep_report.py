@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.wording import brief, size
+from maskc.report.terminal import show_sizes
+from maskc.report.wording import brief, counted_at, size
 from maskc.sweeps.record import SOURCE, Point, Record
 
 Kind = Literal["source", "best", "dominated"]
@@ -40,6 +41,7 @@ def show(sweep: Record, out: Console) -> None:
             cells.append(_number(point.quality))
         cells.append("-" if point.figures is None else size(point.figures.bytes))
         table.add_row(str(number), Text(point.name), *cells, _verdict(point, sweep))
+    show_sizes(out, figures.at)
     out.print(table)
     for point in sweep.points:
         for warning in point.warnings:
@@ -79,6 +81,7 @@ def page(sweep: Record) -> str:
             title=Path(sweep.source.model).name,
             style=stylesheet(),
             charts=list(charts(sweep)),
+            counted_at=counted_at(sweep.source.figures.at),
             verdict=lambda point: verdict(point, sweep),
             number=_number,
             size=size,

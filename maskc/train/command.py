@@ -16,6 +16,7 @@ from rich.table import Table
 
 from maskc.errors import InputError
 from maskc.frontend.write_model_files import write_bytes, written
+from maskc.report.terminal import show_sizes
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
@@ -219,6 +220,7 @@ def show_training(result: Trained, out: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("", "Before", "After", "Change"):
         table.add_column(title, justify="right" if title else "left")
+    show_sizes(out, result.exported.report.after.at)
     for title, figure in (("FLOPs", "flops"), ("Parameters", "parameters")):
         before, after = manifest[figure]["before"], manifest[figure]["after"]
         table.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")

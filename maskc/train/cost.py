@@ -38,8 +38,8 @@ class ComputationalCost:
 
     Args:
         model: a built Keras model.
-        sizes: of an example, where the model's input leaves some open, which count as 1 otherwise: without the batch,
-            `(224, 224, 3)`, or one for each input, in a list or by name.
+        sizes: of an example, where the model's input leaves some open: without the batch, `(224, 224, 3)`, or one for
+            each input, in a list or by name. Those that are not given are chosen as `maskc.flops` does.
 
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.

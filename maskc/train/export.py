@@ -31,7 +31,7 @@ class Exported:
 
     Attributes:
         directory: which holds `saved_model/`, `model.keras`, `model.onnx` and `manifest.json`.
-        flops_before: FLOPs per example without masks.
+        flops_before: FLOPs without masks, at the sizes that the report says.
         flops: of the compiled file.
         report: how it was compiled and verified.
         manifest: the content of `manifest.json`.
@@ -56,7 +56,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
 
     The manifest is a JSON object:
 
-        flops: `before` (without masks) and `after` (of the compiled file), per example.
+        flops: `before` (without masks) and `after` (of the compiled file), counted `at` these sizes of the inputs.
         parameters: the same for weights.
         masks: by the layer's path, `channels` and the indices that are `kept`.
         verification: for each output and what it was compared with, the largest error and the output's scale.
@@ -81,7 +81,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
             compiled.save(part / "model.onnx")
             report = compiled.report
             manifest = {
-                "flops": {"before": before, "after": report.after.flops},
+                "flops": {"before": before, "after": report.after.flops, "at": plain(report.after.at.sizes)},
                 "parameters": {"before": report.before.params, "after": report.after.params},
                 "masks": {
                     name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from maskc import progress
 from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
+from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
@@ -104,7 +105,7 @@ def compare(
     if options.min_reduction is not None and reduction < options.min_reduction:
         found.reasons.append(
             f"FLOPs fell by a factor of {reduction:.4g} and {options.min_reduction:g} was asked for "
-            f"({models.before.flops:,} before, {models.after.flops:,} after)."
+            f"({models.before.flops:,} before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
         )
     lists = {"reasons": tuple(found.reasons), "notes": tuple(found.notes)}
     return Verification(
@@ -193,7 +194,7 @@ def _compare_exactly(
     Unless that is asked for, on what can be computed in a few seconds, and not at all where it cannot be done.
     """
     again = redrawn(random_inputs.ports(models.reference), data, options.seed)
-    chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before.flops)
+    chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before)
     for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
         try:
             exact = Exact(models.reference, models.compiled, options.seed)
@@ -222,7 +223,7 @@ def _locate(
 ) -> None:
     """Look for the first difference, on the sample that failed first, and write what shows it."""
     samples = [*([failed] if failed is not None else []), *(sample for sample in data if sample is not failed)]
-    double = bool(affordable(samples[:1], models.before.flops))
+    double = bool(affordable(samples[:1], models.before))
     bisection = bisect(models.reference, models.compiled, samples, options.seed, double=double)
     if bisection is None:
         found.notes.append("Where the models part was not found.")

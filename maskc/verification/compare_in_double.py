@@ -7,6 +7,7 @@ weights is rounded once more, and a factor of all weights of a tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from maskc import progress
 from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import float_types
 from maskc.results.measurements import ExactError
+from maskc.results.totals import Figures
 from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample, elements
@@ -38,12 +40,12 @@ _COPIES = 3
 BUDGET = 1e8
 
 
-def affordable(samples: Sequence[Sample], flops: int, budget: float = BUDGET) -> list[Sample]:
-    """As many of the samples as numpy computes in a few seconds; `flops` are for the smallest."""
+def affordable(samples: Sequence[Sample], model: Figures, budget: float = BUDGET) -> list[Sample]:
+    """As many of the samples as numpy computes in a few seconds."""
     chosen: list[Sample] = []
-    least = min((elements(sample) for sample in samples), default=1)
+    counted = sum(map(math.prod, model.at.sizes.values())) or min(map(elements, samples), default=1)
     for sample in samples:
-        cost = flops * elements(sample) / least
+        cost = model.flops * elements(sample) / counted
         if cost <= budget:
             chosen.append(sample)
             budget -= cost

@@ -15,7 +15,7 @@ from maskc import frontend
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import apply_masks
-from maskc.inspection.flops import count
+from maskc.inspection.flops import count_both
 from maskc.report import files
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
@@ -25,6 +25,7 @@ from maskc.verification import input_output_signature
 from maskc.verification.compare import Models, compare
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
+from passes.cost.sizes_to_count_at import Sizes
 
 
 def verify(
@@ -33,6 +34,7 @@ def verify(
     *,
     masks: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     shapes: Shapes | None = None,
+    at: Sizes | None = None,
     provider: str = "cpu",
     inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
     samples: int = DEFAULT_SAMPLES,
@@ -50,7 +52,8 @@ def verify(
     `reference` and `compiled` are paths (`.onnx`, `.keras`, SavedModel) or `ModelProto`s; the figures of a
     `ModelProto` are those of the file it would make. With `masks` (a file or a mapping, as for
     `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
-    model at these input sizes; if the compiled model takes any sizes, these are tried beside others.
+    model at these input sizes; if the compiled model takes any sizes, these are tried beside others. `at` says at what
+    sizes FLOPs are counted, as for `maskc.flops`.
     `inputs` adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples`
     random ones. `provider` is `cpu`, `cuda`, `tensorrt` or `auto`. `exact` compares in double precision as well, in the
     reference evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models
@@ -83,7 +86,7 @@ def verify(
     for path in targets:
         files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
     before, after, sizes = _sized(*sources, shapes)
-    costs = count(before), count(after)
+    costs = count_both(before, after, at)
     models = Models(
         before.model if masks is None else apply_masks(before.model, masks),
         after.model,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class NodeCost:
-    """Cost of one node for one example. `flops` and `macs` are counts of operations.
+    """Cost of one node. `flops` and `macs` are counts of operations.
 
     `width` is the number of channels that a layer writes; None for other nodes, and where it is not static. `params`
     is the number of elements of the weights that it reads, of those that no node before it counts; weights that others
@@ -24,8 +24,23 @@ class NodeCost:
 
 
 @dataclass(frozen=True)
+class CountedAt:
+    """The input sizes that FLOPs were counted at.
+
+    `sizes` are those of each input, and `open` names the ones that the model leaves open: `input[axis]` where it has no
+    name for one. `unknown` is the number of nodes that work on sizes which depend on data and count as 1, and `loops`
+    that of loops, of which one round counts.
+    """
+
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    open: tuple[str, ...] = ()
+    unknown: int = 0
+    loops: int = 0
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Cost of a graph for one example: unknown (symbolic) dimensions count as 1.
+    """Cost of a graph, at these sizes of its inputs.
 
     `params` is the number of elements in the floating-point (or quantised) weights of the graph.
     """
@@ -34,3 +49,4 @@ class Cost:
     macs: int
     params: int
     nodes: tuple[NodeCost, ...] = field(default=(), repr=False)
+    at: CountedAt = field(default_factory=CountedAt)

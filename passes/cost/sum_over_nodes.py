@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cost.counts import Cost, NodeCost
+from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
 from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.prepare import shaped
 from passes.ops import rules
 
 
-def count(model: onnx.ModelProto, graph: gs.Graph | None = None) -> Cost:
-    """Cost of a model for one example; dimensions without a size count as 1.
+def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:
+    """Cost of a model; `Cost.at` says at which sizes of its inputs.
 
     FLOPs: matrix products `m n (2k - 1)`, convolutions `output elements · (2 · kernel · in / groups - 1)`, one more
     per output element where a bias is added, elementwise operators one per output element, data movement none.
     Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
     Loop or Scan one round.
 
-    graph: that of the model, where it is at hand; it is changed.
+    graph: that of the model, where it is at hand; it is changed. at: sizes for what the inputs leave open, by input
+    name; those that are not given are chosen (`sizes_to_count_at` says how).
 
-    Raises GraphError when the shapes contradict each other.
+    Raises GraphError when the shapes contradict each other, and SizeError for sizes that do not fit the model.
+
+    >>> count(model, at={"image": (1, 224, 224, 3)}).at.sizes  # doctest: +SKIP
+    {'image': (1, 224, 224, 3)}
     """
-    return of_graph(shaped(model, graph))
+    return of_shaped(model, shaped(model, graph), at)
+
+
+def count_as_one(model: onnx.ModelProto) -> Cost:
+    """Cost of a model with 1 for every size that it leaves open. Raises GraphError as `count` does."""
+    graph = shaped(model)
+    return replace(of_graph(graph), at=as_one(model, graph))
+
+
+def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> Cost:
+    """`count`, for a graph of the model that carries its shapes; it is left as it is."""
+    sized, found = at_sizes(model, graph, at)
+    cost = of_graph(sized)
+    # at sizes that are fixed more can be folded, which the file does not do
+    params = cost.params if sized is graph else of_graph(graph).params
+    return replace(cost, params=params, at=found)
 
 
 def of_graph(graph: gs.Graph) -> Cost:
-    """Cost of a graph whose tensors carry their shapes."""
+    """Cost of a graph whose tensors carry their shapes; dimensions without a size count as 1."""
     nodes = []
     weights: dict[int, int] = {}
     made: set[int] = set()

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
 from passes.cost.counts import Cost
+from passes.cost.sizes_to_count_at import Sizes, at_sizes, counts_as_one
 from passes.graph.tensors import is_constant
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import shaped
@@ -50,20 +51,22 @@ def collect(model: onnx.ModelProto) -> None:
         gc.collect()
 
 
-def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto") -> CompiledCost:
-    """What the file costs that `shrink` makes of the model with this policy.
+def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes | None = None) -> CompiledCost:
+    """What the file costs that `shrink` makes of the model with this policy, at these sizes as for `passes.count`.
 
-    Raises GraphError if the graph is not valid.
+    Raises GraphError if the graph is not valid, and SizeError for sizes that do not fit.
     """
 
-    def counted(graph: gs.Graph) -> tuple[gs.Graph, Cost]:
+    def counted(graph: gs.Graph, at: Sizes) -> tuple[gs.Graph, Cost]:
         fold_constants(graph)  # as where a file is counted: weights may be stored in another form again
         computing = [node for node in graph.nodes if not rules(node).moves]
         if any(tensor.shape is None for node in computing for tensor in node.outputs):  # of nodes that were added
             graph = shaped(exported(graph, model))
+        if not counts_as_one(graph, at):
+            graph, _ = at_sizes(exported(graph, model), graph, at)
         return graph, sum_over_nodes.of_graph(graph)
 
-    found = order.compiled(model, order.ShrinkOptions(adapters, explains=False), counted, Recorder())
+    found = order.compiled(model, order.ShrinkOptions(adapters, explains=False, at=at), counted, Recorder())
     nodes: dict[str, int] = {}
     for node in found.after.nodes:
         if node.flops:

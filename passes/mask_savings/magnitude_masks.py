@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.tensors import Index, Mask
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.coupled_entries import coupled
@@ -29,7 +30,7 @@ class Level:
     flops: int
 
 
-def levels(model: onnx.ModelProto, flops: Sequence[float]) -> list[Level | None]:
+def levels(model: onnx.ModelProto, flops: Sequence[float], at: Sizes | None = None) -> list[Level | None]:
     """For each number of FLOPs the masks that remove the fewest filters, the smallest first, to have no more.
 
     Coupled filters (of a residual sum, a depthwise convolution, a head) are one group. Its size is the mean over its
@@ -40,19 +41,21 @@ def levels(model: onnx.ModelProto, flops: Sequence[float]) -> list[Level | None]
     Returns None where not even all others going is enough, or where there are no filters. Magnitude of weights is the
     usual baseline (Li et al. 2017, arXiv 1608.08710); it knows nothing of data.
 
-    Raises GraphError when the graph is not valid.
+    at: the sizes to count FLOPs at, as for `passes.count`.
+
+    Raises GraphError when the graph is not valid, and SizeError for sizes that do not fit.
     """
     found = filters(model)
     if not found:
         return [None for _ in flops]
-    search = _Search(model, found)
+    search = _Search(model, found, at)
     return [search.level(most) for most in flops]
 
 
 class _Search:
     """The order in which groups are removed, and the FLOPs without the first of them, as far as they were asked for."""
 
-    def __init__(self, model: onnx.ModelProto, found: list[Filters]) -> None:
+    def __init__(self, model: onnx.ModelProto, found: list[Filters], at: Sizes | None) -> None:
         self._names = [f"maskc_filters_{i}" for i in range(len(found))]
         self._filters = found
         self._gated = _gated(model, dict(zip(self._names, found, strict=True)))
@@ -60,6 +63,7 @@ class _Search:
         self._group = [groups[name] for name in self._names]
         self._order = _order(found, self._group)
         self._flops: dict[int, int] = {}
+        self._at_sizes = at
 
     def level(self, most: float) -> Level | None:
         """The first level with no more FLOPs."""
@@ -73,7 +77,7 @@ class _Search:
     def _at(self, removed: int) -> int:
         if removed not in self._flops:
             masks = dict(zip(self._names, self._masks(removed), strict=True))
-            self._flops[removed] = compiled_cost(bind(self._gated, masks)).flops
+            self._flops[removed] = compiled_cost(bind(self._gated, masks), at=self._at_sizes).flops
         return self._flops[removed]
 
     def _masks(self, removed: int) -> list[Mask]:

@@ -31,8 +31,18 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    initializers = {t.name for t in fixed.graph.initializer}
-    inputs = {v.name: v for v in fixed.graph.input if v.name not in initializers}
+    fix_inputs(fixed, shapes)
+    _fix_outputs(fixed)
+    return fixed
+
+
+def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> None:
+    """Give the inputs of a model these sizes, in place, as `fix_sizes` does; what follows for outputs is not looked at.
+
+    Raises SizeError as `fix_sizes` does.
+    """
+    initializers = {t.name for t in model.graph.initializer}
+    inputs = {v.name: v for v in model.graph.input if v.name not in initializers}
     symbols: _Symbols = {}
     names: dict[str, str] = {}
     for name, sizes in shapes.items():
@@ -40,18 +50,16 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
             listed = ", ".join(f"'{i}'" for i in inputs) or "none"
             raise SizeError(f"The model has no input '{name}'; its inputs are {listed}.")
         _fix_input(inputs[name], sizes, symbols, names)
-    told = annotated(fixed)
-    annotations = [v for v in fixed.graph.value_info if v.name in told]
-    del fixed.graph.value_info[:]  # those that can be inferred speak of the old sizes
-    fixed.graph.value_info.extend(annotations)
-    values = [*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info]
+    told = annotated(model)
+    annotations = [v for v in model.graph.value_info if v.name in told]
+    del model.graph.value_info[:]  # those that can be inferred speak of the old sizes
+    model.graph.value_info.extend(annotations)
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     for dim in (d for v in values for d in v.type.tensor_type.shape.dim):
         if dim.dim_param in symbols:
             dim.dim_value = symbols[dim.dim_param][0]
         elif dim.dim_param in names:
             dim.dim_param = names[dim.dim_param]
-    _fix_outputs(fixed)
-    return fixed
 
 
 def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbols, names: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
 from passes.cost.counts import Cost
+from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
@@ -44,8 +45,8 @@ from passes.weights.external_file import Store
 
 Written = TypeVar("Written")
 
-#: Makes of a compiled graph what is asked for, and says what it costs.
-Write = Callable[[gs.Graph], tuple[Written, Cost]]
+#: Makes of a compiled graph what is asked for, and says what it costs at these sizes.
+Write = Callable[[gs.Graph, Sizes], tuple[Written, Cost]]
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class ShrinkOptions(PlanOptions):
     """How a graph is compiled.
 
     align: widths are rounded up to multiples of this number, or as rates say that it runs faster. explains: whether to
-    say what is masked, and why what stays does.
+    say what is masked, and why what stays does. at: sizes of inputs to count FLOPs at, as for `passes.count`.
     """
 
     align: Align | None = None
     explains: bool = True
+    at: Sizes | None = None
 
     @property
     def target(self) -> Target:
@@ -116,6 +118,7 @@ def shrink(
     watch: Watch | None = None,
     align: Align | None = None,
     store: Store | None = None,
+    at: Sizes | None = None,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
@@ -123,21 +126,23 @@ def shrink(
     says what the words mean. trace: where to note what each pass made of the model. watch: told the name of each pass
     before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
     there are channels to keep; by default no channel is kept for that. store: where large weights of the result are
-    written, one after another; the result then names them as external data, by the path of that file.
+    written, one after another; the result then names them as external data, by the path of that file. at: sizes of
+    inputs to count FLOPs at, as for `passes.count`; the result takes any that the model takes.
 
-    Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other.
+    Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other; SizeError for
+    sizes to count at that do not fit.
     """
     source = inlined(model)
     recorder = Recorder(source, watch, trace)
 
-    def write(graph: gs.Graph) -> tuple[onnx.ModelProto, Cost]:
+    def write(graph: gs.Graph, at: Sizes) -> tuple[onnx.ModelProto, Cost]:
         with recorder.step("clean", graph):
             file = exported(graph, source, store)
         with recorder.step("cost"):
             # where inputs have defaults, it is the file that decides whether they are weights of it
-            return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph)
+            return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph, at)
 
-    result = compiled(source, ShrinkOptions(adapters, align=align), write, recorder)
+    result = compiled(source, ShrinkOptions(adapters, align=align, at=at), write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
     done, notes = result.planned, (*_notes(source), *result.planned.notes)
@@ -158,10 +163,10 @@ def compiled(
         with recorder.step("prepare"):
             graph = checked(model)
         with recorder.step("cost"):
-            before = sum_over_nodes.of_graph(graph)
+            before = sum_over_nodes.of_shaped(model, graph, options.at)
         recorder.measure("source", graph)
-        found = shrink_graph(graph, options, recorder, source=model, limit=before.flops)
-        written, after = write(graph)
+        found = shrink_graph(graph, options, recorder, source=model)
+        written, after = write(graph, before.at.sizes)
         return Compiled(graph, written, before, after, found)
 
     best = attempt(options)
@@ -169,7 +174,7 @@ def compiled(
         best = attempt(replace(options, align=None))
     if best.after.flops > best.before.flops:
         graph, found = _with_all_channels(model, options)
-        written, after = write(graph)
+        written, after = write(graph, best.before.at.sizes)
         # where sizes after a subgraph are not known to the source they count as 1 there, and there only
         if best.after.flops > after.flops:  # adapters cost more than what was removed: everything stays
             found = replace(found, notes=(*best.planned.notes, *found.notes))
@@ -177,7 +182,7 @@ def compiled(
             if recorder.trace is not None:
                 recorder.trace.stored.clear()
         else:
-            best = replace(best, written=write(best.graph)[0])  # over the other one
+            best = replace(best, written=write(best.graph, best.before.at.sizes)[0])  # over the other one
     if best.after.params > best.before.params and not options.frugal:  # constant maps made it larger
         return compiled(model, replace(options, frugal=True), write, recorder)
     return best
@@ -190,13 +195,13 @@ def shrink_graph(
     *,
     around: Enclosing | None = None,
     source: onnx.ModelProto | None = None,
-    limit: int = 0,
 ) -> Planned:
     """Shrink a graph in place: a subgraph, with what is `around` it, or that of the `source` as `checked` has it.
 
     A subgraph leaves out what is done once for a file, and rewrites that look beyond its nodes. No form for
-    the sake of speed makes the graph exceed `limit` FLOPs.
+    the sake of speed makes the graph exceed the FLOPs that it came with.
     """
+    limit = sum_over_nodes.of_graph(graph).flops if around is None and options.align is not None else 0
     with recorder.step("prepare", graph, traced=True):
         dead_code.drop_identities(graph)
         faults = options.target.faults(graph)  # unused nodes are still there, and count as readers

@@ -85,5 +85,11 @@ def test_sizes(count: int, expected: str) -> None:
 def test_json_holds_no_infinities() -> None:
     assert plain({"a": (math.inf, math.nan, 1.5), "b": Figures(1, 2, 3, 4)}) == {
         "a": [None, None, 1.5],
-        "b": {"flops": 1, "macs": 2, "params": 3, "bytes": 4},
+        "b": {
+            "flops": 1,
+            "macs": 2,
+            "params": 3,
+            "bytes": 4,
+            "at": {"sizes": {}, "open": [], "unknown": 0, "loops": 0},
+        },
     }

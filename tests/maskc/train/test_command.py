@@ -55,6 +55,7 @@ def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> N
     assert told["steps"] == 42
     assert {"auc", "val_auc", "loss", "val_loss"} == set(told["metrics"])
     directory = Path(told["directory"])
+    assert all(sizes[0] == 1 for sizes in told["flops"]["at"].values()) and told["flops"]["at"]
     assert told["flops"]["after"] == package.flops(directory / "model.onnx").flops <= 0.7 * told["flops"]["before"]
     again = train(work, *held_out, "--epochs", 6, "--json")
     assert json.loads(again.stdout) == told

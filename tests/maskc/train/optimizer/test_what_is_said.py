@@ -169,7 +169,7 @@ def test_flops_are_counted_at_the_sizes_given(sizes: Any) -> None:
     if isinstance(sizes, dict):
         sizes = {model.inputs[0].name: (16, 16, 3)}
     fixed = computational_cost(convolutional(16)).flops()
-    assert computational_cost(model, sizes).flops() == fixed > 100 * computational_cost(model).flops()
+    assert computational_cost(model, sizes).flops() == fixed < computational_cost(model).flops() / 100
     optimizer = compiled(model, flops_target=0.5, prune_every=1, sizes=sizes)
     x = np.random.default_rng(0).normal(size=(40, 16, 16, 3))
     model.fit(x, np.arange(40) % 3, batch_size=4, epochs=2, verbose=0)

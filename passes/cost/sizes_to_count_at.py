@@ -1,0 +1,199 @@
+"""The sizes that FLOPs are counted at where a model leaves some of its inputs open: those asked for, or usual ones.
+
+Usual is a batch of 1, `IMAGE` for what is open of an input of rank 4, and `TOKENS` for any other axis. Where the model
+does not work at these, every axis but the batch gets one of `OTHERS`, the first at which it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.cost.counts import CountedAt
+from passes.errors import GraphError, SizeError
+from passes.graph.subgraphs import bodies
+from passes.graph.tensors import describe, is_float, static_shape
+from passes.model import inputs_with_defaults
+from passes.model.graph_to_onnx import outlined
+from passes.model.inputs import fix_inputs
+from passes.model.onnx_to_graph import imported, inlined
+from passes.model.prepare import shaped
+from passes.model.shape_inference import INFERRED, symbol_of
+from passes.ops import rules
+from passes.ops.convolution import Conv
+from passes.ops.pooling import Pool
+
+#: by input name, one entry for each dimension; None for one to choose
+Sizes = Mapping[str, Sequence[int | None]]
+
+#: height and width of an image
+IMAGE = 224
+#: tokens, time, the sides of a volume
+TOKENS = 128
+#: strides divide some, published models have position embeddings for others, and what digests sound takes thousands
+OTHERS = (256, 128, 64, 320, 384, 512, 640, 192, 32, 28, 77, 96, 299, 336, 513, 518, 1024, 4096, 16000, 16, 8, 4, 2, 1)
+
+# The first axis of an input is its batch, unless its name has one of these in it.
+_NO_BATCH = ("seq", "len", "time", "token", "frame")
+# How names begin that tf2onnx and paddle2onnx give to sizes which have none.
+_MADE_UP = ("unk__", "p2o.")
+_LOOPS = ("Loop", "Scan")
+
+_Open = dict[str, list[int | str]]  # the sizes of each input, with a key for what is open
+
+
+def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None) -> tuple[gs.Graph, CountedAt]:
+    """The graph of a model with shapes at the sizes to count at, and these sizes.
+
+    `graph` is that of the model as `shaped` has it. It is the result where its shapes say as much, and is left as it is
+    otherwise. asked: sizes for what the model leaves open, by input name; None for one to choose.
+
+    Raises SizeError for sizes that do not fit the inputs, or at which the model does not work.
+    """
+    _, names = _inputs(model, {})
+    inputs, left = _inputs(model, asked or {})
+    failure: GraphError | None = None
+    for chosen in _choices(inputs, left):
+        sizes = _put(inputs, chosen)
+        if not names or counts_as_one(graph, sizes):
+            return graph, _counted_at(graph, sizes, names)
+        try:
+            found = _sized(model, sizes)
+            if not asked:
+                _check_windows(found)
+        except GraphError as error:
+            failure = failure or error
+        else:
+            return found, _counted_at(found, sizes, names)
+    if asked:
+        raise SizeError(f"The model does not work at the sizes to count at. {failure}")
+    return graph, as_one(model, graph)
+
+
+def as_one(model: onnx.ModelProto, graph: gs.Graph) -> CountedAt:
+    """What a count of the graph as it is says: all that is open counts as 1."""
+    inputs, names = _inputs(model, {})
+    return _counted_at(graph, _put(inputs, dict.fromkeys(names, 1)), names)
+
+
+def counts_as_one(graph: gs.Graph, sizes: Sizes) -> bool:
+    """Whether all that is not static in the graph is 1 at these sizes of its inputs, as a count of it has it."""
+    given = [
+        (dim, size)
+        for tensor in graph.inputs
+        for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
+        if isinstance(dim, str)
+    ]
+    ones = {dim for dim, size in given if size == 1}
+    return all(size == 1 for _, size in given) and all(
+        _known(tensor, ones)
+        for scope in (graph, *bodies(graph))
+        for node in scope.nodes
+        if not rules(node).moves
+        for tensor in node.outputs
+        if tensor.name
+    )
+
+
+def still_open(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int | None, ...]]:
+    """Of sizes that an earlier model was counted at, those for what this one leaves open."""
+    inputs, _ = _inputs(model, {})
+    return {
+        name: tuple(size if isinstance(dim, str) else None for size, dim in zip(sizes[name], dims, strict=True))
+        for name, dims in inputs.items()
+        if len(sizes.get(name, ())) == len(dims)
+    }
+
+
+def _inputs(model: onnx.ModelProto, asked: Sizes) -> tuple[_Open, dict[str, str]]:
+    """The sizes of the inputs without a default, a key for each that is open, and what to call these keys."""
+    given = {t.name for t in model.graph.initializer}
+    described = onnx.ModelProto()
+    described.graph.input.extend(v for v in model.graph.input if v.name not in given)
+    fix_inputs(described, asked)
+    inputs: _Open = {}
+    names: dict[str, str] = {}
+    for value in described.graph.input:
+        if not value.type.tensor_type.HasField("shape"):
+            continue
+        inputs[value.name] = sizes = []
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value >= 0:
+                sizes.append(dim.dim_value)
+                continue
+            symbol, place = symbol_of(dim), f"{value.name}[{axis}]"
+            sizes.append(symbol or place)
+            names.setdefault(symbol or place, place if not symbol or symbol.startswith(_MADE_UP) else symbol)
+    return inputs, names
+
+
+def _choices(inputs: _Open, names: Mapping[str, str]) -> Iterator[dict[str, int]]:
+    """Sizes by key, to be tried one after the other."""
+    usual: dict[str, int] = {}
+    for dims in inputs.values():
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str):
+                usual[dim] = min(usual.get(dim, IMAGE), _usual(names[dim].lower(), axis, len(dims)))
+    yield usual
+    for size in OTHERS if max(usual.values(), default=1) > 1 else ():
+        yield {key: size if value > 1 else 1 for key, value in usual.items()}
+
+
+def _usual(name: str, axis: int, rank: int) -> int:
+    in_order = any(word in name for word in _NO_BATCH)
+    if "batch" in name or (axis == 0 and not in_order):
+        return 1
+    return IMAGE if rank == 4 and not in_order else TOKENS
+
+
+def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
+
+
+def _sized(model: onnx.ModelProto, sizes: Sizes) -> gs.Graph:
+    """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
+    model = inlined(inputs_with_defaults.opened(model))
+    graph = imported(model)
+    light = outlined(graph.nodes, model, INFERRED)
+    read = {v.name for v in light.graph.input}
+    light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)
+    fix_inputs(light, sizes)
+    for value in light.graph.output:  # what is declared for any size need not be true
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return shaped(light, graph)
+
+
+def _check_windows(graph: gs.Graph) -> None:
+    """Raise GraphError where a window is larger than what it slides over, which inference takes for one position."""
+    for node in graph.nodes:
+        op, before = rules(node), static_shape(node.inputs[0]) if node.inputs else None
+        windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
+        places = [w.outs(np.array(s)) for w, s in zip(windows or (), (before or ())[2:], strict=False)]
+        if any(place < 1 for place in places):
+            raise GraphError(f"What `{describe(node)}` reads is smaller than its window.")
+
+
+def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:
+    ones = {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
+    nodes = [node for scope in (graph, *bodies(graph)) for node in scope.nodes]
+    return CountedAt(
+        sizes=sizes,
+        open=tuple(names.values()),
+        unknown=sum(_depends_on_data(node, ones) for node in nodes),
+        loops=sum(node.op in _LOOPS for node in nodes),
+    )
+
+
+def _depends_on_data(node: gs.Node, given: set[str]) -> bool:
+    """Whether the node takes FLOPs for sizes that no input determines."""
+    known = all(_known(t, given) for t in (*node.inputs, *node.outputs) if t.name and is_float(t))
+    return not known and not rules(node).moves and rules(node).cost(node)[0] > 0
+
+
+def _known(tensor: gs.Tensor, given: Collection[str]) -> bool:
+    """Whether all sizes of the tensor are known, or among those `given`."""
+    return tensor.shape is not None and all(d in given if isinstance(d, str) else d is not None for d in tensor.shape)

@@ -1,0 +1,165 @@
+"""FLOPs of models with open sizes: the sizes that they are counted at, chosen or asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import count, fix_sizes, shrink
+from passes.cost.sizes_to_count_at import IMAGE, TOKENS, still_open
+from passes.cost.sum_over_nodes import count_as_one
+from passes.errors import SizeError
+from passes.mask_savings.compiled_cost import compiled_cost
+from tests.passes.text import model
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape)
+
+
+def segmentation() -> onnx.ModelProto:
+    """Two padded convolutions with a mask between them, over images of any size."""
+    mask = np.tile([1.0, 0.0], 4).reshape(1, 8, 1, 1)
+    body = "a = Conv<pads=[1,1,1,1]>(x, v) b = Mul(a, mask) y = Conv<pads=[1,1,1,1]>(b, w)"
+    signature = "(float[N,3,H,W] x) => (float[N,4,H,W] y)"
+    return model(signature, body, v=random(8, 3, 3, 3), w=random(4, 8, 3, 3), mask=mask)
+
+
+def tokens() -> onnx.ModelProto:
+    return model("(float[N,T,8] x) => (float[N,T,4] y)", "y = MatMul(x, w)", w=random(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"), [(segmentation(), (1, 3, IMAGE, IMAGE)), (tokens(), (1, TOKENS, 8))], ids=["image", "tokens"]
+)
+def test_usual_sizes_are_chosen_and_said(source: onnx.ModelProto, sizes: tuple[int, ...]) -> None:
+    cost = count(source)
+    assert cost.at.sizes == {"x": sizes} and "N" in cost.at.open and not cost.at.unknown
+    assert cost.flops == count(fix_sizes(source, {"x": sizes})).flops > 100 * count_as_one(source).flops
+
+
+def test_the_sizes_asked_for_are_counted_at_and_the_others_chosen() -> None:
+    cost = count(segmentation(), at={"x": (None, 3, 32, 48)})
+    assert cost.at.sizes == {"x": (1, 3, 32, 48)} and cost.at.open == ("N", "H", "W")
+    assert cost.flops == count(fix_sizes(segmentation(), {"x": (1, 3, 32, 48)})).flops
+
+
+def test_a_model_of_fixed_sizes_is_counted_at_these() -> None:
+    source = fix_sizes(segmentation(), {"x": (2, 3, 16, 16)})
+    cost = count(source)
+    assert cost.at.sizes == {"x": (2, 3, 16, 16)} and cost.at.open == ()
+    assert cost.flops == 2 * count(segmentation(), at={"x": (1, 3, 16, 16)}).flops
+
+
+def test_a_batch_has_a_name_or_stands_first() -> None:
+    body = "y = MatMul(x, w)"
+    for signature, sizes in (
+        ("(float[seq,batch,8] x) => (float[seq,batch,4] y)", (TOKENS, 1, 8)),
+        ("(float[unk__7,?,8] x) => (float[?,?,4] y)", (1, TOKENS, 8)),
+    ):
+        source = model(signature.replace("?", "anything"), body, w=random(8, 4), checked=False)
+        assert count(source).at.sizes == {"x": sizes}
+    assert count(source).at.open == ("x[0]", "anything")
+
+
+def test_sizes_that_inputs_share_are_the_same() -> None:
+    signature = "(float[N,T,8] x, float[N,1,T,T] m) => (float[N,1,T,T] y)"
+    source = model(signature, "s = ReduceSum<keepdims=0>(x) y = Relu(m)", checked=False)
+    assert count(source).at.sizes == {"x": (1, TOKENS, 8), "m": (1, 1, TOKENS, TOKENS)}
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"),
+    [
+        (model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=random(1, 77, 4)), (1, 77, 4)),
+        (
+            model(
+                "(float[N,1,H,W] x) => (float[N,3] y)",
+                "c = Conv<strides=[2,2]>(x, w) f = Flatten(c) y = Gemm(f, g)",
+                w=random(8, 1, 2, 2),
+                g=random(8 * 14 * 14, 3),
+            ),
+            (1, 1, 28, 28),
+        ),
+        (
+            model(
+                "(float[N,1,T] x) => (float[N,8,U] y)",
+                "a = Conv<strides=[100]>(x, w) y = Conv(a, v)",
+                w=random(8, 1, 400),
+                v=random(8, 8, 3),
+            ),
+            (1, 1, 640),
+        ),
+    ],
+    ids=["position embedding", "flattened", "long window"],
+)
+def test_where_the_model_does_not_work_at_the_usual_sizes_others_are_found(
+    source: onnx.ModelProto, sizes: tuple[int, ...]
+) -> None:
+    assert count(source).at.sizes == {"x": sizes}
+
+
+def test_where_no_size_is_found_it_says_that_open_ones_count_as_one() -> None:
+    body = "a = Add(x, p) b = Add(x, q) y = Concat<axis=0>(a, b)"
+    source = model("(float[N,S] x) => (float[M,S] y)", body, p=random(1, 5), q=random(1, 5), checked=False)
+    assert count(source).at.sizes == {"x": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"x": (1, 4, 8, 8)}, "has size 3 and cannot become 4"),
+        ({"image": (1, 3, 8, 8)}, "no input 'image'"),
+        ({"x": (1, 3, 8)}, "has 4 dimensions, and 3 sizes"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, tuple[int, ...]], words: str) -> None:
+    with pytest.raises(SizeError, match=words):
+        count(segmentation(), at=sizes)
+
+
+def test_sizes_at_which_the_model_does_not_work_are_refused() -> None:
+    source = model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=random(1, 77, 4))
+    with pytest.raises(SizeError, match="does not work at the sizes to count at"):
+        count(source, at={"x": (1, 50, 4)})
+
+
+def test_a_batch_that_is_merged_with_tokens_counts_all_of_them() -> None:
+    """As long as the batch is open the number of rows is not known, and counted as one."""
+    body = "r = Reshape(x, s) y = MatMul(r, w)"
+    source = model("(float[N,16,4] x) => (float[M,6] y)", body, s=np.array([-1, 4]), w=random(4, 6))
+    assert count(source).flops == 16 * 6 * (2 * 4 - 1) == 16 * count_as_one(source).flops
+
+
+def test_sizes_that_depend_on_data_are_told() -> None:
+    body = "z = NonZero(x) t = Transpose(z) c = Cast<to=1>(t) y = MatMul(c, w)"
+    cost = count(model("(float[5,4] x) => (float[M,6] y)", body, w=random(2, 6)))
+    assert cost.at.unknown == 1 and cost.at.sizes == {"x": (5, 4)}
+
+
+def test_compiling_counts_source_and_result_at_the_same_sizes_and_fixes_none() -> None:
+    source = segmentation()
+    usual, small = shrink(source), shrink(source, at={"x": (1, 3, 8, 8)})
+    assert usual.model == small.model
+    assert usual.report.before.at.sizes == usual.report.after.at.sizes == {"x": (1, 3, IMAGE, IMAGE)}
+    for result, sizes in ((usual, (1, 3, IMAGE, IMAGE)), (small, (1, 3, 8, 8))):
+        assert result.report.before == count(source, at={"x": sizes})
+        assert result.report.after == count(result.model, at={"x": sizes})
+        assert result.report.after.flops == count(fix_sizes(result.model, {"x": sizes})).flops
+        assert compiled_cost(source, at={"x": sizes}).flops == result.report.after.flops
+
+
+def test_a_batch_alone_that_is_open_counts_as_it_did() -> None:
+    body = "a = Conv(x, v) y = Conv(a, w)"
+    source = model("(float[N,3,9,9] x) => (float[N,4,5,5] y)", body, v=random(8, 3, 3, 3), w=random(4, 8, 3, 3))
+    assert count(source).flops == count_as_one(source).flops
+
+
+def test_of_earlier_sizes_those_that_are_open_still_hold() -> None:
+    earlier = {"x": (1, 3, 8, 8), "gone": (4,)}
+    assert still_open(segmentation(), earlier) == {"x": (1, None, 8, 8)}
+    assert still_open(fix_sizes(segmentation(), {"x": (None, 3, 5, None)}), earlier) == {"x": (1, None, None, 8)}
+    assert still_open(tokens(), earlier) == {}
