@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph import construct
@@ -17,6 +18,10 @@ from passes.model.types_by_node import Types
 
 class NotCoveredError(Exception):
     """A form of an operator that no standard operators are known for: it stays as it is."""
+
+
+#: writes what stands for a node and returns what stands for its outputs; raises NotCoveredError
+Decompose = Callable[["Call"], Sequence[gs.Tensor]]
 
 
 class Call:
@@ -71,7 +76,8 @@ class Call:
         return self.several(kind, *inputs, outputs=1, **attrs)[0]
 
     def several(self, kind: str, *inputs: gs.Tensor | None, outputs: int, **attrs: object) -> Sequence[gs.Tensor]:
-        """A standard operator."""
+        """A standard operator; raises NotCoveredError where the opset has none of the name."""
+        self.needs(onnx.defs.has(kind, self.opset, ""))
         hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
         made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
         given = list(inputs)
@@ -90,6 +96,12 @@ class Call:
         if isinstance(expression, tuple):
             return self.op(str(expression[0]), *(self.expression(each, data) for each in expression[1:]))
         return self.number(float(expression), data)
+
+    def reduce_mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: bool = True) -> gs.Tensor:
+        """The mean over these axes, which are an input from opset 18 on."""
+        if self.opset >= 18:
+            return self.op("ReduceMean", x, self.ints(*axes), keepdims=int(keepdims))
+        return self.op("ReduceMean", x, axes=list(axes), keepdims=int(keepdims))
 
     def number(self, value: float | Array, like: gs.Tensor) -> gs.Constant:
         """An initializer of the element type of `like`; raises NotCoveredError where that is not known."""

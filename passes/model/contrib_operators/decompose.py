@@ -7,7 +7,7 @@ a decomposition does not cover stays as it is, an operator without rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -15,24 +15,33 @@ from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import STANDARD_DOMAINS, describe
-from passes.model.contrib_operators import activations, fused, normalization
-from passes.model.contrib_operators.call import Call, NotCoveredError
+from passes.model.contrib_operators import activations, fused, normalization, quantized
+from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
 from passes.model.types_by_node import Types
 from passes.ops import UNKNOWN, rules
-
-#: writes what stands for the node and returns what stands for its outputs; raises NotCoveredError
-Decompose = Callable[[Call], Sequence[gs.Tensor]]
 
 DOMAIN = "com.microsoft"
 
 #: by the operator in ONNX Runtime's domain
 OPERATORS: Mapping[str, Decompose] = {
     "BiasGelu": activations.bias_gelu,
+    "DynamicQuantizeMatMul": quantized.dynamic_matmul,
     "FastGelu": activations.fast_gelu,
     "FusedConv": fused.conv,
     "FusedGemm": fused.gemm,
     "FusedMatMul": fused.matmul,
     "Gelu": activations.gelu,
+    "MatMulIntegerToFloat": quantized.matmul_to_float,
+    "QGemm": quantized.gemm,
+    "QLinearAdd": quantized.elementwise("Add"),
+    "QLinearAveragePool": quantized.unary("AveragePool"),
+    "QLinearConcat": quantized.concat,
+    "QLinearGlobalAveragePool": quantized.unary("GlobalAveragePool"),
+    "QLinearLeakyRelu": quantized.unary("LeakyRelu"),
+    "QLinearMul": quantized.elementwise("Mul"),
+    "QLinearSigmoid": quantized.unary("Sigmoid"),
+    "QLinearSoftmax": quantized.softmax,
+    "QLinearWhere": quantized.where,
     "QuickGelu": activations.quick_gelu,
     "SkipLayerNormalization": normalization.skip_layer,
     "SkipSimplifiedLayerNormalization": normalization.skip_simplified_layer,

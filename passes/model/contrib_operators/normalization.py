@@ -12,8 +12,8 @@ from passes.model.contrib_operators.call import Call
 #: the opset that brought LayerNormalization
 LAYER = 17
 
-# That which brought RMSNormalization, and that in which axes became an input.
-_RMS, _AXES_AS_INPUT = 23, 18
+# That which brought RMSNormalization.
+_RMS = 23
 
 
 def layer(call: Call) -> Sequence[gs.Tensor]:
@@ -55,7 +55,7 @@ def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, a
         return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)
     axes, dtype = _axes(call, x, axis), x.dtype
     x = _in_single_precision(call, x)
-    centred = call.op("Sub", x, _mean(call, x, axes))
+    centred = call.op("Sub", x, call.reduce_mean(x, axes))
     y = call.op("Div", centred, _root(call, centred, axes, epsilon))
     y = call.op("Mul", _back(call, y, dtype), scale)
     return y if bias is None else call.op("Add", y, bias)
@@ -73,14 +73,8 @@ def _simplified_layer(call: Call, x: gs.Tensor, scale: gs.Tensor, axis: int) -> 
 
 def _root(call: Call, x: gs.Tensor, axes: Sequence[int], epsilon: float) -> gs.Tensor:
     """√(mean of squares + epsilon), in the order in which ONNX Runtime recognises a normalisation."""
-    squares = _mean(call, call.op("Pow", x, call.number(2.0, x)), axes)
+    squares = call.reduce_mean(call.op("Pow", x, call.number(2.0, x)), axes)
     return call.op("Sqrt", call.op("Add", squares, call.number(epsilon, x)))
-
-
-def _mean(call: Call, x: gs.Tensor, axes: Sequence[int]) -> gs.Tensor:
-    if call.opset >= _AXES_AS_INPUT:
-        return call.op("ReduceMean", x, call.ints(*axes))
-    return call.op("ReduceMean", x, axes=list(axes))
 
 
 def _axes(call: Call, x: gs.Tensor, axis: int) -> Sequence[int]:
