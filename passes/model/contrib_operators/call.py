@@ -112,6 +112,10 @@ class Call:
         """An initializer: int64 [values]."""
         return self._editor.ints(f"{self.node.outputs[0].name}_numbers", values)
 
+    def scalar(self, value: int) -> gs.Constant:
+        """An initializer: int64 []."""
+        return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, np.int64))
+
     def erase(self) -> None:
         """Take back what was written."""
         erase(*self.written)

@@ -15,7 +15,7 @@ from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import STANDARD_DOMAINS, describe
-from passes.model.contrib_operators import activations, fused, normalization, quantized
+from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
 from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
 from passes.model.types_by_node import Types
 from passes.ops import UNKNOWN, rules
@@ -24,14 +24,17 @@ DOMAIN = "com.microsoft"
 
 #: by the operator in ONNX Runtime's domain
 OPERATORS: Mapping[str, Decompose] = {
+    "Attention": attention.attention,
     "BiasGelu": activations.bias_gelu,
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
+    "EmbedLayerNormalization": embedding.embed_layer_normalization,
     "FastGelu": activations.fast_gelu,
     "FusedConv": fused.conv,
     "FusedGemm": fused.gemm,
     "FusedMatMul": fused.matmul,
     "Gelu": activations.gelu,
     "MatMulIntegerToFloat": quantized.matmul_to_float,
+    "QAttention": attention.quantized_attention,
     "QGemm": quantized.gemm,
     "QLinearAdd": quantized.elementwise("Add"),
     "QLinearAveragePool": quantized.unary("AveragePool"),

@@ -19,7 +19,7 @@ _RMS = 23
 def layer(call: Call) -> Sequence[gs.Tensor]:
     """(x - mean) / √(variance + epsilon) · scale + bias; the mean and the inverse deviation are not covered."""
     x, scale, bias = call.node.inputs[0], call.node.inputs[1], call.given(2)
-    return [_layer(call, x, scale, bias, int(call.attrs.get("axis", -1)))]
+    return [layer_normalization(call, x, scale, bias, int(call.attrs.get("axis", -1)))]
 
 
 def simplified_layer(call: Call) -> Sequence[gs.Tensor]:
@@ -31,7 +31,7 @@ def skip_layer(call: Call) -> Sequence[gs.Tensor]:
     """LayerNormalization of a sum; the sum is the last output. The bias of the normalisation may be left out."""
     total = _sum(call, call.given(4))
     call.needs(not call.wanted(1) and not call.wanted(2))
-    y = _layer(call, total, call.node.inputs[2], call.given(3), -1)
+    y = layer_normalization(call, total, call.node.inputs[2], call.given(3), -1)
     return [y, y, y, total]
 
 
@@ -49,7 +49,7 @@ def _sum(call: Call, bias: gs.Tensor | None) -> gs.Tensor:
     return total if bias is None else call.op("Add", total, bias)
 
 
-def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int) -> gs.Tensor:
+def layer_normalization(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int) -> gs.Tensor:
     epsilon = float(call.attrs.get("epsilon", np.float32(1e-5)))
     if call.opset >= LAYER:
         return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)

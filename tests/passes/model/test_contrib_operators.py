@@ -20,7 +20,7 @@ from passes.model.prepare import checked
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
 
-SEEDS = range(6)
+SEEDS = range(20)
 
 
 @dataclass(frozen=True)
@@ -233,9 +233,59 @@ def dynamic_matmul(rng: Rng) -> Form:
     return Form([floats(rng, 2, 3, 5), *weights_of(rng), maybe(rng, floats(rng, 6))])
 
 
+# -- transformers ----------------------------------------------------------------------------------------------------
+
+
+def embedding(rng: Rng) -> Form:
+    ids, places = rng.integers(0, 9, (2, 3)).astype(np.int32), rng.integers(0, 5, (2, 3)).astype(np.int32)
+    kinds = flag(rng)
+    inputs = [ids, rng.integers(0, 2, (2, 3)).astype(np.int32) if kinds else None, floats(rng, 9, 8), floats(rng, 5, 8)]
+    inputs += [floats(rng, 2, 8) if kinds else None, floats(rng, 8), floats(rng, 8)]
+    inputs += [maybe(rng, rng.integers(0, 2, (2, 3)).astype(np.int32)), maybe(rng, places)]
+    return Form(inputs, {"epsilon": 1e-3}, (True, bool(flag(rng)), bool(flag(rng))))
+
+
+def masks(rng: Rng, tokens: int, keys: int) -> Array | None:
+    """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays."""
+    shape = ((2, keys), (2, tokens, keys))[flag(rng)]
+    mask = rng.integers(0, 2, shape).astype(np.int32)
+    mask[..., 0] = 1
+    return maybe(rng, mask)
+
+
+def self_attention(rng: Rng) -> tuple[dict[str, Any], Array | None, Array | None, Array | None]:
+    """Attributes, mask, past and what is added, for 2 examples of 3 tokens with 2 heads of 4 channels."""
+    past = maybe(rng, floats(rng, 2, 2, 2, 4, 4))
+    keys = 3 if past is None else 7
+    attrs = {"num_heads": 2, "unidirectional": flag(rng), **({"scale": 0.3} if flag(rng) else {})}
+    added = maybe(rng, floats(rng, 2, 2, 3, keys)) if past is None else None  # the kernel refuses both
+    return attrs, masks(rng, 3, keys), past, added
+
+
+def attention(rng: Rng) -> Form:
+    attrs, mask, past, added = self_attention(rng)
+    width = 24
+    if past is None and flag(rng):
+        attrs["qkv_hidden_sizes"], width = [8, 8, 12], 28
+    bias = floats(rng, width)
+    inputs = [floats(rng, 2, 3, 6), floats(rng, 6, width), bias, mask, past, added]
+    return Form(inputs, attrs, (True, past is not None))
+
+
+def quantized_attention(rng: Rng) -> Form:
+    attrs, mask, past, _ = self_attention(rng)
+    x, x_scale, x_zero = Numbers(rng, np.uint8)(2, 3, 6)
+    weights = rng.integers(-30, 30, (6, 24)).astype(np.int8)
+    scale, zero = (np.asarray(0.01, np.float32), np.asarray(0, np.int8))
+    inputs = [x, weights, floats(rng, 24), x_scale, scale, mask, x_zero, zero, past]
+    return Form(inputs, attrs, (True, past is not None), step=1e-4)
+
+
 FORMS: dict[str, Callable[[Rng], Form]] = {
+    "Attention": attention,
     "BiasGelu": bias_gelu,
     "DynamicQuantizeMatMul": dynamic_matmul,
+    "EmbedLayerNormalization": embedding,
     "FastGelu": fast_gelu,
     "FusedConv": fused_conv,
     "FusedGemm": fused_gemm,
@@ -243,6 +293,7 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "Gelu": activation,
     "LayerNormalization": layer,
     "MatMulIntegerToFloat": matmul_to_float,
+    "QAttention": quantized_attention,
     "QGemm": qgemm,
     "QLinearAdd": qlinear_binary,
     "QLinearAveragePool": qlinear_average,
