@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X
-from passes.graph.tensors import Array, int_list, operand, shape_of
+from passes.graph.tensors import Array, element_of, int_list, operand, shape_of
 from passes.model.types_by_node import Types
 
 
@@ -88,6 +88,11 @@ class Call:
         self._types.infer(node)
         self.written.append(node)
         return made
+
+    def cast(self, x: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
+        """With the element type of `like`; raises NotCoveredError where that is not known."""
+        self.needs(like.dtype is not None)
+        return self.op("Cast", x, to=element_of(like.dtype))
 
     def expression(self, expression: Expression, data: gs.Tensor) -> gs.Tensor:
         """A function of one tensor."""

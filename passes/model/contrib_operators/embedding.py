@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.model.contrib_operators.call import Call
-from passes.model.contrib_operators.normalization import layer_normalization
+from passes.model.contrib_operators.normalization import layer_after_sum
 
 
 def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
@@ -22,13 +22,12 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     call.needs(call.opset >= 13 and not call.attrs.get("mask_index_type", 0))
     total = call.op("Gather", words, ids, axis=0)
     if places is None:
-        count = call.op("Gather", call.op("Shape", ids), call.ints(1))
-        total = call.op("Add", total, call.op("Slice", positions, call.ints(0), count, call.ints(0)))
-    else:
-        total = call.op("Add", total, call.op("Gather", positions, places, axis=0))
+        count = call.op("Gather", call.op("Shape", ids), call.scalar(1), axis=0)
+        places = call.op("Range", call.scalar(0), count, call.scalar(1))
+    total = call.op("Add", total, call.op("Gather", positions, places, axis=0))
     if segments is not None and kinds is not None:
         total = call.op("Add", total, call.op("Gather", kinds, segments, axis=0))
-    y = layer_normalization(call, total, scale, bias, -1)
+    y = layer_after_sum(call, total, scale, bias)
     if not call.wanted(1):
         return [y, y, total]
     if mask is None:  # the kernel counts none

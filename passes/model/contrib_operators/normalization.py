@@ -15,23 +15,27 @@ LAYER = 17
 # That which brought RMSNormalization.
 _RMS = 23
 
+# What is added to the variance where it is not said: by the standard, and by the operators that are fused with a sum.
+_EPSILON, _EPSILON_AFTER_SUM = 1e-5, 1e-12
+
 
 def layer(call: Call) -> Sequence[gs.Tensor]:
     """(x - mean) / √(variance + epsilon) · scale + bias; the mean and the inverse deviation are not covered."""
     x, scale, bias = call.node.inputs[0], call.node.inputs[1], call.given(2)
-    return [layer_normalization(call, x, scale, bias, int(call.attrs.get("axis", -1)))]
+    return [_layer(call, x, scale, bias, int(call.attrs.get("axis", -1)), _EPSILON)]
 
 
 def simplified_layer(call: Call) -> Sequence[gs.Tensor]:
     """x / √(mean of squares + epsilon) · scale."""
-    return [_simplified_layer(call, call.node.inputs[0], call.node.inputs[1], int(call.attrs.get("axis", -1)))]
+    x, scale = call.node.inputs
+    return [_simplified_layer(call, x, scale, int(call.attrs.get("axis", -1)), _EPSILON)]
 
 
 def skip_layer(call: Call) -> Sequence[gs.Tensor]:
     """LayerNormalization of a sum; the sum is the last output. The bias of the normalisation may be left out."""
     total = _sum(call, call.given(4))
     call.needs(not call.wanted(1) and not call.wanted(2))
-    y = layer_normalization(call, total, call.node.inputs[2], call.given(3), -1)
+    y = layer_after_sum(call, total, call.node.inputs[2], call.given(3))
     return [y, y, y, total]
 
 
@@ -39,7 +43,7 @@ def skip_simplified_layer(call: Call) -> Sequence[gs.Tensor]:
     """The same without a mean."""
     total = _sum(call, call.given(3))
     call.needs(not call.wanted(1) and not call.wanted(2))
-    y = _simplified_layer(call, total, call.node.inputs[2], -1)
+    y = _simplified_layer(call, total, call.node.inputs[2], -1, _EPSILON_AFTER_SUM)
     return [y, y, y, total]
 
 
@@ -49,8 +53,15 @@ def _sum(call: Call, bias: gs.Tensor | None) -> gs.Tensor:
     return total if bias is None else call.op("Add", total, bias)
 
 
-def layer_normalization(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int) -> gs.Tensor:
-    epsilon = float(call.attrs.get("epsilon", np.float32(1e-5)))
+def layer_after_sum(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None) -> gs.Tensor:
+    """LayerNormalization of the last axis of a sum."""
+    return _layer(call, x, scale, bias, -1, _EPSILON_AFTER_SUM)
+
+
+def _layer(
+    call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float
+) -> gs.Tensor:
+    epsilon = float(call.attrs.get("epsilon", default))
     if call.opset >= LAYER:
         return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)
     axes, dtype = _axes(call, x, axis), x.dtype
@@ -61,8 +72,8 @@ def layer_normalization(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Ten
     return y if bias is None else call.op("Add", y, bias)
 
 
-def _simplified_layer(call: Call, x: gs.Tensor, scale: gs.Tensor, axis: int) -> gs.Tensor:
-    epsilon = float(call.attrs.get("epsilon", np.float32(1e-5)))
+def _simplified_layer(call: Call, x: gs.Tensor, scale: gs.Tensor, axis: int, default: float) -> gs.Tensor:
+    epsilon = float(call.attrs.get("epsilon", default))
     if call.opset >= _RMS:
         return call.op("RMSNormalization", x, scale, axis=axis, epsilon=epsilon)
     axes, dtype = _axes(call, x, axis), x.dtype
