@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.generators import quantised
+from tests.generators import contrib, quantised
 from tests.generators.builder import Array, Builder, Dim, Network, Sym, Value, derived, size
 
 Step = Callable[[Builder, Value], "Value | None"]
@@ -1533,11 +1533,11 @@ def crossing(b: Builder, v: Value) -> Value | None:
 
 
 def custom(b: Builder, v: Value) -> Value | None:
-    """An operator of ONNX Runtime's own domain, which the standard does not know."""
-    if b.dtype != TensorProto.FLOAT:
+    """An operator of ONNX Runtime's own domain that has no rules."""
+    if b.dtype != TensorProto.FLOAT or v.rank < 2:
         return None
     b.sharp = False
-    return b.like("Gelu", v, domain="com.microsoft")
+    return b.like("Trilu", v, domain="com.microsoft")
 
 
 # -- the generator ----------------------------------------------------------------------------------
@@ -1620,6 +1620,10 @@ _STEPS: dict[Step, int] = {
     quantised.dynamic: 1,
     quantised.integer_convolution: 1,
     custom: 1,
+    contrib.activation: 1,
+    contrib.product: 1,
+    contrib.convolution: 1,
+    contrib.normalisation: 1,
 }
 _IMAGES: dict[Step, int] = {
     conv: 30,
@@ -1648,6 +1652,7 @@ _IMAGES: dict[Step, int] = {
     slices: 2,
     channels_last: 2,
     many: 2,
+    contrib.convolution: 3,
 }
 _SEQUENCES: dict[Step, int] = {
     matmul: 14,
@@ -1675,6 +1680,9 @@ _SEQUENCES: dict[Step, int] = {
     quantised.integer_convolution: 1,
     join: 3,
     softmax: 2,
+    contrib.activation: 2,
+    contrib.product: 3,
+    contrib.normalisation: 3,
 }
 # Nothing but moves between layers: what a rule says of sets of channels has to be right.
 _MOVES: dict[Step, int] = {

@@ -29,7 +29,7 @@ HOLDERS = {
     "yolo": {"Add"},
     "branching": {"If"},
     "looping": {"Loop"},
-    "foreign": {"FastGelu"},
+    "foreign": {"Trilu"},
     "yolo_exported": {"Split"},
     "shufflenet_groups": {"Conv", "Add"},
 }
