@@ -76,6 +76,9 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     model.graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
     for node in nodes:
         add_node(model.graph, node)
+        if not onnx.defs.has(node.op, node.domain or ""):  # what its rule told
+            known = [t for t in node.outputs if t.name not in told and t.dtype is not None and t.shape is not None]
+            model.graph.value_info.extend(map(_declared, known))
     return model
 
 

@@ -52,11 +52,8 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     GraphError when shapes contradict each other, or what the model declares.
     """
     model = inlined(inputs_with_defaults.opened(model))
-    outline = model
-    if graph is None:
-        graph = imported(model)
-        if decompose(graph):
-            outline = outlined(graph.nodes, model, INFERRED)
+    graph = imported(model) if graph is None else graph
+    outline = outlined(graph.nodes, model, INFERRED) if decompose(graph) else model
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold

@@ -11,6 +11,7 @@ from onnx.shape_inference import infer_node_outputs
 from passes.graph.tensors import dtype_of, element_of, is_constant, is_standard, present
 from passes.model.graph_to_onnx import add_node
 from passes.model.shape_inference import INFERRED, dims_of
+from passes.ops import rules
 
 
 class Types:
@@ -18,12 +19,19 @@ class Types:
 
     def __init__(self, opset: int) -> None:
         self._opset = opset
+        #: whether a rule told a shape
+        self.told = False
         self._imports = [onnx.helper.make_opsetid("", opset)]
 
     def infer(self, node: gs.Node) -> None:
-        """Write onto the outputs what follows from the inputs; nothing where onnx cannot tell."""
-        read = dict((t.name, t) for _, t in present(list(node.inputs)))
-        if not is_standard(node) or any(t.dtype is None for t in read.values()):
+        """Write onto the outputs what follows from the inputs; nothing where neither onnx nor a rule can tell."""
+        read = {t.name: t for _, t in present(list(node.inputs))}
+        if not is_standard(node):
+            for tensor, shape in zip(node.outputs, rules(node).output_shapes(node), strict=False):
+                if shape is not None and not tensor.is_empty():
+                    tensor.dtype, tensor.shape, self.told = node.inputs[0].dtype, list(shape), True
+            return
+        if any(t.dtype is None for t in read.values()):
             return
         values = {
             name: onnx.numpy_helper.from_array(t.values, name)

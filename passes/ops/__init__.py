@@ -6,6 +6,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     arithmetic,
     attention,
     batch_normalization,
+    block_quantized,
     concat_split,
     control_flow,
     conv_transpose,

@@ -34,6 +34,21 @@ def quantized_attention(call: Call) -> Sequence[gs.Tensor]:
     return _self_attention(call, _split(call, projected, sizes, 2), sizes, call.given(5), call.given(8), None)
 
 
+def multi_head_attention(call: Call) -> Sequence[gs.Tensor]:
+    """Attention of queries, keys and values [batch, tokens, size] that are given, with a bias for all three."""
+    given = [call.given(index) for index in range(3)]
+    parts = [x for x in given if x is not None]
+    call.needs(len(parts) == 3 and all(call.rank(x) == 3 for x in parts))
+    call.needs(not any(call.given(index) for index in range(8, len(call.node.inputs))) and not call.wanted(3))
+    sizes, bias = [call.size(x, 2) for x in parts], call.given(3)
+    if bias is not None:
+        parts = [call.op("Add", x, each) for x, each in zip(parts, _split(call, bias, sizes, 0), strict=True)]
+    past = call.given(6), call.given(7)
+    call.needs((past[0] is None) == (past[1] is None))
+    y, k, v = _attention(call, parts, sizes, call.given(4), past, call.given(5), keeps=call.wanted(1) or call.wanted(2))
+    return [y, k, v]
+
+
 def _sizes(call: Call, weights: gs.Tensor) -> Sequence[int]:
     """Numbers of columns for queries, keys and values."""
     return [int(n) for n in call.attrs.get("qkv_hidden_sizes", [call.size(weights, 1) // 3] * 3)]
@@ -52,28 +67,42 @@ def _self_attention(
     past: gs.Tensor | None,
     added: gs.Tensor | None,
 ) -> Sequence[gs.Tensor]:
-    """Attention of queries, keys and values [batch, tokens, size].
+    """Attention with one tensor for keys and values of tokens before [2, batch, heads, tokens, channels]."""
+    call.needs(not call.attrs.get("do_rotary", 0) and not call.attrs.get("past_present_share_buffer", 0))
+    both = (None, None) if past is None else [call.op("Gather", past, call.scalar(i), axis=0) for i in range(2)]
+    y, k, v = _attention(call, parts, sizes, mask, both, added, keeps=call.wanted(1))
+    if not call.wanted(1):
+        return [y]
+    return [y, call.op("Concat", *(call.op("Unsqueeze", each, call.ints(0)) for each in (k, v)), axis=0)]
 
-    past: keys and values of tokens before [2, batch, heads, tokens, channels]. added: to the scores.
+
+def _attention(
+    call: Call,
+    parts: Sequence[gs.Tensor],
+    sizes: Sequence[int],
+    mask: gs.Tensor | None,
+    past: Sequence[gs.Tensor | None],
+    added: gs.Tensor | None,
+    *,
+    keeps: bool,
+) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+    """Attention of queries, keys and values [batch, tokens, size], and the keys and values of all tokens, by head.
+
+    past: keys and values of tokens before [batch, heads, tokens, channels]. added: to the scores. Without a past the
+    keys are transposed at once, unless they are kept.
     """
     heads = int(call.attrs["num_heads"])
-    call.needs(not call.attrs.get("do_rotary", 0) and not call.attrs.get("past_present_share_buffer", 0))
-    call.needs(sizes[0] == sizes[1])
+    call.needs(sizes[0] == sizes[1] and call.opset >= _OPSET)
     split = [call.op("Reshape", x, call.ints(0, 0, heads, n // heads)) for x, n in zip(parts, sizes, strict=True)]
-    cached = past is not None or call.wanted(1)
-    perms = [0, 2, 1, 3], [0, 2, 1, 3] if cached else [0, 2, 3, 1], [0, 2, 1, 3]
+    keeps = keeps or past[0] is not None
+    perms = [0, 2, 1, 3], [0, 2, 1, 3] if keeps else [0, 2, 3, 1], [0, 2, 1, 3]
     q, k, v = (call.op("Transpose", x, perm=perm) for x, perm in zip(split, perms, strict=True))
-    if past is not None:
-        k, v = (
-            call.op("Concat", call.op("Gather", past, call.scalar(index), axis=0), each, axis=2)
-            for index, each in enumerate((k, v))
-        )
-    present = [call.op("Unsqueeze", each, call.ints(0)) for each in (k, v)] if call.wanted(1) else []
-    k = call.op("Transpose", k, perm=[0, 1, 3, 2]) if cached else k
-    causal = _causal(call, q, k) if call.attrs.get("unidirectional", 0) else None
-    y = _attend(call, q, k, v, sizes[0] // heads, (causal, _mask(call, mask, q), added))
-    merged = call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2]))
-    return [merged, call.op("Concat", *present, axis=0)] if present else [merged]
+    if past[0] is not None:
+        k, v = (call.op("Concat", before, each, axis=2) for before, each in zip(past, (k, v), strict=True))
+    transposed = call.op("Transpose", k, perm=[0, 1, 3, 2]) if keeps else k
+    causal = _causal(call, q, transposed) if call.attrs.get("unidirectional", 0) else None
+    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q), added))
+    return call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2])), k, v
 
 
 def _attend(

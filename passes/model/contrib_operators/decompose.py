@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import bodies, subgraphs
-from passes.graph.tensors import STANDARD_DOMAINS, describe
+from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
 from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
 from passes.model.types_by_node import Types
@@ -34,6 +34,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "FusedMatMul": fused.matmul,
     "Gelu": activations.gelu,
     "MatMulIntegerToFloat": quantized.matmul_to_float,
+    "MultiHeadAttention": attention.multi_head_attention,
     "QAttention": attention.quantized_attention,
     "QGemm": quantized.gemm,
     "QLinearAdd": quantized.elementwise("Add"),
@@ -63,7 +64,7 @@ _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFused
 
 
 def decompose(graph: gs.Graph) -> bool:
-    """Decompose what can be, in subgraphs too; whether anything was.
+    """Decompose what can be, in subgraphs too; whether anything was, or has a shape that only its rule can tell.
 
     Raises GraphError where the graph is laid out for one machine.
     """
@@ -75,9 +76,10 @@ def decompose(graph: gs.Graph) -> bool:
                 "). Compile the file from before that, or save it again with a graph_optimization_level of "
                 "ORT_ENABLE_EXTENDED, which is not laid out."
             )
-    if not any(_decomposition(node, graph.opset) for node in nodes):
+    if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
         return False
-    return _decomposed(graph, Names(graph), Types(graph.opset))
+    types = Types(graph.opset)
+    return _decomposed(graph, Names(graph), types) or types.told
 
 
 def _is_laid_out(node: gs.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Embeddings of tokens, and their rotation by position."""
+"""Embeddings of tokens, normalised."""
 
 from __future__ import annotations
 

@@ -290,6 +290,21 @@ def quantized_attention(rng: Rng) -> Form:
     return Form(inputs, attrs, (True, past is not None), step=1e-4)
 
 
+def multi_head_attention(rng: Rng) -> Form:
+    attrs, mask, past, added = self_attention(rng)
+    values = int(rng.choice([8, 12])) if past is None else 8
+    keys = 3 if past is not None or attrs["unidirectional"] else int(rng.choice([3, 5]))
+    total = keys + (0 if past is None else 4)
+    if mask is not None:
+        mask = rng.integers(0, 2, (2, total)).astype(np.int32)
+        mask[:, 0] = 1
+    added = None if added is None else floats(rng, 2, 2, 3, total)
+    inputs = [floats(rng, 2, 3, 8), floats(rng, 2, keys, 8), floats(rng, 2, keys, values)]
+    inputs += [maybe(rng, floats(rng, 16 + values)), mask, added]
+    inputs += [None, None] if past is None else [past[0], past[1]]
+    return Form(inputs, attrs, (True, past is not None, past is not None))
+
+
 FORMS: dict[str, Callable[[Rng], Form]] = {
     "Attention": attention,
     "BiasGelu": bias_gelu,
@@ -302,6 +317,7 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "Gelu": activation,
     "LayerNormalization": layer,
     "MatMulIntegerToFloat": matmul_to_float,
+    "MultiHeadAttention": multi_head_attention,
     "QAttention": quantized_attention,
     "QGemm": qgemm,
     "QLinearAdd": qlinear_binary,
@@ -319,6 +335,10 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "SkipSimplifiedLayerNormalization": skip_simplified_layer,
     "TransposeMatMul": transpose_matmul,
 }
+
+
+#: where not any will do
+OPSETS = {"LayerNormalization": (13, 15)}
 
 
 def model_of(op: str, form: Form, opset: int, domain: str | None = None) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -370,7 +390,7 @@ def test_every_decomposition_is_tried() -> None:
 def test_it_computes_what_the_kernel_does(op: str) -> None:
     for seed in SEEDS:
         form = FORMS[op](np.random.default_rng(seed))
-        opsets = (13, 15) if op == "LayerNormalization" else (13, 17, 20)
+        opsets = OPSETS.get(op, (13, 17, 20))
         model, feeds = model_of(op, form, opsets[seed % len(opsets)])
         written = decomposed(model)
         assert not foreign(written), seed
