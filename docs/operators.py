@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN, OPERATORS
 from passes.ops import ConstantSlices, Linked, Op
-from passes.ops.base import UNKNOWN, rules_of
+from passes.ops.base import _RULES, UNKNOWN, rules_of
 from passes.ops.convolution import Convolution
 from passes.ops.einsum import SumOfProducts
 from passes.ops.matmul import MatrixProduct
@@ -41,6 +42,19 @@ What is understood of each operator that the installed onnx {version} knows (ops
 An operator without rules is seen whole, which is always correct. [Rules of your own](custom-operators.md) work alike.
 """
 
+ONNX_RUNTIME = """\
+## ONNX Runtime's own operators
+
+Its optimiser writes many into the files that it saves. Of these, standard operators take the place when a model is read,
+and ONNX Runtime fuses them again; in a form that is not covered they stay, and are seen whole:
+
+{written}
+
+Others stay and have rules:
+
+{ruled}
+"""
+
 
 def page() -> str:
     """The text of docs/operators.md."""
@@ -55,8 +69,15 @@ def page() -> str:
             parts.append("|---|---|---|---|---|---|---|---|")
             parts += [*rows, ""]
         parts.append("Seen whole:\n")
-        parts.append("\n".join(f"* {name}" for name in without) + "\n")
+        parts.append(_list(without) + "\n")
+    written = sorted({*OPERATORS, *IN_STANDARD_DOMAIN})
+    ruled = sorted(name for domain, name in _RULES if domain == DOMAIN)
+    parts.append(ONNX_RUNTIME.format(written=_list(written), ruled=_list(ruled)))
     return "\n".join(parts)
+
+
+def _list(names: list[str]) -> str:
+    return "\n".join(f"* {name}" for name in names)
 
 
 def _row(schema: onnx.defs.OpSchema, op: Op) -> str:

@@ -144,7 +144,7 @@ def _check_opset(model: ModelProto, what: str) -> None:
 
 
 def _in_own_domain(model: ModelProto) -> ModelProto:
-    """The model with operators that ONNX Runtime has in the domain of the standard, and the standard has not, in its own.
+    """The model with operators in ONNX Runtime's domain that only it has in that of the standard.
 
     The checker then takes them, as it takes all that it does not know.
     """

@@ -26,7 +26,8 @@ class Types:
     def infer(self, node: gs.Node) -> None:
         """Write onto the outputs what follows from the inputs; nothing where neither onnx nor a rule can tell."""
         read = {t.name: t for _, t in present(list(node.inputs))}
-        if not is_standard(node):
+        op = node.op if is_standard(node) else rules(node).like
+        if not op:
             for tensor, shape in zip(node.outputs, rules(node).output_shapes(node), strict=False):
                 if shape is not None and not tensor.is_empty():
                     tensor.dtype, tensor.shape, self.told = node.inputs[0].dtype, list(shape), True
@@ -40,11 +41,10 @@ class Types:
         }
         graph = onnx.GraphProto()
         add_node(graph, node)
-        types = {
-            name: onnx.helper.make_tensor_type_proto(element_of(t.dtype), t.shape) for name, t in read.items()
-        }
+        graph.node[0].op_type, graph.node[0].domain = op, ""
+        types = {name: onnx.helper.make_tensor_type_proto(element_of(t.dtype), t.shape) for name, t in read.items()}
         try:
-            schema = onnx.defs.get_schema(node.op, self._opset, "")
+            schema = onnx.defs.get_schema(op, self._opset, "")
             found = infer_node_outputs(schema, graph.node[0], types, values, opset_imports=self._imports)
         except Exception:  # operands that do not fit, bodies that read what is around them: the whole is inferred later
             return

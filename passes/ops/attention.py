@@ -100,7 +100,7 @@ class GroupQueryAttention(Op):
         query, heads, pairs = shape_of(node.inputs[0]), int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
         if query is None or not isinstance(query[2], int):
             return ()
-        parts = heads if operand(node, 1) is not None else heads + 2 * pairs  # keys and values may be in the same tensor
+        parts = heads if operand(node, 1) is not None else heads + 2 * pairs  # all of them may be in one tensor
         size = query[2] // parts
         present: list[Dim] = [query[0], pairs, None, size]
         return [[*query[:2], heads * size], present, present]

@@ -11,7 +11,8 @@ from tests.generators.builder import Builder, Value, size
 
 DOMAIN = "com.microsoft"
 
-_FUSED: dict[str, list[float]] = {"Clip": [-1.0, 1.5], "LeakyRelu": [0.1], "Relu": [], "Sigmoid": [], "Tanh": [], "": []}
+# Activations and their parameters.
+_FUSED: dict[str, list[float]] = {"Clip": [-1.0, 1.5], "LeakyRelu": [0.1], "Relu": [], "Tanh": [], "": []}
 
 
 def _written(b: Builder, v: Value, *, rank: int | None = None, axis: int = -1) -> bool:

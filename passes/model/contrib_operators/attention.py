@@ -130,9 +130,7 @@ def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
 
 def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
     """What is added to the scores of keys after the query; the queries are of the last tokens."""
-    queries, keys = (
-        call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0) for x, axis in ((q, 2), (k, 3))
-    )
+    queries, keys = (call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0) for x, axis in ((q, 2), (k, 3)))
     zero, one = call.scalar(0), call.scalar(1)
     places = call.op("Range", call.op("Sub", keys, queries), keys, one)
     after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))

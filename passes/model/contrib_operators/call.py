@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X
-from passes.graph.tensors import Array, element_of, int_list, operand, shape_of
+from passes.graph.tensors import Array, element_of, operand, shape_of
 from passes.model.types_by_node import Types
 
 
@@ -29,16 +29,12 @@ class Call:
 
     def __init__(self, node: gs.Node, editor: GraphEditor, types: Types) -> None:
         self.node = node
+        self.attrs: Mapping[str, Any] = node.attrs
         self.opset = editor.opset
         self.written: list[gs.Node] = []
         self._editor, self._types = editor, types
 
     # -- what there is ---------------------------------------------------------------------------------------------
-
-    @property
-    def attrs(self) -> Mapping[str, Any]:
-        """The attributes of the node."""
-        return self.node.attrs
 
     def given(self, index: int) -> gs.Tensor | None:
         """Input `index`, None where it is omitted."""
@@ -64,10 +60,6 @@ class Call:
         shape = shape_of(tensor) or ()
         self.needs(-len(shape) <= axis < len(shape) and isinstance(shape[axis], (int, np.integer)))
         return int(shape[axis])  # type: ignore[arg-type]
-
-    def numbers(self, tensor: gs.Tensor | None) -> list[int] | None:
-        """Values of an initializer of integers, None where it is computed."""
-        return int_list(tensor)
 
     # -- what takes its place --------------------------------------------------------------------------------------
 

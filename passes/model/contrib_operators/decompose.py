@@ -71,10 +71,11 @@ def decompose(graph: gs.Graph) -> bool:
     nodes = [node for scope in (graph, *bodies(graph)) for node in scope.nodes]
     for node in nodes:
         if _is_laid_out(node):
+            operator = f"{node.domain}.{node.op}"
             raise GraphError(
-                f"ONNX Runtime has laid the model out for one machine (node `{describe(node)}` is {node.domain}.{node.op}"
-                "). Compile the file from before that, or save it again with a graph_optimization_level of "
-                "ORT_ENABLE_EXTENDED, which is not laid out."
+                f"ONNX Runtime has laid the model out for one machine: node `{describe(node)}` is {operator}. Compile "
+                "the file that this was made from, or let ONNX Runtime save it with the optimization level "
+                "ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
             )
     if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
         return False

@@ -58,9 +58,7 @@ def layer_after_sum(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor 
     return _layer(call, x, scale, bias, -1, _EPSILON_AFTER_SUM)
 
 
-def _layer(
-    call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float
-) -> gs.Tensor:
+def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float) -> gs.Tensor:
     epsilon = float(call.attrs.get("epsilon", default))
     if call.opset >= LAYER:
         return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -55,9 +55,9 @@ def concat(call: Call) -> Sequence[gs.Tensor]:
 
 
 def gemm(call: Call) -> Sequence[gs.Tensor]:
-    """alpha · A B + C, where C counts in steps of alpha, the scale of A and that of B; quantised if a scale is given."""
-    attrs: Mapping[str, object] = call.attrs
-    c, a_scale, b_scale, alpha = call.given(6), call.node.inputs[1], call.node.inputs[4], float(attrs.get("alpha", 1.0))
+    """alpha · A B + C, where C counts in steps of alpha and both scales; quantised if a scale is given."""
+    c, a_scale, b_scale, attrs = call.given(6), call.node.inputs[1], call.node.inputs[4], call.attrs
+    alpha = float(attrs.get("alpha", 1.0))
     step = call.op("Mul", a_scale, b_scale)
     step = step if alpha == 1 else call.op("Mul", step, call.number(alpha, step))
     bias = None if c is None else call.op("Mul", call.op("Cast", c, to=onnx.TensorProto.FLOAT), step)

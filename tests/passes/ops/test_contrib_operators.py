@@ -1,4 +1,4 @@
-"""Rules of ONNX Runtime's own operators that stay: shapes after them are known, and channels before or after them go."""
+"""Rules of ONNX Runtime's own operators that stay: shapes after them are known, and channels around them go."""
 
 from __future__ import annotations
 
@@ -126,7 +126,12 @@ def test_heads_go_through_a_rotation(heads: int) -> None:
     angles = RNG.uniform(0, 3, (9, 4))
     stored = {"w": floats(6, 32), "m": kept, "cos": np.cos(angles), "sin": np.sin(angles)}
     stored = {name: value.astype(np.float32) for name, value in stored.items()}
-    stored |= {"o": floats(32, 3), "merged": np.asarray([0, 0, 32]), "shape": np.asarray([0, 0, 4, 8]), "at": np.arange(5)[None].repeat(2, 0)}
+    stored |= {
+        "o": floats(32, 3),
+        "merged": np.asarray([0, 0, 32]),
+        "shape": np.asarray([0, 0, 4, 8]),
+        "at": np.arange(5)[None].repeat(2, 0),
+    }
     source = model(nodes, [2, 5, 6], [2, 5, 3], **stored)
     shrunk = shrink(source)
     assert_well_formed(source, shrunk.model)
