@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN, OPERATORS
+from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.ops import ConstantSlices, Linked, Op
-from passes.ops.base import _RULES, UNKNOWN, rules_of
+from passes.ops.base import UNKNOWN, rules_of
 from passes.ops.convolution import Convolution
 from passes.ops.einsum import SumOfProducts
 from passes.ops.matmul import MatrixProduct
@@ -45,14 +46,14 @@ An operator without rules is seen whole, which is always correct. [Rules of your
 ONNX_RUNTIME = """\
 ## ONNX Runtime's own operators
 
-Its optimiser writes many into the files that it saves. Of these, standard operators take the place when a model is read,
-and ONNX Runtime fuses them again; in a form that is not covered they stay, and are seen whole:
+Standard operators take the place of those that its optimiser writes into files when a model is read, and ONNX Runtime
+fuses them again. In a form that is not covered they stay, and are seen whole:
 
 {written}
 
-Others stay and have rules:
+Others stay. They have rules, or at least shapes:
 
-{ruled}
+{stay}
 """
 
 
@@ -71,8 +72,7 @@ def page() -> str:
         parts.append("Seen whole:\n")
         parts.append(_list(without) + "\n")
     written = sorted({*OPERATORS, *IN_STANDARD_DOMAIN})
-    ruled = sorted(name for domain, name in _RULES if domain == DOMAIN)
-    parts.append(ONNX_RUNTIME.format(written=_list(written), ruled=_list(ruled)))
+    parts.append(ONNX_RUNTIME.format(written=_list(written), stay=_list(sorted(OUTPUT_SHAPES))))
     return "\n".join(parts)
 
 

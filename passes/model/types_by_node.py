@@ -19,20 +19,13 @@ class Types:
 
     def __init__(self, opset: int) -> None:
         self._opset = opset
-        #: whether a rule told a shape
-        self.told = False
         self._imports = [onnx.helper.make_opsetid("", opset)]
 
     def infer(self, node: gs.Node) -> None:
-        """Write onto the outputs what follows from the inputs; nothing where neither onnx nor a rule can tell."""
+        """Write onto the outputs what follows from the inputs; nothing where that is not known."""
         read = {t.name: t for _, t in present(list(node.inputs))}
         op = node.op if is_standard(node) else rules(node).like
-        if not op:
-            for tensor, shape in zip(node.outputs, rules(node).output_shapes(node), strict=False):
-                if shape is not None and not tensor.is_empty():
-                    tensor.dtype, tensor.shape, self.told = node.inputs[0].dtype, list(shape), True
-            return
-        if any(t.dtype is None for t in read.values()):
+        if not op or any(t.dtype is None for t in read.values()):
             return
         values = {
             name: onnx.numpy_helper.from_array(t.values, name)

@@ -6,7 +6,6 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     arithmetic,
     attention,
     batch_normalization,
-    block_quantized,
     concat_split,
     control_flow,
     conv_transpose,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -90,20 +88,6 @@ class Attention(Op):
         sizes = writing.constant("heads", np.asarray([0, 0, heads, width // heads], np.int64))
         split = writing.emit("Reshape", [tensor, sizes], list(shape))
         return writing.emit("Transpose", [split], _permuted(shape, perm), perm=list(perm))
-
-
-@register("GroupQueryAttention", domain="com.microsoft")
-class GroupQueryAttention(Op):
-    """Attention with a cache of keys and values, left whole. Source: ONNX Runtime's contrib operators."""
-
-    def output_shapes(self, node: gs.Node) -> Sequence[Sequence[Dim] | None]:
-        query, heads, pairs = shape_of(node.inputs[0]), int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
-        if query is None or not isinstance(query[2], int):
-            return ()
-        parts = heads if operand(node, 1) is not None else heads + 2 * pairs  # all of them may be in one tensor
-        size = query[2] // parts
-        present: list[Dim] = [query[0], pairs, None, size]
-        return [[*query[:2], heads * size], present, present]
 
 
 def _permuted(shape: tuple[Dim, ...], perm: tuple[int, ...]) -> list[Dim]:

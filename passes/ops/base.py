@@ -30,7 +30,7 @@ from passes.abstract_values.slices import (
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, Index, Mask, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -113,13 +113,6 @@ class Op:
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """The outputs, where all operands are initializers (None: omitted); None if they cannot be had."""
         return evaluate(node, opset, operands)
-
-    def output_shapes(self, node: gs.Node) -> Sequence[Sequence[Dim] | None]:
-        """Shapes of outputs by those of the inputs, for an operator that onnx does not know; None: not known.
-
-        Its outputs are of the type of input 0.
-        """
-        return ()
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         """The input that is output 0 as it is, None if the node changes something."""

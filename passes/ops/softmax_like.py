@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Dim, int_list, operand, present, shape_of
+from passes.graph.tensors import Array, int_list, operand, present, shape_of
 from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike
 from passes.rewriting.channel_facts import Facts
@@ -149,9 +149,6 @@ class RotaryEmbeddingByPosition(RotaryEmbedding):
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {0, 2, 3} if rank == 4 and not node.attrs.get("num_heads", 0) else None
-
-    def output_shapes(self, node: gs.Node) -> Sequence[Sequence[Dim] | None]:
-        return [shape_of(node.inputs[0])]
 
 
 @register("MeanVarianceNormalization")

@@ -17,6 +17,7 @@ from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
 from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
 from passes.model.types_by_node import Types
 from passes.ops import UNKNOWN, rules
 
@@ -64,7 +65,7 @@ _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFused
 
 
 def decompose(graph: gs.Graph) -> bool:
-    """Decompose what can be, in subgraphs too; whether anything was, or has a shape that only its rule can tell.
+    """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
 
     Raises GraphError where the graph is laid out for one machine.
     """
@@ -79,8 +80,7 @@ def decompose(graph: gs.Graph) -> bool:
             )
     if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
         return False
-    types = Types(graph.opset)
-    return _decomposed(graph, Names(graph), types) or types.told
+    return _decomposed(graph, Names(graph), Types(graph.opset))
 
 
 def _is_laid_out(node: gs.Node) -> bool:
@@ -108,6 +108,8 @@ def _decomposed(graph: gs.Graph, names: Names, types: Types) -> bool:
         write = _decomposition(node, graph.opset)
         if write is not None and _replaced(node, write, editor, types):
             found = True
+        elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:
+            found |= tell_shapes(node)
         else:
             types.infer(node)
     editor.finish()
