@@ -15,6 +15,9 @@ from passes.graph.expression_match import Expression, X
 from passes.graph.tensors import Array, element_of, operand, shape_of
 from passes.model.types_by_node import Types
 
+# The first of these has the name of the node: reports, comparisons and baselines know layers by their names.
+_LAYERS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
+
 
 class NotCoveredError(Exception):
     """A form of an operator that no standard operators are known for: it stays as it is."""
@@ -76,7 +79,9 @@ class Call:
         while given and given[-1] is None:
             given.pop()
         operands = [construct.variable("") if t is None else t for t in given]
-        node = construct.node(kind, self._editor.names.fresh(hint), attrs, operands, made)
+        named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
+        name = self.node.name if named else self._editor.names.fresh(hint)
+        node = construct.node(kind, name, attrs, operands, made)
         self._types.infer(node)
         self.written.append(node)
         return made

@@ -467,3 +467,9 @@ def test_a_layout_for_one_machine_is_refused(domain: str, op: str, attrs: dict[s
     model, _ = model_of(op, Form([ones(1, 4, 4, 4)], attrs), 17, domain)
     with pytest.raises(GraphError, match=f"is {domain}.{op}. Compile the file that this was made from"):
         checked(model)
+
+
+@pytest.mark.parametrize(("op", "layer"), [("FusedConv", "Conv"), ("FusedGemm", "Gemm"), ("FusedMatMul", "MatMul")])
+def test_a_layer_keeps_its_name(op: str, layer: str) -> None:
+    model, _ = model_of(op, FORMS[op](np.random.default_rng(0)), 17)
+    assert [n.op_type for n in decomposed(model).graph.node if n.name == model.graph.node[0].name] == [layer]
