@@ -13,7 +13,7 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import captured, shared_constants
-from passes.graph.tensors import Array, element_of, is_sparse
+from passes.graph.tensors import Array, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import annotated, described_as
@@ -43,7 +43,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
             tensor._values = Stored(model.graph.initializer[-1])
     for node in graph.nodes:
         add_node(model.graph, node, outside=constants)
-        if told and not onnx.defs.has(node.op, node.domain or ""):
+        if told and _is_foreign(node):
             model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
     if store is not None:
         store.flush()
@@ -76,10 +76,15 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     model.graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
     for node in nodes:
         add_node(model.graph, node)
-        if not onnx.defs.has(node.op, node.domain or ""):  # what its rule told
+        if _is_foreign(node):
             known = [t for t in node.outputs if t.name not in told and t.dtype is not None and t.shape is not None]
             model.graph.value_info.extend(map(_declared, known))
     return model
+
+
+def _is_foreign(node: gs.Node) -> bool:
+    """Whether onnx does not know the operator, so that nobody could infer what it writes."""
+    return not is_standard(node) and not onnx.defs.has(node.op, node.domain)
 
 
 def add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
