@@ -48,9 +48,9 @@ def skip_simplified_layer(call: Call) -> Sequence[gs.Tensor]:
 
 
 def _sum(call: Call, bias: gs.Tensor | None) -> gs.Tensor:
+    """Of both operands and a bias, in the order in which ONNX Runtime recognises it."""
     x, skip = call.node.inputs[:2]
-    total = call.op("Add", x, skip)
-    return total if bias is None else call.op("Add", total, bias)
+    return call.op("Add", x if bias is None else call.op("Add", x, bias), skip)
 
 
 def layer_after_sum(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None) -> gs.Tensor:

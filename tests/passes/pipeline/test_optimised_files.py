@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from passes import Policy, fix_sizes, shrink
+from passes.model.graph_to_onnx import exported
+from passes.model.prepare import checked
 from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
 from tests.generators.check import assert_same_function, random_feeds, required_inputs
 from tests.generators.measure import mask_layers
@@ -62,6 +65,20 @@ def compare(source: onnx.ModelProto, level: str, folder: Path, adapters: Policy 
 @pytest.mark.parametrize("name", ["digits.onnx", "masknet.onnx", "transformer.onnx"])
 def test_a_fixture(name: str, level: str, tmp_path: Path) -> None:
     compare(onnx.load(FIXTURES / name), level, tmp_path)
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(f"{node.domain}.{node.op_type}" for node in model.graph.node)
+
+
+@pytest.mark.parametrize("name", ["digits.onnx", "masknet.onnx", "transformer.onnx"])
+def test_what_is_decomposed_is_fused_again(name: str, tmp_path: Path) -> None:
+    """So nothing is slower for it."""
+    saved = optimised(onnx.load(FIXTURES / name), "extended", tmp_path)
+    assert any(op.startswith("com.microsoft") for op in operators(saved))
+    decomposed = exported(checked(saved), saved)
+    assert not any(op.startswith("com.microsoft") for op in operators(decomposed))
+    assert operators(optimised(decomposed, "extended", tmp_path)) == operators(saved)
 
 
 @pytest.mark.slow
