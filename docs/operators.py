@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of
 from passes.ops.convolution import Convolution
@@ -41,6 +43,19 @@ What is understood of each operator that the installed onnx {version} knows (ops
 An operator without rules is seen whole, which is always correct. [Rules of your own](custom-operators.md) work alike.
 """
 
+ONNX_RUNTIME = """\
+## ONNX Runtime's own operators
+
+Standard operators take the place of those that its optimiser writes into files when a model is read, and ONNX Runtime
+fuses them again. In a form that is not covered they stay, and are seen whole:
+
+{written}
+
+Others stay. They have rules, or at least shapes:
+
+{stay}
+"""
+
 
 def page() -> str:
     """The text of docs/operators.md."""
@@ -55,8 +70,14 @@ def page() -> str:
             parts.append("|---|---|---|---|---|---|---|---|")
             parts += [*rows, ""]
         parts.append("Seen whole:\n")
-        parts.append("\n".join(f"* {name}" for name in without) + "\n")
+        parts.append(_list(without) + "\n")
+    written = sorted({*OPERATORS, *IN_STANDARD_DOMAIN})
+    parts.append(ONNX_RUNTIME.format(written=_list(written), stay=_list(sorted(OUTPUT_SHAPES))))
     return "\n".join(parts)
+
+
+def _list(names: list[str]) -> str:
+    return "\n".join(f"* {name}" for name in names)
 
 
 def _row(schema: onnx.defs.OpSchema, op: Op) -> str:

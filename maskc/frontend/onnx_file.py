@@ -13,8 +13,9 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks
-from maskc.frontend.graph_queries import STANDARD_DOMAINS, copied, has_external, without_weights
+from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, copied, has_external, without_weights
 from passes.errors import in_brief
+from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
@@ -65,7 +66,10 @@ def check(model: ModelProto | Path) -> None:
 
     Raises the checker's own exceptions.
     """
-    onnx.checker.check_model(str(model) if isinstance(model, Path) else model, full_check=True)
+    if isinstance(model, ModelProto):
+        onnx.checker.check_model(_in_own_domain(model), full_check=True)
+    else:
+        onnx.checker.check_model(str(model), full_check=True)
 
 
 def _parse(path: Path) -> ModelProto:
@@ -107,7 +111,7 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
-        if path is not None and dense is model:
+        if path is not None and dense is model and _in_own_domain(model) is model:
             check(path)  # in memory a model with external data lacks the weights
         else:
             check(without_weights(dense) if has_external(dense) else dense)
@@ -137,6 +141,23 @@ def _check_opset(model: ModelProto, what: str) -> None:
                 f"{what} uses opset {opset.version}, and maskc reads {OLDEST_OPSET} and newer. "
                 "Convert it with onnx.version_converter."
             )
+
+
+def _in_own_domain(model: ModelProto) -> ModelProto:
+    """The model with operators in ONNX Runtime's domain that only it has in that of the standard.
+
+    The checker then takes them, as it takes all that it does not know.
+    """
+    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
+    if not any(missing_in_standard(node.domain, node.op_type, opset) for node in all_nodes(model)):
+        return model
+    moved = copied(model)
+    for node in all_nodes(moved):
+        if missing_in_standard(node.domain, node.op_type, opset):
+            node.domain = DOMAIN
+    if not any(o.domain == DOMAIN for o in moved.opset_import):
+        moved.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    return moved
 
 
 def _without_annotations(
@@ -173,7 +194,7 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
         if isinstance(error, onnx.shape_inference.InferenceError):
             onnx.shape_inference.infer_shapes(without_weights(named), check_type=True, strict_mode=True)
         elif not has_external(model):
-            onnx.checker.check_model(named)
+            onnx.checker.check_model(_in_own_domain(named))
     except type(error) as again:
         return again
     except Exception:

@@ -84,10 +84,11 @@ class GraphEditor:
     start: ClassVar[gs.Node] = gs.Node("Start")
     end: ClassVar[gs.Node] = gs.Node("End")
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, names: Names | None = None) -> None:
+        """A subgraph needs the `names` of the graph around it where both are kept."""
         self.graph = graph
         self.opset: int = graph.opset
-        self.names = Names(graph)
+        self.names = names or Names(graph)
         #: the node before which new ones are put, unless it is said otherwise
         self.place = self.end
         self._before: dict[int, list[gs.Node]] = {}

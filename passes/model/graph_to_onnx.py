@@ -13,7 +13,7 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import captured, shared_constants
-from passes.graph.tensors import Array, element_of, is_sparse
+from passes.graph.tensors import Array, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import annotated, described_as
@@ -42,8 +42,9 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
             # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
             tensor._values = Stored(model.graph.initializer[-1])
     for node in graph.nodes:
-        _add_node(model.graph, node, outside=constants)
-        model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
+        add_node(model.graph, node, outside=constants)
+        if told and _is_foreign(node):
+            model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
     if store is not None:
         store.flush()
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
@@ -54,7 +55,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
     """These nodes of a graph without its weights, for shape inference; what they read of others is an input.
 
-    So are initializers of more than `largest` elements.
+    So are initializers of more than `largest` elements, and inputs of the graph that nothing here reads.
     """
     model = described_as(source)
     model.ir_version = max(model.ir_version, 4)
@@ -71,12 +72,22 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
             model.graph.input.extend([] if tensor.name in written else [_declared(tensor)])
         elif tensor.name in given:
             model.graph.input.append(given[tensor.name])
+    initializers = {t.name for t in source.graph.initializer}
+    model.graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
     for node in nodes:
-        _add_node(model.graph, node)
+        add_node(model.graph, node)
+        if _is_foreign(node):
+            known = [t for t in node.outputs if t.name not in told and t.dtype is not None and t.shape is not None]
+            model.graph.value_info.extend(map(_declared, known))
     return model
 
 
-def _add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
+def _is_foreign(node: gs.Node) -> bool:
+    """Whether onnx does not know the operator, so that nobody could infer what it writes."""
+    return not is_standard(node) and not onnx.defs.has(node.op, node.domain)
+
+
+def add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
     """Add the node; its subgraphs read the initializers named `outside` from the graph around them.
 
     None: they hold all that they read, and say what is known of the shapes in them.
@@ -114,7 +125,7 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
         if outside is None or tensor.name not in outside:
             _append(proto, tensor)
     for node in graph.nodes:
-        _add_node(proto, node, outside)
+        add_node(proto, node, outside)
         if outside is None:
             proto.value_info.extend(_declared(t) for t in node.outputs if t.dtype is not None)
 

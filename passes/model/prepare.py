@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError
 from passes.graph.tensors import describe
 from passes.model import inputs_with_defaults
+from passes.model.contrib_operators.decompose import decompose
 from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, check_declared, inferred, unfinished
@@ -52,7 +53,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
-    outline = model
+    outline = outlined(graph.nodes, model, INFERRED) if decompose(graph) else model
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold

@@ -17,6 +17,9 @@ from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
 
+# Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
+_BY_ROW = (1, 2, 3, 5)
+
 
 class Quantization(PerChannel):
     """Scale and zero point are scalars or vectors along `axis`; blocked scales of computed tensors are not understood.
@@ -330,3 +333,36 @@ class DynamicQuantize(Op):
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(0, axis)] if output == 0 else []
+
+
+@register("MatMulNBits", domain="com.microsoft")
+class MatMulNBits(Op):
+    """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
+
+    width_axis = -1
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        last = len(shape_of(node.outputs[0]) or ()) - 1
+        given = [t for index in _BY_ROW if (t := operand(node, index)) is not None]
+        stored = all(is_constant(t) for t in given) and not node.attrs.get("weight_prepacked", 0)
+        return {key: mask for key, mask in asked.items() if key == (0, last) and stored}
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        before = rewriter.before
+        kept = rewriter.stored(before.outputs[0], len(rewriter.shape(before.outputs[0])) - 1)
+        if kept is None:
+            return
+        for index in _BY_ROW:
+            tensor = operand(before, index)
+            if tensor is not None:
+                rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(kept, int(tensor.shape[0]))}))
+        node.attrs["N"] = int(kept.sum())
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        out, k = volume(node.outputs[0]), int(node.attrs["K"])
+        return out * (2 * k - 1) + (out if operand(node, 5) is not None else 0), out * k
+
+
+def _spread(rows: Mask, size: int) -> Mask:
+    """For an operand of `size` elements along its first axis, those that belong to these rows."""
+    return np.repeat(rows, size // rows.size)

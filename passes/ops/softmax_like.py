@@ -143,6 +143,14 @@ class RotaryEmbedding(AlongAxes):
         return {0, 2, 3} if rank == 4 else None
 
 
+@register("RotaryEmbedding", domain="com.microsoft")
+class RotaryEmbeddingByPosition(RotaryEmbedding):
+    """The same with positions as its second operand, and perhaps the number of heads as an attribute."""
+
+    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
+        return {0, 2, 3} if rank == 4 and not node.attrs.get("num_heads", 0) else None
+
+
 @register("MeanVarianceNormalization")
 class MeanVarianceNormalization(AlongAxes):
     """Statistics over all axes but the channels, unless other axes are named.

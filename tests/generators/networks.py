@@ -19,6 +19,7 @@ from tests.generators.builder import Builder, Dim, Network, Step, Sym, Value, si
 from tests.generators.steps import (
     blocks,
     contractions,
+    contrib,
     control_flow,
     data_movement,
     elementwise,
@@ -108,6 +109,10 @@ _STEPS: dict[Step, int] = {
     quantised.dynamic: 1,
     quantised.integer_convolution: 1,
     elementwise.custom: 1,
+    contrib.activation: 1,
+    contrib.product: 1,
+    contrib.convolution: 1,
+    contrib.normalisation: 1,
 }
 _IMAGES: dict[Step, int] = {
     contractions.conv: 30,
@@ -136,6 +141,7 @@ _IMAGES: dict[Step, int] = {
     data_movement.slices: 2,
     data_movement.channels_last: 2,
     elementwise.many: 2,
+    contrib.convolution: 3,
 }
 _SEQUENCES: dict[Step, int] = {
     contractions.matmul: 14,
@@ -163,6 +169,9 @@ _SEQUENCES: dict[Step, int] = {
     quantised.integer_convolution: 1,
     elementwise.join: 3,
     normalization.softmax: 2,
+    contrib.activation: 2,
+    contrib.product: 3,
+    contrib.normalisation: 3,
 }
 # Nothing but moves between layers: what a rule says of sets of channels has to be right.
 _MOVES: dict[Step, int] = {

@@ -206,8 +206,8 @@ def _broadcasts(small: Sequence[Dim], large: Sequence[Dim]) -> bool:
 
 
 def custom(b: Builder, v: Value) -> Value | None:
-    """An operator of ONNX Runtime's own domain, which the standard does not know."""
-    if b.dtype != TensorProto.FLOAT:
+    """An operator of ONNX Runtime's own domain that has no rules."""
+    if b.dtype != TensorProto.FLOAT or v.rank < 2:
         return None
     b.sharp = False
-    return b.like("Gelu", v, domain="com.microsoft")
+    return b.like("Trilu", v, domain="com.microsoft")

@@ -31,7 +31,7 @@ HOLDERS = {
     "yolo": {"Add"},
     "branching": {"If"},
     "looping": {"Loop"},
-    "foreign": {"FastGelu"},
+    "foreign": {"Trilu"},
     "yolo_exported": {"Split"},
     "shufflenet_groups": {"Conv", "Add"},
 }

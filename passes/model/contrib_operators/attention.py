@@ -1,0 +1,137 @@
+"""Attention as products and a softmax, with projections, masks and caches as ONNX Runtime has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.model.contrib_operators.call import Call
+from passes.model.contrib_operators.quantized import scaled_product
+
+# The opset from which axes of Unsqueeze and sizes of Split are inputs.
+_OPSET = 13
+
+
+def attention(call: Call) -> Sequence[gs.Tensor]:
+    """Queries, keys and values by a weight for all of them, then attention."""
+    x, weights = call.node.inputs[:2]
+    call.needs(call.given(6) is None)
+    sizes, bias = _sizes(call, weights), call.given(2)
+    parts = [call.op("MatMul", x, weight) for weight in _split(call, weights, sizes, 1)]
+    if bias is not None:
+        pairs = zip(parts, _split(call, bias, sizes, 0), strict=True)
+        parts = [call.op("Add", part, each) for part, each in pairs]
+    return _self_attention(call, parts, sizes, call.given(3), call.given(4), call.given(5))
+
+
+def quantized_attention(call: Call) -> Sequence[gs.Tensor]:
+    """The same with a product of integers."""
+    x, weights, bias, x_scale, scale = call.node.inputs[:5]
+    projected = scaled_product(call, (x, x_scale, call.given(6)), (weights, scale, call.given(7)), bias)
+    sizes = _sizes(call, weights)
+    return _self_attention(call, _split(call, projected, sizes, 2), sizes, call.given(5), call.given(8), None)
+
+
+def multi_head_attention(call: Call) -> Sequence[gs.Tensor]:
+    """Attention of queries, keys and values [batch, tokens, size] that are given, with a bias for all three."""
+    given = [call.given(index) for index in range(3)]
+    parts = [x for x in given if x is not None]
+    call.needs(len(parts) == 3 and all(call.rank(x) == 3 for x in parts))
+    call.needs(not any(call.given(index) for index in range(8, len(call.node.inputs))) and not call.wanted(3))
+    sizes, bias = [call.size(x, 2) for x in parts], call.given(3)
+    if bias is not None:
+        parts = [call.op("Add", x, each) for x, each in zip(parts, _split(call, bias, sizes, 0), strict=True)]
+    past = call.given(6), call.given(7)
+    call.needs((past[0] is None) == (past[1] is None))
+    y, k, v = _attention(call, parts, sizes, call.given(4), past, call.given(5), keeps=call.wanted(1) or call.wanted(2))
+    return [y, k, v]
+
+
+def _sizes(call: Call, weights: gs.Tensor) -> Sequence[int]:
+    """Numbers of columns for queries, keys and values."""
+    return [int(n) for n in call.attrs.get("qkv_hidden_sizes", [call.size(weights, 1) // 3] * 3)]
+
+
+def _split(call: Call, tensor: gs.Tensor, sizes: Sequence[int], axis: int) -> Sequence[gs.Tensor]:
+    call.needs(call.opset >= _OPSET)
+    return call.several("Split", tensor, call.ints(*sizes), outputs=3, axis=axis)
+
+
+def _self_attention(
+    call: Call,
+    parts: Sequence[gs.Tensor],
+    sizes: Sequence[int],
+    mask: gs.Tensor | None,
+    past: gs.Tensor | None,
+    added: gs.Tensor | None,
+) -> Sequence[gs.Tensor]:
+    """Attention with one tensor for keys and values of tokens before [2, batch, heads, tokens, channels]."""
+    call.needs(not call.attrs.get("do_rotary", 0) and not call.attrs.get("past_present_share_buffer", 0))
+    both = (None, None) if past is None else [call.op("Gather", past, call.scalar(i), axis=0) for i in range(2)]
+    y, k, v = _attention(call, parts, sizes, mask, both, added, keeps=call.wanted(1))
+    if not call.wanted(1):
+        return [y]
+    return [y, call.op("Concat", *(call.op("Unsqueeze", each, call.ints(0)) for each in (k, v)), axis=0)]
+
+
+def _attention(
+    call: Call,
+    parts: Sequence[gs.Tensor],
+    sizes: Sequence[int],
+    mask: gs.Tensor | None,
+    past: Sequence[gs.Tensor | None],
+    added: gs.Tensor | None,
+    *,
+    keeps: bool,
+) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+    """Attention of queries, keys and values [batch, tokens, size], and the keys and values of all tokens, by head.
+
+    past: keys and values of tokens before [batch, heads, tokens, channels]. added: to the scores. Without a past the
+    keys are transposed at once, unless they are kept.
+    """
+    heads = int(call.attrs["num_heads"])
+    call.needs(sizes[0] == sizes[1] and call.opset >= _OPSET)
+    split = [call.op("Reshape", x, call.ints(0, 0, heads, n // heads)) for x, n in zip(parts, sizes, strict=True)]
+    keeps = keeps or past[0] is not None
+    perms = [0, 2, 1, 3], [0, 2, 1, 3] if keeps else [0, 2, 3, 1], [0, 2, 1, 3]
+    q, k, v = (call.op("Transpose", x, perm=perm) for x, perm in zip(split, perms, strict=True))
+    if past[0] is not None:
+        k, v = (call.op("Concat", before, each, axis=2) for before, each in zip(past, (k, v), strict=True))
+    transposed = call.op("Transpose", k, perm=[0, 1, 3, 2]) if keeps else k
+    causal = _causal(call, q, transposed) if call.attrs.get("unidirectional", 0) else None
+    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q), added))
+    return call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2])), k, v
+
+
+def _attend(
+    call: Call, q: gs.Tensor, k: gs.Tensor, v: gs.Tensor, size: int, added: Sequence[gs.Tensor | None]
+) -> gs.Tensor:
+    """softmax(scale · Q K + what is added) V, of heads of this size, with the keys transposed."""
+    scale = float(call.attrs.get("scale", 0.0)) or float(size) ** -0.5
+    scores = call.op("Div", call.op("MatMul", q, k), call.number(1 / scale, q))
+    for each in added:
+        scores = scores if each is None else call.op("Add", scores, each)
+    return call.op("MatMul", call.op("Softmax", scores, axis=-1), v)
+
+
+def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
+    """What is added where the mask, [batch, keys] or [batch, queries, keys], is 0 and not 1."""
+    if mask is None:
+        return None
+    call.needs(call.rank(mask) in (2, 3) and mask.dtype == np.int32)
+    for axis in (1, 2) if call.rank(mask) == 2 else (1,):
+        mask = call.op("Unsqueeze", mask, call.ints(axis))
+    kept = call.cast(mask, q)
+    filtered = float(call.attrs.get("mask_filter_value", -10000.0))
+    return call.op("Mul", call.op("Sub", call.number(1.0, q), kept), call.number(filtered, q))
+
+
+def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
+    """What is added to the scores of keys after the query; the queries are of the last tokens."""
+    queries, keys = (call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0) for x, axis in ((q, 2), (k, 3)))
+    zero, one = call.scalar(0), call.scalar(1)
+    places = call.op("Range", call.op("Sub", keys, queries), keys, one)
+    after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))
+    return call.op("Where", after, call.number(np.finfo(np.dtype(q.dtype)).min, q), call.number(0.0, q))

@@ -1,0 +1,123 @@
+"""One node of a foreign operator, and the standard operators that are written in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph import construct
+from passes.graph.editor import GraphEditor, erase
+from passes.graph.expression_match import Expression, X
+from passes.graph.tensors import Array, element_of, operand, shape_of
+from passes.model.types_by_node import Types
+
+# The first of these has the name of the node: reports, comparisons and baselines know layers by their names.
+_LAYERS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
+
+
+class NotCoveredError(Exception):
+    """A form of an operator that no standard operators are known for: it stays as it is."""
+
+
+#: writes what stands for a node and returns what stands for its outputs; raises NotCoveredError
+Decompose = Callable[["Call"], Sequence[gs.Tensor]]
+
+
+class Call:
+    """What a decomposition reads of its node, and writes in its place."""
+
+    def __init__(self, node: gs.Node, editor: GraphEditor, types: Types) -> None:
+        self.node = node
+        self.attrs: Mapping[str, Any] = node.attrs
+        self.opset = editor.opset
+        self.written: list[gs.Node] = []
+        self._editor, self._types = editor, types
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def given(self, index: int) -> gs.Tensor | None:
+        """Input `index`, None where it is omitted."""
+        return operand(self.node, index)
+
+    def wanted(self, output: int) -> bool:
+        """Whether the output has a name."""
+        return output < len(self.node.outputs) and not self.node.outputs[output].is_empty()
+
+    def needs(self, fits: bool) -> None:
+        """Raise NotCoveredError unless it `fits`."""
+        if not fits:
+            raise NotCoveredError(self.node.op)
+
+    def rank(self, tensor: gs.Tensor) -> int:
+        """Number of axes; raises NotCoveredError where it is not known."""
+        shape = shape_of(tensor)
+        self.needs(shape is not None)
+        return len(shape or ())
+
+    def size(self, tensor: gs.Tensor, axis: int) -> int:
+        """Number of slices along the axis; raises NotCoveredError where it is not known."""
+        shape = shape_of(tensor) or ()
+        self.needs(-len(shape) <= axis < len(shape) and isinstance(shape[axis], (int, np.integer)))
+        return int(shape[axis])  # type: ignore[arg-type]
+
+    # -- what takes its place --------------------------------------------------------------------------------------
+
+    def op(self, kind: str, *inputs: gs.Tensor | None, **attrs: object) -> gs.Tensor:
+        """A standard operator with one output."""
+        return self.several(kind, *inputs, outputs=1, **attrs)[0]
+
+    def several(self, kind: str, *inputs: gs.Tensor | None, outputs: int, **attrs: object) -> Sequence[gs.Tensor]:
+        """A standard operator; raises NotCoveredError where the opset has none of the name."""
+        self.needs(onnx.defs.has(kind, self.opset, ""))
+        hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
+        made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
+        given = list(inputs)
+        while given and given[-1] is None:
+            given.pop()
+        operands = [construct.variable("") if t is None else t for t in given]
+        named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
+        name = self.node.name if named else self._editor.names.fresh(hint)
+        node = construct.node(kind, name, attrs, operands, made)
+        self._types.infer(node)
+        self.written.append(node)
+        return made
+
+    def cast(self, x: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
+        """With the element type of `like`; raises NotCoveredError where that is not known."""
+        self.needs(like.dtype is not None)
+        return self.op("Cast", x, to=element_of(like.dtype))
+
+    def expression(self, expression: Expression, data: gs.Tensor) -> gs.Tensor:
+        """A function of one tensor."""
+        if expression == X:
+            return data
+        if isinstance(expression, tuple):
+            return self.op(str(expression[0]), *(self.expression(each, data) for each in expression[1:]))
+        return self.number(float(expression), data)
+
+    def reduce_mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: bool = True) -> gs.Tensor:
+        """The mean over these axes, which are an input from opset 18 on."""
+        if self.opset >= 18:
+            return self.op("ReduceMean", x, self.ints(*axes), keepdims=int(keepdims))
+        return self.op("ReduceMean", x, axes=list(axes), keepdims=int(keepdims))
+
+    def number(self, value: float | Array, like: gs.Tensor) -> gs.Constant:
+        """An initializer of the element type of `like`; raises NotCoveredError where that is not known."""
+        self.needs(like.dtype is not None and not isinstance(like.dtype, int))
+        return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, like.dtype))
+
+    def ints(self, *values: int) -> gs.Constant:
+        """An initializer: int64 [values]."""
+        return self._editor.ints(f"{self.node.outputs[0].name}_numbers", values)
+
+    def scalar(self, value: int) -> gs.Constant:
+        """An initializer: int64 []."""
+        return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, np.int64))
+
+    def erase(self) -> None:
+        """Take back what was written."""
+        erase(*self.written)

@@ -1,0 +1,137 @@
+"""Standard operators in place of those of ONNX Runtime.
+
+Its optimiser writes these into the files that it saves, and fuses the standard ones again when it loads a model. What
+a decomposition does not cover stays as it is, an operator without rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import onnx_graphsurgeon as gs
+
+from passes.errors import GraphError
+from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
+from passes.graph.subgraphs import bodies, subgraphs
+from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
+from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
+from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
+from passes.model.types_by_node import Types
+from passes.ops import UNKNOWN, rules
+
+DOMAIN = "com.microsoft"
+
+#: by the operator in ONNX Runtime's domain
+OPERATORS: Mapping[str, Decompose] = {
+    "Attention": attention.attention,
+    "BiasGelu": activations.bias_gelu,
+    "DynamicQuantizeMatMul": quantized.dynamic_matmul,
+    "EmbedLayerNormalization": embedding.embed_layer_normalization,
+    "FastGelu": activations.fast_gelu,
+    "FusedConv": fused.conv,
+    "FusedGemm": fused.gemm,
+    "FusedMatMul": fused.matmul,
+    "Gelu": activations.gelu,
+    "MatMulIntegerToFloat": quantized.matmul_to_float,
+    "MultiHeadAttention": attention.multi_head_attention,
+    "QAttention": attention.quantized_attention,
+    "QGemm": quantized.gemm,
+    "QLinearAdd": quantized.elementwise("Add"),
+    "QLinearAveragePool": quantized.unary("AveragePool"),
+    "QLinearConcat": quantized.concat,
+    "QLinearGlobalAveragePool": quantized.unary("GlobalAveragePool"),
+    "QLinearLeakyRelu": quantized.unary("LeakyRelu"),
+    "QLinearMul": quantized.elementwise("Mul"),
+    "QLinearSigmoid": quantized.unary("Sigmoid"),
+    "QLinearSoftmax": quantized.softmax,
+    "QLinearWhere": quantized.where,
+    "QuickGelu": activations.quick_gelu,
+    "SkipLayerNormalization": normalization.skip_layer,
+    "SkipSimplifiedLayerNormalization": normalization.skip_simplified_layer,
+    "TransposeMatMul": fused.matmul,
+}
+
+#: by the operator that ONNX Runtime has in the domain of the standard, up to the opset that brought it, if one did
+IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
+    "LayerNormalization": (normalization.LAYER, normalization.layer),
+    "SimplifiedLayerNormalization": (math.inf, normalization.simplified_layer),
+}
+
+
+# Its layouts: that in which channels lie in blocks, as many as one processor's vectors hold, and that with them last.
+_BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFusedConv", "NhwcMaxPool")
+
+
+def decompose(graph: gs.Graph) -> bool:
+    """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
+
+    Raises GraphError where the graph is laid out for one machine.
+    """
+    nodes = [node for scope in (graph, *bodies(graph)) for node in scope.nodes]
+    for node in nodes:
+        if _is_laid_out(node):
+            operator = f"{node.domain}.{node.op}"
+            raise GraphError(
+                f"ONNX Runtime has laid the model out for one machine: node `{describe(node)}` is {operator}. Compile "
+                "the file that this was made from, or let ONNX Runtime save it with the optimization level "
+                "ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
+            )
+    if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
+        return False
+    return _decomposed(graph, Names(graph), Types(graph.opset))
+
+
+def _is_laid_out(node: gs.Node) -> bool:
+    if node.domain != DOMAIN:
+        return bool(node.domain == _BLOCKED_DOMAIN)
+    return node.op in _CHANNELS_LAST or bool(node.attrs.get("channels_last", 0))
+
+
+def missing_in_standard(domain: str, op: str, opset: int) -> bool:
+    """Whether ONNX Runtime has this operator in the domain of the standard, and the standard's opset has not."""
+    return domain in STANDARD_DOMAINS and op in IN_STANDARD_DOMAIN and opset < IN_STANDARD_DOMAIN[op][0]
+
+
+def _decomposition(node: gs.Node, opset: int) -> Decompose | None:
+    if node.domain == DOMAIN and rules(node) is UNKNOWN:  # rules of a user's own come first
+        return OPERATORS.get(node.op)
+    return IN_STANDARD_DOMAIN[node.op][1] if missing_in_standard(node.domain, node.op, opset) else None
+
+
+def _decomposed(graph: gs.Graph, names: Names, types: Types) -> bool:
+    editor, found = GraphEditor(graph, names), False
+    for node in graph.nodes:
+        for body in subgraphs(node):
+            found |= _decomposed(body, names, types)
+        write = _decomposition(node, graph.opset)
+        if write is not None and _replaced(node, write, editor, types):
+            found = True
+        elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:
+            found |= tell_shapes(node)
+        else:
+            types.infer(node)
+    editor.finish()
+    return found
+
+
+def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, types: Types) -> bool:
+    call = Call(node, editor, types)
+    try:
+        standing = write(call)
+        call.needs(not any(call.wanted(index) for index in range(len(standing), len(node.outputs))))
+    except NotCoveredError:
+        call.erase()
+        return False
+    outputs = list(node.outputs)
+    erase(node)
+    for output, tensor in zip(outputs, standing, strict=False):
+        if not output.is_empty():
+            output.dtype, output.shape = tensor.dtype, tensor.shape
+            replace_tensor(tensor, output)
+            writer = tensor.inputs[0]
+            writer.outputs = [output if t is tensor else t for t in writer.outputs]
+    for made in call.written:
+        editor.insert(made, before=node)
+    return True
