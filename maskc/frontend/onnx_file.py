@@ -142,27 +142,31 @@ def _check_opset(model: ModelProto, what: str) -> None:
 def _without_annotations(
     model: ModelProto, path: Path | None, error: Exception, what: str
 ) -> tuple[ModelProto, tuple[str, ...]]:
-    """The model without its shape annotations, if those were all that the checker objected to.
+    """The model without its shape annotations, and with true shapes of outputs, if the checker objected to those only.
 
-    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what
-    the model computes, and every runtime ignores them.
+    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what the model
+    computes, and every runtime ignores them. Of outputs with another shape than they declare runtimes warn.
     """
 
     def refusal() -> InputError:
         return InputError(f"{what} is not a valid ONNX model: {in_brief(_with_names(model, error))}.")
 
-    if not isinstance(error, onnx.shape_inference.InferenceError) or not model.graph.value_info:
+    if not isinstance(error, onnx.shape_inference.InferenceError):
         raise refusal() from error
     stripped = copied(model)
     del stripped.graph.value_info[:]
+    notes = graph_checks.redeclare_outputs(stripped)
+    if not notes and not model.graph.value_info:
+        raise refusal() from error
     try:
         if path is not None:
             external_data.load(stripped, path)
         check(stripped)
     except Exception:
         raise refusal() from error
-    note = f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}."
-    return stripped, (note,)
+    if not notes:
+        notes = (f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}.",)
+    return stripped, notes
 
 
 def _with_names(model: ModelProto, error: Exception) -> Exception:
