@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
-from maskc.frontend import Source, write_model_files
+from maskc.frontend import Source, runtime_shapes, write_model_files
 from maskc.frontend.onnx_file import check
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.declarations import contradict, dims_of, misdeclared
@@ -51,7 +51,7 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
     if not shapes:
         return source
     try:
-        model = passes.fix_sizes(source.model, shapes)
+        model = runtime_shapes.noted(passes.fix_sizes(source.model, shapes))
     except (SizeError, GraphError) as error:
         raise InputError(f"{source.name}: {error}") from error
     try:

@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import external_data, graph_checks
+from maskc.frontend import external_data, graph_checks, runtime_shapes
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, copied, has_external, without_weights
 from passes.errors import in_brief
 
@@ -43,7 +43,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     external_data.load(inlined, path)
     if model.functions:
         _check_inlined(inlined, str(path))
-    return inlined, (path, *files), notes
+    return runtime_shapes.noted(inlined), (path, *files), notes
 
 
 def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
@@ -57,7 +57,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     inlined = _inlined(checked, "The model")
     if model.functions:
         _check_inlined(inlined, "The model")
-    return inlined, notes
+    return runtime_shapes.noted(inlined), notes
 
 
 def check(model: ModelProto | Path) -> None:
