@@ -64,7 +64,9 @@ def _after_windows(node: gs.Node, facts: Facts, found: Mapping[str, int]) -> Ite
     """Open sizes of what the node writes that follow from those of inputs."""
     for tensor in node.outputs:
         for axis, dim in enumerate(shape_of(tensor) or ()):
-            span = facts.span(tensor, axis) if isinstance(dim, str) else None
+            if not isinstance(dim, str):
+                continue
+            span = facts.span(tensor, axis)
             if isinstance(span, Extent) and isinstance(span.root, str) and span.root in found:
                 yield dim, max((found[span.root] + span.shift) // span.stride, 1)
 
