@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
+from passes.graph.tensors import Dim
+from passes.model.declarations import contradict, dims_of, misdeclared, redeclare
 
 
 def label(node: NodeProto) -> str:
@@ -133,10 +135,35 @@ def completed(model: ModelProto) -> ModelProto:
     result = copied(model)
     for value in _bare(result.graph.output):
         value.type.CopyFrom(types[value.name])
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param not in symbols:  # a name that the inference made up
-                dim.ClearField("dim_param")
+        _forget_made_up(value, symbols)
     return result
+
+
+def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
+    """Let outputs declare what onnx infers for them, in place, where that is another shape; a note for each."""
+    bare = without_weights(model)
+    for value in bare.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return ()
+    symbols = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
+    wrong: dict[str, list[Dim]] = {}
+    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        if contradict(dims_of(value), dims_of(found)):
+            _forget_made_up(found, symbols)
+            wrong[value.name] = dims_of(found) or []
+    notes = misdeclared(model.graph.output, wrong)
+    redeclare(model.graph, wrong)
+    return tuple(notes)
+
+
+def _forget_made_up(value: ValueInfoProto, symbols: Set[str]) -> None:
+    """Take away names of sizes that the inference made up: those that are not among the model's."""
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param not in symbols:
+            dim.ClearField("dim_param")
 
 
 def missing_shape(model: ModelProto) -> str | None:

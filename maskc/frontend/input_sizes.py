@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from onnx import ModelProto
+
 import passes
 from maskc.errors import InputError
-from maskc.frontend import Source, write_model_files
+from maskc.frontend import Source, runtime_shapes, write_model_files
 from maskc.frontend.onnx_file import check
 from passes.errors import GraphError, SizeError, in_brief
+from passes.model.declarations import contradict, dims_of, misdeclared
 
 Shapes = Mapping[str, Sequence[int | str | None]]
 
@@ -57,7 +60,7 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
     if not shapes:
         return source
     try:
-        model = passes.fix_sizes(source.model, shapes)
+        model = runtime_shapes.noted(passes.fix_sizes(source.model, shapes))
     except (SizeError, GraphError) as error:
         raise InputError(f"{source.name}: {error}") from error
     try:
@@ -65,4 +68,11 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
             check(model)
     except Exception as error:
         raise InputError(f"{source.name} does not work at these input sizes: {in_brief(error)}.") from error
-    return dataclasses.replace(source, model=model)
+    return dataclasses.replace(source, model=model, notes=(*source.notes, *_outputs_redeclared(source.model, model)))
+
+
+def _outputs_redeclared(before: ModelProto, after: ModelProto) -> list[str]:
+    """A note on each output that at these sizes has another shape than it declared."""
+    shapes = {value.name: dims_of(value) or [] for value in after.graph.output}
+    wrong = {v.name: dims for v in before.graph.output if contradict(dims_of(v), dims := shapes[v.name])}
+    return misdeclared(before.graph.output, wrong)

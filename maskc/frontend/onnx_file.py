@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
-from maskc.frontend import external_data, graph_checks
+from maskc.frontend import external_data, graph_checks, runtime_shapes
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, copied, has_external, without_weights
 from passes.errors import in_brief
 from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
@@ -44,7 +44,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     external_data.load(inlined, path)
     if model.functions:
         _check_inlined(inlined, str(path))
-    return inlined, (path, *files), notes
+    return runtime_shapes.noted(inlined), (path, *files), notes
 
 
 def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
@@ -58,7 +58,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     inlined = _inlined(checked, "The model")
     if model.functions:
         _check_inlined(inlined, "The model")
-    return inlined, notes
+    return runtime_shapes.noted(inlined), notes
 
 
 def check(model: ModelProto | Path) -> None:
@@ -163,27 +163,31 @@ def _in_own_domain(model: ModelProto) -> ModelProto:
 def _without_annotations(
     model: ModelProto, path: Path | None, error: Exception, what: str
 ) -> tuple[ModelProto, tuple[str, ...]]:
-    """The model without its shape annotations, if those were all that the checker objected to.
+    """The model without its shape annotations, and with true shapes of outputs, if the checker objected to those only.
 
-    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what
-    the model computes, and every runtime ignores them.
+    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what the model
+    computes, and every runtime ignores them. Of outputs with another shape than they declare runtimes warn.
     """
 
     def refusal() -> InputError:
         return InputError(f"{what} is not a valid ONNX model: {in_brief(_with_names(model, error))}.")
 
-    if not isinstance(error, onnx.shape_inference.InferenceError) or not model.graph.value_info:
+    if not isinstance(error, onnx.shape_inference.InferenceError):
         raise refusal() from error
     stripped = copied(model)
     del stripped.graph.value_info[:]
+    notes = graph_checks.redeclare_outputs(stripped)
+    if not notes and not model.graph.value_info:
+        raise refusal() from error
     try:
         if path is not None:
             external_data.load(stripped, path)
         check(stripped)
     except Exception:
         raise refusal() from error
-    note = f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}."
-    return stripped, (note,)
+    if not notes:
+        notes = (f"The shapes noted for inner tensors contradict the graph and are ignored: {in_brief(error)}.",)
+    return stripped, notes
 
 
 def _with_names(model: ModelProto, error: Exception) -> Exception:

@@ -1,29 +1,41 @@
 """How many positions of one example a size that is not static counts.
 
-Where a reshape merges an open batch with tokens or windows, the new size counts these for each example. Costs count a
-size that is not static as one; this says what they are to be multiplied with before they are compared.
+Costs count a size that is not static as one. To compare them it must be a usual one: of an image so many pixels, fewer
+after each stride, and where a reshape merges an open batch with tokens or windows, these for each example.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.tensors import Dim, shape_of
 from passes.ops import rules
 from passes.ops.shape import Rearrangement
+from passes.rewriting.channel_facts import Facts
 
-#: height or width of an image where nothing is known of them
+#: height or width of an image where nothing is known of them, or tokens of a text
 USUAL = 32
+#: height or width of an image that a model is given
+_USUAL_INPUT = 224
+_IMAGE_RANK = 4
 
 
-def multiples(graph: gs.Graph) -> dict[str, int]:
-    """By the name of a size that is not static: how much of it each example brings. Those absent bring one."""
+def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
+    """By the name of a size that is not static: how much of it each example brings. Those absent bring one.
+
+    Without `facts` only sizes that a reshape makes are counted.
+    """
     found: dict[str, int] = {}
     given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
+    if facts is not None:
+        found |= _usual_inputs(graph)
     for node in graph.nodes:
+        if facts is not None:
+            found |= {d: n for d, n in _after_windows(node, facts, found) if d not in given and d not in found}
         if not isinstance(rules(node), Rearrangement):
             continue
         before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
@@ -34,6 +46,29 @@ def multiples(graph: gs.Graph) -> dict[str, int]:
         if others and elements >= others and elements % others == 0:
             found[made[0]] = elements // others
     return found
+
+
+def _usual_inputs(graph: gs.Graph) -> dict[str, int]:
+    """Usual sizes for the open ones of inputs, but for the first of each, the batch."""
+    shapes = [shape_of(t) or () for t in graph.inputs]
+    batches = {shape[0] for shape in shapes if shape}
+    return {
+        d: _USUAL_INPUT if len(shape) == _IMAGE_RANK else USUAL
+        for shape in shapes
+        for d in shape
+        if isinstance(d, str) and d not in batches
+    }
+
+
+def _after_windows(node: gs.Node, facts: Facts, found: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Open sizes of what the node writes that follow from those of inputs."""
+    for tensor in node.outputs:
+        for axis, dim in enumerate(shape_of(tensor) or ()):
+            if not isinstance(dim, str):
+                continue
+            span = facts.span(tensor, axis)
+            if isinstance(span, Extent) and isinstance(span.root, str) and span.root in found:
+                yield dim, max((found[span.root] + span.shift) // span.stride, 1)
 
 
 def repeated(tensor: gs.Tensor, found: Mapping[str, int]) -> int:

@@ -15,8 +15,9 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from passes.graph.subgraphs import captured, shared_constants
 from passes.graph.tensors import Array, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
+from passes.model.declarations import annotated, redeclare, redeclared
 from passes.model.onnx_to_graph import Empty, Stored
-from passes.model.shape_inference import annotated, described_as
+from passes.model.shape_inference import described_as
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
 
@@ -24,8 +25,9 @@ from passes.weights.streaming import LARGE, Inline, Lazy, raw
 def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
     """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
 
-    Sizes of inner tensors are left out, but for those that the source tells and nobody could infer. Weights that are
-    read or computed when they are asked for are written to the store, if there is one, and to nowhere else.
+    Outputs that declare another shape than they have are given theirs. Sizes of inner tensors are left out, but for
+    those that the source tells and nobody could infer. Weights that are read or computed when they are asked for are
+    written to the store, if there is one, and to nowhere else.
     """
     if store is not None:
         store.clear()
@@ -34,6 +36,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
+    redeclare(model.graph, redeclared(source, graph))
     inputs_with_defaults.restore(model, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():

@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, variable
 from passes.graph.tensors import Array, Dim, dtype_of
-from passes.model.shape_inference import dims_of
+from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
 
 # Bytes of the largest element.

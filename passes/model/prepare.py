@@ -14,9 +14,10 @@ from passes.errors import GraphError
 from passes.graph.tensors import describe
 from passes.model import inputs_with_defaults
 from passes.model.contrib_operators.decompose import decompose
+from passes.model.declarations import check_noted
 from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
-from passes.model.shape_inference import INFERRED, annotate, check, check_declared, inferred, unfinished
+from passes.model.shape_inference import INFERRED, annotate, check, inferred, unfinished
 from passes.ops import rules
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
 from passes.simplify.decomposed_activations import gelu
@@ -49,7 +50,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     are not folded.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
-    GraphError when shapes contradict each other, or what the model declares.
+    GraphError when shapes contradict each other, or notes on tensors that nobody can infer.
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
@@ -67,7 +68,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
         outline = outlined(part, model, INFERRED)
         found = inferred(outline)
         annotate(part, found.model.graph)
-    check_declared(model, graph)
+    check_noted(model, graph)
     for node in graph.nodes:
         wrong = rules(node).contradiction(node)
         if wrong:

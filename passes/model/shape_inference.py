@@ -13,6 +13,8 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Dim, dtype_of
+from passes.model.declarations import declare, dims_of, set_size, symbol_of, written_by_unknown
+from passes.model.missing_shapes import BROADCASTS, missing_shapes
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice
 
@@ -21,8 +23,6 @@ INFERRED = 1024
 # How the names begin that inference gives to sizes which it does not know.
 _MADE_UP = "unk__"
 _RESHAPES = ("Reshape", "Flatten")
-# The operator whose output is as large as what its operands are broadcast to.
-_BROADCASTS = "Sum"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def inferred(model: onnx.ModelProto) -> Inferred:
     if not sound:
         light = _infer(light)
     for _ in range(7):  # each round carries symbols past one more layer of reshapes
-        if not _name_determined(light.graph) | _name_padded(light.graph):
+        if not _give_shapes(light.graph) | _name_determined(light.graph) | _name_padded(light.graph):
             break
         light = _infer(light)
     return Inferred(light, sound)
@@ -111,11 +111,6 @@ def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
 def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graphs that nodes of this one hold."""
     return (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
-
-
-def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
-    """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
-    return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
 
 
 def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
@@ -164,12 +159,6 @@ def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def annotated(model: onnx.ModelProto) -> set[str]:
-    """Tensors noted in the model that an operator writes which onnx does not know."""
-    noted = {v.name for v in model.graph.value_info}
-    return noted & _unknown(model.graph) if noted else noted
-
-
 def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other.
 
@@ -186,33 +175,13 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     _infer(strict, strict=True, elements=False)
 
 
-def check_declared(model: onnx.ModelProto, graph: gs.Graph) -> None:
-    """Raise GraphError, naming the tensor, where `model` declares other sizes than were inferred for its graph."""
-    noted = annotated(model)
-    found = {t.name: t.shape for t in [*graph.outputs, *(t for n in graph.nodes if noted for t in n.outputs)]}
-    for value in [*model.graph.output, *(v for v in model.graph.value_info if v.name in noted)]:
-        declared, dims = dims_of(value), found.get(value.name)
-        if declared is None or dims is None:
-            continue
-        sizes = zip(declared, dims, strict=False)
-        if len(declared) != len(dims) or any(isinstance(d, int) and isinstance(f, int) and d != f for d, f in sizes):
-            raise GraphError(
-                f"Tensor `{value.name}` is declared as {_written(declared)}, and what the graph computes is "
-                f"{_written(dims)}. Declare the sizes that it has, or none."
-            )
-
-
-def _written(dims: list[Dim]) -> str:
-    return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
-
-
 def _forget_declared(graph: onnx.GraphProto) -> None:
     """Leave shapes of inner tensors and outputs to inference, where it knows what writes them.
 
     What a model declares need not be true, and sizes that an exporter wrote under a name of its own for each tensor say
     less than those inferred again.
     """
-    told = _unknown(graph)
+    told = written_by_unknown(graph)
     written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
     kept = [v for v in graph.value_info if v.name in told]
     del graph.value_info[:]
@@ -241,23 +210,21 @@ def _stand_in(domain: str, op: str) -> str:
     return "" if known else like
 
 
-def _unknown(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that operators write which onnx does not know."""
-    kinds = {(n.op_type, n.domain) for n in graph.node}
-    strange = {kind for kind in kinds if not onnx.defs.has(*kind)}
-    nodes = graph.node if strange else ()
-    return {name for n in nodes if (n.op_type, n.domain) in strange for name in n.output}
+def _give_shapes(graph: onnx.GraphProto) -> bool:
+    """Write down the shapes that inference gave up and operators tell all the same; whether there were any."""
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    initializers: dict[str, Sequence[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
 
+    def shape(name: str) -> Sequence[Dim] | None:
+        return dims_of(values[name]) if name in values else initializers.get(name)
 
-def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
-    """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
-    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
-        return None
-    # a size below zero is that of a branch which is never taken
-    return [
-        size if (size := dim.dim_value) > 0 or (size == 0 and dim.HasField("dim_value")) else (dim.dim_param or None)
-        for dim in value.type.tensor_type.shape.dim
-    ]
+    found = missing_shapes(graph, shape)
+    for name, dims in found.items():
+        value = values.get(name)
+        if value is None:
+            value = graph.value_info.add(name=name)
+        declare(value, dims)
+    return bool(found)
 
 
 def _name_determined(graph: onnx.GraphProto) -> bool:
@@ -269,7 +236,7 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     kinds = [(node.domain, node.op_type) for node in graph.node]
     if not any(op in _RESHAPES for _, op in kinds):
         return False
-    broadcasting = {kind for kind in set(kinds) if rules_of(*kind).like == _BROADCASTS}
+    broadcasting = {kind for kind in set(kinds) if rules_of(*kind).like == BROADCASTS}
     sizes, found = _Sizes(graph), False
     for node, kind in zip(graph.node, kinds, strict=True):
         reshapes = kind[1] in _RESHAPES
@@ -308,14 +275,14 @@ class _Sizes:
             was = before[axis]
             if isinstance(was, str):
                 self._renamed[was] = dim
-            _set(self._values[name].type.tensor_type.shape.dim[axis], dim)
+            set_size(self._values[name].type.tensor_type.shape.dim[axis], dim)
 
     def replace_names(self) -> None:
         """Write down what was noted, wherever the names stand."""
         for value in self._values.values() if self._renamed else ():
             for proto in value.type.tensor_type.shape.dim:
                 if proto.dim_param in self._renamed:
-                    _set(proto, self._now(proto.dim_param))
+                    set_size(proto, self._now(proto.dim_param))
 
     def _now(self, dim: Dim) -> Dim:
         while isinstance(dim, str) and dim in self._renamed:
@@ -365,7 +332,7 @@ def _name_padded(graph: onnx.GraphProto) -> bool:
         for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
             if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
                 found = found or proto.dim_param != size
-                _set(proto, size)
+                set_size(proto, size)
     return found
 
 
@@ -375,13 +342,6 @@ def _zeros(constant: onnx.TensorProto | None, value: onnx.ValueInfoProto | None)
         return [bool(element == 0) for element in onnx.numpy_helper.to_array(constant)]
     dims = None if value is None else dims_of(value)
     return [False] * dims[0] if dims and isinstance(dims[0], int) else []
-
-
-def _set(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
-    if isinstance(dim, int):
-        proto.dim_value = dim
-    else:
-        proto.dim_param = dim or ""
 
 
 def _missing(before: list[Dim], after: list[Dim]) -> Dim:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
-from passes.abstract_values.slices import ConstantSlices, Link, Maps
+from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.tensors import Array, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 class Pool(Linked):
@@ -113,7 +115,11 @@ class LpPool(Pool):
 
 @register("GlobalAveragePool", "GlobalMaxPool")
 class GlobalPool(Pool):
-    """The mean or maximum of a constant is the constant."""
+    """The mean or maximum of a constant is the constant.
+
+    The mean of a constant map over sizes that are known at run time only is made of how often each of its rows occurs,
+    so that the channel need not be there.
+    """
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x = operands[0]
@@ -131,6 +137,40 @@ class GlobalPool(Pool):
         pooled = (averaged if node.op == "GlobalAveragePool" else extreme)(known, range(1, len(known.index)))
         if pooled is not None:
             yield 0, 1, pooled
+
+    @staticmethod
+    def _of_open_sizes(node: gs.Node, facts: Facts) -> ConstantMap | None:
+        """The channels that are averaged over sizes which are known at run time only, as maps."""
+        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1) if node.op == "GlobalAveragePool" else None
+        return None if uneven is None or uneven.is_static(range(len(uneven.index))) else uneven
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        uneven = self._of_open_sizes(node, facts)
+        if uneven is not None and (0, 1) in demands:
+            demands[0, 1] = replace(demands[0, 1], need=demands[0, 1].need & ~uneven.mask)
+        return demands
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        uneven = self._of_open_sizes(rewriter.before, rewriter.facts)
+        if uneven is None:
+            return
+        output, every = rewriter.before.outputs[0], np.ones(uneven.mask.size, bool)
+        found, wanted = rewriter.required(node, 0, 1), rewriter.stored(output, 1)
+        found, wanted = (every if slices is None else slices for slices in (found, wanted))
+        missing = wanted & ~found
+        if np.array_equal(found, wanted):
+            return
+        pooled = rewriter.emit(str(node.op), [node.inputs[0]], output)
+        pooled.shape = [output.shape[0], int(found.sum()), *output.shape[2:]]
+        if missing.any():
+            chosen = ConstantMap(uneven.mask[missing], uneven.value[missing], uneven.index)
+            pooled = rewriter.adapters.append(pooled, 1, rewriter.adapters.average(chosen, 1))
+        index = (np.where(found, np.cumsum(found), found.sum() + np.cumsum(missing)) - 1)[wanted]
+        if np.array_equal(index, np.arange(found.sum() + missing.sum())):
+            rewriter.become(node, "Identity", [pooled])
+        else:
+            rewriter.become(node, "Gather", [pooled, rewriter.constant("channels", index)], axis=1)
 
 
 @register("GlobalLpPool")

@@ -61,16 +61,30 @@ class Reshape(Repeating, Rearrangement):
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         return node.inputs[0] if before is not None and None not in before and before == after else None
 
-    def settled(self, node: gs.Node) -> tuple[int, Array] | None:
-        """The index of a computed operand, and an initializer that does the same now that shapes are known.
+    def settled(self, node: gs.Node) -> dict[int, Array]:
+        """Initializers in place of computed operands, by index, that do the same now that shapes are known.
 
         A computed shape of which one size at most is not static, such as that of an image for an open batch.
         """
         shape = shape_of(node.outputs[0])
         if node.op != "Reshape" or shape is None or is_constant(node.inputs[1]) or 0 in shape:
-            return None
+            return {}
         sizes = [d if isinstance(d, int) else -1 for d in shape]
-        return (1, np.asarray(sizes, np.int64)) if sizes.count(-1) <= 1 else None
+        return {1: np.asarray(sizes, np.int64)} if sizes.count(-1) <= 1 else {}
+
+    def carried(self, node: gs.Node) -> Array | None:
+        """The shape with 0 for a size that stays where it is, in place of -1; None where nothing is to change.
+
+        Both compute the same, and from 0 a runtime sees that an open batch is the same before and after.
+        """
+        before, after, sizes = shape_of(node.inputs[0]), shape_of(node.outputs[0]), int_list(operand(node, 1))
+        if node.op != "Reshape" or node.attrs.get("allowzero", 0) or not sizes or -1 not in sizes:
+            return None
+        axis = sizes.index(-1)
+        if before is None or after is None or axis >= len(before) or not isinstance(before[axis], str):
+            return None
+        sizes[axis] = 0
+        return np.asarray(sizes, np.int64) if before[axis] == after[axis] else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])

@@ -18,6 +18,8 @@ from passes.ops.shape import Shape, is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
+_END = 2**31 - 1  # where exporters let a slice end that goes on to the last
+
 
 @register("Slice")
 class Slice(Movement):
@@ -52,6 +54,18 @@ class Slice(Movement):
         axes = list(range(len(starts))) if axes is None else [a % rank for a in axes]
         steps = [1] * len(starts) if steps is None else steps
         return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
+
+    def settled(self, node: gs.Node) -> dict[int, Array]:
+        """Operands, by index, without the axes of open size that stay whole, which inference does not see."""
+        shape, ranges = shape_of(node.inputs[0]), None if "starts" in node.attrs else self._ranges(node)
+        if shape is None or ranges is None:
+            return {}
+        whole = {a for a, r in ranges.items() if r[0] == 0 and r[1] >= _END and r[2] == 1 and not is_static([shape[a]])}
+        kept = [(a, *r) for a, r in ranges.items() if a not in whole]
+        if not whole or not kept:
+            return {}
+        axes, starts, ends, steps = np.asarray(kept, np.int64).T
+        return {1: starts, 2: ends, 3: axes} | ({4: steps} if operand(node, 4) is not None else {})
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         ranges = self._ranges(node)

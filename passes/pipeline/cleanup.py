@@ -26,6 +26,7 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
         hard_activations.fuse(graph)
         fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
     dead_code.drop_identities(graph)
+    constant_folding.carry_sizes(graph)
     dead_code.drop_unused(graph)
 
 

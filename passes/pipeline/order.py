@@ -23,6 +23,7 @@ from passes.cost.counts import Cost
 from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
+from passes.model.declarations import misdeclared, redeclared
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
 from passes.model.prepare import checked, prepared, simplified
@@ -145,7 +146,7 @@ def shrink(
     result = compiled(source, ShrinkOptions(adapters, align=align, at=at), write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
-    done, notes = result.planned, (*_notes(source), *result.planned.notes)
+    done, notes = result.planned, (*_notes(source, result.graph), *result.planned.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths)
     return Shrunk(result.written, report)
@@ -273,12 +274,12 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     return graph, found
 
 
-def _notes(model: onnx.ModelProto) -> list[str]:
+def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     fixed = inputs_with_defaults.fixed(model)
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
     if model.training_info:
         notes.append("The training information is left out: it speaks of the weights as they were.")
-    return notes
+    return [*notes, *misdeclared(model.graph.output, redeclared(model, graph))]
 
 
 def _without_rules(graph: gs.Graph) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class _Sweep:
         self.read: set[str] = set()  # what something reads, constants or not
         self.requirements: dict[Key, list[_Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
-        self.multiples = multiples(graph)
+        self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
         self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 

@@ -10,13 +10,17 @@ import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import Index, Mask, describe, is_constant, output_index
+from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, shape_of
 from passes.ops import UNKNOWN, rules
+from passes.ops.arithmetic import Product
 from passes.ops.convolution import Convolution, group_size
 from passes.ops.shape import Reshape
 from passes.planning.explanation import Held, MaskedAxis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+
+_UNKNOWN = "multiplies what has a shape that is not known"
+_SAY_SIZES = "note the shape of what it multiplies in the file, or fix the sizes of inputs with `--shape`"
 
 _FAR = 20  # nodes: a writer further up says little to a person
 
@@ -48,7 +52,32 @@ def explain(
                 else:
                     advice = "share the mask or mask both" if writer else _advice(consumer, op, adapters)
                 held.append(Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, advice, aligned))
+    for node, axis, channels in _beside_unknown_sizes(graph, facts):
+        name, indices = node.outputs[0].name, tuple(np.flatnonzero(channels).tolist())
+        masked.append(MaskedAxis(name, axis, channels.size, len(indices), 0, indices))
+        held.append(Held(name, axis, indices, describe(node), str(node.op), _UNKNOWN, advice=_SAY_SIZES))
     return tuple(masked), tuple(held)
+
+
+def _beside_unknown_sizes(graph: gs.Graph, facts: Facts) -> Iterator[tuple[gs.Node, int, Mask]]:
+    """Products with a mask along an axis of which the other operand does not say that it has as many slices.
+
+    With the axis of the output, counted from the last where its rank is not known, and the slices that are masked.
+    """
+    for node in graph.nodes:
+        masks = [t for t in node.inputs if is_constant(t)] if isinstance(rules(node), Product) else []
+        if len(masks) != 1 or len(node.inputs) != 2 or not is_float(masks[0]):
+            continue
+        (mask,) = masks
+        (data,) = (t for t in node.inputs if t is not mask)
+        rank, output = len(mask.shape), shape_of(node.outputs[0])
+        for axis, size in enumerate(mask.shape):
+            known = data.shape is not None and (
+                len(data.shape) < rank - axis or facts.size(data, axis - rank) is not None
+            )
+            zero = np.zeros(0, bool) if size < 2 or known else facts.zero(mask, axis)
+            if any_set(zero):
+                yield node, axis - rank if output is None else len(output) + axis - rank, zero
 
 
 def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tuple[gs.Tensor, int, Mask]]:

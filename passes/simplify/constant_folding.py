@@ -15,6 +15,7 @@ from passes.graph.tensors import SMALL, Array, is_constant, is_standard
 from passes.ops import rules
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
+from passes.ops.slice_gather import Slice
 from passes.simplify import fold_weight_computations
 from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
@@ -117,19 +118,32 @@ def _result_size(node: gs.Node) -> int:
 
 
 def settle_operands(graph: gs.Graph) -> bool:
-    """Put initializers in place of computed operands where the shapes around them say as much; whether there were any.
+    """Put initializers in place of operands where the shapes around them say as much; whether there were any.
 
     From what is computed inference often knows no more than numbers.
     """
     editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
         op = rules(node)
-        found = op.settled(node) if isinstance(op, Reshape) else None
-        if found is not None:
-            index, values = found
-            node.inputs[index] = editor.constant(f"{node.outputs[0].name}_sizes", values)
-            settled = True
+        found = op.settled(node) if isinstance(op, Reshape | Slice) else {}
+        for index, values in found.items():
+            constant = editor.constant(f"{node.outputs[0].name}_sizes", values)
+            if index < len(node.inputs):
+                node.inputs[index] = constant
+            else:
+                node.inputs.append(constant)
+        settled = settled or bool(found)
     return settled
+
+
+def carry_sizes(graph: gs.Graph) -> None:
+    """Let a Reshape say 0 for an open size that stays where it is, and not -1, behind which runtimes lose it."""
+    editor = GraphEditor(graph)
+    for node in graph.nodes:
+        op = rules(node)
+        sizes = op.carried(node) if isinstance(op, Reshape) else None
+        if sizes is not None:
+            node.inputs[1] = editor.constant(f"{node.outputs[0].name}_sizes", sizes)
 
 
 def share_constants(graph: gs.Graph) -> None:

@@ -111,7 +111,7 @@ def choose_channel_multiples(
             best = min(
                 best, choice(estimate.start.facts, estimate.start.options, estimate.least), key=lambda found: found.time
             )
-    whole = Timing(graph, untouched(graph), align).total()
+    whole = Timing(graph, untouched(graph), align, facts).total()
     if whole < best.time:
         best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time <= whole and not _is_worth_it(graph, first, best):

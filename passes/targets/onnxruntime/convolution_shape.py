@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,11 @@ class ConvolutionShape:
         return written * self.taps * (1 if self.depthwise else read // self.groups)
 
 
-def convolution_shape(node: gs.Node) -> ConvolutionShape | None:
-    """The node as a convolution whose time depends on how round its widths are; None if it is something else."""
+def convolution_shape(node: gs.Node, multiples: Mapping[str, int] | None = None) -> ConvolutionShape | None:
+    """The node as a convolution whose time depends on how round its widths are; None if it is something else.
+
+    multiples: what open sizes count, where that is known.
+    """
     if not isinstance(rules(node), Conv):
         return None
     weights, shape = shape_of(node.inputs[1]), shape_of(node.outputs[0])
@@ -52,7 +56,7 @@ def convolution_shape(node: gs.Node) -> ConvolutionShape | None:
         return None
     out, read, *kernel = (int(size or 0) for size in weights)
     groups, ones = group_size(node), [1] * len(kernel)
-    batch, _, *positions = usual_sizes(node.outputs[0])
+    batch, _, *positions = usual_sizes(node.outputs[0], multiples)
     return ConvolutionShape(
         kernel=tuple(kernel),
         strides=tuple(node.attrs.get("strides", ones)),

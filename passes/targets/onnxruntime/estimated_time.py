@@ -97,7 +97,7 @@ class Timing:
         self._plan = plan
         self._facts = facts
         self._opset: int = graph.opset
-        self._multiples = multiples(graph)
+        self._multiples = multiples(graph, facts)
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
@@ -201,7 +201,7 @@ class Timing:
         if not outputs or outputs[0].name in self._plan.absent:
             return None
         inputs = tuple(self._ports(index, node))
-        shape = convolution_shape(node) if inputs else None
+        shape = convolution_shape(node, self._multiples) if inputs else None
         output = self._port(outputs[0])
         fused = self._fused.get(id(node))
         affine = op.affine(node) if len(inputs) == 1 and fused is None else None

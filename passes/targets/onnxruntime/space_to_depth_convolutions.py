@@ -9,14 +9,15 @@ and operators that ONNX Runtime folds when it loads the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import is_constant, operand, present, shape_of
+from passes.graph.tensors import Dim, is_constant, operand, present, shape_of
+from passes.ops.shape import is_static
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.operator_kernels import channel_blocks
 from passes.targets.onnxruntime.rates_by_processor import Rates
@@ -52,7 +53,7 @@ def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
     """Let convolutions of few filters compute neighbours at once, for no more than so many FLOPs in addition.
 
     Afterwards no convolution on two spatial axes of static sizes is left that these rates say to be so much faster in
-    such a form, as far as the FLOPs go.
+    such a form, whatever its batch, as far as the FLOPs go.
     """
     unroller = _Unroller(graph, rates)
     found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
@@ -82,9 +83,10 @@ class _Unroller:
         best = max(self._forms_of(convolution, read, written), key=lambda form: form.gain, default=None)
         return best if best is not None and best.gain > max(_WORTH, _SHARE * before) else None
 
-    def _can_be_changed(self, node: gs.Node, shape: tuple[object, ...] | None) -> bool:
+    def _can_be_changed(self, node: gs.Node, shape: tuple[Dim, ...] | None) -> bool:
         weight, bias = node.inputs[1], operand(node, 2)
-        if shape is None or not all(isinstance(d, int) for d in (*shape, *(shape_of(node.inputs[0]) or ("?",)))):
+        before = shape_of(node.inputs[0])
+        if shape is None or before is None or not is_static([*shape[1:], *before[1:]]):  # with any batch
             return False
         if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
             return False
@@ -122,7 +124,7 @@ class _Unroller:
     def write(self, node: gs.Node, form: _Form) -> None:
         """Write the convolution in this form, and after it and its activation what orders the positions."""
         axis, many = form.axis, form.neighbours
-        batch, written, *positions = (int(d) for d in node.outputs[0].shape)
+        batch, (written, *positions) = node.outputs[0].shape[0], map(int, node.outputs[0].shape[1:])
         kernel, bias = int(node.inputs[1].shape[2 + axis]), operand(node, 2)
         stride = int(node.attrs.get("strides", [1, 1])[axis])
         pads = [int(p) for p in node.attrs.get("pads", [0, 0, 0, 0])]
@@ -145,7 +147,7 @@ class _Unroller:
             last = each
         output = last.outputs[0]
         last.outputs = [self._variable(output, [batch, written * many, *apart])]
-        self._order(last, output, [batch, written, many, *apart], axis, positions)
+        self._order(last, output, batch, [written, many, *apart], axis, positions)
 
     def _side_by_side(self, node: gs.Node, axis: int, many: int, stride: int) -> gs.Tensor:
         """The weights as those of neighbours: [filters · neighbours, in, ...], one longer along the axis."""
@@ -184,27 +186,31 @@ class _Unroller:
             found.append(node)
         return found
 
-    def _order(self, last: gs.Node, output: gs.Tensor, sizes: list[int], axis: int, positions: list[int]) -> None:
-        """From [batch, filters, neighbours, height, width] to positions in order."""
+    def _order(
+        self, last: gs.Node, output: gs.Tensor, batch: Dim, sizes: list[int], axis: int, positions: list[int]
+    ) -> None:
+        """From [batch, filters, neighbours, height, width], these `sizes` after the batch, to positions in order."""
         order = [0, 1, 3, 2, 4] if axis == 0 else [0, 1, 3, 4, 2]
-        whole = [sizes[0], sizes[1], *positions]
-        whole[2 + axis] = sizes[3 + axis] * sizes[2]
+        whole = [sizes[0], *positions]
+        whole[1 + axis] = sizes[2 + axis] * sizes[1]
+        kept = batch if isinstance(batch, int) else 0  # zero is as many as there are
 
-        def emit(op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Tensor:
+        def emit(op: str, inputs: list[gs.Tensor], shape: list[Dim], **attrs: object) -> gs.Tensor:
             made = self._variable(output, shape)
             return self.editor.emit(op, inputs, made, f"{output.name}_{op.lower()}", attrs, after=last)
 
-        apart = emit("Reshape", [last.outputs[0], self._ints(sizes)], sizes)
-        turned = emit("Transpose", [apart], [sizes[i] for i in order], perm=order)
-        joined = [turned, self._ints(whole)]
-        if whole[2:] == positions:
+        split: list[Dim] = [batch, *sizes]
+        apart = emit("Reshape", [last.outputs[0], self._ints([kept, *sizes])], split)
+        turned = emit("Transpose", [apart], [split[i] for i in order], perm=order)
+        joined = [turned, self._ints([kept, *whole])]
+        if whole[1:] == positions:
             self.editor.emit("Reshape", joined, output, f"{output.name}_joined", after=last)
         else:
-            longer = emit("Reshape", joined, whole)
+            longer = emit("Reshape", joined, [batch, *whole])
             bounds = [self._ints([0]), self._ints([positions[axis]]), self._ints([2 + axis])]
             self.editor.emit("Slice", [longer, *bounds], output, f"{output.name}_cut", after=last)
 
-    def _variable(self, like: gs.Tensor, shape: list[int]) -> gs.Variable:
+    def _variable(self, like: gs.Tensor, shape: Sequence[Dim]) -> gs.Variable:
         return self.editor.variable(f"{like.name}_apart", np.dtype(like.dtype), shape)
 
     def _ints(self, values: list[int]) -> gs.Constant:

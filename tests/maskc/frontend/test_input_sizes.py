@@ -12,6 +12,7 @@ import pytest
 import maskc as api
 from maskc.errors import InputError
 from maskc.frontend.input_sizes import parse
+from passes.model.declarations import dims_of
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 
@@ -174,11 +175,48 @@ def test_sizes_that_contradict_each_other() -> None:
 
 
 def test_sizes_that_the_graph_does_not_take(tmp_path: Path) -> None:
-    nodes = [build.node("Reshape", "x shape", "r"), build.node("MatMul", "r w", "y", name="product")]
-    weights = [build.constant("shape", [-1, 6], np.int64), build.weight("w", 6, 2)]
-    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", [4, 2])], weights)
+    nodes = [build.node("MatMul", "x w", "y", name="product")]
+    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", [4, 2])], [build.weight("w", 6, 2)])
     source = build.save(model, tmp_path / "m.onnx")
-    refused(maskc("compile", source, "--shape", "x=5x6"), 2, "input sizes")
+    refused(maskc("compile", source, "--shape", "x=5x5"), 2, "does not work at these input sizes", "product")
+
+
+@pytest.mark.parametrize("computed", [False, True], ids=["plain", "computed"])
+@pytest.mark.parametrize("sizes", ["x=5x6", "x=?x6", None])
+@pytest.mark.parametrize("declared", [[4, 2], [1, "rows", "columns"]])
+def test_an_output_of_another_shape_than_it_declares(
+    tmp_path: Path, computed: bool, sizes: str | None, declared: list[int | str]
+) -> None:
+    """ONNX Runtime warns of such an output, and runs the model. The result declares what is true."""
+    nodes = [build.node("Reshape", "x shape", "r"), build.node("MatMul", "r w", "z"), build.node("Mul", "z mask", "m")]
+    weights = [build.constant("shape", [-1, 6], np.int64), build.weight("w", 6, 2), build.constant("mask", [1, 0])]
+    nodes.append(build.node("MatMul", "m v", "y"))
+    weights.append(build.weight("v", 2, 3))
+    if computed:  # by a Concat that holds the product of two sizes, which onnx does not see through
+        weights[0] = build.constant("columns", [6], np.int64)
+        weights += [build.constant(name, [i], np.int64) for i, name in enumerate(("first", "second"))]
+        nodes[:0] = [
+            build.node("Shape", "x", "sizes"),
+            build.node("Gather", "sizes first", "n"),
+            build.node("Gather", "sizes second", "k"),
+            build.node("Mul", "n k", "elements"),
+            build.node("Div", "elements columns", "rows"),
+            build.node("Concat", "rows columns", "shape", axis=0),
+        ]
+    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", declared)], weights)
+    source, target = build.save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
+    result = maskc("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    rows = 5 if sizes == "x=5x6" else None
+    assert report["verification"]["passed"] and report["masked"][0]["removed"] == 1
+    notes = [note for note in [*report["notes"], *report["warnings"]] if "is declared as" in note]
+    assert len(notes) == 1 and "3]; the compiled model declares what it is" in notes[0]
+    assert dims_of(onnx.load(target).graph.output[0]) == [rows, 3]
+    shapes = [] if sizes is None else ["--shape", sizes]
+    for command in (("verify", source, target), ("diff", source, target), ("flops", source)):
+        told = maskc(*command, *shapes if command[0] != "diff" else ())
+        assert told.exit_code == 0, (command, told.stdout, told.stderr)
 
 
 def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:

@@ -47,3 +47,33 @@ def test_nothing_of_a_constant_branch_behind_gates_is_computed(gates: int) -> No
     result = compiled(gated(gates, live=False))
     assert result.report.after.flops == 0 and "Conv" not in operators(result)
     exact(gated(gates, live=False), N=(1, 3))
+
+
+def test_an_open_batch_is_the_same_after_a_slice_that_leaves_it_whole() -> None:
+    """What exporters write of a strided slice of TensorFlow names every axis."""
+    whole = 2**31 - 1
+    source = model(
+        "(float[N,6,4] x) => (float[N,5,2] y)",
+        "s = Slice (x, begin, end, axes, step)  a = Add (s, shift)  y = MatMul (a, w)",
+        begin=np.array([0, 1, 0]),
+        end=np.array([whole, whole, whole]),
+        axes=np.array([0, 1, 2]),
+        step=np.array([1, 1, 1]),
+        shift=random(5, 4),
+        w=random(4, 2, seed=1),
+    )
+    shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
+    assert shapes == {"s": ["N", 5, 4], "a": ["N", 5, 4], "y": ["N", 5, 2]}
+    exact(source, N=(1, 3))
+
+
+def test_a_reshape_tells_the_runtime_which_size_it_leaves_alone() -> None:
+    """From -1 inference would make a size of its own."""
+    body = "a = MatMul (x, w)  b = Mul (a, keep)  r = Reshape (b, shape)  y = MatMul (r, v)"
+    constants = {"w": random(4, 6), "keep": np.array([1.0, 0, 1, 0, 1, 0]), "v": random(2, 3, seed=1)}
+    source = model("(float[N,4] x) => (float[N,3,3] y)", body, shape=np.array([-1, 3, 2]), **constants)
+    result = compiled(source).model
+    (after,) = (n.output[0] for n in result.graph.node if n.op_type == "Reshape")
+    told = {v.name: v.type.tensor_type.shape for v in onnx.shape_inference.infer_shapes(result).graph.value_info}
+    assert told[after].dim[0].dim_param == "N"
+    exact(source, N=(1, 3))

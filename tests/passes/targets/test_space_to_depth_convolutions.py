@@ -16,16 +16,16 @@ from tests.generators.builder import Network
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.generators.networks import network
-from tests.generators.running import with_sizes
+from tests.generators.running import required_inputs, with_sizes
 from tests.passes.text import mask, model, random
 
 AVX512 = RATES["avx512"]
 
 
-def few(window: str, kernel: tuple[int, int], side: str = "61") -> onnx.ModelProto:
+def few(window: str, kernel: tuple[int, int], side: str = "61", batch: str = "1") -> onnx.ModelProto:
     """A convolution with 3 filters left of 8, behind one that leaves FLOPs to spend."""
     return model(
-        f"(float[1,8,{side},62] x) => (float[1,Y,H,W] y)",
+        f"(float[{batch},8,{side},62] x) => (float[{batch},Y,H,W] y)",
         f"h = Conv(x, u)\n k = Mul(h, half)\n d = Conv<{window}>(k, w, b)\n c = Mul(d, three)\n y = Relu(c)",
         u=random(64, 8, 1, 1),
         half=mask(*[1, 0] * 32),
@@ -56,8 +56,9 @@ def operators(source: onnx.ModelProto) -> list[str]:
         ("pads=[2,2,2,2], dilations=[2,1]", (3, 5)),
     ],
 )
-def test_what_neighbours_write_is_put_in_order(window: str, kernel: tuple[int, int]) -> None:
-    found = operators(few(window, kernel))
+@pytest.mark.parametrize("batch", ["1", "N"])
+def test_what_neighbours_write_is_put_in_order(window: str, kernel: tuple[int, int], batch: str) -> None:
+    found = operators(few(window, kernel, batch=batch))
     assert "Transpose" in found
     assert found.index("Relu") < found.index("Reshape", found.index("Relu")), (
         "the activation stays with its convolution"
@@ -97,9 +98,11 @@ def test_none_takes_more_flops_than_its_source() -> None:
 NEIGHBOURS = (2, 3, 4, 6)
 
 
-def sized(drawn: Network) -> onnx.ModelProto:
-    """The network at the largest sizes that it is to be tried at."""
-    return with_sizes(drawn.model, {name: sizes[-1] for name, sizes in drawn.symbols.items()})
+def sized(drawn: Network, batch: bool) -> onnx.ModelProto:
+    """The network at the largest sizes that it is to be tried at, but for the first of an input without `batch`."""
+    inputs = [info.type.tensor_type.shape.dim for info in required_inputs(drawn.model)]
+    first = set() if batch else {dims[0].dim_param for dims in inputs if len(dims)}
+    return with_sizes(drawn.model, {name: sizes[-1] for name, sizes in drawn.symbols.items() if name not in first})
 
 
 def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -109,7 +112,7 @@ def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
     changed = 0
     for seed in seeds:
         drawn = network(seed)
-        source = sized(drawn)
+        source = sized(drawn, batch=seed % 3 > 0)
         graph = prepared(source)
         before = len(graph.nodes)
         monkeypatch.setattr(space_to_depth_convolutions, "_NEIGHBOURS", (NEIGHBOURS[seed % len(NEIGHBOURS)],))
@@ -117,7 +120,7 @@ def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
         if len(graph.nodes) > before:
             changed += 1
             try:
-                assert_same_function(source, exported(graph, source), ranges=drawn.ranges)
+                assert_same_function(source, exported(graph, source), symbols=drawn.symbols, ranges=drawn.ranges)
             except Exception as error:
                 error.add_note(f"network({seed})")
                 raise

@@ -1,0 +1,62 @@
+"""Shapes of what ONNX Runtime's own operators write, which onnx does not know: ONNX Runtime infers them."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx.helper import make_tensor_value_info
+
+from maskc.frontend.graph_queries import copied, without_weights
+from passes.model.declarations import dims_of, symbol_of, written_by_unknown
+
+
+def noted(model: ModelProto) -> ModelProto:
+    """The model with a note on the shape of each tensor that onnx cannot infer and ONNX Runtime can.
+
+    Where ONNX Runtime tells no shape, as of a user's own operators, notes stay as they are. The argument is left
+    untouched, and returned where there is nothing to note.
+    """
+    wanted = written_by_unknown(model.graph)
+    found = _inferred(model, wanted) if wanted else []
+    if not found:
+        return model
+    before = {value.name: value for value in model.graph.value_info}
+    new = {value.name: value for value in found if dims_of(value) is not None or value.name not in before}
+    result = copied(model)
+    del result.graph.value_info[:]
+    result.graph.value_info.extend((before | new).values())
+    return result
+
+
+def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
+    """What a session says of these tensors when they are outputs of the model; nothing where it cannot be made."""
+    try:
+        import onnxruntime as ort
+    except ImportError:  # which is said where something is to be run
+        return []
+    light = without_weights(model)
+    notes = [value for value in light.graph.value_info if value.name not in wanted]
+    del light.graph.value_info[:]
+    light.graph.value_info.extend(notes)
+    outputs = [ValueInfoProto(name=name) for node in light.graph.node for name in node.output if name in wanted]
+    del light.graph.output[:]
+    light.graph.output.extend(outputs)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # an operator that it does not know either, or that wants its weights
+        return []
+    symbols = {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
+    return [_value(output, symbols) for output in session.get_outputs() if output.type.startswith("tensor(")]
+
+
+def _value(output: Any, symbols: Set[str]) -> ValueInfoProto:
+    """What a session says of an output, without names of sizes that the model does not have."""
+    element = TensorProto.DataType.Value(output.type[len("tensor(") : -1].upper())
+    # no sizes are what it gives for a number, and where it does not know the rank
+    dims = [d if isinstance(d, int) or d in symbols else None for d in output.shape] or None
+    return make_tensor_value_info(output.name, element, dims)

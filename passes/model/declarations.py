@@ -1,0 +1,121 @@
+"""What a model declares of the shapes of its tensors, beside what was inferred.
+
+It need not be true: runtimes warn of outputs of another shape, and ignore notes on inner tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.errors import GraphError
+from passes.graph.tensors import Dim
+
+
+def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
+    """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    # a size below zero is that of a branch which is never taken
+    return [
+        size if (size := dim.dim_value) > 0 or (size == 0 and dim.HasField("dim_value")) else (dim.dim_param or None)
+        for dim in value.type.tensor_type.shape.dim
+    ]
+
+
+def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
+    return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
+
+
+def set_size(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
+    """Let a dimension be this one."""
+    if isinstance(dim, int):
+        proto.dim_value = dim
+    else:
+        proto.dim_param = dim or ""
+
+
+def annotated(model: onnx.ModelProto) -> set[str]:
+    """Tensors noted in the model that an operator writes which onnx does not know."""
+    noted = {v.name for v in model.graph.value_info}
+    return noted & written_by_unknown(model.graph) if noted else noted
+
+
+def written_by_unknown(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that operators write which onnx does not know."""
+    kinds = {(n.op_type, n.domain) for n in graph.node}
+    strange = {kind for kind in kinds if not onnx.defs.has(*kind)}
+    nodes = graph.node if strange else ()
+    return {name for n in nodes if (n.op_type, n.domain) in strange for name in n.output}
+
+
+def check_noted(model: onnx.ModelProto, graph: gs.Graph) -> None:
+    """Raise GraphError, naming the tensor, where `model` notes other sizes than were inferred for an inner tensor.
+
+    Only of tensors that an operator writes which onnx does not know are notes believed.
+    """
+    noted = annotated(model)
+    found = {t.name: t.shape for n in graph.nodes if noted for t in n.outputs}
+    for value in (v for v in model.graph.value_info if v.name in noted):
+        declared, dims = dims_of(value), found.get(value.name)
+        if contradict(declared, dims):
+            raise GraphError(
+                f"Tensor `{value.name}` is declared as {written(declared)}, and what the graph computes is "
+                f"{written(dims)}. Declare the sizes that it has, or none."
+            )
+
+
+def redeclared(model: onnx.ModelProto, graph: gs.Graph) -> dict[str, list[Dim]]:
+    """The shapes of those outputs of `model` that declare other ones than were inferred for its graph.
+
+    Runtimes warn of these and run the model. Sizes without a name that the model has are None.
+    """
+    names = {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
+    found = {t.name: t.shape for t in graph.outputs}
+    return {
+        value.name: [d if isinstance(d, int) or d in names else None for d in found[value.name]]
+        for value in model.graph.output
+        if contradict(dims_of(value), found.get(value.name))
+    }
+
+
+def misdeclared(outputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Dim]]) -> list[str]:
+    """A sentence about each of these outputs whose shape is another one than it declares."""
+    return [
+        f"Output `{value.name}` is declared as {written(dims_of(value))} and is {written(shapes[value.name])}; the "
+        "compiled model declares what it is."
+        for value in outputs
+        if value.name in shapes
+    ]
+
+
+def redeclare(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[Dim]]) -> None:
+    """Let these outputs declare these shapes."""
+    for value in graph.output if shapes else ():
+        if value.name in shapes:
+            declare(value, shapes[value.name])
+
+
+def declare(value: onnx.ValueInfoProto, dims: Sequence[Dim]) -> None:
+    """Let a tensor declare this shape."""
+    shape = value.type.tensor_type.shape
+    del shape.dim[:]
+    shape.SetInParent()
+    for dim in dims:
+        set_size(shape.dim.add(), dim)
+
+
+def contradict(declared: Sequence[Dim] | None, dims: Sequence[Dim] | None) -> bool:
+    """Whether a tensor of the one shape cannot have the other one."""
+    if declared is None or dims is None:
+        return False
+    sizes = zip(declared, dims, strict=False)
+    return len(declared) != len(dims) or any(isinstance(d, int) and isinstance(f, int) and d != f for d, f in sizes)
+
+
+def written(dims: Sequence[Dim] | None) -> str:
+    """A shape as messages show it."""
+    return f"[{', '.join('?' if d is None else str(d) for d in dims or ())}]"

@@ -1,0 +1,99 @@
+"""Shapes that onnx does not infer, and masks in tensors of such shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes import shrink
+from passes.model.prepare import prepared
+from tests.passes.text import compiled, exact, model, random
+
+# A text recogniser: columns of the image become steps, which a product classifies, one row for each step and example.
+STEPS = """
+    c = Conv<pads=[1,1,1,1]> (x, w)
+    t = Transpose<perm=[3,0,1,2]> (c)
+    s = Reshape (t, joined)
+    sizes = Shape (s)
+    steps = Gather<axis=0> (sizes, zero)
+    batch = Gather<axis=0> (sizes, one)
+    width = Gather<axis=0> (sizes, two)
+    rows = Mul (steps, batch)
+    rows1 = Unsqueeze (rows, first)
+    width1 = Unsqueeze (width, first)
+    flat = Concat<axis=0> (rows1, width1)
+    r = Reshape (s, flat)
+    g = Gemm (r, v, b)
+    m = Mul (g, keep)
+    steps1 = Unsqueeze (steps, first)
+    batch1 = Unsqueeze (batch, first)
+    back = Concat<axis=0> (steps1, batch1, classes)
+    y = Reshape (m, back)
+"""
+CLASSES = 60
+WEIGHTS = {
+    "w": random(128, 1, 3, 3),
+    "joined": np.array([0, 0, 512]),
+    "zero": np.array(0),
+    "one": np.array(1),
+    "two": np.array(2),
+    "first": np.array([0]),
+    "v": random(512, CLASSES, seed=1) / 16,
+    "b": random(CLASSES, seed=2),
+    "keep": np.arange(CLASSES) < CLASSES // 3,
+    "classes": np.array([CLASSES]),
+}
+WEIGHTS["keep"] = WEIGHTS["keep"].astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+def test_a_mask_after_a_product_of_sizes(batch: str) -> None:
+    """Two of three classes are masked: their columns of the last weight go."""
+    source = model(f"(float[{batch},1,4,W] x) => (float[steps,{batch},{CLASSES}] y)", STEPS, **WEIGHTS)
+    shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
+    assert len(shapes["g"]) == 2 and shapes["g"][1] == CLASSES and shapes["y"][2] == CLASSES
+    result = compiled(source)
+    (found,) = (axis for axis in result.report.masked if axis.total == CLASSES)
+    assert found.masked == found.removed == 40
+    assert result.report.before.params - result.report.after.params > 40 * 512
+    exact(source, W=(3, 7), **({} if batch == "1" else {"N": (1, 2)}))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_mask_after_a_computed_expand(opset: int) -> None:
+    """Its rank is that of the vector, though one element is a sum of sizes that is not known."""
+    body = """
+        a = MatMul (x, w)
+        p = Shape (x)
+        n = Gather<axis=0> (p, first)
+        n2 = Add (n, n)
+        whole = Concat<axis=0> (n2, n, four)
+        e = Expand (row, whole)
+        k = Mul (e, keep)
+        s = ReduceSum (k, axes0)
+        t = Add (a, s)
+        y = MatMul (t, v)
+    """
+    if opset < 13:
+        body = body.replace("ReduceSum (k, axes0)", "ReduceSum<axes=[0], keepdims=0> (k)")
+    else:
+        body = body.replace("ReduceSum (k, axes0)", "ReduceSum<keepdims=0> (k, first)")
+    constants = {"w": random(4, 4), "v": random(4, 2, seed=1), "row": random(4, seed=2)}
+    constants |= {"first": np.array([0]), "four": np.array([4]), "keep": np.array([1.0, 0, 0, 1])}
+    if opset < 13:
+        del constants["first"]
+        constants["first"] = np.array([0])
+    source = model("(float[N,4] x) => (float[N,2] y)", body, opset=opset, **constants)
+    shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
+    assert shapes["k"] == [None, "N", 4] or (len(shapes["k"]) == 3 and shapes["k"][2] == 4)
+    exact(source, N=(1, 3))
+
+
+def test_a_matrix_product_says_its_columns_whatever_its_rows() -> None:
+    """The number of axes before the product comes as an input of unknown length."""
+    body = "r = Reshape (x, shape)  g = Gemm (r, w)  m = Mul (g, keep)  y = Gemm (m, v)"
+    constants = {"w": random(4, 6), "keep": np.array([1.0, 0, 1, 0, 1, 0]), "v": random(6, 2, seed=1)}
+    source = model("(float[N,2,2] x, int64[rank] shape) => (float[N,2] y)", body, **constants)
+    result = shrink(source)
+    assert result.report.masked[0].masked == 3
+    assert result.report.after.params == 4 * 3 + 3 * 2
