@@ -35,6 +35,7 @@ def compile(
     ] = None,
     masks: option.Masks = None,
     shape: option.Shape = None,
+    signature: option.Signature = None,
     adapters: option.Adapting = option.Adapters.auto,
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
@@ -86,6 +87,7 @@ def compile(
         align_for,
         align_seconds,
         VERIFY if verify else None,
+        signature,
     )
     if len(models) > 1:
         if masks or report or bench:

@@ -9,20 +9,21 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import Debug, Json, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import Debug, Json, Quiet, Rules, Shape, Signature, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
 def diff(
     before: Annotated[
         Path,
-        typer.Argument(metavar="A", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+        typer.Argument(metavar="A", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
     ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
     every: Annotated[
         bool, typer.Option("--all", help="Show the layers that are the same as well; --json always has them.")
     ] = False,
     shape: Shape = None,
+    signature: Signature = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -43,7 +44,7 @@ def diff(
     from maskc.inspection.diff import diff as run
 
     load(rules or ())
-    result = run(before, after, shapes=parse(shape or ()))
+    result = run(before, after, shapes=parse(shape or ()), signature=signature)
     if as_json:
         print_json(result.to_json())
         return

@@ -37,12 +37,12 @@ def _set_verbose(value: bool) -> bool:
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+    typer.Argument(metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
 ]
 Models = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory; or several.", show_default=False
+        metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory; or several.", show_default=False
     ),
 ]
 Masks = Annotated[
@@ -65,6 +65,14 @@ Shape = Annotated[
             "Fix the symbolic sizes of an input; may be given for several. `?` leaves a size as it is, a name calls "
             "it so. With commas, as in NAME=?,128, names may have an x in them."
         ),
+        show_default=False,
+    ),
+]
+Signature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which signature or function of a SavedModel to read; by default the one to serve.",
         show_default=False,
     ),
 ]

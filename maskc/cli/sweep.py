@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import Debug, Jobs, Json, Models, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import Debug, Jobs, Json, Models, Quiet, Rules, Shape, Signature, Verbose
 from maskc.cli.verify import Provider
 
 
@@ -68,6 +68,7 @@ def sweep(
         bool, typer.Option("--lower-is-better", help="Less is better: quality is a loss, or an error.")
     ] = False,
     shape: Shape = None,
+    signature: Signature = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare each model with its level before it is written.")
     ] = True,
@@ -123,6 +124,7 @@ def sweep(
         quality=quality,
         lower_is_better=lower_is_better,
         shapes=parse(shape or ()),
+        signature=signature,
         verify=verify,
         provider=provider.value,
         seconds=seconds,

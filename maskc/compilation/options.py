@@ -45,6 +45,7 @@ class CompileOptions:
     align_for: str | None = None
     align_seconds: float = SECONDS
     verify: VerifyOptions | None = VERIFY
+    signature: str | None = None
 
     def __post_init__(self) -> None:
         if self.adapters not in POLICIES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 
@@ -19,22 +18,23 @@ from maskc.results.totals import Figures
 
 
 def diff(
-    before: str | os.PathLike[str] | ModelProto,
-    after: str | os.PathLike[str] | ModelProto,
+    before: frontend.Model,
+    after: frontend.Model,
     *,
+    signature: str | None = None,
     shapes: Shapes | None = None,
 ) -> Diff:
     """Set two models side by side as they are stored, without running or compiling them.
 
     `shapes` fixes the sizes of inputs in both, as for `maskc.compile`; an input that only one of them has is fixed
-    there. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is not
-    installed.
+    there. `signature` is that of a SavedModel, as there. Raises `InputError` when a model cannot be used and
+    `UnavailableError` when reading it needs what is not installed.
 
     Example:
         >>> diff("model.onnx", "model.onnx").changes
         ()
     """
-    read = frontend.read(before), frontend.read(after)
+    read = tuple(frontend.read(model, signature=signature) for model in (before, after))
     inputs = [{value.name for value in source.model.graph.input} for source in read]
     sources = []
     for source, own, other in zip(read, inputs, reversed(inputs), strict=True):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-from onnx import ModelProto
-
 import passes
 from maskc import frontend
 from maskc.errors import InputError
@@ -25,19 +21,23 @@ def count(source: Source) -> Cost:
 
 
 def flops(
-    model: str | os.PathLike[str] | ModelProto, masks: Masks | None = None, *, shapes: Shapes | None = None
+    model: frontend.Model,
+    masks: Masks | None = None,
+    *,
+    signature: str | None = None,
+    shapes: Shapes | None = None,
 ) -> Cost:
     """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
 
-    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them as for
-    `compile`. With `masks`, the count is that of the model compiled with them, with `align` `none`. Raises as `compile`
-    does.
+    FLOPs and MACs are for one example; sizes that are not known count as 1, and `shapes` fixes them and `signature` is
+    that of a SavedModel as for `compile`. With `masks`, the count is that of the model compiled with them, with `align`
+    `none`. Raises as `compile` does.
 
     Example:
         >>> flops("model.onnx").macs > 0
         True
     """
-    source = fixed(frontend.read(model), shapes)
+    source = fixed(frontend.read(model, signature=signature), shapes)
     if masks is None:
         return count(source)
     target = apply_masks(source.model, masks)
