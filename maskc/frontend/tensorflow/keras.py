@@ -85,7 +85,7 @@ def from_model(model: Any, name: str = "The Keras model", any_batch: bool = Fals
             function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
     except Exception as error:
         raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
-    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)))
+    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)), keras3=True)
 
 
 def reason(error: Exception) -> str:

@@ -56,7 +56,7 @@ def _of_signature(name: str, loaded: Any, function: Any) -> TensorFlowModel:
         values = function(**dict(zip(inputs, arguments, strict=True)))
         return [values[key] for key in outputs]
 
-    return TensorFlowModel(name, loaded, function, call, inputs, outputs)
+    return TensorFlowModel(name, loaded, function, call, inputs, outputs, keras3=_is_of_keras3(loaded))
 
 
 def _of_function(name: str, loaded: Any, key: str, traces: list[Any]) -> TensorFlowModel:
@@ -87,7 +87,7 @@ def _of_function(name: str, loaded: Any, key: str, traces: list[Any]) -> TensorF
     named = sorted(results) if isinstance(results, dict) and len(results) == count else range(count)
     inputs = unique([spec.name or f"input_{i}" for i, spec in enumerate(tensors)])
     outputs = tuple(key if isinstance(key, str) else f"output_{key}" for key in named)
-    return TensorFlowModel(name, loaded, function, function, tuple(inputs), outputs)
+    return TensorFlowModel(name, loaded, function, function, tuple(inputs), outputs, keras3=_is_of_keras3(loaded))
 
 
 def _load(tf: Any, path: Path) -> Any:
@@ -100,6 +100,11 @@ def _load(tf: Any, path: Path) -> Any:
         # Keras 2 saved its optimizer as well, and only Keras 2 has the class whose slots these are.
         with _without_slots(path) as directory:
             return tf.saved_model.load(str(directory))
+
+
+def _is_of_keras3(loaded: Any) -> bool:
+    """Whether Keras 3's export wrote it, by what that tracks; Keras 2 has its own attributes beside such."""
+    return hasattr(loaded, "_misc_assets") and not hasattr(loaded, "keras_api")
 
 
 @contextlib.contextmanager
