@@ -36,6 +36,7 @@ def compile(
     masks: option.Masks = None,
     shape: option.Shape = None,
     at: option.At = None,
+    signature: option.Signature = None,
     adapters: option.Adapting = option.Adapters.auto,
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
@@ -88,6 +89,7 @@ def compile(
         align_seconds,
         VERIFY if verify else None,
         parse_at(at or ()),
+        signature,
     )
     if len(models) > 1:
         if masks or report or bench:

@@ -9,14 +9,14 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Json, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Quiet, Rules, Shape, Signature, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
 def diff(
     before: Annotated[
         Path,
-        typer.Argument(metavar="A", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+        typer.Argument(metavar="A", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
     ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
     every: Annotated[
@@ -24,6 +24,7 @@ def diff(
     ] = False,
     shape: Shape = None,
     at: At = None,
+    signature: Signature = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -44,7 +45,7 @@ def diff(
     from maskc.inspection.diff import diff as run
 
     load(rules or ())
-    result = run(before, after, shapes=parse(shape or ()), at=parse_at(at or ()))
+    result = run(before, after, shapes=parse(shape or ()), at=parse_at(at or ()), signature=signature)
     if as_json:
         print_json(result.to_json())
         return

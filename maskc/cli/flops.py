@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Json, Masks, Model, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Model, Quiet, Rules, Shape, Signature, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -13,6 +13,7 @@ def flops(
     masks: Masks = None,
     shape: Shape = None,
     at: At = None,
+    signature: Signature = None,
     rules: Rules = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -31,7 +32,7 @@ def flops(
     from maskc.inspection.flops import flops as run
 
     load(rules or ())
-    cost = run(model, masks, shapes=parse(shape or ()), at=parse_at(at or ()))
+    cost = run(model, masks, shapes=parse(shape or ()), at=parse_at(at or ()), signature=signature)
     if as_json:
         from maskc.results.json_values import plain
 

@@ -37,12 +37,12 @@ def _set_verbose(value: bool) -> bool:
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory.", show_default=False),
+    typer.Argument(metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
 ]
 Models = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL", help="An .onnx file, a .keras file or a SavedModel directory; or several.", show_default=False
+        metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory; or several.", show_default=False
     ),
 ]
 Masks = Annotated[
@@ -76,6 +76,14 @@ At = Annotated[
             "Count FLOPs at these sizes of an input and fix none of them; may be given for several. By default a batch "
             "of 1, images of 224 x 224 and 128 of anything else, or what else the model works at; that is said."
         ),
+        show_default=False,
+    ),
+]
+Signature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which signature or function of a SavedModel to read; by default the one to serve.",
         show_default=False,
     ),
 ]

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Jobs, Json, Models, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Jobs, Json, Models, Quiet, Rules, Shape, Signature, Verbose
 from maskc.cli.verify import Provider
 
 
@@ -69,6 +69,7 @@ def sweep(
     ] = False,
     shape: Shape = None,
     at: At = None,
+    signature: Signature = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare each model with its level before it is written.")
     ] = True,
@@ -125,6 +126,7 @@ def sweep(
         lower_is_better=lower_is_better,
         shapes=parse(shape or ()),
         at=parse_at(at or ()),
+        signature=signature,
         verify=verify,
         provider=provider.value,
         seconds=seconds,

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
-from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Verbose
 
 
 class Provider(StrEnum):
@@ -29,7 +29,7 @@ def verify(
         Path,
         typer.Argument(
             metavar="REFERENCE",
-            help="The model to be equal to: an .onnx file, a .keras file or a SavedModel directory.",
+            help="The model to be equal to: an .onnx, .keras or .h5 file or a SavedModel directory.",
             show_default=False,
         ),
     ],
@@ -40,6 +40,7 @@ def verify(
     masks: Masks = None,
     shape: Shape = None,
     at: At = None,
+    signature: Signature = None,
     provider: Annotated[
         Provider,
         typer.Option(help="Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used."),
@@ -123,6 +124,7 @@ def verify(
         masks=masks,
         shapes=parse(shape or ()),
         at=parse_at(at or ()),
+        signature=signature,
         provider=provider.value,
         inputs=inputs,
         samples=samples,

@@ -62,9 +62,10 @@ class Compiled:
 
 
 def compile(
-    model: str | os.PathLike[str] | ModelProto | Source,
+    model: frontend.Model,
     masks: Masks | None = None,
     *,
+    signature: str | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     adapters: Policy = "auto",
@@ -80,13 +81,14 @@ def compile(
 ) -> Compiled:
     """Compile a model trained with channel masks into a smaller dense one that computes the same function.
 
-    `model` is the path of an `.onnx` or `.keras` file or of a SavedModel directory, or a `ModelProto`, which is left
-    untouched, or what `frontend.read` gave. `masks` are more masks for tensors of the ONNX graph: an `.npz` or
-    `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes symbolic
-    sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the compiled
-    model then takes these sizes only. `at` says at what others FLOPs are counted, as for `maskc.flops`, and fixes
-    nothing. `adapters` says where adapters restore constant channels at the inputs of
-    consumers that need all of them: `auto` where that costs less than computing them, `always` where it saves any
+    `model` is the path of an `.onnx`, `.keras` or `.h5` file or of a SavedModel directory, or a `ModelProto`, which is
+    left untouched, a `keras.Model`, or what `frontend.read` gave. `signature` names the signature or function of a
+    SavedModel to compile, by default the one to serve. `masks` are more masks for tensors of the ONNX graph: an `.npz`
+    or `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes
+    symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
+    compiled model then takes these sizes only. `at` says at what others FLOPs are counted, as for `maskc.flops`, and
+    fixes nothing. `adapters` says where adapters restore constant channels at the inputs
+    of consumers that need all of them: `auto` where that costs less than computing them, `always` where it saves any
     FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
     by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
     `align_seconds`, a number by rounding every width up to a multiple of it; `none` leaves the fewest FLOPs, which are
@@ -106,7 +108,7 @@ def compile(
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
     options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at)
-    return _compile(fixed(frontend.read(model), shapes), options)
+    return _compile(fixed(frontend.read(model, signature=signature), shapes), options)
 
 
 def compile_file(
@@ -128,7 +130,7 @@ def compile_file(
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):
         raise InputError("The report and the compiled model cannot be the same file.")
-    source = frontend.read(model, stay=True)
+    source = frontend.read(model, stay=True, signature=options.signature)
     masks = (Path(options.masks),) if isinstance(options.masks, (str, os.PathLike)) else ()
     read = (*source.files, *masks)
     files.check_not_read(output, read)
@@ -158,14 +160,15 @@ def compile_file(
 def default_output(model: Path) -> Path:
     """Where `maskc compile` writes: the input's name with `.compiled.onnx`, beside it."""
     resolved = model if model.name not in ("", "..") else model.resolve()
-    name = resolved.stem if resolved.suffix in (".onnx", ".keras") else resolved.name
+    name = resolved.stem if resolved.suffix in (".onnx", *frontend.KERAS_SUFFIXES) else resolved.name
     return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
 
 
 def explain(
-    model: str | os.PathLike[str] | ModelProto,
+    model: frontend.Model,
     masks: Masks | None = None,
     *,
+    signature: str | None = None,
     shapes: Shapes | None = None,
     adapters: Policy = "auto",
     align: Align = "auto",
@@ -180,7 +183,10 @@ def explain(
         >>> explain("model.onnx").held
         ()
     """
-    return compile(model, masks, shapes=shapes, adapters=adapters, align=align, align_for=align_for).report
+    made = compile(
+        model, masks, signature=signature, shapes=shapes, adapters=adapters, align=align, align_for=align_for
+    )
+    return made.report
 
 
 def _compile(source: Source, options: CompileOptions, store: Store | None = None) -> Compiled:

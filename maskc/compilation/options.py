@@ -47,6 +47,7 @@ class CompileOptions:
     align_seconds: float = SECONDS
     verify: VerifyOptions | None = VERIFY
     at: Sizes | None = None
+    signature: str | None = None
 
     def __post_init__(self) -> None:
         if self.adapters not in POLICIES:

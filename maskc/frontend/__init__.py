@@ -1,11 +1,12 @@
-"""Models in: ONNX files, SavedModel directories, `.keras` files and models in memory, all as ONNX graphs."""
+"""Models in: ONNX files, SavedModel directories, Keras files and models in memory, all as ONNX graphs."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from onnx import ModelProto
 
@@ -17,7 +18,22 @@ from maskc.frontend.graph_queries import model_bytes
 if TYPE_CHECKING:
     from maskc.frontend.tensorflow.convert import TensorFlowModel
 
-__all__ = ["Source", "load", "read"]
+__all__ = ["KERAS_SUFFIXES", "Model", "Source", "load", "read"]
+
+# Keras's own format, and the HDF5 files of versions before it.
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+class KerasModel(Protocol):
+    """A `keras.Model`, as much as types can say without TensorFlow."""
+
+    @property
+    def layers(self) -> Any:
+        """Its layers."""
+
+    @property
+    def weights(self) -> Any:
+        """Its variables."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,12 @@ class Source:
         return "the model" if self.path is None else str(self.path)
 
 
+# What a model may be given as.
+Model: TypeAlias = str | os.PathLike[str] | ModelProto | KerasModel | Source
+
+
 def load(path: str | os.PathLike[str]) -> ModelProto:
-    """Read a model as ONNX: an `.onnx` file, a SavedModel directory or a `.keras` file.
+    """Read a model as ONNX: an `.onnx` file, a SavedModel directory or a `.keras` or `.h5` file.
 
     Raises `InputError` when there is no usable model and `UnavailableError` when reading it needs TensorFlow
     and that is not installed.
@@ -58,28 +78,46 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
     return read(path).model
 
 
-def read(model: str | os.PathLike[str] | ModelProto | Source, *, stay: bool = False) -> Source:
+def read(model: Model, *, stay: bool = False, signature: str | None = None) -> Source:
     """Read a model together with what else is known about it; a `ModelProto` is checked and left untouched.
 
-    With `stay`, the weights of an ONNX model that are large and in external files are left there. What has been read
-    already is given back. Raises as `load` does.
+    With `stay`, the weights of an ONNX model that are large and in external files are left there. `signature` names the
+    signature or function of a SavedModel to read, and means nothing for other models. What has been read already is
+    given back. Raises as `load` does.
     """
     if isinstance(model, Source):
         return model
     if isinstance(model, ModelProto):
         checked, notes = onnx_file.prepare(model)
         return Source(checked, notes=notes)
+    if not isinstance(model, (str, os.PathLike)):
+        return _converted(model)
     path = Path(model)
     with progress.stage(f"Reading {path}"):
-        return _read(path, stay)
+        return _read(path, stay, signature)
 
 
-def _read(path: Path, stay: bool) -> Source:
+def _converted(model: object) -> Source:
+    """A Keras model in memory, whose package has been imported by whoever made it."""
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(model, keras.Model):
+        raise InputError(
+            f"A model is a path, an onnx.ModelProto or a keras.Model, and not a {type(model).__module__}."
+            f"{type(model).__qualname__}."
+        )
+    from maskc.frontend.tensorflow.keras import from_model
+
+    with progress.stage("Converting the Keras model"):
+        original = from_model(model)
+        return Source(original.to_onnx(), notes=original.notes, tensorflow=original)
+
+
+def _read(path: Path, stay: bool, signature: str | None) -> Source:
     file = locate(path)
-    if file.is_dir() or file.suffix == ".keras":
+    if file.is_dir() or file.suffix in KERAS_SUFFIXES:
         from maskc.frontend.tensorflow import keras, saved_model
 
-        original = saved_model.read(file) if file.is_dir() else keras.read(file)
+        original = saved_model.read(file, signature=signature) if file.is_dir() else keras.read(file)
         parts = sorted(below for below in file.rglob("*") if below.is_file()) if file.is_dir() else [file]
         return Source(original.to_onnx(), path, tuple(parts), original.notes, original)
     proto, files, notes = onnx_file.read(file, stay=stay)
@@ -89,25 +127,25 @@ def _read(path: Path, stay: bool) -> Source:
 def locate(path: Path) -> Path:
     """The SavedModel directory or model file that a path means.
 
-    A directory that is not a SavedModel means the only `.onnx` or `.keras` file in it. Raises `InputError`
+    A directory that is not a SavedModel means the only `.onnx` or Keras file in it. Raises `InputError`
     when there is none, or more than one.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist. Give an .onnx file, a .keras file or a SavedModel directory.")
+        raise InputError(f"{path} does not exist. Give an .onnx, .keras or .h5 file or a SavedModel directory.")
     if not path.is_dir():
         return path
     if (path / "saved_model.pb").is_file():
         return path
     if (path / "saved_model.pbtxt").is_file():
         raise InputError(f"{path} is a SavedModel in text form. Save it again in binary form.")
-    models = sorted(file for file in path.iterdir() if file.suffix in (".onnx", ".keras") and file.is_file())
+    models = sorted(file for file in path.iterdir() if file.suffix in (".onnx", *KERAS_SUFFIXES) and file.is_file())
     if len(models) == 1:
         return models[0]
     if not models:
         found = "is empty" if not any(path.iterdir()) else "holds no model"
         raise InputError(
-            f"The directory {path} {found}. Give a SavedModel directory (with saved_model.pb) or an .onnx "
-            "or .keras file."
+            f"The directory {path} {found}. Give a SavedModel directory (with saved_model.pb) or an .onnx, "
+            ".keras or .h5 file."
         )
     names = ", ".join(file.name for file in models[:5])
     raise InputError(f"The directory {path} holds several models ({names}). Name the one to read.")

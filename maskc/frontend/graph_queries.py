@@ -1,10 +1,10 @@
-"""Small questions about ONNX graphs that reading, masking and verifying all ask."""
+"""Small questions about ONNX graphs that reading, masking and verifying all ask, and names in them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,10 +95,35 @@ def _parts(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
         yield from (sparse.values, sparse.indices)
 
 
+def defined(graph: GraphProto) -> set[str]:
+    """Names of what a graph defines itself: inputs, initializers and outputs of nodes."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    return names | {name for node in graph.node for name in node.output if name}
+
+
+def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, in the graph and the ones nested in it, in place; no name may then be there twice."""
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            for own in (node.input, node.output):
+                own[:] = [names.get(name, name) for name in own]
+        for values in (inner.input, inner.output, inner.value_info, inner.initializer):
+            for value in values:
+                value.name = names.get(value.name, value.name)
+
+
 def fresh(wanted: str, taken: Container[str]) -> str:
     """`wanted`, with a number after it where that name is taken."""
     names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names with a number after each repetition."""
+    result: list[str] = []
+    for name in names:
+        result.append(fresh(name, {*result, *names}) if name in result else name)
+    return result
 
 
 def is_external(tensor: TensorProto) -> bool:

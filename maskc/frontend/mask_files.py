@@ -21,6 +21,7 @@ from maskc.frontend.graph_queries import (
     array_of,
     bodies,
     copied,
+    defined,
     fresh,
     tensor_types,
 )
@@ -75,7 +76,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     graph = result.graph
     types = tensor_types(result)
     opset = next((entry.version for entry in result.opset_import if entry.domain in STANDARD_DOMAINS), 0)
-    taken = {name for inner in all_graphs(graph) for name in (*_defined(inner), *(node.name for node in inner.node))}
+    taken = {name for inner in all_graphs(graph) for name in (*defined(inner), *(node.name for node in inner.node))}
     inserted: dict[str, list[NodeProto]] = {}
     stored = {tensor.name: tensor for tensor in graph.initializer}
     inputs = {value.name for value in graph.input}
@@ -111,7 +112,7 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
         except ValueError:
             raise InputError(f"Mask '{key}': '{axis}' is not an axis. Write 'tensor@axis' with a number.") from None
     wanted = tensor if separator and axis.lstrip("-").isdigit() else key
-    if any(wanted in _defined(inner) for inner in all_graphs(graph) if inner is not graph):
+    if any(wanted in defined(inner) for inner in all_graphs(graph) if inner is not graph):
         raise InputError(
             f"Mask '{key}': tensor '{wanted}' is inside an If, Loop or Scan, where masks cannot be put. "
             "Mask a tensor of the main graph."
@@ -126,11 +127,6 @@ def _new_name(wanted: str, taken: set[str]) -> str:
     name = fresh(wanted, taken)
     taken.add(name)
     return name
-
-
-def _defined(graph: GraphProto) -> set[str]:
-    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    return names | {name for node in graph.node for name in node.output if name}
 
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 
@@ -20,23 +19,25 @@ from passes.cost.sizes_to_count_at import Sizes
 
 
 def diff(
-    before: str | os.PathLike[str] | ModelProto,
-    after: str | os.PathLike[str] | ModelProto,
+    before: frontend.Model,
+    after: frontend.Model,
     *,
+    signature: str | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
 ) -> Diff:
     """Set two models side by side as they are stored, without running or compiling them.
 
     `shapes` fixes the sizes of inputs in both, as for `maskc.compile`, and `at` says at what others FLOPs are counted,
-    as for `maskc.flops`; an input that only one of them has gets its sizes there. Raises `InputError` when a model
-    cannot be used and `UnavailableError` when reading it needs what is not installed.
+    as for `maskc.flops`; an input that only one of them has gets its sizes there. `signature` is that of a
+    SavedModel. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is
+    not installed.
 
     Example:
         >>> diff("model.onnx", "model.onnx").changes
         ()
     """
-    read = frontend.read(before), frontend.read(after)
+    read = tuple(frontend.read(model, signature=signature) for model in (before, after))
     inputs = [{value.name for value in source.model.graph.input} for source in read]
     sources = []
     for source, own, other in zip(read, inputs, reversed(inputs), strict=True):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-
-from onnx import ModelProto
 
 import passes
 from maskc import frontend
@@ -48,25 +45,26 @@ def count_both(before: Source, after: Source, at: Sizes | None = None) -> tuple[
 
 
 def flops(
-    model: str | os.PathLike[str] | ModelProto,
+    model: frontend.Model,
     masks: Masks | None = None,
     *,
+    signature: str | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
 ) -> Cost:
     """Count a model as it stands: FLOPs, MACs and parameters, and the share of each node.
 
-    FLOPs and MACs are those at the sizes that the result has in `at`. `shapes` fixes sizes as for `compile`, and `at`
-    says at what others to count, by input name, one entry per dimension: a number, or None for one to choose. Those
-    that nothing says are chosen: a batch of 1, 224 for the height and the width of an image, 128 for any other axis, or
-    others where the model does not work at these. With `masks`, the count is that of the model compiled with them, with
-    `align` `none`. Raises as `compile` does.
+    FLOPs and MACs are those at the sizes that the result has in `at`. `shapes` fixes sizes and `signature` is that of a
+    SavedModel as for `compile`, and `at` says at what others to count, by input name, one entry per dimension: a
+    number, or None for one to choose. Those that nothing says are chosen: a batch of 1, 224 for the height and the
+    width of an image, 128 for any other axis, or others where the model does not work at these. With `masks`, the count
+    is that of the model compiled with them, with `align` `none`. Raises as `compile` does.
 
     Example:
         >>> flops("model.onnx").macs > 0
         True
     """
-    source = fixed(frontend.read(model), shapes)
+    source = fixed(frontend.read(model, signature=signature), shapes)
     if masks is None:
         return count(source, at)
     target = apply_masks(source.model, masks)

@@ -58,6 +58,7 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
         )
     if before is None:
         return
+    before = _under_new_names(before, now)
     if before.verified and not now.verified:
         yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
     stays = tuple(_staying(before, now, report))
@@ -69,6 +70,23 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
         yield Finding("channels", f"{what} now.", tuple(held_lines(stays)))
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
         yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
+
+
+def _other_names(before: Entry, now: Entry) -> dict[str, str]:
+    """Layers of the baseline that are not there by name, and those in their places now, if they are as many."""
+    old = [name for name in before.layer_flops if name not in now.layer_flops]
+    new = [name for name in now.layer_flops if name not in before.layer_flops]
+    return dict(zip(old, new, strict=True)) if len(old) == len(new) else {}
+
+
+def _under_new_names(before: Entry, now: Entry) -> Entry:
+    """The entry with the names that its layers have now."""
+    names = _other_names(before, now)
+    widths, flops = (
+        {names.get(name, name): value for name, value in values.items()}
+        for values in (before.widths, before.layer_flops)
+    )
+    return dataclasses.replace(before, widths=widths, layer_flops=flops)
 
 
 def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
@@ -140,5 +158,10 @@ def notes(before: Entry | None, now: Entry, report: CompileReport) -> Iterator[s
         yield f"FLOPs are counted at {new}, and in the baseline at {old}."
     if now.after.flops < before.after.flops:
         yield f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}; keep that with --update."
+    names = _other_names(before, now)
+    if names:
+        old, new = next(iter(names.items()))
+        what = "A layer has another name" if len(names) == 1 else f"{len(names)} layers have other names"
+        yield f"{what} than in the baseline, '{new}' for '{old}', matched in their order; keep that with --update."
     if now.maskc != before.maskc:
         yield f"The baseline is of maskc {before.maskc}, and this is {now.maskc}."

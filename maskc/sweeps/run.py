@@ -22,7 +22,7 @@ from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
-from maskc.frontend import Source, write_model_files
+from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
 from maskc.results.environment import __version__, machine, now, versions
@@ -37,7 +37,6 @@ from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 
-Model = str | os.PathLike[str] | ModelProto
 Options = Mapping[str, Value]
 
 PAGE = "sweep.html"
@@ -57,7 +56,7 @@ class Sweep(Record):
 
 
 def sweep(
-    model: Model | Sequence[str | os.PathLike[str]],
+    model: frontend.Model | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     targets: Sequence[float] = (),
@@ -65,6 +64,7 @@ def sweep(
     policies: Sequence[Options] = ({},),
     quality: Quality | None = None,
     lower_is_better: bool = False,
+    signature: str | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     verify: bool = True,
@@ -79,8 +79,8 @@ def sweep(
     `model` is what `maskc.compile` takes, or several paths: the first is what all are compared with, and each is a
     level. `masks` are files of masks, a level each, and `targets` shares of the model's FLOPs, for which masks are made
     by the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the
-    only level. Every level is compiled in every way of `policies`, options of `maskc.compile` such as
-    `{"adapters": "always"}`. FLOPs are counted `at` these sizes, as for `maskc.flops`.
+    only level. `signature` and `shapes` are as there, and FLOPs are counted `at` these sizes, as for `maskc.flops`.
+    Every level is compiled in every way of `policies`, options of `maskc.compile` such as `{"adapters": "always"}`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
@@ -101,11 +101,11 @@ def sweep(
     if ray is not None:
         work.check_ray(ray)
     directory = Path(output)
-    models = [model] if isinstance(model, (str, os.PathLike, ModelProto)) else list(model)
+    models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     if not models:
         raise InputError("There is no model to sweep.")
     with write_model_files.not_left_empty(directory):
-        plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {}, at)
+        plan = _Plan(directory, models, [Path(mask) for mask in masks], targets, shapes or {}, at, signature)
         result = Sweep(
             schema=SCHEMA,
             maskc=__version__,
@@ -147,8 +147,9 @@ class _Plan:
         targets: Sequence[float],
         shapes: Shapes,
         at: Sizes | None,
+        signature: str | None,
     ) -> None:
-        self.directory, self.shapes = directory, shapes
+        self.directory, self.shapes, self.signature = directory, shapes, signature
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory} is not a directory. Give the name of one.")
         self.before = read(directory)
@@ -191,9 +192,9 @@ class _Plan:
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()
 
-    def _as_onnx(self, model: Model, name: str) -> tuple[str, Path, str]:
+    def _as_onnx(self, model: frontend.Model, name: str) -> tuple[str, Path, str]:
         """What the record calls a model, the ONNX file that it is or becomes, and the digest of its files."""
-        if isinstance(model, ModelProto):
+        if not isinstance(model, (str, os.PathLike)):
             target = self.directory / f"{name}.onnx"
             source = frontend.read(model)
             self._make_directory()
@@ -202,16 +203,18 @@ class _Plan:
             return "a model in memory", target, write_model_files.digest(self.files[self._relative(target)])
         path = Path(model)
         told, file = self._relative(path), frontend.locate(path)
-        if file.is_file() and file.suffix != ".keras":
+        if file.is_file() and file.suffix not in KERAS_SUFFIXES:
             source = frontend.read(path)
             self.files[self._relative(file)] = source.files
             return told, file, write_model_files.digest(source.files)
         digest = write_model_files.digest(
             sorted(p for p in ([file] if file.is_file() else file.rglob("*")) if p.is_file())
         )
+        if self.signature is not None:
+            digest = _hash(digest, self.signature)
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
         if not target.exists():
-            source = frontend.read(path)
+            source = frontend.read(path, signature=self.signature)
             _compare(source)
             self._make_directory()
             write_model_files.write_model(source.model, target)
@@ -430,7 +433,7 @@ def _compare(source: Source) -> None:
     """Raise `NotEquivalentError` if the ONNX graph is not the TensorFlow model that it was made of."""
     from maskc.verification.verify import verify
 
-    verify(source, source.model).raise_if_failed()  # type: ignore[arg-type]
+    verify(source, source.model).raise_if_failed()
 
 
 def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
@@ -448,8 +451,8 @@ def _existing(*files: Path) -> list[Path]:
     return list(files)
 
 
-def _stem(model: Model) -> str:
-    if isinstance(model, ModelProto):
+def _stem(model: frontend.Model) -> str:
+    if not isinstance(model, (str, os.PathLike)):
         return "model"
     return default_output(Path(model)).name.removesuffix(".compiled.onnx")
 

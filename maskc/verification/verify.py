@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from maskc import frontend
 from maskc.frontend import Source
@@ -29,9 +28,10 @@ from passes.cost.sizes_to_count_at import Sizes
 
 
 def verify(
-    reference: str | os.PathLike[str] | ModelProto,
-    compiled: str | os.PathLike[str] | ModelProto,
+    reference: frontend.Model,
+    compiled: frontend.Model,
     *,
+    signature: str | None = None,
     masks: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
@@ -49,8 +49,10 @@ def verify(
 ) -> Verification:
     """Compare a compiled model with its reference, both run in ONNX Runtime on the same inputs.
 
-    `reference` and `compiled` are paths (`.onnx`, `.keras`, SavedModel) or `ModelProto`s; the figures of a
-    `ModelProto` are those of the file it would make. With `masks` (a file or a mapping, as for
+    `reference` and `compiled` are paths (`.onnx`, `.keras`, `.h5`, SavedModel), `ModelProto`s or Keras models; the
+    figures of a model in memory are those of the file it would make. Inputs and outputs that have other names, and fit
+    in their order, are compared in it, which a note tells. `signature` names the signature or function of a SavedModel,
+    by default the one to serve. With `masks` (a file or a mapping, as for
     `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
     model at these input sizes; if the compiled model takes any sizes, these are tried beside others. `at` says at what
     sizes FLOPs are counted, as for `maskc.flops`.
@@ -81,11 +83,13 @@ def verify(
     )
     targets = [Path(report) for report in reports]
     files.check(targets)
-    sources = frontend.read(reference), frontend.read(compiled)
+    sources = [frontend.read(model, signature=signature) for model in (reference, compiled)]
     given = [Path(item) for item in (masks, inputs) if isinstance(item, (str, os.PathLike))]
     for path in targets:
         files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
-    before, after, sizes = _sized(*sources, shapes)
+    before, after = sources
+    renamed, names = input_output_signature.as_in(before.model, after.model)
+    before, after, sizes = _sized(before, dataclasses.replace(after, model=renamed), shapes)
     costs = count_both(before, after, at)
     models = Models(
         before.model if masks is None else apply_masks(before.model, masks),
@@ -98,7 +102,9 @@ def verify(
     real = {} if inputs is None else {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
     result = compare(models, options, real, sizes)
     model, output = (None if source.path is None else str(source.path) for source in sources)
-    result = dataclasses.replace(result, model=model, output=output, layers=layers(*costs))
+    result = dataclasses.replace(
+        result, model=model, output=output, layers=layers(*costs), notes=(*names, *result.notes)
+    )
     for path in targets:
         files.write(result.document(), path)
     return result

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from maskc.frontend.graph_queries import bodies
+from maskc.frontend.graph_queries import all_nodes, bodies, rename_tensors
 
 # Numbers in names that say only when something was made.
 _COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")
@@ -41,7 +41,11 @@ def canonical(model: ModelProto) -> None:
             counts[stem] += 1
         counts[stem] += 1
         renamed[name] = fresh
-    _rename(model.graph, renamed)
+    rename_tensors(model.graph, renamed)
+    for node in all_nodes(model):
+        node.name = renamed.get(node.name, node.name)
+        for body in bodies(node):
+            body.name = uncounted(body.name)
 
 
 def _order(graph: GraphProto) -> list[str]:
@@ -85,17 +89,3 @@ def _names(graph: GraphProto) -> Iterator[str]:
         yield node.name
     yield from (tensor.name for tensor in graph.initializer)
     yield from (value.name for value in graph.output)
-
-
-def _rename(graph: GraphProto, renamed: dict[str, str]) -> None:
-    for node in graph.node:
-        node.name = renamed.get(node.name, node.name)
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                names[i] = renamed.get(name, name)
-        for body in bodies(node):
-            body.name = uncounted(body.name)
-            _rename(body, renamed)
-    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
-        for value in values:
-            value.name = renamed.get(value.name, value.name)

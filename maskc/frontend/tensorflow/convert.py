@@ -33,7 +33,8 @@ class TensorFlowModel:
 
     `function` is a concrete function whose placeholders and results are in the order of `inputs` and
     `outputs`, and `call` runs it with tensors in that order; `owner` holds the variables and lookup tables
-    it captures; `name` is for messages. What it computes in bfloat16 is run and converted in float32.
+    it captures; `name` is for messages. `keras3` says that Keras 3 named its scopes. What it computes in bfloat16 is
+    run and converted in float32.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TensorFlowModel:
     call: Callable[..., Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    keras3: bool = False
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, computed on the CPU, where nothing is rounded to TF32.
@@ -109,6 +111,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     from maskc.frontend.tensorflow import functions, layer_normalization, operators, recurrent, reshapes
     from maskc.frontend.tensorflow.canonical_order import canonical
     from maskc.frontend.tensorflow.graph_optimizers import optimizers, sort
+    from maskc.frontend.tensorflow.layer_names import name_by_layer
 
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
@@ -153,6 +156,7 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     for entry in [entry for entry in model.opset_import if entry.domain == operators.DOMAIN]:
         model.opset_import.remove(entry)
     canonical(model)
+    name_by_layer(model, source.keras3)
     model.graph.name = "model"
     model.graph.doc_string = ""
     return model

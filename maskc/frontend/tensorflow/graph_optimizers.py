@@ -39,7 +39,11 @@ def optimizers() -> dict[str, Any]:
             added = node.inputs[1]
             if added.is_const() and not _along_channels(added.get_tensor_value(as_list=False).shape):
                 return self._handle_node_having_branches(transpose, node)
-            return super()._add_handler(transpose, node)
+            layer = transpose.inputs[0].name
+            moved = super()._add_handler(transpose, node)
+            if self._g.get_node_by_name(layer) is None:  # replaced by one with a bias, which has a made-up name
+                self._g.change_node_name(transpose.inputs[0], layer)
+            return moved
 
     chosen = dict(optimizer._get_optimizers())
     del chosen["einsum_optimizer"]

@@ -1,4 +1,4 @@
-"""Keras models in memory and `.keras` files."""
+"""Keras models in memory, `.keras` files and HDF5 files of older versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, UnavailableError
-from maskc.frontend.graph_queries import fresh
+from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
@@ -30,11 +30,19 @@ def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
 
 
 def read(path: Path) -> TensorFlowModel:
-    """Load a `.keras` file, with maskc's own layers known. Raises `InputError` when that fails."""
-    if not zipfile.is_zipfile(path):
+    """Load a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError` when that fails."""
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
     import_tensorflow()
+    import h5py
     import keras
+
+    if path.suffix != ".keras":
+        if not h5py.is_hdf5(path):
+            raise InputError(f"{path} is not an HDF5 file, or it is damaged.")
+        with h5py.File(path) as file:
+            if "model_config" not in file.attrs:
+                raise InputError(f"{path} holds weights and no model. Save the whole model with model.save(...).")
 
     _register_layers()
     try:
@@ -61,7 +69,7 @@ def from_model(model: Any, name: str = "The Keras model", any_batch: bool = Fals
     tensors = getattr(model, "inputs", None)
     if not tensors:
         return _by_export(model, name)
-    names = _unique([tensor.name for tensor in tensors])
+    names = unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
     shapes = [(None, *tensor.shape[1:]) if any_batch else tensor.shape for tensor in tensors]
     specs = [
@@ -77,7 +85,7 @@ def from_model(model: Any, name: str = "The Keras model", any_batch: bool = Fals
             function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
     except Exception as error:
         raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
-    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)))
+    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)), keras3=True)
 
 
 def reason(error: Exception) -> str:
@@ -108,7 +116,7 @@ def _output_names(model: Any) -> list[str]:
         return [str(key) for key in sorted(output)]
     names = list(getattr(model, "output_names", ()))
     count = len(keras.tree.flatten(output))
-    return _unique(names) if len(names) == count else [f"output_{i}" for i in range(count)]
+    return unique(names) if len(names) == count else [f"output_{i}" for i in range(count)]
 
 
 def _by_export(model: Any, name: str) -> TensorFlowModel:
@@ -124,14 +132,6 @@ def _by_export(model: Any, name: str) -> TensorFlowModel:
                 f"{name} cannot be exported: {in_brief(error)}. Call it on a batch of data first."
             ) from error
         return saved_model.read(Path(directory), name=name)
-
-
-def _unique(names: list[str]) -> list[str]:
-    """The names with a number after each repetition."""
-    result: list[str] = []
-    for name in names:
-        result.append(fresh(name, {*result, *names}) if name in result else name)
-    return result
 
 
 def _register_layers() -> None:

@@ -46,9 +46,21 @@ def fold(graph: Any) -> None:
         if found is not None and body.steps_through(found.x, sizes):
             _replace(graph, node, body, found)
     for node in [node for node in graph.get_nodes() if node.type in ("GRU", "LSTM", "RNN")]:
+        node = _named(graph, node)
         _start_at_zero(graph, node)
         _turn(graph, node)
     graph.delete_unused_nodes(graph.outputs)
+
+
+def _named(graph: Any, node: Any) -> Any:
+    """The operator in the scope of its layer, which tf2onnx forgets; it is that of its data, which the layer turned."""
+    from tf2onnx import utils
+
+    data = past_identities(node.inputs[0])
+    scope = "" if data is None else data.name.rpartition("/")[0]
+    if not scope or "/" in node.name:
+        return node
+    return graph.change_node_name(node, utils.make_name(f"{scope}/{node.type}"))
 
 
 def _sum_over(body: Body, name: str, state: str) -> tuple[str, Array, Array, Array] | None:

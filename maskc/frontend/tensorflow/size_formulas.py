@@ -79,10 +79,10 @@ class Sizes:
         while (tensor, axis) not in self._sizes:
             chain.append((tensor, axis))
             shape = self._graph.get_shape(tensor)
-            source = None if shape is not None and shape[axis] >= 0 else self._source(tensor, axis)
-            if source is None:
-                known = shape is not None and shape[axis] >= 0
-                self._sizes[tensor, axis] = Formula.of(shape[axis]) if known else Formula.dimension(tensor, axis)
+            known = shape is not None and shape[axis] >= 0
+            source = Formula.of(shape[axis]) if known else self._source(tensor, axis)
+            if source is None or isinstance(source, Formula):
+                self._sizes[tensor, axis] = source or Formula.dimension(tensor, axis)
                 break
             tensor, axis = source
         size = self._sizes[tensor, axis]
@@ -101,8 +101,8 @@ class Sizes:
             self._known[tensor] = None if node is None else self._computed(node)
         return self._known[tensor]
 
-    def _source(self, tensor: str, axis: int) -> tuple[str, int] | None:
-        """Another tensor that has the same size along one of its axes."""
+    def _source(self, tensor: str, axis: int) -> tuple[str, int] | Formula | None:
+        """Another tensor that has the same size along one of its axes, or the size, where it is asked for."""
         node = self._graph.get_node_by_output(tensor, search_in_parent_graphs=False)
         shapes = [] if node is None else [self._graph.get_shape(name) for name in node.input]
         if not shapes or None in shapes:
@@ -131,7 +131,12 @@ class Sizes:
         if node.type == "Reshape":
             asked = self.values(node.input[1])
             size = None if asked is None else asked[axis]
-            return (first, axis) if size is not None and size.number == 0 else None
+            if size is None or size.number == -1:
+                return None
+            return (first, axis) if size.number == 0 else size
+        if node.type in ("Squeeze", "Unsqueeze"):
+            axes = self.values(node.input[1]) if len(node.input) > 1 else None
+            return None if axes is None else _around(node, axis, len(shape), _numbers(axes))
         return None
 
     def _computed(self, node: Any) -> Values | None:
@@ -156,6 +161,17 @@ _SAME_SHAPE = frozenset(
     "Identity Cast Relu Sigmoid Tanh Erf Exp Log Neg Abs Sqrt Reciprocal Softmax Softplus Clip Elu Not".split()
 )
 _BROADCASTING = frozenset("Add Sub Mul Div Max Min Pow".split())
+
+
+def _around(node: Any, axis: int, rank: int, axes: list[int] | None) -> tuple[str, int] | None:
+    """Where an axis of the result of a Squeeze or Unsqueeze is in its operand, of this rank, if it is there."""
+    if axes is None:
+        return None
+    wide = rank if node.type == "Squeeze" else rank + len(axes)
+    kept = [i for i in range(wide) if i not in {a % wide for a in axes}]
+    if node.type == "Squeeze":
+        return node.input[0], kept[axis]
+    return (node.input[0], kept.index(axis)) if axis in kept else None
 
 
 def _keeps(node: Any, axis: int, rank: int) -> bool:

@@ -270,7 +270,8 @@ def test_saved_models_without_keras(tmp_path: Path) -> None:
     assert api.verify(tmp_path / "plain", model).passed
 
     tf.saved_model.save(module, tmp_path / "two", signatures={"a": module.scores, "b": module.scores})
-    refused(maskc("compile", tmp_path / "two"), 2, "several signatures", "a, b")
+    refused(maskc("compile", tmp_path / "two"), 2, "several signatures", "signatures a, b", "--signature")
+    assert maskc("flops", tmp_path / "two", "--signature", "b").exit_code == 0
 
     tf.saved_model.save(tf.Module(), tmp_path / "none")
     refused(maskc("compile", tmp_path / "none"), 2, "no signature")

@@ -263,6 +263,23 @@ def test_fewer_flops_are_worth_a_note(repository: Path) -> None:
     assert "note: FLOPs fell from 1,000,000 to" in result.stdout and "maskc 0.0.1" in result.stdout
 
 
+def test_layers_that_have_other_names_are_matched_in_their_order(repository: Path) -> None:
+    """As those of a Keras model that another version named otherwise."""
+
+    def rename(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.name = f"{node.name}/MatMul" if node.name else ""
+
+    edit(repository / "models" / "a.onnx", rename)
+    result = check()
+    assert result.exit_code == 0
+    assert "2 layers have other names than in the baseline, 'first/MatMul' for 'first'" in result.stdout
+    edit(repository / "models" / "a.onnx", unmask(3))
+    result = check()
+    assert result.exit_code == 1 and "is not in the baseline" not in result.stdout
+    assert "layer 'first/MatMul' has 9 channels and had 8: +15 FLOPs" in result.stdout
+
+
 def test_the_least_reduction(repository: Path) -> None:
     assert check("--min-reduction", "1.2", "models/a.onnx").exit_code == 0
     result = check("--min-reduction", "50", "models/a.onnx")

@@ -31,7 +31,7 @@ def transform(graph: Any, node: Any) -> None:
         x = make(graph, "Slice", [x, *bounds], [*given[:-1], length], dtype)
     matrix = constant(graph, np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), dtype)
     shape = [*given[:-1], 2 * (length // 2 + 1)]
-    become(graph, node, "MatMul", [x, matrix], shape, dtype, utils.make_name(_MARK))
+    become(graph, node, "MatMul", [x, matrix], shape, dtype, utils.make_name(f"{node.name}/{_MARK}"))
 
 
 _PARTS = ("Real", "Imag", "ComplexAbs")
@@ -42,7 +42,7 @@ def part(graph: Any, node: Any) -> None:
     """One half of a transform, or the root of the sum of squares of both."""
     from tf2onnx.onnx_opset.signal import ComplexAbsOp
 
-    if not node.inputs[0].name.startswith(_MARK):
+    if _MARK not in node.inputs[0].name:
         if node.type != "ComplexAbs":
             raise ValueError(f"{node.name} ({node.type}) is asked of complex numbers")
         ComplexAbsOp.version_13(graph, node)

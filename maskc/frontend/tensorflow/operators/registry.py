@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,9 @@ Conversion: TypeAlias = Callable[..., None]
 DOMAIN = "maskc"
 
 _TABLE: dict[str, Conversion] = {}
+
+# The name of the node that is being converted, which begins the names of what is made for it.
+_CONVERTED: ContextVar[str] = ContextVar("converted", default="")
 
 
 def converts(*operators: str) -> Callable[[Conversion], Conversion]:
@@ -49,10 +53,11 @@ def _adapted(conversion: Conversion) -> Callable[..., None]:
     takes = "tables" in inspect.signature(conversion).parameters
 
     def handler(graph: Any, node: Any, initialized_tables: Tables | None = None, **_: Any) -> None:
-        if takes:
-            conversion(graph, node, initialized_tables or {})
-        else:
-            conversion(graph, node)
+        whole = _CONVERTED.set(f"{node.name}/")
+        try:
+            conversion(graph, node, *([initialized_tables or {}] if takes else []))
+        finally:
+            _CONVERTED.reset(whole)
 
     return handler
 
@@ -62,13 +67,18 @@ def constant(graph: Any, value: ArrayLike, dtype: int | None = None) -> str:
     from tf2onnx import utils
 
     kind = np.int64 if dtype is None else utils.map_onnx_to_numpy_type(dtype)
-    name: str = graph.make_const(utils.make_name("const"), np.ascontiguousarray(np.asarray(value, kind))).output[0]
+    name: str = graph.make_const(
+        utils.make_name(f"{_CONVERTED.get()}const"), np.ascontiguousarray(np.asarray(value, kind))
+    ).output[0]
     return name
 
 
 def make(graph: Any, operator: str, inputs: Sequence[str], shape: Shape, dtype: int, **attributes: Any) -> str:
     """The output of a new node."""
-    node = graph.make_node(operator, list(inputs), attr=attributes, shapes=[shape], dtypes=[dtype])
+    from tf2onnx import utils
+
+    called = utils.make_name(f"{_CONVERTED.get()}{operator}")
+    node = graph.make_node(operator, list(inputs), attr=attributes, shapes=[shape], dtypes=[dtype], name=called)
     name: str = node.output[0]
     return name
 

@@ -279,3 +279,12 @@ def test_what_is_added_along_another_axis_is_no_bias(keras: Any) -> None:
         lambda x: tf.nn.relu(tf.raw_ops.AddV2(x=x, y=rows))
     )  # Keras' own sum makes a bias of it
     converted(keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, use_bias=False), shift]))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (None, 4), (6, 5, 4), (None, None, 4)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_transposed_convolution_after_a_dense_layer(keras: Any, shape: tuple[int | None, ...], padding: str) -> None:
+    """A Dense layer on several axes computes its output's shape when it runs, the sizes that are known among them."""
+    layer = getattr(keras.layers, f"Conv{len(shape) - 1}DTranspose")
+    layers = keras.layers.Dense(5), layer(8, 3, 2, padding=padding, bias_initializer="uniform")
+    assert converted(keras.Sequential([keras.Input(shape), *layers]))["ConvTranspose"] == 1
