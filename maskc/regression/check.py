@@ -192,7 +192,7 @@ def _measured(known: Baseline, file: Path, options: Options) -> tuple[Entry, Com
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
-        verified=report.verification is not None,
+        verified=report.verification is not None and report.verification.passed,
         before=before,
         after=after,
         channels=Channels(report.channels_masked, report.channels_removed),
