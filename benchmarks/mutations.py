@@ -186,7 +186,7 @@ def run(
             continue
         score.seconds += time.perf_counter() - start
         score.correct += 1
-        if not result.passed:
+        if result.reasons:
             score.refused.append(f"{subject.name}: {result.reasons[0]}")
         if sum(score.mutants.values()) < mutants:
             _judge(score, subject, broken(subject, compiled, index))

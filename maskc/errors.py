@@ -19,6 +19,12 @@ class NotEquivalentError(MaskcError):
     exit_code = 1
 
 
+class UndecidedError(MaskcError):
+    """No difference shows, and none would, as outputs hardly move (exit code 4)."""
+
+    exit_code = 4
+
+
 class UnavailableError(MaskcError):
     """Something that is not installed or not usable here is needed (exit code 3)."""
 

@@ -23,7 +23,8 @@ from maskc.report.bars import Bars
 
 EXIT_CODES = (
     "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
-    "2 unusable input or arguments; 3 something needed is not installed or not usable here."
+    "2 unusable input or arguments; 3 something needed is not installed or not usable here; "
+    "4 verify cannot tell, as a difference might not show."
 )
 
 

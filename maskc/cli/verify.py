@@ -12,6 +12,7 @@ import typer
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
 from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Verbose
+from maskc.errors import NotEquivalentError, UndecidedError
 
 
 class Provider(StrEnum):
@@ -111,7 +112,9 @@ def verify(
     TensorFlow model, TensorFlow's own outputs are compared too. An error above
     the tolerance passes only if rounding the reference's own weights moves its
     output about as far; that is said. If the models differ, the first tensor
-    where they part is named, with the node that makes it.
+    where they part is named, with the node that makes it. If outputs hardly
+    move, tensors inside are compared; where these do not tell either, the
+    exit code is 4.
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
@@ -146,5 +149,5 @@ def verify(
         show_reports(report or (), console())
     if not result.passed:
         if as_json or volume.quiet:
-            print(f"Error: {result.reasons[0]}", file=sys.stderr)
-        raise typer.Exit(1)
+            print(f"Error: {(*result.reasons, *result.undecided)[0]}", file=sys.stderr)
+        raise typer.Exit(NotEquivalentError.exit_code if result.reasons else UndecidedError.exit_code)

@@ -274,8 +274,10 @@ def _verified(
         if options.verify.provider != "cpu":
             raise
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
-    result.raise_if_failed()
-    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *_too_new(compiled)))
+    if result.reasons:
+        result.raise_if_failed()
+    unsure = (f"Not verified: {reason}" for reason in result.undecided)
+    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *_too_new(compiled)))
 
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:

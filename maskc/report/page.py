@@ -191,6 +191,8 @@ def _verdict(document: Document) -> Verdict:
         how += f" The largest error is {error(max(errors))} of its output's scale."
     if checked.passed:
         return Verdict("good", "Same function", how)
+    if not checked.reasons:
+        return Verdict("open", "Cannot tell", f"{how} No difference was found, but one might not show.")
     return Verdict("bad", "Same function, too little reduction" if checked.equivalent else "Not the same function", how)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from maskc.results.verification import Verification
     from passes.cost.counts import Cost, CountedAt
 
+_COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
+
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
 PIPE_WIDTH = 120
@@ -98,11 +100,11 @@ def show_verification(result: Verification, out: Console) -> None:
     if result.latency is not None:
         out.print(_latency(result.latency), markup=False, soft_wrap=True)
     _show_notes(result.notes, out)
-    for reason in result.reasons:
-        out.print(reason, style="red", markup=False, soft_wrap=True)
+    for reason in (*result.reasons, *result.undecided):
+        out.print(reason, style="red" if result.reasons else "yellow", markup=False, soft_wrap=True)
     if result.parting is not None:
         out.print(str(result.parting), style="red", markup=False, soft_wrap=True)
-    out.print(_verdict(result), markup=False, soft_wrap=True, style="green" if result.passed else "red")
+    out.print(_verdict(result), markup=False, soft_wrap=True, style=_COLOURS[result.verdict])
 
 
 def show_reports(reports: Sequence[Path], out: Console) -> None:
@@ -296,6 +298,8 @@ def _verdict(result: Checked | Verification) -> str:
     how = f"{result.samples} samples, seed {result.seed}, {where_run(result)}"
     if result.passed:
         return f"Verified: the same function on {how}."
+    if not result.reasons:
+        return f"Cannot tell: no difference on {how}, but one might not show."
     if result.equivalent:
         return f"Failed: the same function on {how}, but too little reduction."
     return f"Failed: not the same function ({how})."

@@ -33,12 +33,15 @@ class Channels:
 class Checked:
     """How the comparison of two models came out.
 
-    `passed` holds when all outputs agree and the reduction asked for (`min_reduction`) is reached, `equivalent` when
-    all outputs agree. `outputs` are their errors and `exact` those in double precision, null where that was not
+    `verdict` is "verified" when all outputs agree, a difference would have shown and the reduction asked for
+    (`min_reduction`) is reached; "failed" when something is wrong; "cannot tell" when nothing is, but outputs hardly
+    move, as `undecided` says. `passed` holds for "verified" alone, and `equivalent` when no difference was found.
+    `outputs` are their errors and `exact` those in double precision, null where that was not
     computed. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
     comparison was made, and `parting` says where models that differ first do so.
     """
 
+    verdict: Literal["verified", "failed", "cannot tell"]
     passed: bool
     equivalent: bool
     outputs: tuple[OutputError, ...]
@@ -48,6 +51,7 @@ class Checked:
     samples: int
     seed: int
     reasons: tuple[str, ...]
+    undecided: tuple[str, ...]
     notes: tuple[str, ...]
     parting: FirstDifference | None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from maskc.errors import NotEquivalentError
+from maskc.errors import NotEquivalentError, UndecidedError
 from maskc.results.document import Checked, Document
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
@@ -35,9 +35,11 @@ class Verification(Checked):
         return self.before.reduction_to(self.after)
 
     def raise_if_failed(self) -> None:
-        """Raise `NotEquivalentError`, saying what failed first, unless the check passed."""
-        if not self.passed:
+        """Raise unless the check passed: `NotEquivalentError`, saying what failed first, or `UndecidedError`."""
+        if self.reasons:
             raise NotEquivalentError(self.reasons[0])
+        if self.undecided:
+            raise UndecidedError(self.undecided[0])
 
     def document(self) -> Document:
         """The report of `maskc verify`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ def bisect(
             if name not in values.before or name not in values.after:
                 continue
             floor = inside.floor or tolerance(values.after[name].dtype, depth[name])
-            found = _error(name, values, step.stored, floor)
-            if found is not None and (name not in worst or found[0] * worst[name][1] > worst[name][0] * found[1]):
+            found = tensor_error(name, values, floor, step.stored) or (np.inf, floor)
+            if name not in worst or found[0] * worst[name][1] > worst[name][0] * found[1]:
                 worst[name] = (*found, sample.label)
     agreed = {name for name, (error, allowed, _) in worst.items() if error <= allowed}
     first = next((name for name in shared if name in worst and name not in agreed), None)
@@ -90,12 +91,17 @@ def bisect(
     return Bisection(difference, step.before, step.after)
 
 
-def _error(name: str, values: Values, stored: Stored, floor: float) -> tuple[float, float] | None:
-    """The error of a tensor and what is allowed, relative to its scale; None where it cannot be compared."""
+def tensor_error(
+    name: str, values: Values, floor: float, stored: Stored = MappingProxyType({})
+) -> tuple[float, float] | None:
+    """The error of a tensor and what is allowed, relative to its scale; None where it has no counterpart.
+
+    `stored` are the slices that are known to be in it, by name and axis; those of others are found by their values.
+    """
     wanted, got = values.before[name], values.after[name]
     slices = _slices(name, wanted, got, stored)
     if slices is None:
-        return np.inf, floor
+        return None
     alike = [other[name] for other in values.moved if name in other and other[name].shape == wanted.shape]
     return relative_error(_cut(wanted, slices), got, [_cut(array, slices) for array in alike], floor)
 
@@ -165,7 +171,7 @@ class _Step:
 
 def _step(reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, double: bool) -> _Step:
     """The first step from the reference to the compiled model that computes something else."""
-    trace = _compiled_again(reference, compiled)
+    trace = _traced(reference, compiled)
     if trace is None:
         made_by = "The reference cannot be compiled here, so nothing can be said of the pass."
         return _Step(reference, compiled, {}, made_by)
@@ -183,7 +189,13 @@ def _step(reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample]
     return _Step(before, compiled, {}, made_by)
 
 
-def _compiled_again(reference: ModelProto, compiled: ModelProto) -> Trace | None:
+def compiled_again(reference: ModelProto, compiled: ModelProto) -> ModelProto | None:
+    """The reference compiled once more, with the options whose result is most like the compiled model."""
+    trace = _traced(reference, compiled)
+    return None if trace is None else list(trace.stages.values())[-1]
+
+
+def _traced(reference: ModelProto, compiled: ModelProto) -> Trace | None:
     """What compiling the reference is like, with the options whose result is most like the compiled model."""
     best: tuple[float, Trace] | None = None
     wanted = _traits(compiled)

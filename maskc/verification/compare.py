@@ -7,9 +7,12 @@ compared as well. In double precision, where the models have such a form, an err
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from maskc import progress
@@ -31,12 +34,14 @@ from maskc.runtime.session import (
 )
 from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
-from maskc.verification.compare_in_double import Exact, affordable
-from maskc.verification.inputs import Arrays, Sample, drawn, one_of_each, redrawn, size_notes
+from maskc.verification.compare_in_double import BUDGET, Exact, affordable
+from maskc.verification.compare_inside import look_inside, makers_of
+from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
 from maskc.verification.save_failing_case import write as write_dump
+from maskc.verification.sensitivity import hardly_moving, hidden_weights
 from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
 
 
@@ -61,6 +66,7 @@ class _Found:
     """What the comparison has found so far, as in `Verification`; `reasons` say why the models are not equivalent."""
 
     reasons: list[str]
+    undecided: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     provider: Provider = "cpu"
     samples: int = 0
@@ -89,7 +95,7 @@ def compare(
             count = options.samples + len(inputs or ())
             ports = random_inputs.ports(models.reference)
             samples = drawn(ports, inputs or {}, expected, options.samples, options.seed, sizes or {})
-            _compare_on(_run(samples, count), expected, actual, models, options, found)
+            _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons
     if any(error.noise is not None and error.passed for error in found.outputs):
         found.notes.append(
@@ -107,9 +113,10 @@ def compare(
             f"FLOPs fell by a factor of {reduction:.4g} and {options.min_reduction:g} was asked for "
             f"({models.before.flops:,} before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
         )
-    lists = {"reasons": tuple(found.reasons), "notes": tuple(found.notes)}
+    lists = {name: tuple(getattr(found, name)) for name in ("reasons", "undecided", "notes")}
     return Verification(
-        passed=not found.reasons,
+        verdict="failed" if found.reasons else "cannot tell" if found.undecided else "verified",
+        passed=not found.reasons and not found.undecided,
         equivalent=equivalent,
         before=models.before,
         after=models.after,
@@ -147,7 +154,13 @@ def _run(samples: Iterable[Sample], count: int) -> list[Sample]:
 
 
 def _compare_on(
-    data: Sequence[Sample], expected: Session, actual: Session, models: Models, options: VerifyOptions, found: _Found
+    data: Sequence[Sample],
+    ports: Sequence[random_inputs.Port],
+    expected: Session,
+    actual: Session,
+    models: Models,
+    options: VerifyOptions,
+    found: _Found,
 ) -> None:
     """Compare the outputs on these data, then in double precision, look for the first difference, measure latency."""
     found.samples = len(data)
@@ -157,8 +170,12 @@ def _compare_on(
     failed = _compare_outputs(data, expected, actual, models, options, found)
     if options.exact or (options.exact is None and options.rtol is None and not options.atol):
         failed = _compare_exactly(data, failed, models, options, found)
+    elif options.exact is None:
+        found.notes.append("Not compared in double precision, as a tolerance is given; --exact does it all the same.")
     if found.reasons and options.bisect:
         _locate(data, failed, models, options, found)
+    if not found.reasons:
+        _look_where_flat(data, ports, expected, models, options, found)
     # What cannot be run on these data has failed above.
     with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
         if found.provider != "cpu":
@@ -195,16 +212,18 @@ def _compare_exactly(
     """
     again = redrawn(random_inputs.ports(models.reference), data, options.seed)
     chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before)
+    why = "That would take longer than a few seconds; --exact does it all the same."
     for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
         try:
             exact = Exact(models.reference, models.compiled, options.seed)
             errors = exact.compare(samples)
-        except UnavailableError:
+        except UnavailableError as error:
             if options.exact and samples is not chosen:
                 raise
+            why = str(error)
             continue
         if not errors:
-            return failed or exact.failed
+            break
         found.exact = errors
         found.reasons += [
             f"Output '{error.name}' is not what the reference computes in double precision: with {error.sample}, the "
@@ -215,6 +234,7 @@ def _compare_exactly(
         if failed is not None and all(error.passed for error in errors):
             found.notes.append("In double precision the models agree, so it is rounding that differs.")
         return failed or exact.failed
+    found.notes.append(f"Not compared in double precision: {why}")
     return failed
 
 
@@ -235,6 +255,47 @@ def _locate(
             found.notes.append(f"Written: {', '.join(map(str, written))}.")
         except InputError as error:  # must not hide the difference itself
             found.notes.append(str(error))
+
+
+def _look_where_flat(
+    data: Sequence[Sample],
+    ports: Sequence[random_inputs.Port],
+    expected: Session,
+    models: Models,
+    options: VerifyOptions,
+    found: _Found,
+) -> None:
+    """Where outputs agree and hardly move, compare what is inside."""
+    errors = {error.name: error.allowed for error in found.exact or ()}
+    tolerance = Tolerance.of(models.reference, data[0].expected, None, 0.0)
+
+    def allowed(name: str, dtype: np.dtype[Any]) -> float:
+        return min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
+
+    small = alike(ports, data, 3 if models.before.flops > BUDGET / 10 else 12, options.seed)
+    flat = hardly_moving([sample.expected for sample in data], allowed)
+    if flat:  # there may be too few data, or all alike
+        with contextlib.suppress(RunError):
+            flat &= hardly_moving([expected.run(sample.inputs) for sample in small], allowed)
+    hidden = hidden_weights(models.compiled, models.after.flops, small, allowed, options.seed)
+    if not flat and not hidden:
+        return
+    double = bool(affordable(small[-1:], models.before.flops))
+    wanted = makers_of(models.compiled, {name.partition("[")[0] for name in flat} | flat) | hidden
+    look = look_inside(models.reference, models.compiled, small, wanted, options.seed, double=double)
+    why = f"Output '{min(flat)}' hardly moves with the inputs" if flat else "Some weights hardly move any output"
+    if look.difference is not None:
+        found.parting = look.difference
+        found.reasons.append(f"{why}, and tensor '{look.difference.tensor}' inside is not what it is in the reference.")
+    elif look.unseen:
+        more = f" (and {len(look.unseen) - 1} more)" if len(look.unseen) > 1 else ""
+        found.undecided.append(f"{why}, and no tensor inside shows whether '{look.unseen[0]}'{more} is right.")
+        if look.differing:
+            found.notes.append(
+                f"What '{look.differing[0]}' makes is something else in the reference, or is called otherwise there."
+            )
+    else:
+        found.notes.append(f"{why}, so the tensors inside were compared; they agree.")
 
 
 def _placement(models: Models, inputs: Inputs, provider: Provider) -> str:

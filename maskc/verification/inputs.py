@@ -162,20 +162,35 @@ def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed
     batches = {port.symbols()[:1] for port in ports if port.type.shape and not isinstance(port.type.shape[0], int)}
     leading = all(port.type.shape and not isinstance(port.type.shape[0], int) for port in ports)
     times = max(1, _EXAMPLES // max(1, like.inputs[ports[0].name].shape[0])) if leading and len(batches) == 1 else 1
-    found = []
-    for i in range(len(_SCALES) if times > 1 else _EXAMPLES // 2):
-        scale = _SCALES[i % len(_SCALES)]
-        inputs: Inputs = {}
-        for name, array in like.inputs.items():
-            many = np.concatenate([array] * times) if times > 1 else array
-            if name in entries:
-                many = rng.integers(0, entries[name], many.shape).astype(array.dtype)
-            elif array.dtype.kind == "f":
-                many = (scale * rng.normal(size=many.shape)).astype(array.dtype)
-            inputs[name] = many
-        floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
-        found.append(Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {}))
-    return found
+    many = {name: np.concatenate([array] * times) if times > 1 else array for name, array in like.inputs.items()}
+    count = len(_SCALES) if times > 1 else _EXAMPLES // 2
+    return [_drawn_again(many, entries, _SCALES[i % len(_SCALES)], rng) for i in range(count)]
+
+
+def _drawn_again(like: Inputs, entries: Mapping[str, int], scale: float, rng: np.random.Generator) -> Sample:
+    inputs: Inputs = {}
+    for name, array in like.items():
+        if name in entries:
+            inputs[name] = rng.integers(0, entries[name], array.shape).astype(array.dtype)
+        else:
+            normal = array.dtype.kind == "f"
+            inputs[name] = (scale * rng.normal(size=array.shape)).astype(array.dtype) if normal else array
+    floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
+    return Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {})
+
+
+def alike(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """Samples of one small size: so many drawn again as by `redrawn`, and the smallest that there is.
+
+    It has several examples, if there are any that do: one cannot show that examples are mixed.
+    """
+    least = min(
+        samples, key=lambda sample: (any(a.shape[:1] == (1,) for a in sample.inputs.values()), elements(sample))
+    )
+    entries = {port.name: port.entries for port in ports if port.entries is not None}
+    rng = np.random.default_rng([seed, 2])
+    scales = (_SCALES[i % len(_SCALES)] for i in range(count))
+    return [*(_drawn_again(least.inputs, entries, scale, rng) for scale in scales), least]
 
 
 def one_of_each(samples: Sequence[Sample]) -> list[Sample]:

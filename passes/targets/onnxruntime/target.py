@@ -16,6 +16,7 @@ from passes.targets.onnxruntime import (
     channel_multiples,
     fusions,
     half_precision_transpose,
+    integer_kernels,
     keep_nchwc_layout,
     maxpool_padding,
     space_to_depth_convolutions,
@@ -46,9 +47,10 @@ class OnnxRuntime:
             space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
 
     def faults(self, graph: gs.Graph) -> Collection[str]:
-        return maxpool_padding.merged(graph)
+        return maxpool_padding.merged(graph) | integer_kernels.merged(graph)
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         maxpool_padding.keep_apart(graph, known)
+        integer_kernels.keep_floats(graph, known)
         if not nested:
             half_precision_transpose.put_after(graph)

@@ -1,0 +1,104 @@
+"""Operators between quantised tensors, which ONNX Runtime computes in integers.
+
+ONNX Runtime (1.31, `QDQSelectorActionTransformer`) makes one operator of a product, convolution, sum or pooling, the
+DequantizeLinear nodes before it and the QuantizeLinear after it. Its integer kernels round a value in the middle
+between two steps otherwise than the nodes do as they are written, and weights and biases that are floats it rounds to
+integers first (`WeightBiasQuantization`). Where a mask that stood between is gone, values would be a step off that the
+source computes in floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.editor import GraphEditor
+from passes.graph.tensors import is_constant, operand, shape_of
+from passes.weights.quantized import Quantized
+
+# Those whose weights and biases may be floats.
+_ROUNDED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_INTEGER = _ROUNDED_WEIGHTS | frozenset(
+    "Add AveragePool Concat GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax Where".split()
+)
+# What quantisation is moved across (`QDQPropagationTransformer`).
+_TRANSPARENT = frozenset({"Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
+
+def merged(graph: gs.Graph) -> frozenset[str]:
+    """Names of the outputs of the QuantizeLinear nodes that become a part of the operator before them."""
+    return frozenset(node.outputs[0].name for node in _merged(GraphEditor(graph)))
+
+
+def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
+    """Let ONNX Runtime merge no QuantizeLinear but those whose outputs are named in `before`, as in the source.
+
+    It leaves alone what a Concat stands between, also one of a single tensor, which copies it.
+    """
+    editor = GraphEditor(graph)
+    for node in list(_merged(editor)):
+        data = node.inputs[0]
+        if node.outputs[0].name not in before and shape_of(data) != ():
+            node.inputs[0] = editor.variable(f"{data.name}_float", data.dtype, data.shape)
+            editor.emit("Concat", [data], node.inputs[0], f"{node.outputs[0].name}_apart", {"axis": 0}, before=node)
+    editor.finish()
+
+
+def _merged(editor: GraphEditor) -> Iterator[gs.Node]:
+    for node in editor.graph.nodes:
+        if node.op == "QuantizeLinear":
+            maker = _before(node.inputs[0], editor, node)
+            if maker is not None and _reads_steps(maker, editor):
+                yield node
+
+
+def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Node | None:
+    """What makes the tensor for this QuantizeLinear alone, but for nodes that ONNX Runtime moves or drops."""
+    maker = editor.sole_producer(tensor)
+    if maker is not None and (maker.op in _TRANSPARENT or _is_redundant(maker, quantize)):
+        return _before(maker.inputs[0], editor, quantize)
+    return maker
+
+
+def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
+    """Whether it clips to a range in which all that the QuantizeLinear can tell apart lies."""
+    if node.op not in ("Relu", "Clip"):
+        return False
+    scale, zero = operand(quantize, 1), operand(quantize, 2)
+    ends = [operand(node, 1), operand(node, 2)] if node.op == "Clip" else []
+    if scale is None or any(t is not None and not is_constant(t) for t in (scale, zero, *ends)):
+        return False
+    steps = np.zeros((), np.uint8) if zero is None else zero.values
+    if steps.dtype.kind not in "iu":
+        return False
+    low, high = (node.attrs.get(name) for name in ("min", "max"))
+    if ends:
+        low, high = (given if end is None else end.values for given, end in zip((low, high), ends, strict=True))
+    low = 0.0 if node.op == "Relu" else low
+    limits = np.iinfo(steps.dtype)
+    least, most = ((end - steps.astype(np.float64)) * scale.values for end in (limits.min, limits.max))
+    return bool((low is None or (least >= low).all()) and (high is None or (most <= high).all()))
+
+
+def _reads_steps(node: gs.Node, editor: GraphEditor) -> bool:
+    """Whether the operator has an integer kernel, and reads numbers that quantised ones stand for."""
+    rounded, inputs = node.op in _ROUNDED_WEIGHTS, list(node.inputs)
+    if node.op == "Add" and any(is_constant(t) for t in inputs):  # a product with its bias is one Gemm
+        product = next((p for t in inputs if (p := editor.sole_producer(t)) is not None and p.op == "MatMul"), None)
+        rounded, inputs = product is not None, list(product.inputs) if product is not None else inputs
+    given = [t for t in inputs if t.name]
+    return (
+        node.op in _INTEGER
+        and bool(given)
+        and _is_dequantized(given[0])
+        and all(_is_dequantized(t) or (rounded and is_constant(t)) for t in given[1:])
+    )
+
+
+def _is_dequantized(tensor: gs.Tensor) -> bool:
+    if not tensor.inputs:
+        return isinstance(tensor, Quantized)
+    maker = tensor.inputs[0]
+    return maker.op == "DequantizeLinear" or (maker.op in _TRANSPARENT and _is_dequantized(maker.inputs[0]))

@@ -1,0 +1,148 @@
+"""Networks whose output hardly moves: what they compute is looked at inside, or it is said that nobody can tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from maskc.errors import UndecidedError
+from passes import shrink
+from tests.generators.flat_networks import flat_network, mutants
+from tests.maskc import build
+from tests.maskc.build import node, value
+from tests.maskc.command import maskc
+
+
+def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
+    """x[n,8] → MatMul, Relu, mask over every second channel, MatMul, Softmax of scores of this scale → y[n,4]."""
+    weights = [
+        build.weight("w1", 8, 16),
+        build.constant("mask", np.tile([1.0, 0.0], 8)),
+        build.constant("w2", scale * np.random.default_rng(0).normal(size=(16, 4))),
+        build.constant("shift", np.full(16, -1e6 if dead else 0.5)),
+    ]
+    nodes = [
+        node("MatMul", "x w1", "a", name="first"),
+        node("Add", "a shift", "b"),
+        node("Relu", "b", "c"),
+        node("Mul", "c mask", "d"),
+        node("MatMul", "d w2", "s", name="second"),
+        node("Softmax", "s", "y", axis=-1),
+    ]
+    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights)
+
+
+def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    tensor = next(t for t in copy.graph.initializer if t.name.startswith(name))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    return copy
+
+
+@pytest.mark.parametrize(("exact", "weight"), [(None, "w1"), (False, "w2"), (True, "w2")])
+def test_a_kernel_three_times_as_large_is_noticed(exact: bool | None, weight: str) -> None:
+    source = scores(1e-12)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled, exact=exact).verdict == "verified"
+    result = api.verify(source, tripled(compiled, weight), exact=exact)
+    assert result.verdict == "failed" and result.parting is not None
+    assert result.parting.node == {"w1": "first", "w2": "second"}[weight]
+    assert "hardly moves" in result.reasons[0]
+
+
+def test_a_branch_that_hardly_counts() -> None:
+    """The output moves, but not with what the branch computes."""
+    source = scores(1e-12)
+    source.graph.node[-1].CopyFrom(node("Add", "s mean", "y"))
+    source.graph.node.insert(0, node("ReduceMean", "x", "mean", axes=[1]))
+    compiled = shrink(source).model
+    result = api.verify(source, compiled)
+    assert result.passed and any("hardly move" in note for note in result.notes)
+    assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
+
+
+def test_ordinary_networks_are_not_looked_into() -> None:
+    source = scores(1.0)
+    result = api.verify(source, shrink(source).model)
+    assert result.passed and not result.notes
+
+
+def test_what_nothing_shows_is_not_verified(tmp_path: Path) -> None:
+    """Behind units that are dead on all data no weight can be told from another."""
+    source = build.save(scores(1.0, dead=True), tmp_path / "dead.onnx")
+    done = maskc("compile", source)
+    assert done.exit_code == 0 and "Not verified: Output 'y' hardly moves" in done.stderr
+    assert "Cannot tell" in done.stdout
+    compiled = tmp_path / "dead.compiled.onnx"
+    for reason in ("", "--json"):
+        done = maskc("verify", source, compiled, *([reason] if reason else []))
+        assert done.exit_code == UndecidedError.exit_code
+    found = json.loads(done.stdout)["verification"]
+    assert found["verdict"] == "cannot tell" and not found["passed"] and found["undecided"]
+    with pytest.raises(UndecidedError, match="hardly moves"):
+        api.verify(source, compiled).raise_if_failed()
+
+
+def test_outputs_that_depend_on_no_weights_are_as_they_are() -> None:
+    """A shape and a constant do not move, and there is nothing that could be wrong."""
+    nodes = [node("Shape", "x", "y"), node("MatMul", "x w", "z")]
+    outputs = [value("y", [2], onnx.TensorProto.INT64), value("z", ["n", 4])]
+    source = build.model(nodes, [value("x", ["n", 8])], outputs, [build.weight("w", 8, 4)])
+    assert api.verify(source, shrink(source).model).passed
+
+
+def test_one_sample_is_enough_to_see_movement() -> None:
+    source = scores(1.0)
+    assert api.verify(source, shrink(source).model, samples=1).passed
+
+
+def test_it_is_said_when_double_precision_is_left_out() -> None:
+    source = scores(1.0)
+    compiled = shrink(source).model
+    notes = api.verify(source, compiled, rtol=1e-5).notes
+    assert notes == ("Not compared in double precision, as a tolerance is given; --exact does it all the same.",)
+    assert not api.verify(source, compiled, exact=False).notes
+
+
+def judge(seeds: range, broken: int) -> tuple[Counter[str], Counter[str], list[str]]:
+    """Verdicts on flat networks compiled, on mutants of the first `broken` of them, and what was missed."""
+    correct, wrong, missed = Counter[str](), Counter[str](), []
+    for seed in seeds:
+        ending, source = flat_network(seed)
+        compiled = shrink(source).model
+        correct[api.verify(source, compiled).verdict] += 1
+        for kind, mutant in mutants(source, compiled, seed) if seed < seeds.start + broken else ():
+            try:
+                verdict = api.verify(source, mutant).verdict
+            except api.MaskcError:
+                continue
+            wrong[verdict] += 1
+            if verdict == "verified":
+                missed.append(f"{kind} of network {seed}, {ending}")
+    return correct, wrong, missed
+
+
+def judged(seeds: range, broken: int) -> None:
+    correct, wrong, missed = judge(seeds, broken)
+    assert not correct["failed"], correct
+    assert wrong["verified"] <= 0.01 * wrong.total(), missed
+
+
+def test_flat_networks_are_not_refused() -> None:
+    judged(range(4), 0)
+
+
+@pytest.mark.slow
+def test_flat_networks_and_their_mutants() -> None:
+    judged(range(100, 140), 10)
+
+
+@pytest.mark.release
+def test_many_flat_networks_and_their_mutants() -> None:
+    judged(range(10_000, 11_000), 150)
