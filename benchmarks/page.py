@@ -238,13 +238,17 @@ def _torch_pruning(record: dict[str, Any]) -> str:
     return _section("Against Torch-Pruning", text, head, rows(), record | {"versions": _peer_versions(record)})
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _pruning(record: dict[str, Any]) -> str:
     settings, twins = record["settings"], []
 
     def rows() -> Iterator[tuple[str, ...]]:
         for seed, found in record["results"].items():
             whole = found["trained"]
-            yield f"{seed}, before", "1.000", "", "", "", "", f"{whole['accuracy']:.3f}", "", ""
+            yield f"{seed}, before", "1.000", *[""] * 5, f"{whole['accuracy']:.3f}", "", ""
             twins.append(found.get("twin"))
             for way in [name.removesuffix(", tuned") for name in found if name.endswith(", tuned")]:
                 pruned, tuned = found[f"{way}, pruned"], found[f"{way}, tuned"]
@@ -252,7 +256,7 @@ def _pruning(record: dict[str, Any]) -> str:
                 yield (
                     f"{seed}, {way}",
                     f"{tuned['flops'] / flops:.3f}",
-                    f"{pruned['rounds']:,}",
+                    *(f"{pruned[part]:,}" for part in ("rounds", "updates")),
                     *(f"{pruned[part]:.1f}" for part in ("preparing", "deciding", "training")),
                     *(f"{stage['accuracy']:.3f}" for stage in (pruned, tuned)),
                     f"{tuned['seconds']:.0f}",
@@ -265,17 +269,19 @@ def _pruning(record: dict[str, Any]) -> str:
     text = (
         f"MobileNetV2 at {settings['side']} × {settings['side']}, trained on {settings['examples'] - held_out:,} "
         f"digits of MNIST, scaled up, and pruned to {settings['target']:g} of its FLOPs. maskc removes one group of "
-        f"coupled mask entries every {settings['prune_every']} update(s) of {settings['prune_batch']} examples, by "
-        "Fisher signals. Torch-Pruning prunes a twin in PyTorch with the same weights"
+        "coupled mask entries at a time, by Fisher signals; decisions are "
+        f"{_number(settings['prune_every'], 'update')} of {settings['prune_batch']} examples apart. "
+        "Torch-Pruning prunes a twin in PyTorch with the same weights"
         f"{same}. It removes channels in rounds over all layers, by its group Taylor importance, with no training "
         "between rounds, as its documentation has it, and then with as many updates between them as maskc made. "
         f"Fine-tuning is {settings['tune_steps']} updates of {settings['batch']} examples in the same order, with "
         f"Adam from {settings['tune_rate']:g} down. FLOPs and accuracies, on {held_out:,} digits held out, are those "
         "of the ONNX files. Preparing is all before the second update, or Torch-Pruning's dependency graph; deciding "
-        "has its gradients. Networks with masks are trained at full size, which Torch-Pruning's shrink meanwhile."
+        "has its gradients. A network with masks is trained at full size until it is compiled; Torch-Pruning's shrinks "
+        "at each round."
     )
     head = (
-        *("seed", "FLOPs left", "decisions", "preparing, s", "deciding, s", "training, s"),
+        *("seed", "FLOPs left", "decisions", "updates", "preparing, s", "deciding, s", "training, s"),
         *("accuracy, pruned", "fine-tuned", "fine-tuning, s"),
     )
     return _section(

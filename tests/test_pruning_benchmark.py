@@ -147,18 +147,18 @@ def test_the_table_has_a_row_for_each_way_that_is_done() -> None:
     seconds = {"preparing": 1.0, "deciding": 2.0, "training": 3.0}
     results = {
         "trained": {"seconds": 9, "flops": 1000, "accuracy": 0.9},
-        "maskc, pruned": seconds | {"rounds": 1234, "flops": 190, "accuracy": 0.5},
+        "maskc, pruned": seconds | {"rounds": 1234, "updates": 1250, "flops": 190, "accuracy": 0.5},
         "maskc, tuned": {"seconds": 7, "flops": 200, "accuracy": 0.8},
         "twin": {"flops": 2000, "error": 1e-6, "accuracy": 0.9},
-        "Torch-Pruning, pruned": seconds | {"rounds": 56, "flops": 500, "accuracy": 0.4},
+        "Torch-Pruning, pruned": seconds | {"rounds": 56, "updates": 0, "flops": 500, "accuracy": 0.4},
     }
     record = {"date": "", "settings": json.loads(json.dumps(vars(SMALL))), "results": {"7": results}}
     made = page._pruning(record | {"versions": {}, "peers": {}})
-    assert "| 7, maskc | 0.200 | 1,234 | 1.0 | 2.0 | 3.0 | 0.500 | 0.800 | 7 |" in made
+    assert "| 7, maskc | 0.200 | 1,234 | 1,250 | 1.0 | 2.0 | 3.0 | 0.500 | 0.800 | 7 |" in made
     assert "1e-06" in made and "| 7, Torch-Pruning" not in made
     results["Torch-Pruning, tuned"] = {"seconds": 6, "flops": 500, "accuracy": 0.7}
     made = page._pruning(record | {"versions": {}, "peers": {}})
-    assert "| 7, Torch-Pruning | 0.250 | 56 |" in made
+    assert "| 7, Torch-Pruning | 0.250 | 56 | 0 | 1.0 |" in made
 
 
 @pytest.mark.slow
