@@ -163,19 +163,42 @@ def test_the_table_has_a_row_for_each_way_that_is_done() -> None:
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("digits")
+def test_one_group_goes_at_a_time_until_the_target_is_reached(tmp_path: Path) -> None:
+    """The stages of maskc, on a network smaller than a MobileNetV2 can be."""
+    import keras
+
+    settings = replace(SMALL, target=0.6)
+    pruning.prepare(settings, 0, tmp_path)
+    layers = [keras.layers.Conv2D(n, 3, 2, activation="relu") for n in (8, 16)]
+    network = keras.Sequential([keras.Input((32, 32, 3)), *layers, keras.layers.Flatten(), keras.layers.Dense(10)])
+    whole = pruning._stored(network, tmp_path, "trained")
+    pruned = pruning.pruned(settings, 0, tmp_path)
+    assert 0.4 * whole["flops"] < pruned["flops"] <= 0.6 * whole["flops"]
+    assert pruned["entries before"] == 24 and pruned["rounds"] == pruned["entries"] < 24
+    assert pruned["updates"] == settings.burn_in + settings.prune_every * pruned["rounds"]
+    assert min(pruned[part] for part in ("preparing", "training", "deciding")) > 0
+    tuned = pruning.tuned(settings, 0, tmp_path)
+    assert tuned["flops"] == pruned["flops"] and tuned["seconds"] > 0
+    before, after = (pruning.logits(tmp_path / f"maskc-{name}.onnx", tmp_path) for name in ("pruned", "tuned"))
+    assert before.shape == (20, 10) and np.abs(before - after).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.skipif(not python_of("torch").exists(), reason="Torch-Pruning is not installed in .peers/torch")
 def test_a_small_run(tmp_path: Path) -> None:
-    """maskc's stages; and where PyTorch and Torch-Pruning are installed, all of them."""
-    torch = python_of("torch").exists()
-    pruning.measure(SMALL, 0, tmp_path, lambda: None, torch=torch)
+    """All stages of the smallest MobileNetV2."""
+    pruning.measure(SMALL, 0, tmp_path, lambda: None)
     found = pruning.read(tmp_path)
     whole, pruned, tuned = (found[name] for name in ("trained", "maskc, pruned", "maskc, tuned"))
     assert pruned["flops"] <= SMALL.target * whole["flops"] < whole["flops"]
     assert pruned["flops"] == maskc.flops(tmp_path / "maskc-pruned.onnx").flops == tuned["flops"]
     assert 0 < pruned["rounds"] <= pruned["updates"] / SMALL.prune_every
     assert min(pruned[part] for part in ("preparing", "training", "deciding")) > 0
-    if torch:
-        assert found["twin"]["error"] < 1e-5
-        assert found["twin"]["flops"] == pytest.approx(whole["flops"], rel=0.01)
-        alone, trained_on = (found[f"{way}, pruned"] for way in pruning.WAYS[1:])
-        assert max(alone["flops"], trained_on["flops"]) < 1.01 * SMALL.target * found["twin"]["flops"]
-        assert alone["updates"] == 0 and trained_on["updates"] >= pruned["updates"]
+    assert found["twin"]["error"] < 1e-5
+    assert found["twin"]["flops"] == pytest.approx(whole["flops"], rel=0.01)
+    alone, trained_on = (found[f"{way}, pruned"] for way in pruning.WAYS[1:])
+    assert max(alone["flops"], trained_on["flops"]) < 1.01 * SMALL.target * found["twin"]["flops"]
+    assert alone["updates"] == 0
+    assert trained_on["updates"] == trained_on["rounds"] * -(-pruned["updates"] // alone["rounds"])
