@@ -37,6 +37,7 @@ STEPS = (
     Step("tf2onnx_time", ("tensorflow", "keras", "tf2onnx")),
     Step("peers"),
     Step("torch_pruning"),
+    Step("pruning", ("tensorflow", "keras", "tf2onnx")),
     Step("overhead", ("tensorflow", "keras")),
     Step("mutations"),
 )

@@ -238,6 +238,61 @@ def _torch_pruning(record: dict[str, Any]) -> str:
     return _section("Against Torch-Pruning", text, head, rows(), record | {"versions": _peer_versions(record)})
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _pruning(record: dict[str, Any]) -> str:
+    settings, twins = record["settings"], []
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for seed, found in record["results"].items():
+            whole = found["trained"]
+            yield f"{seed}, before", "1.000", *[""] * 5, f"{whole['accuracy']:.3f}", "", ""
+            twins.append(found.get("twin"))
+            for way in [name.removesuffix(", tuned") for name in found if name.endswith(", tuned")]:
+                pruned, tuned = found[f"{way}, pruned"], found[f"{way}, tuned"]
+                flops = whole["flops"] if way == "maskc" else found["twin"]["flops"]
+                yield (
+                    f"{seed}, {way}",
+                    f"{tuned['flops'] / flops:.3f}",
+                    *(f"{pruned[part]:,}" for part in ("rounds", "updates")),
+                    *(f"{pruned[part]:.1f}" for part in ("preparing", "deciding", "training")),
+                    *(f"{stage['accuracy']:.3f}" for stage in (pruned, tuned)),
+                    f"{tuned['seconds']:.0f}",
+                )
+
+    lines = tuple(rows())
+    differences = [twin["error"] for twin in twins if twin]
+    same = f"; its outputs are the same to {max(differences):.0e} of their scale" if differences else ""
+    held_out = settings["examples"] // 5
+    text = (
+        f"MobileNetV2 at {settings['side']} × {settings['side']}, trained on {settings['examples'] - held_out:,} "
+        f"digits of MNIST, scaled up, and pruned to {settings['target']:g} of its FLOPs. maskc removes one group of "
+        "coupled mask entries at a time, by Fisher signals; decisions are "
+        f"{_number(settings['prune_every'], 'update')} of {settings['prune_batch']} examples apart. "
+        "Torch-Pruning prunes a twin in PyTorch with the same weights"
+        f"{same}. It removes channels in rounds over all layers, by its group Taylor importance, with no training "
+        "between rounds, as its documentation has it, and then with as many updates between them as maskc made. "
+        f"Fine-tuning is {settings['tune_steps']} updates of {settings['batch']} examples in the same order, with "
+        f"Adam from {settings['tune_rate']:g} down. FLOPs and accuracies, on {held_out:,} digits held out, are those "
+        "of the ONNX files. Preparing is all before the second update, or Torch-Pruning's dependency graph; deciding "
+        "has its gradients. A network with masks is trained at full size until it is compiled; Torch-Pruning's shrinks "
+        "at each round."
+    )
+    head = (
+        *("seed", "FLOPs left", "decisions", "updates", "preparing, s", "deciding, s", "training, s"),
+        *("accuracy, pruned", "fine-tuned", "fine-tuning, s"),
+    )
+    return _section(
+        "Pruning while training, against Torch-Pruning",
+        text,
+        head,
+        iter(lines),
+        record | {"versions": _peer_versions(record)},
+    )
+
+
 def _tf2onnx(record: dict[str, Any]) -> str:
     keys = list(next(iter(record["results"].values())))
     rows = ((name, *(_spread(row[key]) for key in keys)) for name, row in record["results"].items())
@@ -267,6 +322,7 @@ PARTS = (
     ("peers", _onnxslim),
     ("peers", _peers),
     ("torch_pruning", _torch_pruning),
+    ("pruning", _pruning),
     ("tf2onnx", _tf2onnx),
     ("compiled", _compiled),
 )
