@@ -18,6 +18,9 @@ class Prunes(Protocol):
     def left(self) -> dict[str, Any]:
         """FLOPs and channels left, as tensors."""
 
+    def prune_if_due(self) -> None:
+        """Takes decisions that are still open, and counts what they left."""
+
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
 
@@ -50,4 +53,5 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
             return {}
         if not tf.inside_function():
             optimizer.raise_failure()
+            optimizer.prune_if_due()
         return optimizer.left()

@@ -352,19 +352,24 @@ class PruningOptimizer(Wrapping):
         return value, tape.gradient(scaled, variables)
 
     def prune_if_due(self) -> None:
-        """Takes decisions that a step compiled by XLA left open; there are none otherwise.
+        """Takes decisions that a step compiled by XLA left open, and counts what is left where the target was reached.
 
-        `fit` does so between executions. Where one execution holds several steps, the prunings that became due in
-        between are made at its end, by the signals of its end.
+        `fit` does so between executions. Where one execution holds several steps, what XLA left open is decided at its
+        end, by the signals of its end.
         """
-        if self._settled is None or self._pruner is None or tf.inside_function():
+        if self._pruner is None or tf.inside_function():
             return
-        step, settings = int(self._step.numpy()), self.settings
-        settled, self._settled = self._settled, step
-        dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
-        for _ in range(dues[1] - dues[0]):
-            prune(self._pruner, self.masked_layers(), self._step, self._flops)
-            self.raise_failure()
+        if self._settled is not None:
+            step, settings = int(self._step.numpy()), self.settings
+            settled, self._settled = self._settled, step
+            dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
+            for _ in range(dues[1] - dues[0]):
+                prune(self._pruner, self.masked_layers(), self._step, self._flops)
+                self.raise_failure()
+        if self._pruner.uncounted:
+            self._pruner.recount()
+            self._flops.assign(self._pruner.flops)
+            self._compiled_at = int(self._step.numpy())
 
     def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
         """Lets the importance scores of mask layers follow what the method reads of this batch."""

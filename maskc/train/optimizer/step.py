@@ -76,19 +76,12 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
     scores = [tf.convert_to_tensor(layer.signal) for layer in layers]
     number = tf.cast(tf.convert_to_tensor(step), tf.int64)
     with tf.device("CPU:0"):
-        left, reached, *pruned = tf.numpy_function(
-            pruner.decide, [number, *masks, *scores], [tf.int64, tf.bool, *(mask.dtype for mask in masks)]
+        left, *pruned = tf.numpy_function(
+            pruner.decide, [number, *masks, *scores], [tf.int64, *(mask.dtype for mask in masks)]
         )
     for layer, mask in zip(layers, pruned, strict=True):
         layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
-
-    def recount() -> Any:
-        # The conversion reads the weights where they live, so this step's updates must all be done.
-        weights = [tf.convert_to_tensor(weight) for weight in pruner.model().weights]
-        with tf.control_dependencies(weights), tf.device("CPU:0"):
-            return tf.ensure_shape(tf.py_function(pruner.recount, [], tf.int64), ())
-
-    flops.assign(tf.cond(tf.ensure_shape(reached, ()), recount, lambda: tf.ensure_shape(left, ())))
+    flops.assign(tf.ensure_shape(left, ()))
     return tf.constant(True)
 
 
@@ -101,7 +94,7 @@ class Settling(Protocol):
     """An optimizer that takes open decisions, and tells what one failed at."""
 
     def prune_if_due(self) -> None:
-        """Takes decisions that are still open."""
+        """Takes decisions that are still open, and counts what they left."""
 
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
@@ -110,8 +103,8 @@ class Settling(Protocol):
 def around_executions(pruner: Pruner, optimizer: Settling) -> None:
     """Lets every later execution of `model.train_function` begin and end with what the optimizer has to do outside.
 
-    That is to take the decisions that a step compiled by XLA left open, and to raise what one failed at, which
-    TensorFlow would pass on with a page around it. Begin, because the first execution is under way when this is called
+    That is to take the decisions that a step compiled by XLA left open, to count with the present weights where the
+    target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it. Begin, because the first execution is under way when this is called
     for the first time. Does nothing to a function that was wrapped before, or in a custom loop, where there is none.
     """
     model = pruner.model()

@@ -61,6 +61,7 @@ class Pruner:
         names: names of the prunable masks.
         failure: what a decision failed at; None if none did.
         raises: whether a decision that fails raises that; else somebody else does, who looks at `failure`.
+        uncounted: whether a decision reached the target since the model was counted with its present weights.
 
     Raises:
         InputError: if the target cannot be reached, or the model cannot be converted.
@@ -86,6 +87,7 @@ class Pruner:
         self._counted_rows = self._counted_decisions = 0
         self.failure: MaskcError | None = None
         self.raises = True
+        self.uncounted = False
         self._counting = False
         self.names = [self._cost.names[position] for position in self._where]
 
@@ -143,8 +145,7 @@ class Pruner:
             arrays: the prunable masks, then the importance of their entries, each of shape `(channels,)`.
 
         Returns:
-            FLOPs (an int64 scalar), whether the target has been reached now, and the masks with more entries at zero;
-            the same masks if none is left to prune.
+            FLOPs (an int64 scalar), and the masks with more entries at zero; the same if none is left to prune.
 
         Raises:
             MaskcError: if a score is not a number.
@@ -155,11 +156,13 @@ class Pruner:
                 self.failure = diverged(name)
                 if self.raises:
                     raise self.failure
-                return [np.asarray(self.flops, np.int64), np.asarray(False), *given]
+                return [np.asarray(self.flops, np.int64), *given]
         if step <= self.settings.burn_in:
-            return [np.asarray(self.flops, np.int64), np.asarray(False), *given]
+            return [np.asarray(self.flops, np.int64), *given]
         masks = self._all(given)
         self._savings.follow(masks, self._decisions())
+        if self.uncounted:  # nobody counted between the steps, as in a loop that is one graph
+            self.recount()
         before = self.flops
         if before > self.target:
             importance = [np.zeros_like(mask) for mask in masks]
@@ -167,18 +170,20 @@ class Pruner:
                 importance[position] = np.asarray(score)
             masks = self._prune(int(step), masks, importance)
         flops = self.flops
+        self.uncounted = flops <= self.target < before
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
         for index, (old, new) in enumerate(zip(given, pruned, strict=True)):
             self._history += [(int(step), index, channel, flops) for channel in np.flatnonzero(old != new).tolist()]
-        return [np.asarray(flops, np.int64), np.asarray(flops <= self.target < before), *pruned]
+        return [np.asarray(flops, np.int64), *pruned]
 
-    def recount(self) -> NDArray[np.int64]:
-        """Returns the FLOPs of compiling the model as it is now, and corrects the last rows of the history."""
+    def recount(self) -> None:
+        """Counts FLOPs with the present weights, and corrects the last rows of the history."""
+        self.uncounted = False
+        self._savings.follow(self._cost.masks(), self._decisions())
         self.correct()
         flops, rows = self.flops, self._history
         last = rows[-1][0] if rows else None
         rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
-        return np.asarray(flops, np.int64)
 
     def model(self) -> Any:
         """Returns the model.
