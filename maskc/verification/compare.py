@@ -280,7 +280,7 @@ def _look_where_flat(
     hidden = hidden_weights(models.compiled, models.after.flops, small, allowed, options.seed)
     if not flat and not hidden:
         return
-    double = bool(affordable(small[-1:], models.before.flops))
+    double = bool(affordable(small[-1:], models.before))
     wanted = makers_of(models.compiled, {name.partition("[")[0] for name in flat} | flat) | hidden
     look = look_inside(models.reference, models.compiled, small, wanted, options.seed, double=double)
     why = f"Output '{min(flat)}' hardly moves with the inputs" if flat else "Some weights hardly move any output"

@@ -21,7 +21,8 @@ from passes.model.graph_to_onnx import outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.prepare import shaped
-from passes.model.shape_inference import INFERRED, symbol_of
+from passes.model.declarations import symbol_of
+from passes.model.shape_inference import INFERRED
 from passes.ops import rules
 from passes.ops.convolution import Conv
 from passes.ops.pooling import Pool

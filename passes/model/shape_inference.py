@@ -351,7 +351,7 @@ def _missing(before: list[Dim], after: list[Dim]) -> Dim:
     left, taken = (Counter(d for d in dims if isinstance(d, str)) for dims in (before, after))
     numerator, denominator = (prod(d for d in dims if isinstance(d, int)) for dims in (before, after))
     names = list((left - taken).elements())
-    if taken - left:
+    if taken - left or not numerator:  # of no elements any size may be the missing one
         return None
     if len(names) == 1 and numerator == denominator:
         return names[0]

@@ -9,8 +9,9 @@ import onnx_graphsurgeon as gs
 from onnx.shape_inference import infer_node_outputs
 
 from passes.graph.tensors import dtype_of, element_of, is_constant, is_standard, present
+from passes.model.declarations import dims_of
 from passes.model.graph_to_onnx import add_node
-from passes.model.shape_inference import INFERRED, dims_of
+from passes.model.shape_inference import INFERRED
 from passes.ops import rules
 
 

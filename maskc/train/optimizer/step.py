@@ -104,8 +104,9 @@ def around_executions(pruner: Pruner, optimizer: Settling) -> None:
     """Lets every later execution of `model.train_function` begin and end with what the optimizer has to do outside.
 
     That is to take the decisions that a step compiled by XLA left open, to count with the present weights where the
-    target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it. Begin, because the first execution is under way when this is called
-    for the first time. Does nothing to a function that was wrapped before, or in a custom loop, where there is none.
+    target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it.
+    Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
+    that was wrapped before, or in a custom loop, where there is none.
     """
     model = pruner.model()
     function = getattr(model, "train_function", None)

@@ -117,7 +117,7 @@ def test_other_names_are_told_and_compared_in_their_order(tmp_path: Path, old: s
         result = maskc("verify", first, second)
         assert result.exit_code == 0, result.stdout
         assert f"'{old}'" in result.stdout and f"'{new}'" in result.stdout and "other names" in result.stdout
-    wrong = changed(named, "w1", lambda w: w * 1.01)
+    wrong = build.changed(named, "w1", lambda w: w * 1.01)
     result = api.verify(reference, wrong)
     assert not result.equivalent and "other names" in result.notes[0]
     # The compiler keeps names: what it writes is not compared like this.

@@ -97,3 +97,17 @@ def test_a_matrix_product_says_its_columns_whatever_its_rows() -> None:
     result = shrink(source)
     assert result.report.masked[0].masked == 3
     assert result.report.after.params == 4 * 3 + 3 * 2
+
+
+def test_nothing_is_said_of_a_size_beside_an_empty_one() -> None:
+    """The square of the batch times nothing has as many elements as the batch times nothing."""
+    body = """
+        s = Shape (x)
+        n = Gather (s, first)
+        square = Mul (n, n)
+        shape = Concat<axis=0> (square, none)
+        y = Reshape<allowzero=1> (x, shape)
+    """
+    source = model("(float[N,0,4] x) => (float[A,0] y)", body, first=np.array([0]), none=np.array([0]))
+    (shape,) = (t.shape for n in prepared(source).nodes for t in n.outputs if t.name == "y")
+    assert shape[0] != "N" and shape[1] == 0

@@ -1,0 +1,43 @@
+"""What open sizes count where costs are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from passes.analysis import dataflow
+from passes.cost.tokens_per_example import multiples, repeated
+from passes.model.prepare import prepared
+from tests.passes.text import model, random
+
+
+def test_an_image_has_fewer_pixels_after_each_stride() -> None:
+    source = model(
+        "(float[N,3,H,W] x) => (float[N,P,5] y)",
+        """
+        a = Conv<strides=[2,2], pads=[1,1,1,1]> (x, w)
+        b = MaxPool<kernel_shape=[2,2], strides=[2,2]> (a)
+        c = Reshape (b, tokens)
+        d = Transpose<perm=[0,2,1]> (c)
+        y = MatMul (d, v)
+        """,
+        w=random(4, 3, 3, 3),
+        tokens=np.array([0, 4, -1]),
+        v=random(4, 5),
+    )
+    graph = prepared(source)
+    found = multiples(graph, dataflow.analyse(graph))
+    pixels = {node.outputs[0].name: repeated(node.outputs[0], found) for node in graph.nodes}
+    assert pixels == {"a": 112 * 112, "b": 56 * 56, "c": 56 * 56, "d": 56 * 56, "y": 56 * 56}
+
+
+def test_a_batch_and_its_windows() -> None:
+    """Merged with an open batch, each example brings its windows; the batch itself counts one."""
+    source = model(
+        "(float[N,8,4] x) => (float[M,4,3] y)",
+        "r = Reshape (x, windows)  y = MatMul (r, w)",
+        windows=np.array([-1, 4, 4]),
+        w=random(4, 3),
+    )
+    graph = prepared(source)
+    found = multiples(graph, dataflow.analyse(graph))
+    assert {t.name: repeated(t, found) for t in [*graph.inputs, *graph.outputs]} == {"x": 1, "y": 2}
