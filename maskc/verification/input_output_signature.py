@@ -23,12 +23,16 @@ def as_in(reference: ModelProto, compiled: ModelProto) -> tuple[ModelProto, list
         if (
             len(before) != len(after)
             or not {*before}.isdisjoint(others)
-            or not all(_fits(before[ours], after[theirs], what) for ours, theirs in pairs)
+            or not all(
+                _fits(before[ours], after[theirs], what) and _may_be_one(before[ours], after[theirs])
+                for ours, theirs in pairs
+            )
         ):
             return compiled, []
         if others:
             names = listed(dict.fromkeys(others.values())), listed(others)
-            notes.append(f"The {what}s have other names and were compared in their order: {names[0]} are {names[1]}.")
+            order = f"{names[0]} of the reference with {names[1]}"
+            notes.append(f"The {what}s have other names and were compared in their order: {order}.")
         renamed |= others
     if not renamed:
         return compiled, []
@@ -82,6 +86,14 @@ def _fits(before: TensorType, after: TensorType, what: str) -> bool:
     """Whether the types are the same, and of inputs the sizes, where both are known."""
     known = what == "input" and before.shape is not None and after.shape is not None
     return before.elem_type == after.elem_type and (not known or _sizes(before) == _sizes(after))
+
+
+def _may_be_one(before: TensorType, after: TensorType) -> bool:
+    """Whether no size that both state is another."""
+    if before.shape is None or after.shape is None:
+        return True
+    pairs = zip(_sizes(before), _sizes(after), strict=False)
+    return len(before.shape) == len(after.shape) and all(a is None or b is None or a == b for a, b in pairs)
 
 
 def _sizes(type_: TensorType) -> list[int | None]:

@@ -126,7 +126,7 @@ def test_other_names_are_told_and_compared_in_their_order(tmp_path: Path, old: s
 
 
 def test_names_that_cannot_be_matched_in_order_are_differences() -> None:
-    """One output too many; the same names in another order; another size."""
+    """One output too many; the same names in another order; another size; other names in another order."""
     two = build.mlp()
     two.graph.output.append(build.value("b", ["n", 16]))
     turned = build.mlp()
@@ -134,7 +134,9 @@ def test_names_that_cannot_be_matched_in_order_are_differences() -> None:
     fixed = build.mlp()
     rename_tensors(fixed.graph, {"x": "z"})
     fixed.graph.input[0].CopyFrom(build.value("z", [1, 8]))
-    for reference, other in ((build.mlp(), two), (two, turned), (build.mlp(), fixed)):
+    elsewhere = onnx.ModelProto.FromString(turned.SerializeToString())
+    rename_tensors(elsewhere.graph, {"b": "first", "y": "second"})
+    for reference, other in ((build.mlp(), two), (two, turned), (build.mlp(), fixed), (two, elsewhere)):
         result = api.verify(reference, other)
         assert not result.passed and not result.samples and "puts differ" in result.reasons[0]
 
