@@ -17,11 +17,11 @@ from passes.errors import GraphError, SizeError
 from passes.graph.subgraphs import bodies
 from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
+from passes.model.declarations import symbol_of
 from passes.model.graph_to_onnx import outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.prepare import shaped
-from passes.model.declarations import symbol_of
 from passes.model.shape_inference import INFERRED
 from passes.ops import rules
 from passes.ops.convolution import Conv

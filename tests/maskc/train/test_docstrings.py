@@ -49,11 +49,13 @@ def test_docstring(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     for name in ("train-0", "train", "test"):
         write_records(f"{name}.tfrecord", [{"age": float(age), "liked": age % 2.0} for age in range(20)])
-    model = network()
+    source = "".join(part.source for part in example.examples)
+    given: dict[str, Any] = {name: network() for name in ("model", "student", "teacher") if name in source}
     if example.name.endswith(".Records"):
-        model.compile("sgd", "mse")
+        given["model"].compile("sgd", "mse")
+    if "cost" in source:
+        given["cost"] = computational_cost(given.setdefault("model", network()))
     x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
-    given = {"model": model, "student": network(), "teacher": network(), "cost": computational_cost(model)}
     given |= {"x": x, "y": y, "batches": [(x, y)], "loss": lambda y, z: tf.reduce_mean(tf.square(y - z))}
     spec = FeatureSpec(features={"age": {"kind": "dense"}}, label="liked")
     example.globs |= {"keras": keras, "tf": tf, "spec": spec, **vars(maskc.train), **given}

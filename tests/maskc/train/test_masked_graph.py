@@ -40,7 +40,17 @@ def sequences() -> Any:
     return keras.Model(inputs, layers.Dense(2)(once(once(layers.Dense(12)(x)))))
 
 
-@pytest.mark.parametrize("build", [images, lambda: images("mixed_bfloat16"), lambda: images("float64"), sequences])
+def in_bfloat16() -> Any:
+    return images("mixed_bfloat16")
+
+
+def in_doubles() -> Any:
+    return images("float64")
+
+
+@pytest.mark.parametrize(
+    "build", [images, sequences, *(pytest.param(build, marks=pytest.mark.slow) for build in (in_bfloat16, in_doubles))]
+)
 def test_kernels_left_out(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def look() -> tuple[Any, ...]:
         monkeypatch.setattr(masked_graph, "_known", {})

@@ -290,6 +290,7 @@ def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path,
     assert plugins["pruning/signal/second"] == "histograms"
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit_end_training_with_a_sentence(files: Path, tmp_path: Path) -> None:
     good = [{"a": np.ones(4), "b": 1, "label": 1.0}] * 110
     write_records(tmp_path / "bad.tfrecord", [*good, {"a": np.ones(4), "b": 3, "label": 1.0}])

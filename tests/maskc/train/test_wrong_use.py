@@ -153,7 +153,7 @@ def test_the_model_does_not_hold_the_masks() -> None:
         step(model, optimizer, training=True)
 
 
-@pytest.mark.parametrize(("burn_in", "batch"), [(0, 32), (0, 4), (100, 4)])
+@pytest.mark.parametrize(("burn_in", "batch"), [pytest.param(0, 32, marks=pytest.mark.slow), (0, 4), (100, 4)])
 def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
     """In the only step, in a later one, and before pruning begins: one sentence, and not TensorFlow's page."""
     model = mlp()

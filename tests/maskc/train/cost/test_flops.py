@@ -92,7 +92,7 @@ def test_flops_at_the_end_are_the_files(build: Any, tie: Any, target: float, tmp
     assert all(mask.any() for mask in masks) and not all(np.all(mask) for mask in masks)
 
 
-@pytest.mark.parametrize("target", [0.5, 1.0])
+@pytest.mark.parametrize("target", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_sequential_model_that_is_built_by_its_first_step(target: float) -> None:
     model = keras.Sequential([layers.Dense(16, activation="relu"), MaskLayer(), layers.Dense(2)])
     optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=target)
@@ -102,7 +102,7 @@ def test_a_sequential_model_that_is_built_by_its_first_step(target: float) -> No
     assert optimizer.reached and optimizer.flops == computational_cost(model).flops()
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: Path) -> None:
     def network(policy: str) -> Any:
         keras.utils.set_random_seed(1)

@@ -44,7 +44,7 @@ def data(count: int = 64) -> tuple[Any, Any]:
     return rng.normal(size=(count, 6, 16)).astype(np.float32), rng.integers(0, 3, count)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["multi-head", pytest.param("grouped queries", marks=pytest.mark.slow)])
 def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     original = transformer(kind)

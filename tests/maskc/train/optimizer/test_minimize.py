@@ -123,7 +123,9 @@ def test_a_constant_loss_scale_changes_nothing() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fisher", "taylor", "magnitude", "random"])
+@pytest.mark.parametrize(
+    "method", ["fisher", "magnitude", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "random"))]
+)
 def test_methods_give_fit_and_functions_the_same_signals(method: str) -> None:
     from maskc.train import update_pruning_signals
 

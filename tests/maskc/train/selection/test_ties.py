@@ -67,7 +67,7 @@ def test_a_group_goes_by_the_sum_of_its_signals_and_what_it_saves_together() -> 
     assert len({entry.flops for entry in optimizer.history}) == 1
 
 
-@pytest.mark.parametrize("tie", ["auto", "none"])
+@pytest.mark.parametrize("tie", [pytest.param("auto", marks=pytest.mark.slow), "none"])
 def test_layers_with_the_same_groups_share_a_mask(tie: Any) -> None:
     model = mlp()
     for layer in model.layers:
