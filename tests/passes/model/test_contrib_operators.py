@@ -391,13 +391,13 @@ def test_every_decomposition_is_tried() -> None:
 
 @pytest.mark.parametrize("op", sorted(FORMS))
 def test_it_computes_what_the_kernel_does(op: str) -> None:
-    compare(op, range(2))
+    compare(op, range(0, 4, 3))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", sorted(FORMS))
 def test_it_computes_what_the_kernel_does_in_any_form(op: str) -> None:
-    compare(op, range(2, 60))
+    compare(op, range(60))
 
 
 def compare(op: str, seeds: range) -> None:
