@@ -53,7 +53,8 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
     if limits.min_reduction is not None and report.flops_reduction < limits.min_reduction:
         yield Finding(
             "reduction",
-            f"FLOPs fall by {report.flops_reduction:.2f}×, and {limits.min_reduction:g}× was asked for.",
+            f"FLOPs at {sizes_in_brief(report.before.at)} fall by {report.flops_reduction:.2f}×, and "
+            f"{limits.min_reduction:g}× was asked for.",
             tuple(held_lines(report.held)),
         )
     if before is None:
@@ -157,7 +158,8 @@ def notes(before: Entry | None, now: Entry, report: CompileReport) -> Iterator[s
         old, new = (distinct((entry.at or {}).values()) for entry in (before, now))
         yield f"FLOPs are counted at {new}, and in the baseline at {old}."
     if now.after.flops < before.after.flops:
-        yield f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}; keep that with --update."
+        fell = f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}"
+        yield f"{fell} at {distinct((now.at or {}).values())}; keep that with --update."
     names = _other_names(before, now)
     if names:
         old, new = next(iter(names.items()))
