@@ -234,7 +234,7 @@ def _compare_exactly(
         if failed is not None and all(error.passed for error in errors):
             found.notes.append("In double precision the models agree, so it is rounding that differs.")
         return failed or exact.failed
-    found.notes.append(f"Not compared in double precision: {why}")
+    found.notes.append(f"Not compared in double precision. {why}")
     return failed
 
 

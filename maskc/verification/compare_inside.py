@@ -25,6 +25,7 @@ from maskc.verification.bisection import compiled_again, tensor_error
 from maskc.verification.double_precision import NARROW
 from maskc.verification.inputs import Sample
 from maskc.verification.intermediate_tensors import Inside
+from maskc.verification.rounding_noise import SIZED_BY_FLOATS
 from maskc.verification.sensitivity import SHOWING, movement
 from maskc.verification.tolerance import depths, tolerance
 
@@ -168,9 +169,16 @@ class _Graph:
         if state is not None:
             if name not in self._moving:
                 return state.same and not state.varies
-            return state.same and (state.moves >= SHOWING or not self._weights.intersection(node.input))
-        alone = (reader for reader in self._readers[name] if self._moving.intersection(reader.input) <= {name})
-        return any(self.is_seen(reader) for reader in (alone if name in self._moving else self._readers[name]))
+            return state.same and (state.moves >= SHOWING or not self._has_weights(node))
+        return any(self._depends(reader, name, node) and self.is_seen(reader) for reader in self._readers[name])
+
+    def _depends(self, reader: NodeProto, name: str, node: NodeProto) -> bool:
+        """Whether the reader's result is as wrong as this tensor that the node writes, relative to its scale."""
+        alone = name not in self._moving or self._moving.intersection(reader.input) <= {name}
+        return alone or (reader.op_type in ("Mul", "Div") and not self._has_weights(node))
+
+    def _has_weights(self, node: NodeProto) -> bool:
+        return node.op_type not in SIZED_BY_FLOATS and bool(self._weights.intersection(node.input))
 
 
 def _called(node: NodeProto) -> str:

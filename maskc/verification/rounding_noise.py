@@ -31,7 +31,7 @@ _ROUNDS = 10
 _ULPS = 2.0
 
 # Operators whose float operands are sizes, not weights: moved by a rounding they change the output's shape.
-_SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
+SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
 
 
 # How large an error of ONNX Runtime's own fusions may be, relative to the scale: what single precision does.
@@ -155,7 +155,7 @@ def rounded_weights(
 def _weights(model: ModelProto) -> Iterator[TensorProto]:
     """Initializers and constants, without those that are sizes."""
     nodes = list(all_nodes(model))
-    sizes = {name for node in nodes if node.op_type in _SIZED_BY_FLOATS for name in node.input}
+    sizes = {name for node in nodes if node.op_type in SIZED_BY_FLOATS for name in node.input}
     for graph in all_graphs(model.graph):
         yield from (tensor for tensor in graph.initializer if tensor.name not in sizes)
     for node in nodes:
