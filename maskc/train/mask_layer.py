@@ -196,6 +196,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def show(self, progress: Any) -> None:
         """Adds a metric to those of the models that this layer is in; its `training` says what it is a call of."""
+        progress.training = self.observation is not None  # the first step is under way
         self._progress = lambda: progress
 
     @property

@@ -15,7 +15,7 @@ import tensorflow as tf
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
-from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, prune
+from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, outside_of_tracing, prune
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
 from maskc.train.progress_metric import LEFT, PruningProgress
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
@@ -216,14 +216,14 @@ class PruningOptimizer(Wrapping):
                 "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
                 "model and leave it trainable."
             )
-        self.inner_optimizer.build(without_signals(variables))
-        # Built in the middle of tracing, a variable would have no value before the traced step has run.
-        with tf.init_scope():
-            self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
-        super().build(variables)
+        with outside_of_tracing():
+            self.inner_optimizer.build(without_signals(variables))
+            # Built in the middle of tracing, a variable would have no value before the traced step has run.
+            with tf.init_scope():
+                self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
+            super().build(variables)
         for layer in self.masked_layers():
             layer.deliver_to(self)
-        self.masked_layers()[0].show(PruningProgress(self))
 
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
@@ -404,6 +404,7 @@ class PruningOptimizer(Wrapping):
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
             self._pruner = pruner
+            layers[0].show(PruningProgress(self))  # once the model was converted, which calls it as in inference
         return self._pruner
 
     def _configure(self, given: dict[str, Any]) -> None:

@@ -6,13 +6,14 @@ before and after.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
 from maskc.errors import InputError
 from maskc.train.mask_layer import MaskLayer, mask_layers
@@ -83,6 +84,24 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
         layer.mask.assign(tf.ensure_shape(mask, layer.mask.shape))
     flops.assign(tf.ensure_shape(left, ()))
     return tf.constant(True)
+
+
+@contextlib.contextmanager
+def outside_of_tracing() -> Iterator[None]:
+    """Within, variables have their values at once, and the step that is being traced knows nothing of them.
+
+    Otherwise TensorFlow, once it has traced the first step, traces it again to be sure that it makes no more variables.
+    Under a strategy, which makes a variable for each replica by a creator of its own, nothing is done.
+    """
+    if tf.distribute.has_strategy():
+        yield
+        return
+    with tf.init_scope(), tf.variable_creator_scope(_create):
+        yield
+
+
+def _create(next_creator: Any, **given: Any) -> Any:
+    return resource_variable_ops.default_variable_creator_v2(None, **given)
 
 
 def in_xla() -> bool:
