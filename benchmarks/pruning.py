@@ -125,12 +125,12 @@ def measure(settings: Settings, seed: int, directory: Path, save: Callable[[], N
             return told | judged(directory / f"{file}.onnx", directory)
 
         stage("twin", lambda: ask("whole", "whole") | {"error": differing(directory)})
-        updates = 0
+        each, most = 0, pruned_here["updates"]
         for way in WAYS[1:]:
             name = way.replace(", ", "-").replace(" ", "-")
-            found = stage(f"{way}, pruned", lambda: ask(f"prune {name} {updates}", f"{name}-pruned"))  # noqa: B023
+            found = stage(f"{way}, pruned", lambda: ask(f"prune {name} {each} {most}", f"{name}-pruned"))  # noqa: B023
             stage(f"{way}, tuned", lambda: ask(f"tune {name}", f"{name}-tuned"))  # noqa: B023
-            updates = -(-pruned_here["updates"] // found["rounds"])
+            each = -(-most // found["rounds"])
 
 
 def collected(settings: Settings, directory: Path) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Torch-Pruning on the twin of a trained MobileNetV2, for benchmarks/pruning.py: python pruning_peer.py DIRECTORY
 
 The directory has `plan.json`, `data.npz` and `trained.npz`, the weights in the order and the layouts of Keras. For
-the line `whole` it writes the twin to `whole.onnx`; for `prune NAME UPDATES` it removes channels in rounds, making so
-many updates before each, and writes `NAME-pruned.pt` and `.onnx`; for `tune NAME` it trains on and writes
-`NAME-tuned.onnx`. It answers with seconds. Knows nothing of maskc.
+the line `whole` it writes the twin to `whole.onnx`; for `prune NAME EACH MOST` it removes channels in rounds, making
+EACH updates before each and MOST in all, and writes `NAME-pruned.pt` and `.onnx`; for `tune NAME` it trains on and
+writes `NAME-tuned.onnx`. It answers with seconds. Knows nothing of maskc.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Peer:
         self.export(self.trained(), "whole")
         return {}
 
-    def prune(self, name: str, updates: str) -> dict[str, Any]:
+    def prune(self, name: str, each: str, most: str) -> dict[str, Any]:
         """In rounds over all layers, each after the gradients of some batches, until the target is reached."""
         network = self.trained()
         start = time.perf_counter()
@@ -154,7 +154,7 @@ class Peer:
             # The channels are new parameters after each round, so that the optimizer is one too.
             adam = self.adam(network, "prune")
             network.train()
-            for _ in range(int(updates)):
+            for _ in range(min(int(each), int(most) - step)):
                 adam.zero_grad()
                 self.loss(network, "prune", step).backward()  # type: ignore[no-untyped-call]
                 adam.step()
