@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import maskc
-from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from passes import shrink
 from tests.generators.architectures import ARCHITECTURES, build
 from tests.generators.exported import EXPORTED

@@ -28,7 +28,7 @@ from rich.table import Table
 import passes
 from benchmarks import dense, masking, published, record
 from benchmarks.worker import Worker
-from maskc.verification.double_precision import Evaluator, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.running import Feeds, random_feeds
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import float_types
 from maskc.results.measurements import ExactError
 from maskc.results.totals import Figures
-from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample, elements
 from maskc.verification.rounding_noise import rounded_weights

@@ -22,7 +22,7 @@ from maskc.errors import MaskcError
 from maskc.frontend.graph_queries import all_graphs, bodies, type_of
 from maskc.results.measurements import FirstDifference
 from maskc.verification.bisection import compiled_again, tensor_error
-from maskc.verification.double_precision import NARROW
+from maskc.verification.double_precision.evaluator import NARROW
 from maskc.verification.inputs import Sample
 from maskc.verification.intermediate_tensors import Inside
 from maskc.verification.rounding_noise import SIZED_BY_FLOATS

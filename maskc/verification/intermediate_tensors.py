@@ -14,7 +14,7 @@ from onnx import ModelProto
 from maskc.errors import MaskcError, RunError
 from maskc.frontend.graph_queries import copied
 from maskc.runtime.session import Session
-from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import Sample
 from maskc.verification.rounding_noise import rounded_weights
 from maskc.verification.tolerance import DOUBLE_FLOOR

@@ -20,7 +20,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
-from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from passes import count, shrink
 from passes.pipeline.report import Report
 from passes.planning import planner

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from maskc.verification.double_precision import Evaluator, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.builder import Array
 from tests.generators.check import random_feeds
 from tests.generators.mutations import MUTATIONS, mutant

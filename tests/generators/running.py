@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
-from maskc.verification.double_precision import Evaluator, has_double
+from maskc.verification.double_precision.evaluator import Evaluator, has_double
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from maskc.verification.double_precision import Evaluator, has_double, to_double, widen
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from passes.cost.counts import Cost
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
-from maskc.verification.double_precision import Evaluator, has_double, to_double
+from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.analysis import dataflow
 from passes.model.prepare import prepared

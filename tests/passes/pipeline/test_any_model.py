@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from maskc.verification.double_precision import Evaluator
+from maskc.verification.double_precision.evaluator import Evaluator
 from passes import count, shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import array_of, copied
 from maskc.runtime.bfloat16_as_float32 import widen_type
-from maskc.verification.reference_operators import OPERATORS
+from maskc.verification.double_precision.operators import OPERATORS
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
