@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cost.counts import CountedAt
+from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.subgraphs import bodies
 from passes.graph.tensors import describe, is_float, static_shape
@@ -30,8 +31,6 @@ from passes.ops.pooling import Pool
 #: by input name, one entry for each dimension; None for one to choose
 Sizes = Mapping[str, Sequence[int | None]]
 
-#: height and width of an image
-IMAGE = 224
 #: tokens, time, the sides of a volume
 TOKENS = 128
 #: strides divide some, published models have position embeddings for others, and what digests sound takes thousands

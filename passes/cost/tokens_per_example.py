@@ -19,8 +19,8 @@ from passes.rewriting.channel_facts import Facts
 
 #: height or width of an image where nothing is known of them, or tokens of a text
 USUAL = 32
-#: height or width of an image that a model is given
-_USUAL_INPUT = 224
+#: height and width of an image that a model is given
+IMAGE = 224
 _IMAGE_RANK = 4
 
 
@@ -53,7 +53,7 @@ def _usual_inputs(graph: gs.Graph) -> dict[str, int]:
     shapes = [shape_of(t) or () for t in graph.inputs]
     batches = {shape[0] for shape in shapes if shape}
     return {
-        d: _USUAL_INPUT if len(shape) == _IMAGE_RANK else USUAL
+        d: IMAGE if len(shape) == _IMAGE_RANK else USUAL
         for shape in shapes
         for d in shape
         if isinstance(d, str) and d not in batches
