@@ -11,8 +11,8 @@ from onnx import ModelProto
 
 from maskc.verification.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.builder import Array
-from tests.generators.check import random_feeds
 from tests.generators.mutations import MUTATIONS, mutant
+from tests.generators.running import random_feeds
 
 # What hides all that was computed before it: from h to y, tensors of width channels in the last axis.
 ENDINGS = {

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from passes import shrink
-from tests.generators.check import assert_same_function, assert_well_formed
+from tests.generators.check import assert_same_function
+from tests.generators.form import assert_well_formed
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(0)

@@ -14,8 +14,9 @@ from passes import Policy, fix_sizes, shrink
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import checked
 from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
-from tests.generators.check import assert_same_function, random_feeds, required_inputs
+from tests.generators.check import assert_same_function
 from tests.generators.measure import mask_layers
+from tests.generators.running import random_feeds, required_inputs
 from tests.models.test_published import MODELS, Published
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from passes import shrink
-from tests.generators.check import assert_well_formed
+from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, loaded, model
 
 KEPT = np.array([1, 1, 0, 1, 1, 0, 1, 1], np.float32)
