@@ -51,6 +51,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     `graph` is that of the model as `shaped` has it. It is the result where its shapes say as much, and is left as it is
     otherwise. asked: sizes for what the model leaves open, by input name; None for one to choose.
 
+    Where the model works at none of them all that is open counts as 1, and so does what was counted like that before.
     Raises SizeError for sizes that do not fit the inputs, or at which the model does not work.
     """
     _, names = _inputs(model, {})
@@ -68,9 +69,10 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
             failure = failure or error
         else:
             return found, _counted_at(found, sizes, names)
-    if asked:
+    ones = as_one(model, graph)
+    if asked and sizes != ones.sizes:
         raise SizeError(f"The model does not work at the sizes to count at. {failure}")
-    return graph, as_one(model, graph)
+    return graph, ones
 
 
 def as_one(model: onnx.ModelProto, graph: gs.Graph) -> CountedAt:

@@ -71,12 +71,12 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
         raise SizeError(f"Input '{value.name}' has {len(dims)} dimensions, and {len(sizes)} sizes are given for it.")
     for axis, (dim, size) in enumerate(zip(dims, sizes, strict=True)):
         stated = dim.HasField("dim_value") and dim.dim_value >= 0
+        if size is None or (stated and size == dim.dim_value):
+            continue
         if isinstance(size, int) and size < 1:
             raise SizeError(f"Axis {axis} of input '{value.name}' cannot have size {size}; sizes are at least 1.")
         if isinstance(size, int) and size > _LARGEST:
             raise SizeError(f"Axis {axis} of input '{value.name}' cannot have size {size}; sizes are below 2^63.")
-        if size is None or (stated and size == dim.dim_value):
-            continue
         if stated:
             raise SizeError(f"Axis {axis} of input '{value.name}' has size {dim.dim_value} and cannot become {size}.")
         symbol = symbol_of(dim)

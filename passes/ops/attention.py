@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Dim, is_float, operand, product, shape_of
+from passes.graph.tensors import Dim, is_float, operand, product, shape_of, volume
 from passes.ops.base import Op, register
+from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.op_decomposition import Decomposition
+
+# FLOPs for each element.
+_SOFTMAX = Softmax.flops_per_element
 
 
 @register("Attention")
@@ -50,6 +54,18 @@ class Attention(Op):
         sizes = writing.constant("together", np.asarray([0, 0, (shape_of(node.inputs[2]) or (0,))[-1]], np.int64))
         writing.last("Reshape", [merged, sizes], node.outputs[0])
         return True
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """Of what it is decomposed into: both products, scaled queries, a mask that is added, and a softmax."""
+        q, k = (shape_of(t) or () for t in node.inputs[:2])
+        heads = int(node.attrs.get("q_num_heads", 0)) if len(q) == 3 else 1  # in the last axis
+        size = max(product(q[-1:]) // max(heads, 1), 1)
+        tokens = product(k[-2:-1])
+        scores = product(q) // size * tokens
+        mixed = volume(node.outputs[0])
+        added = scores if operand(node, 3) is not None else 0
+        flops = product(q) + scores * (2 * size - 1 + _SOFTMAX) + added + mixed * (2 * tokens - 1)
+        return flops, scores * size + mixed * tokens
 
     @staticmethod
     def _heads(node: gs.Node) -> int | None:

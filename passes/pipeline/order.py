@@ -44,6 +44,9 @@ from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.weights.external_file import Store
 
+# Weights that a file may have more than its source: what adapters restore, say. 1 KB of them.
+_SPARE = 256
+
 Written = TypeVar("Written")
 
 #: Makes of a compiled graph what is asked for, and says what it costs at these sizes.
@@ -173,11 +176,12 @@ def compiled(
     best = attempt(options)
     if best.after.flops > best.before.flops and best.planned.widths:  # wider layers take more than was removed
         best = attempt(replace(options, align=None))
-    if best.after.flops > best.before.flops:
+    larger = options.frugal and best.after.params > best.before.params + _SPARE
+    if best.after.flops > best.before.flops or larger:
         graph, found = _with_all_channels(model, options)
         written, after = write(graph, best.before.at.sizes)
         # where sizes after a subgraph are not known to the source they count as 1 there, and there only
-        if best.after.flops > after.flops:  # adapters cost more than what was removed: everything stays
+        if best.after.flops > after.flops or larger:  # adapters cost more than what was removed: everything stays
             found = replace(found, notes=(*best.planned.notes, *found.notes))
             best = Compiled(graph, written, best.before, after, found)
             if recorder.trace is not None:

@@ -30,8 +30,8 @@ HOLDERS = {
     "swin": {"Reshape"},
     "yolo": {"Add"},
     "branching": {"If"},
-    "looping": {"Loop"},
-    "foreign": {"Trilu"},
+    "looping": {"Loop", "Mul"},  # and a mask beside what has no shape
+    "foreign": {"Trilu", "Mul"},
     "yolo_exported": {"Split"},
     "shufflenet_groups": {"Conv", "Add"},
 }
