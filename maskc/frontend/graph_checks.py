@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
 
 from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
 from passes.graph.tensors import Dim
@@ -115,6 +115,25 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
                 trail[needed] = current
                 waiting.append(needed)
     return f"node {label(node)} reads '{name}' before node {label(writers[name])} writes it"
+
+
+def opened(model: ModelProto) -> ModelProto:
+    """The model with inputs open where they declare a size below zero, as runtimes read that.
+
+    The argument is left untouched, and returned where there is nothing to do.
+    """
+    if not list(_negative(model)):
+        return model
+    result = copied(model)
+    for dim in _negative(result):
+        dim.ClearField("dim_value")
+    return result
+
+
+def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
+    """Dimensions of inputs that are declared as less than zero."""
+    for value in model.graph.input:
+        yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
 
 
 def completed(model: ModelProto) -> ModelProto:

@@ -89,6 +89,15 @@ def test_axes_of_size_zero(tmp_path: Path, shapes: tuple[tuple[int, int], tuple[
     assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
 
 
+def test_a_size_below_zero_is_open(tmp_path: Path) -> None:
+    """Exporters write -1 for a batch of any size, and ONNX Runtime takes it for that."""
+    built = build.mlp()
+    batch = built.graph.input[0].type.tensor_type.shape.dim[0]
+    batch.ClearField("dim_param")
+    batch.dim_value = -1
+    assert good(built, tmp_path)["verification"]["passed"]
+
+
 def test_padding_around_nothing() -> None:
     nodes = [
         build.node("Mul", "x none", "a"),
