@@ -158,7 +158,7 @@ def decisions(model: Any) -> Any:
     pruner = Pruner(model, masked, settings, [])
     masks = [np.ones_like(score) for score in scores]
     for step in range(1, DECISIONS + 1):
-        _, _, *pruned = pruner.decide(step, *masks, *scores)
+        _, *pruned = pruner.decide(step, *masks, *scores)
         gone = [g[(old != 0) & (new == 0)] for g, old, new in zip(pruner._groups, masks, pruned, strict=True)]
         yield pruner, masks, scores, np.unique(np.concatenate(gone)).tolist()
         masks = pruned
