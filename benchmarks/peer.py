@@ -9,15 +9,17 @@ the largest error over the scale of its output. What goes wrong is `failed`. Kno
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# It runs in another environment, where there is no package `benchmarks`.
+sys.path.append(str(Path(__file__).parent))
+from answers import serve
 
 Arrays = Mapping[str, Any]
 Result = tuple[float, Callable[[Arrays], list[Any]], int | None]
@@ -114,27 +116,25 @@ def _said(error: Exception) -> str:
 
 def main() -> None:
     """Answer each line that is read."""
-    warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what tools print goes elsewhere
     transform = {"onnxslim": onnxslim, "openvino": openvino, "qonnx": qonnx}[sys.argv[1]]
     directory = Path(sys.argv[2])
     archives = [dict(np.load(directory / f"{name}.npz")) for name in ("feeds", "expected")]
     feeds, expected = archives[0], list(archives[1].values())
-    told: dict[str, Any]
-    for line in sys.stdin:
+    transformed: list[Result] = []
+
+    def answer(line: str) -> dict[str, Any]:
         try:
-            if line.strip() == "transform":
-                seconds, run, macs = transform(directory)
-                told = {"seconds": seconds}
-            else:
-                errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(run(feeds), expected, strict=True)]
-                told = {"macs": macs, "error": float(max(errors))}
-        except Exception as error:  # what a tool fails with is a result
-            stage = "stops" if line.strip() == "transform" else "its result cannot be run"
-            told = {"failed": f"{stage}, {_said(error)}"}
-        answers.write(json.dumps(told) + "\n")
-        answers.flush()
+            if line == "transform":
+                transformed[:] = [transform(directory)]
+                return {"seconds": transformed[0][0]}
+            _, run, macs = transformed[0]
+            errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(run(feeds), expected, strict=True)]
+            return {"macs": macs, "error": float(max(errors))}
+        except Exception as error:
+            stage = "stops" if line == "transform" else "its result cannot be run"
+            return {"failed": f"{stage}, {_said(error)}"}
+
+    serve(answer)
 
 
 if __name__ == "__main__":

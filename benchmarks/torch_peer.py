@@ -9,11 +9,8 @@ seconds: of the dependency graph, and of all. For `result` it writes `pruned.onn
 from __future__ import annotations
 
 import copy
-import json
-import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,10 @@ import torch
 import torch_pruning as tp
 import torchvision
 from torch import nn
+
+# It runs in another environment, where there is no package `benchmarks`.
+sys.path.append(str(Path(__file__).parent))
+from answers import serve
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 Choice = list[tuple[str, Any, list[int]]]  # layers by name, how their outputs are deleted, which
@@ -119,19 +120,15 @@ class Subject:
 
 def main() -> None:
     """Answer each line that is read."""
-    warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print goes elsewhere
-    subject: Subject | None = None
-    told: dict[str, Any]
-    for line in sys.stdin:
-        try:
-            subject = subject or Subject(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
-            told = getattr(subject, line.strip())()
-        except Exception as error:  # what a tool fails with is a result
-            told = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
-        answers.write(json.dumps(told) + "\n")
-        answers.flush()
+    made: list[Subject] = []
+
+    def answer(line: str) -> dict[str, Any]:
+        if not made:  # here, as what it fails with is an answer too
+            made.append(Subject(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+        told: dict[str, Any] = getattr(made[0], line)()
+        return told
+
+    serve(answer)
 
 
 if __name__ == "__main__":

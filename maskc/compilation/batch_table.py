@@ -38,11 +38,7 @@ def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
             rows.add_row(Text(str(outcome.model)), *"------", Text("failed", style="red"))
             continue
         before, after = report.before, report.after
-        checked = (
-            Text("same function", style="green")
-            if report.verification and report.verification.passed
-            else Text("not verified", style="yellow")
-        )
+        checked = Text("same function", style="green") if report.verified else Text("not verified", style="yellow")
         rows.add_row(
             Text(str(outcome.model)),
             Text(sizes_in_brief(before.at)),

@@ -87,18 +87,17 @@ def compile(
     or `.safetensors` file, or a mapping from `tensor` or `tensor@axis` to 1-D arrays of 0 and 1. `shapes` fixes
     symbolic sizes by input name, one entry per dimension: a number, a name, or None for a size to leave as it is; the
     compiled model then takes these sizes only. `at` says at what others FLOPs are counted, as for `maskc.flops`, and
-    fixes nothing. `adapters` says where adapters restore constant channels at the inputs
-    of consumers that need all of them: `auto` where that costs less than computing them, `always` where it saves any
-    FLOPs, `never` nowhere. `align` keeps a few of the channels that could go where a rounder width runs faster: `auto`
-    by a table for the processor `align_for` (by default this one), `measure` by timing layers here for up to
-    `align_seconds`, a number by rounding every width up to a multiple of it; `none` leaves the fewest FLOPs, which are
-    those that training counts. With `verify`, both models are run on `samples` random inputs (from `seed`, on
-    `provider`, with the tolerances of `maskc.verify`).
+    fixes nothing. `adapters` says where adapters restore constant channels at the inputs of consumers that need all of
+    them: `auto` where that costs less than computing them, `always` where it saves any FLOPs, `never` nowhere. `align`
+    keeps a few of the channels that could go where a rounder width runs faster: `auto` by a table for the processor
+    `align_for` (by default this one), `measure` by timing layers here for up to `align_seconds`, a number by rounding
+    every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. With
+    `verify`, both models are run on `samples` random inputs (from `seed`, on `provider`, with the tolerances of
+    `maskc.verify`).
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
-    `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the
-    verification fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that
-    says so.
+    `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
+    fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that says so.
 
     Example:
         >>> compiled = compile("model.onnx", verify=True)
@@ -274,8 +273,7 @@ def _verified(
         if options.verify.provider != "cpu":
             raise
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
-    if result.reasons:
-        result.raise_if_failed()
+    result.raise_if_different()
     unsure = (f"Not verified: {reason}" for reason in result.undecided)
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *_too_new(compiled)))
 

@@ -49,6 +49,11 @@ class CompileReport:
     widths: tuple[Width, ...] = ()
 
     @property
+    def verified(self) -> bool:
+        """Whether a verification was made and passed."""
+        return self.verification is not None and self.verification.passed
+
+    @property
     def flops_reduction(self) -> float:
         """FLOPs before over FLOPs after."""
         return self.before.reduction_to(self.after)

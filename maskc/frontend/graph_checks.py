@@ -9,8 +9,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
 
 from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
-from passes.graph.tensors import Dim
-from passes.model.declarations import contradict, dims_of, misdeclared, redeclare
+from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
 
 
 def label(node: NodeProto) -> str:
@@ -167,12 +166,7 @@ def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return ()
-    symbols = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
-    wrong: dict[str, list[Dim]] = {}
-    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
-        if contradict(dims_of(value), dims_of(found)):
-            _forget_made_up(found, symbols)
-            wrong[value.name] = dims_of(found) or []
+    wrong = redeclared(model, {value.name: dims_of(value) for value in inferred.graph.output})
     notes = misdeclared(model.graph.output, wrong)
     redeclare(model.graph, wrong)
     return tuple(notes)

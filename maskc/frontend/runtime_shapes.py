@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info
 
 from maskc.frontend.graph_queries import copied, without_weights
-from passes.model.declarations import dims_of, symbol_of, written_by_unknown
+from passes.model.declarations import dims_of, symbols, written_by_unknown
 
 
 def noted(model: ModelProto) -> ModelProto:
@@ -50,13 +50,13 @@ def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
         session = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # an operator that it does not know either, or that wants its weights
         return []
-    symbols = {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
-    return [_value(output, symbols) for output in session.get_outputs() if output.type.startswith("tensor(")]
+    names = symbols(model)
+    return [_value(output, names) for output in session.get_outputs() if output.type.startswith("tensor(")]
 
 
-def _value(output: Any, symbols: Set[str]) -> ValueInfoProto:
+def _value(output: Any, names: Set[str]) -> ValueInfoProto:
     """What a session says of an output, without names of sizes that the model does not have."""
     element = TensorProto.DataType.Value(output.type[len("tensor(") : -1].upper())
     # no sizes are what it gives for a number, and where it does not know the rank
-    dims = [d if isinstance(d, int) or d in symbols else None for d in output.shape] or None
+    dims = [d if isinstance(d, int) or d in names else None for d in output.shape] or None
     return make_tensor_value_info(output.name, element, dims)

@@ -11,7 +11,7 @@ from maskc import frontend
 from maskc.frontend import Source
 from maskc.frontend.graph_queries import all_nodes, type_of
 from maskc.frontend.input_sizes import Shapes, fixed
-from maskc.inspection.flops import count_both
+from maskc.inspection.flops import count_both, for_each
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
@@ -38,12 +38,8 @@ def diff(
         ()
     """
     read = tuple(frontend.read(model, signature=signature) for model in (before, after))
-    inputs = [{value.name for value in source.model.graph.input} for source in read]
-    sources = []
-    for source, own, other in zip(read, inputs, reversed(inputs), strict=True):
-        # A name that neither has is refused, by the first.
-        wanted = {name: sizes for name, sizes in (shapes or {}).items() if name in own or name not in other}
-        sources.append(fixed(source, wanted))
+    wanted = for_each(read[0], read[1], shapes)
+    sources = [fixed(source, sizes) for source, sizes in zip(read, wanted, strict=True)]
     costs = count_both(sources[0], sources[1], at)
     old, new = (Figures.from_cost(cost, source.bytes) for cost, source in zip(costs, sources, strict=True))
     return Diff((sources[0].name, sources[1].name), old, new, layers(*costs), _changes(*sources))

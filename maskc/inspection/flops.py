@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import TypeVar
 
 import passes
 from maskc import frontend
@@ -14,6 +16,8 @@ from passes.cost.counts import Cost
 from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError, SizeError
 
+_Given = TypeVar("_Given")
+
 
 def count(source: Source, at: Sizes | None = None) -> Cost:
     """Count a model at these sizes, with errors of the graph and the sizes told as errors of the input."""
@@ -23,17 +27,25 @@ def count(source: Source, at: Sizes | None = None) -> Cost:
         raise InputError(f"{source.name}: {error}") from error
 
 
+def for_each(before: Source, after: Source, sizes: Mapping[str, _Given] | None) -> tuple[dict[str, _Given], ...]:
+    """Sizes by input name, less those of an input that only the other of two models has.
+
+    A name that neither has stays in both, so that it is refused where it is used.
+    """
+    inputs = [{value.name for value in source.model.graph.input} for source in (before, after)]
+    return tuple(
+        {name: given for name, given in (sizes or {}).items() if name in own or name not in other}
+        for own, other in zip(inputs, reversed(inputs), strict=True)
+    )
+
+
 def count_both(before: Source, after: Source, at: Sizes | None = None) -> tuple[Cost, Cost]:
     """Count two models at sizes that both have, as far as one leaves open what the other has.
 
     at: those asked for; an input that only one of them has gets its sizes there, and a name that neither has is
     refused. Raises as `count` does.
     """
-    inputs = [{value.name for value in source.model.graph.input} for source in (before, after)]
-    asked = [
-        {name: sizes for name, sizes in (at or {}).items() if name in own or name not in other}
-        for own, other in zip(inputs, reversed(inputs), strict=True)
-    ]
+    asked = for_each(before, after, at)
     costs = [count(source, sizes) for source, sizes in zip((before, after), asked, strict=True)]
     if costs[0].at.sizes != costs[1].at.sizes:
         freer = 0 if len(costs[0].at.open) > len(costs[1].at.open) else 1

@@ -212,7 +212,7 @@ def _entry(report: CompileReport, options: Options, source: Source, masks: Path 
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
-        verified=report.verification is not None and report.verification.passed,
+        verified=report.verified,
         before=before,
         after=after,
         channels=Channels(report.channels_masked, report.channels_removed),

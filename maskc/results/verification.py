@@ -36,10 +36,14 @@ class Verification(Checked):
 
     def raise_if_failed(self) -> None:
         """Raise unless the check passed: `NotEquivalentError`, saying what failed first, or `UndecidedError`."""
-        if self.reasons:
-            raise NotEquivalentError(self.reasons[0])
+        self.raise_if_different()
         if self.undecided:
             raise UndecidedError(self.undecided[0])
+
+    def raise_if_different(self) -> None:
+        """Raise `NotEquivalentError`, saying what failed first, where the check found a difference."""
+        if self.reasons:
+            raise NotEquivalentError(self.reasons[0])
 
     def document(self) -> Document:
         """The report of `maskc verify`."""

@@ -234,10 +234,10 @@ class _Plan:
     def _pruned(self, path: Path, digest: str, targets: Sequence[float]) -> Iterator[Level]:
         """Levels of so many FLOPs; masks that are there already are not made again."""
         known = {level.key: level for level in (self.before.levels if self.before else ())}
+        keys = {target: _hash(__version__, digest, "magnitude", target, self.shapes, self.at) for target in targets}
         found: dict[float, Level] = {}
         for target in targets:
-            key = _hash(__version__, digest, "magnitude", target, self.shapes, self.at)
-            old = known.get(key)
+            old = known.get(keys[target])
             if old is not None and (old.error or old.masks is None or self.path(old.masks).exists()):
                 found[target] = old
         wanted = [target for target in targets if target not in found]
@@ -249,15 +249,14 @@ class _Plan:
                 except GraphError as error:
                     raise InputError(f"{self.origin.model}: {error}") from error
             for target, level in zip(wanted, made, strict=True):
-                name, key = f"flops-{target:g}", _hash(__version__, digest, "magnitude", target, self.shapes, self.at)
-                problem, file = None, None
+                name, problem, file = f"flops-{target:g}", None, None
                 if level is None:
                     problem = f"Filters cannot go so that {target:g} of the FLOPs are left. Ask for more."
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
                     _save(file, level.masks)
                 masks = None if file is None else file.name
-                found[target] = Level(name, self._relative(path), masks, target, key, problem)
+                found[target] = Level(name, self._relative(path), masks, target, keys[target], problem)
         yield from (found[target] for target in targets)
 
 
@@ -433,9 +432,7 @@ def _compare(source: Source) -> None:
     """Raise `NotEquivalentError` if the ONNX graph is not the TensorFlow model that it was made of."""
     from maskc.verification.verify import verify
 
-    found = verify(source, source.model)
-    if found.reasons:
-        found.raise_if_failed()
+    verify(source, source.model).raise_if_different()
 
 
 def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:

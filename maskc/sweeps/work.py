@@ -57,12 +57,7 @@ class Done:
 def run(task: Task) -> Done:
     """Compile and write. Raises as `compile_file` does."""
     report = compile_file(task.model, task.output, task.options)
-    return Done(
-        report.after,
-        write_model_files.digest([task.output]),
-        report.verification is not None and report.verification.passed,
-        report.warnings,
-    )
+    return Done(report.after, write_model_files.digest([task.output]), report.verified, report.warnings)
 
 
 def check_ray(address: str) -> None:

@@ -52,16 +52,15 @@ def verify(
     `reference` and `compiled` are paths (`.onnx`, `.keras`, `.h5`, SavedModel), `ModelProto`s or Keras models; the
     figures of a model in memory are those of the file it would make. Inputs and outputs that have other names, and fit
     in their order, are compared in it, which a note tells. `signature` names the signature or function of a SavedModel,
-    by default the one to serve. With `masks` (a file or a mapping, as for
-    `maskc.compile`) the reference is the model with these masks applied, and with `shapes` (as there) the
-    model at these input sizes; if the compiled model takes any sizes, these are tried beside others. `at` says at what
-    sizes FLOPs are counted, as for `maskc.flops`.
-    `inputs` adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples`
-    random ones. `provider` is `cpu`, `cuda`, `tensorrt` or `auto`. `exact` compares in double precision as well, in the
-    reference evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models
-    have such a form and no tolerance is given. `dump` is a directory for the smallest models that show a
-    difference, and `bench` measures both models' latency. `reports` are files for a report, whether the models differ
-    or not: a page (`.html`) or data (`.json`).
+    by default the one to serve. With `masks` (a file or a mapping, as for `maskc.compile`) the reference is the model
+    with these masks applied, and with `shapes` (as there) the model at these input sizes; if the compiled model takes
+    any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`
+    adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples` random ones.
+    `provider` is `cpu`, `cuda`, `tensorrt` or `auto`. `exact` compares in double precision as well, in the reference
+    evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models have such a form and
+    no tolerance is given. `dump` is a directory for the smallest models that show a difference, and `bench` measures
+    both models' latency. `reports` are files for a report, whether the models differ or not: a page (`.html`) or data
+    (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.cost.counts import CountedAt
 from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
-from passes.graph.subgraphs import bodies
+from passes.graph.subgraphs import with_bodies
 from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of
@@ -92,7 +92,7 @@ def counts_as_one(graph: gs.Graph, sizes: Sizes) -> bool:
     ones = {dim for dim, size in given if size == 1}
     return all(size == 1 for _, size in given) and all(
         _known(tensor, ones)
-        for scope in (graph, *bodies(graph))
+        for scope in with_bodies(graph)
         for node in scope.nodes
         if not rules(node).moves
         for tensor in node.outputs
@@ -181,7 +181,7 @@ def _check_windows(graph: gs.Graph) -> None:
 
 def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:
     ones = {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
-    nodes = [node for scope in (graph, *bodies(graph)) for node in scope.nodes]
+    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     return CountedAt(
         sizes=sizes,
         open=tuple(names.values()),

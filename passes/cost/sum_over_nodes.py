@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.cost.counts import Cost, NodeCost
 from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
-from passes.graph.subgraphs import bodies, subgraphs
+from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.prepare import shaped
 from passes.ops import rules
@@ -65,7 +65,7 @@ def of_graph(graph: gs.Graph) -> Cost:
             inside = [of_graph(body) for body in inner]
             flops += max(c.flops for c in inside)
             macs += max(c.macs for c in inside)
-            readers += [n for body in inner for scope in (body, *bodies(body)) for n in scope.nodes]
+            readers += [n for body in inner for scope in with_bodies(body) for n in scope.nodes]
         width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
         new = {}
         for reader in readers:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph import construct
-from passes.graph.subgraphs import bodies, seen_outside
+from passes.graph.subgraphs import seen_outside, with_bodies
 from passes.graph.tensors import Array, Dim
 
 #: what is left to do once it is known that all of it can be done
@@ -183,7 +183,7 @@ class Names:
     def fresh(self, hint: str) -> str:
         """`hint`, with a number after it if it is taken."""
         if not self._taken:  # most never make a name
-            for scope in (self._graph, *bodies(self._graph)):
+            for scope in with_bodies(self._graph):
                 self._taken.update(t.name for t in [*scope.inputs, *scope.outputs])
                 self._taken.update(n.name for n in scope.nodes)
                 self._taken.update(t.name for n in scope.nodes for t in [*n.inputs, *n.outputs])

@@ -39,6 +39,12 @@ def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
             yield from bodies(body)
 
 
+def with_bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The graph, and all graphs among the attributes of its nodes."""
+    yield graph
+    yield from bodies(graph)
+
+
 def seen_outside(graph: gs.Graph) -> set[str]:
     """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
     return {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
@@ -48,7 +54,7 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
     """Initializers that more than one of the graphs read, of which the subgraphs of control flow are some."""
     readers: dict[int, int] = {}
     found: dict[int, gs.Constant] = {}
-    for scope in (graph, *bodies(graph)):
+    for scope in with_bodies(graph):
         for tensor in {id(t): t for t in [*(t for n in scope.nodes for t in n.inputs), *scope.outputs]}.values():
             if isinstance(tensor, gs.Constant):
                 readers[id(tensor)] = readers.get(id(tensor), 0) + 1

@@ -5,7 +5,7 @@ It need not be true: runtimes warn of outputs of another shape, and ignore notes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -68,17 +68,22 @@ def check_noted(model: onnx.ModelProto, graph: gs.Graph) -> None:
             )
 
 
-def redeclared(model: onnx.ModelProto, graph: gs.Graph) -> dict[str, list[Dim]]:
-    """The shapes of those outputs of `model` that declare other ones than were inferred for its graph.
+def symbols(model: onnx.ModelProto) -> set[str]:
+    """The names of sizes of its inputs; the empty name where a size has none."""
+    return {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
 
-    Runtimes warn of these and run the model. Sizes without a name that the model has are None.
+
+def redeclared(model: onnx.ModelProto, found: Mapping[str, Sequence[Dim] | None]) -> dict[str, list[Dim]]:
+    """The shapes of those outputs of `model` that declare other ones than were found for them.
+
+    A number where an input leaves the size open is another shape too. Runtimes warn of these and run the model. Sizes
+    without a name that the model has are None.
     """
-    names = {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
-    found = {t.name: t.shape for t in graph.outputs}
+    names = symbols(model)
     return {
-        value.name: [d if isinstance(d, int) or d in names else None for d in found[value.name]]
+        value.name: [d if isinstance(d, int) or d in names else None for d in dims]
         for value in model.graph.output
-        if contradict(dims_of(value), found.get(value.name))
+        if (dims := found.get(value.name)) is not None and contradict(dims_of(value), dims, names)
     }
 
 
@@ -108,12 +113,14 @@ def declare(value: onnx.ValueInfoProto, dims: Sequence[Dim]) -> None:
         set_size(shape.dim.add(), dim)
 
 
-def contradict(declared: Sequence[Dim] | None, dims: Sequence[Dim] | None) -> bool:
-    """Whether a tensor of the one shape cannot have the other one."""
+def contradict(declared: Sequence[Dim] | None, dims: Sequence[Dim] | None, opened: Collection[str] = ()) -> bool:
+    """Whether a tensor of the one shape cannot have the other one, or does not always where these sizes are open."""
     if declared is None or dims is None:
         return False
-    sizes = zip(declared, dims, strict=False)
-    return len(declared) != len(dims) or any(isinstance(d, int) and isinstance(f, int) and d != f for d, f in sizes)
+    sizes = [(d, f) for d, f in zip(declared, dims, strict=False) if isinstance(d, int)]
+    return len(declared) != len(dims) or any(
+        f in opened if isinstance(f, str) else f not in (None, d) for d, f in sizes
+    )
 
 
 def written(dims: Sequence[Dim] | None) -> str:

@@ -36,7 +36,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
-    redeclare(model.graph, redeclared(source, graph))
+    redeclare(model.graph, redeclared(source, {t.name: t.shape for t in graph.outputs}))
     inputs_with_defaults.restore(model, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():

@@ -9,7 +9,7 @@ import onnx
 
 from passes.errors import SizeError
 from passes.graph.tensors import Array, Dim
-from passes.model.declarations import annotated, contradict, declare, dims_of, symbol_of
+from passes.model.declarations import annotated, dims_of, redeclare, redeclared, symbol_of
 from passes.model.shape_inference import inferred
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
@@ -97,11 +97,8 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
         if dim.dim_value < 0:  # some exporters write -1 for what is not known
             dim.ClearField("dim_value")
     known = {v.name: v for v in inferred(model).model.graph.output}
-    names = {symbol_of(dim) for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
+    redeclare(model.graph, redeclared(model, {name: dims_of(value) for name, value in known.items()}))
     for value in model.graph.output:
-        true = dims_of(known[value.name])
-        if true is not None and contradict(dims_of(value), true):
-            declare(value, [d if isinstance(d, int) or d in names else None for d in true])
         dims = known[value.name].type.tensor_type.shape.dim
         for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):
             if not dim.HasField("dim_value") and found.HasField("dim_value"):

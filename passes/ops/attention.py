@@ -11,9 +11,6 @@ from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.op_decomposition import Decomposition
 
-# FLOPs for each element.
-_SOFTMAX = Softmax.flops_per_element
-
 
 @register("Attention")
 class Attention(Op):
@@ -64,7 +61,7 @@ class Attention(Op):
         scores = product(q) // size * tokens
         mixed = volume(node.outputs[0])
         added = scores if operand(node, 3) is not None else 0
-        flops = product(q) + scores * (2 * size - 1 + _SOFTMAX) + added + mixed * (2 * tokens - 1)
+        flops = product(q) + scores * (2 * size - 1 + Softmax.flops_per_element) + added + mixed * (2 * tokens - 1)
         return flops, scores * size + mixed * tokens
 
     @staticmethod

@@ -283,7 +283,8 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
     if model.training_info:
         notes.append("The training information is left out: it speaks of the weights as they were.")
-    return [*notes, *misdeclared(model.graph.output, redeclared(model, graph))]
+    wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})
+    return [*notes, *misdeclared(model.graph.output, wrong)]
 
 
 def _without_rules(graph: gs.Graph) -> tuple[str, ...]:

@@ -83,13 +83,15 @@ class Network:
     """A generated model with what is needed to run it.
 
     `ranges` gives the bounds of integer inputs; `symbols` the sizes to try for each symbolic dimension;
-    `sharp` says whether the reference evaluator can run it in double precision.
+    `sharp` says whether the reference evaluator can run it in double precision; `honest` is the model with a true
+    declaration for a false one.
     """
 
     model: onnx.ModelProto
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     symbols: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sharp: bool = True
+    honest: onnx.ModelProto | None = None
 
 
 class Builder:

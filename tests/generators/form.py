@@ -33,11 +33,11 @@ def _same_type(wanted: onnx.ValueInfoProto, got: onnx.ValueInfoProto) -> bool:
     if not wanted.type.HasField("tensor_type"):
         return wanted.type == got.type
     a, b = wanted.type.tensor_type, got.type.tensor_type
-    if a.elem_type != b.elem_type or len(a.shape.dim) != len(b.shape.dim):
+    if a.elem_type != b.elem_type or (a.HasField("shape") and len(a.shape.dim) != len(b.shape.dim)):
         return False
     return all(
         (not x.HasField("dim_value") or x.dim_value == y.dim_value) and (not x.dim_param or x.dim_param == y.dim_param)
-        for x, y in zip(a.shape.dim, b.shape.dim, strict=True)
+        for x, y in zip(a.shape.dim, b.shape.dim, strict=False)
     )
 
 
@@ -102,6 +102,19 @@ def _undeclared(model: ModelProto) -> ModelProto:
     for info in bare.graph.output:
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")
+    return bare
+
+
+def declared_as_inferred(model: ModelProto, name: str) -> ModelProto:
+    """The model with an output of this name, if it has one, that declares what inference finds."""
+    bare = _undeclared(model)
+    known = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output
+    for output, declared, found in zip(bare.graph.output, model.graph.output, inferred, strict=True):
+        for dim in found.type.tensor_type.shape.dim:
+            if dim.dim_param not in known:
+                dim.ClearField("dim_param")
+        output.CopyFrom(found if output.name == name else declared)
     return bare
 
 

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tests.generators.builder import Builder, Dim, Network, Step, Sym, Value, size
+from tests.generators.form import declared_as_inferred
 from tests.generators.steps import (
     blocks,
     contractions,
@@ -348,15 +349,42 @@ def _finish(b: Builder, v: Value, inputs: list[onnx.ValueInfoProto], ranges: dic
     )
     if b.flip(0.25):
         model = onnx.shape_inference.infer_shapes(model)
+    honest = None
+    if b.flip(0.08):
+        model, name = _misdeclared(b, model)
+        honest = declared_as_inferred(model, name)
     symbols: dict[str, tuple[int, ...]] = {
-        "N": (1, 3),
+        "N": (1, 3, 2),
         "H": (6, 9),
         "W": (5, 8),
         "h": (1, 2, 3, 1, 7, 70),
         "w": (1, 3, 2, 8, 6, 5),
         "T": (_least_time(inputs), 9),
     }
-    return Network(model, ranges, symbols, b.sharp)
+    return Network(model, ranges, symbols, b.sharp, honest)
+
+
+def _misdeclared(b: Builder, model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The model with wrong sizes, or another number of them, for an output or a tensor noted in it, and its name.
+
+    Not for what an operator writes that the standard does not know: nobody but the note tells its shape.
+    """
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    unknown = {name for node in model.graph.node if node.domain for name in node.output}
+    values = [
+        value
+        for value in (*wrong.graph.output, *wrong.graph.value_info)
+        if value.type.tensor_type.shape.dim and value.name not in unknown
+    ]
+    if not values:
+        return wrong, ""
+    value = b.pick(values)
+    dims = value.type.tensor_type.shape.dim
+    if b.flip(0.2):
+        dims.add().dim_value = 1
+    dims[b.some(0, len(dims) - 1)].dim_value = b.pick((1, 5, 1000))
+    return wrong, value.name
 
 
 def _least_time(inputs: Sequence[onnx.ValueInfoProto]) -> int:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
-from passes.graph.subgraphs import bodies, subgraphs
+from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
 from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
@@ -69,7 +69,7 @@ def decompose(graph: gs.Graph) -> bool:
 
     Raises GraphError where the graph is laid out for one machine.
     """
-    nodes = [node for scope in (graph, *bodies(graph)) for node in scope.nodes]
+    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     for node in nodes:
         if _is_laid_out(node):
             operator = f"{node.domain}.{node.op}"

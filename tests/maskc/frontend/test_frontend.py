@@ -19,17 +19,6 @@ pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture(scope="module")
-def keras() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return keras
-
-
-@pytest.fixture(scope="module")
 def network(keras: Any) -> Any:
     """Two inputs out of alphabetical order, two outputs, convolutions and a batch normalization."""
     layers = keras.layers

@@ -1,4 +1,4 @@
-"""Changes of a model that `maskc check` is to notice."""
+"""Running `maskc check` in one process, and changes of a model that it is to notice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
+from typer.testing import Result
+
+from tests.maskc.command import maskc
+
+
+def check(*arguments: object) -> Result:
+    return maskc("check", "--jobs", "1", *arguments)
 
 
 def edit(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:

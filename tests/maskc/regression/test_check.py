@@ -7,94 +7,27 @@ import json
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from typer.testing import Result
 
 import passes
 from maskc.errors import InputError
-from maskc.regression import baseline, output_formats
+from maskc.regression import baseline
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
-from passes.cost.sum_over_nodes import count_as_one
 from tests.maskc import build
-from tests.maskc.command import ROOT, maskc, process, refused
-from tests.maskc.regression.edits import edit, unmask
+from tests.maskc.command import ROOT, refused
+from tests.maskc.regression.edits import check, edit, unmask
 
 BARE = list(range(1, 16, 2))  # the channels that `build.mlp` masks
-
-
-def check(*arguments: object) -> Result:
-    return maskc("check", "--jobs", "1", *arguments)
 
 
 def read_again(model: onnx.ModelProto) -> None:
     """A change that makes the masked tensor a graph output, which keeps all its channels."""
     model.graph.output.append(build.value("d", ["n", 16]))
-
-
-# -- the sizes that FLOPs are counted at -------------------------------------------------------------------------
-
-
-def images() -> onnx.ModelProto:
-    """image[n,3,h,w] → Conv, mask over every second channel, Conv."""
-    nodes = [build.node("Conv", "image k", "a"), build.node("Mul", "a mask", "d"), build.node("Conv", "d w", "y")]
-    mask = build.constant("mask", [[[[1.0]], [[0.0]]] * 4])
-    values = build.value("image", ["n", 3, "h", "w"]), build.value("y", ["n", 4, "h", "w"])
-    weights = [build.weight("k", 8, 3, 1, 1), build.weight("w", 4, 8, 1, 1), mask]
-    return build.model(nodes, [values[0]], [values[1]], weights)
-
-
-def entry(name: str = "m.onnx") -> baseline.Entry:
-    return baseline.read(Path("flops.json")).models[name]
-
-
-def test_the_baseline_holds_the_sizes_and_later_checks_count_at_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    build.save(images(), Path("m.onnx"))
-    assert check("--update", "m.onnx").exit_code == 0
-    assert entry().at == {"image": "1x3x224x224"}
-    assert check("--update", "m.onnx", "--at", "image=2x3x10x20").exit_code == 0
-    assert entry().at == {"image": "2x3x10x20"}
-    assert entry().before.flops == passes.count(images(), at={"image": (2, 3, 10, 20)}).flops
-    for arguments in ((), ("--update",), ("--update", "m.onnx")):
-        result = check(*arguments)
-        assert result.exit_code == 0 and "2x3x10x20" in result.stdout and "note" not in result.stdout
-    assert entry().at == {"image": "2x3x10x20"}
-    refused(check("--at", "image=2x3x10x20"), 2, "--update")
-    edit(tmp_path / "m.onnx", lambda model: model.CopyFrom(passes.fix_sizes(model, {"image": (1, 3, 10, 10)})))
-    result = check()
-    assert "FLOPs are counted at 1x3x10x10, and in the baseline at 2x3x10x20." in result.stdout
-
-
-def test_a_baseline_without_sizes_still_works_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    build.save(images(), Path("m.onnx"))
-    build.save(build.mlp(), Path("batch.onnx"))
-    assert check("--update", "m.onnx", "batch.onnx").exit_code == 0
-    old = json.loads(Path("flops.json").read_text())
-    for key, model in old["models"].items():
-        del model["at"]
-        cost = count_as_one(passes.shrink(onnx.load(key)).model)
-        model["after"]["flops"] = cost.flops
-        model["layer_flops"] = {node.name: node.flops for node in cost.nodes if node.macs}
-    Path("flops.json").write_text(json.dumps(old))
-    result = check()
-    assert result.exit_code == 0 and "1x3x1x1" in result.stdout, result.stdout
-    assert result.stdout.count("The baseline does not say at which sizes FLOPs were counted") == 1  # the batch is one
-    assert "m.onnx: note: " in result.stdout and "--update counts at 1x3x224x224." in result.stdout
-    edit(
-        tmp_path / "m.onnx", lambda model: model.graph.initializer[2].CopyFrom(build.constant("mask", [[[[1.0]]] * 8]))
-    )
-    assert "FLOPs rose from" in check().stdout
-    assert check("--update").exit_code == 0
-    assert entry().at == {"image": "1x3x224x224"} and entry("batch.onnx").at == {"x": "1x8"}
 
 
 # -- the file --------------------------------------------------------------------------------------------------
@@ -428,118 +361,6 @@ def test_channels_are_written_and_read(text: str) -> None:
     assert ranges(sorted(baseline.channels(text))) == text
 
 
-# -- processes and formats -------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_models_are_compiled_side_by_side_with_the_same_result(repository: Path) -> None:
-    edit(repository / "models" / "a.onnx", unmask(3))
-    done = [process("check", "--jobs", jobs, "--json") for jobs in (1, 2)]
-    assert [each.returncode for each in done] == [1, 1], done[1].stderr
-    assert done[0].stdout == done[1].stdout
-
-
-@pytest.mark.slow
-def test_rules_reach_every_process(repository: Path) -> None:
-    Path("rules.py").write_text(
-        "import passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
-        "class Fancy(passes.Elementwise):\n    def fold(self, node, facts, operands):\n        return operands[0]\n"
-    )
-    models = [build.save(build.custom(), repository / "models" / f"{name}.onnx") for name in "cd"]
-    assert process("check", "--update", "--rules", "rules.py", *models).returncode == 0
-    assert process("check", "--jobs", 2, "--rules", "rules.py", *models).returncode == 0
-    without = process("check", "--jobs", 2, *models)
-    assert without.returncode == 1 and "Of 2 models, 2 regressed." in without.stdout
-    assert "layer 'first' has 16 channels and had 8" in without.stdout
-
-
-def test_rules_that_are_missing_are_told_once(repository: Path) -> None:
-    for jobs in (1, 2):
-        done = process("check", "--jobs", jobs, "--rules", "gone.py")
-        assert done.returncode == 2
-        assert (done.stdout + done.stderr).count("gone.py does not exist") == 1
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository: Path) -> None:
-    rule = (
-        "import os\nimport passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
-        "class Fancy(passes.Elementwise):\n    "
-    )
-    model = build.save(build.custom(), repository / "models" / "c.onnx")
-    Path("rules.py").write_text(rule + "pass\n")
-    assert process("check", "--update", "--jobs", 1, "--rules", "rules.py", model).returncode == 0
-    Path("rules.py").write_text(rule + "def reads(self, node, facts):\n        os._exit(9)\n")
-    done = process("check", "--jobs", 2, "--rules", "rules.py")
-    assert done.returncode == 2
-    assert "ended without a word (exit code 9)" in done.stdout + done.stderr
-    assert "Of 3 models, 1 could not be checked" in done.stdout
-
-
-def test_every_format_names_the_layer(repository: Path) -> None:
-    edit(repository / "models" / "a.onnx", unmask(3))
-    files = [f"{name}=out.{name}" for name in output_formats.FORMATS]
-    result = check(*(word for file in files for word in ("--format", file)))
-    assert result.exit_code == 1
-    texts = {name: Path(f"out.{name}").read_text() for name in output_formats.FORMATS}
-    assert texts["table"] == result.stdout, "the table is printed as well"
-    for text in texts.values():
-        assert "has 9 channels and had 8" in text and "channel 3 is no longer masked" in text
-        assert "layer 'first'" in text
-    told = json.loads(texts["json"])
-    assert told["schema"] == 1 and [model["passed"] for model in told["models"]] == [False, True]
-    assert told["models"][0]["findings"][0]["kind"] == "flops"
-    suite = ElementTree.fromstring(texts["junit"]).find("testsuite")
-    assert suite is not None and (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
-    failure = suite.find("testcase[@name='models/a.onnx']/failure")
-    assert failure is not None and failure.get("type") == "flops" and "no longer masked" in (failure.text or "")
-    assert suite.find("testcase[@name='models/b.onnx']/failure") is None
-    annotation, summary = texts["github"].splitlines()
-    assert annotation.startswith("::error file=models/a.onnx,title=maskc check::models/a.onnx: FLOPs rose")
-    assert "%0A" in annotation and "%25" in annotation and summary == "Of 2 models, 1 regressed."
-    assert "| `models/a.onnx` | " in texts["markdown"] and "**regressed**" in texts["markdown"]
-
-
-def test_errors_and_notes_in_every_format(tmp_path: Path) -> None:
-    outcome = regress.Outcome("m|x.onnx", tmp_path / "a,b:c.onnx", notes=("A\x00 note.",), error="It *fails* <b>.")
-    junit = ElementTree.fromstring(output_formats.as_junit([outcome]))
-    error = junit.find("testsuite/testcase/error")
-    assert error is not None and error.get("message") == "It *fails* <b>."
-    github = output_formats.as_github([outcome])
-    assert "a%2Cb%3Ac.onnx" in github and "::notice " in github
-    markdown = output_formats.as_markdown([outcome])
-    assert "It \\*fails\\* \\<b\\>." in markdown and "m\\|x.onnx" in markdown
-    assert json.loads(output_formats.as_json([outcome]))["models"][0]["error"] == "It *fails* <b>."
-    assert "not checked" in output_formats.as_table([outcome])
-
-
-def test_json_on_stdout_and_nothing_else(repository: Path) -> None:
-    assert json.loads(check("--json").stdout)["passed"] is True
-    assert json.loads(check("--format", "json").stdout)["passed"] is True
-
-
 def test_limits_are_checked() -> None:
     with pytest.raises(InputError):
         Limits(float("nan"))
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow
-def test_a_keras_file_in_a_process_of_its_own(repository: Path) -> None:
-    import keras
-
-    inputs = keras.Input((4,))
-    hidden = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
-    kernel, bias = model.get_layer("hidden").get_weights()
-    for name, dead in (("before", 3), ("after", 2)):
-        kernel[:, :dead], kernel[:, dead:] = 0, 1
-        model.get_layer("hidden").set_weights([kernel, bias])
-        model.save(repository / f"{name}.keras")
-    (repository / "before.keras").rename(repository / "m.keras")
-    assert process("check", "--update", "m.keras").returncode == 0
-    assert process("check", "--jobs", 2).returncode == 0
-    (repository / "after.keras").rename(repository / "m.keras")
-    done = process("check", "--jobs", 2)
-    assert done.returncode == 1, done.stderr
-    assert "channel 2 is no longer masked" in done.stdout and "has 4 channels and had 3" in done.stdout

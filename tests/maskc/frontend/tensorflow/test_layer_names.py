@@ -17,17 +17,6 @@ from tests.maskc.frontend.tensorflow.test_layers import randomise
 pytestmark = pytest.mark.tensorflow
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return keras
-
-
 def products(model: Any) -> list[str]:
     """The names of the nodes that multiply, in the order of the graph; all nodes have a name of their own."""
     names = [node.name for node in model.graph.node]

@@ -23,17 +23,6 @@ TOLERANCE = 1e-5
 NO_ACTIVATIONS = {"deserialize", "get", "serialize"}
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return keras
-
-
 def randomise(model: Any) -> None:
     """Weights as after training: no zeros, no biases of 0, no variances of 1."""
     rng = np.random.default_rng(0)

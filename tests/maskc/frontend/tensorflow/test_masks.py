@@ -86,17 +86,6 @@ EXACT: dict[str, tuple[tuple[int, ...], Network]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return keras
-
-
 def compiled(keras: Any, shape: tuple[int, ...], network: Network) -> Any:
     """The report of a model whose mask closes every other channel, after it computed what Keras computes."""
     import maskc

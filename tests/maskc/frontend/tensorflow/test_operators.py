@@ -12,17 +12,6 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    import keras
-
-    keras.utils.set_random_seed(0)
-    return keras
-
-
 def converted(model: Any, **tolerance: float) -> dict[str, int]:
     """Convert a model of one input, compare it with TensorFlow, and count the operators of the graph."""
     from collections import Counter

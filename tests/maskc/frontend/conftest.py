@@ -1,0 +1,18 @@
+"""What tests of reading models share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    from maskc.frontend.tensorflow.importing import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return keras

@@ -1,0 +1,53 @@
+"""What `maskc check` prints and writes, in each format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+from maskc.regression import check as regress
+from maskc.regression import output_formats
+from tests.maskc.regression.edits import check, edit, unmask
+
+
+def test_every_format_names_the_layer(repository: Path) -> None:
+    edit(repository / "models" / "a.onnx", unmask(3))
+    files = [f"{name}=out.{name}" for name in output_formats.FORMATS]
+    result = check(*(word for file in files for word in ("--format", file)))
+    assert result.exit_code == 1
+    texts = {name: Path(f"out.{name}").read_text() for name in output_formats.FORMATS}
+    assert texts["table"] == result.stdout, "the table is printed as well"
+    for text in texts.values():
+        assert "has 9 channels and had 8" in text and "channel 3 is no longer masked" in text
+        assert "layer 'first'" in text
+    told = json.loads(texts["json"])
+    assert told["schema"] == 1 and [model["passed"] for model in told["models"]] == [False, True]
+    assert told["models"][0]["findings"][0]["kind"] == "flops"
+    suite = ElementTree.fromstring(texts["junit"]).find("testsuite")
+    assert suite is not None and (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    failure = suite.find("testcase[@name='models/a.onnx']/failure")
+    assert failure is not None and failure.get("type") == "flops" and "no longer masked" in (failure.text or "")
+    assert suite.find("testcase[@name='models/b.onnx']/failure") is None
+    annotation, summary = texts["github"].splitlines()
+    assert annotation.startswith("::error file=models/a.onnx,title=maskc check::models/a.onnx: FLOPs rose")
+    assert "%0A" in annotation and "%25" in annotation and summary == "Of 2 models, 1 regressed."
+    assert "| `models/a.onnx` | " in texts["markdown"] and "**regressed**" in texts["markdown"]
+
+
+def test_errors_and_notes_in_every_format(tmp_path: Path) -> None:
+    outcome = regress.Outcome("m|x.onnx", tmp_path / "a,b:c.onnx", notes=("A\x00 note.",), error="It *fails* <b>.")
+    junit = ElementTree.fromstring(output_formats.as_junit([outcome]))
+    error = junit.find("testsuite/testcase/error")
+    assert error is not None and error.get("message") == "It *fails* <b>."
+    github = output_formats.as_github([outcome])
+    assert "a%2Cb%3Ac.onnx" in github and "::notice " in github
+    markdown = output_formats.as_markdown([outcome])
+    assert "It \\*fails\\* \\<b\\>." in markdown and "m\\|x.onnx" in markdown
+    assert json.loads(output_formats.as_json([outcome]))["models"][0]["error"] == "It *fails* <b>."
+    assert "not checked" in output_formats.as_table([outcome])
+
+
+def test_json_on_stdout_and_nothing_else(repository: Path) -> None:
+    assert json.loads(check("--json").stdout)["passed"] is True
+    assert json.loads(check("--format", "json").stdout)["passed"] is True
