@@ -15,24 +15,27 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from passes.graph.subgraphs import captured, shared_constants
 from passes.graph.tensors import Array, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
-from passes.model.declarations import annotated, redeclare, redeclared
+from passes.model.declarations import annotated, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import described_as
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
+
+# Inference takes every open size for changed, also where the scale is 1; runtimes read the note.
+_FORGETFUL = ("Resize", "Upsample")
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
     """The graph as a model, with all that the source says about itself and its inputs and outputs in its own words.
 
     Outputs that declare another shape than they have are given theirs. Sizes of inner tensors are left out, but for
-    those that the source tells and nobody could infer. Weights that are read or computed when they are asked for are
-    written to the store, if there is one, and to nowhere else.
+    those that nobody could infer. Weights that are read or computed when they are asked for are written to the store,
+    if there is one, and to nowhere else.
     """
     if store is not None:
         store.clear()
     model = described_as(source)
-    told = annotated(source)
+    told, opened = annotated(source), symbols(source) - {""}
     initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
     model.graph.output.extend(source.graph.output)
@@ -48,6 +51,8 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
         add_node(model.graph, node, outside=constants)
         if told and _is_foreign(node):
             model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
+        elif node.op in _FORGETFUL and opened.intersection(node.outputs[0].shape or ()):
+            model.graph.value_info.append(_declared(node.outputs[0]))
     if store is not None:
         store.flush()
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs

@@ -223,7 +223,7 @@ def shrink_graph(
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
         clean(graph, options.target, nested=around is not None)
-        options.target.write_fast_forms(graph, limit)
+        options.target.write_fast_forms(graph, limit, nested=around is not None)
         store_compactly(graph, source)
         options.target.avoid_faults(graph, faults, nested=around is not None)
     return replace(found, notes=(*notes, *found.notes))

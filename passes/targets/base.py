@@ -39,8 +39,11 @@ class Target(Protocol):
         The facts are those that the plan returned uses.
         """
 
-    def write_fast_forms(self, graph: gs.Graph, limit: int) -> None:
-        """Write a compiled graph in forms that run faster, as far as it does not come to more FLOPs than `limit`."""
+    def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
+        """Write a compiled graph in forms that run faster, as far as it does not come to more FLOPs than `limit`.
+
+        nested: whether it is a subgraph of control flow.
+        """
 
     def faults(self, graph: gs.Graph) -> Collection[str]:
         """Names of tensors of a source that this runtime computes wrongly."""
@@ -48,5 +51,5 @@ class Target(Protocol):
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         """Write a compiled graph so that the runtime computes nothing wrongly, but for the tensors in `known`.
 
-        nested: whether it is a subgraph of control flow.
+        nested: as above.
         """

@@ -105,17 +105,24 @@ def _undeclared(model: ModelProto) -> ModelProto:
     return bare
 
 
+def inferred_shapes(model: ModelProto) -> dict[str, list[int | str | None]]:
+    """What inference finds of the shape of each tensor, whatever is declared: numbers, names of the inputs' sizes."""
+    known = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
+    return {
+        name: [dim if isinstance(dim, int) or dim in known else None for dim in shape]
+        for name, shape in _shapes(_undeclared(model), data_prop=True).items()
+    }
+
+
 def declared_as_inferred(model: ModelProto, name: str) -> ModelProto:
     """The model with an output of this name, if it has one, that declares what inference finds."""
-    bare = _undeclared(model)
-    known = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
-    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output
-    for output, declared, found in zip(bare.graph.output, model.graph.output, inferred, strict=True):
-        for dim in found.type.tensor_type.shape.dim:
-            if dim.dim_param not in known:
-                dim.ClearField("dim_param")
-        output.CopyFrom(found if output.name == name else declared)
-    return bare
+    honest, shapes = ModelProto(), inferred_shapes(model)
+    honest.CopyFrom(model)
+    for output in honest.graph.output:
+        if output.name == name:
+            kind = output.type.tensor_type.elem_type
+            output.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, shapes[name]))
+    return honest
 
 
 def _reads(graph: onnx.GraphProto) -> Iterator[str]:

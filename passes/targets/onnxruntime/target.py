@@ -20,6 +20,7 @@ from passes.targets.onnxruntime import (
     keep_nchwc_layout,
     maxpool_padding,
     space_to_depth_convolutions,
+    squeeze_reshapes,
 )
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.rates_by_processor import Rates
@@ -41,10 +42,12 @@ class OnnxRuntime:
             return plan, facts, ()
         return channel_multiples.choose_channel_multiples(graph, facts, plan, self.align, options)
 
-    def write_fast_forms(self, graph: gs.Graph, limit: int) -> None:
+    def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):
             keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
             space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
+        if not nested:
+            squeeze_reshapes.squeeze_reshapes(graph)
 
     def faults(self, graph: gs.Graph) -> Collection[str]:
         return maxpool_padding.merged(graph) | integer_kernels.merged(graph)

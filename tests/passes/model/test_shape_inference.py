@@ -70,8 +70,8 @@ def test_an_open_batch_is_the_same_after_a_slice_that_leaves_it_whole() -> None:
 def test_a_reshape_tells_the_runtime_which_size_it_leaves_alone() -> None:
     """From -1 inference would make a size of its own."""
     body = "a = MatMul (x, w)  b = Mul (a, keep)  r = Reshape (b, shape)  y = MatMul (r, v)"
-    constants = {"w": random(4, 6), "keep": np.array([1.0, 0, 1, 0, 1, 0]), "v": random(2, 3, seed=1)}
-    source = model("(float[N,4] x) => (float[N,3,3] y)", body, shape=np.array([-1, 3, 2]), **constants)
+    constants = {"w": random(4, 12), "keep": np.array([1.0, 0] * 6), "v": random(4, 3, seed=1)}
+    source = model("(float[N,4] x) => (float[N,3,3] y)", body, shape=np.array([-1, 3, 4]), **constants)
     result = compiled(source).model
     (after,) = (n.output[0] for n in result.graph.node if n.op_type == "Reshape")
     told = {v.name: v.type.tensor_type.shape for v in onnx.shape_inference.infer_shapes(result).graph.value_info}

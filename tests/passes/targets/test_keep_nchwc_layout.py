@@ -88,6 +88,22 @@ def test_a_gate_is_brought_to_the_places_of_what_it_multiplies() -> None:
         assert "Resize" not in operators(source)
 
 
+def test_an_open_batch_is_known_after_a_gate_that_was_spread() -> None:
+    """Inference forgets it at the Resize, and ONNX Runtime would take the sizes of what it multiplies for others."""
+    gated = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
+    source = between(
+        gated + "a = Mul(r, gate)",
+        "(float[N,16,28,28] x) => (float[N,16,28,28] y)",
+        s1=random(16, 32, 1, 1, seed=5),
+        s2=random(32, 16, 1, 1, seed=6),
+    )
+    result = shrink(source, align=AVX512).model
+    assert_same_function(source, result, symbols={"N": (1, 3)})
+    assert "Resize" in [node.op_type for node in result.graph.node]
+    inferred = onnx.shape_inference.infer_shapes(result, data_prop=True).graph.value_info
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in inferred} == {"N"}
+
+
 @pytest.mark.parametrize("order", ["h = Mul(r, e)\n a = Mul(h, half_)", "h = Mul(r, half_)\n a = Mul(h, e)"])
 def test_a_gelu_that_is_spelled_out_stays_so(order: str) -> None:
     """ONNX Runtime makes one operator of it, on channels in blocks, but not where a BatchNormalization stands in it."""
