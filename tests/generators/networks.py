@@ -383,7 +383,7 @@ def _misdeclared(b: Builder, model: onnx.ModelProto) -> tuple[onnx.ModelProto, s
         return wrong, ""
     value, axis = b.pick(places)
     dims = value.type.tensor_type.shape.dim
-    dims[axis].dim_value = b.pick((1, 5, 1000))
+    dims[axis].dim_value = b.pick([size for size in (1, 5, 1000) if size != shapes[value.name][axis]])
     if b.flip(0.2):
         dims.add().dim_value = 1
     return wrong, value.name
