@@ -100,7 +100,7 @@ def compare(
     if any(error.noise is not None and error.passed for error in found.outputs):
         found.notes.append(
             f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
-            "reference's weights, or ONNX Runtime's own optimizations, do to it."
+            "reference's weights and functions, or ONNX Runtime's own optimizations, do to it."
         )
     if any(map(rounds_products, (models.reference, models.compiled))):
         found.notes.append(

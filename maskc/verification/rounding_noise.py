@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import RunError
-from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external
+from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external, tensor_types
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon
@@ -33,6 +33,12 @@ _ULPS = 2.0
 # Operators whose float operands are sizes, not weights: moved by a rounding they change the output's shape.
 SIZED_BY_FLOATS = frozenset({"Resize", "Upsample", "Range"})
 
+
+# Functions of one number that kernels approximate.
+_APPROXIMATED = frozenset(
+    "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu Log LogSoftmax Mish Selu Sigmoid Sin Sinh Softmax "
+    "Softplus Tan Tanh".split()
+)
 
 # How large an error of ONNX Runtime's own fusions may be, relative to the scale: what single precision does.
 _FUSED = 1e-5
@@ -109,6 +115,10 @@ class Noise:
         for session in sessions:
             with contextlib.suppress(RunError):
                 yield session.run(inputs)
+        with contextlib.suppress(RunError):
+            session = Session(rounded_functions(self._reference), self._provider)
+            for _ in range(_SESSIONS):
+                yield session.run(inputs)
         for _ in range(_ROUNDS):
             for session in self._sessions():
                 with contextlib.suppress(RunError):
@@ -149,6 +159,30 @@ def rounded_weights(
         if tensor.data_type in _PERTURBED and not is_external(tensor):  # all of those would be written anew
             values = _rounded(numpy_helper.to_array(tensor), rng, ulps, together)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return copy
+
+
+def rounded_functions(model: ModelProto) -> ModelProto:
+    """A copy in which what approximated functions give in the main graph is moved by random errors, anew in each run.
+
+    Kernels compute most of a tensor in vectors and its last elements one by one, and round these in another way: the
+    same numbers give different ones. Where a network divides by their range, as of a silent spectrum, that decides.
+    """
+    copy = copied(model)
+    types = {name: found.elem_type for name, found in tensor_types(model).items()}
+    nodes = list(copy.graph.node)
+    del copy.graph.node[:]
+    for node in nodes:
+        copy.graph.node.append(node)
+        dtype = types.get(node.output[0]) if node.op_type in _APPROXIMATED and not node.domain else None
+        if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            continue
+        name = node.output[0]
+        exact, factor = f"{name}/exact", f"{name}/rounding"
+        moved = _ULPS * float(np.finfo(helper.tensor_dtype_to_np_dtype(dtype)).eps)
+        copy.graph.node[-1].output[0] = exact
+        drawn = helper.make_node("RandomUniformLike", [exact], [factor], low=1 - moved, high=1 + moved)
+        copy.graph.node.extend([drawn, helper.make_node("Mul", [exact, factor], [name])])
     return copy
 
 

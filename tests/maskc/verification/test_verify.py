@@ -320,6 +320,42 @@ def test_steps_are_allowed_the_noise_of_the_reference() -> None:
     assert any("rounding" in note for note in result.notes)
 
 
+def ranged(factor: float = 1.0) -> onnx.ModelProto:
+    """x[n,64] → Log of the squares, brought to the range from 0 to 1, which silence does not have, and a MatMul."""
+    nodes = [
+        node("MatMul", "x w1", "h"),
+        node("Mul", "h h", "squares"),
+        node("Add", "squares tiny", "powers"),
+        node("Log", "powers", "logs"),
+        node("Mul", "logs same", "scaled"),
+        node("ReduceMin", "scaled", "low", axes=[1]),
+        node("Sub", "scaled low", "above"),
+        node("ReduceMax", "above", "range", axes=[1]),
+        node("Equal", "range nothing", "silent"),
+        node("Where", "silent one range", "divisor"),
+        node("Div", "above divisor", "ratio"),
+        node("MatMul", "ratio w2", "y"),
+    ]
+    weights = [
+        build.weight("w1", 64, 64),
+        build.weight("w2", 64, 4),
+        build.constant("tiny", 1e-10),
+        build.constant("same", np.tile(np.array([1.0, factor], np.float32), 32)),
+        build.constant("nothing", 0.0),
+        build.constant("one", 1.0),
+    ]
+    return build.model(nodes, [value("x", ["n", 64])], [value("y", ["n", 4])], weights)
+
+
+def test_silence_that_is_divided_by_its_range_is_allowed_the_rounding_of_a_logarithm() -> None:
+    """All powers are the same there, and all logarithms but for how they are rounded."""
+    model = ranged()
+    last_place = 1 + float(np.finfo(np.float32).eps)
+    result = api.verify(model, ranged(last_place), exact=False)
+    assert result.passed, result.reasons
+    assert not api.verify(model, ranged(1.001), exact=False).passed
+
+
 def test_noise_does_not_hide_a_difference() -> None:
     model = stepped()
     assert not api.verify(model, build.changed(model, "w2", lambda w: w * np.float32(1.01))).passed
