@@ -213,6 +213,9 @@ def _stand_in(domain: str, op: str) -> str:
 def _give_shapes(graph: onnx.GraphProto) -> bool:
     """Write down the shapes that inference gave up and operators tell all the same; whether there were any."""
     values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    shaped = {name for name, value in values.items() if value.type.tensor_type.HasField("shape")}
+    if all(name in shaped or not name for node in graph.node for name in node.output):
+        return False
     initializers: dict[str, Sequence[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
 
     def shape(name: str) -> Sequence[Dim] | None:
