@@ -1,0 +1,103 @@
+"""Functions that magnify rounding are allowed what rounding does to the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+import maskc as api
+from tests.maskc import build
+from tests.maskc.build import node, value
+
+
+def stepped() -> onnx.ModelProto:
+    """A network whose outputs are rounded to steps of 1/256, so that a tiny error may become a whole step."""
+    nodes = [
+        node("MatMul", "x w1", "hidden"),
+        node("MatMul", "hidden w2", "smooth"),
+        node("Add", "smooth far", "rounded"),
+        node("Sub", "rounded far", "y"),
+    ]
+    weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("far", 2.0**15)]
+    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+
+
+def summed_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with the hidden channels in another order."""
+    order = np.random.default_rng(0).permutation(64)
+    return build.changed(build.changed(model, "w1", lambda w: w[:, order]), "w2", lambda w: w[order])
+
+
+def test_steps_are_allowed_the_noise_of_the_reference() -> None:
+    model = stepped()
+    result = api.verify(model, summed_otherwise(model))
+    assert result.passed, result.reasons
+    assert any(output.noise for output in result.outputs)
+    assert any("rounding" in note for note in result.notes)
+
+
+def ranged(factor: float = 1.0) -> onnx.ModelProto:
+    """x[n,64] → Log of the squares, brought to the range from 0 to 1, which silence does not have, and a MatMul."""
+    nodes = [
+        node("MatMul", "x w1", "h"),
+        node("Mul", "h h", "squares"),
+        node("Add", "squares tiny", "powers"),
+        node("Log", "powers", "logs"),
+        node("Mul", "logs same", "scaled"),
+        node("ReduceMin", "scaled", "low", axes=[1]),
+        node("Sub", "scaled low", "above"),
+        node("ReduceMax", "above", "range", axes=[1]),
+        node("Equal", "range nothing", "silent"),
+        node("Where", "silent one range", "divisor"),
+        node("Div", "above divisor", "ratio"),
+        node("MatMul", "ratio w2", "y"),
+    ]
+    weights = [
+        build.weight("w1", 64, 64),
+        build.weight("w2", 64, 4),
+        build.constant("tiny", 1e-10),
+        build.constant("same", np.tile(np.array([1.0, factor], np.float32), 32)),
+        build.constant("nothing", 0.0),
+        build.constant("one", 1.0),
+    ]
+    return build.model(nodes, [value("x", ["n", 64])], [value("y", ["n", 4])], weights)
+
+
+def test_silence_that_is_divided_by_its_range_is_allowed_the_rounding_of_a_logarithm() -> None:
+    """All powers are the same there, and all logarithms but for how they are rounded."""
+    model = ranged()
+    last_place = 1 + float(np.finfo(np.float32).eps)
+    result = api.verify(model, ranged(last_place), exact=False)
+    assert result.passed, result.reasons
+    assert not api.verify(model, ranged(1.001), exact=False).passed
+
+
+def test_noise_does_not_hide_a_difference() -> None:
+    model = stepped()
+    assert not api.verify(model, build.changed(model, "w2", lambda w: w * np.float32(1.01))).passed
+
+
+def test_classes_may_flip_only_where_the_reference_flips() -> None:
+    nodes = [node("MatMul", "x w", "scores"), node("ArgMax", "scores", "y", axis=1, keepdims=0)]
+    ends = [value("x", ["n", 8])], [value("y", ["n"], TensorProto.INT64)]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
+    assert api.verify(model, model).passed
+    assert not api.verify(model, build.changed(model, "w", lambda w: w[:, ::-1])).passed
+
+
+def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
+    nodes = [node("MatMul", "x w", "scores"), node("Sub", "scores far", "low"), node("Sigmoid", "low", "y")]
+    ends = [value("x", ["n", 8])], [value("y", ["n", 5])]
+    model = build.model(nodes, *ends, [build.weight("w", 8, 5), build.constant("far", 30)])
+    assert api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
+    assert not api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1.01))).passed
+
+
+def test_nans_must_be_where_they_were() -> None:
+    nodes = [node("Sub", "x shift", "d"), node("Log", "d", "y")]
+    ends = [value("x", ["n", 8])], [value("y", ["n", 8])]
+    model = build.model(nodes, *ends, [build.constant("shift", [0.0] * 8)])
+    assert api.verify(model, model).passed
+    result = api.verify(model, build.changed(model, "shift", lambda s: s + 1))
+    assert not result.passed and "NaN" in result.reasons[0]
