@@ -181,19 +181,22 @@ def _check_windows(graph: gs.Graph) -> None:
 
 def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:
     ones = {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
-    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
+    scopes = [*with_bodies(graph)]
+    nodes = [node for scope in scopes for node in scope.nodes]
+    variables = [*(t for scope in scopes for t in scope.inputs), *(t for node in nodes for t in node.outputs)]
+    unknown = {id(t) for t in variables if t.name and not _known(t, ones)}
     return CountedAt(
         sizes=sizes,
         open=tuple(names.values()),
-        unknown=sum(_depends_on_data(node, ones) for node in nodes),
+        unknown=sum(_depends_on_data(node, unknown) for node in nodes) if unknown else 0,
         loops=sum(node.op in _LOOPS for node in nodes),
     )
 
 
-def _depends_on_data(node: gs.Node, given: set[str]) -> bool:
-    """Whether the node takes FLOPs for sizes that no input determines."""
-    known = all(_known(t, given) for t in (*node.inputs, *node.outputs) if t.name and is_float(t))
-    return not known and not rules(node).moves and rules(node).cost(node)[0] > 0
+def _depends_on_data(node: gs.Node, unknown: Collection[int]) -> bool:
+    """Whether the node takes FLOPs for sizes that no input determines: those of the tensors with these ids."""
+    found = any(id(t) in unknown and is_float(t) for t in (*node.inputs, *node.outputs))
+    return found and not rules(node).moves and rules(node).cost(node)[0] > 0
 
 
 def _known(tensor: gs.Tensor, given: Collection[str]) -> bool:
