@@ -38,6 +38,8 @@ _COPIES = 3
 
 # FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
 BUDGET = 1e8
+# And on a sample for which a model would be refused otherwise.
+BEFORE_REFUSAL = 2e9
 
 
 def affordable(samples: Sequence[Sample], model: Figures, budget: float = BUDGET) -> list[Sample]:
@@ -50,6 +52,17 @@ def affordable(samples: Sequence[Sample], model: Figures, budget: float = BUDGET
             chosen.append(sample)
             budget -= cost
     return chosen
+
+
+def outputs_in_double(model: ModelProto, figures: Figures, sample: Sample) -> dict[str, NDArray[Any]] | None:
+    """What the model gives in double precision by name; None where it cannot be had within half a minute."""
+    if not has_double(model) or not affordable([sample], figures, BEFORE_REFUSAL):
+        return None
+    try:
+        evaluator = Evaluator(to_double(model))
+        return dict(zip(evaluator.outputs, map(np.asarray, evaluator(widen(sample.inputs))), strict=True))
+    except Exception:  # whatever the evaluator stumbles over
+        return None
 
 
 class Exact:

@@ -105,7 +105,16 @@ def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: No
             tally = tallies.setdefault(name, _Tally())
             tally.rtol = tolerance.relative(name, expected.dtype, pair.factor)
             if name in actual:
-                _add(tally, name, expected, actual[name], sample, tolerance, noise)
+                _add(
+                    tally,
+                    name,
+                    expected,
+                    actual[name],
+                    sample,
+                    tolerance,
+                    noise,
+                    of_reference=pair.against != "TensorFlow",
+                )
             else:
                 tally.reason = "it is missing"
             if tally.reason is not None and tally.sample is None:
@@ -116,7 +125,15 @@ def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: No
 
 
 def _add(
-    tally: _Tally, name: str, wanted: Array, got: Array, sample: Sample, tolerance: Tolerance, noise: Noise
+    tally: _Tally,
+    name: str,
+    wanted: Array,
+    got: Array,
+    sample: Sample,
+    tolerance: Tolerance,
+    noise: Noise,
+    *,
+    of_reference: bool,
 ) -> None:
     """Take one sample of one output into account."""
     tally.dtype = str(wanted.dtype)
@@ -132,7 +149,7 @@ def _add(
     tally.statistics.add(error, wanted, got)
     if error.max_abs <= allowed or tally.reason is not None:
         return
-    explained, moved = noise.explains(error, allowed, name, sample)
+    explained, moved = noise.explains(error, allowed, name, sample, got if of_reference else None)
     tally.noise = max(tally.noise or 0.0, moved)
     if explained:
         return
