@@ -95,7 +95,7 @@ def look_inside(
     unseen = tuple(_called(node) for node in nodes if not graph.is_seen(node))
     differing = {name: node for node in nodes for name in node.output if name in states and not states[name].same}
     again = compiled_again(reference, compiled) if differing else None
-    right = {} if again is None else _states(reference, again, samples, seed, double)
+    right = {} if again is None else _states(reference, again, samples, seed, double, differing)
     for name, node in differing.items():
         if name in right and right[name].same:
             state = states[name]
@@ -106,9 +106,17 @@ def look_inside(
 
 
 def _states(
-    reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, double: bool
+    reference: ModelProto,
+    compiled: ModelProto,
+    samples: Sequence[Sample],
+    seed: int,
+    double: bool,
+    names: Collection[str] | None = None,
 ) -> dict[str, _State]:
-    """The state of each tensor of floats that has one name in both; empty where the models cannot be run like that."""
+    """The state of each tensor of floats that has one name in both; empty where the models cannot be run like that.
+
+    names: those that are asked for, if not all.
+    """
     inside = Inside(reference, compiled, seed, double=double)
     depth = depths(compiled)
     worst: dict[str, _State] = {}
@@ -120,7 +128,7 @@ def _states(
             values = inside.values(sample)
         except MaskcError:
             continue
-        for name in inside.shared & set(values.before) & set(values.after):
+        for name in inside.shared & set(values.before) & set(values.after) & set(names or values.after):
             wanted, got = values.before[name], values.after[name]
             found = tensor_error(name, values, inside.floor or tolerance(got.dtype, depth[name]))
             if found is None:
