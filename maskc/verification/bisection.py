@@ -113,8 +113,8 @@ def tensor_error(
 Slices = tuple[NDArray[Any] | None, ...]
 
 # So many elements of two slices are compared first, and all of them where these are as near, relative to the scale.
-_FEW = 512
-_NEAR = 1e-3
+_FEW = 64
+_NEAR = 1e-5
 
 
 def _slices(name: str, wanted: NDArray[Any], got: NDArray[Any], stored: Stored) -> Slices | None:
