@@ -15,7 +15,7 @@ import passes
 from benchmarks import record
 from maskc.compilation.detect_cpu import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
-from passes.targets.onnxruntime.rates_by_processor import RATES
+from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks
 from tests.generators.running import random_feeds

@@ -1,7 +1,7 @@
 """The table of rates against this machine: python -m benchmarks.rates.
 
 Times single convolutions in ONNX Runtime on one thread, as `--align measure` does, and prints how long the table of
-`passes/targets/onnxruntime/rates_by_processor.py` says they take, over what they took. Only how much these ratios
+`passes/targets/onnxruntime/processors.py` says they take, over what they took. Only how much these ratios
 differ matters: where one kind of convolution stands out, widths are chosen wrongly. What is timed is read from the
 nearest cache, so networks take longer where much memory is touched.
 """
@@ -18,7 +18,7 @@ from rich.table import Table
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import timed
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.rates_by_processor import RATES
+from passes.targets.onnxruntime.processors import RATES
 
 SIDES = (56, 28, 14)
 WIDTHS = {

@@ -35,7 +35,7 @@ from passes.errors import GraphError, SizeError, in_brief
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
-from passes.targets.onnxruntime.rates_by_processor import RATES, Lines, Rates
+from passes.targets.onnxruntime.processors import RATES, Lines, Rates
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.

@@ -11,7 +11,7 @@ from maskc.frontend.mask_files import Masks
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import POLICIES, Policy
 from passes.cost.sizes_to_count_at import Sizes
-from passes.targets.onnxruntime.rates_by_processor import LINES, RATES, Lines, Rates
+from passes.targets.onnxruntime.processors import LINES, RATES, Lines, Rates
 
 #: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it

@@ -12,7 +12,7 @@ from maskc.errors import InputError
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
-from passes.cost.counts import Cost
+from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError, SizeError
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maskc.results.measurements import ExactError, Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
-    from passes.cost.counts import Cost, CountedAt
+    from passes.cost.cost_values import Cost, CountedAt
 
 _COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
 

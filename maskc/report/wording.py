@@ -12,7 +12,7 @@ from maskc.runtime.session import provider_title
 if TYPE_CHECKING:
     from maskc.results.document import Checked
     from maskc.results.verification import Verification
-    from passes.cost.counts import CountedAt
+    from passes.cost.cost_values import CountedAt
     from passes.planning.explanation import Held
     from passes.targets.base import Width
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from passes.cost.counts import Cost, NodeCost
+from passes.cost.cost_values import Cost, NodeCost
 
 Pair = tuple[int | None, int | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from passes.cost.counts import Cost, CountedAt
+from passes.cost.cost_values import Cost, CountedAt
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.cost.counts import CountedAt
+from passes.cost.cost_values import CountedAt
 from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.subgraphs import with_bodies

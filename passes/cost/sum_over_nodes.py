@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.cost.counts import Cost, NodeCost
+from passes.cost.cost_values import Cost, NodeCost
 from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of

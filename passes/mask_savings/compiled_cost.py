@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
-from passes.cost.counts import Cost
+from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Sizes, at_sizes, counts_as_one
 from passes.graph.tensors import is_constant
 from passes.model.graph_to_onnx import exported

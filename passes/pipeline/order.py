@@ -19,7 +19,7 @@ from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
-from passes.cost.counts import Cost
+from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults

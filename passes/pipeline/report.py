@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from passes.cost.counts import Cost
+from passes.cost.cost_values import Cost
 from passes.planning.explanation import Held, MaskedAxis
 from passes.targets.base import Width
 

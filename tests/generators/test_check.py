@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
-from passes.cost.counts import Cost
+from passes.cost.cost_values import Cost
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
 from tests.generators import check as checks

@@ -26,7 +26,7 @@ from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouc
 from passes.targets.base import Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
 from passes.targets.onnxruntime.estimated_time import Blocked, Timing
-from passes.targets.onnxruntime.rates_by_processor import Lines, Rates
+from passes.targets.onnxruntime.processors import Lines, Rates
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
 Align = int | Lines | Rates | Literal["all"]

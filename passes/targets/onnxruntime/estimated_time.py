@@ -24,7 +24,7 @@ from passes.rewriting.storage_plan import Key, StoragePlan
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.fusions import Fusion, fusions
 from passes.targets.onnxruntime.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
-from passes.targets.onnxruntime.rates_by_processor import Rates
+from passes.targets.onnxruntime.processors import Rates
 
 # A constant map that is added is read as well: it takes so many times what another elementwise operator does.
 _ADDED = 1.5

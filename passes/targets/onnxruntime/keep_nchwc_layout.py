@@ -16,7 +16,7 @@ from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
 from passes.targets.onnxruntime.estimated_time import Blocked, Timing, gate_operand
 from passes.targets.onnxruntime.fusions import fused_nodes
-from passes.targets.onnxruntime.rates_by_processor import Rates
+from passes.targets.onnxruntime.processors import Rates
 
 # For each element.
 _BATCH_NORMALIZATION_FLOPS = 2

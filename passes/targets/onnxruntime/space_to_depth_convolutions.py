@@ -20,7 +20,7 @@ from passes.graph.tensors import Dim, is_constant, operand, present, shape_of
 from passes.ops.shape import is_static
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.operator_kernels import channel_blocks
-from passes.targets.onnxruntime.rates_by_processor import Rates
+from passes.targets.onnxruntime.processors import Rates
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import lazy
 

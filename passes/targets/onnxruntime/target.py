@@ -23,7 +23,7 @@ from passes.targets.onnxruntime import (
     squeeze_reshapes,
 )
 from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.rates_by_processor import Rates
+from passes.targets.onnxruntime.processors import Rates
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from maskc.frontend import external_data, write_model_files
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.fusions import fusions
-from passes.targets.onnxruntime.rates_by_processor import ANY, RATES
+from passes.targets.onnxruntime.processors import ANY, RATES
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 from tests.passes.targets.test_channel_multiples import chain, widths

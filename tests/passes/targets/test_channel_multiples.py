@@ -18,7 +18,7 @@ from passes.planning.planner import plan
 from passes.rewriting.storage_plan import StoragePlan
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.estimated_time import Timing
-from passes.targets.onnxruntime.rates_by_processor import ANY, LINES, RATES, Rates
+from passes.targets.onnxruntime.processors import ANY, LINES, RATES, Rates
 from tests.generators import architectures
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from passes import shrink
-from passes.targets.onnxruntime.rates_by_processor import RATES
+from passes.targets.onnxruntime.processors import RATES
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, mask, model, random

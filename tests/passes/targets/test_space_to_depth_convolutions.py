@@ -11,7 +11,7 @@ from passes import count, shrink
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime import space_to_depth_convolutions
-from passes.targets.onnxruntime.rates_by_processor import RATES
+from passes.targets.onnxruntime.processors import RATES
 from tests.generators.builder import Network
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed

@@ -1,4 +1,4 @@
-"""How fast convolutions run by how round their widths are: what `timing.py` estimates with.
+"""How fast convolutions run by how round their widths are: what `estimated_time.py` estimates with.
 
 Each kind of processor has a `Rates`. All were fitted to single convolutions in ONNX Runtime 1.31 on one core, and to
 what they take in networks, where more comes from memory (`python -m benchmarks.rates` compares them again). Those of
