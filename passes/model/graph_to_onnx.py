@@ -18,11 +18,10 @@ from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import described_as
+from passes.ops import rules
+from passes.ops.resize import Resize
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
-
-# Inference takes every open size for changed, also where the scale is 1; runtimes read the note.
-_FORGETFUL = ("Resize", "Upsample")
 
 
 def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = None) -> onnx.ModelProto:
@@ -51,7 +50,8 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
         add_node(model.graph, node, outside=constants)
         if told and _is_foreign(node):
             model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
-        elif node.op in _FORGETFUL and opened.intersection(node.outputs[0].shape or ()):
+        elif isinstance(rules(node), Resize) and opened.intersection(node.outputs[0].shape or ()):
+            # inference takes every open size for changed, also where the scale is 1; runtimes read the note
             model.graph.value_info.append(_declared(node.outputs[0]))
     if store is not None:
         store.flush()

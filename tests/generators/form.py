@@ -33,11 +33,11 @@ def _same_type(wanted: onnx.ValueInfoProto, got: onnx.ValueInfoProto) -> bool:
     if not wanted.type.HasField("tensor_type"):
         return wanted.type == got.type
     a, b = wanted.type.tensor_type, got.type.tensor_type
-    if a.elem_type != b.elem_type or (a.HasField("shape") and len(a.shape.dim) != len(b.shape.dim)):
+    if a.elem_type != b.elem_type or len(a.shape.dim) != len(b.shape.dim):
         return False
     return all(
         (not x.HasField("dim_value") or x.dim_value == y.dim_value) and (not x.dim_param or x.dim_param == y.dim_param)
-        for x, y in zip(a.shape.dim, b.shape.dim, strict=False)
+        for x, y in zip(a.shape.dim, b.shape.dim, strict=True)
     )
 
 
