@@ -12,7 +12,7 @@ from maskc.errors import InputError
 from maskc.frontend import Source, runtime_shapes, write_model_files
 from maskc.frontend.onnx_file import check
 from passes.errors import GraphError, SizeError, in_brief
-from passes.model.declarations import contradict, dims_of, misdeclared
+from passes.model.declarations import dims_of, misdeclared, redeclared
 
 Shapes = Mapping[str, Sequence[int | str | None]]
 
@@ -73,6 +73,5 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
 
 def _outputs_redeclared(before: ModelProto, after: ModelProto) -> list[str]:
     """A note on each output that at these sizes has another shape than it declared."""
-    shapes = {value.name: dims_of(value) or [] for value in after.graph.output}
-    wrong = {v.name: dims for v in before.graph.output if contradict(dims_of(v), dims := shapes[v.name])}
-    return misdeclared(before.graph.output, wrong)
+    shapes = {value.name: dims_of(value) for value in after.graph.output}
+    return misdeclared(before.graph.output, redeclared(before, shapes))

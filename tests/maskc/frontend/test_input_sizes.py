@@ -10,8 +10,9 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc import frontend
 from maskc.errors import InputError
-from maskc.frontend.input_sizes import parse
+from maskc.frontend.input_sizes import fixed, parse
 from passes.model.declarations import dims_of
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
@@ -238,3 +239,12 @@ def test_another_word_for_adapters(tmp_path: Path) -> None:
     refused(maskc("compile", source, "--adapters", "sometimes"), 2, "--help")
     with pytest.raises(InputError, match="auto, always, never"):
         api.compile(padded(), adapters="sometimes")  # type: ignore[arg-type]
+
+
+def test_a_note_where_sizes_of_one_input_are_fixed_and_an_output_fixes_what_another_leaves_open() -> None:
+    nodes = [build.node("MatMul", "a w", "c"), build.node("Relu", "b", "d")]
+    inputs = [build.value("a", ["n", 4]), build.value("b", ["m", 2])]
+    outputs = [build.value("c", [5, 3]), build.value("d", ["m", 2])]
+    source = frontend.read(build.model(nodes, inputs, outputs, [build.weight("w", 4, 3)]))
+    notes = fixed(source, {"b": (7, 2)}).notes
+    assert any("Output `c` is declared as [5, 3] and is [n, 3];" in note for note in notes)
