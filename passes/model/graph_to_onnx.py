@@ -13,7 +13,7 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import captured, shared_constants
-from passes.graph.tensors import Array, element_of, is_sparse, is_standard
+from passes.graph.tensors import STANDARD_DOMAINS, Array, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
@@ -34,6 +34,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     if store is not None:
         store.clear()
     model = described_as(source)
+    _raise_opset(model, graph.opset)
     told, opened = annotated(source), symbols(source) - {""}
     initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
     model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
@@ -58,6 +59,15 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
         model.ir_version = 4
     return model
+
+
+def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Let the model import the opset that the graph has now, in a version of the format that knows it."""
+    for said in model.opset_import:
+        if said.domain in STANDARD_DOMAINS and said.version < opset:
+            said.version = opset
+            least: int = onnx.helper.find_min_ir_version_for([said], ignore_unknown=True)
+            model.ir_version = max(model.ir_version, least)
 
 
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:

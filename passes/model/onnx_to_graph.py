@@ -15,7 +15,7 @@ from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, variable
-from passes.graph.tensors import Array, Dim, dtype_of
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
 from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
 
@@ -29,8 +29,12 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
     Attributes are the numbers, strings, lists of these, initializers and graphs that they hold. Those of other types,
     which no operator here reads, stay the `AttributeProto` that they are.
     """
-    versions = [said.version for said in model.opset_import if said.domain in ("", "ai.onnx")]
-    return _Scope({}, versions[0] if versions else None).graph(model.graph)
+    return _Scope({}, opset_of(model)).graph(model.graph)
+
+
+def opset_of(model: onnx.ModelProto) -> int | None:
+    """The version of the standard's operators that the model has; None if it says nothing of them."""
+    return next((said.version for said in model.opset_import if said.domain in STANDARD_DOMAINS), None)
 
 
 class Empty(list[Any]):

@@ -25,7 +25,7 @@ from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined
+from passes.model.onnx_to_graph import inlined, opset_of
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly
@@ -281,6 +281,9 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
 def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     fixed = inputs_with_defaults.fixed(model)
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
+    opset = opset_of(model)
+    if opset is not None and graph.opset > opset:
+        notes.append(f"The opset is raised from {opset} to {graph.opset}, for the operator HardSwish.")
     if model.training_info:
         notes.append("The training information is left out: it speaks of the weights as they were.")
     wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})

@@ -1,20 +1,24 @@
 """Chains of Mul, Add and Clip are fused into as few operators as they can be: HardSigmoid and HardSwish, for two.
 
 Exporters write a HardSigmoid as Add, Clip and Div, and a HardSwish as these around a Mul. ONNX Runtime computes them
-one after the other, each over all of the data.
+one after the other, each over all of the data. A HardSigmoid of what a contraction gives is a Clip once its scale and
+shift are in the weights: every runtime clips inside of convolutions, and few know a HardSigmoid.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import Chain, ClampedAffine, longest_chain, rounds
+from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
+from passes.rewriting.weight_scaling import Fuser
+from passes.simplify.raise_opset import raise_opset
 
 _HARD_SWISH = 14  # the opset that brought the operator
 _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
@@ -26,7 +30,8 @@ def fuse(graph: gs.Graph) -> None:
     """Write chains of scales, shifts and clips with as few nodes as they need.
 
     Afterwards a chain takes no more nodes than the map that it is, and a factor after a product, one of whose operands
-    is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others.
+    is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others. The
+    opset is raised where that makes a HardSwish.
     """
     fusion = _Fusion(GraphEditor(graph))
     for node in reversed(graph.nodes):
@@ -34,10 +39,14 @@ def fuse(graph: gs.Graph) -> None:
         if chain is not None and not fusion.move_factor(chain):
             fusion.shorten(chain)
     fusion.editor.finish()
-    if graph.opset >= _HARD_SWISH:
-        for node in graph.nodes:
-            fusion.swish(node)
-        fusion.editor.finish()
+    swishes = [(node, found) for node in graph.nodes if (found := fusion.swish(node)) is not None]
+    if swishes and raise_opset(graph, _HARD_SWISH):
+        for product, (data, gate) in swishes:
+            erase(gate)
+            become(product, "HardSwish", [data])
+    for node in graph.nodes:
+        fusion.clip(node)
+    fusion.editor.finish()
 
 
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
@@ -49,7 +58,7 @@ def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
 
 class _Fusion:
     def __init__(self, editor: GraphEditor) -> None:
-        self.editor = editor
+        self.editor, self._fuser = editor, Fuser(editor, rules)
 
     def shorten(self, chain: Chain[ClampedAffine]) -> None:
         """Write the chain in fewer nodes, where that can be."""
@@ -91,17 +100,25 @@ class _Fusion:
                 return True
         return False
 
-    def swish(self, product: gs.Node) -> None:
-        """x · min(max(x / 6 + 1 / 2, 0), 1) is a HardSwish."""
+    def swish(self, product: gs.Node) -> tuple[gs.Tensor, gs.Node] | None:
+        """Where the product is x · min(max(x / 6 + 1 / 2, 0), 1), x and the node of the other factor."""
         for data, factor in (product.inputs, reversed(product.inputs)) if is_product(product) else ():
             before = self.editor.sole_producer(factor)
             gate = None if before is None else rules(before).clamped_affine(before)
             if before is None or gate is None or gate.data is not data or not gate.is_hard_sigmoid():
                 continue
             if (gate.scale, gate.shift) == (float(np.float32(1 / 6)), 0.5):
-                erase(before)
-                become(product, "HardSwish", [data])
-                return
+                return data, before
+        return None
+
+    def clip(self, node: gs.Node) -> None:
+        """Write a HardSigmoid as a Clip where the contraction before it takes its scale and shift."""
+        gate = _clamped_affine(node)
+        if gate is None or not gate.is_hard_sigmoid() or (gate.scale, gate.shift) == (1, 0):
+            return
+        if self._fuser.fold(Affine(gate.data, np.asarray(gate.scale), np.asarray(gate.shift), None)):
+            ((op, bounds, attrs),) = self._steps(replace(gate, scale=1.0, shift=0.0))
+            become(node, op, [gate.data, *self._constants(bounds)], attrs)
 
     def _write(self, clamped_affine: ClampedAffine, output: gs.Tensor, place: gs.Node) -> None:
         """The nodes of the map, before the place of a node."""
@@ -110,15 +127,18 @@ class _Fusion:
             hint = f"{output.name}_{op.lower()}"
             made = output if step == len(steps) else self.editor.variable(hint, output.dtype, output.shape)
             name = f"{place.name or output.name}_{op.lower()}"
-            operands = [
-                gs.Variable.empty() if c is None else self.editor.constant("ramp", np.asarray(c, np.float32))
-                for c in constants
-            ]
-            data = self.editor.emit(op, [data, *operands], made, name, attrs, before=place)
+            data = self.editor.emit(op, [data, *self._constants(constants)], made, name, attrs, before=place)
+
+    def _constants(self, numbers: list[float | None]) -> list[gs.Tensor]:
+        """Operands that hold these numbers; those that are None are left out."""
+        return [
+            gs.Variable.empty() if number is None else self.editor.constant("ramp", np.asarray(number, np.float32))
+            for number in numbers
+        ]
 
     def _steps(self, clamped_affine: ClampedAffine) -> list[tuple[str, list[float | None], dict[str, float]]]:
         """The operators of the map, with their constant operands and attributes."""
-        if clamped_affine.is_hard_sigmoid():
+        if clamped_affine.is_hard_sigmoid() and (clamped_affine.scale, clamped_affine.shift) != (1, 0):
             return [("HardSigmoid", [], {"alpha": clamped_affine.scale, "beta": clamped_affine.shift})]
         steps: list[tuple[str, list[float | None], dict[str, float]]] = []
         if clamped_affine.scale != 1:
