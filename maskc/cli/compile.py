@@ -37,6 +37,7 @@ def compile(
     shape: option.Shape = None,
     at: option.At = None,
     signature: option.Signature = None,
+    target: option.Targeting = "any",
     adapters: option.Adapting = option.Adapters.auto,
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
@@ -90,6 +91,7 @@ def compile(
         VERIFY if verify else None,
         parse_at(at or ()),
         signature,
+        target,
     )
     if len(models) > 1:
         if masks or report or bench:

@@ -13,6 +13,7 @@ def explain(
     masks: option.Masks = None,
     shape: option.Shape = None,
     signature: option.Signature = None,
+    target: option.Targeting = "any",
     adapters: option.Adapting = option.Adapters.auto,
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
@@ -42,6 +43,7 @@ def explain(
         adapters=adapters.value,
         align=parse_align(align),
         align_for=align_for,
+        target=target,
     )
     warn(result.warnings)
     if as_json:

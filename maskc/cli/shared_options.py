@@ -104,6 +104,17 @@ Adapting = Annotated[
         )
     ),
 ]
+Targeting = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        help=(
+            "The runtime to be fast in: onnxruntime, openvino, cuda or tensorrt; any is good for all, and the best of "
+            "none at the cost of another."
+        ),
+    ),
+]
 Aligning = Annotated[
     str,
     typer.Option(

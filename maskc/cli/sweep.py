@@ -56,6 +56,12 @@ def sweep(
             metavar="auto,always,never", help="The values of --adapters to compile each level with.", show_default=False
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="any,openvino", help="The values of --target to compile each level with.", show_default=False
+        ),
+    ] = None,
     quality: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +120,8 @@ def sweep(
         axes["align"] = [parse_align(word) for word in _values(align)]
     if adapters is not None:
         axes["adapters"] = _values(adapters)
+    if target is not None:
+        axes["target"] = _values(target)
     named = [[(key, value) for value in values] for key, values in axes.items()]
     directory = output or default_output(models[0]).with_suffix("").with_suffix(".sweep")
     result = run.sweep(

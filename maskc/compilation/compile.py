@@ -16,7 +16,7 @@ from maskc import frontend, progress
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import fastest
-from maskc.compilation.options import SECONDS, TABLES, VERIFY_SAMPLES, Align, CompileOptions
+from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.graph_queries import has_external, model_bytes, without_weights
@@ -35,6 +35,7 @@ from passes.errors import GraphError, SizeError, in_brief
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
+from passes.targets import registry
 from passes.targets.onnxruntime.processors import RATES, Lines, Rates
 from passes.weights.external_file import Store
 
@@ -72,6 +73,7 @@ def compile(
     align: Align = "auto",
     align_for: str | None = None,
     align_seconds: float = SECONDS,
+    target: str = registry.DEFAULT,
     verify: bool = False,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
@@ -91,9 +93,10 @@ def compile(
     them: `auto` where that costs less than computing them, `always` where it saves any FLOPs, `never` nowhere. `align`
     keeps a few of the channels that could go where a rounder width runs faster: `auto` by a table for the processor
     `align_for` (by default this one), `measure` by timing layers here for up to `align_seconds`, a number by rounding
-    every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. With
-    `verify`, both models are run on `samples` random inputs (from `seed`, on `provider`, with the tolerances of
-    `maskc.verify`).
+    every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. `target`
+    is the runtime to be fast in: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `any`, which is good for all and the
+    best of none at the cost of another. With `verify`, both models are run on `samples` random inputs (from `seed`, on
+    `provider`, with the tolerances of `maskc.verify`).
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
@@ -106,7 +109,7 @@ def compile(
         >>> compiled.save("small.onnx")
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
-    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at)
+    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at, target=target)
     return _compile(fixed(frontend.read(model, signature=signature), shapes), options)
 
 
@@ -172,6 +175,7 @@ def explain(
     adapters: Policy = "auto",
     align: Align = "auto",
     align_for: str | None = None,
+    target: str = registry.DEFAULT,
 ) -> CompileReport:
     """Find what would keep masked channels alive, without writing or verifying anything.
 
@@ -183,7 +187,14 @@ def explain(
         ()
     """
     made = compile(
-        model, masks, signature=signature, shapes=shapes, adapters=adapters, align=align, align_for=align_for
+        model,
+        masks,
+        signature=signature,
+        shapes=shapes,
+        adapters=adapters,
+        align=align,
+        align_for=align_for,
+        target=target,
     )
     return made.report
 
@@ -221,14 +232,16 @@ def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Sto
     """Run the passes with the widths of the options."""
     if options.align == "measure":
         table, seconds = RATES.get(table_name()), options.align_seconds
-        return fastest(model, options.adapters, watch, table, seconds, store, options.at)
+        return fastest(model, options.adapters, watch, table, seconds, store, options.at, options.target)
     align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
-    return passes.shrink(model, options.adapters, watch=watch, store=store, align=align, at=options.at)
+    return passes.shrink(
+        model, options.adapters, watch=watch, store=store, align=align, at=options.at, target=options.target
+    )
 
 
 def _table(options: CompileOptions) -> Rates | Lines | None:
     """What `auto` goes by; None for processors of which nothing is known."""
-    return TABLES.get(options.align_for or table_name())
+    return registry.table(options.target, options.align_for or table_name())
 
 
 def _tell_passes(report: Report) -> None:

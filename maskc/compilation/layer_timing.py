@@ -30,6 +30,7 @@ from passes.adapters.placement import Policy
 from passes.cost.sizes_to_count_at import Sizes
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
+from passes.targets import registry
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.processors import ANY, Rates
 from passes.weights.external_file import Store
@@ -83,6 +84,7 @@ def fastest(
     seconds: float,
     store: Store | None = None,
     at: Sizes | None = None,
+    target: str = registry.DEFAULT,
 ) -> Shrunk:
     """The compiled model that runs fastest here: with the fewest channels, with widths chosen by timing, or with all.
 
@@ -93,11 +95,12 @@ def fastest(
     large = not embeds(model, EMBEDDED_LIMIT)
     rates, save = measured(table, seconds)
     with progress.stage("Timing layers"):
-        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=store if large else None, at=at)
+        kept = store if large else None
+        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=kept, at=at, target=target)
     save()
     if large:
         return wide
-    narrow = passes.shrink(model, adapters, watch=watch, at=at)
+    narrow = passes.shrink(model, adapters, watch=watch, at=at, target=target)
     try:
         with progress.stage("Timing the model"):
             ratios = _ratios([model, narrow.model, wide.model])
@@ -106,7 +109,7 @@ def fastest(
     against_source, against_narrow = ratios
     best = wide if against_narrow[1] <= 1 else narrow
     slow = against_source[1] if best is wide else against_source[0]
-    return passes.shrink(model, adapters, watch=watch, align="all", at=at) if slow > _NOISE else best
+    return passes.shrink(model, adapters, watch=watch, align="all", at=at, target=target) if slow > _NOISE else best
 
 
 def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:

@@ -11,16 +11,13 @@ from maskc.frontend.mask_files import Masks
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import POLICIES, Policy
 from passes.cost.sizes_to_count_at import Sizes
-from passes.targets.onnxruntime.processors import LINES, RATES, Lines, Rates
+from passes.targets import registry
 
 #: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it
 Align = Literal["none", "auto", "measure"] | int
 
 _WORDS: tuple[str, ...] = get_args(get_args(Align)[0])
-
-#: what `auto` goes by, for each processor that is known
-TABLES: dict[str, Rates | Lines] = {**RATES, **LINES}
 
 #: how long `measure` times layers, in seconds
 SECONDS = 30.0
@@ -48,13 +45,17 @@ class CompileOptions:
     verify: VerifyOptions | None = VERIFY
     at: Sizes | None = None
     signature: str | None = None
+    target: str = registry.DEFAULT
 
     def __post_init__(self) -> None:
         if self.adapters not in POLICIES:
             raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{self.adapters}'.")
         _checked(self.align)
-        if self.align_for is not None and self.align_for not in TABLES:
-            raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {', '.join(TABLES)}.")
+        if self.target not in registry.names():
+            raise InputError(f"The target must be one of {', '.join(registry.names())}, and not '{self.target}'.")
+        if self.align_for is not None and self.align_for not in registry.processors():
+            known = ", ".join(registry.processors())
+            raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {known}.")
         if self.align_for is not None and self.align != "auto":
             raise InputError(
                 f"A processor ('{self.align_for}') is named for align 'auto', and align is '{self.align}'."

@@ -42,7 +42,7 @@ Options = Mapping[str, Value]
 PAGE = "sweep.html"
 
 # The options of a compilation that a policy can give.
-_POLICY = ("adapters", "align", "align_for", "align_seconds")
+_POLICY = ("adapters", "align", "align_for", "align_seconds", "target")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ from passes.planning.planner import PlanOptions, constant_operands, plan
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
+from passes.targets import registry
 from passes.targets.base import Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.weights.external_file import Store
 
 # Weights that a file may have more than its source: what adapters restore, say. 1 KB of them.
@@ -58,17 +58,19 @@ class ShrinkOptions(PlanOptions):
     """How a graph is compiled.
 
     align: widths are rounded up to multiples of this number, or as rates say that it runs faster. explains: whether to
-    say what is masked, and why what stays does. at: sizes of inputs to count FLOPs at, as for `passes.count`.
+    say what is masked, and why what stays does. at: sizes of inputs to count FLOPs at, as for `passes.count`. runtime:
+    the name of the target.
     """
 
     align: Align | None = None
+    runtime: str = registry.DEFAULT
     explains: bool = True
     at: Sizes | None = None
 
     @property
     def target(self) -> Target:
         """The runtime that the graph is compiled for."""
-        return OnnxRuntime(self.align)
+        return registry.kind(self.runtime).make(self.align)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def shrink(
     align: Align | None = None,
     store: Store | None = None,
     at: Sizes | None = None,
+    target: str = registry.DEFAULT,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
@@ -131,7 +134,8 @@ def shrink(
     before it runs. align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where
     there are channels to keep; by default no channel is kept for that. store: where large weights of the result are
     written, one after another; the result then names them as external data, by the path of that file. at: sizes of
-    inputs to count FLOPs at, as for `passes.count`; the result takes any that the model takes.
+    inputs to count FLOPs at, as for `passes.count`; the result takes any that the model takes. target: the name of the
+    runtime to compile for, a folder of `passes/targets`; its forms are written, and its faults avoided.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other; SizeError for
     sizes to count at that do not fit.
@@ -146,7 +150,7 @@ def shrink(
             # where inputs have defaults, it is the file that decides whether they are weights of it
             return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph, at)
 
-    result = compiled(source, ShrinkOptions(adapters, align=align, at=at), write, recorder)
+    result = compiled(source, ShrinkOptions(adapters, align=align, at=at, runtime=target), write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
     done, notes = result.planned, (*_notes(source, result.graph), *result.planned.notes)

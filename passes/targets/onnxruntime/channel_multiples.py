@@ -51,7 +51,10 @@ _SHARE_OPEN = 0.05
 
 @dataclass(frozen=True)
 class _Choice:
-    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
+    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take.
+
+    Where another runtime counts as well, `time` is the mean of what both take, as shares of what all channels take.
+    """
 
     plan: StoragePlan
     facts: Facts
@@ -91,19 +94,30 @@ def choose_channel_multiples(
         result = planner.plan(graph, facts, options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
+    beside = align.beside
+    whole = Timing(graph, untouched(graph), align, facts).total()
+    scale = 0.0 if beside is None else whole / Timing(graph, untouched(graph), beside, facts).total()
+
     def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
         result = planner.plan(graph, facts, options, least) if made is None else made
         timing = Timing(graph, result, align, facts)
-        return _Choice(result, facts, options, least, timing, timing.total())
+        time = timing.total()
+        if beside is not None:
+            time = (time + scale * Timing(graph, result, beside, facts).total()) / 2
+        return _Choice(result, facts, options, least, timing, time)
 
     first = choice(facts, options, StorageFloor(), plan)
     if not any(step.convolution for step in first.timing.steps):
         return plan, facts, ()
     starts = [first]
+    never = replace(options, adapters="never")
     if options.adapters == "auto" and first.timing.adapters:
-        starts.append(choice(facts, replace(options, adapters="never"), StorageFloor()))
+        starts.append(choice(facts, never, StorageFloor()))
     if any(step.maps for step in first.timing.steps):
-        starts.append(choice(replace(facts, adds_maps=False), options, StorageFloor()))
+        computed = replace(facts, adds_maps=False)
+        starts.append(choice(computed, options, StorageFloor()))
+        if len(starts) > 2:
+            starts.append(choice(computed, never, StorageFloor()))
     estimates = [estimate for start in starts if (estimate := _estimate(graph, facts, start)) is not None]
     best = min(starts, key=lambda found: found.time)
     for estimate in sorted(estimates, key=lambda estimate: estimate.time):
@@ -111,7 +125,6 @@ def choose_channel_multiples(
             best = min(
                 best, choice(estimate.start.facts, estimate.start.options, estimate.least), key=lambda found: found.time
             )
-    whole = Timing(graph, untouched(graph), align, facts).total()
     if whole < best.time:
         best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time <= whole and not _is_worth_it(graph, first, best):
@@ -139,7 +152,9 @@ def _estimate(graph: gs.Graph, facts: Facts, start: _Choice) -> _Estimate | None
     if not extras:
         return None
     least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
-    return _Estimate(start, least, start.timing.total(_gains(dict(enumerate(coupled.found)), extras)))
+    gains = _gains(dict(enumerate(coupled.found)), extras)
+    won = start.timing.total() - start.timing.total(gains)
+    return _Estimate(start, least, start.time - won / (1 if start.timing.rates.beside is None else 2))
 
 
 def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
 from passes.graph.tensors import is_constant, present, shape_of
@@ -26,8 +27,10 @@ from passes.targets.onnxruntime.fusions import Fusion, fusions
 from passes.targets.onnxruntime.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
 from passes.targets.onnxruntime.processors import Rates
 
-# A constant map that is added is read as well: it takes so many times what another elementwise operator does.
-_ADDED = 1.5
+# A constant map that is added is read as well: it takes so many times what another elementwise operator does. Where
+# sizes are open it is made at run time, of rows and of columns, by some operators more.
+_ADDED, _ADDED_OPEN = 1.5, 4.0
+_NODES_OF_OPEN_MAP = 10
 
 _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 
@@ -68,7 +71,8 @@ class Step:
     convolution before it. `fused`: it is the last of several nodes that become one, which is a part of no convolution.
     `scales`: it is a scale and shift that no weights take, which is done on channel blocks as well as without. `maps`:
     constant maps are added to what it writes, and not in channel blocks. `gated`: it is a product with a gate, which
-    `keep_nchwc_layout.py` lets stay in channel blocks. `fixed_ns`: what does not depend on numbers of channels:
+    `keep_nchwc_layout.py` lets stay in channel blocks. `open_maps`: these, or their means, are made at run time.
+    `fixed_ns`: what does not depend on numbers of channels:
     multiply-adds that are no convolution's, and adapters along other axes.
     """
 
@@ -82,6 +86,7 @@ class Step:
     fused: bool
     scales: bool
     maps: bool
+    open_maps: bool
     gated: bool
     fixed_ns: float
 
@@ -125,9 +130,12 @@ class Timing:
             step = self.steps[index]
             runs_blocked, time = self._time(step, gains, blocked)
             total += time + step.fixed_ns
+            if step.open_maps:
+                total += _NODES_OF_OPEN_MAP * self.rates.ns_per_node
             if step.maps:
                 elements = step.output.elements(gains)
-                total += self.rates.ns_per_node + elements * self.rates.ns_per_elementwise_element * _ADDED
+                added = elements * self.rates.ns_per_elementwise_element
+                total += self.rates.ns_per_node + added * (_ADDED_OPEN if step.open_maps else _ADDED)
                 total += self._reorder(elements) if runs_blocked else 0.0
             for port in step.inputs:
                 wanted = runs_blocked and self._reads_blocks(step, gains)
@@ -209,6 +217,7 @@ class Timing:
         if free or op.cost(node)[1]:
             self._parts.add(outputs[0].name)
         blocks = channel_blocks(node) if fused is None else fused[0].channel_blocks
+        added = self._added_maps(index, node)
         return Step(
             inputs=inputs,
             output=output,
@@ -220,7 +229,8 @@ class Timing:
             inside=fused is None and fuses_into_convolution(node) and self._alone_after_convolution(node),
             fused=fused is not None and fused[1],
             scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
-            maps=self._maps(index, node),
+            maps=bool(added) and op.cost(node)[1] > 0 and is_constant(node.inputs[1]),
+            open_maps=not all(each.is_static(range(len(each.index))) for each in added),
             gated=gate_operand(node, self._opset) is not None,
             fixed_ns=self._other_adapters(index, node) + (0.0 if shape else self._multiplied(index, node)),
         )
@@ -229,14 +239,15 @@ class Timing:
         data = node.inputs[0]
         return data.name in self._parts and len(data.outputs) == 1 and len(shape_of(data) or ()) > 2
 
-    def _maps(self, index: int, node: gs.Node) -> bool:
-        """Whether constant maps of channels that the node does not require are added to its output."""
+    def _added_maps(self, index: int, node: gs.Node) -> list[ConstantMap]:
+        """Constant maps with channels that the node does not require: it or what is after it adds their part."""
         uneven = {} if self._facts is None or not node.inputs else self._facts.constant_map.get(node.inputs[0].name, {})
-        found = False
-        for axis, constant_map in uneven.items():
-            required = self._plan.required.get((index, 0, axis))
-            found = found or (required is not None and bool((constant_map.mask & ~required).any()))
-        return found and rules(node).cost(node)[1] > 0 and is_constant(node.inputs[1])
+        required = {axis: self._plan.required.get((index, 0, axis)) for axis in uneven}
+        return [
+            constant_map
+            for axis, constant_map in uneven.items()
+            if (mask := required[axis]) is not None and bool((constant_map.mask & ~mask).any())
+        ]
 
     def _multiplied(self, index: int, node: gs.Node) -> float:
         """Nanoseconds of multiply-adds: of as many as are left where the first operand and the output are narrower."""

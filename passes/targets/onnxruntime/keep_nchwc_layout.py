@@ -22,21 +22,21 @@ from passes.targets.onnxruntime.processors import Rates
 _BATCH_NORMALIZATION_FLOPS = 2
 
 
-def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int) -> None:
+def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int, *, gates: bool = True) -> None:
     """Write what is done to NCHWc channel blocks so that they stay, for no more FLOPs in addition than these.
 
     ONNX Runtime brings channels out of channel blocks for a Mul or Add whose operands are not of the same sizes, and
     into them again for the next convolution. A BatchNormalization after an operator that writes channel blocks it
     computes as a depthwise convolution, and a Resize of one position to all of them on channel blocks, too. Afterwards
     no Mul or Add with constants stands between what these rates say to be in channel blocks, nor a product with a gate,
-    as far as FLOPs go. What ONNX Runtime fuses stays as it is.
+    as far as FLOPs go. What ONNX Runtime fuses stays as it is, and so do gates where they are not asked for.
     """
     blocked: Blocked = {}
     timing = Timing(graph, untouched(graph), rates)
     timing.of(range(len(timing.steps)), {}, blocked)
     writer = _Writer(graph, fused_nodes(graph))
     for node in graph.nodes:
-        gate = gate_operand(node, graph.opset)
+        gate = gate_operand(node, graph.opset) if gates else None
         if gate is not None and all(blocked.get(t.name, False) for t in node.inputs):
             writer.spread(node, gate)
         affine, saved = writer.chain(node)

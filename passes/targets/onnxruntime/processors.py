@@ -57,6 +57,7 @@ class Rates:
     ns_per_gathered_piece: each of the pieces that a Gather copies one by one.
     ns_per_node: any operator.
     least_gain_ns: what a model must win before channels are computed that could be removed.
+    beside: those of another runtime, in which the same model is to be fast, too.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Rates:
     ns_per_gathered_piece: float = 4.0
     ns_per_node: float
     least_gain_ns: float = 10_000.0
+    beside: Rates | None = None
 
     def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:
         """How the convolution runs that reads and writes so many channels."""
@@ -246,7 +248,3 @@ ANY = replace(_AVX512, name="any", channels_per_block=1, channel_multiple=1)
 
 #: by the instruction set that ONNX Runtime's kernels use on the processor
 RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _ZEN4, _AVX2)}
-
-#: by ONNX Runtime's provider. Tensor cores want 4 elements of TF32 (what float32 is multiplied as), 8 of half
-#: precision, 16 of int8 (NVIDIA, Deep Learning Performance, Matrix Multiplication Background); not measured
-LINES = {"cuda": Lines("cuda", 16)}

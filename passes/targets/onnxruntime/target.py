@@ -23,14 +23,21 @@ from passes.targets.onnxruntime import (
     squeeze_reshapes,
 )
 from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.processors import Rates
+from passes.targets.onnxruntime.processors import RATES, Rates
+
+TITLE = "ONNX Runtime on CPUs"
+TABLES = RATES
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """A `passes.targets.base.Target`. By `align` channels stay for the sake of widths; with rates, forms are chosen."""
+    """A `passes.targets.base.Target`. By `align` channels stay for the sake of widths; with rates, forms are chosen.
+
+    elsewhere: whether the model is to be fast in other runtimes as well, and forms that are slower there are left out.
+    """
 
     align: Align | None = None
+    elsewhere: bool = False
 
     def fused_nodes(self, graph: gs.Graph) -> Set[int]:
         return fusions.fused_nodes(graph)
@@ -44,7 +51,8 @@ class OnnxRuntime:
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):
-            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
+            spare = limit - sum_over_nodes.of_graph(graph).flops
+            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, spare, gates=not self.elsewhere)
             space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
@@ -57,3 +65,6 @@ class OnnxRuntime:
         integer_kernels.keep_floats(graph, known)
         if not nested:
             half_precision_transpose.put_after(graph)
+
+
+make = OnnxRuntime

@@ -1,0 +1,13 @@
+"""TensorRT on an NVIDIA GPU, by way of ONNX Runtime, for the order of passes."""
+
+from __future__ import annotations
+
+from passes.targets.cuda.target import TABLES as CUDA
+from passes.targets.onnxruntime.target import OnnxRuntime
+
+TITLE = "TensorRT"
+
+#: the same tensor cores; not measured
+TABLES = CUDA
+
+make = OnnxRuntime
