@@ -54,7 +54,7 @@ def _rewrite(node: gs.Node, editor: GraphEditor) -> Change | None:
 
 def _means_the_same(node: gs.Node, old: int, new: int) -> bool:
     """Whether the node can stand as it is in the new opset."""
-    dropped = any(_DROPPED.get((node.op, name)) == value for name, value in node.attrs.items())
+    dropped = any(node.op == op and node.attrs.get(name) == value for (op, name), value in _DROPPED.items())
     return not dropped and _is_extended(node.op, old, new, len(node.outputs))
 
 

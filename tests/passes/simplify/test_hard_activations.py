@@ -43,8 +43,20 @@ def test_hard_swish_is_one_operator(body: str) -> None:
 
 
 @pytest.mark.parametrize("body", SPELLED.values(), ids=SPELLED)
-def test_before_opset_14_it_is_two(body: str) -> None:
-    assert operators(compiled(spelled(body, opset=13))) == ["Conv", "HardSigmoid", "Mul"]
+def test_before_opset_14_the_opset_is_raised(body: str) -> None:
+    result = compiled(spelled(body, opset=13))
+    assert operators(result) == ["Conv", "HardSwish"]
+    assert [said.version for said in result.model.opset_import] == [14]
+    assert result.report.notes == ("The opset is raised from 13 to 14, for the operator HardSwish.",)
+
+
+def test_where_the_opset_cannot_be_raised_it_is_two() -> None:
+    """Before opset 13 a Softmax over an inner axis is one over all axes from there on."""
+    body = SPELLED["Add, Clip, Mul, Div"].replace("y =", "h =") + "\n y = Softmax<axis=2>(h)"
+    result = compiled(spelled(body, opset=12))
+    assert operators(result) == ["Conv", "HardSigmoid", "Mul", "Softmax"]
+    assert [said.version for said in result.model.opset_import] == [12]
+    assert not result.report.notes
 
 
 def test_bounds_are_attributes_before_opset_11() -> None:
@@ -54,9 +66,16 @@ def test_bounds_are_attributes_before_opset_11() -> None:
     assert operators(clipped) == ["Conv", "Clip"]
 
 
-def test_a_gate_is_a_hard_sigmoid_of_the_convolution() -> None:
-    body = "a = Add(c, three)\n d = Clip(a, zero, six)\n y = Div(d, six)"
-    assert operators(compiled(spelled(body))) == ["Conv", "HardSigmoid"]
+@pytest.mark.parametrize(
+    "body", ["a = Add(c, three)\n d = Clip(a, zero, six)\n y = Div(d, six)", "y = HardSigmoid<alpha=0.3>(c)"]
+)
+def test_a_gate_is_a_clip_of_the_convolution(body: str) -> None:
+    assert operators(compiled(spelled(body))) == ["Conv", "Clip"]
+
+
+def test_a_gate_of_what_no_weights_make_is_a_hard_sigmoid() -> None:
+    body = "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)"
+    assert operators(compiled(spelled(body))) == ["Conv", "Exp", "HardSigmoid"]
 
 
 def test_a_learned_scale_and_shift_behind_take_the_factor() -> None:

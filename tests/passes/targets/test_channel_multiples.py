@@ -16,9 +16,10 @@ from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.planner import plan
 from passes.rewriting.storage_plan import StoragePlan
+from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.estimated_time import Timing
-from passes.targets.onnxruntime.processors import ANY, LINES, RATES, Rates
+from passes.targets.onnxruntime.processors import ANY, RATES, Rates
 from tests.generators import architectures
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
@@ -185,7 +186,7 @@ def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[i
             source.graph.node.insert(at, helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}q"]))
         for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0))):
             source.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    result = shrink(source, align=LINES["cuda"])
+    result = shrink(source, align=CUDA["cuda"])
     assert widths(result.model)[:2] == expected
 
 
