@@ -94,8 +94,10 @@ def choose_channel_multiples(
         result = planner.plan(graph, facts, options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
-    beside = align.beside
-    whole = Timing(graph, untouched(graph), align, facts).total()
+    everything = Timing(graph, untouched(graph), align, facts)
+    if not any(step.convolution for step in everything.steps):
+        return plan, facts, ()
+    whole, beside = everything.total(), align.beside
     scale = 0.0 if beside is None else whole / Timing(graph, untouched(graph), beside, facts).total()
 
     def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
@@ -107,8 +109,6 @@ def choose_channel_multiples(
         return _Choice(result, facts, options, least, timing, time)
 
     first = choice(facts, options, StorageFloor(), plan)
-    if not any(step.convolution for step in first.timing.steps):
-        return plan, facts, ()
     starts = [first]
     never = replace(options, adapters="never")
     if options.adapters == "auto" and first.timing.adapters:
