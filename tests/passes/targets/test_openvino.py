@@ -52,10 +52,11 @@ def test_it_stays_where_clip_has_its_bounds_as_attributes() -> None:
 
 @pytest.mark.parametrize(("target", "adapters"), [("onnxruntime", 2), ("openvino", 0), ("any", 0)])
 def test_where_branches_meet_channels_are_computed_for_openvino(target: str, adapters: int) -> None:
-    """To put back what the other branch has takes less time than to compute it in ONNX Runtime, and more in OpenVINO."""
+    """To restore what the other branch has is faster than to compute it in ONNX Runtime, and slower in OpenVINO."""
     source = model(
         "(float[1,160,28,28] x) => (float[1,16,28,28] y)",
-        "a = Conv(x, wa)\n am = Mul(a, first)\n b = Conv(x, wb)\n bm = Mul(b, last)\n s = Add(am, bm)\n y = Conv(s, wc)",
+        "a = Conv(x, wa)\n am = Mul(a, first)\n b = Conv(x, wb)\n bm = Mul(b, last)\n"
+        " s = Add(am, bm)\n y = Conv(s, wc)",
         wa=random(64, 160, 1, 1),
         wb=random(64, 160, 1, 1, seed=1),
         wc=random(16, 64, 1, 1, seed=2),
