@@ -316,6 +316,26 @@ def _compiled(record: dict[str, Any]) -> str:
     return _section("Small networks", text, ("model", "FLOPs ratio", "speed-up", "passes, ms"), rows, record)
 
 
+def _cuda(record: dict[str, Any]) -> str:
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, latencies in record["results"]["latency"].items():
+            for case, row in latencies.items():
+                speedups = (_spread(row["speedup"][target]) for target in ("any", "cuda"))
+                yield f"{name}, {case}", f"{row['source ms']:.2f}", *speedups
+
+    verified = record["results"]["verified"]
+    passed = sum(found["passed"] for row in verified.values() for found in row.values())
+    moved = ", ".join(f"{op} {ns:.3f}" for op, ns in record["results"]["kernels"]["ns per element"].items())
+    text = (
+        "Published models, half of whose channels are masked at random, against themselves without masks, by batch and "
+        "precision, with inputs and outputs on the device. `maskc verify --provider cuda` found "
+        f"{passed} of {sum(map(len, verified.values()))} compiled models to be the same function. Nanoseconds that an "
+        f"adapter takes for an element: {moved}. Convolutions by their width stand in the record."
+    )
+    head = ("model, batch, precision", "source, ms", "speed-up, any", "cuda")
+    return _section(f"On a GPU: {record['device']}", text, head, rows(), record)
+
+
 PARTS = (
     ("dense", _dense),
     ("speedup", _speedup),
@@ -324,6 +344,7 @@ PARTS = (
     ("torch_pruning", _torch_pruning),
     ("pruning", _pruning),
     ("tf2onnx", _tf2onnx),
+    ("cuda", _cuda),
     ("compiled", _compiled),
 )
 

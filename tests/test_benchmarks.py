@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import passes
-from benchmarks import growth, large
+from benchmarks import cuda, growth, large, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,3 +67,25 @@ def test_the_chart_is_a_picture() -> None:
     document = xml.dom.minidom.parseString(drawn)
     assert len(document.getElementsByTagName("circle")) == 6
     assert len(document.getElementsByTagName("polyline")) == 4
+
+
+def test_what_a_gpu_is_measured_by_runs_on_the_cpu() -> None:
+    kernels = cuda.kernels(cuda.DEVICES["cpu"], repeats=1, widths=(8, 9))
+    times = [kernels[name] for name in kernels if "×" in name]
+    assert len(times) == 6 and all(len(row) == 2 and min(row) > 0 for row in times)
+    for between in ("Gather", "Pad"):
+        onnx.checker.check_model(cuda.stack(16, 3, 1, between), full_check=True)
+    row = {"source ms": 1.0, "speedup": {"any": [1.0, 2.0, 3.0], "cuda": [1.0, 2.5, 3.0]}}
+    results = {"kernels": kernels, "verified": {"m": {"any": {"passed": True}}}, "latency": {"m": {"8, tf32": row}}}
+    told = page._cuda({"results": results, "device": "a card, 1.2", "date": "today"})
+    assert "| m, 8, tf32 | 1.00 | 2.00 (1.00 to 3.00) | 2.50 (1.00 to 3.00) |" in told
+    assert "1 of 1 compiled models" in told
+
+
+@pytest.mark.skipif(cuda.card() != "unknown", reason="there is a GPU")
+def test_without_a_gpu_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cuda"])
+    assert cuda.main() == 0
+    assert "Nothing was measured: " in capsys.readouterr().out
