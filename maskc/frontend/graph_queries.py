@@ -21,6 +21,9 @@ _SHAPE_DATA = 1024
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
 _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 
+# Kinds of attributes that hold tensors otherwise than one by itself.
+_WITH_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 HALF_TYPES = frozenset(
@@ -45,9 +48,10 @@ class TensorType:
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind == AttributeProto.GRAPH:
             yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
+        elif kind == AttributeProto.GRAPHS:
             yield from attribute.graphs
 
 
@@ -82,12 +86,13 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
                 yield from _parts(graph.sparse_initializer)
     for node in all_nodes(model):
         for attribute in node.attribute:
-            if attribute.HasField("t"):
+            kind = attribute.type
+            if kind == AttributeProto.TENSOR:
                 yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("sparse_tensor"):
-                yield from _parts([attribute.sparse_tensor])
-            yield from _parts(attribute.sparse_tensors)
+            elif kind in _WITH_TENSORS:
+                yield from attribute.tensors
+                yield from _parts([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])
+                yield from _parts(attribute.sparse_tensors)
 
 
 def _parts(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
@@ -150,9 +155,11 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 def model_bytes(model: ModelProto) -> int:
     """Bytes of the model's files; of one too large for a single file, those of its weights."""
-    if has_external(model):
-        return int(model.ByteSize()) + sum(map(tensor_bytes, filter(is_external, all_tensors(model))))
-    weights = sum(map(tensor_bytes, all_tensors(model)))
+    tensors = list(all_tensors(model))
+    external = [tensor for tensor in tensors if is_external(tensor)]
+    if external:
+        return int(model.ByteSize()) + sum(map(tensor_bytes, external))
+    weights = sum(map(tensor_bytes, tensors))
     return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
 
 

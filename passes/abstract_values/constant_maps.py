@@ -80,9 +80,10 @@ class ConstantMap:
             index[axis] = rows if value.shape[axis + 1] > 1 else None
         return ConstantMap(self.mask, value, tuple(index))
 
-    def is_static(self, axes: Collection[int]) -> bool:
-        """Whether the sizes of these of the other axes are known beforehand, as far as the maps vary."""
-        return all(rows is None or rows.course is None for a, rows in enumerate(self.index) if a in axes)
+    def is_static(self, axes: Collection[int] | None = None) -> bool:
+        """Whether the sizes of these of the other axes, or of all, are known beforehand, as far as the maps vary."""
+        chosen = (rows for a, rows in enumerate(self.index) if axes is None or a in axes)
+        return all(rows is None or rows.course is None for rows in chosen)
 
     def expanded(self) -> Array:
         """All elements, for maps of static sizes: [channels, *others], of size 1 where they do not vary."""

@@ -8,7 +8,6 @@ always) an adapter restores at that consumer's input.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +15,10 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters import price
-from passes.cost.tokens_per_example import multiples, repeated
-from passes.graph.subgraphs import captured
-from passes.graph.tensors import Index, Mask, all_set, any_set, describe, is_constant, present, shape_of, volume
-from passes.ops import UNKNOWN, rules
-from passes.planning.upstream_cost import UpstreamCost
-from passes.rewriting.channel_facts import Facts
+from passes.cost.tokens_per_example import repeated
+from passes.graph.tensors import Index, Mask, all_set, any_set, describe, is_constant, shape_of, volume
+from passes.ops import UNKNOWN
+from passes.planning.groundwork import Groundwork, Planned
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan
 
 # Of so many different demands each is tried as the set to store; all of them would take quadratic time.
@@ -30,14 +27,12 @@ _TRIED = 16
 _CALLER = -1
 
 
-def cheapest(
-    graph: gs.Graph, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, *, frugal: bool
-) -> StoragePlan:
+def cheapest(ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, *, frugal: bool) -> StoragePlan:
     """Choose the stored sets of a graph whose facts are known; `floor` is stored in any case.
 
     frugal: no constant map is stored that takes more than the weights that make it.
     """
-    return _Sweep(graph, facts, flops_per_moved_element, floor, frugal).run()
+    return _Sweep(ground, flops_per_moved_element, floor, frugal).run()
 
 
 @dataclass(eq=False)
@@ -54,28 +49,25 @@ class _Requirement:
 
 
 class _Sweep:
-    def __init__(
-        self, graph: gs.Graph, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, frugal: bool
-    ) -> None:
-        self.graph = graph
-        self.facts = facts
+    def __init__(self, ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, frugal: bool) -> None:
+        self.ground = ground
+        self.graph = ground.graph
+        self.facts = ground.facts
         self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
         self.frugal = frugal
+        self._terms = flops_per_moved_element, frugal
         self.plan = StoragePlan()
         self.read: set[str] = set()  # what something reads, constants or not
         self.requirements: dict[Key, list[_Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
-        self.multiples = multiples(graph, facts)
-        self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def run(self) -> StoragePlan:
         for tensor in self.graph.outputs:
             why = self._reason("the caller", "output", f"takes the graph output `{tensor.name}` whole")
             self._require_whole(tensor, _CALLER, 0, why)
         for index in range(len(self.graph.nodes) - 1, -1, -1):
-            self._visit(index, self.graph.nodes[index])
+            self._visit(index, self.ground.nodes[index])
         made = {t.name for node in self.graph.nodes for t in node.outputs}
         operands = (t for node in self.graph.nodes for t in node.inputs if not is_constant(t))
         given = {t.name: t for t in [*self.graph.inputs, *operands] if t.name not in made}
@@ -95,24 +87,23 @@ class _Sweep:
                 requirement = _Requirement(Demand(np.ones(size, bool)), node, index, np.full(size, why))
                 self.requirements[tensor.name, axis].append(requirement)
 
-    def _require_inputs(self, index: int, node: gs.Node, demands: Demands) -> None:
+    def _require_inputs(self, index: int, planned: Planned, demands: Demands) -> None:
         """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
-        no_demand = "has no rule that would let channels go" if rules(node) is UNKNOWN else "needs the whole axis"
-        times = repeated(node.outputs[0], self.multiples)
-        for i, tensor in present(node.inputs):
+        no_demand = "has no rule that would let channels go" if planned.op is UNKNOWN else "needs the whole axis"
+        for i, tensor, constant, axes in planned.inputs:
             self.read.add(tensor.name)
-            constant = is_constant(tensor)
-            for axis, size in self.facts.axes(tensor):
+            for axis, size, knows_constants in axes:
                 demand = demands.get((i, axis))
                 if constant:
                     if demand is not None and not all_set(demand.need):
                         self.plan.required[index, i, axis] = demand.need
-                elif (demand is None or all_set(demand.need)) and self.facts.constants(tensor, axis) is None:
+                elif not knows_constants and (demand is None or all_set(demand.need)):
                     self.whole.add((tensor.name, axis))
                 else:
                     demand = demand or Demand(np.ones(size, bool), reason=no_demand)
+                    times = planned.times
                     per_graph = demand if times == 1 else replace(demand, flops=demand.flops * times)
-                    requirement = _Requirement(per_graph, index, i, self._why(node, demand, size))
+                    requirement = _Requirement(per_graph, index, i, self._why(planned.node, demand, size))
                     self.requirements[tensor.name, axis].append(requirement)
 
     # -- reasons -------------------------------------------------------------------------------------------------
@@ -138,45 +129,40 @@ class _Sweep:
 
     # -- one node ------------------------------------------------------------------------------------------------
 
-    def _visit(self, index: int, node: gs.Node) -> None:
+    def _visit(self, index: int, planned: Planned) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
-        for tensor in captured(node):
+        node = planned.node
+        for tensor in planned.captured:
             self._require_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
-        outputs = [t for t in node.outputs if not t.is_empty()]
-        read = [t for t in outputs if t.name in self.read]
+        read = [t for t in planned.outputs if t.name in self.read]
         if not read:
-            self.plan.absent |= {t.name for t in outputs}
+            self.plan.absent |= {t.name for t in planned.outputs}
             return
-        asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(node, o).items()}
+        asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(planned, o).items()}
         absent = {node.outputs[o].name for (o, _), mask in asked.items() if not any_set(mask)}
         self.plan.absent |= absent
         if all(t.name in absent for t in read):
             self._store(node, asked)
             return
         self.plan.computed.add(index)
-        op, intact = rules(node), index in self.floor.intact
-        stored = _narrowed(op.storable_outputs(node, self.facts, {} if intact else _narrowed(asked)))
+        stored, demands = planned.stored(asked, intact=index in self.floor.intact)
         self._store(node, stored)
-        self._require_inputs(index, node, {} if intact else op.required_inputs(node, self.facts, stored))
+        self._require_inputs(index, planned, demands)
 
-    def _asked(self, node: gs.Node, output: int) -> dict[int, Mask]:
+    def _asked(self, planned: Planned, output: int) -> dict[int, Mask]:
         """By axis of an output, what it is to store if the operator can; what is absent is whole."""
-        tensor = node.outputs[output]
+        tensor = planned.node.outputs[output]
         axes = {a: size for a, size in self.facts.axes(tensor) if (tensor.name, a) not in self.whole}
         if tensor.name not in self.read:
             return {axis: np.zeros(size, bool) for axis, size in axes.items()}
-        asked = {axis: self._choose(node, output, axis, size) for axis, size in axes.items()}
+        asked = {axis: self._choose(planned, output, axis, size) for axis, size in axes.items()}
         # a tensor that stores nothing along one axis stores nothing; one that has to be computed keeps a slice
         empty = [axis for axis, mask in asked.items() if not any_set(mask)]
-        if not any(self._is_made_of_constants(tensor, axis) for axis in empty):
+        if empty and not any(self.ground.is_made_of_constants(tensor, axis) for axis in empty):
             for axis in empty:
+                asked[axis] = asked[axis].copy()
                 asked[axis][int(self._needed(tensor, axis, axes[axis]).argmax())] = True
         return asked
-
-    def _is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
-        """Whether constants along the axis make the tensor: its other sizes are known or those of graph inputs."""
-        others = [d for a, d in enumerate(shape_of(tensor) or ()) if a != axis]
-        return all(isinstance(d, int) or d in self.symbols for d in others)
 
     def _store(self, node: gs.Node, sets: Sets) -> None:
         for output, tensor in enumerate(node.outputs):
@@ -191,25 +177,38 @@ class _Sweep:
     def _needed(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
         """The slices that some consumer needs."""
         needs = [requirement.demand.need for requirement in self.requirements[tensor.name, axis]]
-        return np.asarray(np.logical_or.reduce([np.zeros(size, bool), *needs]))
+        return needs[0] if len(needs) == 1 else np.asarray(np.logical_or.reduce([np.zeros(size, bool), *needs]))
 
-    def _choose(self, node: gs.Node, output: int, axis: int, size: int) -> Mask:
+    def _choose(self, planned: Planned, output: int, axis: int, size: int) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
-        tensor = node.outputs[output]
-        if not self.requirements[tensor.name, axis]:
+        tensor = planned.node.outputs[output]
+        requirements, floor = self.requirements[tensor.name, axis], self.floor.stored.get((tensor.name, axis))
+        if not requirements:
             return np.ones(size, bool)
+        demands = _distinct([requirement.demand for requirement in requirements])
+        asked = tuple((demand.need.tobytes(), demand.flexible, demand.flops) for demand in demands)
+        key = tensor.name, axis, asked, None if floor is None else floor.tobytes(), self._terms
+        if key not in self.ground.chosen:
+            self.ground.chosen[key] = self._cheapest(planned, output, axis, size, demands, floor)
+        return self.ground.chosen[key]
+
+    def _cheapest(
+        self, planned: Planned, output: int, axis: int, size: int, demands: list[Demand], floor: Mask | None
+    ) -> Mask:
+        """The same, of what this alone depends on."""
+        tensor = planned.node.outputs[output]
         needed = self._needed(tensor, axis, size)
         computed = needed & ~self._constant(tensor, axis, size)
-        computed |= self.floor.stored.get((tensor.name, axis), False)
+        if floor is not None:
+            computed |= floor
         dependence = self.facts.dependence.get((tensor.name, axis))
         least = computed if dependence is None else dependence.required(computed)
-        if all_set(least) or (not any_set(least) and self._is_made_of_constants(tensor, axis)):
+        if all_set(least) or (not any_set(least) and self.ground.is_made_of_constants(tensor, axis)):
             return least
-        arriving = list(self._arriving(node, output, axis, size))
+        arriving = planned.arriving(output, axis, size)
         others = needed, *(live for _, _, live in arriving)
         if least is computed and not any(any_set(other & ~least) for other in others):
             return least  # no consumer needs more, and no more comes in
-        demands = _distinct([requirement.demand for requirement in self.requirements[tensor.name, axis]])
         tried = [demand.need for demand in demands[:_TRIED]]
         candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
         if least is not computed:  # slices that depend on others may be computed themselves
@@ -218,8 +217,8 @@ class _Sweep:
         different = list({candidate.tobytes(): candidate for candidate in candidates}.values())
         if len(different) == 1:
             return least
-        flops_per_slice = self.upstream.per_slice(tensor, axis)
-        costly = ~self._added(node, output, axis, size)
+        flops_per_slice = self.ground.upstream.per_slice(tensor, axis)
+        costly = ~planned.added(output, axis, size)
 
         def cost(stored: Mask) -> float:
             computing = (stored & costly).sum() * flops_per_slice
@@ -239,34 +238,9 @@ class _Sweep:
             return constant
         return constant & ~uneven.mask  # the maps take more room than the weights that make them
 
-    def _added(self, node: gs.Node, output: int, axis: int, size: int) -> Mask:
-        """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them."""
-        links = [k for k in self.facts.links(node) if (k.output, k.output_axis) == (output, axis)]
-        if not rules(node).moves or not links:
-            return np.zeros(size, bool)
-        sizes = [self.facts.size(node.inputs[k.input], k.input_axis) or 0 for k in links]
-        moved = [k.forward(np.ones(n, bool), size) for k, n in zip(links, sizes, strict=True)]
-        return np.asarray(~np.logical_or.reduce(moved))
-
-    def _arriving(self, node: gs.Node, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, Mask]]:
-        """Inputs and axes as wide as the output, with the output slices that come from what is live there."""
-        for i, a in rules(node).carries(node, self.facts, output, axis):
-            source = node.inputs[i]
-            if is_constant(source) or self.facts.size(source, a) != size:
-                continue
-            live = self.facts.live(source, a)
-            dependence = self.facts.dependence.get((source.name, a))
-            if dependence is not None:  # any of these slices could have been the representative
-                live = live.copy()
-                live[dependence.reps] = False
-            for link in self.facts.links(node):
-                if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
-                    live = link.forward(live, size)
-            yield source, a, live
-
     def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, required: Mask) -> float:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
-        elements = volume(tensor) / required.size * repeated(tensor, self.multiples)
+        elements = volume(tensor) / required.size * repeated(tensor, self.ground.multiples)
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
@@ -303,10 +277,6 @@ class _Sweep:
             need = need.copy()  # an axis of size zero is never left
             need[int(stored.argmax())] = True
         return need
-
-
-def _narrowed(sets: Sets) -> Sets:
-    return {key: mask for key, mask in sets.items() if not all_set(mask)}
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:

@@ -9,9 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy, flops_per_moved_element
-from passes.graph.tensors import Mask, is_constant, present, shape_of
+from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
+from passes.planning.groundwork import Groundwork
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StorageFloor, StoragePlan
 
@@ -30,21 +31,43 @@ class PlanOptions:
     frugal: bool = False
 
 
+class Planner:
+    """Plans an analysed graph, time and again."""
+
+    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
+        self.facts = facts
+        self._graph = graph
+        self._grounds: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
+
+    def plan(
+        self, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None, like: StoragePlan | None = None
+    ) -> StoragePlan:
+        """What each tensor stores; `floor` in any case, which grows where no adapters may be written.
+
+        like: a plan whose adapters are to go, if none may be written. Raises ValueError for a policy that there is not.
+        """
+        price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
+        # a slice that is computed from its representative needs an adapter
+        ground = self._ground(bool(self.facts.dependence) and options.adapters != "never")
+        if like is not None:
+            _Widening(self._graph, ground.facts, like, floor).run()
+        while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
+            chosen = cheapest(ground, price, floor, frugal=options.frugal)
+            if options.adapters != "never" or not _Widening(self._graph, ground.facts, chosen, floor).run():
+                return chosen
+
+    def _ground(self, depends: bool) -> Groundwork:
+        if depends not in self._grounds:
+            facts = self.facts if depends or not self.facts.dependence else replace(self.facts, dependence={})
+            self._grounds[depends] = Groundwork(self._graph, facts)
+        return self._grounds[depends]
+
+
 def plan(
     graph: gs.Graph, facts: Facts, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None
 ) -> StoragePlan:
-    """What each tensor of an analysed graph stores; `floor` in any case, which grows where no adapters may be written.
-
-    Raises ValueError for a policy that there is not.
-    """
-    price = flops_per_moved_element(options.adapters)
-    floor = floor or StorageFloor()
-    if options.adapters == "never":  # a slice that is computed from its representative needs an adapter
-        facts = replace(facts, dependence={})
-    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
-        chosen = cheapest(graph, facts, price, floor, frugal=options.frugal)
-        if options.adapters != "never" or not _Widening(graph, facts, chosen, floor).run():
-            return chosen
+    """What each tensor of an analysed graph stores, as `Planner.plan` says."""
+    return Planner(graph, facts).plan(options, floor)
 
 
 def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
@@ -86,26 +109,31 @@ class _Widening:
 
     def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
         """Let an input, along one axis, and the outputs store what spares this node an adapter there."""
+        key = node.inputs[i].name, axis
+        if key not in self.stored and (index, i, axis) not in self.plan.required:
+            return  # whole on both sides
         tensor, whole = node.inputs[i], np.ones(size, bool)
         required = self.plan.required.get((index, i, axis), whole)
-        if not required.any():
+        if not any_set(required):
             return  # an operand that is left out
-        stored = self.stored.get((tensor.name, axis), whole)
-        if (required & ~stored).any():
+        stored = self.stored.get(key, whole)
+        if any_set(required & ~stored):
             self._store(tensor, axis, required)
-        for output, a, mask in _reached(node, self.facts, i, axis, stored & ~required):
-            self._store(output, a, mask)
-        unread = self.plan.stored.get((tensor.name, axis), whole) & ~required
-        reached = [r for r in _reached(node, self.facts, i, axis, unread) if r[0].name not in self.plan.absent]
-        if unread.any() and all(self.plan.stays(t.name, a, mask.size)[mask].all() for t, a, mask in reached):
-            self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
+        needless, unread = stored & ~required, self.plan.stored.get(key, whole) & ~required
+        if any_set(needless):
+            for output, a, mask in _reached(node, self.facts, i, axis, needless):
+                self._store(output, a, mask)
+        if any_set(unread):
+            reached = [r for r in _reached(node, self.facts, i, axis, unread) if r[0].name not in self.plan.absent]
+            if all(all_set(self.plan.stays(t.name, a, mask.size)[mask]) for t, a, mask in reached):
+                self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
 
     def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
         key = tensor.name, axis
         before = self.floor.stored.get(key, np.zeros(mask.size, bool))
         self.floor.stored[key] = before | mask
         self.stored[key] = self.stored.get(key, np.ones(mask.size, bool)) | mask
-        self.grew = self.grew or bool((mask & ~before).any())
+        self.grew = self.grew or any_set(mask & ~before)
 
     def _leave(self, index: int, node: gs.Node) -> None:
         """Leave the node as it is."""

@@ -10,7 +10,7 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,13 +19,12 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import describe, static_shape
 from passes.ops import rules
-from passes.planning import planner
-from passes.planning.planner import PlanOptions
+from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
+from passes.rewriting.storage_plan import StorageFloor, StoragePlan, untouched
 from passes.targets.base import Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
-from passes.targets.onnxruntime.estimated_time import Blocked, Timing
+from passes.targets.onnxruntime.estimated_time import Gains, Network, Timing
 from passes.targets.onnxruntime.processors import Lines, Rates
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
@@ -57,7 +56,7 @@ class _Choice:
     """
 
     plan: StoragePlan
-    facts: Facts
+    planner: Planner
     options: PlanOptions
     least: StorageFloor
     timing: Timing
@@ -70,6 +69,7 @@ class _Estimate:
 
     start: _Choice
     least: StorageFloor
+    gains: Gains
     time: float
 
 
@@ -84,55 +84,56 @@ def choose_channel_multiples(
     """
     if align == "all":
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
-        result = planner.plan(graph, facts, options, least)
+        result = Planner(graph, facts).plan(options, least)
         return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
         coupled = CoupledSlices(graph, facts, plan)
         extras = _rounded(_written(graph, coupled.found), _multiples(graph, coupled.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
         least = _least(coupled, plan, extras, reason, StorageFloor())
-        result = planner.plan(graph, facts, options, least) if extras else plan
+        result = Planner(graph, facts).plan(options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
-    everything = Timing(graph, untouched(graph), align, facts)
+    network, planner = Network(graph, facts), Planner(graph, facts)
+    everything = Timing(network, untouched(graph), align)
     if not any(step.convolution for step in everything.steps):
         return plan, facts, ()
     whole, beside = everything.total(), align.beside
-    scale = 0.0 if beside is None else whole / Timing(graph, untouched(graph), beside, facts).total()
+    scale = 0.0 if beside is None else whole / Timing(network, untouched(graph), beside).total()
 
-    def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
-        result = planner.plan(graph, facts, options, least) if made is None else made
-        timing = Timing(graph, result, align, facts)
+    def choice(planner: Planner, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
+        result = planner.plan(options, least) if made is None else made
+        timing = Timing(network, result, align)
         time = timing.total()
         if beside is not None:
-            time = (time + scale * Timing(graph, result, beside, facts).total()) / 2
-        return _Choice(result, facts, options, least, timing, time)
+            time = (time + scale * Timing(network, result, beside).total()) / 2
+        return _Choice(result, planner, options, least, timing, time)
 
-    first = choice(facts, options, StorageFloor(), plan)
-    starts = [first]
-    never = replace(options, adapters="never")
+    first = choice(planner, options, StorageFloor(), plan)
+    estimates = [_estimate(graph, first)]
+    planners = [planner]
+    if first.timing.could_do_without_maps(estimates[0].gains):
+        planners.append(Planner(graph, replace(facts, adds_maps=False)))
+        estimates.append(_estimate(graph, choice(planners[1], options, StorageFloor())))
     if options.adapters == "auto" and first.timing.adapters:
-        starts.append(choice(facts, never, StorageFloor()))
-    if any(step.maps for step in first.timing.steps):
-        computed = replace(facts, adds_maps=False)
-        starts.append(choice(computed, options, StorageFloor()))
-        if len(starts) > 2:
-            starts.append(choice(computed, never, StorageFloor()))
-    estimates = [estimate for start in starts if (estimate := _estimate(graph, facts, start)) is not None]
-    best = min(starts, key=lambda found: found.time)
+        never = replace(options, adapters="never")
+        for each, estimate in zip(planners, tuple(estimates), strict=True):
+            floor = StorageFloor()
+            without = each.plan(never, floor, estimate.start.plan)
+            estimates.append(_estimate(graph, choice(each, never, floor, without)))
+    best = min((estimate.start for estimate in estimates), key=lambda found: found.time)
     for estimate in sorted(estimates, key=lambda estimate: estimate.time):
         if estimate.time < best.time:  # a plan is made only where it may be the fastest
-            best = min(
-                best, choice(estimate.start.facts, estimate.start.options, estimate.least), key=lambda found: found.time
-            )
+            planned = choice(estimate.start.planner, estimate.start.options, estimate.least)
+            best = min(best, planned, key=lambda found: found.time)
     if whole < best.time:
-        best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
-    if first.time <= whole and not _is_worth_it(graph, first, best):
+        best = choice(planner, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
+    if first.time <= whole and not _is_worth_it(graph, network, first, best):
         return plan, facts, ()
-    return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
+    return best.plan, best.planner.facts, tuple(_widths(graph, plan, best.plan, best.least))
 
 
-def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
+def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Choice) -> bool:
     """Whether the second plan is faster by what is worth computing channels which could be removed."""
     gain = before.time - after.time
     worth = min(before.timing.rates.least_gain_ns, _LARGE_SHARE * before.time)
@@ -141,20 +142,21 @@ def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     if all(static_shape(tensor) is not None for tensor in graph.inputs):
         return False
     rates = replace(before.timing.rates, ns_per_node=0.0)
-    first, second = (Timing(graph, choice.plan, rates, choice.facts).total() for choice in (before, after))
+    first, second = (Timing(network, choice.plan, rates).total() for choice in (before, after))
     return first - second > _SHARE_OPEN * first
 
 
-def _estimate(graph: gs.Graph, facts: Facts, start: _Choice) -> _Estimate | None:
-    """The plan with the widths that are fastest for it; None if those are its own."""
-    coupled = CoupledSlices(graph, facts, start.plan)
-    extras = _fastest(start.timing, coupled.found)
+def _estimate(graph: gs.Graph, start: _Choice) -> _Estimate:
+    """The plan with the widths that are fastest for it."""
+    coupled = CoupledSlices(graph, start.planner.facts, start.plan)
+    couplings = dict(enumerate(coupled.found))
+    extras = _fastest(start.timing, couplings)
+    gains = _gains(start.timing, couplings, extras)
     if not extras:
-        return None
+        return _Estimate(start, start.least, gains, start.time)
     least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
-    gains = _gains(dict(enumerate(coupled.found)), extras)
     won = start.timing.total() - start.timing.total(gains)
-    return _Estimate(start, least, start.time - won / (1 if start.timing.rates.beside is None else 2))
+    return _Estimate(start, least, gains, start.time - won / (1 if start.timing.rates.beside is None else 2))
 
 
 def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:
@@ -185,84 +187,85 @@ def _rounded(couplings: dict[int, Coupling], multiples: Mapping[int, int]) -> di
 # -- the fastest -----------------------------------------------------------------------------------------------------
 
 
-def _fastest(timing: Timing, couplings: list[Coupling]) -> dict[int, int]:
+def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int]:
     """How many more of each coupling to store, by its number."""
-    at: dict[Key, set[int]] = {}
+    at: dict[int, set[int]] = {}
     for index, step in enumerate(timing.steps):
         for port in (*step.inputs, step.output):
-            at.setdefault(port.key, set()).add(index)
+            at.setdefault(port.slot, set()).add(index)
     reached = _reached(timing)
-    regions: dict[int, Set[int]] = {}
-    for number, coupling in enumerate(couplings):
-        touched = {index for key in coupling.slices_per_class for index in at.get(key, ())}
+    regions: dict[int, list[int]] = {}
+    for number, coupling in couplings.items():
+        touched = {index for slot, _ in _slots(timing, coupling) for index in at[slot]}
         touched |= {later for index in touched for later in reached[index]}
         if coupling.spare.size and any(timing.steps[index].convolution for index in touched):
-            regions[number] = frozenset(touched)
+            regions[number] = sorted(touched)
     found = {number: couplings[number] for number in regions}
     whole = _whole_channel_blocks(timing, found)
+    sets = {number: set(region) for number, region in regions.items()}
+    near = {a: {b for b in sets if b != a and not sets[a].isdisjoint(sets[b])} for a in sets}
     starts = [{}, _rounded(found, whole)]
-    tried = [_improved(timing, found, regions, whole, start) for start in starts]
-    best = min(tried, key=lambda extras: timing.total(_gains(found, extras)))
+    tried = [_improved(timing, found, regions, near, whole, start) for start in starts]
+    best = min(tried, key=lambda extras: timing.total(_gains(timing, couplings, extras)))
     return {number: more for number, more in best.items() if more}
 
 
 def _whole_channel_blocks(timing: Timing, couplings: dict[int, Coupling]) -> dict[int, int]:
     """What the width of each coupling is to divide by: a channel block, or one for each group of convolutions."""
-    groups: dict[Key, int] = {}
+    groups = [1] * len(timing.slots)
     for step in timing.steps:
         if step.convolution is not None and step.convolution.groups > 1 and not step.convolution.depthwise:
-            for key in (step.inputs[0].key, step.output.key):
-                groups[key] = max(groups.get(key, 1), step.convolution.groups)
+            for port in (step.inputs[0], step.output):
+                groups[port.slot] = max(groups[port.slot], step.convolution.groups)
     block = timing.rates.channels_per_block
-    return {
-        n: block * max(groups.get(key, 1) for key in coupling.slices_per_class) for n, coupling in couplings.items()
-    }
+    return {n: block * max([1, *(groups[slot] for slot, _ in _slots(timing, c))]) for n, c in couplings.items()}
 
 
 def _reached(timing: Timing) -> list[set[int]]:
     """For each step the later ones that its output comes to before a convolution has read it, these among them."""
-    readers: dict[str, list[int]] = {}
-    for index, step in enumerate(timing.steps):
-        for port in step.inputs:
-            readers.setdefault(port.name, []).append(index)
     reached: list[set[int]] = [set() for _ in timing.steps]
     for index in range(len(timing.steps) - 1, -1, -1):
-        for reader in readers.get(timing.steps[index].output.name, ()):
-            reached[index].add(reader)
-            if timing.steps[reader].convolution is None:
-                reached[index] |= reached[reader]
+        step = timing.steps[index]
+        further = reached[index] if step.convolution is None else set()
+        for port in step.inputs:
+            if port.writer >= 0:
+                reached[port.writer] |= {index, *further}
     return reached
 
 
 def _improved(
     timing: Timing,
     couplings: dict[int, Coupling],
-    regions: dict[int, Set[int]],
+    regions: dict[int, list[int]],
+    near: dict[int, set[int]],
     whole: Mapping[int, int],
     start: dict[int, int],
 ) -> dict[int, int]:
     """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
-    extras = dict(start)
-    gains = _gains(couplings, extras)
-    near = {a: {b for b in couplings if b != a and not regions[a].isdisjoint(regions[b])} for a in couplings}
-    blocked: Blocked = {}
+    extras = dict.fromkeys(couplings, 0) | start
+    gains = _gains(timing, couplings, extras)
+    slots = {number: _slots(timing, coupling) for number, coupling in couplings.items()}
+    blocked = timing.unblocked()
     timing.of(range(len(timing.steps)), gains, blocked)
+
+    def put(number: int, more: int) -> None:
+        for slot, times in slots[number]:
+            gains[slot] += (more - extras[number]) * times
+        extras[number] = more
+
     waiting = set(couplings)
     for _ in range(_SWEEPS):
         now, waiting = waiting, set()
         for number in sorted(now):
-            coupling, before = couplings[number], extras.get(number, 0)
-            times = {}
-            for more in _candidates(coupling, before, timing.rates, whole[number]):
-                _add(gains, coupling, more - extras.get(number, 0))
-                extras[number] = more
+            before, times = extras[number], {}
+            for more in _candidates(couplings[number], before, timing.rates, whole[number]):
+                put(number, more)
                 doubt = 1 + _DOUBT if more else 1
-                times[more] = timing.of(sorted(regions[number]), gains, dict(blocked)) * doubt
+                times[more] = timing.of(regions[number], gains, [*blocked]) * doubt
             best = min(times, key=lambda more: (times[more], more))
-            _add(gains, coupling, best - extras[number])
-            extras[number] = best
+            put(number, best)
             if best != before:
-                timing.of(sorted(regions[number]), gains, blocked)
+                timing.of(regions[number], gains, blocked)
                 waiting |= near[number]
     return extras
 
@@ -274,16 +277,18 @@ def _candidates(coupling: Coupling, now: int, rates: Rates, whole: int) -> list[
     return sorted(more for more in tried if more <= coupling.spare.size)
 
 
-def _gains(couplings: dict[int, Coupling], extras: dict[int, int]) -> dict[Key, int]:
-    gains: dict[Key, int] = {}
+def _gains(timing: Timing, couplings: Mapping[int, Coupling], extras: Mapping[int, int]) -> list[int]:
+    """How many more slices each axis stores with so many more of each coupling, as `Timing` asks for it."""
+    gains = [0] * len(timing.slots)
     for number, more in extras.items():
-        _add(gains, couplings[number], more)
+        for slot, times in _slots(timing, couplings[number]):
+            gains[slot] += more * times
     return gains
 
 
-def _add(gains: dict[Key, int], coupling: Coupling, more: int) -> None:
-    for key, times in coupling.slices_per_class.items():
-        gains[key] = gains.get(key, 0) + more * times
+def _slots(timing: Timing, coupling: Coupling) -> list[tuple[int, int]]:
+    """The axes that the coupling stores slices of and an estimate depends on, by their slots, and how many for each."""
+    return [(timing.slots[key], times) for key, times in coupling.slices_per_class.items() if key in timing.slots]
 
 
 # -- what is stored --------------------------------------------------------------------------------------------------

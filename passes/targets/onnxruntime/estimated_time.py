@@ -7,17 +7,21 @@ whatever their widths: no kernel for round ones is faster.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
+from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
-from passes.graph.tensors import is_constant, present, shape_of
+from passes.graph.tensors import Mask, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
@@ -34,33 +38,35 @@ _NODES_OF_OPEN_MAP = 10
 
 _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 
-#: how many slices more than the plan are stored
-Gains = Mapping[Key, int]
-#: whether each tensor is written in channel blocks
-Blocked = dict[str, bool]
+#: how many slices more than the plan are stored, by the slot of their axis
+Gains = Sequence[int]
+#: whether each step writes channel blocks, and False for what no step writes
+Blocked = list[bool]
 
 
 @dataclass(frozen=True)
 class Port:
     """An operand or output: its channels, and its elements for each.
 
-    `delivered` is None, or the number of channels that an adapter makes of them, at `ns_per_delivered` an element.
+    `writer` is the step that writes it, -1 if none does, and `shared` says whether others read it as well. `delivered`
+    is None, or the number of channels that an adapter makes of them, at `ns_per_delivered` an element.
     """
 
-    name: str
-    key: Key
+    writer: int
+    slot: int
     width: int
     elements_per_channel: float
+    shared: bool = False
     delivered: int | None = None
     ns_per_delivered: float = 0.0
 
     def stored(self, gains: Gains) -> int:
         """Channels that are stored."""
-        return self.width + gains.get(self.key, 0)
+        return self.width + gains[self.slot]
 
     def elements(self, gains: Gains) -> float:
         """Elements that are stored."""
-        return self.stored(gains) * self.elements_per_channel
+        return (self.width + gains[self.slot]) * self.elements_per_channel
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,10 @@ class Step:
     `slowness`: how many times as long as an addition it takes for an element. `inside`: it becomes a part of the
     convolution before it. `fused`: it is the last of several nodes that become one, which is a part of no convolution.
     `scales`: it is a scale and shift that no weights take, which is done on channel blocks as well as without. `maps`:
-    constant maps are added to what it writes, and not in channel blocks. `gated`: it is a product with a gate, which
-    `keep_nchwc_layout.py` lets stay in channel blocks. `open_maps`: these, or their means, are made at run time.
-    `fixed_ns`: what does not depend on numbers of channels:
-    multiply-adds that are no convolution's, and adapters along other axes.
+    the channels that it does not read as their constant maps are added to what it writes, and not in channel blocks.
+    `open_maps`: these, or the means of maps, are made at run time. `gated`: it is a product with a gate, which
+    `keep_nchwc_layout.py` lets stay in channel blocks. `fixed_ns`: what does not depend on numbers of channels:
+    multiply-adds that are no convolution's, and adapters along other axes. `given`: it writes an output of the graph.
     """
 
     inputs: tuple[Port, ...]
@@ -85,79 +91,222 @@ class Step:
     inside: bool
     fused: bool
     scales: bool
-    maps: bool
+    maps: int
     open_maps: bool
     gated: bool
     fixed_ns: float
+    given: bool
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read, too.
+
+    Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
+    """
+
+    time: float
+    blocked: bool
+    reordered: tuple[tuple[int, bool, float], ...]
+
+
+class Network:
+    """What the times of nodes depend on that is the same in all plans of a graph.
+
+    Without `facts` no constant maps are taken to be added.
+    """
+
+    def __init__(self, graph: gs.Graph, facts: Facts | None = None) -> None:
+        self.outputs = {t.name for t in graph.outputs}
+        found = multiples(graph, facts)
+        # nodes that become one with others: by which fusion, and whether it is the last of them
+        fused = {id(n): (fusion, n is nodes[-1]) for fusion, nodes in fusions(graph) for n in nodes}
+        maps = {} if facts is None else facts.constant_map
+        self.nodes = [_Node(node, graph.opset, found, fused.get(id(node)), maps) for node in graph.nodes]
+
+
+class _Node:
+    """A node of a network; without an output it takes no time."""
+
+    def __init__(
+        self,
+        node: gs.Node,
+        opset: int,
+        found: Mapping[str, int],
+        fused: tuple[Fusion, bool] | None,
+        maps: Mapping[str, Mapping[int, ConstantMap]],
+    ) -> None:
+        self._node, self._found = node, found
+        self.output = next((t for t in node.outputs if not t.is_empty()), None)
+        if self.output is None:
+            return
+        self.sizes = usual_sizes(self.output, found)
+        self.operands = [(i, t, usual_sizes(t, found)) for i, t in present(node.inputs) if not is_constant(t)]
+        self.fused = fused
+        self.blocks = channel_blocks(node) if fused is None else fused[0].channel_blocks
+        self.slowness = slowness(node) if fused is None else fused[0].slowness
+        self.macs = rules(node).cost(node)[1]
+        self.gated = gate_operand(node, opset) is not None
+        data = node.inputs[0] if node.inputs else None
+        #: whether it may be a part of the convolution before it
+        self.fuses = (
+            fused is None
+            and fuses_into_convolution(node)
+            and data is not None
+            and len(data.outputs) == 1
+            and len(shape_of(data) or ()) > 2
+        )
+        #: constant maps of the first operand, by axis, and whether their contribution can be added
+        self.maps = maps.get(node.inputs[0].name, {}) if node.inputs else {}
+        self.adds_maps = self.macs > 0 and len(node.inputs) > 1 and is_constant(node.inputs[1])
+
+    @functools.cached_property
+    def convolution(self) -> ConvolutionShape | None:
+        return convolution_shape(self._node, self._found)
+
+    @functools.cached_property
+    def affine(self) -> Affine | None:
+        return rules(self._node).affine(self._node) if self.fused is None else None
+
+    def multiplied(self, index: int, plan: StoragePlan) -> float:
+        """Multiply-adds: as many as are left where the first operand and the output are narrower."""
+        if not self.macs:
+            return 0.0
+        output, data = self._node.outputs[0], self._node.inputs[0]
+        left = float(repeated(output, self._found))
+        for axis in range(len(shape_of(output) or ())):
+            mask = plan.stored.get((output.name, axis))
+            left *= 1.0 if mask is None else float(mask.mean())
+        read = plan.required.get((index, 0, len(shape_of(data) or ()) - 1))
+        return self.macs * left * (1.0 if read is None else float(read.mean()))
 
 
 class Timing:
-    """Estimates of a plan, and of the same plan with other numbers of channels.
+    """Estimates of a plan of a network, and of the same plan with other numbers of channels."""
 
-    `facts` are those that the plan was made with; without them no constant maps are taken to be added.
-    """
-
-    def __init__(self, graph: gs.Graph, plan: StoragePlan, rates: Rates, facts: Facts | None = None) -> None:
+    def __init__(self, network: Network, plan: StoragePlan, rates: Rates) -> None:
         self.rates = rates
         self._plan = plan
-        self._facts = facts
-        self._opset: int = graph.opset
-        self._multiples = multiples(graph, facts)
+        self._widths: dict[str, dict[int, int]] = {}  # by tensor and axis, where not all is stored
+        for (name, axis), mask in plan.stored.items():
+            self._widths.setdefault(name, {})[axis] = int(np.count_nonzero(mask))
+        self._outputs = network.outputs
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
-        self._outputs = {t.name for t in graph.outputs}
-        # nodes that become one with others: by which fusion, and whether it is the last of them
-        self._fused: dict[int, tuple[Fusion, bool]] = {}
-        for fusion, nodes in fusions(graph):
-            self._fused |= {id(n): (fusion, n is nodes[-1]) for n in nodes}
-        self.steps = [s for i, n in enumerate(graph.nodes) if i in plan.computed and (s := self._step(i, n))]
+        #: by axis: where `Gains` say how much more of it is stored
+        self.slots: dict[Key, int] = {}
+        #: by tensor: the step that writes it
+        self.writers: dict[str, int] = {}
+        self.steps: list[Step] = []
+        for i, node in enumerate(network.nodes):
+            if i in plan.computed and node.output is not None and node.output.name not in plan.absent:
+                self.steps.append(self._step(i, node, node.output))
+        none = self.gains({})
         weights = sum(
-            s.convolution.weights(self.read(s, {}), s.output.stored({}))
+            s.convolution.weights(self.read(s, none), s.output.stored(none))
             for s in self.steps
             if s.convolution is not None
         )
         self._from_memory = weights > rates.cached_weights
+        # for each step how it runs, by numbers of channels and by what its operands are written in
+        self._runs: list[dict[tuple[object, object], _Run]] = [{} for _ in self.steps]
+        self._asks = [
+            (_picked(sorted({p.slot for p in (*s.inputs, s.output)})), _picked([p.writer for p in s.inputs]))
+            for s in self.steps
+        ]
+
+    def gains(self, more: Mapping[Key, int]) -> list[int]:
+        """As many slices more along each of these axes."""
+        found = [0] * len(self.slots)
+        for key, count in more.items():
+            if key in self.slots:
+                found[self.slots[key]] = count
+        return found
 
     def total(self, gains: Gains | None = None) -> float:
         """Nanoseconds of one run for one example."""
-        return self.of(range(len(self.steps)), gains or {}, {})
+        return self.of(range(len(self.steps)), self.gains({}) if gains is None else gains, self.unblocked())
+
+    def unblocked(self) -> Blocked:
+        """Nothing is written in channel blocks."""
+        return [False] * (len(self.steps) + 1)
 
     def of(self, steps: Iterable[int], gains: Gains, blocked: Blocked) -> float:
         """Nanoseconds of some of the steps, in order. `blocked` says how tensors are written, and is told of theirs."""
-        total, reordered = 0.0, set[tuple[str, bool]]()
+        total, reordered = 0.0, set[tuple[int, bool]]()
         for index in steps:
-            step = self.steps[index]
-            runs_blocked, time = self._time(step, gains, blocked)
-            total += time + step.fixed_ns
-            if step.open_maps:
-                total += _NODES_OF_OPEN_MAP * self.rates.ns_per_node
-            if step.maps:
-                elements = step.output.elements(gains)
-                added = elements * self.rates.ns_per_elementwise_element
-                total += self.rates.ns_per_node + added * (_ADDED_OPEN if step.open_maps else _ADDED)
-                total += self._reorder(elements) if runs_blocked else 0.0
-            for port in step.inputs:
-                wanted = runs_blocked and self._reads_blocks(step, gains)
-                elements = port.elements(gains)
-                if port.delivered is not None:
-                    delivered = port.delivered * port.elements_per_channel
-                    total += self.rates.ns_per_node + delivered * port.ns_per_delivered
-                    if wanted:
-                        total += self._reorder(elements)
-                    wanted = False
-                if wanted != blocked.get(port.name, False) and (port.name, wanted) not in reordered:
-                    reordered.add((port.name, wanted))
-                    total += self._reorder(elements)
-            blocked[step.output.name] = runs_blocked and not step.maps
-            if blocked[step.output.name] and step.output.name in self._outputs:
-                total += self._reorder(step.output.elements(gains))
+            widths, operands = self._asks[index]
+            asked = widths(gains), operands(blocked)
+            run = self._runs[index].get(asked)
+            if run is None:
+                run = self._runs[index][asked] = self._run(self.steps[index], gains, blocked)
+            total += run.time
+            for writer, wanted, time in run.reordered:
+                if (writer, wanted) not in reordered:
+                    reordered.add((writer, wanted))
+                    total += time
+            blocked[index] = run.blocked
         return total
+
+    def written_in_blocks(self) -> set[str]:
+        """Names of the tensors that are written in channel blocks."""
+        blocked = self.unblocked()
+        self.of(range(len(self.steps)), self.gains({}), blocked)
+        return {name for name, index in self.writers.items() if blocked[index]}
 
     def read(self, step: Step, gains: Gains) -> int:
         """Channels that the first operand of the step delivers."""
         port = step.inputs[0]
         return port.stored(gains) if port.delivered is None else port.delivered
+
+    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> _Run:
+        runs_blocked, time = self._time(step, gains, blocked)
+        time += step.fixed_ns
+        if step.open_maps:
+            time += _NODES_OF_OPEN_MAP * self.rates.ns_per_node
+        if step.maps:
+            elements = step.output.elements(gains)
+            time += self._adding(step, elements) + (self._reorder(elements) if runs_blocked else 0.0)
+        reordered = []
+        for port in step.inputs:
+            wanted = runs_blocked and self._reads_blocks(step, gains)
+            elements = port.elements(gains)
+            if port.delivered is not None:
+                delivered = port.delivered * port.elements_per_channel
+                time += self.rates.ns_per_node + delivered * port.ns_per_delivered
+                if wanted:
+                    time += self._reorder(elements)
+                wanted = False
+            if wanted != blocked[port.writer]:
+                if port.shared:
+                    reordered.append((port.writer, wanted, self._reorder(elements)))
+                else:
+                    time += self._reorder(elements)
+        writes = runs_blocked and not step.maps
+        if writes and step.given:
+            time += self._reorder(step.output.elements(gains))
+        return _Run(time, writes, tuple(reordered))
+
+    def could_do_without_maps(self, gains: Gains) -> bool:
+        """Whether some step adds constant maps that take longer than to read these channels, which are to be computed.
+
+        What it takes to compute them is not counted.
+        """
+        for step in self.steps:
+            if step.maps and step.convolution is not None:
+                read, written = self.read(step, gains), step.output.stored(gains)
+                few, all_ = (self.rates.convolution(step.convolution, n, written) for n in (read, read + step.maps))
+                elements = step.output.elements(gains)
+                if all_ - few < self._adding(step, elements) + 2 * self._reorder(
+                    elements
+                ):  # out of channel blocks, and back
+                    return True
+        return False
+
+    def _adding(self, step: Step, elements: float) -> float:
+        each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
+        return self.rates.ns_per_node + elements * each
 
     def _reorder(self, elements: float) -> float:
         return self.rates.ns_per_node + elements * self.rates.ns_per_reordered_element
@@ -186,7 +335,7 @@ class Timing:
     def _runs_blocked(self, step: Step, gains: Gains, blocked: Blocked) -> bool:
         """Whether a step that is no convolution runs on channel blocks, which all of its operands must be in."""
         operands = step.inputs
-        if not operands or not all(blocked.get(p.name, False) and p.delivered is None for p in operands):
+        if not operands or not all(blocked[p.writer] and p.delivered is None for p in operands):
             return False
         if step.channel_blocks == "never":
             return step.free or step.scales
@@ -203,111 +352,101 @@ class Timing:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def _step(self, index: int, node: gs.Node) -> Step | None:
-        op = rules(node)
-        outputs = [t for t in node.outputs if not t.is_empty()]
-        if not outputs or outputs[0].name in self._plan.absent:
-            return None
-        inputs = tuple(self._ports(index, node))
-        shape = convolution_shape(node, self._multiples) if inputs else None
-        output = self._port(outputs[0])
-        fused = self._fused.get(id(node))
-        affine = op.affine(node) if len(inputs) == 1 and fused is None else None
+    def _step(self, index: int, node: _Node, output: gs.Tensor) -> Step:
+        computed = [(i, t, sizes) for i, t, sizes in node.operands if t.name not in self._plan.absent]
+        inputs = tuple(self._ports(index, computed))
+        convolution = node.convolution if inputs else None
+        affine = node.affine if len(inputs) == 1 else None
         free = affine is not None and affine.data.name in self._parts
-        if free or op.cost(node)[1]:
-            self._parts.add(outputs[0].name)
-        blocks = channel_blocks(node) if fused is None else fused[0].channel_blocks
-        added = self._added_maps(index, node)
+        inside = node.fuses and node.operands[0][1].name in self._parts
+        if free or node.macs:
+            self._parts.add(output.name)
+        adapters, multiplied = self._other_adapters(index, computed), 0.0
+        unread = {axis: self._unread(index, axis, found.mask) for axis, found in node.maps.items()}
+        if convolution is None:
+            multiplied = node.multiplied(index, self._plan) * self.rates.ns_per_im2col_mac
+        self.writers[output.name] = len(self.steps)
         return Step(
             inputs=inputs,
-            output=output,
-            convolution=shape,
+            output=self._port(output, node.sizes),
+            convolution=convolution,
             # an operand of no channels, or of sizes that are not known, is not in channel blocks
-            channel_blocks=blocks if len(inputs) == len(list(self._computed(node))) else "never",
-            free=free or (fused is not None and not fused[1]),
-            slowness=slowness(node) if fused is None else fused[0].slowness,
-            inside=fused is None and fuses_into_convolution(node) and self._alone_after_convolution(node),
-            fused=fused is not None and fused[1],
-            scales=affine is not None and len(shape_of(outputs[0]) or ()) == 4 and affine.axis in (None, 3),
-            maps=bool(added) and op.cost(node)[1] > 0 and is_constant(node.inputs[1]),
-            open_maps=not all(each.is_static(range(len(each.index))) for each in added),
-            gated=gate_operand(node, self._opset) is not None,
-            fixed_ns=self._other_adapters(index, node) + (0.0 if shape else self._multiplied(index, node)),
+            channel_blocks=node.blocks if len(inputs) == len(computed) else "never",
+            free=free or (node.fused is not None and not node.fused[1]),
+            slowness=node.slowness,
+            inside=inside,
+            fused=node.fused is not None and node.fused[1],
+            scales=affine is not None and len(node.sizes) == 4 and affine.axis in (None, 3),
+            maps=sum(unread.values()) if node.adds_maps else 0,
+            open_maps=any(unread[axis] and not found.is_static() for axis, found in node.maps.items()),
+            gated=node.gated,
+            fixed_ns=adapters + multiplied,
+            given=output.name in self._outputs,
         )
 
-    def _alone_after_convolution(self, node: gs.Node) -> bool:
-        data = node.inputs[0]
-        return data.name in self._parts and len(data.outputs) == 1 and len(shape_of(data) or ()) > 2
+    def _unread(self, index: int, axis: int, constant: Mask) -> int:
+        """How many of these constant maps are not required of the first operand: a contraction adds their part."""
+        required = self._plan.required.get((index, 0, axis))
+        return 0 if required is None else int(np.count_nonzero(constant & ~required))
 
-    def _added_maps(self, index: int, node: gs.Node) -> list[ConstantMap]:
-        """Constant maps with channels that the node does not require: it or what is after it adds their part."""
-        uneven = {} if self._facts is None or not node.inputs else self._facts.constant_map.get(node.inputs[0].name, {})
-        required = {axis: self._plan.required.get((index, 0, axis)) for axis in uneven}
-        return [
-            constant_map
-            for axis, constant_map in uneven.items()
-            if (mask := required[axis]) is not None and bool((constant_map.mask & ~mask).any())
-        ]
-
-    def _multiplied(self, index: int, node: gs.Node) -> float:
-        """Nanoseconds of multiply-adds: of as many as are left where the first operand and the output are narrower."""
-        macs = rules(node).cost(node)[1]
-        if not macs:
-            return 0.0
-        left = float(repeated(node.outputs[0], self._multiples))
-        for axis in range(len(shape_of(node.outputs[0]) or ())):
-            mask = self._plan.stored.get((node.outputs[0].name, axis))
-            left *= 1.0 if mask is None else float(mask.mean())
-        read = self._plan.required.get((index, 0, len(shape_of(node.inputs[0]) or ()) - 1))
-        return macs * left * (1.0 if read is None else float(read.mean())) * self.rates.ns_per_im2col_mac
-
-    def _ports(self, index: int, node: gs.Node) -> Iterator[Port]:
-        for i, tensor in self._computed(node):
-            if len(shape_of(tensor) or ()) > 2:
-                port, adapter = self._port(tensor), self._adapter(index, i, tensor, 1)
+    def _ports(self, index: int, operands: Iterable[_Operand]) -> Iterator[Port]:
+        for i, tensor, sizes in operands:
+            if len(sizes) > 2:
+                port, adapter = self._port(tensor, sizes), self._adapter(index, i, tensor, sizes, 1)
                 yield port if adapter is None else replace(port, delivered=adapter[0], ns_per_delivered=adapter[1])
 
-    def _other_adapters(self, index: int, node: gs.Node) -> float:
+    def _other_adapters(self, index: int, operands: Iterable[_Operand]) -> float:
         """Nanoseconds of adapters that are not along channels."""
         total = 0.0
-        for i, tensor in self._computed(node):
-            rank = len(shape_of(tensor) or ())
+        for i, tensor, sizes in operands:
+            rank = len(sizes)
             for axis in (a for a in range(rank) if a != 1 or rank < 3):
-                adapter = self._adapter(index, i, tensor, axis)
+                adapter = self._adapter(index, i, tensor, sizes, axis)
                 if adapter is not None:
-                    sizes, (delivered, ns_per_element) = self._stored_sizes(tensor), adapter
-                    others = math.prod(sizes[:axis] + sizes[axis + 1 :])
+                    stored, (delivered, ns_per_element) = self._stored(tensor, sizes), adapter
+                    others = math.prod(stored[:axis] + stored[axis + 1 :])
                     total += self.rates.ns_per_node + others * delivered * ns_per_element
         return total
 
-    def _computed(self, node: gs.Node) -> Iterator[tuple[int, gs.Tensor]]:
-        for i, tensor in present(node.inputs):
-            if not is_constant(tensor) and tensor.name not in self._plan.absent:
-                yield i, tensor
-
-    def _adapter(self, index: int, i: int, tensor: gs.Tensor, axis: int) -> tuple[int, float] | None:
+    def _adapter(
+        self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int], axis: int
+    ) -> tuple[int, float] | None:
         """The slices that an adapter delivers there, and nanoseconds for each element; None if there is none."""
         stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
-        if stored is None and required is None:
+        if stored is required:  # or both are whole
             return None
-        whole = np.ones(usual_sizes(tensor, self._multiples)[axis], bool)
-        stored, required = (whole if mask is None else mask for mask in (stored, required))
+        stored, required = (np.ones(sizes[axis], bool) if mask is None else mask for mask in (stored, required))
         if np.array_equal(stored, required):
             return None
         self.adapters = True
-        block = math.prod(self._stored_sizes(tensor)[axis + 1 :])
+        block = math.prod(self._stored(tensor, sizes)[axis + 1 :])
         copied = 0.0 if only_at_ends(stored, required) else self.rates.ns_per_gathered_piece / max(block, 1)
-        return int(required.sum()), self.rates.ns_per_adapted_element + copied
+        return int(np.count_nonzero(required)), self.rates.ns_per_adapted_element + copied
 
-    def _stored_sizes(self, tensor: gs.Tensor) -> list[int]:
-        sizes = usual_sizes(tensor, self._multiples)
-        stored = (self._plan.stored.get((tensor.name, a)) for a in range(len(sizes)))
-        return [size if mask is None else int(mask.sum()) for size, mask in zip(sizes, stored, strict=True)]
+    def _stored(self, tensor: gs.Tensor, sizes: Sequence[int]) -> list[int]:
+        """The sizes of what is stored of the tensor."""
+        widths = self._widths.get(tensor.name, {})
+        return [widths.get(axis, size) for axis, size in enumerate(sizes)]
 
-    def _port(self, tensor: gs.Tensor) -> Port:
-        sizes = self._stored_sizes(tensor)
-        width = sizes[1] if len(sizes) > 2 else 1
-        return Port(tensor.name, (tensor.name, 1), width, math.prod(sizes) / max(width, 1))
+    def _port(self, tensor: gs.Tensor, sizes: Sequence[int]) -> Port:
+        stored = self._stored(tensor, sizes)
+        width = stored[1] if len(stored) > 2 else 1
+        return Port(
+            self.writers.get(tensor.name, -1),
+            self.slots.setdefault((tensor.name, 1), len(self.slots)),
+            width,
+            math.prod(stored) / max(width, 1),
+            shared=len(tensor.outputs) > 1,
+        )
+
+
+#: which operand of a node, the tensor, and its sizes
+_Operand = tuple[int, gs.Tensor, tuple[int, ...]]
+
+
+def _picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
+    """What picks the values at these places."""
+    return itemgetter(*places) if places else len
 
 
 def gate_operand(node: gs.Node, opset: int) -> int | None:

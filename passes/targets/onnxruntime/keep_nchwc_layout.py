@@ -14,7 +14,7 @@ from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
-from passes.targets.onnxruntime.estimated_time import Blocked, Timing, gate_operand
+from passes.targets.onnxruntime.estimated_time import Network, Timing, gate_operand
 from passes.targets.onnxruntime.fusions import fused_nodes
 from passes.targets.onnxruntime.processors import Rates
 
@@ -31,17 +31,15 @@ def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int, *, gates: bool 
     no Mul or Add with constants stands between what these rates say to be in channel blocks, nor a product with a gate,
     as far as FLOPs go. What ONNX Runtime fuses stays as it is, and so do gates where they are not asked for.
     """
-    blocked: Blocked = {}
-    timing = Timing(graph, untouched(graph), rates)
-    timing.of(range(len(timing.steps)), {}, blocked)
+    blocked = Timing(Network(graph), untouched(graph), rates).written_in_blocks()
     writer = _Writer(graph, fused_nodes(graph))
     for node in graph.nodes:
         gate = gate_operand(node, graph.opset) if gates else None
-        if gate is not None and all(blocked.get(t.name, False) for t in node.inputs):
+        if gate is not None and blocked.issuperset(t.name for t in node.inputs):
             writer.spread(node, gate)
         affine, saved = writer.chain(node)
-        goes_on = any(blocked.get(t.name, False) for reader in node.outputs[0].outputs for t in reader.outputs)
-        if affine is None or not blocked.get(affine.data.name, False) or not goes_on:
+        goes_on = any(t.name in blocked for reader in node.outputs[0].outputs for t in reader.outputs)
+        if affine is None or affine.data.name not in blocked or not goes_on:
             continue
         more = max(_BATCH_NORMALIZATION_FLOPS * volume(node.outputs[0]) - saved, 0)
         if more <= flops:

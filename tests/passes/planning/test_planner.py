@@ -9,6 +9,7 @@ import pytest
 from passes.analysis.dataflow import analyse
 from passes.model.prepare import prepared
 from passes.planning.cheapest_storage import cheapest
+from passes.planning.groundwork import Groundwork
 from passes.rewriting.storage_plan import StorageFloor
 from tests.passes.text import compiled, mask, model, operators, random, weight
 
@@ -47,7 +48,7 @@ def test_every_price_stores_all_that_is_live(price: float) -> None:
     left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
     graph = prepared(residual(64, left, right))  # type: ignore[arg-type]
     facts = analyse(graph)
-    layout = cheapest(graph, facts, price, StorageFloor(), frugal=True)
+    layout = cheapest(Groundwork(graph, facts), price, StorageFloor(), frugal=True)
     for name, tensor in graph.tensors().items():
         if (name, 1) in layout.stored and name not in layout.absent:
             assert not (facts.live(tensor, 1) & ~layout.stored[name, 1]).any()
