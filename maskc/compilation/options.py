@@ -19,6 +19,9 @@ Align = Literal["none", "auto", "measure"] | int
 
 _WORDS: tuple[str, ...] = get_args(get_args(Align)[0])
 
+# The targets that layers are timed for here.
+_MEASURED = ("any", "onnxruntime")
+
 #: how long `measure` times layers, in seconds
 SECONDS = 30.0
 
@@ -53,9 +56,13 @@ class CompileOptions:
         _checked(self.align)
         if self.target not in registry.names():
             raise InputError(f"The target must be one of {', '.join(registry.names())}, and not '{self.target}'.")
-        if self.align_for is not None and self.align_for not in registry.processors():
-            known = ", ".join(registry.processors())
-            raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {known}.")
+        known = registry.processors(self.target)
+        if self.align_for is not None and self.align_for not in known:
+            raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {', '.join(known)}.")
+        if self.align == "measure" and self.target not in _MEASURED:
+            raise InputError(
+                f"Layers are timed in ONNX Runtime on this CPU, and the target is '{self.target}': give another align."
+            )
         if self.align_for is not None and self.align != "auto":
             raise InputError(
                 f"A processor ('{self.align_for}') is named for align 'auto', and align is '{self.align}'."

@@ -54,6 +54,7 @@ def table(name: str, processor: str) -> Rates | Lines | None:
 
 
 @cache
-def processors() -> tuple[str, ...]:
-    """The names of all processors that some target has a table for."""
-    return tuple(dict.fromkeys(processor for name in names() for processor in kind(name).TABLES))
+def processors(target: str) -> tuple[str, ...]:
+    """The names of the processors that a target has a table for; of the default those that any has."""
+    chosen = names() if target == DEFAULT else (target,)
+    return tuple(dict.fromkeys(processor for name in chosen for processor in kind(name).TABLES))

@@ -88,6 +88,9 @@ def test_processors_that_cannot_be_named(source: Path) -> None:
     unknown = "There is no table of widths for 'arm'; there are: avx512, zen4, avx2, cuda."
     refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
     refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
+    refused(maskc("compile", source, "--align-for", "avx2", "--target", "cuda"), 2, "for 'avx2'; there are: cuda.")
+    refused(maskc("compile", source, "--align", "measure", "--target", "openvino"), 2, "the target is 'openvino'")
+    refused(maskc("compile", source, "--target", "tvm"), 2, "one of any, cuda, onnxruntime, openvino, tensorrt")
     refused(maskc("compile", source, "--align=measure", "--align-seconds=0"), 2, "must be more than 0")
     with pytest.raises(InputError, match="whole number from 2 on"):
         api.compile(source, align=True)
