@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import RunError, UnavailableError
-from maskc.frontend.graph_queries import all_nodes, all_tensors, copied, float_types, has_external, tensor_bytes
-from maskc.frontend.onnx_file import PROTOBUF_LIMIT
+from maskc.frontend import write_model_files
+from maskc.frontend.graph_queries import all_graphs, all_nodes, float_types
 from maskc.runtime.numpy_types import in_numpy_types
 from passes.errors import in_brief
 
@@ -55,9 +54,11 @@ class OpenVinoSession:
             compiled = _compiled(core, model)
         except Exception as error:
             raise _load_error(model, error) from error
-        # What nothing reads is no input any more, and what has a default is a constant.
-        self._places = {name: index for index, port in enumerate(compiled.inputs) for name in port.get_names()}
         self._request = compiled.create_infer_request()
+        # Names do not say which input is which, as OpenVINO drops some with the operators that it drops.
+        self._places = {name: place for place, name in enumerate(_inputs(model))}
+        if len(self._places) != len(compiled.inputs):
+            raise UnavailableError(f"OpenVINO makes other inputs of those of the model. {_ADVICE}")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. Raises `RunError` when the model fails on these inputs."""
@@ -66,7 +67,7 @@ class OpenVinoSession:
             place = self._places.get(self._renamed.get(name, name))
             if place is not None:
                 fed[place] = value.astype(np.float32) if name in self._renamed else value
-        if len(fed) < len(set(self._places.values())):  # OpenVINO would run on nothing
+        if len(fed) < len(self._places):  # OpenVINO would run on nothing
             raise RunError("OpenVINO fails: an input is missing.")
         try:
             self._request.infer(fed, share_inputs=True)
@@ -110,16 +111,23 @@ def _core(openvino: Any) -> Any:
 
 
 def _compiled(core: Any, model: ModelProto) -> Any:
-    """The model for the CPU. Weights in files, which are named by absolute paths, are read from there."""
-    stored = 0 if has_external(model) else sum(map(tensor_bytes, all_tensors(model)))
-    if stored < PROTOBUF_LIMIT * 0.95:
-        return core.compile_model(core.read_model(model.SerializeToString()), "CPU", _OPTIONS)
-    # Too large for a message: by way of a file, whose weights are mapped into memory. Where that holds the file
-    # fast, it stays until the system tidies up.
+    """The model for the CPU. OpenVINO reads weights in files only from beside the model, so they are brought along."""
+    model = write_model_files.inlined(model)
+    if write_model_files.embeds(model):
+        return core.compile_model(core.read_model(write_model_files.serialized(model)), "CPU", _OPTIONS)
+    # It maps the files into memory. Where that holds them fast, they stay until the system tidies up.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         path = Path(directory) / "model.onnx"
-        onnx.save_model(copied(model), path, save_as_external_data=True, location="weights")
+        write_model_files.write_model(model, path)
         return core.compile_model(core.read_model(path), "CPU", _OPTIONS)
+
+
+def _inputs(model: ModelProto) -> Iterator[str]:
+    """Inputs as OpenVINO has them, in order: what has a default is a constant, and what nothing reads is gone."""
+    read = {name for graph in all_graphs(model.graph) for node in graph.node for name in node.input}
+    read |= {value.name for graph in all_graphs(model.graph) for value in graph.output}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return (value.name for value in model.graph.input if value.name in read - stored)
 
 
 def _check_ends(model: ModelProto) -> None:

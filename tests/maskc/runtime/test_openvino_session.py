@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from maskc import frontend
 from maskc.errors import InputError, RunError, UnavailableError
+from maskc.frontend import external_data, write_model_files
 from maskc.frontend.graph_queries import has_external
-from maskc.runtime import openvino_session
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.openvino_session import OpenVinoSession
 from maskc.runtime.session import choose_provider, load, place, strict
@@ -71,6 +72,16 @@ def test_an_input_that_nothing_reads_is_taken_and_one_with_a_default_is_not_aske
     built = build.model([node("Add", "x bias", "y")], inputs, [value("y", ["n", 3])], [build.constant("bias", [1] * 3)])
     x = drawn(2, 3)
     np.testing.assert_array_equal(OpenVinoSession(built).run({"x": x, "unread": drawn(2)})["y"], x + 1)
+
+
+def test_inputs_whose_names_are_lost_with_an_operator_are_told_apart() -> None:
+    nodes = [node("Dropout", "a", "d"), node("Relu", "d", "r"), node("Identity", "b", "i"), node("Sub", "r i", "y")]
+    shape = ["n", 3]
+    built = build.model(nodes, [value(name, shape) for name in ("q", "b", "a")], [value("y", shape), value("b", shape)])
+    fed = {name: drawn(2, 3) + k for k, name in enumerate("qba")}
+    results = OpenVinoSession(built).run(fed)
+    np.testing.assert_array_equal(results["y"], np.maximum(fed["a"], 0) - fed["b"])
+    np.testing.assert_array_equal(results["b"], fed["b"])
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
@@ -134,21 +145,21 @@ def test_the_same_inputs_give_the_same_outputs() -> None:
         np.testing.assert_array_equal(other.run({"x": x})["y"], first)
 
 
-def test_weights_in_files_are_found(tmp_path: Path) -> None:
-    """The frontend leaves large ones there, and says where by absolute paths."""
-    path = tmp_path / "model.onnx"
-    build.save_external(build.mlp(), path, location=str(tmp_path / "model.onnx.weights"))
-    model, x = onnx.load(path, load_external_data=False), drawn(2, 8)
-    assert has_external(model)
-    expected = OpenVinoSession(build.mlp()).run({"x": x})["y"]
+@pytest.mark.parametrize("embedded", [True, False])
+@pytest.mark.parametrize("in_files", [True, False])
+def test_weights_in_files_and_too_large_for_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_files: bool, embedded: bool
+) -> None:
+    """OpenVINO itself looks for files only below the directory that the process is in."""
+    model, x = build.mlp(hidden=4096), drawn(2, 8)
+    expected = OpenVinoSession(model).run({"x": x})["y"]
+    if in_files:
+        monkeypatch.setattr(external_data, "STAYS", 1)
+        model = frontend.read(build.save_external(model, tmp_path / "model.onnx"), stay=True).model
+        assert has_external(model)
+    if not embedded:
+        monkeypatch.setattr(write_model_files, "EMBEDDED_LIMIT", 100)
     np.testing.assert_array_equal(OpenVinoSession(model).run({"x": x})["y"], expected)
-
-
-def test_a_model_that_is_too_large_for_a_message_goes_by_way_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = drawn(2, 8)
-    expected = OpenVinoSession(build.mlp()).run({"x": x})["y"]
-    monkeypatch.setattr(openvino_session, "PROTOBUF_LIMIT", 100)
-    np.testing.assert_array_equal(OpenVinoSession(build.mlp()).run({"x": x})["y"], expected)
 
 
 def test_an_operator_that_it_does_not_know_is_named_with_its_node() -> None:
