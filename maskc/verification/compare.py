@@ -40,6 +40,7 @@ from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
 from maskc.verification.compare_inside import look_inside, makers_of
+from maskc.verification.error_statistics import farthest
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
@@ -47,6 +48,9 @@ from maskc.verification.rounding_noise import Noise
 from maskc.verification.save_failing_case import write as write_dump
 from maskc.verification.sensitivity import hardly_moving, hidden_weights
 from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
+
+# An error so many times as large as another is of another kind.
+_APART = 100.0
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,8 @@ def _compare_on(
         failed = _compare_exactly(data, failed, models, options, found)
     elif options.exact is None:
         found.notes.append("Not compared in double precision, as a tolerance is given; --exact does it all the same.")
+    if found.provider == "openvino" and any(error.noise is not None for error in found.outputs):
+        found.notes += _wrong_in_openvino(failed or data[0], actual, models)
     if found.reasons and options.bisect:
         _locate(data, failed, models, options, found)
     if not found.reasons:
@@ -244,17 +250,31 @@ def _compare_exactly(
             if not error.passed
         ]
         if failed is not None and all(error.passed for error in errors):
-            found.notes.append(
-                f"In double precision the models agree, so it is {_blamed(found.provider)} that differs."
-            )
+            what = "OpenVINO" if found.provider == "openvino" else "rounding"
+            found.notes.append(f"In double precision the models agree, so it is {what} that differs.")
         return failed or exact.failed
     found.notes.append(f"Not compared in double precision. {why}")
     return failed
 
 
-def _blamed(provider: Provider) -> str:
-    """What it is that tells two models apart which are one function."""
-    return "rounding" if provider != "openvino" else "rounding, or what OpenVINO makes of one of them,"
+def _wrong_in_openvino(sample: Sample, actual: Session, models: Models) -> list[str]:
+    """Which of the models OpenVINO gets wrong, if ONNX Runtime gives one answer for both and it does so for one."""
+    try:
+        right, other = (
+            OnnxRuntimeSession(model, optimized=False).run(sample.inputs)
+            for model in (models.reference, models.compiled)
+        )
+        given = {"reference": sample.expected, "compiled model": actual.run(sample.inputs)}
+    except (RunError, UnavailableError):
+        return []
+    errors = {what: farthest(right, outputs) for what, outputs in given.items()}
+    near, far = sorted(errors, key=lambda what: errors[what])
+    if errors[far] <= _APART * max(errors[near], farthest(right, other)):
+        return []
+    return [
+        f"ONNX Runtime gives the same for both models, and so does OpenVINO for the {near}. What it gives for the "
+        f"{far} is {errors[far]:.3g} of the scale away, so that is what it gets wrong."
+    ]
 
 
 def _locate(
