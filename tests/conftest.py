@@ -1,4 +1,4 @@
-"""What all tests share: which need TensorFlow, which need a GPU."""
+"""What all tests share: which need TensorFlow, which OpenVINO, which a GPU."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("cuda"):
-        from maskc.errors import UnavailableError
-        from maskc.runtime.session import choose_provider
+    for provider, title in (("cuda", "CUDA"), ("openvino", "OpenVINO")):
+        if item.get_closest_marker(provider):
+            from maskc.errors import UnavailableError
+            from maskc.runtime.session import choose_provider
 
-        try:
-            choose_provider("cuda")
-        except UnavailableError as error:
-            pytest.skip(f"no CUDA here: {error}")
+            try:
+                choose_provider(provider)
+            except UnavailableError as error:
+                pytest.skip(f"no {title} here: {error}")

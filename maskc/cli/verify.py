@@ -16,11 +16,12 @@ from maskc.errors import NotEquivalentError, UndecidedError
 
 
 class Provider(StrEnum):
-    """Where ONNX Runtime runs the models."""
+    """What runs the models, and where."""
 
     cpu = "cpu"
     cuda = "cuda"
     tensorrt = "tensorrt"
+    openvino = "openvino"
     auto = "auto"
 
 
@@ -44,7 +45,12 @@ def verify(
     signature: Signature = None,
     provider: Annotated[
         Provider,
-        typer.Option(help="Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used."),
+        typer.Option(
+            help=(
+                "Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used, all in ONNX "
+                "Runtime; or in OpenVINO on the CPU."
+            )
+        ),
     ] = Provider.cpu,
     inputs: Annotated[
         Path | None,
@@ -107,8 +113,8 @@ def verify(
 ) -> None:
     """Check that a compiled model computes the same function as its reference.
 
-    Both are run in ONNX Runtime on the same random inputs, of several kinds
-    and batch sizes, and all outputs are compared. Where the reference is a
+    Both are run in ONNX Runtime, or where --provider says, on the same random
+    inputs, of several kinds and batch sizes, and all outputs are compared. Where the reference is a
     TensorFlow model, TensorFlow's own outputs are compared too. An error above
     the tolerance passes only if rounding the reference's own weights moves its
     output about as far; that is said. If the models differ, the first tensor

@@ -100,7 +100,8 @@ def compile(
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
-    fails. A model that ONNX Runtime cannot run is not verified; the report has a warning that says so.
+    fails. A model that ONNX Runtime cannot run on the CPU is not verified there; the report has a warning
+    that says so.
 
     Example:
         >>> compiled = compile("model.onnx", verify=True)
@@ -288,19 +289,21 @@ def _verified(
         return dataclasses.replace(report, warnings=(*report.warnings, f"Not verified: {error}"))
     result.raise_if_different()
     unsure = (f"Not verified: {reason}" for reason in result.undecided)
-    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *_too_new(compiled)))
+    new = () if result.provider == "openvino" else _too_new(compiled)
+    return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
 
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
     """The report with the latency of both models on one random sample, or a warning that says why there is none."""
     from maskc.runtime.latency import measure
-    from maskc.runtime.session import Session
+    from maskc.runtime.session import choose_provider, load, strict
     from maskc.verification.inputs import one_sample
 
     try:
-        before, after = Session(source.model), Session(compiled)
-        sample = one_sample(source.model, before)
-        latency = measure(before, after, sample, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+        provider = choose_provider(report.verification.provider if report.verification else "cpu")
+        before, after = load(source.model, provider), load(compiled, provider)
+        sample = one_sample(source.model, strict(before, source.model, provider))
+        latency = measure(before, after, sample, provider, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
     except (NotComparableError, RunError, UnavailableError) as error:
         return dataclasses.replace(report, warnings=(*report.warnings, f"Latency was not measured: {error}"))
     return dataclasses.replace(report, latency=latency)
@@ -308,7 +311,7 @@ def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> Compi
 
 def _too_new(compiled: ModelProto) -> tuple[str, ...]:
     """A warning if the file keeps a version of the format from its source that is newer than ONNX Runtime here."""
-    from maskc.runtime.session import reads_ir_version
+    from maskc.runtime.onnxruntime_session import reads_ir_version
 
     version = compiled.ir_version
     if reads_ir_version(version):

@@ -24,7 +24,7 @@ from maskc import progress
 from maskc.compilation.detect_cpu import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
-from maskc.runtime.session import Session, import_onnxruntime
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession, import_onnxruntime
 from maskc.verification.inputs import one_sample
 from passes.adapters.placement import Policy
 from passes.cost.sizes_to_count_at import Sizes
@@ -114,7 +114,7 @@ def fastest(
 
 def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:
     """Medians of the times of the second and third model, over those of the first, and over those of the second."""
-    sessions = [Session(model) for model in models]
+    sessions = [OnnxRuntimeSession(model) for model in models]
     sample = one_sample(models[0], sessions[0])
     times: list[list[float]] = []
     end = time.perf_counter() + _COMPARED

@@ -18,7 +18,7 @@ from maskc.report import charts
 from maskc.report.wording import by_operator, counted_at, ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
-from maskc.runtime.session import provider_title
+from maskc.runtime.session import place
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -105,7 +105,7 @@ def page(document: Document) -> str:
             histograms=drawn,
             spans=charts.spans(document.latency) if document.latency else (),
             scrolls=lambda things: len(things) > _ROWS,
-            hardware=provider_title,
+            place=place,
         )
     )
 

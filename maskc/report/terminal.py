@@ -35,7 +35,10 @@ PIPE_WIDTH = 120
 # Terminals of fewer columns get a narrower table of errors.
 _NARROW = 100
 
-_LIBRARIES = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx")
+_LIBRARIES = (
+    *("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorflow", "keras", "tf2onnx"),
+)
 
 # Of a file's own descriptions no more is shown.
 _LONGEST = 100

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from maskc.runtime.session import provider_title
+from maskc.runtime.session import place
 
 if TYPE_CHECKING:
     from maskc.results.document import Checked
@@ -136,6 +136,6 @@ def brief(count: int) -> str:
 
 def where_run(checked: Checked | Verification) -> str:
     """What two models were compared in, and on what."""
-    where = f"in ONNX Runtime on {provider_title(checked.provider)}"
+    where = place(checked.provider)
     original = any(output.against == "TensorFlow" for output in checked.outputs)
     return where + " and in TensorFlow" * original

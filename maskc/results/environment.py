@@ -11,12 +11,13 @@ from os import cpu_count
 __version__ = "0.1.0"
 
 # What figures may depend on, beside maskc.
-_LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "tensorflow")
+_LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "openvino", "tensorflow")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what was loaded, by name."""
-    loaded = {name: sys.modules[name].__version__ for name in _LIBRARIES if name in sys.modules}
+    # OpenVINO tells the number of its build as well, with dashes.
+    loaded = {name: sys.modules[name].__version__.partition("-")[0] for name in _LIBRARIES if name in sys.modules}
     return {"python": platform.python_version()} | loaded
 
 

@@ -1,1 +1,1 @@
-"""Running models in ONNX Runtime."""
+"""Running models in ONNX Runtime and OpenVINO."""

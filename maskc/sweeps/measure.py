@@ -15,7 +15,7 @@ from maskc import frontend
 from maskc.errors import InputError
 from maskc.results.measurements import Latency
 from maskc.runtime.latency import measure
-from maskc.runtime.session import Provider, Session
+from maskc.runtime.session import Provider, load, strict
 from maskc.verification.inputs import one_sample
 
 Quality = str | Callable[[Path], float]
@@ -32,12 +32,12 @@ class Clock:
 
     def __init__(self, source: ModelProto, provider: Provider, seconds: float) -> None:
         self._provider, self._seconds = provider, seconds
-        self._before = Session(source, provider)
-        self._sample = one_sample(source, self._before)
+        self._before = load(source, provider)
+        self._sample = one_sample(source, strict(self._before, source, provider))
 
     def time(self, model: Path) -> Latency:
-        """Both models in turns. Raises as `Session` and `Session.run` do."""
-        after = Session(frontend.load(model), self._provider)
+        """Both models in turns. Raises as `load` and `Session.run` do."""
+        after = load(frontend.load(model), self._provider)
         return measure(self._before, after, self._sample, self._provider, seconds=self._seconds)
 
 

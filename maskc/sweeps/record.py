@@ -95,7 +95,8 @@ class Record:
     """The result of a sweep.
 
     `measure` says how quality was measured, null where it was not, and `lower_is_better` in which direction it is good.
-    `provider` is where ONNX Runtime ran, `versions` are those of the libraries, `machine` says on what kind of machine.
+    `provider` is what models were timed on (as for `maskc.verify`), `versions` are those of the libraries, `machine`
+    says on what kind of machine.
     """
 
     schema: int

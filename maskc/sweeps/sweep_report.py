@@ -14,6 +14,7 @@ from rich.text import Text
 
 from maskc.report.terminal import show_sizes
 from maskc.report.wording import brief, counted_at, size
+from maskc.runtime.session import place
 from maskc.sweeps.record import SOURCE, Point, Record
 
 Kind = Literal["source", "best", "dominated"]
@@ -85,6 +86,7 @@ def page(sweep: Record) -> str:
             verdict=lambda point: verdict(point, sweep),
             number=_number,
             size=size,
+            place=place,
         )
     )
 

@@ -25,7 +25,7 @@ from maskc import progress
 from maskc.errors import MaskcError, RunError, UnavailableError
 from maskc.frontend.graph_queries import bodies
 from maskc.results.measurements import FirstDifference
-from maskc.runtime.session import Session
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_in_double import Exact
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample
@@ -248,7 +248,7 @@ def _agree(reference: ModelProto, model: ModelProto, samples: Sequence[Sample], 
             return all(error.passed for error in Exact(reference, model, seed).compare(samples[:2]))
     depth = depths(reference)
     try:
-        sessions = [Session(graph, optimized=False) for graph in (reference, model)]
+        sessions = [OnnxRuntimeSession(graph, optimized=False) for graph in (reference, model)]
         for sample in samples[:2]:
             wanted, got = (session.run(sample.inputs) for session in sessions)
             for name, array in wanted.items():

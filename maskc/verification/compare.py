@@ -24,19 +24,23 @@ from maskc.results.measurements import ExactError, FirstDifference, Latency, Out
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import latency, random_inputs
+from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, import_onnxruntime, rounds_products
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,
     Session,
     choose_provider,
-    import_onnxruntime,
-    provider_title,
-    rounds_products,
+    hardware_title,
+    load,
+    runtime_title,
+    single_precision_option,
+    strict,
 )
 from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
 from maskc.verification.compare_inside import look_inside, makers_of
+from maskc.verification.error_statistics import farthest
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
@@ -44,6 +48,9 @@ from maskc.verification.rounding_noise import Noise
 from maskc.verification.save_failing_case import write as write_dump
 from maskc.verification.sensitivity import hardly_moving, hidden_weights
 from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
+
+# An error so many times as large as another is of another kind.
+_APART = 100.0
 
 
 @dataclass(frozen=True)
@@ -95,19 +102,21 @@ def compare(
         if actual is not None:
             count = options.samples + len(inputs or ())
             ports = random_inputs.ports(models.reference)
-            samples = drawn(ports, inputs or {}, expected, options.samples, options.seed, sizes or {})
+            judge = strict(expected, models.reference, found.provider)
+            samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {})
             _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons
     if any(error.noise is not None and error.passed for error in found.outputs):
         found.notes.append(
             f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
-            "reference's weights and functions, or ONNX Runtime's own optimizations, do to it, or no larger than its "
-            "own distance from double precision."
+            f"reference's weights and functions, or {runtime_title(found.provider)}'s own optimizations, do to it, or "
+            "no larger than its own distance from double precision."
         )
     if any(map(rounds_products, (models.reference, models.compiled))):
         found.notes.append(
-            "Products with quantised weights were computed in single precision. By default ONNX Runtime rounds their "
-            "data to 8 bits as well, where it sees them; session.qdq_matmulnbits_accuracy_level=1 tells it not to."
+            "Products with quantised weights were computed in single precision. By default "
+            f"{runtime_title(found.provider)} rounds their data to 8 bits as well, where it sees them; "
+            f"{single_precision_option(found.provider)} tells it not to."
         )
     reduction = models.before.reduction_to(models.after)
     if options.min_reduction is not None and reduction < options.min_reduction:
@@ -128,18 +137,23 @@ def compare(
     )
 
 
-@progress.stage("Loading both models in ONNX Runtime")
 def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
     """Both models; None for a compiled model that cannot be loaded, which is a reason."""
     import_onnxruntime()
-    try:
-        expected = Session(models.reference, found.provider)
-    except RunError as error:
-        raise NotComparableError(f"The reference cannot be run: {error}") from error
-    try:
-        return expected, Session(models.compiled, found.provider)
-    except RunError as error:
-        found.reasons.append(f"The compiled model cannot be run: {error}")
+    with progress.stage(f"Loading both models in {runtime_title(found.provider)}"):
+        try:
+            expected = load(models.reference, found.provider)
+        except RunError as error:
+            raise NotComparableError(f"The reference cannot be run: {error}") from error
+        try:
+            return expected, load(models.compiled, found.provider)
+        except UnavailableError as error:
+            if found.provider != "openvino":
+                raise
+            # It takes the one and not the other: then something was written that it must not be given.
+            found.reasons.append(f"The compiled model cannot be run: {error}")
+        except RunError as error:
+            found.reasons.append(f"The compiled model cannot be run: {error}")
         return expected, None
 
 
@@ -167,20 +181,21 @@ def _compare_on(
     """Compare the outputs on these data, then in double precision, look for the first difference, measure latency."""
     found.samples = len(data)
     found.notes += size_notes(data)
-    if expected.widened or actual.widened:
-        found.notes.append("ONNX Runtime cannot compute with bfloat16 here, so float32 took its place.")
+    found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
     failed = _compare_outputs(data, expected, actual, models, options, found)
     if options.exact or (options.exact is None and options.rtol is None and not options.atol):
         failed = _compare_exactly(data, failed, models, options, found)
     elif options.exact is None:
         found.notes.append("Not compared in double precision, as a tolerance is given; --exact does it all the same.")
+    if found.provider == "openvino" and any(error.noise is not None for error in found.outputs):
+        found.notes += _wrong_in_openvino(failed or data[0], actual, models)
     if found.reasons and options.bisect:
         _locate(data, failed, models, options, found)
     if not found.reasons:
         _look_where_flat(data, ports, expected, models, options, found)
     # What cannot be run on these data has failed above.
     with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
-        if found.provider != "cpu":
+        if found.provider == "cuda" or found.provider == "tensorrt":
             found.notes.append(_placement(models, data[0].inputs, found.provider))
         if options.bench:
             found.latency = latency.measure(expected, actual, data[0].inputs, found.provider)
@@ -189,15 +204,15 @@ def _compare_on(
 def _compare_outputs(
     data: Sequence[Sample], expected: Session, actual: Session, models: Models, options: VerifyOptions, found: _Found
 ) -> Sample | None:
-    """Compare in ONNX Runtime, and with the original; returns the first sample that failed."""
-    pairs = [Pair("ONNX Runtime", lambda sample: sample.expected, actual.run, "the compiled model")]
+    """Compare in the runtime, and with the original; returns the first sample that failed."""
+    pairs = [Pair(runtime_title(found.provider), lambda sample: sample.expected, actual.run, "the compiled model")]
     if models.original is not None and models.original.tensorflow is not None:
         original = models.original.tensorflow.run
         run, name = actual.run, "the compiled model"
         if models.masked:
-            run, name = Session(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
+            run, name = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
         pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, name, TENSORFLOW_FACTOR))
-    tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol)
+    tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol, expected.finest)
     exact = partial(outputs_in_double, models.reference, models.before)
     noise = Noise(models.reference, models.compiled, expected, found.provider, options.seed, exact)
     result = compare_outputs(pairs, data, tolerance, noise)
@@ -209,7 +224,7 @@ def _compare_outputs(
 def _compare_exactly(
     data: Sequence[Sample], failed: Sample | None, models: Models, options: VerifyOptions, found: _Found
 ) -> Sample | None:
-    """Compare in double precision; returns the first sample that failed, there or (`failed`) in ONNX Runtime.
+    """Compare in double precision; returns the first sample that failed, there or (`failed`) in the runtime.
 
     Unless that is asked for, on what can be computed in a few seconds, and not at all where it cannot be done.
     """
@@ -235,10 +250,31 @@ def _compare_exactly(
             if not error.passed
         ]
         if failed is not None and all(error.passed for error in errors):
-            found.notes.append("In double precision the models agree, so it is rounding that differs.")
+            what = "OpenVINO" if found.provider == "openvino" else "rounding"
+            found.notes.append(f"In double precision the models agree, so it is {what} that differs.")
         return failed or exact.failed
     found.notes.append(f"Not compared in double precision. {why}")
     return failed
+
+
+def _wrong_in_openvino(sample: Sample, actual: Session, models: Models) -> list[str]:
+    """Which of the models OpenVINO gets wrong, if ONNX Runtime gives one answer for both and it does so for one."""
+    try:
+        right, other = (
+            OnnxRuntimeSession(model, optimized=False).run(sample.inputs)
+            for model in (models.reference, models.compiled)
+        )
+        given = {"reference": sample.expected, "compiled model": actual.run(sample.inputs)}
+    except (RunError, UnavailableError):
+        return []
+    errors = {what: farthest(right, outputs) for what, outputs in given.items()}
+    near, far = sorted(errors, key=lambda what: errors[what])
+    if errors[far] <= _APART * max(errors[near], farthest(right, other)):
+        return []
+    return [
+        f"ONNX Runtime gives the same for both models, and so does OpenVINO for the {near}. What it gives for the "
+        f"{far} is {errors[far]:.3g} of the scale away, so that is what it gets wrong."
+    ]
 
 
 def _locate(
@@ -270,7 +306,7 @@ def _look_where_flat(
 ) -> None:
     """Where outputs agree and hardly move, compare what is inside."""
     errors = {error.name: error.allowed for error in found.exact or ()}
-    tolerance = Tolerance.of(models.reference, data[0].expected, None, 0.0)
+    tolerance = Tolerance.of(models.reference, data[0].expected, None, 0.0, expected.finest)
 
     def allowed(name: str, dtype: np.dtype[Any]) -> float:
         return min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
@@ -301,14 +337,14 @@ def _look_where_flat(
         found.notes.append(f"{why}, so the tensors inside were compared; they agree.")
 
 
-def _placement(models: Models, inputs: Inputs, provider: Provider) -> str:
+def _placement(models: Models, inputs: Inputs, provider: Gpu) -> str:
     """How many nodes really ran on the GPU. Raises `UnavailableError` when none of the reference's did."""
     counts = []
     for model in (models.reference, models.compiled):
-        session = Session(model, provider, profiled=True)
+        session = OnnxRuntimeSession(model, provider, profiled=True)
         session.run(inputs)
         counts.append(session.nodes_on(provider))
-    where = provider_title(provider)
+    where = hardware_title(provider)
     if counts[0] == 0:
         raise UnavailableError(
             f"ONNX Runtime ran none of the reference's operators on {where}, so nothing was verified there. "

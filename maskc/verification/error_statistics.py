@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,15 @@ class Distance:
     def exceeds(self, share: float) -> bool:
         """Whether the error is above this share of the scale; of what must be exact, whether there is any."""
         return self.max_abs > (0.0 if self.exact else share * self.scale)
+
+
+def farthest(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]) -> float:
+    """The largest error of several arrays relative to their scale; infinite where one is missing or differs in shape."""
+    largest = 0.0
+    for name, array in expected.items():
+        error = distance(array, actual[name]) if name in actual else None
+        largest = max(largest, math.inf if error is None else error.max_abs / (error.scale or 1.0))
+    return largest
 
 
 def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:

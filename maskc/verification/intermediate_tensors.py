@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from maskc.errors import MaskcError, RunError
 from maskc.frontend.graph_queries import copied
-from maskc.runtime.session import Session
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import Sample
 from maskc.verification.rounding_noise import rounded_weights
@@ -86,7 +86,7 @@ class Inside:
     def _run(self, model: ModelProto) -> Run:
         telling = _telling(model, self.shared)
         if not self._double:
-            return Session(telling, optimized=False).run
+            return OnnxRuntimeSession(telling, optimized=False).run
         try:
             evaluator = Evaluator(to_double(telling))
         except Exception as error:

@@ -16,7 +16,7 @@ DEFAULT_SAMPLES = 16
 class VerifyOptions:
     """The options of `maskc.verify`.
 
-    `provider` is where ONNX Runtime runs, and `samples` random inputs are drawn from `seed`. `rtol` (None: by type and
+    `provider` is what the models run in, and `samples` random inputs are drawn from `seed`. `rtol` (None: by type and
     depth, see `tolerance`) and `atol` are the errors allowed, and `min_reduction` is the reduction asked for. `exact`:
     compare in double precision, None: as far as that takes a few seconds and no tolerance is given. `bisect`: look for
     the first difference inside models that are not equivalent, and write what shows it to the directory `dump`.

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from maskc.errors import RunError
+from maskc.errors import RunError, UnavailableError
 from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external, tensor_types
 from maskc.runtime.random_inputs import Inputs
-from maskc.runtime.session import Provider, Session
+from maskc.runtime.session import Provider, Session, load
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.tolerance import NOISE_FACTOR
@@ -41,7 +41,7 @@ _APPROXIMATED = frozenset(
     "Softplus Tan Tanh".split()
 )
 
-# How large an error of ONNX Runtime's own fusions may be, relative to the scale: what single precision does.
+# How large an error of a runtime's own fusions may be, relative to the scale: what single precision does.
 _FUSED = 1e-5
 
 _PERTURBED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -116,33 +116,28 @@ class Noise:
     def _only_fused(self, error: Distance, tolerance: float, name: str, inputs: Inputs) -> bool:
         """Whether a small error goes away when ONNX Runtime runs both graphs as they are written.
 
-        Its fusions keep some constants of double graphs in single precision, and compute in integers where it
+        A runtime's fusions keep some constants of double graphs in single precision, and compute in integers where it
         finds operators between quantised values, a step apart; in one graph and not in the other.
         """
         if error.exact or (error.max_abs > _FUSED * error.scale and not self._quantised):
             return False
-        if self._literal is None:
-            models = (self._reference, self._compiled)
-            self._literal = [Session(model, self._provider, optimized=False) for model in models]
         try:
+            if self._literal is None:
+                models = (self._reference, self._compiled)
+                self._literal = [load(model, self._provider, optimized=False) for model in models]
             expected, actual = (session.run(inputs).get(name) for session in self._literal)
-        except RunError:
+        except (RunError, UnavailableError):
             return False
         found = None if expected is None or actual is None else distance(expected, actual)
         return found is not None and found.max_abs <= tolerance
 
     def _runs(self, inputs: Inputs) -> Iterator[Outputs]:
         """Outputs of the reference under different roundings."""
-        sessions: Iterator[Session] = itertools.chain(
-            # The same session again shows what is random in the model itself.
-            (self._session, Session(self._reference, self._provider, optimized=False)),
-            self._sessions(),
-        )
-        for session in sessions:
+        for session in itertools.chain(self._of_the_reference(), self._sessions()):
             with contextlib.suppress(RunError):
                 yield session.run(inputs)
-        with contextlib.suppress(RunError):
-            session = Session(rounded_functions(self._reference), self._provider)
+        with contextlib.suppress(RunError, UnavailableError):  # random numbers are asked for, which not all can make
+            session = load(rounded_functions(self._reference), self._provider)
             for _ in range(_SESSIONS):
                 yield session.run(inputs)
         for _ in range(_ROUNDS):
@@ -150,10 +145,19 @@ class Noise:
                 with contextlib.suppress(RunError):
                     yield session.run({name: _rounded(array, self._rng) for name, array in inputs.items()})
 
+    def _of_the_reference(self) -> Iterator[Session]:
+        """The same session again, which shows what is random in the model itself, and one without optimizations.
+
+        Of OpenVINO there is no such session, and ONNX Runtime's would show as rounding whatever OpenVINO gets wrong.
+        """
+        yield self._session
+        if self._provider != "openvino":
+            yield load(self._reference, self._provider, optimized=False)
+
     def _sessions(self) -> Iterator[Session]:
         for i in range(_SESSIONS):
             if i == len(self._rounded):
-                self._rounded.append(Session(rounded_weights(self._reference, self._rng), self._provider))
+                self._rounded.append(load(rounded_weights(self._reference, self._rng), self._provider))
             yield self._rounded[i]
 
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, helper
 from maskc.errors import MaskcError
 from maskc.frontend import write_model_files
 from maskc.frontend.graph_queries import all_graphs, bodies, copied
-from maskc.runtime.session import Session
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.bisection import Bisection
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample
@@ -58,7 +58,7 @@ def _smallest(bisection: Bisection, sample: Sample) -> tuple[tuple[ModelProto, M
             kept = [value for value in part.graph.input if value.name in inputs]
             del part.graph.input[:]
             part.graph.input.extend(kept)
-        expected, got = (Session(part, optimized=False).run(inputs)[tensor] for part in parts)
+        expected, got = (OnnxRuntimeSession(part, optimized=False).run(inputs)[tensor] for part in parts)
         error = distance(expected, got)
         if error is None or error.max_abs > tolerance(expected.dtype, 1) * error.scale:
             return (parts[0], parts[1]), inputs

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import RunError, UnavailableError
 from maskc.frontend.graph_queries import array_of, is_external, without_initializers
-from maskc.runtime.session import Session
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Outputs, Sample
 
@@ -84,7 +84,7 @@ def hidden_weights(model: ModelProto, flops: int, samples: Sequence[Sample], all
     count = int(np.clip(_BUDGET // max(flops, 1), *_GROUPS))
     hidden: set[str] = set()
     with contextlib.suppress(RunError, UnavailableError):
-        session = Session(bare, optimized=False)
+        session = OnnxRuntimeSession(bare, optimized=False)
         still = [session.run({**values, **samples[0].inputs})]
         for group in np.array_split(np.array(list(weights), object), min(count, len(weights))):
             shaken = {name: _shaken(values[name], rng) for node in group for name in weights[node]}

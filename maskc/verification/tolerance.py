@@ -59,10 +59,21 @@ class Tolerance:
     atol: float
 
     @classmethod
-    def of(cls, reference: ModelProto, outputs: Iterable[str], rtol: float | None, atol: float) -> Tolerance:
-        """The tolerance of these outputs of the reference; `rtol` None is by type and depth."""
+    def of(
+        cls,
+        reference: ModelProto,
+        outputs: Iterable[str],
+        rtol: float | None,
+        atol: float,
+        finest: int = TensorProto.DOUBLE,
+    ) -> Tolerance:
+        """The tolerance of these outputs of the reference; `rtol` None is by type and depth.
+
+        `finest` is the finest type that the runtime computes with (a `TensorProto.DataType`).
+        """
         depth = depths(reference)
-        return cls(reference, depth, {name: coarsest(reference, depth.get(name, 1)) for name in outputs}, rtol, atol)
+        found = {name: coarsest(reference, depth.get(name, 1), finest) for name in outputs}
+        return cls(reference, depth, found, rtol, atol)
 
     def relative(self, output: str, dtype: np.dtype[Any], factor: float) -> float:
         """The error allowed of an output relative to its scale; `factor` widens what was not given."""
@@ -82,10 +93,14 @@ def tolerance(dtype: np.dtype[Any], depth: int) -> float:
     return min(most, ROUNDINGS * unit * math.sqrt(max(depth, 1)))
 
 
-def coarsest(model: ModelProto, depth: int) -> float:
-    """The tolerance of the coarsest type in the graph: a double computed from singles is no better than they are."""
+def coarsest(model: ModelProto, depth: int, finest: int = TensorProto.DOUBLE) -> float:
+    """The tolerance of the coarsest type in the graph: a double computed from singles is no better than they are.
+
+    Where `finest` is not double, doubles are computed in that type.
+    """
     types: dict[int, type] = {TensorProto.DOUBLE: np.float64, TensorProto.FLOAT: np.float32}
-    found = (np.dtype(types.get(type_, np.float16)) for type_ in float_types(model))
+    present = (finest if type_ == TensorProto.DOUBLE else type_ for type_ in float_types(model))
+    found = (np.dtype(types.get(type_, np.float16)) for type_ in present)
     return max((tolerance(dtype, depth) for dtype in found), default=0.0)
 
 

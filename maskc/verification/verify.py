@@ -47,7 +47,7 @@ def verify(
     bench: bool = False,
     reports: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
-    """Compare a compiled model with its reference, both run in ONNX Runtime on the same inputs.
+    """Compare a compiled model with its reference, both run in one runtime on the same inputs.
 
     `reference` and `compiled` are paths (`.onnx`, `.keras`, `.h5`, SavedModel), `ModelProto`s or Keras models; the
     figures of a model in memory are those of the file it would make. Inputs and outputs that have other names, and fit
@@ -56,11 +56,11 @@ def verify(
     with these masks applied, and with `shapes` (as there) the model at these input sizes; if the compiled model takes
     any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`
     adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples` random ones.
-    `provider` is `cpu`, `cuda`, `tensorrt` or `auto`. `exact` compares in double precision as well, in the reference
-    evaluator of ONNX: True on all data, None on as much as takes a few seconds, where both models have such a form and
-    no tolerance is given. `dump` is a directory for the smallest models that show a difference, and `bench` measures
-    both models' latency. `reports` are files for a report, whether the models differ or not: a page (`.html`) or data
-    (`.json`).
+    `provider` is `cpu`, `cuda`, `tensorrt` or `auto`, all in ONNX Runtime, or `openvino`. `exact` compares in double
+    precision as well, in the reference evaluator of ONNX: True on all data, None on as much as takes a few seconds,
+    where both models have such a form and no tolerance is given. `dump` is a directory for the smallest models that
+    show a difference, and `bench` measures both models' latency. `reports` are files for a report, whether the models
+    differ or not: a page (`.html`) or data (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.

@@ -112,12 +112,12 @@ def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDAr
     import onnx
 
     from maskc import flops
-    from maskc.runtime.session import Session
+    from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
     sessions = {}
     for name, path in files.items():
         model = onnx.load(path)
-        sessions[name] = (Session(model), model.graph.input[0].name)
+        sessions[name] = (OnnxRuntimeSession(model), model.graph.input[0].name)
 
     def predict(name: str, batch: NDArray[np.float32]) -> NDArray[Any]:
         session, given = sessions[name]

@@ -358,9 +358,9 @@ def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pyte
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Accepting)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    session.Session(build.mlp(), "cuda")
+    session.load(build.mlp(), "cuda")
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"  # other libraries of the process are left alone
-    session.Session(build.mlp(), "tensorrt")
+    session.load(build.mlp(), "tensorrt")
     (*others,), (trt, cuda, cpu) = asked
     assert (trt[0], cuda, cpu) == (
         "TensorrtExecutionProvider",

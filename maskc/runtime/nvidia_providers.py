@@ -1,0 +1,74 @@
+"""The execution providers of ONNX Runtime that run on NVIDIA's GPUs: what they need, and why one did not load."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from maskc.errors import UnavailableError
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A provider on the GPU: what people and ONNX Runtime call it, its library, its options, what brings it."""
+
+    title: str
+    name: str
+    library: str
+    options: dict[str, str]
+    advice: str
+
+
+# TF32 rounds inputs of products to 10 bits, which would drown what is being measured.
+GPUS = {
+    "cuda": Gpu(
+        "CUDA", "CUDAExecutionProvider", "onnxruntime_providers_cuda", {"use_tf32": "0"}, "install maskc[cuda]"
+    ),
+    # It has no such option; `NVIDIA_TF32_OVERRIDE` speaks to NVIDIA's libraries themselves.
+    "tensorrt": Gpu(
+        "TensorRT",
+        "TensorrtExecutionProvider",
+        "onnxruntime_providers_tensorrt",
+        {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
+        "install TensorRT and maskc[cuda]",
+    ),
+}
+
+
+def require(ort: Any, gpu: Gpu) -> None:
+    """Load what is installed as Python packages.
+
+    Raises `UnavailableError` for an ONNX Runtime built without the provider.
+    """
+    if gpu.name not in ort.get_available_providers():
+        raise UnavailableError(
+            f"The installed ONNX Runtime has no {gpu.title} support. Install maskc[cuda], or use --provider cpu."
+        )
+    if gpu is GPUS["tensorrt"]:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        if gpu is GPUS["tensorrt"]:
+            import_module("tensorrt")
+
+
+def missing(ort: Any, gpu: Gpu) -> str:
+    """Why the provider did not load. ONNX Runtime only logs it, so its library is opened by hand."""
+    directory = Path(ort.__file__).parent / "capi"
+    suffix = "*.dll" if (directory / f"{gpu.library}.dll").exists() else "*.so"
+    for stem in ("onnxruntime_providers_shared", gpu.library):
+        for library in directory.glob(f"*{stem}{suffix}"):
+            try:
+                ctypes.CDLL(str(library), mode=getattr(ctypes, "RTLD_GLOBAL", 0))
+            except OSError as error:
+                name = str(error).partition(":")[0]
+                what = "the NVIDIA driver" if name.startswith(("libcuda.", "nvcuda")) else gpu.advice
+                return f"the library {name} cannot be loaded ({what})"
+    return "no usable NVIDIA GPU was found"

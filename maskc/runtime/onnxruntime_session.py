@@ -1,0 +1,265 @@
+"""Running models in ONNX Runtime, on the provider that was asked for and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from maskc.errors import MaskcError, RunError, UnavailableError
+from maskc.frontend.graph_queries import (
+    all_tensors,
+    copied,
+    custom_operators,
+    has_external,
+    tensor_bytes,
+    type_of,
+)
+from maskc.frontend.onnx_file import PROTOBUF_LIMIT
+from maskc.runtime.bfloat16_as_float32 import widened
+from maskc.runtime.numpy_types import in_numpy_types
+from maskc.runtime.nvidia_providers import GPUS, missing, require
+from passes.errors import in_brief
+
+Gpu = Literal["cuda", "tensorrt"]
+Provider = Literal["cpu", Gpu]
+
+#: keeps products with weights of few bits in single precision, as the graph says: see `rounds_products`
+SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
+
+_FATAL = 4  # the quietest of ONNX Runtime's log levels
+
+
+class OnnxRuntimeSession:
+    """A model loaded in ONNX Runtime.
+
+    Raises `RunError` when ONNX Runtime refuses the model, and `UnavailableError` when the provider cannot be
+    used here or the model has operators that ONNX Runtime does not know.
+    """
+
+    def __init__(
+        self, model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, profiled: bool = False
+    ) -> None:
+        ort = import_onnxruntime()
+        #: the finest type that this computes with
+        self.finest = TensorProto.DOUBLE
+        self.outputs = tuple(value.name for value in model.graph.output)
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.use_deterministic_compute = True
+        # Several sessions live at a time; threads of the idle ones must not spin.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(*SINGLE_PRECISION)
+        if not optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        providers: list[Any] = ["CPUExecutionProvider"]
+        gpu = GPUS.get(provider)
+        if gpu is not None:
+            require(ort, gpu)
+            providers.insert(0, (GPUS["cuda"].name, GPUS["cuda"].options))
+        if provider == "tensorrt":  # what it has no kernel for runs on CUDA
+            providers.insert(0, (GPUS["tensorrt"].name, GPUS["tensorrt"].options))
+        self._profiles: tempfile.TemporaryDirectory[str] | None = None
+        if profiled:
+            self._profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profiles.name) / "profile")
+        wide: ModelProto | None = None
+        try:
+            self._session, self._inputs = _load(ort, model, options, providers)
+        except UnavailableError:
+            wide = widened(model)  # bfloat16, for which most operators have no kernel on the CPU
+            if wide is None:
+                raise
+            self._session, _ = _load(ort, wide, options, providers)
+            self._inputs = {v.name: v.name for v in model.graph.input if type_of(v).elem_type == TensorProto.BFLOAT16}
+        #: a sentence on what is not computed in the types of the model
+        self.note = "" if wide is None else "ONNX Runtime cannot compute with bfloat16 here, so float32 took its place."
+        if gpu is not None and gpu.name not in self._session.get_providers():
+            raise UnavailableError(f"{gpu.title} cannot be used: {missing(ort, gpu)}. Use --provider cpu.")
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name; a sequence or map is taken apart into arrays named `output[0]`, `output[key]`.
+
+        Raises `RunError` when the model fails on these inputs.
+        """
+        fed = {
+            self._inputs.get(name, name): value.astype(np.float32) if name in self._inputs else value
+            for name, value in inputs.items()
+        }
+        try:
+            values = self._session.run(None, fed)
+        except Exception as error:
+            raise RunError(f"ONNX Runtime fails: {gist(error)}.") from error
+        results: dict[str, NDArray[Any]] = {}
+        for name, value in zip(self.outputs, values, strict=True):
+            results.update(_arrays(name, value))
+        return results
+
+    def nodes_on(self, provider: Gpu) -> int:
+        """How many nodes the runs so far have executed on the provider; ends the profile of a profiled session.
+
+        What TensorRT compiled into one engine is one node.
+        """
+        assert self._profiles is not None
+        path = Path(self._session.end_profiling())
+        events = json.loads(path.read_text())
+        self._profiles.cleanup()
+        nodes = (event for event in events if event.get("cat") == "Node")
+        return len({node["name"] for node in nodes if node.get("args", {}).get("provider") == GPUS[provider].name})
+
+
+def rounds_products(model: ModelProto) -> bool:
+    """Whether the model has matrix products that ONNX Runtime computes in 8 bits unless it is told not to.
+
+    Those are of data by weights of few bits: by default both are quantised where a DequantizeLinear of an initializer
+    stands directly before a MatMul, which is coarser than what is being measured.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    weights = {
+        name
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+        for name in node.output
+    }
+    return any(node.op_type == "MatMul" and node.input[1] in weights for node in model.graph.node)
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, told to keep its log to itself. Raises `UnavailableError` when it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            f"ONNX Runtime cannot be imported: {in_brief(error)}. Install maskc again with its dependencies."
+        ) from error
+    onnxruntime.set_default_logger_severity(_FATAL)
+    return onnxruntime
+
+
+def require_provider(provider: Provider) -> None:
+    """Raise `UnavailableError` where a provider cannot be used."""
+    OnnxRuntimeSession(_probe(), provider)
+
+
+def reads_ir_version(version: int) -> bool:
+    """Whether the ONNX Runtime that is installed reads files of this version of the format."""
+    probe = _probe()
+    probe.ir_version = version
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = _FATAL
+    try:
+        import_onnxruntime().InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        return "IR version" not in str(error)
+    return True
+
+
+def gist(error: Exception) -> str:
+    """What an exception of ONNX Runtime says, without its codes and source locations."""
+    text = str(error).rpartition("Status Message: ")[2]
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+:\d+ [^\n]*? was false\. ?", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+:\d+ ", "", text)
+    text = re.sub(r"Load model from \S* failed:", "", text)
+    text = re.sub(r"onnxruntime::[^\n]*\) (?=[A-Z])", "", text)
+    return in_brief(Exception(text))
+
+
+def _load(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> tuple[Any, dict[str, str]]:
+    """A session, and the names under which inputs that numpy cannot hold are fed as float32."""
+    model, inputs = in_numpy_types(model)
+    try:
+        return _create(ort, model, options, providers), inputs
+    except RunError:
+        # Some of ONNX Runtime's fusions fail on graphs that it runs well as they are written.
+        if options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+            raise
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _create(ort, model, options, providers), inputs
+
+
+def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> Any:
+    stored = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
+    if has_external(model):
+        model = _mapped(model, options)
+        stored = 0
+    # Loading the CUDA libraries prints what it could not find.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as directory:
+        try:
+            if stored < PROTOBUF_LIMIT * 0.95:
+                return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+            # Too large for a message: by way of a file, whose weights ONNX Runtime maps or copies before it
+            # returns.
+            path = Path(directory) / "model.onnx"
+            onnx.save_model(copied(model), path, save_as_external_data=True, location="weights")
+            return ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:
+            readable = re.search(r"Unsupported model IR version.* max supported IR version: (\d+)", str(error))
+            if not readable:
+                raise _load_error(model, error) from error
+    # Versions of the file format differ in what they can express, and only a newer onnx writes the newest;
+    # whatever this model uses of it, the loading below shows.
+    older = copied(model)
+    older.ir_version = int(readable.group(1))
+    return _create(ort, older, options, providers)
+
+
+def _mapped(model: ModelProto, options: Any) -> ModelProto:
+    """The model as ONNX Runtime takes it whose weights are in files: it maps them into memory and copies none."""
+    anchor = Path.cwd().anchor
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", anchor)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    copy = copied(model)
+    for tensor in all_tensors(copy):
+        for entry in tensor.external_data:
+            if entry.key == "location" and Path(entry.value).is_absolute():
+                entry.value = Path(entry.value).relative_to(anchor).as_posix()
+    return copy
+
+
+def _load_error(model: ModelProto, error: Exception) -> MaskcError:
+    text = str(error)
+    custom = custom_operators(model)
+    unknown = [name for name in custom if name.rpartition(".")[2] in text or name.rpartition(".")[0] in text]
+    if unknown:
+        return UnavailableError(
+            f"ONNX Runtime does not know the custom operator {unknown[0]}, so the model cannot be run here."
+        )
+    if "NOT_IMPLEMENTED" in text or "under development" in text or "Could not find an implementation" in text:
+        return UnavailableError(f"ONNX Runtime cannot run the model here: {gist(error)}.")
+    return RunError(f"ONNX Runtime cannot load the model: {gist(error)}.")
+
+
+def _probe() -> ModelProto:
+    """The smallest model that a provider can take a node of."""
+    helper = onnx.helper
+    value = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "x"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", value, [2, 2])],
+        [helper.make_tensor_value_info("y", value, [2, 2])],
+    )
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+
+
+def _arrays(name: str, value: Any) -> dict[str, NDArray[Any]]:
+    if isinstance(value, dict):
+        return {f"{name}[{key}]": np.asarray(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        parts: dict[str, NDArray[Any]] = {}
+        for i, item in enumerate(value):
+            parts.update(_arrays(f"{name}[{i}]", item))
+        return parts
+    return {name: np.asarray(value)}

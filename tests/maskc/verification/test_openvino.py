@@ -1,0 +1,246 @@
+"""`--provider openvino`: both models in OpenVINO, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import maskc as api
+from maskc.errors import InputError, NotComparableError, NotEquivalentError, UnavailableError
+from maskc.runtime import session
+from maskc.runtime.openvino_session import OpenVinoSession
+from tests.maskc import build
+from tests.maskc.build import node, value
+from tests.maskc.command import maskc, refused
+
+pytestmark = pytest.mark.openvino
+
+IN_OPENVINO = ("--provider", "openvino")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
+    api.compile(reference).save(tmp_path / "small.onnx")
+    return reference, tmp_path / "small.onnx"
+
+
+def verify(reference: onnx.ModelProto, compiled: onnx.ModelProto, **options: Any) -> Any:
+    return api.verify(reference, compiled, provider="openvino", **options)
+
+
+def test_a_compiled_model_passes_and_the_result_says_where(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    page, data = tmp_path / "out.html", tmp_path / "out.json"
+    result = maskc("verify", *pair, *IN_OPENVINO, "--bench", "--report", page, "--report", data)
+    assert result.exit_code == 0, result.stderr
+    assert "Verified: the same function on 16 samples, seed 0, in OpenVINO on the CPU." in result.stdout
+    assert "ONNX Runtime" not in result.stdout
+    told = json.loads(data.read_text())
+    assert told["verification"]["provider"] == told["latency"]["provider"] == "openvino"
+    assert {output["against"] for output in told["verification"]["outputs"]} == {"OpenVINO"}
+    assert told["versions"]["openvino"].count(".") == 2 and "-" not in told["versions"]["openvino"]
+    assert "in turns, in OpenVINO on the CPU" in page.read_text() and "in ONNX Runtime" not in page.read_text()
+
+
+def test_a_model_that_is_another_fails_and_the_node_is_named(pair: tuple[Path, Path]) -> None:
+    compiled = onnx.load(pair[1])
+    last = compiled.graph.node[-1]
+    build.save(build.changed(compiled, last.input[1], lambda w: w * 1.01), pair[1])
+    result = maskc("verify", *pair, *IN_OPENVINO)
+    assert result.exit_code == 1
+    assert "Output 'y' is not what OpenVINO computes from the reference" in result.stdout
+    assert "which MatMul 'second' makes" in result.stdout
+    assert "what it gets wrong" not in result.stdout
+    assert "Failed: not the same function (16 samples, seed 0, in OpenVINO on the CPU)." in result.stdout
+
+
+def test_compilation_is_verified_there(pair: tuple[Path, Path]) -> None:
+    verified = api.compile(pair[0], verify=True, provider="openvino").report.verification
+    assert verified is not None and verified.passed and verified.provider == "openvino"
+
+
+def test_a_sweep_measures_there(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    result = maskc("sweep", *pair, *IN_OPENVINO, "--seconds", "0.1", "--jobs", "1", "-o", tmp_path / "levels")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads((tmp_path / "levels" / "sweep.json").read_text())
+    assert told["provider"] == "openvino"
+    assert all(point["latency"]["provider"] == "openvino" for point in told["points"])
+    assert "with the source, in OpenVINO on the CPU." in (tmp_path / "levels" / "sweep.html").read_text()
+
+
+def test_without_openvino_it_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    refused(maskc("verify", *pair, *IN_OPENVINO), 3, "OpenVINO cannot be imported", "maskc[openvino]", "--provider cpu")
+    with pytest.raises(UnavailableError, match="OpenVINO cannot be imported"):
+        api.compile(pair[0], verify=True, provider="openvino")
+    assert maskc("verify", *pair).exit_code == 0
+
+
+def test_a_provider_that_there_is_not_is_refused(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="no provider 'tpu'"):
+        api.verify(*pair, provider="tpu")
+
+
+def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
+    built = build.model([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
+    path = build.save(built, tmp_path / "det.onnx")
+    refused(maskc("verify", path, path, *IN_OPENVINO), 3, "operator Det (node 'area')", "--provider cpu")
+    assert maskc("verify", path, path).exit_code == 0
+
+
+def test_a_compiled_model_that_it_does_not_know_has_failed() -> None:
+    inputs, outputs = [value("x", ["n", 1, 1])], [value("y", ["n"])]
+    shape = [build.constant("shape", [-1], np.int64)]
+    reference = build.model([node("Reshape", "x shape", "y")], inputs, outputs, shape)
+    compiled = build.model([node("Det", "x", "y")], inputs, outputs)
+    assert api.verify(reference, compiled).passed
+    result = verify(reference, compiled)
+    assert not result.passed
+    assert result.reasons[0].startswith("The compiled model cannot be run: OpenVINO does not know the operator Det")
+
+
+def test_open_sizes_are_found() -> None:
+    nodes = [
+        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
+        node("Mul", "c mask", "m"),
+        node("Conv", "m l", "d"),
+        node("Reshape", "d shape", "y"),
+    ]
+    stored = [
+        build.weight("k", 8, 3, 3, 3),
+        build.constant("mask", np.array([1, 0] * 4).reshape(1, 8, 1, 1)),
+        build.weight("l", 4, 8, 1, 1),
+        build.constant("shape", [0, 4, -1], np.int64),
+    ]
+    model = build.model(nodes, [value("x", ["b", 3, "h", "w"])], [value("y", ["b", 4, "p"])], stored)
+    result = verify(model, api.compile(model).model)
+    assert result.passed, result.reasons
+    assert not any("one batch size" in note for note in result.notes)
+
+
+def test_indices_stay_within_their_table() -> None:
+    """A sum of ids, of which nothing says how many rows there are, is an index all the same."""
+    nodes = [node("Add", "a b", "ids"), node("Gather", "table ids", "y")]
+    inputs = [value(name, ["n"], TensorProto.INT64) for name in "ab"]
+    model = build.model(nodes, inputs, [value("y", ["n", 6])], [build.weight("table", 3, 6)])
+    assert verify(model, model).passed
+    with pytest.raises(InputError, match="cannot be run on the given inputs"):
+        verify(model, model, inputs={"a": np.array([2]), "b": np.array([2])})
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_bfloat16_is_compared_in_single_precision(wrong: bool) -> None:
+    def layer(scale: float) -> onnx.ModelProto:
+        weights = (np.random.default_rng(0).normal(size=(8, 5)) * scale).astype(ml_dtypes.bfloat16)
+        return build.model(
+            [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
+            [value("x", ["n", 8], TensorProto.BFLOAT16)],
+            [value("y", ["n", 5], TensorProto.BFLOAT16)],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+
+    result = verify(layer(1.0), layer(1.5 if wrong else 1.0))
+    assert result.passed is not wrong
+    assert "OpenVINO computes in float32 here, which took the place of bfloat16." in result.notes
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0 + 1e-12, 1.01])
+def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: float) -> None:
+    def layer(scale: float, order: np.ndarray[Any, Any]) -> onnx.ModelProto:
+        w, v = build.weight("w", 8, 64, dtype=np.float64), build.weight("v", 64, 5, dtype=np.float64)
+        left, right = (onnx.numpy_helper.to_array(tensor) for tensor in (w, v))
+        return build.model(
+            [node("MatMul", "x w", "h"), node("MatMul", "h v", "y")],
+            [value("x", ["n", 8], TensorProto.DOUBLE)],
+            [value("y", ["n", 5], TensorProto.DOUBLE)],
+            [build.constant("w", left[:, order] * scale, np.float64), build.constant("v", right[order], np.float64)],
+        )
+
+    orders = np.arange(64), np.random.default_rng(0).permutation(64)
+    result = verify(layer(1.0, orders[0]), layer(factor, orders[1]), exact=False)
+    assert result.passed is (factor < 1.001), result.reasons
+    (output,) = result.outputs
+    assert output.dtype == "float64" and 1e-7 < output.rtol < 1e-5
+    assert "OpenVINO computes in float32 here, which took the place of float64." in result.notes
+
+
+def test_text_is_refused() -> None:
+    text = [value(name, ["n"], TensorProto.STRING) for name in "xy"]
+    model = build.model([node("Identity", "x", "y")], text[:1], text[1:])
+    with pytest.raises(UnavailableError, match="tensors of numbers only, and input 'x' is of text"):
+        verify(model, model)
+
+
+def test_a_reference_that_runs_on_nothing_is_not_comparable() -> None:
+    model = build.model(
+        [node("Reshape", "x shape", "y")],
+        [value("x", ["n", 3])],
+        [value("y", [7, 11])],
+        [build.constant("shape", [7, 11], np.int64)],
+    )
+    with pytest.raises(NotComparableError, match="No random input was found"):
+        verify(model, model)
+
+
+def test_steps_are_allowed_the_noise_of_the_reference() -> None:
+    """Rounding to steps of 1/2048 makes a whole step of a tiny error."""
+    order = np.random.default_rng(0).permutation(64)
+    nodes = [node("MatMul", "x w1", "hidden"), node("MatMul", "hidden w2", "smooth")]
+    nodes += [node("Mul", "smooth steps", "large"), node("Floor", "large", "whole"), node("Div", "whole steps", "y")]
+    weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("steps", 2.0**11)]
+    model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+    other = build.changed(build.changed(model, "w1", lambda w: w[:, order]), "w2", lambda w: w[order])
+    result = verify(model, other)
+    assert result.passed, result.reasons
+    assert any(output.noise for output in result.outputs)
+    assert any("OpenVINO's own optimizations" in note for note in result.notes)
+
+
+def test_a_quantised_product_says_what_it_was_computed_in() -> None:
+    stored = [
+        build.constant("w", np.random.default_rng(0).integers(-127, 128, (24, 16)), np.int8),
+        build.constant("step", 0.01),
+    ]
+    nodes = [node("DequantizeLinear", "w step", "plain"), node("MatMul", "x plain", "y")]
+    model = build.model(nodes, [value("x", ["n", 24])], [value("y", ["n", 16])], stored)
+    result = verify(model, model)
+    assert result.passed
+    (note,) = (note for note in result.notes if "8 bits" in note)
+    assert "By default OpenVINO rounds" in note and "DYNAMIC_QUANTIZATION_GROUP_SIZE=0" in note
+
+
+@pytest.mark.parametrize("wrong", ["reference", "compiled model"])
+def test_what_openvino_alone_gets_wrong_is_told_apart(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    class Wrong(OpenVinoSession):
+        """An OpenVINO with a fault that only one of the models meets."""
+
+        def __init__(self, model: onnx.ModelProto) -> None:
+            super().__init__(model)
+            masked = any(item.op_type == "Mul" for item in model.graph.node)
+            self._factor = 1.01 if masked is (wrong == "reference") else 1.0
+
+        def run(self, inputs: Any) -> Any:
+            return {name: (array * self._factor).astype(array.dtype) for name, array in super().run(inputs).items()}
+
+    monkeypatch.setattr(session, "OpenVinoSession", Wrong)
+    result = maskc("verify", *pair, *IN_OPENVINO)
+    told = f"What it gives for the {wrong} is 0.01 of the scale away, so that is what it gets wrong."
+    assert told in " ".join(result.stdout.split())
+    if wrong == "reference":  # to which the compiled model need not be as near as to double precision
+        assert result.exit_code == 0 and "its own distance from double precision" in result.stdout
+        return
+    assert result.exit_code == 1
+    assert "In double precision the models agree, so it is OpenVINO that differs." in result.stdout
+    assert maskc("verify", *pair).exit_code == 0
+    with pytest.raises(NotEquivalentError):
+        api.compile(pair[0], verify=True, provider="openvino")
