@@ -134,7 +134,7 @@ class Distance:
 
 
 def farthest(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]) -> float:
-    """The largest error of several arrays relative to their scale; infinite where one is missing or differs in shape."""
+    """The largest error of several arrays over their scale; infinite where one is missing or of another shape."""
     largest = 0.0
     for name, array in expected.items():
         error = distance(array, actual[name]) if name in actual else None
