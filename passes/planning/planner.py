@@ -39,18 +39,14 @@ class Planner:
         self._graph = graph
         self._grounds: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
 
-    def plan(
-        self, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None, like: StoragePlan | None = None
-    ) -> StoragePlan:
+    def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None) -> StoragePlan:
         """What each tensor stores; `floor` in any case, which grows where no adapters may be written.
 
-        like: a plan whose adapters are to go, if none may be written. Raises ValueError for a policy that there is not.
+        Raises ValueError for a policy that there is not.
         """
         price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
         # a slice that is computed from its representative needs an adapter
         ground = self._ground(bool(self.facts.dependence) and options.adapters != "never")
-        if like is not None:
-            _Widening(self._graph, ground.facts, like, floor).run()
         while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
             chosen = cheapest(ground, price, floor, frugal=options.frugal)
             if options.adapters != "never" or not _Widening(self._graph, ground.facts, chosen, floor).run():

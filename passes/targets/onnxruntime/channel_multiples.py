@@ -10,18 +10,18 @@ plan that is estimated to be faster is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import describe, static_shape
+from passes.graph.tensors import Mask, describe, static_shape
 from passes.ops import rules
 from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StorageFloor, StoragePlan, untouched
+from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
 from passes.targets.base import Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
 from passes.targets.onnxruntime.estimated_time import Gains, Network, Timing
@@ -48,29 +48,65 @@ _LARGE_SHARE = 0.15
 _SHARE_OPEN = 0.05
 
 
+# How many times as long as the best so far a plan without adapters, or without constant maps that are added, may take
+# by a first look, in which its widths are not rounded, to be made: all that were better took less than 1.1 times as
+# long, or saved less than a hundredth.
+_HOPE = 1.16
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What a plan takes in each of the runtimes that count; the first is the one that widths are chosen for."""
+
+    timings: tuple[Timing, ...]
+    weights: tuple[float, ...]
+
+    def total(self, gains: Gains | None = None) -> float:
+        """Nanoseconds, of several runtimes in the mean."""
+        parts = zip(self.weights, self.timings, strict=True)
+        return sum(weight * timing.total(gains) for weight, timing in parts)
+
+    def without(self, *, maps: bool = False, adapters: bool = False) -> _Weighed:
+        """As `Timing.without`."""
+        return replace(self, timings=tuple(t.without(maps=maps, adapters=adapters) for t in self.timings))
+
+
 @dataclass(frozen=True)
 class _Choice:
-    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take.
-
-    Where another runtime counts as well, `time` is the mean of what both take, as shares of what all channels take.
-    """
+    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
 
     plan: StoragePlan
     planner: Planner
     options: PlanOptions
     least: StorageFloor
-    timing: Timing
+    weighed: _Weighed
     time: float
+
+    @property
+    def timing(self) -> Timing:
+        """That of the first runtime."""
+        return self.weighed.timings[0]
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed."""
+    """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed.
+
+    extras: how many more of each coupling that stores.
+    """
 
     start: _Choice
+    coupled: CoupledSlices
+    extras: dict[int, int]
     least: StorageFloor
-    gains: Gains
     time: float
+
+    def may_be_beaten(self, other: _Weighed, wanted: Iterable[tuple[Key, Mask]]) -> bool:
+        """Whether a plan of these timings which stores these slices, too, may be faster, by a first look at it."""
+        more, couplings = self.coupled.needed(wanted), dict(enumerate(self.coupled.found))
+        numbers = self.extras.keys() | more.keys()
+        both = [{n: combined((self.extras.get(n, 0), more.get(n, 0))) for n in numbers} for combined in (sum, max)]
+        return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in both) < _HOPE * self.time
 
 
 def choose_channel_multiples(
@@ -95,33 +131,32 @@ def choose_channel_multiples(
         return result, facts, tuple(_widths(graph, plan, result, least))
 
     network, planner = Network(graph, facts), Planner(graph, facts)
-    everything = Timing(network, untouched(graph), align)
-    if not any(step.convolution for step in everything.steps):
+    runtimes = [align] if align.beside is None else [align, align.beside]
+    wholes = [Timing(network, untouched(graph), rates) for rates in runtimes]
+    if not any(step.convolution for step in wholes[0].steps):
         return plan, facts, ()
-    whole, beside = everything.total(), align.beside
-    scale = 0.0 if beside is None else whole / Timing(network, untouched(graph), beside).total()
+    whole = wholes[0].total()
+    weights = tuple(whole / timing.total() / len(wholes) for timing in wholes)  # each as a share of all channels' time
 
     def choice(planner: Planner, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
         result = planner.plan(options, least) if made is None else made
-        timing = Timing(network, result, align)
-        time = timing.total()
-        if beside is not None:
-            time = (time + scale * Timing(network, result, beside).total()) / 2
-        return _Choice(result, planner, options, least, timing, time)
+        weighed = _Weighed(tuple(Timing(network, result, rates) for rates in runtimes), weights)
+        return _Choice(result, planner, options, least, weighed, weighed.total())
 
     first = choice(planner, options, StorageFloor(), plan)
-    estimates = [_estimate(graph, first)]
-    planners = [planner]
-    if first.timing.could_do_without_maps(estimates[0].gains):
-        planners.append(Planner(graph, replace(facts, adds_maps=False)))
-        estimates.append(_estimate(graph, choice(planners[1], options, StorageFloor())))
-    if options.adapters == "auto" and first.timing.adapters:
-        never = replace(options, adapters="never")
-        for each, estimate in zip(planners, tuple(estimates), strict=True):
-            floor = StorageFloor()
-            without = each.plan(never, floor, estimate.start.plan)
-            estimates.append(_estimate(graph, choice(each, never, floor, without)))
-    best = min((estimate.start for estimate in estimates), key=lambda found: found.time)
+    found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.mapped
+    starts, never = [], replace(options, adapters="never")
+    restored = found.coupled.restored if options.adapters == "auto" and first.timing.adapters else []
+    if restored and found.may_be_beaten(weighed.without(adapters=True), restored):
+        starts.append(choice(planner, never, StorageFloor()))
+    if mapped:
+        computing = Planner(graph, replace(facts, adds_maps=False))
+        if found.may_be_beaten(weighed.without(maps=True), mapped):
+            starts.append(choice(computing, options, StorageFloor()))
+        if restored and found.may_be_beaten(weighed.without(maps=True, adapters=True), [*restored, *mapped]):
+            starts.append(choice(computing, never, StorageFloor()))
+    estimates = [found, *(_estimate(graph, start) for start in starts)]
+    best = min([first, *starts], key=lambda found: found.time)
     for estimate in sorted(estimates, key=lambda estimate: estimate.time):
         if estimate.time < best.time:  # a plan is made only where it may be the fastest
             planned = choice(estimate.start.planner, estimate.start.options, estimate.least)
@@ -151,12 +186,10 @@ def _estimate(graph: gs.Graph, start: _Choice) -> _Estimate:
     coupled = CoupledSlices(graph, start.planner.facts, start.plan)
     couplings = dict(enumerate(coupled.found))
     extras = _fastest(start.timing, couplings)
-    gains = _gains(start.timing, couplings, extras)
     if not extras:
-        return _Estimate(start, start.least, gains, start.time)
+        return _Estimate(start, coupled, extras, start.least, start.time)
     least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
-    won = start.timing.total() - start.timing.total(gains)
-    return _Estimate(start, least, gains, start.time - won / (1 if start.timing.rates.beside is None else 2))
+    return _Estimate(start, coupled, extras, least, start.weighed.total(_gains(start.timing, couplings, extras)))
 
 
 def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:

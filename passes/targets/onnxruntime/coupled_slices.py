@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,8 @@ class CoupledSlices:
         self._plan = plan
         self._start: dict[Key, int] = {}
         self._size = 0
+        #: slices that would be stored if no adapters were written, as far as one looks from each alone
+        self.restored: list[tuple[Key, Mask]] = []
         for key, mask in plan.stored.items():
             if key[0] not in plan.absent:
                 self._start[key] = self._size
@@ -49,6 +51,13 @@ class CoupledSlices:
         """Which slices along the axis are of these classes: bool [size]."""
         start, size = self._start[key], self._plan.stored[key].size
         return np.isin(self._class[start : start + size], classes)
+
+    def needed(self, wanted: Iterable[tuple[Key, Mask]]) -> dict[int, int]:
+        """How many classes of each coupling, by its number, these slices take that the plan does not store."""
+        places = [self._start[key] + np.flatnonzero(mask) for key, mask in wanted if key in self._start]
+        classes = np.unique(self._class[np.concatenate([np.zeros(0, np.int64), *places])])
+        numbers, counts = np.unique(self._number[classes[~self._is_stored[classes]]], return_counts=True)
+        return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
     def _pairs(self, graph: gs.Graph, facts: Facts, wanted: Index) -> Iterator[tuple[Index, Index]]:
         """Slices that are stored together; `wanted` counts the adapters that would have less to restore for each."""
@@ -67,12 +76,18 @@ class CoupledSlices:
                     else:
                         start, size = self._start[key], self._plan.stored[key].size
                         wanted[start : start + size] += True if required is None else required
+                        self.restored.append((key, np.ones(size, bool) if required is None else required))
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
                 if (link.input, link.input_axis) in through and ends[1] in self._start:
                     before, after = link.pairs(self._plan.stored[ends[0]].size)
                     yield self._start[ends[0]] + before, self._start[ends[1]] + after
+                elif ends[0] in self._start and ends[1] in self._start:
+                    required = self._plan.required.get((index, link.input, link.input_axis))
+                    if required is not None:
+                        size = self._plan.stored[ends[1]].size
+                        self.restored.append((ends[1], link.forward(self._plan.stored[ends[0]] & ~required, size)))
 
     def _couplings(self, wanted: Index) -> list[Coupling]:
         """Classes by the axes along which they are coupled, each as often as it has slices there."""
@@ -96,7 +111,9 @@ class CoupledSlices:
             per_axis = slices[int(self._class[slot])]
             per_axis[keys[axis[slot]]] = per_axis.get(keys[axis[slot]], 0) + 1
         found = []
-        for classes in map(np.array, members.values()):
+        self._is_stored, self._number = stored, np.zeros(self._size, np.int64)
+        for number, classes in enumerate(map(np.array, members.values())):
+            self._number[classes] = number
             spare = classes[~stored[classes]]
             order = np.lexsort((spare, -score[spare]))
             found.append(Coupling(slices[int(classes[0])], int(stored[classes].sum()), spare[order]))

@@ -7,6 +7,7 @@ whatever their widths: no kernel for round ones is faster.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
-from passes.graph.tensors import Mask, is_constant, present, shape_of
+from passes.graph.tensors import Mask, any_set, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
@@ -76,10 +77,12 @@ class Step:
     `slowness`: how many times as long as an addition it takes for an element. `inside`: it becomes a part of the
     convolution before it. `fused`: it is the last of several nodes that become one, which is a part of no convolution.
     `scales`: it is a scale and shift that no weights take, which is done on channel blocks as well as without. `maps`:
-    the channels that it does not read as their constant maps are added to what it writes, and not in channel blocks.
-    `open_maps`: these, or the means of maps, are made at run time. `gated`: it is a product with a gate, which
-    `keep_nchwc_layout.py` lets stay in channel blocks. `fixed_ns`: what does not depend on numbers of channels:
-    multiply-adds that are no convolution's, and adapters along other axes. `given`: it writes an output of the graph.
+    constant maps are added to what it writes, and not in channel blocks. `open_maps`: these, or the means of maps, are
+    made at run time. `gated`: it is a product with a gate, which `keep_nchwc_layout.py` lets stay in channel blocks.
+    `given`: it writes an output of the graph.
+
+    What does not depend on numbers of channels: `multiplied_ns` are multiply-adds that are no convolution's,
+    `adapters_ns` adapters along other axes.
     """
 
     inputs: tuple[Port, ...]
@@ -91,10 +94,11 @@ class Step:
     inside: bool
     fused: bool
     scales: bool
-    maps: int
+    maps: bool
     open_maps: bool
     gated: bool
-    fixed_ns: float
+    multiplied_ns: float
+    adapters_ns: float
     given: bool
 
 
@@ -194,6 +198,8 @@ class Timing:
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
         self.adapters = False
+        #: slices that are not read as their constant maps are added to what a contraction writes
+        self.mapped: list[tuple[Key, Mask]] = []
         #: by axis: where `Gains` say how much more of it is stored
         self.slots: dict[Key, int] = {}
         #: by tensor: the step that writes it
@@ -215,6 +221,24 @@ class Timing:
             (_picked(sorted({p.slot for p in (*s.inputs, s.output)})), _picked([p.writer for p in s.inputs]))
             for s in self.steps
         ]
+
+    def without(self, *, maps: bool = False, adapters: bool = False) -> Timing:
+        """The same where no constant maps are added, or no adapters are written."""
+
+        def relieved(step: Step) -> Step:
+            inputs = tuple(replace(port, delivered=None) for port in step.inputs) if adapters else step.inputs
+            return replace(
+                step,
+                inputs=inputs,
+                maps=step.maps and not maps,
+                open_maps=step.open_maps and not maps,
+                adapters_ns=0.0 if adapters else step.adapters_ns,
+            )
+
+        other = copy.copy(self)
+        other.steps = [relieved(step) for step in self.steps]
+        other._runs = [{} for _ in self.steps]
+        return other
 
     def gains(self, more: Mapping[Key, int]) -> list[int]:
         """As many slices more along each of these axes."""
@@ -262,9 +286,7 @@ class Timing:
 
     def _run(self, step: Step, gains: Gains, blocked: Blocked) -> _Run:
         runs_blocked, time = self._time(step, gains, blocked)
-        time += step.fixed_ns
-        if step.open_maps:
-            time += _NODES_OF_OPEN_MAP * self.rates.ns_per_node
+        time += step.multiplied_ns + step.adapters_ns + _NODES_OF_OPEN_MAP * self.rates.ns_per_node * step.open_maps
         if step.maps:
             elements = step.output.elements(gains)
             time += self._adding(step, elements) + (self._reorder(elements) if runs_blocked else 0.0)
@@ -287,22 +309,6 @@ class Timing:
         if writes and step.given:
             time += self._reorder(step.output.elements(gains))
         return _Run(time, writes, tuple(reordered))
-
-    def could_do_without_maps(self, gains: Gains) -> bool:
-        """Whether some step adds constant maps that take longer than to read these channels, which are to be computed.
-
-        What it takes to compute them is not counted.
-        """
-        for step in self.steps:
-            if step.maps and step.convolution is not None:
-                read, written = self.read(step, gains), step.output.stored(gains)
-                few, all_ = (self.rates.convolution(step.convolution, n, written) for n in (read, read + step.maps))
-                elements = step.output.elements(gains)
-                if all_ - few < self._adding(step, elements) + 2 * self._reorder(
-                    elements
-                ):  # out of channel blocks, and back
-                    return True
-        return False
 
     def _adding(self, step: Step, elements: float) -> float:
         each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
@@ -362,9 +368,11 @@ class Timing:
         if free or node.macs:
             self._parts.add(output.name)
         adapters, multiplied = self._other_adapters(index, computed), 0.0
-        unread = {axis: self._unread(index, axis, found.mask) for axis, found in node.maps.items()}
         if convolution is None:
             multiplied = node.multiplied(index, self._plan) * self.rates.ns_per_im2col_mac
+        mapped = list(self._mapped(index, node))
+        if node.adds_maps:
+            self.mapped += [(key, unread) for key, unread, _ in mapped]
         self.writers[output.name] = len(self.steps)
         return Step(
             inputs=inputs,
@@ -377,17 +385,23 @@ class Timing:
             inside=inside,
             fused=node.fused is not None and node.fused[1],
             scales=affine is not None and len(node.sizes) == 4 and affine.axis in (None, 3),
-            maps=sum(unread.values()) if node.adds_maps else 0,
-            open_maps=any(unread[axis] and not found.is_static() for axis, found in node.maps.items()),
+            maps=bool(mapped) and node.adds_maps,
+            open_maps=not all(static for *_, static in mapped),
             gated=node.gated,
-            fixed_ns=adapters + multiplied,
+            multiplied_ns=multiplied,
+            adapters_ns=adapters,
             given=output.name in self._outputs,
         )
 
-    def _unread(self, index: int, axis: int, constant: Mask) -> int:
-        """How many of these constant maps are not required of the first operand: a contraction adds their part."""
-        required = self._plan.required.get((index, 0, axis))
-        return 0 if required is None else int(np.count_nonzero(constant & ~required))
+    def _mapped(self, index: int, node: _Node) -> Iterator[tuple[Key, Mask, bool]]:
+        """The constant maps that are not required of the first operand, and whether their sizes are known beforehand.
+
+        A contraction adds their part to what it writes.
+        """
+        for axis, found in node.maps.items():
+            required = self._plan.required.get((index, 0, axis))
+            if required is not None and any_set(found.mask & ~required):
+                yield (node.operands[0][1].name, axis), found.mask & ~required, found.is_static()
 
     def _ports(self, index: int, operands: Iterable[_Operand]) -> Iterator[Port]:
         for i, tensor, sizes in operands:
