@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnx import ModelProto, TensorProto, inliner
@@ -28,12 +28,16 @@ class OpenVinoRunner:
         return list(self._session.run(feeds).values())
 
 
-def assert_same_in_openvino(network: Network, compiled: ModelProto, samples: int = 1) -> bool:
+def assert_same_in_openvino(
+    network: Network, compiled: ModelProto, cases: Sequence[Feeds] | None = None, rtol: float | None = None
+) -> bool:
     """The compiled model gives in OpenVINO what its source gives.
 
     That is what the source gives in OpenVINO or, where OpenVINO gets the source wrong, in ONNX Runtime; whether the
-    former holds. Raises `CannotRunError` where OpenVINO cannot run the source, and `AssertionError` where it cannot
-    run what was made of it.
+    former holds. `cases` and `rtol` are as for `assert_same_function`.
+
+    Raises `CannotRunError` where OpenVINO cannot run the source, and `AssertionError` where it cannot run what was made
+    of it.
     """
     model = network.model
     source = OpenVinoRunner(model)
@@ -42,14 +46,18 @@ def assert_same_in_openvino(network: Network, compiled: ModelProto, samples: int
     except CannotRunError as error:
         raise AssertionError(f"OpenVINO runs the source, and not the compiled model: {error}") from error
 
+    if rtol is None and TensorProto.DOUBLE in float_types(model):
+        rtol = 1e-5  # in which precision it computes that as well
+
     def compare(reference: Callable[[ModelProto], Any]) -> None:
         assert_same_function(
             model,
             compiled,
             symbols=network.symbols,
             ranges=network.ranges,
-            samples=samples,
-            rtol=1e-5 if TensorProto.DOUBLE in float_types(model) else None,  # it computes float64 in single precision
+            samples=1,
+            rtol=rtol,
+            cases=cases,
             run=lambda given: result if given is compiled else reference(given),
         )
 
