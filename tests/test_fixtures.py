@@ -65,6 +65,17 @@ def test_pruning_paid_and_masked_channels_go(name: str) -> None:
     assert bool(entry.held) == (stay > 0)
 
 
+@pytest.mark.openvino
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "sklearn.onnx"])  # it lacks ai.onnx.ml
+def test_the_same_function_in_openvino(name: str) -> None:
+    path = FIXTURES / name
+    masks = path.with_suffix(".masks.npz")
+    verified = api.compile(
+        path, masks if masks.exists() else None, verify=True, provider="openvino"
+    ).report.verification
+    assert verified is not None and verified.passed and verified.provider == "openvino"
+
+
 def test_the_digits_network_keeps_its_reduction() -> None:
     result = api.compile(FIXTURES / "digits.onnx", verify=True, align="none")
     assert result.report.before.flops / result.report.after.flops > 6.7

@@ -30,6 +30,8 @@ _OPTIONS = {
     **dict([SINGLE_PRECISION]),
     # One run at a time on all cores, as in ONNX Runtime.
     "PERFORMANCE_HINT": "LATENCY",
+    # Processes that verify side by side would else all wait for the same cores.
+    "ENABLE_CPU_PINNING": False,
 }
 _ADVICE = "Use --provider cpu, which is ONNX Runtime."
 

@@ -15,8 +15,10 @@ import pytest
 
 from passes import count, fix_sizes, shrink
 from passes.model.declarations import dims_of
+from tests.generators.builder import Network
 from tests.generators.check import assert_exact, assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
+from tests.generators.in_openvino import assert_same_in_openvino
 from tests.generators.measure import least_macs, mask_layers
 from tests.generators.running import random_feeds, required_inputs
 
@@ -85,6 +87,22 @@ def test_random_masks_behind_every_layer(published: Published) -> None:
         left = smaller.report.after.macs
         print(f"{published.file}, {policy}: {left} MACs left, {least} at least, {left / least:.3f}")
         assert left <= most * least
+
+
+@pytest.mark.slow
+@pytest.mark.openvino
+@pytest.mark.parametrize("opened", [True, False], ids=["open", "fixed"])
+@pytest.mark.parametrize("published", MODELS, ids=lambda p: Path(p.file).stem)
+def test_the_same_function_in_openvino(published: Published, opened: bool) -> None:
+    path = published.find()
+    if path is None:
+        pytest.skip(f"no {published.file} of the package {published.package} is installed")
+    source = onnx.load(path)
+    (info,) = required_inputs(source)
+    sizes = published.several(info) if opened else [published.sizes]
+    cases = [random_feeds(fix_sizes(source, {info.name: s}), 0, ranges={info.name: (0, 256)}) for s in sizes]
+    masked, _ = mask_layers(source if opened else fix_sizes(source, {info.name: published.sizes}), seed=1)
+    assert assert_same_in_openvino(Network(masked), shrink(masked).model, cases)
 
 
 CRNN = Published("ddddocr", "common_old.onnx", (1, 1, 64, 160), 1.0, 1.0)
