@@ -231,7 +231,7 @@ class Timing:
                 step,
                 inputs=inputs,
                 maps=step.maps and not maps,
-                open_maps=step.open_maps and not maps,
+                open_maps=step.open_maps and not maps and (step.maps or not adapters),  # means are restored
                 adapters_ns=0.0 if adapters else step.adapters_ns,
             )
 
