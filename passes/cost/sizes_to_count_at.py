@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from passes.cost.cost_values import CountedAt
 from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
-from passes.graph.subgraphs import with_bodies
+from passes.graph.construct import copied
+from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of
@@ -62,7 +63,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
         if not names or counts_as_one(graph, sizes):
             return graph, _counted_at(graph, sizes, names)
         try:
-            found = _sized(model, sizes)
+            found = _sized(model, graph, sizes)
             if not asked:
                 _check_windows(found)
         except GraphError as error:
@@ -155,10 +156,11 @@ def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]
     return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
 
 
-def _sized(model: onnx.ModelProto, sizes: Sizes) -> gs.Graph:
+def _sized(model: onnx.ModelProto, shaped_graph: gs.Graph, sizes: Sizes) -> gs.Graph:
     """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
     model = inlined(inputs_with_defaults.opened(model))
-    graph = imported(model)
+    # a copy, in which what no size changes has been folded; what bodies read outside of them is not copied
+    graph = imported(model) if any(map(subgraphs, shaped_graph.nodes)) else copied(shaped_graph)
     light = outlined(graph.nodes, model, INFERRED)
     read = {v.name for v in light.graph.input}
     light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)

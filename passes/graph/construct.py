@@ -53,6 +53,25 @@ def node(
     return made
 
 
+def copied(graph: gs.Graph) -> gs.Graph:
+    """A graph of the same nodes, without subgraphs, on tensors of its own, which share the values of constants."""
+    tensors: dict[int, gs.Tensor] = {}
+
+    def own(tensor: gs.Tensor) -> gs.Tensor:
+        if id(tensor) not in tensors:
+            tensors[id(tensor)] = made = type(tensor).__new__(type(tensor))
+            vars(made).update(vars(tensor) | _neighbours(made))
+        return tensors[id(tensor)]
+
+    inputs, outputs = ([own(t) for t in ends] for ends in (graph.inputs, graph.outputs))
+    made = gs.Graph((), inputs, outputs, graph.name, graph.doc_string, graph.opset)
+    made.nodes = [
+        node(n.op, n.name, n.attrs, [own(t) for t in n.inputs], [own(t) for t in n.outputs], n.domain)
+        for n in graph.nodes
+    ]
+    return made
+
+
 def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, SynchronizedList]:
     """The lists of what comes before a tensor or node and after it, empty; they tell the other side of changes."""
     before, after = SynchronizedList.__new__(SynchronizedList), SynchronizedList.__new__(SynchronizedList)

@@ -64,11 +64,50 @@ def inferred(model: onnx.ModelProto) -> Inferred:
             sound = False
     if not sound:
         light = _infer(light)
+    rest = part = _rest(light)
     for _ in range(7):  # each round carries symbols past one more layer of reshapes
-        if not _give_shapes(light.graph) | _name_determined(light.graph) | _name_padded(light.graph):
+        if not _give_shapes(rest.graph) | _name_determined(rest.graph) | _name_padded(rest.graph):
             break
-        light = _infer(light)
+        rest = _infer(rest)
+    if part is light:
+        return Inferred(rest, sound)
+    _take_over(light.graph, rest.graph)
     return Inferred(light, sound)
+
+
+def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
+    """The part of an inferred model of which not all is known, or which may compute sizes; itself, if it is all."""
+    values = {v.name: v for v in [*light.graph.input, *light.graph.value_info, *light.graph.output]}
+    nodes = [n for n in light.graph.node if any(name and not _is_settled(values.get(name)) for name in n.output)]
+    if len(nodes) == len(light.graph.node) or any(True for _ in _bodies(light.graph)):  # bodies read what they name
+        return light
+    part = described_as(light)
+    part.graph.node.extend(nodes)
+    written = {name for n in nodes for name in n.output}
+    read = {name for n in nodes for name in n.input}
+    part.graph.initializer.extend(t for t in light.graph.initializer if t.name in read)
+    part.graph.sparse_initializer.extend(light.graph.sparse_initializer)
+    part.graph.input.extend(v for name, v in values.items() if name in read - written)
+    part.graph.value_info.extend(v for name, v in values.items() if name in written)
+    return part
+
+
+def _take_over(graph: onnx.GraphProto, part: onnx.GraphProto) -> None:
+    """Note in the graph what was found out of a part of it."""
+    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+    for value in part.value_info:
+        if value.name in values:
+            values[value.name].CopyFrom(value)
+        else:
+            graph.value_info.append(value)
+
+
+def _is_settled(value: onnx.ValueInfoProto | None) -> bool:
+    """Whether inference can say no more of it."""
+    dims = None if value is None else dims_of(value)
+    if dims is None or len(dims) < 2:  # of vectors and numbers it follows the elements, too
+        return False
+    return not any(d is None or (isinstance(d, str) and d.startswith(_MADE_UP)) for d in dims)
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
@@ -125,11 +164,12 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large initializers as inputs."""
+    """The model with large initializers as inputs, and large constants without their elements."""
     light = described_as(model)
     light.ir_version = max(model.ir_version, 4)
     graph = light.graph
-    graph.node.extend(model.graph.node)
+    for node in model.graph.node:
+        graph.node.append(_emptied(node) if node.op_type == "Constant" else node)
     graph.value_info.extend(model.graph.value_info)
     initializers = {t.name for t in model.graph.initializer}
     graph.input.extend(v for v in model.graph.input if v.name not in initializers)
@@ -142,6 +182,15 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     return light
+
+
+def _emptied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The constant, without its elements if there are many."""
+    stored = next((a.t for a in node.attribute if a.name == "value"), None)
+    if stored is None or node.domain or prod(stored.dims) <= INFERRED:
+        return node
+    empty = onnx.TensorProto(dims=stored.dims, data_type=stored.data_type)
+    return onnx.helper.make_node("Constant", [], node.output, node.name, value=empty)
 
 
 def described_as(source: onnx.ModelProto) -> onnx.ModelProto:

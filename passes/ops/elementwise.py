@@ -72,7 +72,7 @@ class Elementwise(Linked):
                 operands[index] = ConstantSlices(np.ones(size, bool), np.full(size, value))
             if operands[index] is None:
                 unknown.append(index)
-        if not any(operands):
+        if not any(operands) or (unknown and type(self).decided is Elementwise.decided):
             return None
         for index in unknown:
             operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
