@@ -29,7 +29,7 @@ class Step:
 STEPS = (
     Step("compiled"),
     Step("dense"),
-    Step("speedup"),
+    Step("speedup", ("openvino",)),
     Step("widths"),
     Step("growth"),
     Step("large"),

@@ -17,7 +17,10 @@ import onnx
 import onnxruntime as ort
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "tensorflow", "keras", "tf2onnx")
+LIBRARIES = (
+    *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "openvino"),
+    *("tensorflow", "keras", "tf2onnx"),
+)
 
 
 def session(model: onnx.ModelProto | bytes | str, threads: int) -> ort.InferenceSession:
