@@ -101,12 +101,12 @@ class _Estimate:
     least: StorageFloor
     time: float
 
-    def may_be_beaten(self, other: _Weighed, wanted: Iterable[tuple[Key, Mask]]) -> bool:
-        """Whether a plan of these timings which stores these slices, too, may be faster, by a first look at it."""
+    def first_look(self, other: _Weighed, wanted: Iterable[tuple[Key, Mask]]) -> float:
+        """Nanoseconds of a plan of these timings which stores these slices, too, as far as can be told without it."""
         more, couplings = self.coupled.needed(wanted), dict(enumerate(self.coupled.found))
         numbers = self.extras.keys() | more.keys()
         both = [{n: combined((self.extras.get(n, 0), more.get(n, 0))) for n in numbers} for combined in (sum, max)]
-        return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in both) < _HOPE * self.time
+        return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in both)
 
 
 def choose_channel_multiples(
@@ -145,18 +145,18 @@ def choose_channel_multiples(
 
     first = choice(planner, options, StorageFloor(), plan)
     found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.mapped
-    starts, never = [], replace(options, adapters="never")
     restored = found.coupled.restored if options.adapters == "auto" and first.timing.adapters else []
-    if restored and found.may_be_beaten(weighed.without(adapters=True), restored):
-        starts.append(choice(planner, never, StorageFloor()))
-    if mapped:
-        computing = Planner(graph, replace(facts, adds_maps=False))
-        if found.may_be_beaten(weighed.without(maps=True), mapped):
-            starts.append(choice(computing, options, StorageFloor()))
-        if restored and found.may_be_beaten(weighed.without(maps=True, adapters=True), [*restored, *mapped]):
-            starts.append(choice(computing, never, StorageFloor()))
-    estimates = [found, *(_estimate(graph, start) for start in starts)]
-    best = min([first, *starts], key=lambda found: found.time)
+    looks = []
+    for maps, adapters in ((False, True), (True, False), (True, True)):  # what to do without
+        if (mapped or not maps) and (restored or not adapters):
+            wanted = [*(mapped if maps else ()), *(restored if adapters else ())]
+            looks.append((found.first_look(weighed.without(maps=maps, adapters=adapters), wanted), maps, adapters))
+    estimates, computing = [found], Planner(graph, replace(facts, adds_maps=False))
+    for look, maps, adapters in sorted(looks):
+        if look < _HOPE * min(estimate.time for estimate in estimates):
+            policy = replace(options, adapters="never") if adapters else options
+            estimates.append(_estimate(graph, choice(computing if maps else planner, policy, StorageFloor())))
+    best = min((estimate.start for estimate in estimates), key=lambda found: found.time)
     for estimate in sorted(estimates, key=lambda estimate: estimate.time):
         if estimate.time < best.time:  # a plan is made only where it may be the fastest
             planned = choice(estimate.start.planner, estimate.start.options, estimate.least)
