@@ -62,7 +62,7 @@ class Adapters:
         stored = int(have.sum())
         if isinstance(fill, ConstantMap) and (fill.uneven & missing).any():
             chosen = ConstantMap(fill.mask[missing], fill.value[missing], fill.index)
-            wider = self.append(tensor, axis, self.expand(chosen, axis))
+            wider = self.append(tensor, axis, self.expand(chosen, axis), stored + len(chosen.mask))
             index = np.where(have, place, stored + np.cumsum(missing) - 1)
             return self._gather(wider, axis, index[want])
         fill = _even(fill)
@@ -70,11 +70,11 @@ class Adapters:
         if len(values) == 1 and self._can_pad(values):
             if price.only_at_ends(have, want):
                 kept = np.flatnonzero(have[want])
-                return self._pad(tensor, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
-            wider = self._pad(tensor, axis, (0, 1), values[0])
+                return self._pad(tensor, axis, stored, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
+            wider = self._pad(tensor, axis, stored, (0, 1), values[0])
         else:
             vector = values.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))])
-            wider = self.append(tensor, axis, self._editor.constant("fill", vector))
+            wider = self.append(tensor, axis, self._editor.constant("fill", vector), stored + len(values))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
 
@@ -279,17 +279,23 @@ class Adapters:
             return self._node("Slice", [tensor, *(self._editor.ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
         return self._node("Gather", [tensor, self._editor.ints("channels", index)], hint, tensor, axis=axis)
 
-    def _pad(self, tensor: gs.Tensor, axis: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
+    def _pad(self, tensor: gs.Tensor, axis: int, stored: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
         pads = np.zeros((2, len(tensor.shape)), np.int64)
         pads[:, axis] = amounts
         hint = f"{tensor.name}_padded"
         if self._editor.opset < 11:
-            return self._node("Pad", [tensor], hint, tensor, pads=pads.reshape(-1).tolist(), value=float(value))
-        constant = self._editor.constant("fill", np.asarray(value, tensor.dtype))
-        return self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
+            padded = self._node("Pad", [tensor], hint, tensor, pads=pads.reshape(-1).tolist(), value=float(value))
+        else:
+            constant = self._editor.constant("fill", np.asarray(value, tensor.dtype))
+            padded = self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
+        padded.shape = _resized(tensor, axis, stored + sum(amounts))
+        return padded
 
-    def append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor) -> gs.Tensor:
-        """`tensor` with the slices of a constant after its own, of the other sizes that it has at run time."""
+    def append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor, size: int) -> gs.Tensor:
+        """`tensor` with the slices of a constant after its own, of the other sizes that it has at run time.
+
+        size: of the axis, then.
+        """
         hint = tensor.name
         bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
         if self._editor.opset < 10:
@@ -298,7 +304,14 @@ class Adapters:
             first = self._node("Slice", [tensor, *bounds], f"{hint}_first", tensor)
         shape = self._node("Shape", [first], f"{hint}_shape", None)
         expanded = self._node("Expand", [constant, shape], f"{hint}_fill", tensor)
-        return self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)
+        filled = self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)
+        filled.shape = _resized(tensor, axis, size)
+        return filled
+
+
+def _resized(tensor: gs.Tensor, axis: int, size: int) -> list[Dim]:
+    """The shape of the tensor with another size of an axis."""
+    return [size if a == axis else dim for a, dim in enumerate(tensor.shape)]
 
 
 def _even(fill: Fill) -> Array:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
 
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
+from passes.targets.openvino import channel_orders
 from passes.targets.openvino.processors import PROCESSORS
 
 TITLE = "any runtime"
@@ -15,6 +19,17 @@ TITLE = "any runtime"
 TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
 
 
-def make(align: Align | None) -> OnnxRuntime:
+@dataclass(frozen=True)
+class AnyRuntime(OnnxRuntime):
+    """ONNX Runtime's target without what is slow elsewhere, and with the faults of OpenVINO avoided as well."""
+
+    elsewhere: bool = True
+
+    def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
+        super().avoid_faults(graph, known, nested=nested)
+        channel_orders.split_orders(graph)
+
+
+def make(align: Align | None) -> AnyRuntime:
     """The target, with widths by `align`."""
-    return OnnxRuntime(align, elsewhere=True)
+    return AnyRuntime(align)

@@ -1,1 +1,1 @@
-"""OpenVINO on CPUs: what its kernels take, and which activations it has only a reference kernel for."""
+"""OpenVINO on CPUs: what its kernels take, and which activations it has only a reference kernel for, its faults."""

@@ -15,6 +15,7 @@ from passes.targets.base import Width
 from passes.targets.onnxruntime import channel_multiples, fusions, space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import Rates
+from passes.targets.openvino import channel_orders
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
 
@@ -26,7 +27,7 @@ TABLES = PROCESSORS
 class OpenVino:
     """A `passes.targets.base.Target`. By `align` plans are compared, and channels stay where all widths are asked for.
 
-    It fuses the patterns that ONNX Runtime fuses, and has no faults that are known.
+    It fuses the patterns that ONNX Runtime fuses. What it gets wrong of a source is right in the compiled model.
     """
 
     align: Align | None = None
@@ -52,7 +53,7 @@ class OpenVino:
         return ()
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
-        pass
+        channel_orders.split_orders(graph)
 
 
 def make(align: Align | None) -> OpenVino:

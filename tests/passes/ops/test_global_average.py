@@ -62,6 +62,13 @@ def test_a_mean_that_depends_on_the_sizes_is_computed_without_its_channel(opset:
     exact(source, N=(1, 2, 1), H=(2, 5, 9), W=(3, 4, 8))
 
 
+def test_the_order_of_such_means_goes_into_the_weights_after_them() -> None:
+    """They are computed after those of live channels, and the convolution takes them as they come."""
+    graph = narrowed(excited()).model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    assert makers["q"].op_type == "Conv" and makers[makers["q"].input[0]].op_type == "Concat"
+
+
 def test_nothing_but_such_means() -> None:
     source = excited()
     zero = np.zeros((1, CHANNELS, 1, 1), np.float32)
