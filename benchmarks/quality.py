@@ -3,7 +3,8 @@
 Runs the two examples (docs/examples) for several seeds and targets with each method, and records what is left of the
 accuracy or AUC on data held out. Points that the record has already are not measured again, so that a run may be
 interrupted, or go on with more seeds. It writes `results/quality-<example>.json`, and the picture and the tables of
-docs/quality.md.
+docs/quality.md. `--again fisher` measures one method anew, beside what the record has of it, after a change of how
+channels are chosen: into `results/quality-<example>-again.json`.
 """
 
 from __future__ import annotations
@@ -99,24 +100,25 @@ def _flops(model: Any) -> int:
     return computational_cost(model).flops()
 
 
-def measure(name: str, seeds: Sequence[int]) -> None:
-    """Measures what is missing of an example's record, writing it after each network."""
-    file = HERE / "results" / f"quality-{name}.json"
+def measure(name: str, seeds: Sequence[int], methods: Sequence[str] = METHODS, record: str | None = None) -> None:
+    """Measures what is missing of an example's record, or of another one, writing it after each network."""
+    record = record or name
+    file = HERE / "results" / f"quality-{record}.json"
     for seed in seeds:
-        done = {(p.method, p.factor) for p in _points(name) if p.seed == seed}
-        wanted = [m for m in METHODS if any((m, factor) not in done for factor in FACTORS[name])]
+        done = {(p.method, p.factor) for p in _points(record) if p.seed == seed}
+        wanted = [m for m in methods if any((m, factor) not in done for factor in FACTORS[name])]
         for point in {"mnist": mnist, "movielens": movielens}[name](seed, wanted) if wanted else ():
             print(point, flush=True)
             # Read again: another process may measure other seeds.
-            points = {_place(p): p for p in _points(name)} | {_place(point): point}
-            record = {
+            points = {_place(p): p for p in _points(record)} | {_place(point): point}
+            written = {
                 "example": name,
                 "date": datetime.date.today().isoformat(),
                 "machine": platform.machine(),
                 "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
                 "points": [asdict(points[key]) for key in sorted(points)],
             }
-            file.write_text(json.dumps(record, indent=1) + "\n")
+            file.write_text(json.dumps(written, indent=1) + "\n")
 
 
 def _place(point: Point) -> tuple[int, int, int]:
@@ -163,6 +165,18 @@ def _table(points: list[Point], name: str, tuned: bool) -> str:
     return "\n".join(lines)
 
 
+def again(names: list[str]) -> str:
+    """What was lost by the record and when it was measured anew, in Markdown."""
+    lines = ["| network, FLOPs | method | before | again |", "|---|---|---:|---:|"]
+    for name in names:
+        before, after = _points(name), _points(f"{name}-again")
+        for method in (method for method in METHODS if any(p.method == method for p in after)):
+            for factor in FACTORS[name]:
+                both = (list(changes(points, method, factor).values()) for points in (before, after))
+                lines.append(f"| {name} ÷ {factor} | {method} | {' | '.join(map(_spread, both))} |")
+    return "\n".join(lines)
+
+
 def _spread(values: list[float]) -> str:
     return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "-"
 
@@ -202,17 +216,25 @@ def write_page(names: list[str]) -> None:
     for name in names:
         ends = f"<!-- {name}: written by benchmarks/quality.py -->", f"<!-- end of {name} -->"
         marks.put(DOCS / "quality.md", ends, tables(name))
+    repeated = [name for name in names if _points(f"{name}-again")]
+    if repeated:
+        ends = "<!-- again: written by benchmarks/quality.py -->", "<!-- end of again -->"
+        marks.put(DOCS / "quality.md", ends, again(repeated))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("examples", nargs="*", help=f"which to measure, of {', '.join(FACTORS)}; none: only draw")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(SEEDS), help="by default 0 to 4")
+    parser.add_argument("--again", choices=METHODS, help="measure this method anew, into a record of its own")
     options = parser.parse_args()
     for name in options.examples:
         if name not in FACTORS:
             parser.error(f"there is no example {name!r}")
-        measure(name, options.seeds)
+        if options.again:
+            measure(name, options.seeds, [options.again], f"{name}-again")
+        else:
+            measure(name, options.seeds)
     names = [name for name in FACTORS if _points(name)]
     if all(len({p.seed for p in _points(name)}) > 1 for name in names):
         draw(names)
