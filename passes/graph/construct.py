@@ -59,7 +59,8 @@ def copied(graph: gs.Graph) -> gs.Graph:
 
     def own(tensor: gs.Tensor) -> gs.Tensor:
         if id(tensor) not in tensors:
-            tensors[id(tensor)] = made = type(tensor).__new__(type(tensor))
+            kind: Any = type(tensor)
+            tensors[id(tensor)] = made = kind.__new__(kind)
             vars(made).update(vars(tensor) | _neighbours(made))
         return tensors[id(tensor)]
 
