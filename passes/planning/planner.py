@@ -31,39 +31,24 @@ class PlanOptions:
     frugal: bool = False
 
 
-class Planner:
-    """Plans an analysed graph, time and again."""
-
-    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
-        self.facts = facts
-        self._graph = graph
-        self._grounds: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
-
-    def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None) -> StoragePlan:
-        """What each tensor stores; `floor` in any case, which grows where no adapters may be written.
-
-        Raises ValueError for a policy that there is not.
-        """
-        price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
-        # a slice that is computed from its representative needs an adapter
-        ground = self._ground(bool(self.facts.dependence) and options.adapters != "never")
-        while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
-            chosen = cheapest(ground, price, floor, frugal=options.frugal)
-            if options.adapters != "never" or not _Widening(self._graph, ground.facts, chosen, floor).run():
-                return chosen
-
-    def _ground(self, depends: bool) -> Groundwork:
-        if depends not in self._grounds:
-            facts = self.facts if depends or not self.facts.dependence else replace(self.facts, dependence={})
-            self._grounds[depends] = Groundwork(self._graph, facts)
-        return self._grounds[depends]
-
-
 def plan(
     graph: gs.Graph, facts: Facts, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None
 ) -> StoragePlan:
-    """What each tensor of an analysed graph stores, as `Planner.plan` says."""
-    return Planner(graph, facts).plan(options, floor)
+    """What each tensor of an analysed graph stores; `floor` in any case, which grows where no adapters may be written.
+
+    Raises ValueError for a policy that there is not.
+    """
+    price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
+    # a slice that is computed from its representative needs an adapter
+    depends = bool(facts.dependence) and options.adapters != "never"
+    ground = facts.plans.get(depends)
+    if not isinstance(ground, Groundwork) or ground.graph is not graph:
+        known = facts if depends or not facts.dependence else replace(facts, dependence={})
+        facts.plans[depends] = ground = Groundwork(graph, known)
+    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
+        chosen = cheapest(ground, price, floor, frugal=options.frugal)
+        if options.adapters != "never" or not _Widening(graph, ground.facts, chosen, floor).run():
+            return chosen
 
 
 def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:

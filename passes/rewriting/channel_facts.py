@@ -58,6 +58,8 @@ class Facts:
     bound: dict[str, float] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
+    #: what the plans of the graph have in common, by whether slices may be made of their representatives
+    plans: dict[bool, object] = field(default_factory=dict, init=False)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)

@@ -19,7 +19,8 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Mask, describe, static_shape
 from passes.ops import rules
-from passes.planning.planner import Planner, PlanOptions
+from passes.planning import planner
+from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
 from passes.targets.base import Width
@@ -76,7 +77,7 @@ class _Choice:
     """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
 
     plan: StoragePlan
-    planner: Planner
+    facts: Facts
     options: PlanOptions
     least: StorageFloor
     weighed: _Weighed
@@ -120,17 +121,17 @@ def choose_channel_multiples(
     """
     if align == "all":
         least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
-        result = Planner(graph, facts).plan(options, least)
+        result = planner.plan(graph, facts, options, least)
         return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
         coupled = CoupledSlices(graph, facts, plan)
         extras = _rounded(_written(graph, coupled.found), _multiples(graph, coupled.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
         least = _least(coupled, plan, extras, reason, StorageFloor())
-        result = Planner(graph, facts).plan(options, least) if extras else plan
+        result = planner.plan(graph, facts, options, least) if extras else plan
         return result, facts, tuple(_widths(graph, plan, result, least))
 
-    network, planner = Network(graph, facts), Planner(graph, facts)
+    network = Network(graph, facts)
     runtimes = [align] if align.beside is None else [align, align.beside]
     wholes = [Timing(network, untouched(graph), rates) for rates in runtimes]
     if not any(step.convolution for step in wholes[0].steps):
@@ -138,12 +139,12 @@ def choose_channel_multiples(
     whole = wholes[0].total()
     weights = tuple(whole / timing.total() / len(wholes) for timing in wholes)  # each as a share of all channels' time
 
-    def choice(planner: Planner, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
-        result = planner.plan(options, least) if made is None else made
+    def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
+        result = planner.plan(graph, facts, options, least) if made is None else made
         weighed = _Weighed(tuple(Timing(network, result, rates) for rates in runtimes), weights)
-        return _Choice(result, planner, options, least, weighed, weighed.total())
+        return _Choice(result, facts, options, least, weighed, weighed.total())
 
-    first = choice(planner, options, StorageFloor(), plan)
+    first = choice(facts, options, StorageFloor(), plan)
     found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.mapped
     restored = found.coupled.restored if options.adapters == "auto" and first.timing.adapters else []
     looks = []
@@ -151,21 +152,21 @@ def choose_channel_multiples(
         if (mapped or not maps) and (restored or not adapters):
             wanted = [*(mapped if maps else ()), *(restored if adapters else ())]
             looks.append((found.first_look(weighed.without(maps=maps, adapters=adapters), wanted), maps, adapters))
-    estimates, computing = [found], Planner(graph, replace(facts, adds_maps=False))
+    estimates, computing = [found], replace(facts, adds_maps=False)
     for look, maps, adapters in sorted(looks):
         if look < _HOPE * min(estimate.time for estimate in estimates):
             policy = replace(options, adapters="never") if adapters else options
-            estimates.append(_estimate(graph, choice(computing if maps else planner, policy, StorageFloor())))
+            estimates.append(_estimate(graph, choice(computing if maps else facts, policy, StorageFloor())))
     best = min((estimate.start for estimate in estimates), key=lambda found: found.time)
     for estimate in sorted(estimates, key=lambda estimate: estimate.time):
         if estimate.time < best.time:  # a plan is made only where it may be the fastest
-            planned = choice(estimate.start.planner, estimate.start.options, estimate.least)
+            planned = choice(estimate.start.facts, estimate.start.options, estimate.least)
             best = min(best, planned, key=lambda found: found.time)
     if whole < best.time:
-        best = choice(planner, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
+        best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
     if first.time <= whole and not _is_worth_it(graph, network, first, best):
         return plan, facts, ()
-    return best.plan, best.planner.facts, tuple(_widths(graph, plan, best.plan, best.least))
+    return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
 
 
 def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Choice) -> bool:
@@ -183,7 +184,7 @@ def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Cho
 
 def _estimate(graph: gs.Graph, start: _Choice) -> _Estimate:
     """The plan with the widths that are fastest for it."""
-    coupled = CoupledSlices(graph, start.planner.facts, start.plan)
+    coupled = CoupledSlices(graph, start.facts, start.plan)
     couplings = dict(enumerate(coupled.found))
     extras = _fastest(start.timing, couplings)
     if not extras:
@@ -333,9 +334,7 @@ def _least(
     """So many spare slices of each coupling, with the reason for each axis, beside what is stored in any case."""
     least = StorageFloor(dict(base.stored), set(base.intact))
     for number, more in extras.items():
-        coupling = coupled.found[number]
-        for key in coupling.slices_per_class:
-            mask = coupled.slices(key, coupling.spare[:more])
+        for key, mask in coupled.slices(coupled.found[number], more):
             least.wider[key] = least.wider.get(key, np.zeros(mask.size, bool)) | mask
     for key, mask in least.wider.items():
         least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask

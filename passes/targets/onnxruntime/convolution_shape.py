@@ -54,7 +54,7 @@ def convolution_shape(node: gs.Node, multiples: Mapping[str, int] | None = None)
     weights, shape = shape_of(node.inputs[1]), shape_of(node.outputs[0])
     if weights is None or shape is None or not all(isinstance(size, int) for size in weights):
         return None
-    out, read, *kernel = (int(size or 0) for size in weights)
+    _, _, *kernel = (int(size or 0) for size in weights)
     groups, ones = group_size(node), [1] * len(kernel)
     batch, _, *positions = usual_sizes(node.outputs[0], multiples)
     return ConvolutionShape(
@@ -64,6 +64,14 @@ def convolution_shape(node: gs.Node, multiples: Mapping[str, int] | None = None)
         positions=tuple(positions),
         batch=batch,
         groups=groups,
-        depthwise=groups > 1 and read == 1 and out == groups,
+        depthwise=is_depthwise(node),
         nchwc=len(kernel) == 2 and is_constant(node.inputs[1]) and node.outputs[0].dtype == np.float32,
     )
+
+
+def is_depthwise(node: gs.Node) -> bool:
+    """Whether the node is a convolution each of whose groups reads and writes one channel."""
+    if not isinstance(rules(node), Conv) or (groups := group_size(node)) == 1:
+        return False
+    weights = shape_of(node.inputs[1])
+    return weights is not None and weights[:2] == (groups, 1)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index, Mask, is_constant, present
+from passes.graph.tensors import Index, Mask, any_set, is_constant, present
 from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
-from passes.targets.onnxruntime.convolution_shape import convolution_shape
+from passes.targets.onnxruntime.convolution_shape import is_depthwise
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,13 @@ class CoupledSlices:
         self._class = _components(self._size, first, second)
         self.found = self._couplings(wanted)
 
-    def slices(self, key: Key, classes: Index) -> Mask:
-        """Which slices along the axis are of these classes: bool [size]."""
-        start, size = self._start[key], self._plan.stored[key].size
-        return np.isin(self._class[start : start + size], classes)
+    def slices(self, coupling: Coupling, more: int) -> Iterator[tuple[Key, Mask]]:
+        """Along each axis of a coupling, which slices so many of its spare classes have: bool [size]."""
+        taken = np.zeros(self._size, bool)
+        taken[coupling.spare[:more]] = True
+        for key in coupling.slices_per_class:
+            start, size = self._start[key], self._plan.stored[key].size
+            yield key, taken[self._class[start : start + size]]
 
     def needed(self, wanted: Iterable[tuple[Key, Mask]]) -> dict[int, int]:
         """How many classes of each coupling, by its number, these slices take that the plan does not store."""
@@ -71,7 +74,8 @@ class CoupledSlices:
                     required = self._plan.required.get((index, i, axis))
                     if is_constant(tensor) or key not in self._start:
                         continue
-                    if required is not None and np.array_equal(required, self._plan.stored[key]):
+                    stored = self._plan.stored[key]
+                    if required is not None and (required is stored or not any_set(required ^ stored)):
                         through.add((i, axis))
                     else:
                         start, size = self._start[key], self._plan.stored[key].size
@@ -123,8 +127,7 @@ class CoupledSlices:
 def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
     """The links of the node, and for what keeps channels apart without links those between its data and its output."""
     yield from facts.links(node)
-    shape = convolution_shape(node)
-    if shape is not None and shape.depthwise:
+    if is_depthwise(node):
         yield Link(0, 1, 0, 1)
 
 

@@ -194,6 +194,9 @@ class Timing:
         self._widths: dict[str, dict[int, int]] = {}  # by tensor and axis, where not all is stored
         for (name, axis), mask in plan.stored.items():
             self._widths.setdefault(name, {})[axis] = int(np.count_nonzero(mask))
+        self._required: dict[tuple[int, int], list[int]] = {}  # by node and operand, the axes not all of which is
+        for index, i, axis in plan.required:
+            self._required.setdefault((index, i), []).append(axis)
         self._outputs = network.outputs
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
         #: whether there are any
@@ -218,7 +221,7 @@ class Timing:
         # for each step how it runs, by numbers of channels and by what its operands are written in
         self._runs: list[dict[tuple[object, object], _Run]] = [{} for _ in self.steps]
         self._asks = [
-            (_picked(sorted({p.slot for p in (*s.inputs, s.output)})), _picked([p.writer for p in s.inputs]))
+            (_picked([p.slot for p in (*s.inputs, s.output)]), _picked([p.writer for p in s.inputs]))
             for s in self.steps
         ]
 
@@ -360,16 +363,19 @@ class Timing:
 
     def _step(self, index: int, node: _Node, output: gs.Tensor) -> Step:
         computed = [(i, t, sizes) for i, t, sizes in node.operands if t.name not in self._plan.absent]
-        inputs = tuple(self._ports(index, computed))
+        adapters = [self._adapters(index, i, t, sizes) for i, t, sizes in computed]
+        inputs = tuple(
+            self._port(t, sizes, found.get(1))
+            for (_, t, sizes), found in zip(computed, adapters, strict=True)
+            if len(sizes) > 2
+        )
         convolution = node.convolution if inputs else None
         affine = node.affine if len(inputs) == 1 else None
         free = affine is not None and affine.data.name in self._parts
         inside = node.fuses and node.operands[0][1].name in self._parts
         if free or node.macs:
             self._parts.add(output.name)
-        adapters, multiplied = self._other_adapters(index, computed), 0.0
-        if convolution is None:
-            multiplied = node.multiplied(index, self._plan) * self.rates.ns_per_im2col_mac
+        multiplied = 0.0 if convolution else node.multiplied(index, self._plan) * self.rates.ns_per_im2col_mac
         mapped = list(self._mapped(index, node))
         if node.adds_maps:
             self.mapped += [(key, unread) for key, unread, _ in mapped]
@@ -389,7 +395,12 @@ class Timing:
             open_maps=not all(static for *_, static in mapped),
             gated=node.gated,
             multiplied_ns=multiplied,
-            adapters_ns=adapters,
+            adapters_ns=sum(
+                self._restoring(t, sizes, axis, *adapter)
+                for (_, t, sizes), found in zip(computed, adapters, strict=True)
+                for axis, adapter in found.items()
+                if axis != 1 or len(sizes) < 3
+            ),
             given=output.name in self._outputs,
         )
 
@@ -403,54 +414,45 @@ class Timing:
             if required is not None and any_set(found.mask & ~required):
                 yield (node.operands[0][1].name, axis), found.mask & ~required, found.is_static()
 
-    def _ports(self, index: int, operands: Iterable[_Operand]) -> Iterator[Port]:
-        for i, tensor, sizes in operands:
-            if len(sizes) > 2:
-                port, adapter = self._port(tensor, sizes), self._adapter(index, i, tensor, sizes, 1)
-                yield port if adapter is None else replace(port, delivered=adapter[0], ns_per_delivered=adapter[1])
+    def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
+        """By axis, the slices that adapters deliver to an operand, and nanoseconds for each element."""
+        found: dict[int, tuple[int, float]] = {}
+        for axis in sorted({*self._widths.get(tensor.name, ()), *self._required.get((index, i), ())}):
+            stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
+            if stored is required:
+                continue
+            stored, required = (np.ones(sizes[axis], bool) if mask is None else mask for mask in (stored, required))
+            if any_set(stored ^ required):
+                self.adapters = True
+                block = math.prod(self._stored(tensor, sizes)[axis + 1 :])
+                apart = 0.0 if only_at_ends(stored, required) else self.rates.ns_per_gathered_piece / max(block, 1)
+                found[axis] = int(np.count_nonzero(required)), self.rates.ns_per_adapted_element + apart
+        return found
 
-    def _other_adapters(self, index: int, operands: Iterable[_Operand]) -> float:
-        """Nanoseconds of adapters that are not along channels."""
-        total = 0.0
-        for i, tensor, sizes in operands:
-            rank = len(sizes)
-            for axis in (a for a in range(rank) if a != 1 or rank < 3):
-                adapter = self._adapter(index, i, tensor, sizes, axis)
-                if adapter is not None:
-                    stored, (delivered, ns_per_element) = self._stored(tensor, sizes), adapter
-                    others = math.prod(stored[:axis] + stored[axis + 1 :])
-                    total += self.rates.ns_per_node + others * delivered * ns_per_element
-        return total
-
-    def _adapter(
-        self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int], axis: int
-    ) -> tuple[int, float] | None:
-        """The slices that an adapter delivers there, and nanoseconds for each element; None if there is none."""
-        stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
-        if stored is required:  # or both are whole
-            return None
-        stored, required = (np.ones(sizes[axis], bool) if mask is None else mask for mask in (stored, required))
-        if np.array_equal(stored, required):
-            return None
-        self.adapters = True
-        block = math.prod(self._stored(tensor, sizes)[axis + 1 :])
-        copied = 0.0 if only_at_ends(stored, required) else self.rates.ns_per_gathered_piece / max(block, 1)
-        return int(np.count_nonzero(required)), self.rates.ns_per_adapted_element + copied
+    def _restoring(
+        self, tensor: gs.Tensor, sizes: Sequence[int], axis: int, delivered: int, ns_per_element: float
+    ) -> float:
+        """Nanoseconds of an adapter along an axis that is not that of channels."""
+        stored = self._stored(tensor, sizes)
+        return self.rates.ns_per_node + math.prod(stored[:axis] + stored[axis + 1 :]) * delivered * ns_per_element
 
     def _stored(self, tensor: gs.Tensor, sizes: Sequence[int]) -> list[int]:
         """The sizes of what is stored of the tensor."""
         widths = self._widths.get(tensor.name, {})
         return [widths.get(axis, size) for axis, size in enumerate(sizes)]
 
-    def _port(self, tensor: gs.Tensor, sizes: Sequence[int]) -> Port:
+    def _port(self, tensor: gs.Tensor, sizes: Sequence[int], adapter: tuple[int, float] | None = None) -> Port:
         stored = self._stored(tensor, sizes)
         width = stored[1] if len(stored) > 2 else 1
+        delivered, ns_per_delivered = adapter or (None, 0.0)
         return Port(
-            self.writers.get(tensor.name, -1),
-            self.slots.setdefault((tensor.name, 1), len(self.slots)),
-            width,
-            math.prod(stored) / max(width, 1),
+            writer=self.writers.get(tensor.name, -1),
+            slot=self.slots.setdefault((tensor.name, 1), len(self.slots)),
+            width=width,
+            elements_per_channel=math.prod(stored) / max(width, 1),
             shared=len(tensor.outputs) > 1,
+            delivered=delivered,
+            ns_per_delivered=ns_per_delivered,
         )
 
 
