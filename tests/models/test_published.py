@@ -13,12 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
+import maskc
 from passes import count, fix_sizes, shrink
 from passes.model.declarations import dims_of
-from tests.generators.builder import Network
 from tests.generators.check import assert_exact, assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
-from tests.generators.in_openvino import assert_same_in_openvino
 from tests.generators.measure import least_macs, mask_layers
 from tests.generators.running import random_feeds, required_inputs
 
@@ -102,7 +101,15 @@ def test_the_same_function_in_openvino(published: Published, opened: bool) -> No
     sizes = published.several(info) if opened else [published.sizes]
     cases = [random_feeds(fix_sizes(source, {info.name: s}), 0, ranges={info.name: (0, 256)}) for s in sizes]
     masked, _ = mask_layers(source if opened else fix_sizes(source, {info.name: published.sizes}), seed=1)
-    assert assert_same_in_openvino(Network(masked), shrink(masked).model, cases)
+    makers = {node.output[0]: node for node in masked.graph.node}
+    for output in masked.graph.output:  # what half of the channels leave is 0 or 1 after these, whatever the input
+        if makers[output.name].op_type in ("Sigmoid", "Softmax"):
+            masked.graph.node.remove(makers[output.name])
+            output.name = makers[output.name].input[0]
+    compiled = shrink(masked).model
+    for feeds in cases:  # of the size that is declared, and of a larger one
+        result = maskc.verify(masked, compiled, provider="openvino", inputs=feeds, samples=2, exact=False)
+        assert result.equivalent, (*result.reasons, *result.notes)
 
 
 CRNN = Published("ddddocr", "common_old.onnx", (1, 1, 64, 160), 1.0, 1.0)
