@@ -21,11 +21,10 @@ pytestmark = pytest.mark.openvino
 BLOCK = 10
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 
-# Seeds of networks that OpenVINO 2026.4 cannot run itself.
-CANNOT = {
-    149: "Layout rank can't be larger than tensor rank",
-    217: "Layout rank can't be larger than tensor rank",
-}
+# Seeds of networks that OpenVINO 2026.4 cannot run, as it fails to merge attention of few heads into one operator: one
+# as it is, and one once it is compiled.
+CANNOT = {217: "Layout rank can't be larger than tensor rank"}
+CANNOT_COMPILED = {149}
 # And one that it gets wrong once it is compiled: with the batch open, what an If gives, joined to something else and
 # read by two elementwise operators that OpenVINO merges, is memory that nobody wrote. In the source the size of that
 # something depends on the If, which keeps the fault from showing.
@@ -36,7 +35,7 @@ WRONG = {136}
     "first", [pytest.param(n, marks=[pytest.mark.slow] if n >= BLOCK else []) for n in range(0, 250, BLOCK)]
 )
 def test_seeded_networks(first: int) -> None:
-    for seed in sorted({*range(first, first + BLOCK)} - WRONG):
+    for seed in sorted({*range(first, first + BLOCK)} - WRONG - CANNOT_COMPILED):
         net = network(seed)
         try:
             assert_same_in_openvino(net, shrink(net.model).model)
