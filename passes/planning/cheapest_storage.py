@@ -8,7 +8,7 @@ always) an adapter restores at that consumer's input.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,10 +16,10 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters import price
 from passes.cost.tokens_per_example import repeated
-from passes.graph.tensors import Index, Mask, all_set, any_set, describe, is_constant, shape_of, volume
+from passes.graph.tensors import Mask, all_set, any_set, is_constant, shape_of, volume
 from passes.ops import UNKNOWN
 from passes.planning.groundwork import Groundwork, Planned
-from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan
+from passes.rewriting.storage_plan import Cause, Key, Requirement, Settled, StorageFloor, StoragePlan
 
 # Of so many different demands each is tried as the set to store; all of them would take quadratic time.
 _TRIED = 16
@@ -35,19 +35,6 @@ def cheapest(ground: Groundwork, flops_per_moved_element: float, floor: StorageF
     return _Sweep(ground, flops_per_moved_element, floor, frugal).run()
 
 
-@dataclass(eq=False)
-class _Requirement:
-    """What a consumer requires along one axis of a tensor: input `input` of the node with index `node`.
-
-    why: for each slice the index of the reason, should it be constant and stored for this consumer. int64 [size]
-    """
-
-    demand: Demand
-    node: int
-    input: int
-    why: Index
-
-
 class _Sweep:
     def __init__(self, ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, frugal: bool) -> None:
         self.ground = ground
@@ -59,13 +46,12 @@ class _Sweep:
         self._terms = flops_per_moved_element, frugal
         self.plan = StoragePlan()
         self.read: set[str] = set()  # what something reads, constants or not
-        self.requirements: dict[Key, list[_Requirement]] = defaultdict(list)
+        self.requirements: dict[Key, list[Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
 
     def run(self) -> StoragePlan:
         for tensor in self.graph.outputs:
-            why = self._reason("the caller", "output", f"takes the graph output `{tensor.name}` whole")
-            self._require_whole(tensor, _CALLER, 0, why)
+            self._require_whole(tensor, _CALLER, 0, Cause(None, f"takes the graph output `{tensor.name}` whole"))
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.ground.nodes[index])
         made = {t.name for node in self.graph.nodes for t in node.outputs}
@@ -78,13 +64,13 @@ class _Sweep:
 
     # -- requirements --------------------------------------------------------------------------------------------
 
-    def _require_whole(self, tensor: gs.Tensor, node: int, index: int, why: int) -> None:
+    def _require_whole(self, tensor: gs.Tensor, node: int, index: int, cause: Cause) -> None:
         self.read.add(tensor.name)
         for axis, size in self.facts.axes(tensor):
             if self.facts.constants(tensor, axis) is None:
                 self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
             else:
-                requirement = _Requirement(Demand(np.ones(size, bool)), node, index, np.full(size, why))
+                requirement = Requirement(Demand(np.ones(size, bool)), node, index, cause)
                 self.requirements[tensor.name, axis].append(requirement)
 
     def _require_inputs(self, index: int, planned: Planned, demands: Demands) -> None:
@@ -103,29 +89,8 @@ class _Sweep:
                     demand = demand or Demand(np.ones(size, bool), reason=no_demand)
                     times = planned.times
                     per_graph = demand if times == 1 else replace(demand, flops=demand.flops * times)
-                    requirement = _Requirement(per_graph, index, i, self._why(planned.node, demand, size))
+                    requirement = Requirement(per_graph, index, i, Cause(planned.node, demand.reason))
                     self.requirements[tensor.name, axis].append(requirement)
-
-    # -- reasons -------------------------------------------------------------------------------------------------
-
-    def _reason(self, node: str, op: str, text: str) -> int:
-        self.plan.reasons.append((node, op, text))
-        return len(self.plan.reasons) - 1
-
-    def _why(self, node: gs.Node, demand: Demand, size: int) -> Index:
-        """The reason for each slice of a demand: the node's own, or why the output stores the slice if it echoes it."""
-        own = np.full(size, self._reason(describe(node), node.op, demand.reason))
-        if demand.echo is None:
-            return own
-        output, axis = node.outputs[demand.echo[0]], demand.echo[1]
-        passed, known = self.plan.reason.get((output.name, axis)), self.facts.known(output, axis)
-        source = np.arange(size) if demand.order is None else demand.order
-        if passed is None or known is None or passed.size != source.size:
-            return own
-        # a slice that is constant after this operator too is kept alive further on, the others by this one
-        further_on = known.mask & (passed >= 0)
-        own[source[further_on]] = passed[further_on]
-        return own
 
     # -- one node ------------------------------------------------------------------------------------------------
 
@@ -133,7 +98,7 @@ class _Sweep:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
         node = planned.node
         for tensor in planned.captured:
-            self._require_whole(tensor, index, -1, self._reason(describe(node), node.op, "reads it inside a subgraph"))
+            self._require_whole(tensor, index, -1, Cause(node, "reads it inside a subgraph"))
         read = [t for t in planned.outputs if t.name in self.read]
         if not read:
             self.plan.absent |= {t.name for t in planned.outputs}
@@ -245,32 +210,25 @@ class _Sweep:
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
     def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
-        """Fix what each consumer is given of what is stored (None: all), and why constants are among that."""
-        requirements = self.requirements.get((tensor.name, axis))
+        """Fix what each consumer is given of what is stored (None: all)."""
+        key = tensor.name, axis
+        requirements = self.requirements.get(key)
         if not requirements:
             return
         stored = np.ones(size, bool) if stored is None else stored
-        wider = stored & self.floor.wider.get((tensor.name, axis), False)
-        why = np.full(stored.size, -1)
-        if tensor.inputs and any_set(wider):
-            node = tensor.inputs[0]
-            why[wider] = number = self._reason(describe(node), node.op, self.floor.why[tensor.name, axis])
-            self.plan.aligned.add(number)
+        wider = stored & self.floor.wider[key] if key in self.floor.wider else None
         for requirement in requirements:
-            why = np.where((why < 0) & requirement.demand.need, requirement.why, why)
             given = self._given(tensor, axis, stored, wider, requirement.demand)
             if requirement.node != _CALLER and not all_set(given):
                 self.plan.required[requirement.node, requirement.input, axis] = given
-        if tensor.inputs and any_set(stored & (why < 0)):
-            node, text = tensor.inputs[0], "writes it along with the channels that are needed, which costs less"
-            why = np.where(why < 0, self._reason(describe(node), node.op, text), why)
-        self.plan.reason[tensor.name, axis] = np.where(stored, why, -1)
+        self.plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
 
-    def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask, demand: Demand) -> Mask:
+    def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask | None, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
         need = demand.need
         if demand.flexible and any_set(stored) and not any_set(need & ~stored):
-            needless = demand.flops * float(np.count_nonzero(stored & ~need & ~wider))
+            unneeded = stored & ~need if wider is None else stored & ~need & ~wider
+            needless = demand.flops * float(np.count_nonzero(unneeded))
             reads_all = not any_set(need) or needless <= self._moving(tensor, axis, stored, need)
             return stored if reads_all else need
         if not any_set(need) and not demand.optional:

@@ -16,6 +16,7 @@ from passes.ops.arithmetic import Product
 from passes.ops.convolution import Convolution, group_size
 from passes.ops.shape import Reshape
 from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
@@ -36,16 +37,17 @@ def explain(
     """
     masked: list[MaskedAxis] = []
     held: list[Held] = []
+    reasons = Reasons(plan, facts)
     consumers = {describe(node): node for node in reversed(graph.nodes)}
     for tensor, axis, channels in _masked(graph, facts, made):
         stays = channels & plan.stays(tensor.name, axis, channels.size)
         removed = int((channels & ~stays).sum())
         indices = tuple(np.flatnonzero(channels).tolist())
         masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), removed, indices))
-        why = plan.reason.get((tensor.name, axis), np.full(stays.size, -1))
+        why = reasons.by_slice.get((tensor.name, axis), np.full(stays.size, -1))
         for number in dict.fromkeys(why[stays].tolist()):
-            label, op, reason = plan.reasons[number] if number >= 0 else plan.otherwise
-            consumer, aligned = consumers.get(label), number in plan.aligned
+            label, op, reason = reasons.words[number] if number >= 0 else reasons.otherwise
+            consumer, aligned = consumers.get(label), number in reasons.aligned
             for writer, some in _writers(consumer, facts, tensor, axis, np.flatnonzero(stays & (why == number))):
                 if aligned:
                     advice = "compile with `--align none`, which leaves fewer FLOPs"

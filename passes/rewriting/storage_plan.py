@@ -7,9 +7,43 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index, Mask
+from passes.abstract_values.slices import Demand
+from passes.graph.tensors import Mask
 
 Key = tuple[str, int]  # tensor name, axis
+
+
+@dataclass(eq=False)
+class Cause:
+    """Why a consumer requires what it does, in words; without a node, it is the caller of the model."""
+
+    node: gs.Node | None
+    words: str
+
+
+@dataclass(eq=False)
+class Requirement:
+    """What a consumer requires along one axis of a tensor: input `input` of the node with index `node`."""
+
+    demand: Demand
+    node: int
+    input: int
+    cause: Cause
+
+
+@dataclass(eq=False)
+class Settled:
+    """What is stored of a tensor along an axis, for whom, and which of it so that the channel count suits the kernels.
+
+    words: why this count is one that suits them.
+    """
+
+    tensor: gs.Tensor
+    axis: int
+    stored: Mask
+    requirements: list[Requirement]
+    wider: Mask | None
+    words: str
 
 
 @dataclass
@@ -17,19 +51,15 @@ class StoragePlan:
     """Stored sets by `(tensor, axis)`, required sets by `(node index, input, axis)`; what is absent is whole.
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
-    stay, `absent` the names of tensors that are not computed. `reason[key]` gives for each slice the index in `reasons`
-    (node, operator, words) of the consumer that needs it although it is constant, or -1: `otherwise`. `aligned` are the
-    indices of those that speak of a width that was chosen.
+    stay, `absent` the names of tensors that are not computed. `settled` says in order what was decided, of axes where
+    there was something to choose.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
     required: dict[tuple[int, int, int], Mask] = field(default_factory=dict)
     computed: set[int] = field(default_factory=set)
-    reason: dict[Key, Index] = field(default_factory=dict)
-    reasons: list[tuple[str, str, str]] = field(default_factory=list)
-    aligned: set[int] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
-    otherwise: tuple[str, str, str] = ("the whole graph", "all", "would cost more to narrow than it saves")
+    settled: list[Settled] = field(default_factory=list)
 
     def stays(self, tensor: str, axis: int, size: int) -> Mask:
         """Slices along the axis that are still computed: bool [size]."""
