@@ -50,6 +50,7 @@ def onnxslim(directory: Path) -> Result:
 
 def openvino(directory: Path) -> Result:
     """Its pruning, which looks for zeros in weights, behind its usual transformations, which fold norms into them."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # which would tell its makers of this
     import openvino as ov
     from openvino._offline_transformations import apply_moc_transformations, apply_pruning_transformation
 

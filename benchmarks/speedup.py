@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +24,7 @@ from rich.table import Table
 import maskc
 from benchmarks import record
 from benchmarks.published import MODELS, Published
+from maskc.runtime.openvino_session import import_openvino
 
 RUNTIMES = ("onnxruntime", "openvino")
 TARGETS = ("any", *RUNTIMES)
@@ -42,7 +42,7 @@ def in_onnxruntime(model: onnx.ModelProto, threads: int, feeds: Feeds) -> Callab
 def in_openvino(model: onnx.ModelProto, threads: int, feeds: Feeds) -> Callable[[], object]:
     """A run of the model in OpenVINO, in single precision, one at a time."""
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    core = openvino.Core()
+    core = import_openvino().Core()
     request = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options).create_infer_request()
     values = list(feeds.values())
     return lambda: request.infer(values, share_inputs=True)

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 import passes
-from benchmarks import cuda, growth, large, page
+from benchmarks import cuda, growth, large, page, speedup
+from benchmarks.published import Published
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,3 +90,24 @@ def test_without_a_gpu_it_says_what_is_missing(
     monkeypatch.setattr("sys.argv", ["cuda"])
     assert cuda.main() == 0
     assert "Nothing was measured: " in capsys.readouterr().out
+
+
+@pytest.mark.openvino
+def test_both_runtimes_time_the_same_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / "fixtures" / "cnn.onnx"
+    monkeypatch.setattr(Published, "path", lambda self: path)
+    (given,) = onnx.load(path).graph.input
+    sizes = tuple(dim.dim_value or 1 for dim in given.type.tensor_type.shape.dim)
+    row = speedup.measured(Published("cnn", "wheel", "file", sizes), 1, fixed=False, repeats=2)
+    assert row["flops_ratio"] > 1
+    assert set(row["runtimes"]) == {"onnxruntime, 1", "onnxruntime, 2", "openvino, 1", "openvino, 2"}
+    for found in row["runtimes"].values():
+        assert set(found["milliseconds"]) == {"source", *speedup.TARGETS} and set(found["speedup"]) == {
+            *speedup.TARGETS
+        }
+    results = {"cnn, 1, open": row, "cnn, 2, open": row}
+    means = speedup.means(results)
+    once = row["runtimes"]["openvino, 2"]["speedup"]["any"][1]
+    assert means["open, openvino, 2"]["any"] == {"mean": pytest.approx(once), "least": once}
+    told = page._speedup({"results": results, "means": means, "date": "today"})
+    assert "| open, openvino, 2 |" in told and "| cnn, 1, open |" in told
