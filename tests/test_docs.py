@@ -139,7 +139,7 @@ def masked(directory: Path) -> dict[str, Any]:
 
 
 def convolutions(directory: Path) -> dict[str, Any]:
-    """widths.md: a network with masked convolutions."""
+    """targets.md, widths.md: a network with masked convolutions."""
     shutil.copy(FIXTURES / "cnn.onnx", directory / "model.onnx")
     return {}
 
@@ -155,6 +155,7 @@ PREPARED = {
     "training.md": pictures,
     "tutorial-onnx.md": dense,
     "verification.md": compiled,
+    "targets.md": convolutions,
     "widths.md": convolutions,
 }
 
