@@ -69,6 +69,7 @@ class Pruner:
 
     def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
+        self._kept: Any = None  # the model, as long as it is still to be counted, whoever lets go of it
         if settings.flops_target is None:
             raise InputError(
                 "PruningOptimizer must be told how far to prune: flops_target=0.5 leaves half of the FLOPs."
@@ -171,6 +172,7 @@ class Pruner:
             masks = self._prune(int(step), masks, importance)
         flops = self.flops
         self.uncounted = flops <= self.target < before
+        self._kept = self._model() if self.uncounted else None
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
         for index, (old, new) in enumerate(zip(given, pruned, strict=True)):
             self._history += [(int(step), index, channel, flops) for channel in np.flatnonzero(old != new).tolist()]
@@ -181,6 +183,7 @@ class Pruner:
         self.uncounted = False
         self._savings.follow(self._cost.masks(), self._decisions())
         self.correct()
+        self._kept = None
         flops, rows = self.flops, self._history
         last = rows[-1][0] if rows else None
         rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
