@@ -150,23 +150,29 @@ def _speedup(record: dict[str, Any]) -> str:
 
 
 def _onnxslim(record: dict[str, Any]) -> str:
+    by_default = all("default" in tools["maskc"] for tools in record["results"].values())
+    forms = [("default", "default_"), ("seconds", "")][not by_default :]
     rows = (
         (
             name,
-            *(_spread([1e3 * q for q in tools[tool]["seconds"]], 0) for tool in ("maskc", "onnxslim")),
-            _spread(tools["maskc"]["over_onnxslim"]),
+            *(_spread([1e3 * q for q in tools["maskc"][of]], 0) for of, _ in forms),
+            _spread([1e3 * q for q in tools["onnxslim"]["seconds"]], 0),
+            *(_spread(tools["maskc"][f"{over}over_onnxslim"]) for _, over in forms),
         )
         for name, tools in record["results"].items()
         if "over_onnxslim" in tools["maskc"]
     )
     text = (
-        "How long the passes take on masked networks, and how long onnxslim takes on the same model, each "
-        "already loaded (goal: at most half of its time on the published models, from `basic-pitch` on). "
+        f"How long {'`maskc.compile` by default and ' if by_default else ''}the passes with `--align none` take on "
+        "masked networks, and how long onnxslim takes on the same model, each already loaded (goal: at most half of "
+        "its time on the published models, from `basic-pitch` on). The default checks the model and the result and "
+        "chooses widths for the processor; nothing is run. "
         "onnxslim simplifies in general and removes no masked channel. The published models have inputs of fixed"
         " sizes, and once more those that their files leave open. On these the passes spend a third of their time on "
         "facts and a fifth on the plan of what is stored."
     )
-    head = ("network", "maskc, ms", "onnxslim, ms", "ratio")
+    named = ["default", "passes"][not by_default :]
+    head = ("network", *(f"{name}, ms" for name in named), "onnxslim, ms", *(f"{name}, ratio" for name in named))
     return _section(
         "Time to compile, against onnxslim", text, head, rows, record | {"versions": _peer_versions(record)}
     )

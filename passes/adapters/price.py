@@ -6,13 +6,13 @@ Everything else is priced against it: a slice is computed after all where that c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import Demand
-from passes.graph.tensors import Dim, Mask, all_set, any_set
+from passes.graph.tensors import Dim, Mask, any_set
 
 # An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
 # as long as 32 multiply-adds of a convolution or matrix product.
@@ -51,20 +51,25 @@ def of_moving(stored: Mask, required: Mask, slice_elements: float, piece: int, f
 
     slice_elements: elements of one slice. piece: elements that lie together after one index of the axis.
     """
-    elements = float(required.sum()) * slice_elements
+    elements = float(np.count_nonzero(required)) * slice_elements
     pieces = 0.0 if only_at_ends(stored, required) else MOVED_ELEMENTS_PER_PIECE / piece
     return flops_per_element * elements * (1 + pieces)
 
 
-def at_input(stored: Mask, demand: Demand, dependence: LinearDependence | None, moving: float) -> float:
+def at_input(
+    stored: Mask, demand: Demand, dependence: LinearDependence | None, moving: Callable[[Mask], float]
+) -> float:
     """FLOPs that a consumer's input costs: an adapter, or reading slices that the consumer does not need.
 
     moving: what it takes to move the slices that are needed.
     """
-    if dependence is not None and any_set(demand.need & dependence.mask & ~stored):
-        moving *= _MOVES_OF_A_DEPENDENT_SLICE
-    if not demand.flexible:
-        return 0.0 if all_set(stored == demand.need) else moving
-    if any_set(demand.need & ~stored) or not any_set(stored):
-        return moving
-    return min(moving, demand.flops * float((stored & ~demand.need).sum()))
+    exact = not demand.flexible
+    if exact and not any_set(stored ^ demand.need):
+        return 0.0
+    missing = any_set(demand.need & ~stored)
+    moved = moving(demand.need)
+    if missing and dependence is not None and any_set(demand.need & dependence.mask & ~stored):
+        moved *= _MOVES_OF_A_DEPENDENT_SLICE
+    if exact or missing or not any_set(stored):
+        return moved
+    return min(moved, demand.flops * float(np.count_nonzero(stored & ~demand.need)))

@@ -28,6 +28,7 @@ _FAST: dict[str, Callable[..., Array]] = {
     "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
     "Identity": lambda x: x,
 }
+_OF_INTEGERS = ("Add", "Sub", "Mul")
 # These do the same to elements of any type, and have attributes.
 _MOVES: dict[str, Callable[..., Array]] = {
     "Cast": lambda x, to: x.astype(_plain(to)),
@@ -43,9 +44,9 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
     standard = is_standard(node)
     fast = _FAST.get(node.op) if standard else None
     moves = _MOVES.get(node.op) if standard else None
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        if fast is not None and all(x is not None and x.dtype.kind == "f" for x in operands):
+    kinds = {None if x is None else x.dtype.kind for x in operands}
+    with np.errstate(all="ignore"):
+        if fast is not None and (kinds == {"f"} or (kinds == {"i"} and node.op in _OF_INTEGERS)):
             return [np.asarray(fast(*operands))]
         if moves is not None and all(x is not None for x in operands):
             with contextlib.suppress(Exception):  # attributes that are left to the reference
@@ -84,7 +85,9 @@ def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> l
         [onnx.ValueInfoProto(name=n) for n in outputs],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)])
-    return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
+    with warnings.catch_warnings():  # which takes long
+        warnings.simplefilter("ignore")
+        return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
 
 
 def _attribute(value: object) -> object:

@@ -7,6 +7,7 @@ always) an adapter restores at that consumer's input.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import replace
 
@@ -186,10 +187,9 @@ class _Sweep:
         costly = ~planned.added(output, axis, size)
 
         def cost(stored: Mask) -> float:
-            computing = (stored & costly).sum() * flops_per_slice
-            restoring = sum(
-                price.at_input(stored, d, dependence, self._moving(tensor, axis, stored, d.need)) for d in demands
-            )
+            computing = np.count_nonzero(stored & costly) * flops_per_slice
+            moving = functools.partial(self._moving, tensor, axis, stored)
+            restoring = sum(price.at_input(stored, demand, dependence, moving) for demand in demands)
             narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if any_set(live & ~stored))
             return float(computing + restoring + narrowing)
 

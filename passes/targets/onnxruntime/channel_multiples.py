@@ -2,10 +2,10 @@
 
 They are constant or have no reader, so the function is the same whether they are computed or not. A plan stores as
 little as it can; some axes then have widths for which there are no fast kernels. Slices that are only stored together
-(`coupled_slices.py`) get the same number of spare ones. By a table of rates (`timing.py`) these numbers are improved
-one after the other until nothing gets faster, once from the plan as it is and once from round widths everywhere, as a
-convolution may only gain where both of its sides are round. The graph is planned again with what was found, and the
-plan that is estimated to be faster is taken.
+(`coupled_slices.py`) get the same number of spare ones. By a table of rates (`estimated_time.py`) these numbers are
+improved one after the other until nothing gets faster, once from the plan as it is and once from round widths
+everywhere, as a convolution may only gain where both of its sides are round. The graph is planned again with what was
+found, and the plan that is estimated to be faster is taken.
 """
 
 from __future__ import annotations

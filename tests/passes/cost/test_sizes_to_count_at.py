@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,9 @@ from passes.cost.sizes_to_count_at import IMAGE, TOKENS, still_open
 from passes.cost.sum_over_nodes import count_as_one
 from passes.errors import SizeError
 from passes.mask_savings.compiled_cost import compiled_cost
+from tests.generators import architectures
+from tests.generators.net import Masks, Net
+from tests.generators.networks import network
 from tests.passes.text import model
 
 RNG = np.random.default_rng(0)
@@ -52,6 +57,39 @@ def test_a_model_of_fixed_sizes_is_counted_at_these() -> None:
     cost = count(source)
     assert cost.at.sizes == {"x": (2, 3, 16, 16)} and cost.at.open == ()
     assert cost.flops == 2 * count(segmentation(), at={"x": (1, 3, 16, 16)}).flops
+
+
+@pytest.mark.parametrize("architecture", architectures.RESIZABLE, ids=lambda architecture: architecture.__name__)
+def test_a_count_at_sizes_is_that_of_the_model_with_these_sizes(architecture: Callable[[Net], None]) -> None:
+    """Node by node, before it is compiled and after."""
+    source = architectures.build(architecture, Masks(consistent=False), symbolic=True).model()
+    for counted in (source, shrink(source).model):
+        found = count(counted, at={"x": (2, None, 48, 32)})
+        exact = count(fix_sizes(counted, {"x": found.at.sizes["x"]}))
+        assert found.at.sizes["x"][0] == 2 and (found.flops, found.macs) == (exact.flops, exact.macs)
+        assert {n.name: n.flops for n in found.nodes if n.flops} == {n.name: n.flops for n in exact.nodes if n.flops}
+
+
+def test_random_networks_are_counted_as_with_these_sizes() -> None:
+    compared = 0
+    for seed in range(40):
+        source = network(seed).model
+        found = count(source)
+        if found.at.open and not found.at.unknown and not found.at.loops:
+            exact = count(fix_sizes(source, found.at.sizes))
+            assert (found.flops, found.macs) == (exact.flops, exact.macs), seed
+            compared += 1
+    assert compared > 10
+
+
+def test_operators_of_the_runtime_are_counted_at_the_sizes_too() -> None:
+    """A FusedConv is written as a Conv and an activation, which counted as 1 along every open axis."""
+    source = model("(float[N,3,H,W] x) => (float[N,4,H,W] y)", "y = Conv(x, w)", w=random(4, 3, 1, 1))
+    source.graph.node[0].op_type, source.graph.node[0].domain = "FusedConv", "com.microsoft"
+    source.graph.node[0].attribute.append(onnx.helper.make_attribute("activation", "Relu"))
+    source.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    cost = count(source, at={"x": (1, 3, 8, 8)})
+    assert cost.macs == 4 * 3 * 64 and not cost.at.unknown
 
 
 def test_a_batch_has_a_name_or_stands_first() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+from passes.model import shape_inference
 from passes.model.prepare import prepared
+from tests.generators.networks import network
 from tests.passes.text import compiled, exact, model, operators, random
 
 CHANNELS = 4
@@ -40,6 +43,35 @@ def test_symbols_are_carried_past_any_number_of_gates(gates: int) -> None:
     assert {name: shapes[name] for name in shapes if name[0] == "c"} == {
         f"c{i}": ["N", CHANNELS, 6, 5] for i in range(gates + 1)
     }
+
+
+def test_a_part_that_is_inferred_again_gets_the_shapes_that_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models of open sizes; names that inference makes up for sizes may differ."""
+
+    def shapes(source: onnx.ModelProto) -> dict[str, list[object]]:
+        written = [t for n in prepared(source).nodes for t in n.outputs]
+        return {
+            t.name: [d if d is None or not str(d).startswith("unk__") else "unk" for d in t.shape or ["no rank"]]
+            for t in written
+        }
+
+    sources = [network(seed).model for seed in range(40)] + [gated(20)]
+    parts = [shapes(source) for source in sources]
+    monkeypatch.setattr(shape_inference, "_rest", lambda light: light)
+    assert parts == [shapes(source) for source in sources]
+
+
+def test_large_constants_in_nodes_say_their_shape() -> None:
+    """Without their elements, which take long to hand to inference."""
+    weight = onnx.helper.make_node(
+        "Constant", [], ["w"], value=numpy_helper.from_array(random(64, 32).astype("f"), "w")
+    )
+    source = model("(float[N,64] x) => (float[N,32] y)", "y = MatMul(x, w)", w=random(64, 32))
+    del source.graph.initializer[:]
+    source.graph.node.insert(0, weight)
+    light = shape_inference.inferred(source).model
+    assert light.ByteSize() < 1000 < source.ByteSize()
+    assert [d.dim_value for d in light.graph.output[0].type.tensor_type.shape.dim] == [0, 32]
 
 
 @pytest.mark.parametrize("gates", [1, 3])
