@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,18 +18,43 @@ if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
 
 
+class Format(StrEnum):
+    """What can be written."""
+
+    onnx = "onnx"
+    keras = "keras"
+    saved_model = "saved_model"
+    tflite = "tflite"
+
+
+# The options that mean something whatever is written; all others are of ONNX.
+_OF_EVERY_FORMAT = {"models", "output", "format", "verify", "as_json", "quiet", "verbose", "debug"}
+
+
 @app.command(epilog=EXIT_CODES)
 def compile(
+    context: typer.Context,
     models: option.Models,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="OUT.onnx|DIR",
+            metavar="OUT|DIR",
             help=(
                 "Where to write; for several models, a directory, which is made. By default beside the input, under "
-                "its name with .compiled.onnx."
+                "its name with .compiled.onnx. A name that ends with .keras or .tflite asks for that format."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            metavar="FORMAT",
+            help=(
+                "What to write: onnx, keras, saved_model or tflite; by default what the name after -o asks for, else "
+                "ONNX. The others need a .keras file, and keep its layers and their names."
             ),
             show_default=False,
         ),
@@ -75,7 +101,13 @@ def compile(
     Examples: maskc compile model_dir -o small.onnx
 
     maskc compile models/*.onnx -o small --jobs 4
+
+    maskc compile model.keras -o small.keras
     """
+    chosen = format or (Format(output.suffix[1:]) if output and output.suffix in (".keras", ".tflite") else Format.onnx)
+    if chosen is not Format.onnx:
+        _compile_to_tensorflow(context, models, output, chosen)
+        return
     from maskc.compilation.compile import compile_file, default_output
     from maskc.compilation.options import VERIFY, CompileOptions, parse_align
     from maskc.frontend.custom_rules import load
@@ -111,6 +143,29 @@ def compile(
 
     show_compilation(result.document(), console())
     show_reports(report or (), console())
+
+
+def _compile_to_tensorflow(context: typer.Context, models: Sequence[Path], output: Path | None, format: Format) -> None:
+    """Write the smaller Keras model of one with masks, in one of TensorFlow's formats."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    foreign = [name for name in given if name not in _OF_EVERY_FORMAT]
+    if foreign:
+        raise typer.BadParameter(f"--{foreign[0].replace('_', '-')} is for ONNX only, and not for --format {format}.")
+    if len(models) > 1 or output is None:
+        raise typer.BadParameter(f"--format {format} takes one model, and needs -o with what to write.")
+    from maskc.frontend.tensorflow.importing import import_tensorflow
+
+    import_tensorflow()
+    from maskc.report.terminal import show_smaller
+    from maskc.train.shrinking.write import compile_to
+
+    verify = context.params["verify"]
+    found = compile_to(models[0], output, format.value, verify)
+    if context.params["as_json"]:
+        print_json({"model": str(models[0]), "output": str(output), "format": format.value, **found.to_json()})
+    else:
+        show_smaller(models[0], output, found.before, found.after, verify, console())
 
 
 def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:

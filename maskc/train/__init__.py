@@ -36,6 +36,8 @@ from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.fine_tune import Distiller, distill, fine_tune
 from maskc.train.running.loop import Interrupted, Monitor
 from maskc.train.selection.pruner import Pruned
+from maskc.train.shrinking.select_channels import SelectChannels
+from maskc.train.shrinking.shrink import shrink
 from maskc.train.trainer import PruningTrainer
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "PruningTrainer",
     "RankerConfig",
     "Records",
+    "SelectChannels",
     "apply_mask",
     "computational_cost",
     "distill",
@@ -71,6 +74,7 @@ __all__ = [
     "prune",
     "pruned_shape",
     "ranker",
+    "shrink",
     "update_pruning_signals",
     "write_records",
 ]

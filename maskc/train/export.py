@@ -11,16 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.importing import quiet
 from maskc.frontend.write_model_files import written
 from maskc.results.json_values import plain
 from maskc.train.cost import computational_cost
+from maskc.train.saving import put_in_place, write_saved_model
 
 MANIFEST = "manifest.json"
 
@@ -75,7 +74,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
         try:
-            _save(model, part / "saved_model")
+            write_saved_model(model, part / "saved_model")
             model.save(part / "model.keras")
             compiled = maskc.compile(part / "saved_model", align="none", verify=True)
             compiled.save(part / "model.onnx")
@@ -94,28 +93,10 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
             }
             (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             part.chmod(0o755)
-            _put(part, directory)
+            put_in_place(part, directory)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return Exported(directory, before, report.after.flops, report, manifest)
-
-
-def _save(model: Any, path: Path) -> None:
-    """Writes what the model computes in inference as a SavedModel.
-
-    Keras's own export leaves it to each layer whether it is trained, and those that augment data say so by default: a
-    SavedModel with a RandomFlip would turn the images that it is served.
-    """
-    from keras.src.export.export_utils import get_input_signature
-
-    def serve(*inputs: Any) -> Any:
-        return model(*inputs, training=False)
-
-    with quiet():
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint("serve", serve, get_input_signature(model))
-        archive.write_out(path, verbose=False)
 
 
 def check_target(directory: Path) -> None:
@@ -129,21 +110,6 @@ def check_target(directory: Path) -> None:
             raise InputError(f"{directory} holds other files: give a directory that is new or an earlier export.")
     elif directory.exists():
         raise InputError(f"{directory} is a file: give a directory that is new or an earlier export.")
-
-
-def _put(part: Path, directory: Path) -> None:
-    """Puts the new directory in the place of the old one, which stays if that fails."""
-    if not directory.exists():
-        part.rename(directory)
-        return
-    old = part.with_suffix(".old")
-    directory.rename(old)
-    try:
-        part.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old)
 
 
 def _verification(report: CompileReport) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from maskc.errors import InputError
@@ -18,10 +19,12 @@ from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
 from maskc.train.running.fine_tune import Distiller
-from maskc.train.running.loop import Loop, Monitor, Position
+from maskc.train.running.loop import Loop, Monitor, Position, Shrinking
 from maskc.train.running.replicas import is_chief, placed
 from maskc.train.running.stepping import as_epochs, explained
 from maskc.train.selection.pruner import diverged
+from maskc.train.shrinking.carry_over import carried_over
+from maskc.train.shrinking.shrink import rebuild
 from maskc.train.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
@@ -49,6 +52,9 @@ class PruningTrainer:
         pruning_burn_in: updates before pruning starts.
         pruning_flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.
         pruning_decay: of the moving average of signals, from 0 on and less than 1.
+        pruning_shrink_every: updates between two times that training goes on with the smaller model, so that it gets
+            faster as channels go; see `shrink`. `model` and `optimizer` are then those of the smaller model, and
+            `optimizer.history` begins anew. With 0 that is never done.
         pruning: further arguments of `PruningOptimizer`, by name.
         monitor: early stop; epochs count for it once the target is reached.
         teacher: a Keras model of the same outputs, to distill from (see `distill`); usually the unpruned model.
@@ -81,6 +87,7 @@ class PruningTrainer:
         pruning_burn_in: int = BURN_IN,
         pruning_flops_target: float = FLOPS_TARGET,
         pruning_decay: float = DECAY,
+        pruning_shrink_every: int = 0,
         pruning: Mapping[str, Any] | None = None,
         monitor: Monitor | None = None,
         teacher: Any = None,
@@ -97,6 +104,8 @@ class PruningTrainer:
             )
         if checkpoint_every < 1 or summary_every < 1:
             raise InputError("checkpoint_every and summary_every must be at least 1.")
+        if pruning_shrink_every < 0:
+            raise InputError("pruning_shrink_every must be at least 1, or 0 for never.")
         self.model, self.loss, self.metrics = model, loss, metrics
         self.directory = Path(directory)
         self.teacher, self._distillation = teacher, dict(distillation or {})
@@ -113,6 +122,7 @@ class PruningTrainer:
             **(pruning or {}),
         }
         self.optimizer = self.get_train_op()
+        self._shrink_every = pruning_shrink_every
         self._phases: dict[str, Position] = {}
 
     def get_train_op(self) -> PruningOptimizer:
@@ -207,10 +217,9 @@ class PruningTrainer:
     def _run(
         self, phase: str, title: str, optimizer: Any, data: Any, validation: Any, epochs: int, resume: bool
     ) -> Position:
-        with self.model.distribute_strategy.scope():
-            model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
-            model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
+        model = self._compiled(optimizer)
         pruning = optimizer is self.optimizer
+        shrinking = Shrinking(self._shrink_every, self._shrink, lambda path: self.model.save(path), self._load)
         tuning = self.directory / FINE_TUNING / "checkpoints"
         loop = Loop(
             model,
@@ -221,6 +230,7 @@ class PruningTrainer:
             # What was fine-tuned after an earlier end of training is void when training goes on.
             begins=(lambda: checkpoints.clear(tuning, 0)) if pruning else (lambda: None),
             title=title,
+            shrinking=shrinking if pruning and self._shrink_every else None,
             **self._every,
         )
         batches = as_epochs(data, self._batch_size, self._seed)
@@ -229,6 +239,34 @@ class PruningTrainer:
             position = loop.run(batches, held_out, epochs, resume)
         self._phases[phase] = position
         return position
+
+    def _compiled(self, optimizer: Any) -> Any:
+        with self.model.distribute_strategy.scope():
+            model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
+            model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
+        return model
+
+    def _shrink(self) -> tuple[Any, int | None] | None:
+        """Goes on with the smaller model, if channels were pruned since the last time."""
+        self.optimizer.prune_if_due()
+        pruned = sum(int(np.sum(np.asarray(layer.mask) == 0)) for layer in mask_layers(self.model))
+        if not pruned:
+            return None
+        rebuilt = rebuild(self.model, keep_masks=True)
+        if rebuilt.model.count_params() == self.model.count_params():
+            return None
+        with self.model.distribute_strategy.scope():
+            self.optimizer = carried_over(self.optimizer, rebuilt.model, rebuilt.successors)
+        self.model = rebuilt.model
+        return self._compiled(self.optimizer), self.optimizer.settings.flops_before
+
+    def _load(self, path: Path, flops_before: int | None) -> Any:
+        """The smaller model in a file, compiled."""
+        with self.model.distribute_strategy.scope():
+            self.model = keras.models.load_model(path, compile=False)
+            inner = placed(self._inner.from_config(self._inner.get_config()), self.model.distribute_strategy)
+            self.optimizer = PruningOptimizer(inner, **self._settings, flops_before=flops_before)
+        return self._compiled(self.optimizer)
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
         layers = mask_layers(self.model)
@@ -244,5 +282,6 @@ PRUNING_FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("iter", int, ITER, "A feature is pruned every so many updates."),
     ("burn_in", int, BURN_IN, "Updates before pruning starts."),
     ("flops_target", float, FLOPS_TARGET, "FLOPs per example at which pruning stops; up to 1, a fraction of them."),
+    ("shrink_every", int, 0, "Updates after which training goes on with the smaller model; 0 for never."),
     ("decay", float, DECAY, "Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates."),
 )

@@ -61,13 +61,15 @@ class TensorFlowModel:
             raise RunError(f"TensorFlow fails on {self.name}: {in_brief(error)}.") from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}
 
-    def to_onnx(self) -> ModelProto:
+    def to_onnx(self, rearranged: bool = True) -> ModelProto:
         """The same function as a valid ONNX model.
 
-        Input and output names are kept, and unknown leading dimensions are named `batch`. Raises `InputError`
+        Input and output names are kept, and unknown leading dimensions are named `batch`. Unless it may be
+        `rearranged`, each tensor is read by those that read it in TensorFlow, in the same layout. Raises `InputError`
         when an operator has no ONNX form that tf2onnx knows.
         """
-        model = _convert(self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide))
+        source = self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide)
+        model = _convert(source, rearranged)
         _declare_outputs(model, dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False)))
         _name_unknown(model)
         foreign = _foreign_operators(model)
@@ -102,8 +104,8 @@ def placeholders(function: Any) -> list[str]:
     return [tensor.name for tensor in function.inputs if tensor.name not in captured]
 
 
-def _convert(source: TensorFlowModel) -> ModelProto:
-    """Freeze the function and run tf2onnx's converter and optimizers over it."""
+def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
+    """Freeze the function and run tf2onnx's converter and, where it may be rearranged, optimizers over it."""
     tf = import_tensorflow()
     from tf2onnx import optimizer, tf_loader, utils
     from tf2onnx.tfonnx import process_tf_graph
@@ -117,13 +119,13 @@ def _convert(source: TensorFlowModel) -> ModelProto:
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
 
-    def converted(careful: bool) -> ModelProto:
+    def run(careful: bool) -> ModelProto:
         # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
         # same bytes.
         utils.INTERNAL_NAME = 1
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
-            unoptimized = process_tf_graph(
+            converted = process_tf_graph(
                 graph,
                 opset=OPSET,
                 input_names=inputs,
@@ -133,10 +135,11 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 tensors_to_rename=renamed,
             )
         for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
-            sort(unoptimized)
-            step(unoptimized)
-        optimized = optimizer.optimize_graph(unoptimized, catch_errors=careful, optimizers=optimizers())
-        model: ModelProto = optimized.make_model(source.name)
+            sort(converted)
+            step(converted)
+        if rearranged:
+            converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=optimizers())
+        model: ModelProto = converted.make_model(source.name)
         return model
 
     failed: list[str] = []
@@ -146,10 +149,10 @@ def _convert(source: TensorFlowModel) -> ModelProto:
                 frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
             frozen = functions.inlined(frozen, inputs, outputs)
             try:
-                model = converted(careful=False)
+                model = run(careful=False)
             except Exception:
                 # An optimizer that fails is skipped only at the price of copying all weights before each one.
-                model = converted(careful=True)
+                model = run(careful=True)
     except Exception as error:
         where = f"layer '{_layer(failed[0])}', " if failed else ""
         raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error

@@ -6,6 +6,7 @@ import importlib
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
+
+#: the name of the output that `from_model` adds
+WATCHED = "maskc_watched"
 
 
 def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
@@ -30,7 +34,12 @@ def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
 
 
 def read(path: Path) -> TensorFlowModel:
-    """Load a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError` when that fails."""
+    """The function of a `.keras` or `.h5` file; see `load`."""
+    return from_model(load(path), name=str(path))
+
+
+def load(path: Path) -> Any:
+    """The `keras.Model` of a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError`."""
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
     import_tensorflow()
@@ -53,11 +62,20 @@ def read(path: Path) -> TensorFlowModel:
             f"{path} cannot be loaded as a Keras model: {in_brief(error)}. "
             "Import the modules that define its own layers first, or export it as a SavedModel."
         ) from error
-    return from_model(model, name=str(path))
+    return model
 
 
-def from_model(model: Any, name: str = "The Keras model", any_batch: bool = False) -> TensorFlowModel:
-    """Trace a live `keras.Model` for inference; `any_batch` as for `to_onnx`."""
+def from_model(
+    model: Any,
+    name: str = "The Keras model",
+    any_batch: bool = False,
+    watched: Callable[[], Sequence[Any]] = tuple,
+) -> TensorFlowModel:
+    """Trace a live `keras.Model` for inference; `any_batch` as for `to_onnx`.
+
+    watched: what it returns after the model was called stays in the graph; the output `WATCHED`, after the model's own,
+    is a vector of the sums of these tensors. (Each as an output takes tf2onnx time by the square of their number.)
+    """
     tf = import_tensorflow()
     import keras
 
@@ -78,14 +96,18 @@ def from_model(model: Any, name: str = "The Keras model", any_batch: bool = Fals
 
     def call(*arguments: Any) -> Any:
         packed = keras.tree.pack_sequence_as(structure, list(arguments))
-        return keras.tree.flatten(model(packed, training=False))
+        outputs = keras.tree.flatten(model(packed, training=False))
+        sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in watched()]
+        return [*outputs, tf.stack(sums)] if sums else outputs
 
     try:
         with quiet():
             function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
     except Exception as error:
         raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
-    return TensorFlowModel(name, model, function, function, tuple(names), tuple(_output_names(model)), keras3=True)
+    outputs = _output_names(model)
+    outputs += [WATCHED] * (len(function.outputs) - len(outputs))
+    return TensorFlowModel(name, model, function, function, tuple(names), tuple(outputs), keras3=True)
 
 
 def reason(error: Exception) -> str:

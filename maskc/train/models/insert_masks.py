@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import layers
-from keras.src.models import Functional
 from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.keras import reason
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
+from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
+from maskc.train.models.calls import calls, functional, gives, is_functional, last_calls, nodes
+from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.errors import GraphError
 from passes.model.inputs import bind
 
 Place = Literal["activation", "layer"] | Callable[[Any], bool]
 
-#: they share a scale among channels, or change their number, or are none
-_NOT_BY_ELEMENT = {"softmax", "log_softmax", "sparsemax", "glu", "linear"}
-_ACTIVATIONS = {name for name in dir(keras.activations) if name.islower()} - _NOT_BY_ELEMENT
-_ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
-
-
-def _of_every_rank(*names: str) -> tuple[Any, ...]:
-    """Keras's layers of these names, which have the number of axes in them."""
-    found = (getattr(layers, name.format(rank), None) for name in names for rank in (1, 2, 3))
-    return tuple(layer for layer in found if layer is not None)
-
-
 #: a channel of what comes out depends on that channel of what goes in, by itself
-_CHANNEL_BY_CHANNEL = _of_every_rank(
+_CHANNEL_BY_CHANNEL = of_every_rank(
     "DepthwiseConv{}D", "ZeroPadding{}D", "Cropping{}D", "MaxPooling{}D", "AveragePooling{}D", "UpSampling{}D"
 )
 _CHANNEL_BY_CHANNEL += (layers.BatchNormalization, layers.Dropout, layers.SpatialDropout2D, layers.Activation)
-_CHANNEL_BY_CHANNEL += _ACTIVATION_LAYERS
+_CHANNEL_BY_CHANNEL += ACTIVATION_LAYERS
 
-_WEIGHTED = _of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "SeparableConv{}D")
+_WEIGHTED = of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "SeparableConv{}D")
 _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
 
@@ -72,7 +60,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
         InputError: if the model is of another kind or cannot be converted, if it has masks already, or if there is
             no place.
     """
-    if not isinstance(model, (Functional, keras.Sequential)) or not model.built:
+    if not is_functional(model) or not model.built:
         raise InputError(
             "prunable needs a functional or Sequential model whose inputs are known, and "
             f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer after each layer that may "
@@ -114,11 +102,7 @@ def _activates(operation: Any) -> bool:
     operation = _inside(operation)
     if has_heads(operation):
         return True
-    function = getattr(operation, "activation", None)
-    if function is not None:
-        return getattr(function, "__name__", "custom") not in _NOT_BY_ELEMENT
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
-    return name in _ACTIVATIONS or isinstance(operation, _ACTIVATION_LAYERS)
+    return activates(operation)
 
 
 def _inside(operation: Any) -> Any:
@@ -147,32 +131,32 @@ class _Copy:
         self._originals: dict[int, int] = {}  # the other way round
         self._calls: Counter[int] = Counter()
         self._inside_repeated = False
-        self._bare = _last_calls(model)
+        self._bare = last_calls(model)
         self._called: Counter[int] = Counter()
         self.model = self._graph(model)
         self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
 
     def _graph(self, model: Any) -> Any:
-        graph = _functional(model)
-        self._calls.update(id(node.operation) for node in _nodes(graph))
+        graph = functional(model)
+        self._calls.update(id(node.operation) for node in nodes(graph))
         self._bare |= _masked_later(graph, self._chosen)
         copy = keras.models.clone_model(graph, clone_function=self._operation, call_function=self._call)
         for old in graph.operations:
             if id(old) in self._copies and isinstance(old, keras.Layer) and not isinstance(old, keras.Model):
-                _take_weights(self._copies[id(old)], old)
+                take_weights(self._copies[id(old)], old)
         copy.name, copy.trainable = model.name, model.trainable
         return copy
 
     def _operation(self, operation: Any) -> Any:
         if id(operation) in self._copies:
             return self._copies[id(operation)]
-        if isinstance(operation, (Functional, keras.Sequential)):
+        if is_functional(operation):
             outside, self._inside_repeated = self._inside_repeated, self._calls[id(operation)] > 1
             self._inside_repeated |= outside
             copy = self._graph(operation)
             self._inside_repeated = outside
         else:
-            copy = self._with_head_mask(operation) or _copied(operation)
+            copy = self._with_head_mask(operation) or copied(operation)
         self._copies[id(operation)] = copy
         self._originals[id(copy)] = id(operation)
         return copy
@@ -209,66 +193,25 @@ class _Copy:
         return mask(outputs)
 
 
-def _copied(operation: Any) -> Any:
-    try:
-        return type(operation).from_config(operation.get_config())
-    except Exception as error:
-        raise InputError(
-            f"The layer {operation.name!r} cannot be copied by its configuration: {reason(error)}. A "
-            f"{type(operation).__name__} needs a get_config that tells all of its arguments, and functions that are "
-            "registered with Keras."
-        ) from error
-
-
-def _functional(model: Any) -> Any:
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def _nodes(graph: Any) -> list[Any]:
-    """The calls in a functional model, in the order in which Keras makes them again."""
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
-
-
-def _calls(graph: Any) -> Iterator[tuple[Any, tuple[int, int]]]:
-    """The same, each with the id of its operation and which of the operation's calls it is, from 1."""
-    called: Counter[int] = Counter()
-    for node in _nodes(graph):
-        called[id(node.operation)] += 1
-        yield node, (id(node.operation), called[id(node.operation)])
-
-
-def _gives(node: Any, graph: Any) -> bool:
-    """Whether a call gives a functional model one of its outputs."""
-    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
-    return any(id(tensor) in outputs for tensor in node.outputs)
-
-
-def _last_calls(model: Any) -> set[tuple[int, int]]:
-    """The calls that give a model its outputs."""
-    graph = _functional(model)
-    return {call for node, call in _calls(graph) if _gives(node, graph)}
-
-
 def _masked_later(graph: Any, chosen: Callable[[Any], bool]) -> set[tuple[int, int]]:
     """The calls whose channels go with those of a chosen call after them, which alone reads them, each by itself.
 
     A second mask there would cost its time, and count the importance of a channel twice.
     """
     readers: dict[int, list[Any]] = {}
-    for node in _nodes(graph):
+    for node in nodes(graph):
         for tensor in node.input_tensors:
             readers.setdefault(id(tensor), []).append(node)
 
     def goes_later(node: Any) -> bool:
-        if len(node.outputs) != 1 or _gives(node, graph):
+        if len(node.outputs) != 1 or gives(node, graph):
             return False
         reading = readers.get(id(node.outputs[0]), [])
-        if len(reading) != 1 or not _by_channel(reading[0]) or _gives(reading[0], graph):
+        if len(reading) != 1 or not _by_channel(reading[0]) or gives(reading[0], graph):
             return False
         return chosen(reading[0].operation) or goes_later(reading[0])
 
-    return {call for node, call in _calls(graph) if goes_later(node)}
+    return {call for node, call in calls(graph) if goes_later(node)}
 
 
 def _by_channel(node: Any) -> bool:
@@ -278,22 +221,12 @@ def _by_channel(node: Any) -> bool:
         return False
     if isinstance(operation, layers.BatchNormalization):
         return operation.axis in (-1, rank - 1)
-    function = getattr(operation, "activation", None)
-    known = function is None or getattr(function, "__name__", "custom") in {*_ACTIVATIONS, "linear"}
-    return known and isinstance(operation, _CHANNEL_BY_CHANNEL)
+    return by_element(getattr(operation, "activation", None)) and isinstance(operation, _CHANNEL_BY_CHANNEL)
 
 
 def _maskable(outputs: Any) -> bool:
     shape: tuple[int | None, ...] = getattr(outputs, "shape", ())
     return len(shape) > 1 and shape[-1] not in (None, 1) and keras.backend.is_float_dtype(outputs.dtype)
-
-
-def _take_weights(copy: Any, old: Any) -> None:
-    own = [layer for layer in copy._flatten_layers() if not isinstance(layer, MaskLayer)]
-    for mine, theirs in zip(own, old._flatten_layers(), strict=True):
-        store: dict[str, Any] = {}
-        theirs.save_own_variables(store)
-        mine.load_own_variables(store)
 
 
 def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:

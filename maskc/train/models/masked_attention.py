@@ -58,3 +58,8 @@ def with_head_mask(layer: Any) -> Any:
     """Returns a new layer with the configuration of an attention layer, and a mask on its heads; None for any other."""
     kind = _MASKED.get(type(layer))
     return None if kind is None else kind.from_config(layer.get_config())
+
+
+def without_head_mask(layer: Any) -> Any:
+    """The class of a layer without the mask on its heads; None if it has none."""
+    return next((kind for kind, masked in _MASKED.items() if type(layer) is masked), None)

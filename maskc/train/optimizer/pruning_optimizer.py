@@ -58,6 +58,8 @@ class PruningOptimizer(Wrapping):
             signal does not depend on which. "auto" looks at the loss that the model was compiled with.
         sizes: of an example, to count FLOPs at, where the model's input leaves some open: `(224, 224, 3)`, or one for
             each input, in a list or by name.
+        flops_before: FLOPs without masks that a fraction and a schedule go by, where this model is what is left of a
+            larger one; by default those of the model.
         model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
 
     In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
@@ -101,6 +103,7 @@ class PruningOptimizer(Wrapping):
         seed: int = 0,
         loss_reduction: Reduction | Literal["auto"] = "auto",
         sizes: Any = None,
+        flops_before: int | None = None,
         model: Any = None,
         name: str = "pruning_optimizer",
     ) -> None:
@@ -126,6 +129,7 @@ class PruningOptimizer(Wrapping):
             seed,
             loss_reduction,
             sizes,
+            flops_before,
         )
         if model is not None and not isinstance(model, keras.Model):
             raise InputError(f"model must be a Keras model, not {type(model).__name__}.")
@@ -448,6 +452,11 @@ class PruningOptimizer(Wrapping):
         """Makes an optimizer from `get_config`'s dictionary."""
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})
+
+    def for_shrunk_model(self) -> PruningOptimizer:
+        """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
+        before = self.settings.flops_before if self._pruner is None else self._pruner.before
+        return PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
 
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""

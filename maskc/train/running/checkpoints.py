@@ -49,18 +49,13 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     Raises:
         InputError: if the file cannot be read, or is of another model or optimizer.
     """
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        state: dict[str, Any] = json.loads(arrays.pop("state").tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
+    arrays, state = _read(path)
     variables = _variables(model)
     stores: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         if name.startswith("optimizer/"):
-            _, index, key = name.split("/", 2)
-            stores.setdefault(index, {})[key] = array
+            _, position, key = name.split("/", 2)
+            stores.setdefault(position, {})[key] = array
     weights = [array for name, array in arrays.items() if name.startswith("weight/")]
     fits = [array.shape for array in weights] == [tuple(variable.shape) for variable in variables]
     optimizers = list(_optimizers(model))
@@ -74,6 +69,28 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     for index, optimizer in enumerate(optimizers):
         optimizer.load_own_variables(stores.get(str(index), {}))
     return state
+
+
+def belongs(path: Path, model: Any) -> bool:
+    """Whether a checkpoint is of a model with weights of these shapes. Raises InputError if it cannot be read."""
+    arrays, _ = _read(path)
+    shapes = [tuple(variable.shape) for variable in model.variables]
+    saved = [arrays.get(f"weight/{number}") for number in range(len(shapes))]
+    return shapes == [None if array is None else array.shape for array in saved]
+
+
+def state(path: Path) -> dict[str, Any]:
+    """Returns the `state` in a checkpoint. Raises InputError if it cannot be read."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(arrays.pop("state").tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
 
 
 def latest(directory: Path) -> Path | None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from maskc import progress
 from maskc.errors import InputError
 from maskc.train.running import checkpoints
@@ -21,6 +23,9 @@ from maskc.train.summaries import Summaries
 
 # Checkpoints that are kept of a run.
 KEPT = 3
+
+# Models that were shrunk, beside their checkpoints, by the updates made until then.
+_STRUCTURE = "model-{:08d}.keras"
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Position:
         waited: epochs since then.
         counts: whether the last epoch counted for early stop: while pruning, whether the target was reached.
         done: whether the run came to its end.
+        flops_before: FLOPs without masks of the model that training began with, where it was shrunk since.
         metrics: of the last epoch that was completed (at the end of early stop: of the best one), by name; those of
             validation begin with `val_`.
     """
@@ -46,6 +52,7 @@ class Position:
     waited: int = 0
     counts: bool = False
     done: bool = False
+    flops_before: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,6 +79,22 @@ class Monitor:
         return value > best if more and self.mode != "min" else value < best
 
 
+@dataclass(frozen=True)
+class Shrinking:
+    """How a run goes on with a smaller model every so many updates.
+
+    Attributes:
+        every: updates from one to the next; it is done when channels were pruned since the last.
+        shrink: makes the smaller model and returns it compiled, and the FLOPs that pruning began with.
+        save: writes the present model, from which `load` makes it again with these FLOPs, compiled.
+    """
+
+    every: int
+    shrink: Callable[[], tuple[Any, int | None] | None]
+    save: Callable[[Path], None]
+    load: Callable[[Path, int | None], Any]
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was interrupted; the checkpoint holds all that was done."""
 
@@ -88,6 +111,7 @@ class Loop:
         monitor: when to stop early; by default never.
         summarize: writes more summaries at a step.
         counts: whether an epoch counts for early stop already.
+        shrinking: when to go on with a smaller model; by default never.
         begins: called when it is clear that there is something to train.
         title: what the run is called where its progress is shown.
 
@@ -101,6 +125,7 @@ class Loop:
     monitor: Monitor | None = None
     summarize: Callable[[Summaries, int], None] = lambda summaries, step: None
     counts: Callable[[], bool] = lambda: True
+    shrinking: Shrinking | None = None
     begins: Callable[[], None] = lambda: None
     title: str = "Training"
 
@@ -122,6 +147,7 @@ class Loop:
         prepare(self.model, train, validation)
         found = checkpoints.latest(self.checkpoints) if resume else None
         if found is not None:
+            self._take_structure(found, train, validation)
             self._warm_up(train)
             self.position = Position(**checkpoints.restore(found, self.model))
         position = self.position
@@ -145,7 +171,7 @@ class Loop:
                 while position.epoch < epochs and not self._stopped():
                     title = f"{self.title}, epoch {position.epoch + 1} of {epochs}"
                     with progress.stage(title, self._batches) as stage:
-                        self._epoch(train, summaries, asked, stage)
+                        self._epoch(train, validation, summaries, asked, stage)
                     self._end_epoch(validation, summaries)
                     if not (position.epoch >= epochs or self._stopped()):
                         self._save()
@@ -176,13 +202,18 @@ class Loop:
             )
 
     def _epoch(
-        self, train: Epochs, summaries: Summaries | None, asked: Callable[[], bool], stage: progress.Stage
+        self,
+        train: Epochs,
+        validation: Epochs | None,
+        summaries: Summaries | None,
+        asked: Callable[[], bool],
+        stage: progress.Stage,
     ) -> None:
         """Trains on what is left of the present epoch."""
-        model, position = self.model, self.position
+        position = self.position
         if not position.batch:
-            model.reset_metrics()
-        for done, logs in steps(model, train(position.epoch, position.batch)):
+            self.model.reset_metrics()
+        for done, logs in self._steps(train, validation):
             before = position.step
             position.batch += done
             position.step += done
@@ -199,6 +230,47 @@ class Loop:
             if position.step // self.checkpoint_every > before // self.checkpoint_every:
                 self._save()
         self._batches = position.batch
+
+    def _steps(self, train: Epochs, validation: Epochs | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The steps of what is left of the epoch, of smaller and smaller models."""
+        position, ended = self.position, False
+        while not ended:
+            ended = True
+            before = position.step
+            for done, logs in steps(self.model, train(position.epoch, position.batch)):
+                yield done, logs
+                # The best weights so far are those of the present model.
+                every = self.shrinking.every if self.shrinking is not None and position.best is None else 0
+                if every and position.step // every > before // every and self._shrink(train, validation):
+                    ended = False
+                    break
+
+    def _shrink(self, train: Epochs, validation: Epochs | None) -> bool:
+        """Goes on with a smaller model, if there is one."""
+        assert self.shrinking is not None
+        found = self.shrinking.shrink()
+        if found is None:
+            return False
+        metrics = [np.asarray(variable) for variable in self.model.metrics_variables]
+        self.model, self.position.flops_before = found
+        prepare(self.model, train, validation)
+        for variable, value in zip(self.model.metrics_variables, metrics, strict=False):
+            variable.assign(value)
+        if self.writes:
+            self.shrinking.save(self.checkpoints / _STRUCTURE.format(self.position.step))
+        self._save()
+        return True
+
+    def _take_structure(self, found: Path, train: Epochs, validation: Epochs | None) -> None:
+        """Goes on with the model that a checkpoint is of, where that was shrunk."""
+        if self.shrinking is None or checkpoints.belongs(found, self.model):
+            return
+        before = checkpoints.state(found).get("flops_before")
+        for path in sorted(self.checkpoints.glob(_STRUCTURE.format(0).replace("0", "?")), reverse=True):
+            self.model = self.shrinking.load(path, before)
+            prepare(self.model, train, validation)
+            if checkpoints.belongs(found, self.model):
+                return
 
     def _end_epoch(self, validation: Epochs | None, summaries: Summaries | None) -> None:
         """Validates, and sees whether this was the best epoch so far."""

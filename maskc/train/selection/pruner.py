@@ -58,6 +58,7 @@ class Pruner:
     Attributes:
         target: the FLOPs to reach.
         flops: FLOPs at the masks found in the model.
+        before: FLOPs without masks, of a larger model if this is what is left of one.
         names: names of the prunable masks.
         failure: what a decision failed at; None if none did.
         raises: whether a decision that fails raises that; else somebody else does, who looks at `failure`.
@@ -98,8 +99,9 @@ class Pruner:
         self._groups = grouped(self._cost.layers, coupled, prunable)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         self._savings = Savings(self._cost, self._groups, self._past(masks), self._full)
+        self.before = settings.flops_before or self._full
         target = settings.flops_target
-        self.target = int(target * self._full if target <= 1 else target)
+        self.target = int(target * self.before if target <= 1 else target)
         self._floor = self._fewest(masks) if self.target or settings.schedule else 0
         if self.target and self._floor > self.target:
             hint = " Up to 1 it is a fraction of the FLOPs without masks." if 1 < target <= 100 else ""
@@ -107,7 +109,7 @@ class Pruner:
                 f"flops_target cannot be reached: with {settings.min_channels} channel(s) left in every mask "
                 f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
             )
-        if self.target > self._full:
+        if self.target > self.before:
             warnings.warn(
                 f"flops_target is {self.target:,}, and the model has {self._full:,} FLOPs without masks: nothing will "
                 "be pruned.",
@@ -239,7 +241,7 @@ class Pruner:
                 return masks
             return self._savings.remove([chosen])
         asked = max(self.target, self._floor)
-        asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self._full, asked)
+        asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self.before, asked)
         while self.flops > asked:
             # What a group saves changes as others are removed, so each round closes no more than half of what is left.
             half, saved, order = (self.flops - asked) / 2, 0.0, []

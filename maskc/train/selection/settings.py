@@ -44,6 +44,7 @@ class Settings:
     seed: int
     loss_reduction: Reduction | Literal["auto"]
     sizes: Any = None
+    flops_before: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical(self.method))
@@ -61,6 +62,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        before = self.flops_before
+        if before is not None and (not is_number(before) or before <= 0):
+            raise InputError(f"flops_before must be a number of FLOPs, not {before!r}.")
         check_decay(self.decay)
         target = self.flops_target
         if target is not None and (not is_number(target) or target < 0):

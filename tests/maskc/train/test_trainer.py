@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import maskc
 from maskc.errors import InputError, MaskcError
-from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, write_records
+from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, computational_cost, write_records
 from maskc.train.data.parsing import model_inputs
 from maskc.train.export import export_model
 from maskc.train.mask_layer import mask_layers
@@ -112,6 +112,32 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: 
     assert [v.numpy().tolist() for v in second.optimizer.variables] == [
         v.numpy().tolist() for v in whole.optimizer.variables
     ]
+
+
+def widths(model: Any) -> list[int]:
+    return [layer.mask.shape[0] for layer in mask_layers(model)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
+def test_it_goes_on_with_the_smaller_model(files: Path, tmp_path: Path) -> None:
+    """It prunes towards the same FLOPs, and goes on exactly where it was interrupted with a smaller model."""
+    shrinking = {"pruning_iter": 1, "pruning_shrink_every": 12}
+    whole = trainer(tmp_path / "whole", **shrinking)
+    before, sizes = whole.model.count_params(), widths(whole.model)
+    whole.train(records(files), epochs=4)
+    assert whole.reached and whole.model.count_params() < before and widths(whole.model) < sizes
+    full = computational_cost(network()).flops()
+    assert whole.flops <= full / 2 and whole.optimizer.settings.flops_before == full
+    assert whole.export_model(tmp_path / "exported").flops == whole.flops
+    parts = tmp_path / "parts"
+    with pytest.raises(Interrupted):
+        trainer(parts, **shrinking).train(interrupting(records(files), 2, 3), epochs=4)
+    second = trainer(parts, **shrinking)
+    assert second.train(records(files), epochs=4).step == 28
+    assert widths(second.model) == widths(whole.model)
+    for expected, found in zip(weights(whole.model), weights(second.model), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.slow

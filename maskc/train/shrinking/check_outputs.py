@@ -1,0 +1,65 @@
+"""The smaller model run beside the one that it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from maskc.errors import NotEquivalentError
+from maskc.frontend.tensorflow.keras import WATCHED, from_model
+from maskc.runtime import random_inputs
+from maskc.runtime.random_inputs import Inputs
+from maskc.train.shrinking.known_channels import Known
+from maskc.verification.error_statistics import epsilon, farthest
+from maskc.verification.tolerance import NOISE_FACTOR, ROUNDINGS, TENSORFLOW_FACTOR
+
+_SAMPLES = 3
+
+
+def check_outputs(model: Any, small: Any, known: Known) -> None:
+    """Runs both models on a few random inputs, in inference.
+
+    Raises:
+        NotEquivalentError: if outputs differ by more than rounding.
+        NotComparableError: if the model runs on no input that could be made for it.
+    """
+    other = from_model(small, name=f"The smaller model {small.name!r}")
+    own = [name for name in known.traced.outputs if name != WATCHED]
+
+    def outputs(inputs: Inputs) -> dict[str, Any]:
+        found = known.traced.run(inputs)
+        return {name: found[name] for name in own}
+
+    ports = random_inputs.ports(known.graph)
+    layers = list(model._flatten_layers())
+    coarsest = max((_epsilon(layer.compute_dtype) for layer in layers), default=_epsilon("float32"))
+    # kernels for other numbers of channels sum in other orders
+    allowed = TENSORFLOW_FACTOR * ROUNDINGS * coarsest * np.sqrt(len(layers))
+    for label, inputs in random_inputs.generate(ports, random_inputs.plan(ports, outputs, 0), _SAMPLES, 0):
+        expected = outputs(inputs)
+        actual = dict(zip(own, other.run(dict(zip(other.inputs, inputs.values(), strict=True))).values(), strict=True))
+        error = farthest(expected, actual)
+        if error > allowed and error > NOISE_FACTOR * farthest(expected, outputs(_rounded(inputs, coarsest))):
+            raise NotEquivalentError(
+                f"The smaller model of {model.name!r} differs from it by {error:.1e} of the scale of its outputs, on "
+                f"{label} inputs, where rounding explains {allowed:.1e}. This is a fault of maskc: please report it."
+            )
+
+
+def _epsilon(dtype: Any) -> float:
+    try:
+        return epsilon(np.dtype(dtype))
+    except (TypeError, ValueError):
+        return 2.0**-7 if dtype == "bfloat16" else 0.0
+
+
+def _rounded(inputs: Inputs, by: float) -> Inputs:
+    """Inputs as far from the given ones as rounding might bring them."""
+    rng = np.random.default_rng(0)
+    return {
+        name: (array * (1 + by * rng.choice((-1, 1), array.shape))).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in inputs.items()
+    }

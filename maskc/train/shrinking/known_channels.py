@@ -1,0 +1,219 @@
+"""What the compiler's analysis knows of the channels of a Keras model's tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import onnx_graphsurgeon as gs
+import tensorflow as tf
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.frontend.tensorflow.keras import WATCHED, from_model
+from maskc.train.models.calls import functional, is_functional
+from passes.analysis import dataflow
+from passes.model.prepare import checked
+from passes.rewriting.channel_facts import Facts
+from passes.simplify import dead_code
+
+Mask = NDArray[np.bool_]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """What is known of a tensor's channels, which are the slices of its last axis.
+
+    Attributes:
+        live: bool `(channels,)`: an output of the model depends on them and they are not one constant.
+        constant: bool `(channels,)`: they hold `value` at all places, whatever the input.
+        value: `(channels,)`, in the tensor's dtype; 0 where a channel is not constant. What is neither live nor
+            constant is read by nothing that an output depends on, so that 0 does for it as well.
+    """
+
+    live: Mask
+    constant: Mask
+    value: Array
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return self.live.size
+
+    @property
+    def nonzero(self) -> Mask:
+        """Constant channels that are not zero."""
+        return np.asarray(self.constant & (self.value != 0))
+
+    @staticmethod
+    def unknown(size: int, dtype: Any = np.float32) -> Channels:
+        """All live."""
+        return Channels(np.ones(size, bool), np.zeros(size, bool), np.zeros(size, dtype))
+
+    @staticmethod
+    def merged(several: Sequence[Channels]) -> Channels:
+        """What holds for a tensor that is each of these in turn: of the calls of one layer, say."""
+        first = several[0]
+        if len(several) == 1:
+            return first
+        same = np.logical_and.reduce([c.constant & (c.value == first.value) for c in several])
+        unread = np.logical_and.reduce([~c.live & ~c.constant for c in several])
+        return Channels(~same & ~unread, same, np.where(same, first.value, 0).astype(first.value.dtype))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        inputs, outputs: what is known of its tensors, flattened; None for those without channels.
+        shapes: of the inputs and the outputs, None where a size is open.
+    """
+
+    inputs: tuple[Channels | None, ...]
+    outputs: tuple[Channels | None, ...]
+    shapes: tuple[tuple[tuple[int | None, ...], ...], tuple[tuple[int | None, ...], ...]]
+
+
+#: by the id of a layer or operation: its calls in the order in which they are made when the model is called once
+Calls = Mapping[int, Sequence[Call]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model: of the calls in it, by its graph in ONNX, which was made of the traced function."""
+
+    calls: Calls
+    graph: ModelProto
+    traced: TensorFlowModel
+
+
+def known_channels(model: Any) -> Known:
+    """Analyses the inference graph of a functional or Sequential model with its present weights and masks.
+
+    Models inside of it are looked into; layers that call others are looked at as one.
+
+    Raises:
+        InputError: if the model cannot be converted to ONNX.
+    """
+    recorded: list[tuple[int, list[Any], list[Any]]] = []
+    watched: dict[Any, Any] = {}  # tensors by references to them, which can be keys
+
+    def record(operation: Any, arguments: Any, outputs: Any) -> Any:
+        # The converter merges what layers do, a padding and a convolution, so that the padded tensor is read no more.
+        outputs = keras.tree.map_structure(lambda t: tf.stop_gradient(t) if tf.is_tensor(t) else t, outputs)
+        sides = [[t for t in keras.tree.flatten(side) if tf.is_tensor(t)] for side in (arguments, outputs)]
+        watched.update({tensor.ref(): tensor for tensor in sides[1] if _has_channels(tensor)})
+        recorded.append((id(operation), sides[0], sides[1]))
+        return outputs
+
+    with _recorded(_leaves(model), record):
+        traced = from_model(model, name=f"The model {model.name!r}", watched=lambda: list(watched.values()))
+    graph = traced.to_onnx(rearranged=False)
+    known = dict(zip(watched, _analysed(graph, list(watched.values())), strict=True))
+
+    def channels(tensor: Any) -> Channels | None:
+        if not _has_channels(tensor):
+            return None
+        found = known.get(tensor.ref())
+        return Channels.unknown(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if found is None else found
+
+    calls = defaultdict(list)
+    for operation, *sides in recorded:
+        inputs, outputs = (tuple(map(channels, side)) for side in sides)
+        shapes = [tuple(tuple(t.shape.as_list()) for t in side) for side in sides]
+        calls[operation].append(Call(inputs, outputs, (shapes[0], shapes[1])))
+    return Known(calls, graph, traced)
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    """The layers and operations of a model and of the functional models in it."""
+    for operation in functional(model).operations:
+        if is_functional(operation):
+            yield from _leaves(operation)
+        else:
+            yield operation
+
+
+@contextlib.contextmanager
+def _recorded(operations: Iterator[Any], record: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+    """Lets calls of these return what `record` makes of their arguments and of what they return."""
+
+    def recording(operation: Any) -> Callable[..., Any]:
+        call = operation.call
+
+        @functools.wraps(call)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return record(operation, (args, kwargs), call(*args, **kwargs))
+
+        return wrapper
+
+    changed = list({id(operation): operation for operation in operations}.values())
+    try:
+        for operation in changed:
+            object.__setattr__(operation, "call", recording(operation))
+        yield
+    finally:
+        for operation in changed:
+            vars(operation).pop("call", None)
+
+
+def _has_channels(tensor: Any) -> bool:
+    shape = tensor.shape
+    return shape.rank is not None and shape.rank > 1 and shape[-1] is not None and tensor.dtype.is_floating
+
+
+def _analysed(graph: ModelProto, watched: Sequence[Any]) -> list[Channels | None]:
+    """What is known of watched tensors, in a graph that has them as `from_model` leaves them."""
+    nodes = checked(graph)
+    dead_code.drop_identities(nodes)
+    sums = next((tensor for tensor in nodes.outputs if tensor.name == WATCHED), None)
+    nodes.outputs = [tensor for tensor in nodes.outputs if tensor is not sums]
+    facts = dataflow.analyse(nodes)
+    together = None if sums is None or len(watched) == 1 else _written(sums, "Concat")
+    found: list[Channels | None] = []
+    for part, tensor in zip([sums] if together is None else together.inputs, watched, strict=True):
+        total = _written(part, "ReduceSum")
+        if total is None:  # constants alone were summed, so that it does not matter what the layer is given
+            found.append(None)
+            continue
+        source = total.inputs[0]
+        found.append(_channels(source if tensor.dtype == tf.float32 else source.inputs[0].inputs[0], facts))
+    return found
+
+
+def _written(tensor: gs.Tensor, operator: str) -> gs.Node | None:
+    """The node of this operator that a tensor was made by, of the same elements; None if that is folded."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.op == operator:
+            return node
+        tensor = node.inputs[0]
+    return None
+
+
+def _channels(tensor: gs.Tensor, facts: Facts) -> Channels | None:
+    axis = len(tensor.shape or ()) - 1
+    size = facts.size(tensor, axis) if axis > 0 else None
+    if size is None:
+        return None
+    read = facts.read.get(tensor.name)
+    wanted = np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
+    known = facts.known(tensor, axis)
+    if known is None:
+        constant, value = np.zeros(size, bool), np.zeros(size, tensor.dtype)
+    else:
+        constant, value = known.mask, np.where(known.mask, known.value, 0).astype(tensor.dtype)
+    # Maps, which differ from place to place, are computed, as is what they are made of: nothing reads that, as to the
+    # compiler they are constants.
+    uneven = facts.constant_map.get(tensor.name, {}).get(axis)
+    maps = np.zeros(size, bool) if uneven is None else uneven.mask
+    return Channels((wanted | maps) & ~constant, constant, value)

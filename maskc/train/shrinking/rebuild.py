@@ -1,0 +1,321 @@
+"""A functional Keras model made again with fewer channels, layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from maskc.errors import InputError
+from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.models.calls import functional, is_functional, last_calls, nodes, visits
+from maskc.train.models.copying import copied, take_weights
+from maskc.train.models.masked_attention import without_head_mask
+from maskc.train.shrinking.known_channels import Array, Call, Calls, Channels, Mask
+from maskc.train.shrinking.rules.base import Narrowed, Place, Slicing, at_least_one
+from maskc.train.shrinking.rules.table import narrowed
+from maskc.train.shrinking.select_channels import SelectChannels
+
+
+@dataclass(frozen=True)
+class Successor:
+    """A variable of the smaller model: what it was before, if it was there, and what of that is left."""
+
+    before: Any
+    after: Any
+    sliced: Slicing
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrow:
+    """A tensor of the smaller model: what is known of the one that it stands for, and which channels it has."""
+
+    tensor: Any
+    channels: Channels | None
+    stored: Mask | None
+
+
+class Rebuilt:
+    """The smaller model.
+
+    Attributes:
+        model: functional, with the layers' names, configurations and weights.
+        successors: its variables.
+        differing: names of batch normalisations whose removed channels have other values in training.
+    """
+
+    def __init__(self, model: Any, known: Calls, keep_masks: bool) -> None:
+        self.successors: list[Successor] = []
+        self.differing: set[str] = set()
+        self._known, self._keep_masks = known, keep_masks
+        self._visits = visits(model)
+        self._nodes, self._everywhere = _places(model)
+        self._grouped = _in_groups(model, known) if keep_masks else {}
+        self._called: Counter[int] = Counter()
+        self._copies: dict[int, Any] = {}
+        self._selected: dict[tuple[int, bytes], Any] = {}
+        self._names = {layer.name for layer in model._flatten_layers()}
+        self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
+
+    def _rebuilt(self, model: Any, given: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
+        """A model whose inputs have the channels of what it is given, and what it returns; all channels if `whole`."""
+        graph = functional(model)
+        inputs = [_input(tensor, narrow) for tensor, narrow in zip(graph.inputs, given, strict=True)]
+        last = last_calls(graph) if whole else set()
+        called: Counter[int] = Counter()
+
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            called[id(operation)] += 1
+            step = self._nested if is_functional(operation) else self._leaf
+            return step(operation, args, kwargs, (id(operation), called[id(operation)]) in last)
+
+        narrows = [replace(narrow, tensor=tensor) for narrow, tensor in zip(given, inputs, strict=True)]
+        outputs = graph._run_through_graph(narrows, operation_fn=lambda operation: operation, call_fn=call)
+        tensors = keras.tree.map_structure(lambda narrow: narrow.tensor, outputs)
+        packed = keras.tree.pack_sequence_as(graph._inputs_struct, inputs)
+        copy = keras.Model(packed, tensors, name=model.name)
+        copy.trainable = model.trainable
+        return copy, keras.tree.flatten(outputs)
+
+    def _nested(self, model: Any, args: Any, kwargs: Any, whole: bool) -> Any:
+        """A call of a model in the model; one that is called several times is given all channels, and gives them."""
+        given = _narrows((args, kwargs))
+        again = self._visits[id(model)] > 1
+        if again:
+            given = [_whole(self._completed(narrow, model.name).tensor) for narrow in given]
+        if id(model) not in self._copies:
+            self._copies[id(model)] = self._rebuilt(model, given, whole or again)
+        copy, outputs = self._copies[id(model)]
+        tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in given])))
+        made = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
+        return keras.tree.pack_sequence_as(functional(model)._outputs_struct, made)
+
+    def _leaf(self, layer: Any, args: Any, kwargs: Any, whole: bool) -> Any:
+        given = _narrows((args, kwargs))
+        call = self._call(layer, given)
+        wanted = call
+        if whole:
+            wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
+        found = narrowed(layer, Place(wanted, self._stored(layer, call, given), _has_scalars(args, kwargs)))
+        if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, found):
+            return self._selected_by(layer, given[0], found.given[0], call.outputs[0])
+        taken = [self._delivered(n, channels, layer.name) for n, channels in zip(given, found.taken, strict=True)]
+        copy = self._copies.get(id(layer))
+        if copy is None:
+            copy = self._copy(layer, found)
+        if isinstance(layer, keras.layers.BatchNormalization) and _differs(layer, call.outputs[0], found.given[0]):
+            self.differing.add(layer.name)
+        outputs = _called(copy, args, kwargs, taken)
+        if id(layer) not in self._copies and isinstance(layer, keras.Layer) and copy is not layer:
+            self._take_weights(copy, layer, found)
+        self._copies[id(layer)] = copy
+        rest = iter(zip(call.outputs, found.given, strict=True))
+        made = keras.tree.map_structure(lambda tensor: _Narrow(tensor, *next(rest)), outputs)
+        if not whole:
+            return made
+        return keras.tree.map_structure(
+            lambda narrow: replace(
+                narrow, tensor=self._delivered(narrow, _all(narrow), layer.name), stored=_all(narrow)
+            ),
+            made,
+        )
+
+    def _copy(self, layer: Any, found: Narrowed) -> Any:
+        try:
+            return copied(layer, found.config, None if self._keep_masks else without_head_mask(layer))
+        except InputError:
+            if found.config or getattr(layer, "variables", None):
+                raise
+            return layer  # a function in a Lambda has no configuration, and no state either
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    def _call(self, layer: Any, given: Sequence[_Narrow]) -> Call:
+        """What is known of this call: of several with the same weights, what holds for all of them."""
+        calls, number = self._known[id(layer)], self._called[id(layer)]
+        self._called[id(layer)] += 1
+        inputs: tuple[Channels | None, ...] = tuple(narrow.channels for narrow in given)
+        if self._shares(layer):
+            inputs, same = _merged([call.inputs for call in calls]), calls
+        else:
+            same = calls[number :: self._nodes[id(layer)]]  # this one, each time that a model around it is called
+        outputs = _merged([call.outputs for call in same])
+        if isinstance(layer, MaskLayer) and layer.groups in self._grouped and outputs[0] is not None:
+            outputs = (replace(outputs[0], live=self._grouped[layer.groups]),)
+        return Call(inputs, outputs, calls[number].shapes)
+
+    def _stored(self, layer: Any, call: Call, given: Sequence[_Narrow]) -> list[Mask | None]:
+        """The channels that inputs have; those that some call needs, where calls share weights."""
+        if not self._shares(layer):
+            return [narrow.stored for narrow in given]
+        return [None if c is None else at_least_one(c.live | c.nonzero) for c in call.inputs]
+
+    def _shares(self, layer: Any) -> bool:
+        """Whether calls in the model have one set of weights, or an order that is not known."""
+        return self._nodes[id(layer)] > 1 and (bool(getattr(layer, "weights", ())) or id(layer) in self._everywhere)
+
+    # -- tensors ---------------------------------------------------------------------------------------------------
+
+    def _delivered(self, narrow: _Narrow, wanted: Mask | None, name: str) -> Any:
+        """A tensor with the channels that a layer of this name is to be given."""
+        if wanted is None or narrow.stored is None or narrow.channels is None:
+            return narrow.tensor
+        return self._picked(narrow.tensor, narrow.stored, narrow.stored, wanted, narrow.channels.value, name)
+
+    def _completed(self, narrow: _Narrow, name: str) -> _Narrow:
+        """The tensor with all of its channels."""
+        return replace(narrow, tensor=self._delivered(narrow, _all(narrow), name), stored=_all(narrow))
+
+    def _selected_by(self, layer: Any, narrow: _Narrow, given: Mask | None, channels: Channels | None) -> _Narrow:
+        """What a mask leaves, without it."""
+        assert given is not None and narrow.stored is not None
+        kept = narrow.stored & (np.asarray(layer.mask) != 0)
+        tensor = self._picked(narrow.tensor, narrow.stored, kept, given, np.zeros(given.size), layer.name, of=None)
+        return _Narrow(tensor, channels, given)
+
+    def _picked(
+        self, tensor: Any, stored: Mask, kept: Mask, wanted: Mask, value: Array, name: str, of: str | None = "channels"
+    ) -> Any:
+        """Channels `wanted` of a tensor that has `stored`: those in `kept` as they are, and for others `value`."""
+        sources = np.where(kept, np.cumsum(stored) - 1, -1)[wanted]
+        if np.array_equal(sources, np.arange(stored.sum())):
+            return tensor
+        constants = np.where(kept, 0, value)[wanted].astype(np.float64)
+        key = id(tensor), sources.tobytes() + constants.tobytes()
+        if key not in self._selected:
+            name = name if of is None else self._unused(f"{name}_{of}")
+            layer = SelectChannels(
+                sources.tolist(), constants.tolist() if constants.any() else None, name=name, dtype=tensor.dtype
+            )
+            self._selected[key] = tensor, layer(tensor)  # the tensor stays, and with it its id
+        return self._selected[key][1]
+
+    def _unused(self, name: str) -> str:
+        """The name, or the first one like it that no layer has."""
+        names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+        found = next(name for name in names if name not in self._names)
+        self._names.add(found)
+        return found
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def _take_weights(self, copy: Any, layer: Any, found: Narrowed) -> None:
+        if not found.weights and not found.config:
+            take_weights(copy, layer)
+            for before, after in zip(layer.weights, copy.weights, strict=True):
+                self.successors.append(Successor(before, after, _unsliced))
+            return
+        before = {_tail(variable, layer): variable for variable in layer.weights}
+        for variable in copy.weights:
+            tail = _tail(variable, copy)
+            old, sliced = before.get(tail), _of(found.weights, tail) or _unsliced
+            value = np.zeros(variable.shape) if old is None else sliced(np.asarray(old))
+            added = _of(found.added, tail)
+            variable.assign(value if added is None else value + added)
+            if old is not None:
+                self.successors.append(Successor(old, variable, sliced))
+
+
+def _in_groups(model: Any, known: Calls) -> dict[str, Mask]:
+    """By the name of a group, the channels that some of its masks must keep: they go on having the same number."""
+    found: dict[str, Mask] = {}
+    for layer in mask_layers(model):
+        for call in known.get(id(layer), ()):
+            if layer.groups is not None and (channels := call.outputs[0]) is not None:
+                found[layer.groups] = found.get(layer.groups, np.zeros(channels.size, bool)) | channels.live
+    return found
+
+
+def _places(model: Any) -> tuple[Counter[int], set[int]]:
+    """How many calls of a layer are written down, by its id, and which layers are called in several models."""
+    counts: Counter[int] = Counter()
+    graphs: dict[int, set[int]] = {}
+    waiting, seen = [functional(model)], set[int]()
+    while waiting:
+        graph = waiting.pop()
+        if id(graph) in seen:
+            continue
+        seen.add(id(graph))
+        for node in nodes(graph):
+            counts[id(node.operation)] += 1
+            graphs.setdefault(id(node.operation), set()).add(id(graph))
+            if is_functional(node.operation):
+                waiting.append(functional(node.operation))
+    return counts, {operation for operation, found in graphs.items() if len(found) > 1}
+
+
+def _input(tensor: Any, narrow: _Narrow) -> Any:
+    shape = tensor.shape if narrow.stored is None else (*tensor.shape[:-1], int(narrow.stored.sum()))
+    made = keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+    made.name = tensor.name  # which is another one where the user gave none
+    return made
+
+
+def _whole(tensor: Any) -> _Narrow:
+    """A tensor with all of its channels, of which nothing is known."""
+    size = tensor.shape[-1] if len(tensor.shape) > 1 and keras.backend.is_float_dtype(tensor.dtype) else None
+    if size is None:
+        return _Narrow(tensor, None, None)
+    return _Narrow(tensor, Channels.unknown(size), np.ones(size, bool))
+
+
+def _all(narrow: _Narrow) -> Mask | None:
+    return None if narrow.stored is None else np.ones(narrow.stored.size, bool)
+
+
+def _narrows(arguments: Any) -> list[_Narrow]:
+    return [argument for argument in keras.tree.flatten(arguments) if isinstance(argument, _Narrow)]
+
+
+def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:
+    """What a layer returns of these arguments, with these tensors in their places."""
+    left = iter(tensors)
+    put: Callable[[Any], Any] = lambda argument: next(left) if isinstance(argument, _Narrow) else argument  # noqa: E731
+    args, kwargs = keras.tree.map_structure(put, (args, kwargs))
+    return layer(*args, **kwargs)
+
+
+def _has_scalars(args: Any, kwargs: Any) -> bool:
+    """Whether what is not computed in the model is single values."""
+    others = [x for x in keras.tree.flatten((args, kwargs)) if not isinstance(x, _Narrow)]
+    return all(np.ndim(other) == 0 for other in others if not isinstance(other, str))
+
+
+def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | None, ...]:
+    """What holds for each tensor in all of the calls."""
+    return tuple(
+        Channels.merged([c for c in several if c is not None]) if None not in several else None
+        for several in zip(*calls, strict=True)
+    )
+
+
+def _is_selection(layer: MaskLayer, found: Narrowed) -> bool:
+    """Whether a mask, of ones and zeros, is on channels."""
+    return bool(found.weights) and set(np.unique(np.asarray(layer.mask))) <= {0.0, 1.0}
+
+
+def _differs(layer: Any, channels: Channels | None, given: Mask | None) -> bool:
+    """Whether constants that are not computed any more are others than in training, where all that is left is beta."""
+    if channels is None or given is None:
+        return False
+    beta = np.asarray(layer.beta) if layer.center else np.zeros(channels.size)
+    return bool((channels.constant & ~given & ~np.isclose(channels.value, beta)).any())
+
+
+def _unsliced(array: Array) -> Array:
+    return array
+
+
+def _tail(variable: Any, layer: Any) -> str:
+    """The path of a variable within its layer."""
+    return str(variable.path).rpartition(f"{layer.name}/")[2]
+
+
+def _of(table: Any, tail: str) -> Any:
+    """The entry for a variable, by the end of its path."""
+    return next((entry for end, entry in table.items() if f"/{tail}".endswith(f"/{end}")), None)

@@ -1,0 +1,85 @@
+"""Attention layers: heads that are masked go, and channels of their inputs and output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
+from maskc.train.shrinking.known_channels import Mask
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, even, known, slices
+
+
+def _heads(layer: Any, projection: Any) -> Mask:
+    """Heads that the output depends on: not masked, and weighed by its projection `(heads, size, channels)`."""
+    read = (np.asarray(projection.kernel) != 0).any((1, 2))
+    mask = getattr(layer, "head_mask", None)
+    return np.asarray(read if mask is None else read & (np.asarray(mask.mask) != 0))
+
+
+def _taken(place: Place) -> list[Mask | None] | None:
+    """What queries, values and, if they are given by themselves, keys are made of."""
+    found: list[Mask | None] = []
+    for channels, stored, shape in zip(place.call.inputs, place.stored, place.call.shapes[0], strict=True):
+        if channels is None or stored is None:
+            found.append(None)  # which positions attend to which
+        elif len(shape) != 3:
+            return None
+        else:
+            found.append(stored | channels.nonzero)
+    given = [taken is not None for taken in found]
+    return found if sum(given) in (2, 3) and all(given[:2]) else None
+
+
+def _weights(name: str, place: Place, taken: list[Mask | None], heads: Mask, shared: Mask) -> dict[str, Slicing]:
+    """Of the projections; `heads` are those of queries, and `shared` those of keys and values."""
+    operands = [mask for mask in taken if mask is not None]
+    query, value, key = operands[0], operands[1], operands[-1]
+    given = place.wanted
+    return {
+        "query/kernel": slices(query, heads, None),
+        "query/bias": slices(heads, None),
+        "key/kernel": slices(key, shared, None),
+        "key/bias": slices(shared, None),
+        "value/kernel": slices(value, shared, None),
+        "value/bias": slices(shared, None),
+        "attention_output/kernel": slices(heads, None, given),
+        "attention_output/bias": slices(given),
+        f"{name}_head_mask/mask": slices(heads),
+        f"{name}_head_mask/signal": slices(heads),
+    }
+
+
+def _multi_head(layer: Any, place: Place) -> Narrowed | None:
+    taken = _taken(place)
+    if taken is None or len(place.call.outputs) != 1:
+        return None
+    heads = at_least_one(_heads(layer, layer._output_dense))
+    given = place.wanted
+    config = {"num_heads": int(heads.sum()), "output_shape": (int(given.sum()),)}
+    return Narrowed(taken, [given], config, _weights(layer.name, place, taken, heads, heads))
+
+
+def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
+    """As many heads of queries for each of the keys; what comes out has the channels of the queries."""
+    taken = _taken(place)
+    if taken is None or len(place.call.outputs) != 1:
+        return None
+    whole = np.ones(known(place.call.outputs[0]).size, bool)
+    used = at_least_one(_heads(layer, layer._output_dense)).reshape(layer.num_key_value_heads, -1)
+    shared: Mask = np.asarray(used.any(1))
+    heads = even(used, shared).reshape(-1)
+    taken[0] = whole
+    weights = _weights(layer.name, place, taken, heads, shared) | {"gate/kernel": slices(None, heads, None)}
+    weights |= {"gate/bias": slices(heads, None), "attention_output/bias": slices(whole)}
+    weights["attention_output/kernel"] = lambda kernel: (kernel * used.reshape(-1, 1, 1))[heads]
+    config = {"num_query_heads": int(heads.sum()), "num_key_value_heads": int(shared.sum())}
+    return Narrowed(taken, [whole], config, weights)
+
+
+RULES: dict[type, Rule] = {
+    **dict.fromkeys((layers.MultiHeadAttention, MaskedMultiHeadAttention), _multi_head),
+    **dict.fromkeys((layers.GroupQueryAttention, MaskedGroupQueryAttention), _grouped_query),
+}

@@ -1,0 +1,150 @@
+"""Layers that weigh all channels of their input: any subset can be taken, and any given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from maskc.train.models.activations import by_element
+from maskc.train.shrinking.known_channels import Array, Mask
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, at_least_one, even, known, slices, stored
+
+
+def _given(layer: Any, place: Place) -> Mask:
+    """The channels that a layer with an activation gives: all, if it is one of all of them."""
+    return place.wanted if by_element(layer.activation) else np.ones(place.wanted.size, bool)
+
+
+def _shift(place: Place, taken: Mask, weights: Array, given: Mask) -> Array | None:
+    """What constant channels that are not taken add to each output; weights: `(in, out)`."""
+    channels = known(place.call.inputs[0])
+    left = channels.nonzero & ~taken
+    if not left.any():
+        return None
+    exact = channels.value[left].astype(np.float64) @ weights[left].astype(np.float64)
+    return np.asarray(exact[given].astype(weights.dtype))
+
+
+def _contraction(place: Place, given: Mask, taken: Mask, sums: Array, config: dict[str, Any], biased: bool) -> Narrowed:
+    shift = _shift(place, taken, sums, given)
+    if shift is not None and not biased:
+        config = {**config, "use_bias": True}
+    return Narrowed(
+        [taken],
+        [given],
+        config,
+        {"kernel": slices(taken, given), "bias": slices(given)},
+        {} if shift is None else {"bias": shift},
+    )
+
+
+def _dense(layer: Any, place: Place) -> Narrowed:
+    given, taken = _given(layer, place), stored(place)
+    units = {"units": int(given.sum())}
+    return _contraction(place, given, taken, np.asarray(layer.kernel), units, layer.use_bias)
+
+
+def _einsum_dense(layer: Any, place: Place) -> Narrowed | None:
+    """Where one letter is that of the channels on each side, and the last in the weights' term or the one before it."""
+    term, _, output = layer.equation.partition("->")
+    data, _, weights = term.partition(",")
+    if weights != data[-1] + output[-1] or data[-1] in output or output[-1] in data:
+        return None
+    given, taken = _given(layer, place), stored(place)
+    shape = (*layer.get_config()["output_shape"][:-1], int(given.sum()))
+    bias = layer.bias_axes
+    if bias not in (None, output[-1]):
+        return None
+    found = _contraction(place, given, taken, np.asarray(layer.kernel), {"output_shape": shape}, bias is not None)
+    if found.config.pop("use_bias", False):
+        found.config["bias_axes"] = output[-1]
+    return found
+
+
+def _pads(layer: Any) -> bool:
+    """Whether it reads zeros around its input."""
+    return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
+
+
+def _convolution(layer: Any, place: Place) -> Narrowed | None:
+    if layer.data_format != "channels_last":
+        return None
+    if layer.groups > 1:
+        return _grouped(layer, place)
+    kernel = np.asarray(layer.kernel)
+    given, taken = _given(layer, place), stored(place)
+    if _pads(layer):  # at borders they count for less
+        taken = taken | known(place.call.inputs[0]).nonzero
+    sums = kernel.reshape(-1, *kernel.shape[-2:]).sum(0, dtype=np.float64).astype(kernel.dtype)
+    return _contraction(place, given, taken, sums, {"filters": int(given.sum())}, layer.use_bias)
+
+
+def _grouped(layer: Any, place: Place) -> Narrowed:
+    """As many channels in each group, on each side, as that has which needs most; groups without any go."""
+    channels = known(place.call.inputs[0])
+    needs: Mask = np.asarray(channels.live | channels.nonzero)
+    wanted = _given(layer, place).reshape(layer.groups, -1)
+    groups: Mask = np.asarray(wanted.any(1))
+    given = even(wanted, groups)
+    taken = even((needs & np.repeat(groups, needs.size // layer.groups)).reshape(layer.groups, -1), groups)
+
+    def sliced(kernel: Array) -> Array:
+        """One block of outputs for each group, over the inputs of that group, which differ among groups."""
+        blocks = kernel.reshape(*kernel.shape[:-1], layer.groups, -1)
+        left = [blocks[..., taken[group], group, :][..., given[group]] for group in np.flatnonzero(groups)]
+        return np.concatenate(left, -1)
+
+    config = {"filters": int(given.sum()), "groups": int(groups.sum())}
+    weights = {"kernel": sliced, "bias": slices(given.reshape(-1))}
+    return Narrowed([taken.reshape(-1)], [given.reshape(-1)], config, weights)
+
+
+def _transposed_convolution(layer: Any, place: Place) -> Narrowed | None:
+    if layer.data_format != "channels_last":
+        return None
+    given = _given(layer, place)
+    taken = at_least_one(stored(place) | known(place.call.inputs[0]).nonzero)
+    weights = {"kernel": slices(given, taken), "bias": slices(given)}
+    return Narrowed([taken], [given], {"filters": int(given.sum())}, weights)
+
+
+def _depthwise_convolution(layer: Any, place: Place) -> Narrowed | None:
+    if layer.data_format != "channels_last":
+        return None
+    wanted = _given(layer, place).reshape(-1, layer.depth_multiplier)
+    taken: Mask = np.asarray(wanted.any(1))
+    given = np.repeat(taken, layer.depth_multiplier)
+    return Narrowed([taken], [given], {}, {"kernel": slices(taken, None), "bias": slices(given)})
+
+
+def _separable_convolution(layer: Any, place: Place) -> Narrowed | None:
+    if layer.data_format != "channels_last":
+        return None
+    given = _given(layer, place)
+    taken = stored(place) | known(place.call.inputs[0]).nonzero
+    weights = {
+        "depthwise_kernel": slices(taken, None),
+        "pointwise_kernel": slices(np.repeat(taken, layer.depth_multiplier), given),
+        "bias": slices(given),
+    }
+    return Narrowed([taken], [given], {"filters": int(given.sum())}, weights)
+
+
+def _embedding(layer: Any, place: Place) -> Narrowed:
+    del layer
+    given = place.wanted
+    taken = [None if c is None else np.ones(c.size, bool) for c in place.call.inputs]
+    return Narrowed(taken, [given], {"output_dim": int(given.sum())}, {"embeddings": slices(None, given)})
+
+
+RULES: dict[type, Rule] = {
+    layers.Dense: _dense,
+    layers.EinsumDense: _einsum_dense,
+    layers.Embedding: _embedding,
+    **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
+    **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed_convolution),
+    **dict.fromkeys((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _depthwise_convolution),
+    **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable_convolution),
+}

@@ -1,0 +1,83 @@
+"""Layers that put channels elsewhere and compute nothing: they give what they are given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from maskc.train.shrinking.known_channels import Mask
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, known, stored
+
+
+def _concatenate(layer: Any, place: Place) -> Narrowed | None:
+    if any(channels is None for channels in place.call.inputs) or not place.scalars:
+        return None
+    rank = len(place.call.shapes[1][0])
+    if layer.axis not in (-1, rank - 1):
+        given = place.wanted
+        return Narrowed([given] * len(place.call.inputs), [given])
+    taken = [stored(place, index) for index in range(len(place.call.inputs))]
+    return Narrowed(taken, [np.concatenate(taken)])
+
+
+def _flatten(layer: Any, place: Place) -> Narrowed | None:
+    if layer.data_format != "channels_last":
+        return None
+    return _merged(place, known(place.call.outputs[0]).size)
+
+
+def _reshape(layer: Any, place: Place) -> Narrowed | None:
+    """One that leaves the axis of channels alone, joins it with axes before it, or takes it apart into equal parts."""
+    after = known(place.call.outputs[0]).size
+    found = _merged(place, after) or _parted(place, after)
+    if found is None:
+        return None
+    given = found.given[0]
+    assert given is not None
+    found.config["target_shape"] = (*layer.target_shape[:-1], int(given.sum()))
+    return found if math.prod(layer.target_shape) > 0 or layer.target_shape[-1] != -1 else None
+
+
+def _merged(place: Place, size: int) -> Narrowed | None:
+    """Channels that are repeated for each position of the axes that they are joined with."""
+    before = place.call.shapes[0][0]
+    taken = stored(place)
+    if size % taken.size:
+        return None
+    times = size // taken.size
+    joined = 1
+    for position in range(2, len(before) + 1):  # the axes that are joined, from the last
+        if joined == times:
+            break
+        size_of_axis = before[-position]
+        if position == len(before) or size_of_axis is None:
+            return None
+        joined *= size_of_axis
+    return Narrowed([taken], [np.tile(taken, times)]) if joined == times else None
+
+
+def _parted(place: Place, size: int) -> Narrowed | None:
+    taken = stored(place)
+    if taken.size % size:
+        return None
+    parts = taken.reshape(-1, size)
+    return Narrowed([taken], [parts[0]]) if (parts == parts[0]).all() and parts[0].any() else None
+
+
+def _permute(layer: Any, place: Place) -> Narrowed | None:
+    taken: Mask = stored(place)
+    return Narrowed([taken], [taken]) if layer.dims[-1] == len(layer.dims) else None
+
+
+RULES: dict[type, Rule] = {
+    layers.Concatenate: _concatenate,
+    layers.Flatten: _flatten,
+    layers.Reshape: _reshape,
+    layers.Permute: _permute,
+}
+
+#: operations of `keras.ops`, by the names of their classes
+BY_NAME: dict[str, Rule] = {"Concatenate": _concatenate}

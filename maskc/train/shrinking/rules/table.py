@@ -1,0 +1,52 @@
+"""The rules by layers and operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from maskc.train.models.activations import is_operation
+from maskc.train.shrinking.rules import attention, by_channel, contractions, rearranging, recurrent
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, everything
+
+_RULES = contractions.RULES | by_channel.RULES | rearranging.RULES | attention.RULES | recurrent.RULES
+_BY_NAME = by_channel.BY_NAME | rearranging.BY_NAME
+
+
+def narrowed(operation: Any, place: Place) -> Narrowed:
+    """What becomes of a layer or operation at this place: of one without a rule nothing."""
+    rule = _rule(operation)
+    try:
+        found = None if rule is None else rule(operation, place)
+    except LookupError:
+        found = None
+    return everything(operation, place) if found is None else found
+
+
+def has_rule(operation: Any) -> bool:
+    """Whether it is known what becomes of a layer or operation."""
+    return _rule(operation) is not None
+
+
+def _rule(operation: Any) -> Rule | None:
+    if type(operation) is layers.TimeDistributed:
+        return _time_distributed
+    found = _RULES.get(type(operation))
+    if found is not None or not type(operation).__module__.startswith("keras."):
+        return found
+    if isinstance(operation, keras.Layer) or not is_operation(operation):
+        return _BY_NAME.get(type(operation).__name__)
+    return by_channel.without_weights
+
+
+def _time_distributed(layer: Any, place: Place) -> Narrowed | None:
+    """As the layer that is applied at each step."""
+    rule = _rule(layer.layer)
+    found = None if rule is None else rule(layer.layer, place)
+    if found is None:
+        return None
+    inner = layer.get_config()["layer"]
+    config = {**inner, "config": {**inner["config"], **found.config}}
+    return Narrowed(found.taken, found.given, {"layer": config}, found.weights, found.added)

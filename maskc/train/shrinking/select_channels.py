@@ -1,0 +1,54 @@
+"""The layer that stands where a layer must be given other channels than are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable(package="maskc")
+class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
+    """Picks channels (the last axis) of its input and puts constants between them.
+
+    Input: any tensor of shape `(batch, ..., channels)`. Output: `(batch, ..., len(sources))`, of the input's dtype.
+
+    Args:
+        sources: for each channel of the output that of the input which it is, or -1 for a constant.
+        constants: for each channel of the output the number that is added to it where it is a constant; None: zeros.
+
+    Example:
+        >>> import numpy as np
+        >>> from maskc.train import SelectChannels
+        >>> SelectChannels([1, -1, 0], [0.0, 7.0, 0.0])(np.array([[1.0, 2.0]], "float32")).numpy()
+        array([[2., 7., 1.]], dtype=float32)
+    """
+
+    def __init__(self, sources: Sequence[int], constants: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sources = [int(source) for source in sources]
+        self.constants = None if constants is None else [float(constant) for constant in constants]
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the channels."""
+        sources = np.array(self.sources)
+        if (sources < 0).any():  # a channel of zeros is put after the others
+            width = inputs.shape[-1]
+            inputs = keras.ops.pad(inputs, [[0, 0]] * (len(inputs.shape) - 1) + [[0, 1]])
+            sources = np.where(sources < 0, width, sources)
+        if not np.array_equal(sources, np.arange(inputs.shape[-1])):
+            inputs = keras.ops.take(inputs, sources, axis=-1)
+        if self.constants is not None:
+            inputs += keras.ops.cast(np.array(self.constants), inputs.dtype)
+        return inputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns `(batch, ..., len(sources))`."""
+        return (*input_shape[:-1], len(self.sources))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "sources": self.sources, "constants": self.constants}

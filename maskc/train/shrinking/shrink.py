@@ -1,0 +1,74 @@
+"""`maskc.train.shrink`: a Keras model with masks as the smaller Keras model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from maskc.errors import InputError, PruningWarning
+from maskc.train.models.calls import is_functional
+from maskc.train.shrinking.carry_over import compile_alike
+from maskc.train.shrinking.check_outputs import check_outputs
+from maskc.train.shrinking.expand import expanded
+from maskc.train.shrinking.known_channels import known_channels
+from maskc.train.shrinking.rebuild import Rebuilt
+
+
+def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
+    """Returns the smaller Keras model that computes the same as a model with masks.
+
+    It is a functional model of ordinary layers with the same names, configurations and weights, but for the channels
+    that masks, or zeros in weights, make constant or nothing reads. Channels that are zero go everywhere; others that
+    are constant go where a bias can take them, and elsewhere a `SelectChannels` layer puts them back, as it does where
+    branches with different masks meet. Layers that maskc has no rule for are given all channels. The analysis is the
+    compiler's, so that what `maskc.compile` makes of both models has the same FLOPs, or nearly.
+
+    Args:
+        model: a functional or Sequential model, of any depth of nesting, with channels on the last axis.
+        keep_masks: leave the mask layers in, for channels that are left, so that pruning can go on. By default there
+            are none in the smaller model.
+        verify: compare the outputs of both models on a few random inputs.
+
+    Both give the same outputs in inference. In training they do as well, unless constants that went had been through
+    a batch normalisation, which uses the statistics of the batch there; a `PruningWarning` names such layers. If the
+    model is compiled, so is the smaller one, and its optimizer has the state of the other's: momentum and the like are
+    sliced as the weights are. Without masks a `PruningOptimizer` is replaced by the optimizer inside.
+
+    Example:
+        >>> from maskc.train import shrink
+        >>> small = shrink(model)
+        >>> small.save("small.keras")
+
+    Raises:
+        InputError: if the model is of another kind, or cannot be converted or copied.
+        NotEquivalentError: if the outputs differ by more than rounding, which is a fault of maskc.
+    """
+    if not is_functional(model) or not model.built:
+        raise InputError(
+            "shrink needs a functional or Sequential model whose inputs are known, and "
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. `maskc compile` takes any model, and writes "
+            "ONNX."
+        )
+    rebuilt = rebuild(model, keep_masks, verify)
+    with model.distribute_strategy.scope():
+        compile_alike(model, rebuilt.model, rebuilt.successors)
+    return rebuilt.model
+
+
+def rebuild(model: Any, keep_masks: bool, verify: bool = True) -> Rebuilt:
+    """The smaller model, not compiled, and where its variables come from; arguments and errors are as for `shrink`."""
+    with model.distribute_strategy.scope():
+        plain = expanded(model)
+        known = known_channels(plain)
+        rebuilt = Rebuilt(plain, known.calls, keep_masks)
+        if verify:
+            check_outputs(model, rebuilt.model, known)
+    if rebuilt.differing:
+        warnings.warn(
+            f"In training the smaller model of {model.name!r} differs from it: "
+            f"{', '.join(sorted(rebuilt.differing))} normalised channels that were constant, by other statistics in "
+            "training than in inference, and these are gone.",
+            PruningWarning,
+            stacklevel=3,
+        )
+    return rebuilt

@@ -1,0 +1,81 @@
+"""Training goes on in the smaller model where it was in the larger one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from maskc.train import MaskLayer, PruningOptimizer, fine_tune, shrink
+from maskc.train.mask_layer import mask_layers
+
+pytestmark = pytest.mark.tensorflow
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(64, 8)).astype(np.float32), RNG.normal(size=(64, 2)).astype(np.float32)
+
+
+def network() -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((8,))
+    for name in ("first", "second"):
+        x = MaskLayer(name=f"{name}_mask")(layers.Dense(12, activation="relu", name=name)(x))
+    return keras.Model(inputs, layers.Dense(2, name="out")(x))
+
+
+def pruned(optimizer: Any, **options: Any) -> Any:
+    model = network()
+    settings = {"prune_every": 1, "flops_target": 0.5, "tie": "none", **options}
+    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"])
+    model.fit(X, Y, batch_size=16, epochs=3, verbose=0, shuffle=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+        pytest.param(lambda: keras.optimizers.Adam(0.01, use_ema=True), marks=pytest.mark.slow),
+        pytest.param(lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5), marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("keep_masks", [False, True])
+def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks: bool) -> None:
+    """With the masks as they are, what is pruned has no gradient, and what is left goes the same way."""
+    model = pruned(optimizer())
+    assert model.optimizer.reached
+    small = shrink(model, keep_masks)
+    assert isinstance(small.optimizer, PruningOptimizer) == keep_masks
+    assert int(small.optimizer.iterations.numpy()) == int(model.optimizer.iterations.numpy()) == 12
+    kept = [np.flatnonzero(layer.mask) for layer in mask_layers(model)]
+    for _ in range(3):
+        losses = [shown.train_on_batch(X, Y, return_dict=True)["loss"] for shown in (model, small)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    expected = np.asarray(model.get_layer("second").kernel)[np.ix_(*kept)]
+    np.testing.assert_allclose(small.get_layer("second").kernel, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pruning_goes_on_towards_the_same_flops() -> None:
+    model = pruned("adam", prune_every=3, flops_target=0.3)
+    assert not model.optimizer.reached
+    small = shrink(model, keep_masks=True)
+    small.fit(X, Y, batch_size=16, epochs=20, verbose=0)
+    first, second = model.optimizer._pruner, small.optimizer._pruner
+    assert second.target == first.target and small.optimizer.reached and small.optimizer.flops <= first.target
+    scores = [np.asarray(layer.signal) for layer in mask_layers(shrink(model, keep_masks=True))]
+    kept = [np.asarray(layer.signal)[np.asarray(layer.mask) != 0] for layer in mask_layers(model)]
+    for score, expected in zip(scores, kept, strict=True):
+        np.testing.assert_array_equal(score, expected)
+
+
+def test_a_model_that_is_not_compiled_stays_so() -> None:
+    assert not shrink(network()).compiled
+
+
+def test_fine_tuning_needs_no_loss_to_be_given() -> None:
+    small = shrink(pruned("adam"))
+    history = fine_tune(small, (X, Y), epochs=2)
+    assert history["loss"][1] < history["loss"][0]

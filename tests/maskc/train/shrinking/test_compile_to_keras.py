@@ -1,0 +1,68 @@
+"""`maskc compile` with formats of TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.maskc.command import maskc, refused
+from tests.maskc.train.shrinking.networks import data, made
+from tests.maskc.train.shrinking.test_shrink import chain
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    path, model = tmp_path_factory.mktemp("models") / "model.keras", made(chain)
+    model.save(path)
+    return path, model
+
+
+def test_a_keras_file(model: tuple[Path, Any], tmp_path: Path) -> None:
+    found = json.loads(maskc("compile", model[0], "-o", tmp_path / "small.keras", "--json").stdout)
+    small = keras.models.load_model(tmp_path / "small.keras")
+    assert found["after"]["params"] == small.count_params() and found["after"]["flops"] < found["before"]["flops"] / 1.8
+    np.testing.assert_allclose(small(data(model[1])), model[1](data(model[1])), rtol=1e-5, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.keras"]
+
+
+@pytest.mark.slow
+def test_a_saved_model_and_tflite(model: tuple[Path, Any], tmp_path: Path) -> None:
+    inputs = data(model[1], batch=1)
+    expected = np.asarray(model[1](inputs))
+    for _ in range(2):  # an earlier one is replaced
+        assert maskc("compile", model[0], "--format", "saved_model", "-o", tmp_path / "saved").exit_code == 0
+    (served,) = tf.saved_model.load(tmp_path / "saved").signatures["serve"](tf.constant(inputs)).values()
+    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
+    result = maskc("compile", model[0], "-o", tmp_path / "small.tflite")
+    assert "Verified in TensorFlow: the outputs match." in result.stdout
+    interpreter = tf.lite.Interpreter(str(tmp_path / "small.tflite"))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{model}", "--format", "keras", "-o", "{there}/small.foo"], "must end with .keras"),
+        (["{model}", "--format", "keras"], "needs -o"),
+        (["{model}", "-o", "{there}/small.keras", "--align", "none"], "--align is for ONNX only"),
+        (["{there}", "-o", "{there}/small.keras"], "has no Keras layers"),
+        (["{model}", "-o", "{there}/small.nobody", "--format", "nobody"], "nobody"),
+        (["{model}", "--format", "saved_model", "-o", "{there}"], "something else than an earlier SavedModel"),
+    ],
+)
+def test_wrong_use(model: tuple[Path, Any], tmp_path: Path, arguments: list[str], told: str) -> None:
+    given = [argument.format(model=model[0], there=tmp_path) for argument in arguments]
+    refused(maskc("compile", *given), 2, told)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,203 @@
+"""The smaller Keras model computes the same, keeps its layers, and leaves the compiler nothing more to remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from maskc.errors import InputError, NotEquivalentError, PruningWarning
+from maskc.train import MaskLayer, SelectChannels, prunable, shrink
+from maskc.train.cost import compiled_flops
+from maskc.train.mask_layer import mask_layers
+from maskc.train.shrinking import check_outputs
+from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")]
+
+
+def outputs(model: Any, inputs: Any) -> list[np.ndarray]:
+    return [np.asarray(x, np.float64) for x in keras.tree.flatten(model(inputs, training=False))]
+
+
+def error(model: Any, small: Any) -> float:
+    """The largest error over the scale of an output."""
+    inputs = data(model)
+    pairs = zip(outputs(model, inputs), outputs(small, inputs), strict=True)
+    return max(float(np.abs(x - y).max() / (np.abs(x).max() or 1)) for x, y in pairs)
+
+
+def names(model: Any) -> set[str]:
+    return {layer.name for layer in model._flatten_layers(include_self=False) if not isinstance(layer, MaskLayer)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_the_smaller_model_is_the_same_function(network: Callable[[], Any]) -> None:
+    model = made(network)
+    small = shrink(model)
+    assert error(model, small) < 1e-5
+    assert small.count_params() < model.count_params()
+    assert not mask_layers(small)
+    assert compiled_flops(small) <= 1.03 * compiled_flops(model)
+    # attention layers make some when they are called
+    assert {name for name in names(model) - names(small) if not name.startswith(("dropout", "softmax"))} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "network",
+    [
+        network if network in (recommender, kinds_of_convolutions) else pytest.param(network, marks=pytest.mark.release)
+        for network in NETWORKS
+    ],
+    ids=lambda network: network.__name__,
+)
+def test_masks_may_stay(network: Callable[[], Any]) -> None:
+    """And what is left of them may be pruned, and go in turn."""
+    model = made(network)
+    small = shrink(model, keep_masks=True)
+    assert error(model, small) < 1e-5
+    assert {layer.name for layer in mask_layers(small)} == {layer.name for layer in mask_layers(model)}
+    halve(small, np.random.default_rng(1))
+    assert error(small, shrink(small)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["MobileNetV3Small", *(pytest.param(n, marks=pytest.mark.release) for n in ("DenseNet121", "ResNet50V2"))]
+)
+def test_published_architectures(name: str) -> None:
+    make = getattr(keras.applications, name)
+    model = prunable(make(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None))
+    halve(model, np.random.default_rng(0))
+    small = shrink(model)
+    assert error(model, small) < 1e-5
+    assert compiled_flops(small) <= 1.03 * compiled_flops(model)
+
+
+def chain() -> Any:
+    inputs = x = keras.Input((16, 16, 3))
+    for name in ("first", "second"):
+        x = layers.Conv2D(8, 3, padding="same", name=name)(x)
+        x = MaskLayer()(layers.ReLU()(layers.BatchNormalization(name=f"{name}_norm")(x)))
+    return keras.Model(inputs, layers.Dense(5, name="head")(layers.Flatten()(x)), name="chain")
+
+
+def test_layers_have_as_many_channels_as_their_masks_leave() -> None:
+    model = made(chain)
+    small = shrink(model)
+    assert [small.get_layer(name).filters for name in ("first", "second")] == [4, 4]
+    assert small.get_layer("first_norm").gamma.shape == (4,)
+    assert small.get_layer("head").kernel.shape == (16 * 16 * 4, 5)
+    kept = np.flatnonzero(mask_layers(model)[0].mask)
+    np.testing.assert_array_equal(
+        small.get_layer("first").kernel, np.asarray(model.get_layer("first").kernel)[..., kept]
+    )
+    assert error(model, small) < 1e-5
+
+
+def test_configurations_stay() -> None:
+    inputs = keras.Input((8,), name="given")
+    regularised = layers.Dense(6, kernel_regularizer=keras.regularizers.L2(0.1), name="hidden", dtype="mixed_bfloat16")
+    x = MaskLayer()(regularised(inputs))
+    model = made(lambda: keras.Model(inputs, layers.Dense(2, name="out")(x), name="net"))
+    model.get_layer("hidden").trainable = False
+    small = shrink(model)
+    hidden = small.get_layer("hidden")
+    assert (hidden.units, hidden.trainable, hidden.dtype_policy.name) == (3, False, "mixed_bfloat16")
+    assert float(hidden.kernel_regularizer.l2) == pytest.approx(0.1)
+    assert (small.name, [tensor.name for tensor in small.inputs], small.output_names) == ("net", ["given"], ["out"])
+
+
+def test_a_mask_of_zeros_leaves_one_channel() -> None:
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(3)(MaskLayer()(layers.Dense(6, activation="relu")(inputs))))
+    mask_layers(model)[0].mask.assign(np.zeros(6))
+    small = shrink(model)
+    np.testing.assert_array_equal(model(data(model)), small(data(model)))
+
+
+def test_branches_with_different_masks_meet() -> None:
+    inputs = keras.Input((8,))
+    parts = [MaskLayer()(layers.Dense(12)(inputs)) for _ in range(2)]
+    model = made(lambda: keras.Model(inputs, layers.Dense(3)(layers.ReLU()(layers.Add()(parts)))))
+    first, second = (np.asarray(layer.mask) != 0 for layer in mask_layers(model))
+    assert (first != second).any()
+    small = shrink(model)
+    selections = [layer for layer in small.layers if isinstance(layer, SelectChannels)]
+    assert selections and all(len(layer.sources) == (first | second).sum() for layer in selections)
+    assert error(model, small) < 1e-5
+
+
+def test_constants_go_into_a_bias_where_there_was_none() -> None:
+    inputs = keras.Input((8,))
+    x = layers.Activation("sigmoid")(MaskLayer()(layers.Dense(6)(inputs)))  # a half where the mask is zero
+    model = made(lambda: keras.Model(inputs, layers.Dense(3, use_bias=False, name="out")(x)))
+    small = shrink(model)
+    assert small.get_layer("out").use_bias and small.get_layer("out").kernel.shape == (3, 3)
+    assert error(model, small) < 1e-5
+
+
+def test_layers_without_a_rule_are_given_all_channels() -> None:
+    inputs = keras.Input((8,))
+    x = MaskLayer()(layers.Dense(6, activation="relu")(inputs))
+    x = layers.Lambda(lambda x: x[:, ::-1] * 2.0, name="unknown")(x)
+    model = made(lambda: keras.Model(inputs, layers.Dense(3)(x)))
+    small = shrink(model)
+    assert small.get_layer("unknown").output.shape == (None, 6)
+    assert error(model, small) < 1e-5
+
+
+def test_in_training_it_is_the_same_or_a_warning_names_the_layer(recwarn: pytest.WarningsRecorder) -> None:
+    model = made(chain)
+    small = shrink(model)
+    assert not [warning for warning in recwarn if warning.category is PruningWarning]
+    inputs = data(model)
+    np.testing.assert_allclose(model(inputs, training=True), small(inputs, training=True), rtol=1e-4, atol=1e-4)
+
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="after")(MaskLayer()(layers.Conv2D(6, 3)(inputs)))
+    model = made(lambda: keras.Model(inputs, layers.Conv2D(3, 1)(x)))
+    with pytest.warns(PruningWarning, match="after"):
+        shrink(model)
+
+
+def test_it_is_saved_and_loaded(tmp_path: Any) -> None:
+    inputs = keras.Input((8,))
+    parts = [MaskLayer()(layers.Dense(12)(inputs)) for _ in range(2)]
+    model = made(lambda: keras.Model(inputs, layers.Dense(3)(layers.Add()(parts))))
+    small = shrink(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    assert any(isinstance(layer, SelectChannels) for layer in loaded.layers)
+    np.testing.assert_array_equal(small(data(model)), loaded(data(model)))
+
+
+def test_other_models_are_refused() -> None:
+    class Subclassed(keras.Model):  # type: ignore[misc]
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    with pytest.raises(InputError, match=r"needs a functional or Sequential model.*subclassed"):
+        shrink(Subclassed())
+    with pytest.raises(InputError, match="needs a functional or Sequential model"):
+        shrink("model.keras")
+
+
+def test_a_wrong_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(chain)
+    check = check_outputs.check_outputs
+
+    def broken(model: Any, small: Any, known: Any) -> None:
+        kernel = small.get_layer("second").kernel
+        kernel.assign(np.asarray(kernel) * 1.01)
+        check(model, small, known)
+
+    monkeypatch.setattr("maskc.train.shrinking.shrink.check_outputs", broken)
+    with pytest.raises(NotEquivalentError, match="chain"):
+        shrink(model)
