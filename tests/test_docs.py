@@ -59,7 +59,10 @@ RUN = [page for page in PAGES if any(map(runs, blocks(page)))]
 
 
 def data(directory: Path) -> dict[str, Any]:
-    """README.md: pictures and labels to train on, a model with a mask file, and a baseline."""
+    """README.md: pictures and labels to train on, a model with a mask file, a Keras model, and a baseline."""
+    import keras
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(directory / "model.keras")
     rng = np.random.default_rng(0)
     source = text.model(
         "(float[N,3,H,W] x) => (float[N,4,H,W] y)",
