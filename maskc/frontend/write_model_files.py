@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -201,6 +202,21 @@ def _data_files(path: Path) -> list[Path]:
     """Data files that `write_model` made for a model of this name."""
     pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+
+
+def put_in_place(part: Path, directory: Path) -> None:
+    """Put the new directory in the place of the old one, which stays if that fails."""
+    if not directory.exists():
+        part.rename(directory)
+        return
+    old = part.with_suffix(".old")
+    directory.rename(old)
+    try:
+        part.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old)
 
 
 def digest(files: Iterable[Path]) -> str:

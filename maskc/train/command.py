@@ -21,7 +21,7 @@ from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
 from maskc.train.models.builders import load_model, load_saved
-from maskc.train.progress_metric import LEFT
+from maskc.train.optimizer.progress_metric import LEFT
 from maskc.train.running import checkpoints
 from maskc.train.running.loop import Monitor
 from maskc.train.running.replicas import mirrored

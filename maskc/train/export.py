@@ -16,10 +16,10 @@ import numpy as np
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
-from maskc.frontend.write_model_files import written
+from maskc.frontend.tensorflow import saved_model
+from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.json_values import plain
 from maskc.train.cost import computational_cost
-from maskc.train.saving import put_in_place, write_saved_model
 
 MANIFEST = "manifest.json"
 
@@ -74,7 +74,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
         try:
-            write_saved_model(model, part / "saved_model")
+            saved_model.write(model, part / "saved_model")
             model.save(part / "model.keras")
             compiled = maskc.compile(part / "saved_model", align="none", verify=True)
             compiled.save(part / "model.onnx")

@@ -1,4 +1,4 @@
-"""SavedModel directories, written by `model.export(...)`, `tf.saved_model.save(...)`, Keras 2 or TensorFlow 1."""
+"""SavedModel directories: Keras models as such, and what `export`, TensorFlow, Keras 2 and TensorFlow 1 wrote."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ from passes.errors import in_brief
 
 # In the order in which they are looked for: what TensorFlow Serving calls, then what Keras exports beside it.
 _SIGNATURES = ("serving_default", "serve")
+
+
+def write(model: Any, path: Path) -> None:
+    """Write what a Keras model computes in inference as a SavedModel.
+
+    Keras's own export leaves it to each layer whether it is trained, and those that augment data say so by default: a
+    SavedModel with a RandomFlip would turn the images that it is served.
+    """
+    import keras
+    from keras.src.export.export_utils import get_input_signature
+
+    def serve(*inputs: Any) -> Any:
+        return model(*inputs, training=False)
+
+    with quiet():
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serve", serve, get_input_signature(model))
+        archive.write_out(path, verbose=False)
 
 
 def read(path: Path, name: str | None = None, signature: str | None = None) -> TensorFlowModel:

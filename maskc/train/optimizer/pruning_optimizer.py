@@ -15,9 +15,9 @@ import tensorflow as tf
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
+from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, outside_of_tracing, prune
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
-from maskc.train.progress_metric import LEFT, PruningProgress
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 

@@ -15,12 +15,12 @@ import tensorflow as tf
 import passes
 from maskc import progress
 from maskc.errors import InputError
+from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
 from maskc.frontend.tensorflow.keras import load, to_onnx
-from maskc.frontend.write_model_files import written
+from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.totals import Figures
 from maskc.train.mask_layer import mask_layers
-from maskc.train.saving import put_in_place, write_saved_model
 from maskc.train.shrinking.shrink import shrink
 from passes.errors import in_brief
 
@@ -102,7 +102,7 @@ def _write_keras(model: Any, path: Path) -> None:
 
 def _write_tflite(model: Any, path: Path) -> None:
     saved = path.with_name("saved_model")
-    write_saved_model(model, saved)
+    saved_model.write(model, saved)
     try:
         with quiet(), quiet_stderr():
             converted = tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert()
@@ -113,6 +113,6 @@ def _write_tflite(model: Any, path: Path) -> None:
 
 _WRITERS: dict[str, Callable[[Any, Path], None]] = {
     "keras": _write_keras,
-    "saved_model": write_saved_model,
+    "saved_model": saved_model.write,
     "tflite": _write_tflite,
 }
