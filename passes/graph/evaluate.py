@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from passes.graph.process_wide import without_warnings
 from passes.graph.tensors import Array, is_standard
 
 # The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
@@ -85,8 +85,7 @@ def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> l
         [onnx.ValueInfoProto(name=n) for n in outputs],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)])
-    with warnings.catch_warnings():  # which takes long
-        warnings.simplefilter("ignore")
+    with without_warnings():  # as they take long
         return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
 
 
