@@ -30,6 +30,10 @@ def check(reports: Sequence[Path]) -> None:
 
 def check_target(path: Path, what: str = "output") -> None:
     """Refuse a file that could not be written."""
+    if str(path) == "-":
+        raise InputError(
+            f"The {what} is written to a file, and not to stdout, which - stands for. Give the name of one."
+        )
     if path.is_dir():
         raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
     if path.exists() and not path.is_file():
