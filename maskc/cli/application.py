@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from maskc import progress
 from maskc.cli.output import print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
+from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
 from maskc.errors import MaskcError, PruningWarning
 from maskc.report.bars import Bars
@@ -39,6 +40,11 @@ class _Command(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
                 stream.reconfigure(errors="replace")
+        with outlived():
+            sys.exit(self._run(words, positional, options))
+
+    def _run(self, words: list[str], positional: Sequence[Any], options: Mapping[str, Any]) -> int:
+        """Run a command; returns the exit code."""
         try:
             with warnings.catch_warnings():
                 # They are from libraries, about themselves; what a user should know is told in plain words.
@@ -61,7 +67,7 @@ class _Command(TyperGroup):
         except Exception as error:
             if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
                 _give_up_stdout()
-                sys.exit(_fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words))
+                return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
                 f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
@@ -69,7 +75,7 @@ class _Command(TyperGroup):
                 error,
                 words,
             )
-        sys.exit(code)
+        return code
 
 
 class PlainHelp(TyperCommand):
