@@ -1,5 +1,10 @@
 """Errors a user can act on. Each carries the exit code the command line ends with."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MaskcError(Exception):
     """Base of all errors that maskc raises on purpose; the message is one or two plain sentences."""
@@ -41,3 +46,15 @@ class NotComparableError(InputError):
 
 class PruningWarning(UserWarning):
     """Pruning does not come as far as it was told to, or has nothing to do."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """A context, and a decorator, in which what any input may run into, wherever that is, becomes an `InputError`."""
+    try:
+        yield
+    except MemoryError as error:
+        why = str(error).rstrip(".")
+        raise InputError(f"There is not enough memory{f' ({why})' if why else ''}.") from error
+    except RecursionError as error:
+        raise InputError("The input is nested too deeply to be read.") from error

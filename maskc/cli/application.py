@@ -19,7 +19,7 @@ from maskc.cli.output import print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import MaskcError, PruningWarning
+from maskc.errors import MaskcError, PruningWarning, telling
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
@@ -52,7 +52,7 @@ class _Command(TyperGroup):
                     warnings.simplefilter("ignore")
                     warnings.simplefilter("always", PruningWarning)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
-                with unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
+                with telling(), unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
             code = result if isinstance(result, int) else 0
@@ -62,8 +62,6 @@ class _Command(TyperGroup):
             code = 130
         except MaskcError as error:
             code = _fail(str(error), error.exit_code, error, words)
-        except MemoryError as error:
-            code = _fail(f"There is not enough memory ({error}).", 2, error, words)
         except Exception as error:
             if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
                 _give_up_stdout()

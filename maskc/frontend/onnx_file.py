@@ -98,6 +98,9 @@ def _parse(path: Path) -> ModelProto:
 def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
     what = "The model" if path is None else str(path)
     _check_opset(model, what)
+    endless = graph_checks.endless_functions(model)
+    if endless is not None:
+        raise InputError(f"{what} cannot be read: {endless}.")
     found = graph_checks.fault(model)
     if found is not None:
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
