@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,3 +59,9 @@ def telling() -> Iterator[None]:
         raise InputError(f"There is not enough memory{f' ({why})' if why else ''}.") from error
     except RecursionError as error:
         raise InputError("The input is nested too deeply to be read.") from error
+    except OSError as error:
+        if error.filename is None:  # of streams, and of other than files
+            raise
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+        name = name if len(name) <= 100 else f"{name[:100]}..."
+        raise InputError(f"{name} cannot be read or written: {error.strerror or error}.") from error

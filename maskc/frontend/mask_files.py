@@ -153,6 +153,8 @@ def _new_name(wanted: str, taken: set[str]) -> str:
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
     mask = np.asarray(values)
+    if mask.dtype.name.startswith(("bfloat", "float")):  # numpy itself does not know all of these
+        mask = mask.astype(np.float64)
     if mask.ndim != 1:
         raise InputError(f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel.")
     if mask.dtype.kind == "f" and np.isnan(mask).any():

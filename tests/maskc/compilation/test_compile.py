@@ -238,6 +238,7 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
 
 def test_a_model_is_not_written_to_stdout(mlp: Path) -> None:
     refused(maskc("compile", mlp, "-o", "-"), 2, "and not to stdout")
+    refused(maskc("compile", mlp, mlp, "-o", "-"), 2, "and not to stdout")
 
 
 @pytest.mark.parametrize("there", [True, False])
