@@ -1,5 +1,11 @@
 """Errors a user can act on. Each carries the exit code the command line ends with."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MaskcError(Exception):
     """Base of all errors that maskc raises on purpose; the message is one or two plain sentences."""
@@ -41,3 +47,21 @@ class NotComparableError(InputError):
 
 class PruningWarning(UserWarning):
     """Pruning does not come as far as it was told to, or has nothing to do."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """A context, and a decorator, in which what any input may run into, wherever that is, becomes an `InputError`."""
+    try:
+        yield
+    except MemoryError as error:
+        why = str(error).rstrip(".")
+        raise InputError(f"There is not enough memory{f' ({why})' if why else ''}.") from error
+    except RecursionError as error:
+        raise InputError("The input is nested too deeply to be read.") from error
+    except OSError as error:
+        if error.filename is None:  # of streams, and of other than files
+            raise
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+        name = name if len(name) <= 100 else f"{name[:100]}..."
+        raise InputError(f"{name} cannot be read or written: {error.strerror or error}.") from error

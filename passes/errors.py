@@ -27,6 +27,7 @@ def in_brief(error: BaseException) -> str:
         node = re.search(r"Bad node spec for node\. Name: (.*?) ?OpType: (\S*)", text)
         text = gist.rstrip(".") + (f" (node '{node.group(1).strip()}', {node.group(2)})" if node else "")
     text = re.sub(r"\[\w+Error\] ?", "", text)
+    text = re.sub(r"\S*/onnx/\S+:\d+: \w+: Assertion `.*?` failed: ", "", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
     return (text[:297] + "...") if len(text) > 300 else text

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +17,9 @@ from typer.core import TyperCommand, TyperGroup
 from maskc import progress
 from maskc.cli.output import print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
+from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import MaskcError, PruningWarning
+from maskc.errors import MaskcError, PruningWarning, telling
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
@@ -39,6 +40,11 @@ class _Command(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
                 stream.reconfigure(errors="replace")
+        with outlived():
+            sys.exit(self._run(words, positional, options))
+
+    def _run(self, words: list[str], positional: Sequence[Any], options: Mapping[str, Any]) -> int:
+        """Run a command; returns the exit code."""
         try:
             with warnings.catch_warnings():
                 # They are from libraries, about themselves; what a user should know is told in plain words.
@@ -46,7 +52,7 @@ class _Command(TyperGroup):
                     warnings.simplefilter("ignore")
                     warnings.simplefilter("always", PruningWarning)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
-                with unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
+                with telling(), unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
             code = result if isinstance(result, int) else 0
@@ -56,12 +62,10 @@ class _Command(TyperGroup):
             code = 130
         except MaskcError as error:
             code = _fail(str(error), error.exit_code, error, words)
-        except MemoryError as error:
-            code = _fail(f"There is not enough memory ({error}).", 2, error, words)
         except Exception as error:
             if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
                 _give_up_stdout()
-                sys.exit(_fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words))
+                return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
                 f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
@@ -69,7 +73,7 @@ class _Command(TyperGroup):
                 error,
                 words,
             )
-        sys.exit(code)
+        return code
 
 
 class PlainHelp(TyperCommand):

@@ -117,11 +117,11 @@ def sweep(
     load(rules or ())
     axes: dict[str, list[Any]] = {}
     if align is not None:
-        axes["align"] = [parse_align(word) for word in _values(align)]
+        axes["align"] = [parse_align(word) for word in _values("--align", align)]
     if adapters is not None:
-        axes["adapters"] = _values(adapters)
+        axes["adapters"] = _values("--adapters", adapters)
     if target is not None:
-        axes["target"] = _values(target)
+        axes["target"] = _values("--target", target)
     named = [[(key, value) for value in values] for key, values in axes.items()]
     directory = output or default_output(models[0]).with_suffix("").with_suffix(".sweep")
     result = run.sweep(
@@ -155,13 +155,16 @@ def sweep(
     raise typer.Exit(result.exit_code)
 
 
-def _values(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _values(option: str, text: str) -> list[str]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise typer.BadParameter(f"{option} needs values, with commas between.")
+    return found
 
 
 def _numbers(option: str, text: str | None) -> list[float]:
     try:
-        return [float(part) for part in _values(text or "")]
+        return [] if text is None else [float(part) for part in _values(option, text)]
     except ValueError:
         raise typer.BadParameter(
             f"{option} takes numbers with commas between, like 0.5,0.25, and not '{text}'."

@@ -16,6 +16,7 @@ from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import write_model_files
+from maskc.report import files
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def compile_files(
     anything is written, if two outputs were one file or an output one of the inputs, and when the directory cannot be
     made.
     """
+    if directory is not None:
+        files.check_not_stdout(directory)
     outputs = _outputs(models, directory)
     jobs = checked_jobs(jobs)
     tasks = list(zip(models, outputs, strict=True))

@@ -17,7 +17,15 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
-from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
+from maskc.errors import (
+    InputError,
+    MaskcError,
+    NotComparableError,
+    NotEquivalentError,
+    RunError,
+    UnavailableError,
+    telling,
+)
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.graph_queries import has_external, model_bytes, without_weights
 from maskc.frontend.input_sizes import Shapes, fixed
@@ -62,6 +70,7 @@ class Compiled:
         write_model_files.write_model(self.model, Path(path), keep=self.read)
 
 
+@telling()
 def compile(
     model: frontend.Model,
     masks: Masks | None = None,
@@ -114,6 +123,7 @@ def compile(
     return _compile(fixed(frontend.read(model, signature=signature), shapes), options)
 
 
+@telling()
 def compile_file(
     model: Path,
     output: Path,

@@ -23,8 +23,9 @@ import passes
 from maskc import progress
 from maskc.compilation.detect_cpu import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
+from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
-from maskc.runtime.onnxruntime_session import OnnxRuntimeSession, import_onnxruntime
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.inputs import one_sample
 from passes.adapters.placement import Policy
 from passes.cost.sizes_to_count_at import Sizes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskc.compilation.signal_handling import end_with_parent, uninterrupted, unwinding
-from maskc.errors import InputError, MaskcError
+from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend.custom_rules import load
 from passes.errors import in_brief
 
@@ -69,11 +69,10 @@ def checked_jobs(jobs: int | None) -> int:
 def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:
     """The result of a call, or the error that ended it: one that users can act on as it is, others in a sentence."""
     try:
-        return call(task)
+        with telling():
+            return call(task)
     except MaskcError as error:
         return error
-    except MemoryError:
-        return InputError("There is not enough memory.")
     except Exception as error:  # one task must not keep the others from being done
         reason = f"{type(error).__name__}: {in_brief(error)}"
         return InputError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")

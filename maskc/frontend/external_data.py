@@ -28,6 +28,8 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
     for tensor in all_tensors(model):
         if not is_external(tensor):
             continue
+        if not is_text(path):
+            raise InputError(f"{path}: ONNX finds no external data by a path that is no text in UTF-8. Rename it.")
         location = _said(tensor).get("location", "")
         file = path.parent / location
         if _leaves(directory, location):
@@ -41,6 +43,15 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
         _settle_extent(tensor, path, file)
         files[file] = None
     return tuple(files)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text, which onnx asks for; a system takes any bytes."""
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _missing(location: str, file: Path) -> str | None:
@@ -59,16 +70,16 @@ def _missing(location: str, file: Path) -> str | None:
 
 
 def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
-    """Have the tensor say how long it is, which it may leave out, or say with 0.
+    """Have the tensor say how long it is, which it may leave out, or say with 0; one of no elements is then in no file.
 
     Raises `InputError` where the file ends before the tensor does, or its length is not that of its shape.
     """
     said = _said(tensor)
     what = f"{path}: the data of tensor '{tensor.name}'"
     for key in ("offset", "length"):
-        if not re.fullmatch(r"\d+", said.get(key, "0"), re.ASCII):
+        if not re.fullmatch(r"0*\d{1,18}", said.get(key, "0"), re.ASCII):
             raise InputError(
-                f"{what} have '{said[key]}' for their {key}, which is no number of bytes. Export it again."
+                f"{what} have '{said[key][:60]}' for their {key}, which is no number of bytes. Export it again."
             )
     try:
         needed = stored_bytes(tensor)
@@ -82,7 +93,11 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
             f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
             "The file is damaged or not whole; copy or export it again."
         )
-    if int(said.get("length", 0)) != needed:
+    if not needed:  # a length of 0 is read as all of the file
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = b""
+    elif int(said.get("length", 0)) != needed:
         for entry in [entry for entry in tensor.external_data if entry.key == "length"]:
             tensor.external_data.remove(entry)
         tensor.external_data.add(key="length", value=str(needed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 
@@ -10,6 +11,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoP
 
 from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
 from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
+from passes.model.shape_inference import with_elements
+
+# Of nodes no published model has a tenth as many.
+MOST_NODES = 1_000_000
 
 
 def label(node: NodeProto) -> str:
@@ -21,9 +26,62 @@ def label(node: NodeProto) -> str:
 
 def fault(model: ModelProto) -> str | None:
     """The first structural fault: names given twice, tensors that nobody writes, cycles. None if there is none."""
+    garbled = _garbled(model)
+    if garbled is not None:
+        return f"'{garbled.decode(errors='replace')[:60]}' in it is no text in UTF-8"
     if not model.graph.output:
         return "it has no outputs, so there is nothing to compute"
     return next(_faults(model.graph, frozenset()), None)
+
+
+def _garbled(model: ModelProto) -> bytes | None:
+    """The first name or description that is no text, which protobuf gives as bytes; None where all are."""
+    texts: list[str | bytes] = [model.producer_name, model.producer_version, model.domain, model.doc_string]
+    texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    texts += [opset.domain for opset in model.opset_import]
+    for owner in (model.graph, *model.functions):
+        for scope in all_graphs(owner):
+            texts += (scope.name, scope.doc_string)
+            for node in scope.node:
+                texts += (node.name, node.op_type, node.domain)
+                texts += node.input
+                texts += node.output
+                texts += [attribute.name for attribute in node.attribute]
+            if isinstance(scope, GraphProto):
+                texts += [tensor.name for tensor in scope.initializer]
+                for value in (*scope.input, *scope.output, *scope.value_info):
+                    texts.append(value.name)
+                    texts += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+            else:
+                texts += (*scope.input, *scope.output, *scope.attribute)
+    return next((text for text in texts if isinstance(text, bytes)), None)
+
+
+def endless_functions(model: ModelProto) -> str | None:
+    """What is wrong with local functions that call each other so often that they cannot be inlined; None if nothing."""
+    if not model.functions or (nodes := _expanded(model)) <= MOST_NODES:
+        return None
+    how = "call each other in a circle" if nodes == math.inf else f"stand for more than {MOST_NODES:,} nodes"
+    return f"its local functions {how}, and cannot be inlined"
+
+
+def _expanded(model: ModelProto) -> float:
+    """The number of nodes with all local functions inlined; infinite where functions call themselves in a circle."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    known: dict[tuple[str, str], float] = {}
+
+    def nodes(owner: GraphProto | onnx.FunctionProto) -> float:
+        return sum(called(node.domain, node.op_type) for scope in all_graphs(owner) for node in scope.node)
+
+    def called(*key: str) -> float:
+        if key not in functions:
+            return 1
+        if key not in known:
+            known[key] = math.inf  # until it is known
+            known[key] = nodes(functions[key])
+        return known[key]
+
+    return nodes(model.graph)
 
 
 def shared_names(model: ModelProto) -> tuple[str, ...]:
@@ -144,7 +202,7 @@ def completed(model: ModelProto) -> ModelProto:
     if not _bare(model.graph.output):
         return model
     try:
-        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+        inferred = with_elements(without_weights(model))
     except onnx.shape_inference.InferenceError:  # the checker says it better
         return model
     types = {value.name: value.type for value in inferred.graph.output}
@@ -163,7 +221,7 @@ def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        inferred = with_elements(bare)
     except onnx.shape_inference.InferenceError:
         return ()
     wrong = redeclared(model, {value.name: dims_of(value) for value in inferred.graph.output})

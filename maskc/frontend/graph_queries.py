@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from passes.model.shape_inference import with_elements
 from passes.weights.streaming import External, stored_bytes
 
 # Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.
@@ -208,7 +209,7 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
 
     Tensors that nothing is known about are there with element type 0 and no shape.
     """
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    inferred = with_elements(without_weights(model))
     graph = inferred.graph
     types = {name: TensorType(0, None) for node in graph.node for name in node.output if name}
     for value in (*graph.value_info, *graph.output, *graph.input):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from maskc.frontend.graph_queries import (
 _SMALL_INTEGERS = frozenset(map(TensorProto.DataType.Value, "INT8 INT16 UINT8 UINT16".split()))
 _NUMBERS = frozenset(map(TensorProto.DataType.Value, "FLOAT16 BFLOAT16 FLOAT DOUBLE INT32 INT64 UINT32 UINT64".split()))
 
+# Of all masks together: hundreds of millions of channels.
+_MOST_BYTES = 2**28
+
 # Arrays of 0 and 1 by `tensor` or `tensor@axis`, or a file of them.
 Masks = str | os.PathLike[str] | Mapping[str, ArrayLike]
 
@@ -41,9 +45,11 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"The mask file {path} {'is a directory' if path.is_dir() else 'does not exist'}.")
+        what = "is a directory" if path.is_dir() else "is no file, but a device or a pipe" if path.exists() else None
+        raise InputError(f"The mask file {path} {what or 'does not exist'}. Give an .npz or .safetensors file.")
     if path.suffix not in (".npz", ".safetensors"):
         raise InputError(f"The mask file {path} must be an .npz or a .safetensors file.")
+    _check_size(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
@@ -57,6 +63,22 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     if not masks:
         raise InputError(f"The mask file {path} holds no masks.")
     return masks
+
+
+def _check_size(path: Path) -> None:
+    """Raise `InputError` where the file holds more than masks can be, which compressed takes next to no room."""
+    try:
+        size = path.stat().st_size
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile):  # which reading says better
+        return
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"The mask file {path} holds {size:,} bytes, and masks are {_MOST_BYTES:,} at most. A mask has one number "
+            "for each channel."
+        )
 
 
 def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
@@ -131,6 +153,8 @@ def _new_name(wanted: str, taken: set[str]) -> str:
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
     mask = np.asarray(values)
+    if mask.dtype.name.startswith(("bfloat", "float")):  # numpy itself does not know all of these
+        mask = mask.astype(np.float64)
     if mask.ndim != 1:
         raise InputError(f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel.")
     if mask.dtype.kind == "f" and np.isnan(mask).any():

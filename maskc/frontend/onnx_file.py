@@ -75,6 +75,8 @@ def check(model: ModelProto | Path) -> None:
 def _parse(path: Path) -> ModelProto:
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise InputError(f"{path} is no file, but a device or a pipe. Give the name of an ONNX file.")
         if size == 0:
             raise InputError(f"{path} is empty.")
         if size > PROTOBUF_LIMIT:
@@ -98,6 +100,9 @@ def _parse(path: Path) -> ModelProto:
 def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
     what = "The model" if path is None else str(path)
     _check_opset(model, what)
+    endless = graph_checks.endless_functions(model)
+    if endless is not None:
+        raise InputError(f"{what} cannot be read: {endless}.")
     found = graph_checks.fault(model)
     if found is not None:
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
@@ -111,7 +116,7 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
-        if path is not None and dense is model and _in_own_domain(model) is model:
+        if path is not None and dense is model and _in_own_domain(model) is model and external_data.is_text(path):
             check(path)  # in memory a model with external data lacks the weights
         else:
             check(without_weights(dense) if has_external(dense) else dense)

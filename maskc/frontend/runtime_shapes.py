@@ -8,7 +8,9 @@ from typing import Any
 from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info
 
+from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import copied, without_weights
+from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from passes.model.declarations import dims_of, symbols, written_by_unknown
 
 
@@ -33,8 +35,8 @@ def noted(model: ModelProto) -> ModelProto:
 def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
     """What a session says of these tensors when they are outputs of the model; nothing where it cannot be made."""
     try:
-        import onnxruntime as ort
-    except ImportError:  # which is said where something is to be run
+        ort = import_onnxruntime()
+    except UnavailableError:  # which is said where something is to be run
         return []
     light = without_weights(model)
     notes = [value for value in light.graph.value_info if value.name not in wanted]
@@ -44,7 +46,7 @@ def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
     del light.graph.output[:]
     light.graph.output.extend(outputs)
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = FATAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])

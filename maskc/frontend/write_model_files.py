@@ -8,10 +8,8 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from onnx import ModelProto, TensorProto, numpy_helper
 
@@ -27,6 +25,7 @@ from maskc.frontend.graph_queries import (
     without_initializers,
 )
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
+from maskc.frontend.part_folders import part_folder
 from passes.weights.external_file import Store
 
 # Below protobuf's limit by what the graph beside its weights may take.
@@ -69,11 +68,8 @@ def inlined(model: ModelProto) -> ModelProto:
 @contextlib.contextmanager
 def store_beside(path: Path) -> Iterator[Store]:
     """A file beside `path` for the weights of a model on its way there; it goes away if it is not made use of."""
-    with (
-        written(path),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as directory,
-        Store(Path(directory).resolve() / "weights") as store,
-    ):
+    path = followed(path)
+    with written(path), part_folder(path) as folder, Store(folder.resolve() / "weights") as store:
         yield store
 
 
@@ -85,9 +81,10 @@ def write_model(
     Weights that do not fit in an ONNX file go to one beside it, `<name>.<hash>.data`. The hash of its content
     is in its name, so an existing model never finds new weights under the name it knows. Data files that an
     earlier model of this name used are removed at the end, but for those to `keep`. `store` is one from `store_beside`
-    that holds weights of the model already, and becomes that file. `limit` is that of `embeds`. Raises `InputError`
-    when writing fails.
+    that holds weights of the model already, and becomes that file. `limit` is that of `embeds`. A symbolic link stays,
+    and the file that it leads to is written. Raises `InputError` when writing fails.
     """
+    path = followed(path)
     with written(path):
         earlier = _data_files(path)
         if embeds(model, limit):
@@ -127,27 +124,21 @@ def write_text(path: Path, text: str, what: str = "") -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by a new one with this content, or leave it as it is."""
-    with _replacing(path) as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place when the block ends, and goes away if it raises."""
+    path = followed(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, NOT_A_FILE)  # a device or a pipe would be gone
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
+    with part_folder(path) as folder:
+        part = folder / "whole"
+        with part.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(_permissions())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+        part.replace(path)
+
+
+def followed(path: Path) -> Path:
+    """The file that is to be written: the one that a symbolic link leads to, and else the path itself."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextlib.contextmanager
@@ -165,13 +156,6 @@ def not_left_empty(directory: Path) -> Iterator[None]:
 
 def _is_large(tensor: TensorProto) -> bool:
     return tensor.HasField("raw_data") and len(tensor.raw_data) >= _MIN_EXTERNAL
-
-
-def _permissions() -> int:
-    """Those that open() gives: temporary files are private, and what takes their place is not."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def _write_weights(model: ModelProto, path: Path, store: Store) -> tuple[ModelProto, Path]:
@@ -193,7 +177,6 @@ def _write_weights(model: ModelProto, path: Path, store: Store) -> tuple[ModelPr
     weights = path.with_name(f"{path.name}.{store.digest[:16]}.data")
     for tensor in filter(is_external, all_tensors(copy)):
         relocate(tensor, weights.name)
-    store.path.chmod(_permissions())
     store.path.replace(weights)
     return copy, weights
 

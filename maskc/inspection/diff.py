@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from maskc import frontend
+from maskc.errors import telling
 from maskc.frontend import Source
 from maskc.frontend.graph_queries import all_nodes, type_of
 from maskc.frontend.input_sizes import Shapes, fixed
@@ -18,6 +19,7 @@ from maskc.results.totals import Figures
 from passes.cost.sizes_to_count_at import Sizes
 
 
+@telling()
 def diff(
     before: frontend.Model,
     after: frontend.Model,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import passes
 from maskc import frontend
-from maskc.errors import InputError
+from maskc.errors import InputError, telling
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
@@ -56,6 +56,7 @@ def count_both(before: Source, after: Source, at: Sizes | None = None) -> tuple[
     return costs[0], costs[1]
 
 
+@telling()
 def flops(
     model: frontend.Model,
     masks: Masks | None = None,

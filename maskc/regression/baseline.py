@@ -15,6 +15,7 @@ from pathlib import Path
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed
+from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
 
@@ -121,7 +122,7 @@ def read(path: Path) -> Baseline:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The baseline {path} cannot be read as JSON: {str(error).rstrip('.')}.") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema < 1 or not isinstance(data.get("models"), dict):
@@ -134,7 +135,7 @@ def read(path: Path) -> Baseline:
         models: dict[str, Entry] = {key: parsed(Entry, value, key) for key, value in data["models"].items()}
         for entry in models.values():
             for text in (*entry.removed.values(), *entry.held.values()):
-                channels(text)
+                _ranges(text)
             for text in (entry.at or {}).values():
                 sizes(text)
         return Baseline(path, models)
@@ -156,10 +157,17 @@ def sizes(text: str) -> tuple[int, ...]:
 
 def channels(text: str) -> set[int]:
     """Channels from text like `0-3, 7`. Raises ValueError for anything else."""
-    found: set[int] = set()
+    return {channel for each in _ranges(text) for channel in each}
+
+
+def _ranges(text: str) -> list[range]:
+    """Ranges of channels from text, each after the one before it, so that they are no more than an axis has."""
+    found: list[range] = []
     for part in text.split(", ") if text else ():
         first, _, last = part.partition("-")
         if not (first + last).isdecimal():
-            raise ValueError(f"`{text}` does not list channels, like `0-3, 7`")
-        found.update(range(int(first), int(last or first) + 1))
+            raise ValueError(f"`{text[:60]}` does not list channels, like `0-3, 7`")
+        found.append(range(int(first), int(last or first) + 1))
+        if found[-1].stop > MOST_SLICES or (len(found) > 1 and found[-1].start < found[-2].stop):
+            raise ValueError(f"`{text[:60]}` does not list channels in their order, below {MOST_SLICES:,}")
     return found

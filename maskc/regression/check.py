@@ -14,7 +14,7 @@ from maskc import frontend, progress
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import attempt, checked_jobs, each
-from maskc.errors import InputError, MaskcError, NotEquivalentError
+from maskc.errors import InputError, MaskcError, NotEquivalentError, telling
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes, fixed
@@ -53,6 +53,7 @@ class Outcome:
         return not self.findings and not self.error
 
 
+@telling()
 def check(
     path: Path,
     models: Sequence[Path] = (),

@@ -30,6 +30,7 @@ def check(reports: Sequence[Path]) -> None:
 
 def check_target(path: Path, what: str = "output") -> None:
     """Refuse a file that could not be written."""
+    check_not_stdout(path, what)
     if path.is_dir():
         raise InputError(f"The {what} {path} is a directory. Give the name of a file.")
     if path.exists() and not path.is_file():
@@ -38,6 +39,14 @@ def check_target(path: Path, what: str = "output") -> None:
         raise InputError(f"{path.parent} is a file, and no directory to write into.")
     if not path.parent.is_dir():
         raise InputError(f"The directory {path.parent} does not exist. Create it first.")
+
+
+def check_not_stdout(path: Path, what: str = "output") -> None:
+    """Refuse what stands for stdout in other commands, and would be a file of that name."""
+    if str(path) == "-":
+        raise InputError(
+            f"The {what} is written to a file, and not to stdout, which - stands for. Give the name of one."
+        )
 
 
 def check_not_read(path: Path, read: Iterable[Path], what: str = "output") -> None:

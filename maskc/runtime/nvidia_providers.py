@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from maskc.errors import UnavailableError
@@ -52,11 +53,21 @@ def require(ort: Any, gpu: Gpu) -> None:
         )
     if gpu is GPUS["tensorrt"]:
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+    with _without_prints(ort), contextlib.suppress(Exception):
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         if gpu is GPUS["tensorrt"]:
             import_module("tensorrt")
+
+
+@contextlib.contextmanager
+def _without_prints(module: ModuleType) -> Iterator[None]:
+    """Within, what the module prints goes nowhere; stdout is every thread's, and stays."""
+    vars(module)["print"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        vars(module).pop("print", None)  # another thread may have been as far
 
 
 def missing(ort: Any, gpu: Gpu) -> str:

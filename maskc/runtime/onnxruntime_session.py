@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import tempfile
@@ -25,6 +23,7 @@ from maskc.frontend.graph_queries import (
     tensor_bytes,
     type_of,
 )
+from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.numpy_types import in_numpy_types
@@ -36,8 +35,6 @@ Provider = Literal["cpu", Gpu]
 
 #: keeps products with weights of few bits in single precision, as the graph says: see `rounds_products`
 SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
-
-_FATAL = 4  # the quietest of ONNX Runtime's log levels
 
 
 class OnnxRuntimeSession:
@@ -55,7 +52,7 @@ class OnnxRuntimeSession:
         self.finest = TensorProto.DOUBLE
         self.outputs = tuple(value.name for value in model.graph.output)
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL
+        options.log_severity_level = FATAL
         options.use_deterministic_compute = True
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -135,18 +132,6 @@ def rounds_products(model: ModelProto) -> bool:
     return any(node.op_type == "MatMul" and node.input[1] in weights for node in model.graph.node)
 
 
-def import_onnxruntime() -> Any:
-    """ONNX Runtime, told to keep its log to itself. Raises `UnavailableError` when it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            f"ONNX Runtime cannot be imported: {in_brief(error)}. Install maskc again with its dependencies."
-        ) from error
-    onnxruntime.set_default_logger_severity(_FATAL)
-    return onnxruntime
-
-
 def require_provider(provider: Provider) -> None:
     """Raise `UnavailableError` where a provider cannot be used."""
     OnnxRuntimeSession(_probe(), provider)
@@ -157,7 +142,7 @@ def reads_ir_version(version: int) -> bool:
     probe = _probe()
     probe.ir_version = version
     options = import_onnxruntime().SessionOptions()
-    options.log_severity_level = _FATAL
+    options.log_severity_level = FATAL
     try:
         import_onnxruntime().InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -194,16 +179,15 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
     if has_external(model):
         model = _mapped(model, options)
         stored = 0
-    # Loading the CUDA libraries prints what it could not find.
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory:
         try:
             if stored < PROTOBUF_LIMIT * 0.95:
-                return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+                return _on_providers(ort, model.SerializeToString(), options, providers)
             # Too large for a message: by way of a file, whose weights ONNX Runtime maps or copies before it
             # returns.
             path = Path(directory) / "model.onnx"
             onnx.save_model(copied(model), path, save_as_external_data=True, location="weights")
-            return ort.InferenceSession(str(path), options, providers=providers)
+            return _on_providers(ort, str(path), options, providers)
         except Exception as error:
             readable = re.search(r"Unsupported model IR version.* max supported IR version: (\d+)", str(error))
             if not readable:
@@ -213,6 +197,19 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
     older = copied(model)
     older.ir_version = int(readable.group(1))
     return _create(ort, older, options, providers)
+
+
+def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session on these providers, or on all but the first where that fails.
+
+    ONNX Runtime does the same when it is left to, and prints that it does.
+    """
+    try:
+        return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except Exception:
+        if len(providers) == 1:
+            raise
+        return _on_providers(ort, model, options, providers[1:])
 
 
 def _mapped(model: ModelProto, options: Any) -> ModelProto:

@@ -26,6 +26,9 @@ _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
 _MAX_TRIES = 60
 
+# Elements of all inputs together: more take gigabytes, in double precision and for several samples.
+_MAX_ELEMENTS = 2**27
+
 # How values are drawn, in the order in which samples take turns: a name, and the scale where it matters.
 KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
 _SCALES = {"gaussian": 1.0, "large": 10.0, "small": 0.01, "tiny": 1e-6}
@@ -111,6 +114,12 @@ def plan(
 
     def accepts(sizes: Mapping[str, int], ceiling: int) -> bool:
         nonlocal failure
+        elements = sum(math.prod(port.shape(sizes)) for port in inputs)
+        if elements > _MAX_ELEMENTS:
+            failure = failure or RunError(
+                f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
+            )
+            return False
         drawn = draw(inputs, sizes, "gaussian", np.random.default_rng(seed), ceiling)
         for values in (drawn, *(smaller(inputs, drawn) if ceiling == 1 else ())):
             try:

@@ -137,7 +137,7 @@ def read(directory: Path) -> Record | None:
     advice = "Give another directory, or remove the file to begin anew."
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON. {advice}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema < 1:

@@ -21,7 +21,7 @@ from maskc import frontend, progress
 from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.compilation.workers import checked_jobs, each
-from maskc.errors import InputError, MaskcError
+from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
@@ -55,6 +55,7 @@ class Sweep(Record):
         write_model_files.write_text(Path(directory) / PAGE, page(self))
 
 
+@telling()
 def sweep(
     model: frontend.Model | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
+from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.json_values import plain
@@ -72,8 +71,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
     with written(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
-        try:
+        with part_folder(directory) as part:
             saved_model.write(model, part / "saved_model")
             model.save(part / "model.keras")
             compiled = maskc.compile(part / "saved_model", align="none", verify=True)
@@ -94,8 +92,6 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
             (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             part.chmod(0o755)
             put_in_place(part, directory)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return Exported(directory, before, report.after.flops, report, manifest)
 
 

@@ -19,12 +19,13 @@ from onnx import ModelProto
 from maskc import progress
 from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
+from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import latency, random_inputs
-from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, import_onnxruntime, rounds_products
+from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,

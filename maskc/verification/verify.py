@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from maskc import frontend
+from maskc.errors import telling
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import apply_masks
@@ -27,6 +28,7 @@ from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
 from passes.cost.sizes_to_count_at import Sizes
 
 
+@telling()
 def verify(
     reference: frontend.Model,
     compiled: frontend.Model,

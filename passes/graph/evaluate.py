@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +12,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from passes.graph.tensors import Array, is_standard
+from passes.graph.process_wide import without_warnings
+from passes.graph.tensors import Array, is_standard, static_shape
 
 # The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
 _FAST: dict[str, Callable[..., Array]] = {
@@ -28,6 +29,10 @@ _FAST: dict[str, Callable[..., Array]] = {
     "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
     "Identity": lambda x: x,
 }
+# Elements: of computed weights no more are made before it is known how many they are.
+_MOST = 2**27
+# Elements: operands that say how large a result is are no larger.
+_SHAPE_DATA = 1024
 _OF_INTEGERS = ("Add", "Sub", "Mul")
 # These do the same to elements of any type, and have attributes.
 _MOVES: dict[str, Callable[..., Array]] = {
@@ -40,7 +45,9 @@ _MOVES: dict[str, Callable[..., Array]] = {
 
 
 def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
-    """Outputs of the node on these operands (None: omitted), or None if they cannot be had."""
+    """Outputs of the node on these operands (None: omitted), or None if they cannot be had, or are very large."""
+    if _is_large(node, opset, operands):
+        return None
     standard = is_standard(node)
     fast = _FAST.get(node.op) if standard else None
     moves = _MOVES.get(node.op) if standard else None
@@ -55,6 +62,29 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
             return _reference(node, opset, operands)
         except Exception:  # an operator, type or attribute that the reference does not implement
             return None
+
+
+def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bool:
+    """Whether the outputs, whose shapes nobody has inferred yet, have more elements than are computed here.
+
+    A few numbers can ask for any number of them.
+    """
+    if all(static_shape(t) is not None for t in node.outputs if t.name):
+        return False
+    shapes = [x.shape for x in operands if x is not None]
+    if is_standard(node) and (node.op in _FAST or node.op in _MOVES):
+        with contextlib.suppress(ValueError):  # operands that do not fit each other
+            return node.op in _FAST and math.prod(np.broadcast_shapes(*shapes)) > _MOST
+        return False
+    model, feeds = _alone(node, opset, operands)
+    small = {name: x for name, x in feeds.items() if x.size <= _SHAPE_DATA}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for name, x in small.items())
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # computing it will say the same
+        return False
+    dims = [value.type.tensor_type.shape.dim for value in inferred.graph.output]
+    return any(math.prod(dim.dim_value for dim in each) > _MOST for each in dims)
 
 
 def _plain(element: int) -> np.dtype[Any]:
@@ -73,6 +103,13 @@ def _whole(x: Array, shape: Array) -> Array:
 def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
+    model, feeds = _alone(node, opset, operands)
+    with without_warnings():  # as they take long
+        return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
+
+
+def _alone(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A model of the node alone, and what it is fed with."""
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(operands)]
     outputs = [f"y{i}" for i in range(len(node.outputs))]
     attrs: dict[str, Any] = {k: _attribute(v) for k, v in node.attrs.items()}
@@ -84,10 +121,7 @@ def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> l
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in feeds.items()],
         [onnx.ValueInfoProto(name=n) for n in outputs],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)])
-    with warnings.catch_warnings():  # which takes long
-        warnings.simplefilter("ignore")
-        return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)]), feeds
 
 
 def _attribute(value: object) -> object:

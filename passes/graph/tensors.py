@@ -27,6 +27,12 @@ _INTEGERS = (int, np.integer)
 #: elements: a constant up to this size may be stored twice without a thought
 SMALL = 64
 
+#: slices along an axis: of longer ones no slice is told from another, as a mask of them would take much memory
+MOST_SLICES = 2**24
+
+#: elements: no tensor has more, as they would take terabytes
+MOST_ELEMENTS = 2**40
+
 
 def is_constant(tensor: gs.Tensor) -> bool:
     """Whether the tensor is an initializer (a sparse one is left as it is, like something computed)."""
@@ -58,14 +64,13 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 
 def size_of(tensor: gs.Tensor, axis: int) -> int | None:
-    """Number of slices along `axis` (may be negative), None where it is not static."""
+    """Number of slices along `axis` (may be negative), None where it is not static, or above `MOST_SLICES`."""
     shape = tensor.shape
     if shape is None or not -len(shape) <= axis < len(shape):
         return None
     if isinstance(tensor.dtype, int) or is_sparse(tensor):  # an element type that numpy does not have: left as it is
         return None
-    dim = shape[axis]
-    return int(dim) if isinstance(dim, _INTEGERS) else None
+    return _slices(shape[axis])
 
 
 def sizes_of(tensor: gs.Tensor) -> tuple[int | None, ...]:
@@ -73,7 +78,11 @@ def sizes_of(tensor: gs.Tensor) -> tuple[int | None, ...]:
     shape = tensor.shape or ()
     if isinstance(tensor.dtype, int) or is_sparse(tensor):
         return (None,) * len(shape)
-    return tuple([int(dim) if isinstance(dim, _INTEGERS) else None for dim in shape])
+    return tuple([_slices(dim) for dim in shape])
+
+
+def _slices(dim: Dim) -> int | None:
+    return int(dim) if isinstance(dim, _INTEGERS) and dim <= MOST_SLICES else None
 
 
 def volume(tensor: gs.Tensor) -> int:

@@ -13,9 +13,9 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import captured, shared_constants
-from passes.graph.tensors import STANDARD_DOMAINS, Array, element_of, is_sparse, is_standard
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
-from passes.model.declarations import annotated, redeclare, redeclared, symbols
+from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.shape_inference import described_as
 from passes.ops import rules
@@ -56,8 +56,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
             model.graph.value_info.append(_declared(node.outputs[0]))
     if store is not None:
         store.flush()
-    if initializers and model.ir_version < 4:  # from then on initializers need not be inputs
-        model.ir_version = 4
+    model.ir_version = max(model.ir_version, 4)  # before, initializers had to be inputs, those folded here as well
     return model
 
 
@@ -139,6 +138,8 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
         proto.doc_string = graph.doc_string
     proto.input.extend(_declared(t) for t in graph.inputs)
     proto.output.extend(_declared(t) for t in graph.outputs)
+    for value, dims in zip(proto.output, getattr(graph, "declared", ()), strict=False):
+        _redeclare_open(value, dims)
     for tensor in _constants(graph):
         if outside is None or tensor.name not in outside:
             _append(proto, tensor)
@@ -154,6 +155,26 @@ def _declared(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     if tensor.dtype is None or kind not in _DECLARED:
         return onnx.ValueInfoProto(name=tensor.name)
     return _DECLARED[kind](tensor.name, element_of(tensor.dtype), tensor.shape)
+
+
+def _redeclare_open(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> None:
+    """Let an output of a body declare as much as it did before of the sizes that nobody can infer.
+
+    ONNX Runtime goes by it for what a Loop of no rounds collects.
+    """
+    if dims is None or not value.type.HasField("tensor_type"):
+        return
+    found = dims_of(value)
+    if found is None:
+        declare(value, dims)
+    elif len(found) == len(dims):
+        declare(
+            value,
+            [
+                then if isinstance(then, int) and not isinstance(now, int) else now
+                for now, then in zip(found, dims, strict=True)
+            ],
+        )
 
 
 _DECLARED = {

@@ -27,7 +27,8 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
     """The graph of a model, with weights that are read as they lie in the model, and without shapes.
 
     Attributes are the numbers, strings, lists of these, initializers and graphs that they hold. Those of other types,
-    which no operator here reads, stay the `AttributeProto` that they are.
+    which no operator here reads, stay the `AttributeProto` that they are. A graph that is an attribute has `declared`:
+    the shapes that it declares of its outputs.
     """
     return _Scope({}, opset_of(model)).graph(model.graph)
 
@@ -103,7 +104,9 @@ class _Scope:
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
-            return _Scope({**self._outside, **self._own}, self._opset).graph(proto.g)
+            body = _Scope({**self._outside, **self._own}, self._opset).graph(proto.g)
+            body.declared = [dims_of(value) for value in proto.g.output]
+            return body
         try:
             if kind == AttributeProto.STRING:
                 return proto.s.decode()

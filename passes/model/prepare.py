@@ -11,10 +11,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
-from passes.graph.tensors import describe
+from passes.graph.subgraphs import with_bodies
+from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
 from passes.model.contrib_operators.decompose import decompose
-from passes.model.declarations import check_noted
+from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, inferred, unfinished
@@ -57,6 +58,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     outline = outlined(graph.nodes, model, INFERRED) if decompose(graph) else model
     found = inferred(outline)
     annotate(graph.nodes, found.model.graph, graph.inputs)
+    _check_sizes(graph)
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
         folded = constant_folding.fold_constants(graph, keep)
         taken, settled = inline_taken_branches(graph), constant_folding.settle_operands(graph)
@@ -68,6 +70,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
         outline = outlined(part, model, INFERRED)
         found = inferred(outline)
         annotate(part, found.model.graph)
+        _check_sizes(graph)
     check_noted(model, graph)
     for node in graph.nodes:
         wrong = rules(node).contradiction(node)
@@ -76,6 +79,17 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     if not found.sound:
         check(outline, found.model)
     return graph
+
+
+def _check_sizes(graph: gs.Graph) -> None:
+    """Raise GraphError, naming it, where a tensor has more elements than any memory: before anything is made of it."""
+    for scope in with_bodies(graph):
+        for tensor in [*scope.inputs, *(t for node in scope.nodes for t in node.outputs)]:
+            if tensor.shape and volume(tensor) > MOST_ELEMENTS:
+                raise GraphError(
+                    f"Tensor `{tensor.name}` would be {written(tensor.shape)[:100]}, and may have {MOST_ELEMENTS:,} "
+                    "elements at most. Correct the sizes that it follows from."
+                )
 
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:

@@ -18,6 +18,8 @@ from passes.model.missing_shapes import BROADCASTS, missing_shapes
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice
 
+# Sizes: inference that follows elements writes down those of any vector, and of long ones they fill the memory.
+_LONGEST = 2**20
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
 # How the names begin that inference gives to sizes which it does not know.
@@ -110,6 +112,26 @@ def _is_settled(value: onnx.ValueInfoProto | None) -> bool:
     return not any(d is None or (isinstance(d, str) and d.startswith(_MADE_UP)) for d in dims)
 
 
+def with_elements(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
+    """What onnx infers of a model, elements of vectors that are made of sizes followed where no vector is long.
+
+    Raises the errors of `onnx.shape_inference`.
+    """
+    plain = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+    if _has_long_vector(plain.graph):
+        return plain
+    return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+
+
+def _has_long_vector(graph: onnx.GraphProto) -> bool:
+    """Whether a vector of the graph, or of one that its nodes hold, has more elements than are to be followed."""
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value > _LONGEST:
+            return True
+    return any(map(_has_long_vector, _bodies(graph)))
+
+
 def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
 
@@ -158,7 +180,9 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
     With `elements` it also follows those of vectors that are made of sizes.
     """
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=elements, strict_mode=strict)
+        if elements:
+            return with_elements(model, strict)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=strict)
     except Exception as error:
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 

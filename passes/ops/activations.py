@@ -55,6 +55,12 @@ class Extremum(Elementwise):
 class Clip(Elementwise):
     """Between two bounds, which are operands from opset 11 on."""
 
+    def contradiction(self, node: gs.Node) -> str:
+        for _, tensor in present(node.inputs[1:3]):
+            if is_constant(tensor) and math.prod(tensor.shape) != 1:
+                return f"its bound `{tensor.name}` has shape {list(tensor.shape)} and must be one number"
+        return ""
+
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         bounds = [node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)]
         for place, tensor in present(node.inputs[1:3]):

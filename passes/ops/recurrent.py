@@ -44,8 +44,10 @@ class Recurrent(Op):
 
     def contradiction(self, node: gs.Node) -> str:
         shapes = [static_shape(t) if (t := operand(node, i)) is not None else None for i in (1, 2, 3)]
-        if shapes[0] is None or len(shapes[0]) != 3:
+        if shapes[0] is None:
             return ""
+        if len(shapes[0]) != 3:
+            return f"its weights have shape {shapes[0]} and must have three axes"
         ways, rows, _ = shapes[0]
         for name, shape, wanted in (
             ("recurrent weights", shapes[1], (ways, rows, rows // self.gates)),

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
-from passes.graph.tensors import SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
+from passes.graph.tensors import MOST_SLICES, SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -86,7 +86,7 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
     shape = rewriter.shape(tensor)
     if not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in range(len(shape))):
         return tensor
-    whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int)}
+    whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int) and d <= MOST_SLICES}
     stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
     wanted = {a: w if (r := required.get(a)) is None else r for a, w in whole.items()}
     empty = _empty_axis(rewriter, tensor)

@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from maskc.errors import UnavailableError
+from passes.graph.process_wide import process_wide, without_warnings
 
 # Errors only; it is read when TensorFlow is loaded.
 _LOG_LEVEL = "2"
@@ -38,6 +38,7 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
+@process_wide
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what TensorFlow and Keras say in passing through Python's logging and warnings."""
@@ -46,14 +47,14 @@ def quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
+@process_wide
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.

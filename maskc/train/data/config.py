@@ -50,7 +50,7 @@ def _load(path: Path) -> Any:
     if path.suffix == ".json":
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}.") from error
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{path} is not a configuration: give a .yaml or .json file.")

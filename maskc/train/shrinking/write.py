@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import tensorflow as tf
 import passes
 from maskc import progress
 from maskc.errors import InputError
+from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
 from maskc.frontend.tensorflow.keras import load, to_onnx
@@ -76,15 +75,12 @@ def compile_to(path: Path, output: Path, format: str, verify: bool = True) -> Wr
     with progress.stage("Writing"), written(output):
         output = output.absolute()
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-        try:
+        with part_folder(output) as part:
             _WRITERS[format](small, part / output.name)
             if format == "saved_model":
                 put_in_place(part / output.name, output)
             else:
                 (part / output.name).replace(output)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return Written(output, format, _figures(model, path), _figures(small, output))
 
 

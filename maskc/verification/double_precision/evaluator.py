@@ -6,7 +6,6 @@ function agree to about 1e-14 of their scale, so a limit of 1e-10 separates roun
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import array_of, copied
 from maskc.runtime.bfloat16_as_float32 import widen_type
 from maskc.verification.double_precision.operators import OPERATORS
+from passes.graph.process_wide import without_warnings
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -135,8 +135,7 @@ class Evaluator:
 
     def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
         """The graph's outputs for one set of inputs."""
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are compared like other NaNs
+        with np.errstate(all="ignore"), without_warnings():  # means of nothing are compared like other NaNs
             return self._run.run(None, dict(feeds))  # type: ignore[return-value]
 
 

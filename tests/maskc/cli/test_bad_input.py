@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save_file
 
+import maskc as api
+import passes
+from maskc.errors import InputError
 from tests.maskc import build
 from tests.maskc.command import ROOT, compile_refused, maskc, process, refused
 
@@ -224,3 +229,63 @@ def test_a_process_ends_the_same_way(tmp_path: Path) -> None:
     result = process("compile", source)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+
+
+# Files and names that systems allow.
+
+
+def test_a_model_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    compile_refused(tmp_path / "m.onnx", "is no file, but a device or a pipe")
+
+
+def test_masks_in_a_pipe(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "masks.npz")
+    compile_refused(source, "is no file, but a device or a pipe", masks=tmp_path / "masks.npz")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", "/m.onnx"])
+def test_a_path_that_is_too_long(tmp_path: Path, suffix: str) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    long = tmp_path / ("a" * 300 + suffix)
+    refused(maskc("compile", long), 2, "aaa", "File name too long")
+    refused(maskc("compile", source, "-o", long), 2, "aaa", "File name too long")
+    with pytest.raises(InputError, match="File name too long"):
+        api.compile(long)
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    try:
+        source = build.save(build.mlp(), tmp_path / os.fsdecode(b"m\xff.onnx"))
+    except OSError:
+        pytest.skip("names of files are text here")
+    output = tmp_path / "out.onnx"
+    assert maskc("compile", source, "-o", output, "--report", tmp_path / "report.html").exit_code == 0
+    assert maskc("verify", source, output, "--json").exit_code == 0
+    outside = build.save_external(build.mlp(), tmp_path / "outside.onnx").rename(source)
+    refused(maskc("compile", outside), 2, "no external data by a path that is no text")
+
+
+def test_an_input_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    shrink = passes.shrink
+
+    def late(model: onnx.ModelProto, *arguments: Any, **options: Any) -> Any:
+        source.unlink()
+        return shrink(model, *arguments, **options)
+
+    monkeypatch.setattr("passes.shrink", late)
+    refused(maskc("compile", source), 2, "m.onnx cannot be read or written: No such file")
+
+
+def test_lists_without_values() -> None:
+    for option in ("--targets", "--align", "--adapters", "--target"):
+        refused(maskc("sweep", "m.onnx", option, " , "), 2, f"{option} needs values")
+
+
+def test_masks_in_bfloat16(tmp_path: Path) -> None:
+    source, masks = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "masks.safetensors"
+    save_file({"c": np.tile([1, 0], 8).astype(ml_dtypes.bfloat16)}, masks)
+    result = maskc("compile", source, "--masks", masks)
+    assert result.exit_code == 0, result.output

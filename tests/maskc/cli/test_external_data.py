@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from maskc import frontend
 from maskc.errors import InputError
 from tests.maskc import build
-from tests.maskc.command import compile_refused
+from tests.maskc.command import compile_refused, maskc
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,26 @@ def test_a_model_in_memory_with_its_weights_elsewhere(tmp_path: Path) -> None:
     source = build.save_external(build.mlp(), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="pass the path"):
         frontend.read(onnx.load(source, load_external_data=False))
+
+
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_external_data_at_an_endless_number(tmp_path: Path, key: str) -> None:
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
+    built = onnx.load(source, load_external_data=False)
+    for entry in built.graph.initializer[0].external_data:
+        if entry.key == key:
+            entry.value = "1" * 5000
+    build.save(built, source)
+    compile_refused(source, "for their " + key, "no number of bytes")
+
+
+@pytest.mark.parametrize("content", [b"", b"what others have in it"])
+def test_external_data_of_no_elements_and_no_length(tmp_path: Path, content: bytes) -> None:
+    nodes = [build.node("Concat", "x none", "y", axis=1)]
+    x, y = build.value("x", [1, 4]), build.value("y", [1, 4])
+    empty = TensorProto(name="none", data_type=TensorProto.FLOAT, dims=[1, 0], data_location=TensorProto.EXTERNAL)
+    empty.external_data.add(key="location", value="weights")
+    (tmp_path / "weights").write_bytes(content)
+    source = build.save(build.model(nodes, [x], [y], [empty]), tmp_path / "m.onnx")
+    assert maskc("compile", source, "-o", tmp_path / "out.onnx", "--no-verify").exit_code == 0
+    assert build.run(tmp_path / "out.onnx", x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 1, 1, 1]]

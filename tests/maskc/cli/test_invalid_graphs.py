@@ -295,3 +295,49 @@ def test_an_opset_that_is_too_old(tmp_path: Path, opset: int) -> None:
     built = build.mlp()
     built.opset_import[0].version = opset
     compile_refused(build.save(built, tmp_path / "m.onnx"), f"opset {opset}", "onnx.version_converter")
+
+
+@pytest.mark.parametrize("place", ["node", "tensor", "operator", "size", "description"])
+def test_a_name_that_is_no_text(tmp_path: Path, place: str) -> None:
+    built = build.mlp()
+    if place == "node":
+        built.graph.node[0].name = "zzzz"
+    elif place == "tensor":
+        built.graph.node[0].output[0] = built.graph.node[1].input[0] = "zzzz"
+    elif place == "operator":
+        built.graph.node[0].op_type = "zzzz"
+    elif place == "size":
+        built.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "zzzz"
+    else:
+        built.doc_string = "zzzz"
+    source = tmp_path / "m.onnx"
+    source.write_bytes(built.SerializeToString().replace(b"zzzz", b"zz\xff\xfe"))
+    compile_refused(source, "'zz��'", "no text in UTF-8")
+
+
+@pytest.mark.parametrize("bound", [[0.0, 1.0, 2.0, 3.0], []])
+def test_a_clip_whose_bounds_are_not_numbers(tmp_path: Path, bound: list[float]) -> None:
+    x, y = build.value("x", ["n", 4]), build.value("y", ["n", 4])
+    built = build.model([build.node("Clip", "x low", "y")], [x], [y], [build.constant("low", bound)])
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "`low`", "must be one number")
+
+
+def test_a_recurrent_layer_whose_weights_have_two_axes(tmp_path: Path) -> None:
+    nodes = [build.node("Odd", "x", "a"), build.node("LSTM", "a w w", "y")]
+    nodes[0].domain = "com.example"
+    x, y = build.value("x", ["n", 3, 8]), build.value("y", [None, None, None, None])
+    built = build.model(nodes, [x], [y], [build.weight("w", 12, 8)], domains=["com.example"])
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "LSTM -> y", "three axes")
+
+
+def test_functions_that_call_each_other(tmp_path: Path) -> None:
+    built = build.fancy(helper.make_node("Fancy", ["i"], ["o"], domain="com.example"))
+    compile_refused(build.save(built, tmp_path / "m.onnx"), "call each other in a circle")
+
+
+def test_a_function_that_is_called_for_too_many_outputs(tmp_path: Path) -> None:
+    built = build.fancy(build.node("Relu", "i", "o"))
+    next(n for n in built.graph.node if n.op_type == "Fancy").output.append("more")
+    result = maskc("compile", build.save(built, tmp_path / "m.onnx"))
+    refused(result, 2, "cannot be inlined: Number of actual parameters")
+    assert "/onnx/" not in result.stderr and "Assertion" not in result.stderr

@@ -196,3 +196,22 @@ def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
     built = build.mlp()
     built.graph.input[0].type.tensor_type.ClearField("shape")
     compile_refused(build.save(built, tmp_path / "m.onnx"), "the input 'x' has no shape", "names for sizes that vary")
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["as it is", "masks from a file"])
+def test_a_format_in_which_initializers_are_inputs(tmp_path: Path, masked: bool) -> None:
+    """Constants are initializers afterwards, which that format would have among the inputs."""
+    nodes = [
+        build.node("Constant", "", "bias", value=build.constant("bias", [1.0, 2.0, 3.0, 4.0])),
+        build.node("Add", "x bias", "sum"),
+        build.node("Relu", "sum", "y"),
+    ]
+    built = build.model(nodes, [build.value("x", [2, 4])], [build.value("y", [2, 4])], ir_version=3)
+    source = build.save(built, tmp_path / "m.onnx")
+    np.savez(tmp_path / "masks.npz", sum=np.array([1, 0, 1, 0]))
+    options = ("--masks", tmp_path / "masks.npz") if masked else ()
+    result = maskc("compile", source, "-o", tmp_path / "out.onnx", *options)
+    assert result.exit_code == 0, result.output
+    given = np.ones((2, 4), np.float32)
+    expected = build.run(source, x=given)["y"] * ([1, 0, 1, 0] if masked else 1)
+    np.testing.assert_array_equal(build.run(tmp_path / "out.onnx", x=given)["y"], expected)

@@ -236,6 +236,23 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
     assert files(mlp.parent) == ["mlp.onnx"]
 
 
+def test_a_model_is_not_written_to_stdout(mlp: Path) -> None:
+    refused(maskc("compile", mlp, "-o", "-"), 2, "and not to stdout")
+    refused(maskc("compile", mlp, mlp, "-o", "-"), 2, "and not to stdout")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(mlp: Path, there: bool) -> None:
+    kept, link = mlp.parent / "kept" / "real.onnx", mlp.parent / "link.onnx"
+    kept.parent.mkdir()
+    if there:
+        kept.write_bytes(b"an older model")
+    link.symlink_to(kept)
+    assert maskc("compile", mlp, "-o", link).exit_code == 0
+    assert link.is_symlink() and onnx.load(kept).graph.node
+    assert sorted(file.name for file in kept.parent.iterdir()) == ["real.onnx"]
+
+
 def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
     """A device or a pipe in its place would be gone, `/dev/null` for whoever may write to its directory."""
     pipe = mlp.parent / "pipe"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from maskc.frontend.part_folders import part_folder
 from tests.maskc import build
-from tests.maskc.command import process
+from tests.maskc.command import maskc, process
 from tests.maskc.compilation.test_large import files, scattered
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -93,3 +94,22 @@ def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     assert sorted(line.split(":")[0] for line in result.stderr.splitlines()) == ["Error", "Error"]
     assert "Traceback" not in result.stderr and "exit code 143" in result.stderr
     assert files(tmp_path / "out") == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (source,) = models(tmp_path, "a")
+    code = SIGNALLED.format(process="os.getpid()", signal=int(signal.SIGKILL)) + "from maskc.cli import main\nmain()"
+    for _ in range(2):
+        assert process("compile", source, "-o", tmp_path / "out.onnx", code=code).returncode == -signal.SIGKILL
+        assert [file.suffix for file in tmp_path.glob(".out.onnx.*")] == [".part"]
+    assert maskc("compile", source, "-o", tmp_path / "out.onnx").exit_code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "out.onnx"]
+
+
+def test_what_a_living_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    with part_folder(tmp_path / "out.onnx") as folder:
+        (folder / "whole").write_bytes(b"half of it")
+        assert process("compile", source, "-o", tmp_path / "out.onnx").returncode == 0
+        assert (folder / "whole").read_bytes() == b"half of it"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]

@@ -159,8 +159,8 @@ def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
 
     right = convert._convert
 
-    def wrong(source: Any) -> onnx.ModelProto:
-        model = right(source)
+    def wrong(source: Any, rearranged: bool) -> onnx.ModelProto:
+        model = right(source, rearranged)
         for tensor in model.graph.initializer:
             if len(tensor.dims) == 2:
                 values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)

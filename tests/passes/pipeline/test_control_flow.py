@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from passes import shrink
 from tests.generators.check import adapters_cost, check
+from tests.maskc import build
 from tests.passes.text import Array, random
 
 KEEP = (np.arange(16) % 4 != 1).astype(np.float32)  # 12 of 16
@@ -324,3 +326,28 @@ def test_amounts_and_places_from_outside(body: str) -> None:
     )
     x = random(1, 3, 5, 5, seed=2)
     check(source, cases=[{"x": x, "q": np.array(q)} for q in (True, False)])
+
+
+def test_what_a_loop_of_no_rounds_collects_has_the_shape_that_its_body_declares() -> None:
+    """Nobody can infer the size of a slice of computed bounds, and ONNX Runtime takes the declared one."""
+    source = graph(
+        """(int64 rounds, float[5] x, float[1] start) => (float[1] last, float[n, m] all) {
+            yes = Constant <value = bool {1}> ()
+            last, all = Loop (rounds, yes, start) <body = one (int64 i, bool go, float[1] state)
+                => (bool on, float[1] sum, float[1] kept) {
+                one = Constant <value = int64[1] {1}> ()
+                zero = Constant <value = int64[1] {0}> ()
+                first = Unsqueeze(i, zero)
+                end = Add(first, one)
+                part = Slice(x, first, end)
+                on = Identity(go)
+                sum = Add(state, part)
+                kept = Identity(sum)
+            }>
+        }"""
+    )
+    made = shrink(source).model
+    for rounds in (0, 3):
+        given = {"rounds": np.array(rounds), "x": np.ones(5, np.float32), "start": np.ones(1, np.float32)}
+        expected, found = build.run(source, **given), build.run(made, **given)
+        assert found["all"].shape == expected["all"].shape == (rounds, 1)

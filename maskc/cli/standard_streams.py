@@ -1,0 +1,67 @@
+"""stdout and stderr of the command: who reads them may be gone, or never have been there, and the work is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+_NUMBERS = (0, 1, 2)
+
+
+class _Outliving:
+    """A text stream that goes on, to nowhere, once nobody reads it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._unread():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        with self._unread():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            _to_nowhere(self._stream.fileno())  # what is buffered is written there when the interpreter ends
+
+
+@contextlib.contextmanager
+def outlived() -> Iterator[None]:
+    """Within, writing to stdout and stderr fails neither where a pipe is closed nor where they were closed before."""
+    for number in _NUMBERS:
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would be in its place, and be printed into
+            _to_nowhere(number)
+    before = sys.stdout, sys.stderr
+    now = [cast(TextIO, _Outliving(stream or open(os.devnull, "w", encoding="utf-8"))) for stream in before]  # noqa: SIM115, PTH123
+    sys.stdout, sys.stderr = now
+    try:
+        yield
+    finally:
+        if sys.stdout is now[0]:
+            sys.stdout = before[0] or now[0]
+        sys.stderr = before[1] or now[1]
+
+
+def _to_nowhere(number: int) -> None:
+    """Let a file descriptor lead to the device that takes everything."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)

@@ -1,0 +1,76 @@
+"""Folders beside a file in which it is written first, and what processes that were killed left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and nothing of other processes removed
+    fcntl = None  # type: ignore[assignment]
+
+# Characters of a name that the folder's own begins with; file systems have room for 255 bytes, which four may take.
+_NAMED = 50
+
+
+@contextlib.contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """A folder on the file system of `path`, which goes away with all that is in it when the block ends.
+
+    What processes left that ended in the middle of such a block for the same path is removed before: folders that
+    nobody holds a lock on, which the system lets go of when a process ends. Raises OSError where none can be made.
+    """
+    beginning = f".{path.name[:_NAMED]}."
+    _remove_left(path.parent, beginning)
+    folder, lock = _made(path.parent, beginning)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _made(directory: Path, beginning: str) -> tuple[Path, int | None]:
+    """A new folder, and the lock on it; None where the file system has no locks."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=directory, prefix=beginning, suffix=".part"))
+        try:
+            lock = _lock(folder)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process has taken it for one that was left
+        except OSError:
+            return folder, None
+        if lock is None or folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_left(directory: Path, beginning: str) -> None:
+    pattern = re.compile(re.escape(beginning) + r"\w{8}\.part")
+    with contextlib.suppress(OSError):
+        for folder in [entry for entry in directory.iterdir() if pattern.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                lock = _lock(folder)
+                if lock is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock that ends with the process; None where there are none. Raises OSError where it cannot be had."""
+    if fcntl is None:
+        return None
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock

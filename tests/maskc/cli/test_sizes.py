@@ -1,0 +1,140 @@
+"""Small files that ask for very much: what they ask for is said, or left uncomputed, before any memory is taken."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, helper
+
+import maskc
+from maskc.errors import InputError
+from tests.maskc import build
+from tests.maskc.command import maskc as command
+from tests.maskc.command import process, refused
+
+HUGE = 2**40
+node = build.node
+
+# A process that may take no more than this, in bytes, compiles a model.
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from maskc.cli import main
+main()
+"""
+
+
+def number(name: str, *values: int) -> NodeProto:
+    stored = build.constant(name, values[0] if name.islower() else values, np.int64)
+    return helper.make_node("Constant", [], [name], value=stored)
+
+
+def added(*nodes: NodeProto) -> onnx.ModelProto:
+    """x[n,4] plus the sum of `r`, which the nodes make of constants."""
+    ends = [
+        node("ReduceSum", "r", "s", keepdims=0),
+        helper.make_node("Cast", ["s"], ["f"], to=1),
+        node("Add", "x f", "y"),
+    ]
+    return build.model([*nodes, *ends], [build.value("x", ["n", 4])], [build.value("y", ["n", 4])])
+
+
+def doubled(times: int) -> list[NodeProto]:
+    steps = [node("Concat", f"c{i} c{i}", f"c{i + 1}", axis=0) for i in range(times)]
+    return [number("L", 1024), node("ConstantOfShape", "L", "c0"), *steps, node("Identity", f"c{times}", "r")]
+
+
+ASKING = {
+    "range": [number("a", 0), number("b", HUGE), number("c", 1), node("Range", "a b c", "r")],
+    "range, computed": [
+        *(number("a", 0), number("b", 2**16), number("c", 1)),
+        *(node("Mul", "b b", "d"), node("Range", "a d c", "r")),
+    ],
+    "constant": [number("L", HUGE), node("ConstantOfShape", "L", "r")],
+    "constants side by side": [
+        number("L", HUGE // 2),
+        node("ConstantOfShape", "L", "q"),
+        node("Concat", "q q", "r", axis=0),
+    ],
+    "constants side by side, again and again": doubled(30),
+    "repeated": [
+        number("L", 1, HUGE),
+        helper.make_node("Constant", [], ["u"], value=build.constant("u", [[0.0]])),
+        node("Expand", "u L", "r"),
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", ASKING.values(), ids=ASKING)
+def test_what_is_large_stays_uncomputed(tmp_path: Path, nodes: Sequence[NodeProto]) -> None:
+    source = build.save(added(*nodes), tmp_path / "m.onnx")
+    result = process("compile", source, "-o", tmp_path / "out.onnx", "--no-verify", code=LIMITED)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "out.onnx").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: build.model([node("Relu", "x", "y")], [build.value("x", [HUGE, 2])], [build.value("y", [HUGE, 2])]),
+            "`x`",
+        ),
+        (
+            lambda: build.model(
+                [node("Relu", "x", "y")], [build.value("x", [2**60] * 25)], [build.value("y", [2**60] * 25)]
+            ),
+            "`x`",
+        ),
+        (lambda: added(number("L", HUGE, HUGE), node("ConstantOfShape", "L", "r")), "`r`"),
+    ],
+    ids=["an input", "FLOPs beyond all numbers", "a constant"],
+)
+def test_a_tensor_that_no_memory_holds(tmp_path: Path, make: Any, said: str) -> None:
+    refused(
+        command("compile", build.save(make(), tmp_path / "m.onnx")), 2, f"Tensor {said} would be", "elements at most"
+    )
+
+
+def test_an_input_that_is_too_large_to_draw(tmp_path: Path) -> None:
+    built = build.model([node("Relu", "x", "y")], [build.value("x", [HUGE])], [build.value("y", [HUGE])])
+    (warning,) = maskc.compile(built, verify=True).report.warnings
+    assert warning.startswith("Not verified") and "1,099,511,627,776 elements" in warning
+
+
+def test_functions_that_expand_without_end(tmp_path: Path) -> None:
+    built = build.custom()
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    for i in range(26):
+        called = f"F{i + 1}"
+        nodes = [helper.make_node(called, [a], [b], domain="com.example") for a, b in (("i", "m"), ("m", "o"))]
+        last = [node("Relu", "i", "o")]
+        name = f"F{i}" if i else "Fancy"
+        built.functions.append(
+            helper.make_function("com.example", name, ["i"], ["o"], nodes if i < 25 else last, imports)
+        )
+    refused(command("compile", build.save(built, tmp_path / "m.onnx")), 2, "stand for more than 1,000,000 nodes")
+
+
+def test_masks_that_unpack_to_gigabytes(tmp_path: Path) -> None:
+    source, masks = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "masks.npz"
+    with zipfile.ZipFile(masks, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("c.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|b1", "fortran_order": False, "shape": (2**29,)})
+        for _ in range(2**29 // 2**24):
+            file.write(bytes(2**24))
+    refused(command("compile", source, "--masks", masks), 2, "holds 536,8", "one number for each channel")
+
+
+def test_not_enough_memory_is_said_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def huge(*arguments: Any, **options: Any) -> None:
+        raise MemoryError("8 TiB were asked for")
+
+    monkeypatch.setattr("passes.shrink", huge)
+    with pytest.raises(InputError, match=r"not enough memory \(8 TiB were asked for\)"):
+        maskc.compile(build.mlp())
