@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
 
 
+class Quantize(StrEnum):
+    """How a TFLite model stores numbers."""
+
+    none = "none"
+    float16 = "float16"
+    dynamic = "dynamic"
+    int8 = "int8"
+
+
 class Format(StrEnum):
     """What can be written."""
 
@@ -56,6 +65,24 @@ def compile(
                 "What to write: onnx, keras, saved_model or tflite; by default what the name after -o asks for, else "
                 "ONNX. The others need a .keras file, and keep its layers and their names."
             ),
+            show_default=False,
+        ),
+    ] = None,
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            metavar="HOW",
+            help=(
+                "Of .tflite: float16 weights, dynamic (weights in 8 bits), or int8 (activations as well, with --data)."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Examples that int8 measures ranges on, an array for each input.",
             show_default=False,
         ),
     ] = None,
@@ -105,6 +132,12 @@ def compile(
     maskc compile model.keras -o small.keras
     """
     chosen = format or (Format(output.suffix[1:]) if output and output.suffix in (".keras", ".tflite") else Format.onnx)
+    if chosen is Format.onnx and (quantize or data):
+        raise typer.BadParameter("--quantize and --data are for .tflite.")
+    if len(models) == 1 and chosen is Format.onnx and output is not None and output.suffix not in ("", ".onnx"):
+        raise typer.BadParameter(
+            f"{output.name} names no format that is known: what is written ends with .onnx, .keras or .tflite."
+        )
     if chosen is not Format.onnx:
         _compile_to_tensorflow(context, models, output, chosen)
         return
@@ -149,7 +182,7 @@ def _compile_to_tensorflow(context: typer.Context, models: Sequence[Path], outpu
     """Write the smaller Keras model of one with masks, in one of TensorFlow's formats."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    foreign = [name for name in given if name not in _OF_EVERY_FORMAT]
+    foreign = [name for name in given if name not in _OF_EVERY_FORMAT | {"quantize", "data"}]
     if foreign:
         raise typer.BadParameter(f"--{foreign[0].replace('_', '-')} is for ONNX only, and not for --format {format}.")
     if len(models) > 1 or output is None:
@@ -161,11 +194,25 @@ def _compile_to_tensorflow(context: typer.Context, models: Sequence[Path], outpu
     from maskc.train.shrinking.write import compile_to
 
     verify = context.params["verify"]
-    found = compile_to(models[0], output, format.value, verify)
+    quantize, data = context.params["quantize"], context.params["data"]
+    if format is not Format.tflite and (quantize or data):
+        raise typer.BadParameter("--quantize and --data are for .tflite.")
+    if (quantize is Quantize.int8) != (data is not None):
+        raise typer.BadParameter("--quantize int8 needs examples in --data, and nothing else does.")
+    found = compile_to(models[0], output, format.value, verify, quantize.value if quantize else "none", data)
     if context.params["as_json"]:
         print_json({"model": str(models[0]), "output": str(output), "format": format.value, **found.to_json()})
     else:
-        show_smaller(models[0], output, found.before, found.after, verify, console())
+        out = console()
+        show_smaller(models[0], output, found.before, found.after, out)
+        if verify:
+            out.print("Verified in TensorFlow: the outputs match.")
+        if found.run is not None:
+            out.print(
+                f"In TFLite, one thread: {found.run.before:.3g} ms before, {found.run.after:.3g} ms now; outputs "
+                f"within {found.run.error:.1e} of their scale.",
+                soft_wrap=True,
+            )
 
 
 def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:

@@ -188,7 +188,10 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def put_in_place(part: Path, directory: Path) -> None:
-    """Put the new directory in the place of the old one, which stays if that fails."""
+    """Put a new file or directory in the place of the old one, which stays if that fails."""
+    if not part.is_dir():
+        part.replace(directory)
+        return
     if not directory.exists():
         part.rename(directory)
         return

@@ -92,13 +92,11 @@ def show_compilation(report: Document, out: Console) -> None:
         _show_notes(report.verification.notes, out)
 
 
-def show_smaller(model: Path, output: Path, before: Figures, after: Figures, verified: bool, out: Console) -> None:
+def show_smaller(model: Path, output: Path, before: Figures, after: Figures, out: Console) -> None:
     """What became of a Keras model that was written as a smaller one."""
     out.print(f"{model} → {output}", markup=False, soft_wrap=True)
     show_sizes(out, before.at, after.at)
     out.print(_figures(before, after))
-    if verified:
-        out.print("Verified in TensorFlow: the outputs match.")
 
 
 def show_verification(result: Verification, out: Console) -> None:

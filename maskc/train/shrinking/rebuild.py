@@ -210,15 +210,16 @@ class Rebuilt:
             for before, after in zip(layer.weights, copy.weights, strict=True):
                 self.successors.append(Successor(before, after, _unsliced))
             return
-        before = {_tail(variable, layer): variable for variable in layer.weights}
-        for variable in copy.weights:
-            tail = _tail(variable, copy)
-            old, sliced = before.get(tail), _of(found.weights, tail) or _unsliced
-            value = np.zeros(variable.shape) if old is None else sliced(np.asarray(old))
-            added = _of(found.added, tail)
+        old = {_tail(variable, layer): variable for variable in layer.weights}
+        made = {_tail(variable, copy): variable for variable in copy.weights}
+        if any(tail not in old and _of(found.added, tail) is None for tail in made):  # they have no names of their own
+            made = dict(zip(old, copy.weights, strict=True))
+        for tail, variable in made.items():
+            sliced, added = _of(found.weights, tail) or _unsliced, _of(found.added, tail)
+            value = sliced(np.asarray(old[tail])) if tail in old else np.zeros(variable.shape)
             variable.assign(value if added is None else value + added)
-            if old is not None:
-                self.successors.append(Successor(old, variable, sliced))
+            if tail in old:
+                self.successors.append(Successor(old[tail], variable, sliced))
 
 
 def _in_groups(model: Any, known: Calls) -> dict[str, Mask]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from numpy.typing import NDArray
 
 import passes
 from maskc import progress
-from maskc.errors import InputError
+from maskc.errors import InputError, NotEquivalentError
 from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow import saved_model
-from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
 from maskc.frontend.tensorflow.keras import load, to_onnx
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.totals import Figures
 from maskc.train.mask_layer import mask_layers
+from maskc.train.shrinking import tflite
 from maskc.train.shrinking.shrink import shrink
-from passes.errors import in_brief
+from maskc.train.shrinking.tflite import Quantize, Run
+from maskc.verification.inputs import read_inputs
+
+# What a float32 TFLite model may differ by, whose kernels sum in other orders, as a share of the scale.
+_CLOSE = 1e-4
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 
@@ -35,23 +38,41 @@ class Written:
         format: "keras", "saved_model" or "tflite".
         before, after: of the model with masks and of the smaller one; parameters are the weights of Keras's layers,
             without those of masks.
+        run: of a TFLite file, how it runs.
     """
 
     output: Path
     format: str
     before: Figures
     after: Figures
+    run: Run | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns FLOPs, parameters and bytes before and after."""
-        return {
+        """Returns FLOPs, parameters and bytes before and after, and how a TFLite file runs."""
+        run = {} if self.run is None else {"run": asdict(self.run)}
+        return run | {
             name: {"flops": figures.flops, "params": figures.params, "bytes": figures.bytes}
             for name, figures in (("before", self.before), ("after", self.after))
         }
 
 
-def compile_to(path: Path, output: Path, format: str, verify: bool = True) -> Written:
+def compile_to(
+    path: Path,
+    output: Path,
+    format: str,
+    verify: bool = True,
+    quantize: Quantize = "none",
+    data: Path | None = None,
+) -> Written:
     """Loads a Keras model, and writes the smaller one; see `shrink`.
+
+    Args:
+        path: a `.keras` or HDF5 file.
+        output: what is written, whole or not at all: a file, or a directory for a SavedModel.
+        format: "keras", "saved_model" or "tflite".
+        verify: whether outputs are compared before anything is written. A TFLite file is run in any case.
+        quantize: of TFLite; see `converted`.
+        data: an `.npz` file with examples for each input, by name or in order, which int8 measures ranges on.
 
     Raises:
         InputError: if the file is none of Keras's, cannot be loaded or shrunk, or the output cannot be written.
@@ -76,12 +97,38 @@ def compile_to(path: Path, output: Path, format: str, verify: bool = True) -> Wr
         output = output.absolute()
         output.parent.mkdir(parents=True, exist_ok=True)
         with part_folder(output) as part:
-            _WRITERS[format](small, part / output.name)
-            if format == "saved_model":
-                put_in_place(part / output.name, output)
+            made, run = part / output.name, None
+            if format == "tflite":
+                small_file, run = _tflite(model, small, quantize, data, verify)
+                made.write_bytes(small_file)
+            elif format == "keras":
+                small.save(made)
             else:
-                (part / output.name).replace(output)
-    return Written(output, format, _figures(model, path), _figures(small, output))
+                saved_model.write(small, made)
+            put_in_place(made, output)
+    return Written(output, format, _figures(model, path), _figures(small, output), run)
+
+
+def _tflite(model: Any, small: Any, quantize: Quantize, data: Path | None, verify: bool) -> tuple[bytes, Run]:
+    examples = [] if data is None else _examples(model, data)
+    before, after = (tflite.converted(each, quantize, examples) for each in (model, small))
+    run = tflite.compared(model, before, after, examples)
+    if verify and quantize == "none" and run.error > _CLOSE:
+        raise NotEquivalentError(
+            f"TensorFlow's TFLite model of {model.name!r} differs from it by {run.error:.1e} of the scale of its "
+            "outputs. Nothing was written."
+        )
+    return after, run
+
+
+def _examples(model: Any, path: Path) -> list[NDArray[Any]]:
+    arrays = next(iter(read_inputs(path).values()))
+    names = [tensor.name for tensor in model.inputs]
+    if set(names) <= set(arrays):
+        return [np.asarray(arrays[name]) for name in names]
+    if len(arrays) == len(names):
+        return [np.asarray(array) for array in arrays.values()]
+    raise InputError(f"{path} holds {', '.join(arrays)}, and the model's inputs are {', '.join(names)}.")
 
 
 def _figures(model: Any, path: Path) -> Figures:
@@ -90,25 +137,3 @@ def _figures(model: Any, path: Path) -> Figures:
     masks = {id(weight) for layer in mask_layers(model) for weight in layer.weights}
     params = sum(int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in masks)
     return replace(Figures.from_cost(cost, sum(file.stat().st_size for file in files)), params=params)
-
-
-def _write_keras(model: Any, path: Path) -> None:
-    model.save(path)
-
-
-def _write_tflite(model: Any, path: Path) -> None:
-    saved = path.with_name("saved_model")
-    saved_model.write(model, saved)
-    try:
-        with quiet(), quiet_stderr():
-            converted = tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert()
-    except Exception as error:
-        raise InputError(f"TensorFlow cannot convert the model {model.name!r} to TFLite: {in_brief(error)}.") from error
-    path.write_bytes(converted)
-
-
-_WRITERS: dict[str, Callable[[Any, Path], None]] = {
-    "keras": _write_keras,
-    "saved_model": saved_model.write,
-    "tflite": _write_tflite,
-}

@@ -66,7 +66,7 @@ def _prelu(layer: Any, place: Place) -> Narrowed | None:
 
 
 def _layer_scale(layer: Any, place: Place) -> Narrowed:
-    found = _narrowed(place, "gamma")
+    found = _narrowed(place, layer.gamma.name)
     found.config["projection_dim"] = int(place.wanted.sum())
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
+from keras.src.applications.convnext import LayerScale
 
 from maskc.train import FeatureSpec, MaskLayer, RankerConfig, prunable, ranker
 from maskc.train.mask_layer import mask_layers
@@ -150,9 +151,22 @@ def gates() -> Any:
     return prunable(keras.Model(inputs, layers.Conv2D(6, 3)(x)))
 
 
+def scaled_branches() -> Any:
+    """As a ConvNeXt has them."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(12, 2, strides=2)(inputs)
+    for number in range(2):
+        y = layers.LayerNormalization()(layers.DepthwiseConv2D(7, padding="same")(x))
+        y = layers.Dense(12)(layers.Dense(24, activation="gelu")(y))
+        x = layers.Add()([x, LayerScale(1.0, 12, name=f"scale_{number}")(y)])
+    outputs = layers.Dense(4)(layers.GlobalAveragePooling2D()(x))
+    return prunable(keras.Model(inputs, outputs), after="layer")
+
+
 NETWORKS: tuple[Callable[[], Any], ...] = (
     *(u_net, vision_transformer, grouped_queries, text, recurrent, recommender, kinds_of_convolutions, sequences),
     *(models_in_models, called_twice, masks_before_normalisation, masked_outputs, gates),
+    scaled_branches,
 )
 
 

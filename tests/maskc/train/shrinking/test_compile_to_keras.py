@@ -51,6 +51,28 @@ def test_a_saved_model_and_tflite(model: tuple[Path, Any], tmp_path: Path) -> No
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantize", "close"), [("float16", 2e-3), ("dynamic", 5e-2), ("int8", 0.1)])
+def test_quantised_tflite(model: tuple[Path, Any], tmp_path: Path, quantize: str, close: float) -> None:
+    """In fewer bytes, and about as in single precision; it is run beside the model with masks."""
+    np.savez(tmp_path / "data.npz", data(model[1], batch=20))
+    given = ["--data", tmp_path / "data.npz"] if quantize == "int8" else []
+    output = tmp_path / "small.tflite"
+    found = json.loads(maskc("compile", model[0], "-o", output, "--quantize", quantize, *given, "--json").stdout)
+    assert 1e-7 < found["run"]["error"] < close and found["run"]["after"] > 0
+    single = maskc("compile", model[0], "-o", tmp_path / "single.tflite", "--json").stdout
+    assert output.stat().st_size < 0.8 * json.loads(single)["after"]["bytes"]
+
+
+@pytest.mark.slow
+def test_examples_that_do_not_fit(model: tuple[Path, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", np.ones((3, 5), np.float32))
+    output = tmp_path / "small.tflite"
+    result = maskc("compile", model[0], "-o", output, "--quantize", "int8", "--data", tmp_path / "data.npz")
+    refused(result, 2, "int8 needs examples")
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -59,6 +81,9 @@ def test_a_saved_model_and_tflite(model: tuple[Path, Any], tmp_path: Path) -> No
         (["{model}", "-o", "{there}/small.keras", "--align", "none"], "--align is for ONNX only"),
         (["{there}", "-o", "{there}/small.keras"], "has no Keras layers"),
         (["{model}", "-o", "{there}/small.nobody", "--format", "nobody"], "nobody"),
+        (["{model}", "-o", "{there}/small.foo"], "names no format that is known"),
+        (["{model}", "-o", "{there}/small.keras", "--quantize", "float16"], "--quantize and --data are for .tflite"),
+        (["{model}", "-o", "{there}/small.tflite", "--quantize", "int8"], "needs examples in --data"),
         (["{model}", "--format", "saved_model", "-o", "{there}"], "something else than an earlier SavedModel"),
     ],
 )

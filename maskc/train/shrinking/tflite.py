@@ -1,0 +1,150 @@
+"""TFLite models: converted by TensorFlow, compared with the model with masks, and timed."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from maskc.errors import InputError
+from maskc.frontend.tensorflow import saved_model
+from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
+from maskc.train.models.calls import functional
+from maskc.verification.error_statistics import farthest
+from passes.errors import in_brief
+
+Quantize = Literal["none", "float16", "dynamic", "int8"]
+
+# Examples that ranges of activations are measured on, and runs that are timed.
+_REPRESENTATIVE, _RUNS = 200, 30
+
+
+def converted(model: Any, quantize: Quantize = "none", data: Sequence[NDArray[Any]] = ()) -> bytes:
+    """A Keras model as a TFLite file.
+
+    Args:
+        model: a functional one.
+        quantize: weights in "float16", weights in 8 bits and activations as they come ("dynamic"), or both in 8 bits
+            ("int8", with inputs and outputs in float32).
+        data: for "int8", an array of examples for each input, which are to be like those that it will run on.
+
+    Raises:
+        InputError: if TensorFlow cannot convert the model, or the examples do not fit it.
+    """
+    if quantize == "int8":
+        _check(model, data)
+    with tempfile.TemporaryDirectory() as directory:
+        saved_model.write(model, Path(directory))
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+        if quantize != "none":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantize == "int8":
+            converter.representative_dataset = lambda: _one_by_one(model, data)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        try:
+            with quiet(), quiet_stderr():
+                return bytes(converter.convert())
+        except Exception as error:
+            raise InputError(
+                f"TensorFlow cannot convert the model {model.name!r} to TFLite: {in_brief(error)}."
+            ) from error
+
+
+def _check(model: Any, data: Sequence[NDArray[Any]]) -> None:
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    given = [array.shape[1:] for array in data]
+    fits = len(shapes) == len(given) and all(
+        len(a) == len(b) and all(x in (None, y) for x, y in zip(a, b, strict=True))
+        for a, b in zip(shapes, given, strict=True)
+    )
+    if not fits or len({len(array) for array in data}) != 1:
+        raise InputError(
+            f"int8 needs examples to measure ranges on, an array of them for each input: of shapes {shapes}, "
+            f"not {given}."
+        )
+
+
+def _one_by_one(model: Any, data: Sequence[NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+    names = [tensor.name for tensor in model.inputs]
+    for index in range(min(len(data[0]), _REPRESENTATIVE)):
+        yield {
+            name: array[index : index + 1].astype(tensor.dtype)
+            for name, array, tensor in zip(names, data, model.inputs, strict=True)
+        }
+
+
+class Interpreter:
+    """A TFLite model run on one thread, with XNNPACK where it has a kernel."""
+
+    def __init__(self, model: bytes) -> None:
+        with warnings.catch_warnings(), quiet_stderr():
+            warnings.simplefilter("ignore")  # TensorFlow's announcement that it will be a package of its own
+            self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=1)
+            self._runner = self._interpreter.get_signature_runner()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs in the order of the Keras model's, for inputs by name."""
+        with quiet_stderr():
+            found = self._runner(**inputs)
+        return [found[name] for name in sorted(found, key=_number)]
+
+    def latency(self, inputs: Mapping[str, NDArray[Any]]) -> float:
+        """The median of some runs, in milliseconds."""
+        self._runner(**inputs)
+        times = []
+        for _ in range(_RUNS):
+            begin = time.perf_counter()
+            self._runner(**inputs)
+            times.append(1e3 * (time.perf_counter() - begin))
+        return statistics.median(times)
+
+
+def _number(name: str) -> tuple[int, str]:
+    """By which outputs are in order: those without names of their own are numbered."""
+    found = re.fullmatch(r"output_(\d+)", name)
+    return (int(found[1]), "") if found else (0, name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a TFLite model runs on one thread.
+
+    Attributes:
+        error: the largest difference from the outputs of the Keras model with masks, over their scale.
+        before, after: milliseconds of one example, of that model converted in the same way, and of the smaller one.
+    """
+
+    error: float
+    before: float
+    after: float
+
+
+def compared(model: Any, before: bytes, after: bytes, data: Sequence[NDArray[Any]] = ()) -> Run:
+    """Runs both files and the Keras model that they are of, on one example: of `data`, or random."""
+    rng = np.random.default_rng(0)
+    examples = [array[:1] for array in data] or [_drawn(tensor, rng) for tensor in model.inputs]
+    examples = [array.astype(tensor.dtype) for array, tensor in zip(examples, model.inputs, strict=True)]
+    inputs = {tensor.name: array for tensor, array in zip(model.inputs, examples, strict=True)}
+    packed = keras.tree.pack_sequence_as(functional(model)._inputs_struct, examples)
+    expected = [np.asarray(output) for output in keras.tree.flatten(model(packed, training=False))]
+    first, second = Interpreter(before), Interpreter(after)
+    named = [{str(number): x for number, x in enumerate(side)} for side in (expected, second.run(inputs))]
+    return Run(farthest(named[0], named[1]), first.latency(inputs), second.latency(inputs))
+
+
+def _drawn(tensor: Any, rng: np.random.Generator) -> NDArray[Any]:
+    shape = [1, *(size or 32 for size in tensor.shape[1:])]
+    return rng.random(shape) if keras.backend.is_float_dtype(tensor.dtype) else rng.integers(0, 2, shape)
