@@ -39,6 +39,7 @@ STEPS = (
     Step("torch_pruning"),
     Step("pruning", ("tensorflow", "keras", "tf2onnx")),
     Step("overhead", ("tensorflow", "keras")),
+    Step("shrinking", ("tensorflow", "keras", "sklearn")),
     Step("cuda"),
     Step("mutations"),
 )

@@ -342,6 +342,34 @@ def _compiled(record: dict[str, Any]) -> str:
     return _section("Small networks", text, ("model", "FLOPs ratio", "speed-up", "passes, ms"), rows, record)
 
 
+def _shrinking(record: dict[str, Any]) -> str:
+    found = record["results"]
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, row in found["steps"].items():
+            yield (
+                f"{name}, training step",
+                f"{row['share of FLOPs']:.3f}",
+                *(_spread(row[f"{other} over small"]) for other in ("plain", "masked")),
+                _spread(row["small over dense"]),
+            )
+        for name, row in found["tflite"].items():
+            yield f"{name}, .tflite, one thread", f"{row['share of FLOPs']:.3f}", _spread(row["speed-up"]), "", ""
+
+    tuned = found["fine-tuning"]
+    small, masked = tuned["small"], tuned["masked"]
+    text = (
+        "Keras networks with coupled channels masked at random, and what `maskc.train.shrink` makes of them: how many "
+        "times as long the network without masks takes, and the one with masks; and the smaller one against a network "
+        "built with these numbers of channels. Five epochs on digits in MobileNetV2, "
+        f"{tuned['share of FLOPs']:.2f} of the FLOPs left: {small['seconds']:.0f} s and {small['accuracy'][-1]:.3f} of "
+        f"held-out digits right in the smaller network, {masked['seconds']:.0f} s and {masked['accuracy'][-1]:.3f} in "
+        "the one with masks."
+    )
+    head = ("network", "FLOPs left", "without masks over small", "with masks over small", "small over dense")
+    return _section("The smaller network in Keras", text, head, rows(), record)
+
+
 def _cuda(record: dict[str, Any]) -> str:
     def rows() -> Iterator[tuple[str, ...]]:
         for name, latencies in record["results"]["latency"].items():
@@ -370,6 +398,7 @@ PARTS = (
     ("torch_pruning", _torch_pruning),
     ("pruning", _pruning),
     ("tf2onnx", _tf2onnx),
+    ("shrinking", _shrinking),
     ("cuda", _cuda),
     ("compiled", _compiled),
 )

@@ -1,0 +1,168 @@
+"""The smaller Keras model against the one with masks: python -m benchmarks.shrinking
+
+Coupled channels go at random until a quarter of the FLOPs are left, as `PruningOptimizer` would have it. Then, in turns
+in one process, a training step of the network without masks, with masks and shrunk, and of one built with these
+numbers of channels; and, on one thread, the `.tflite` files of the first and of the shrunk one. Last, five epochs of
+fine-tuning on scikit-learn's digits in both. Writes results/shrinking.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record
+
+SHARE = 0.25
+STEPS = {"MobileNetV2": (64, 32), "ResNet50": (64, 32)}  # the side of images, and the size of a batch
+TFLITE = {"MobileNetV2": 96, "ResNet50": 96, "U-Net": 96}
+
+
+def network(name: str, side: int) -> Any:
+    """A network without masks for square images of three channels."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    if name != "U-Net":
+        make = getattr(keras.applications, name)
+        return make(weights=None, input_shape=(side, side, 3), classes=10, classifier_activation=None)
+    inputs = x = keras.Input((side, side, 3))
+    kept = []
+    for channels in (32, 64, 128):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
+        kept.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(256, 3, padding="same", activation="relu")(x)
+    for channels, other in zip((128, 64, 32), kept[::-1], strict=True):
+        x = layers.Concatenate()([layers.UpSampling2D()(x), other])
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
+    return keras.Model(inputs, layers.Conv2D(2, 1)(x))
+
+
+def masked(model: Any, share: float = SHARE) -> tuple[Any, float]:
+    """A copy of a network with masks, of which about this share of the FLOPs is left, and the share."""
+    from maskc.train import computational_cost, prunable
+
+    copy = prunable(model)
+    cost = computational_cost(copy)
+    groups, full = cost.coupled, cost.count([np.ones_like(mask) for mask in cost.masks()])
+    order = np.random.default_rng(0).permutation(1 + max(int(group.max()) for group in groups))
+
+    def left(removed: int) -> list[Any]:
+        """The masks without so many groups; one channel stays in each."""
+        masks = [(~np.isin(group, order[:removed])).astype(np.float32) for group in groups]
+        return [mask if mask.any() else np.eye(len(mask), dtype=np.float32)[0] for mask in masks]
+
+    removed = bisect.bisect_left(range(len(order)), -share * full, key=lambda number: -cost.count(left(number)))
+    masks = left(removed)
+    for layer, mask in zip(cost.layers, masks, strict=True):
+        layer.mask.assign(mask)
+    return copy, cost.count(masks) / full
+
+
+def steps(name: str, rounds: int) -> dict[str, Any]:
+    """Seconds of training steps, as ratios."""
+    import keras
+
+    from maskc.train import shrink
+
+    side, batch = STEPS[name]
+    plain = network(name, side)
+    copy, share = masked(plain)
+    small = shrink(copy)
+    models = {"plain": plain, "masked": copy, "small": small, "dense": keras.models.clone_model(small)}
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(batch, side, side, 3)).astype(np.float32), rng.integers(0, 10, batch)
+    calls = {}
+    for key, model in models.items():
+        model.compile(keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        calls[key] = lambda model=model: model.train_on_batch(images, labels)
+    times = record.in_turns(calls, rounds)
+    return {
+        "share of FLOPs": share,
+        "small ms": record.quartiles([1e3 * t for t in times["small"]]),
+        "small over dense": record.ratios(times["small"], times["dense"]),
+        "masked over small": record.ratios(times["masked"], times["small"]),
+        "plain over small": record.ratios(times["plain"], times["small"]),
+    }
+
+
+def tflite(name: str, rounds: int) -> dict[str, Any]:
+    """Milliseconds of .tflite files on one thread."""
+    from maskc.train import shrink
+    from maskc.train.shrinking.tflite import Interpreter, converted
+
+    plain = network(name, TFLITE[name])
+    copy, share = masked(plain)
+    files = {"plain": converted(plain), "small": converted(shrink(copy))}
+    image = np.random.default_rng(0).random((1, TFLITE[name], TFLITE[name], 3)).astype(np.float32)
+    runs = {key: Interpreter(file) for key, file in files.items()}
+    name_of_input = plain.inputs[0].name
+    calls = {key: lambda run=run: run.run({name_of_input: image}) for key, run in runs.items()}
+    times = record.in_turns(calls, rounds)
+    speedup = record.ratios(times["plain"], times["small"])
+    return {
+        "share of FLOPs": share,
+        "bytes": {key: len(file) for key, file in files.items()},
+        "plain ms": record.quartiles([1e3 * t for t in times["plain"]]),
+        "speed-up": speedup,
+        "of the FLOPs ratio": speedup[1] * share,
+    }
+
+
+def fine_tuning() -> dict[str, Any]:
+    """Accuracy on held-out digits and seconds of five epochs, in the model with masks and in the smaller one."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    from maskc.train import fine_tune, shrink
+
+    digits = load_digits()
+    images = np.repeat(np.kron(digits.images / 16, np.ones((4, 4)))[..., None], 3, -1).astype(np.float32)
+    labels = digits.target
+    held = np.random.default_rng(0).permutation(len(labels)) < 360
+    model = network("MobileNetV2", 32)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    model.fit(images[~held], labels[~held], batch_size=32, epochs=15, verbose=0)
+    copy, share = masked(model, 0.5)
+    found: dict[str, Any] = {"share of FLOPs": share}
+    for key, tuned in (("small", shrink(copy)), ("masked", copy)):
+        begin = time.perf_counter()
+        told = fine_tune(
+            tuned,
+            (images[~held], labels[~held]),
+            epochs=5,
+            optimizer=keras.optimizers.Adam(1e-3),
+            loss=loss,
+            metrics=["accuracy"],
+            validation_data=(images[held], labels[held]),
+        )
+        found[key] = {"seconds": time.perf_counter() - begin, "accuracy": told["val_accuracy"]}
+    return found
+
+
+def main() -> None:
+    """Measure, and write the record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    results: dict[str, Any] = {"steps": {}, "tflite": {}}
+    for name in TFLITE:
+        results["tflite"][name] = tflite(name, rounds)
+        print(name, results["tflite"][name], flush=True)
+    for name in STEPS:
+        results["steps"][name] = steps(name, rounds)
+        print(name, results["steps"][name], flush=True)
+    results["fine-tuning"] = fine_tuning()
+    print(results["fine-tuning"], flush=True)
+    record.write("shrinking", results)
+
+
+if __name__ == "__main__":
+    main()
