@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,12 @@ def _set_verbose(value: bool) -> bool:
     if value and volume.quiet:
         raise typer.BadParameter(_EITHER)
     volume.verbose = volume.verbose or value
+    return value
+
+
+def _set_trust(value: bool) -> bool:
+    if value:
+        os.environ["MASKC_TRUST"] = "1"  # for processes that are started as well
     return value
 
 
@@ -85,6 +92,14 @@ Signature = Annotated[
         metavar="NAME",
         help="Which signature or function of a SavedModel to read; by default the one to serve.",
         show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_set_trust,
+        help="Read a SavedModel that reaches files, Python or other machines; reading and verifying one runs it.",
     ),
 ]
 Rules = Annotated[
