@@ -10,7 +10,20 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, volume
-from maskc.cli.shared_options import Adapters, At, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Trust, Verbose
+from maskc.cli.shared_options import (
+    Adapters,
+    At,
+    Debug,
+    Jobs,
+    Json,
+    Masks,
+    Quiet,
+    Rules,
+    Shape,
+    Timeout,
+    Trust,
+    Verbose,
+)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -54,6 +67,7 @@ def check(
     ] = None,
     rules: Rules = None,
     trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

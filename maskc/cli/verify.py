@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
-from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Trust, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Timeout, Trust, Verbose
 from maskc.errors import NotEquivalentError, UndecidedError
 
 
@@ -107,6 +107,7 @@ def verify(
     ] = False,
     report: Reports = None,
     trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
