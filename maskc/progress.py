@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(eq=False)
@@ -49,6 +50,16 @@ Listener = Callable[[Stage | str], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("maskc_listener", default=None)
 _depth: ContextVar[int] = ContextVar("maskc_depth", default=0)
+
+
+#: told of folders, by path, that hold what is unfinished, when they are made (True) and when they are gone
+keeps_folders: Callable[[str, bool], None] | None = None
+
+
+def folder(path: Path, made: bool) -> None:
+    """Tell whoever cleans up after this process, should it be killed, of a folder that is made for a while."""
+    if keeps_folders is not None:
+        keeps_folders(str(path.resolve()), made)
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 One file for each command. The heavy imports are inside the commands, so that `maskc --help` answers at once.
 """
 
+import sys
+
+from maskc.cli import application, standard_streams, supervision
 from maskc.cli.application import EXIT_CODES, app
 
 # In the order in which the help lists them.
@@ -11,6 +14,13 @@ from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train
 __all__ = ["EXIT_CODES", "app", "main"]
 
 
+# What ends at the next step of training, which is saved before, and what is looked at while it runs.
+_UNSUPERVISED = ("train", "demo")
+
+
 def main() -> None:
     """Run the command line."""
-    app()
+    standard_streams.fill_closed()
+    if sys.argv[1:2] and sys.argv[1] in _UNSUPERVISED:
+        app()
+    supervision.supervised(app, application.tell_end)

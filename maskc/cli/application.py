@@ -110,6 +110,12 @@ def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> in
     return code
 
 
+def tell_end(message: str, code: int) -> int:
+    """Tell how a process of the command ended that could not tell it; returns the exit code."""
+    with outlived():
+        return _fail(message, code, ChildProcessError(message), [word for word in sys.argv[1:] if word != "--debug"])
+
+
 def _versions() -> str:
     from maskc.report.terminal import versions
 

@@ -10,7 +10,20 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, volume
-from maskc.cli.shared_options import Adapters, At, Debug, Jobs, Json, Masks, Quiet, Rules, Shape, Verbose
+from maskc.cli.shared_options import (
+    Adapters,
+    At,
+    Debug,
+    Jobs,
+    Json,
+    Masks,
+    Quiet,
+    Rules,
+    Shape,
+    Timeout,
+    Trust,
+    Verbose,
+)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -53,6 +66,8 @@ def check(
         typer.Option(help="With --update: how the models named are compiled, as for compile.", show_default=False),
     ] = None,
     rules: Rules = None,
+    trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

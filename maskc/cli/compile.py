@@ -96,6 +96,8 @@ def compile(
     align_for: option.AlignFor = None,
     align_seconds: option.AlignSeconds = 30.0,
     rules: option.Rules = None,
+    trust: option.Trust = False,
+    timeout: option.Timeout = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,

@@ -18,6 +18,8 @@ def explain(
     align: option.Aligning = "auto",
     align_for: option.AlignFor = None,
     rules: option.Rules = None,
+    trust: option.Trust = False,
+    timeout: option.Timeout = None,
     as_json: option.Json = False,
     quiet: option.Quiet = False,
     verbose: option.Verbose = False,

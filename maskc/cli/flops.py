@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Json, Masks, Model, Quiet, Rules, Shape, Signature, Verbose
+from maskc.cli.shared_options import (
+    At,
+    Debug,
+    Json,
+    Masks,
+    Model,
+    Quiet,
+    Rules,
+    Shape,
+    Signature,
+    Timeout,
+    Trust,
+    Verbose,
+)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -15,6 +28,8 @@ def flops(
     at: At = None,
     signature: Signature = None,
     rules: Rules = None,
+    trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

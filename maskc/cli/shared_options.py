@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from maskc.cli import supervision
 from maskc.cli.output import volume
 
 _EITHER = "-q and -v cannot both be given"
@@ -32,6 +34,20 @@ def _set_verbose(value: bool) -> bool:
     if value and volume.quiet:
         raise typer.BadParameter(_EITHER)
     volume.verbose = volume.verbose or value
+    return value
+
+
+def _set_trust(value: bool) -> bool:
+    if value:
+        os.environ["MASKC_TRUST"] = "1"  # for processes that are started as well
+    return value
+
+
+def _set_timeout(value: float | None) -> float | None:
+    if value is not None:
+        if not supervision.is_possible():
+            raise typer.BadParameter("--timeout is not there on Windows")
+        supervision.limit(value)
     return value
 
 
@@ -84,6 +100,25 @@ Signature = Annotated[
     typer.Option(
         metavar="NAME",
         help="Which signature or function of a SavedModel to read; by default the one to serve.",
+        show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_set_trust,
+        help="Read a SavedModel that reaches files, Python or other machines; reading and verifying one runs it.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.0,
+        callback=_set_timeout,
+        help="End it after so many seconds, whatever it is doing; nothing is written then.",
         show_default=False,
     ),
 ]

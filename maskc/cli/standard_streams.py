@@ -40,14 +40,19 @@ class _Outliving:
             _to_nowhere(self._stream.fileno())  # what is buffered is written there when the interpreter ends
 
 
-@contextlib.contextmanager
-def outlived() -> Iterator[None]:
-    """Within, writing to stdout and stderr fails neither where a pipe is closed nor where they were closed before."""
+def fill_closed() -> None:
+    """Let standard streams that are closed lead nowhere: the next file that is opened would be in their place."""
     for number in _NUMBERS:
         try:
             os.fstat(number)
-        except OSError:  # or the next file that is opened would be in its place, and be printed into
+        except OSError:
             _to_nowhere(number)
+
+
+@contextlib.contextmanager
+def outlived() -> Iterator[None]:
+    """Within, writing to stdout and stderr fails neither where a pipe is closed nor where they were closed before."""
+    fill_closed()
     before = sys.stdout, sys.stderr
     now = [cast(TextIO, _Outliving(stream or open(os.devnull, "w", encoding="utf-8"))) for stream in before]  # noqa: SIM115, PTH123
     sys.stdout, sys.stderr = now

@@ -11,7 +11,20 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Jobs, Json, Models, Quiet, Rules, Shape, Signature, Verbose
+from maskc.cli.shared_options import (
+    At,
+    Debug,
+    Jobs,
+    Json,
+    Models,
+    Quiet,
+    Rules,
+    Shape,
+    Signature,
+    Timeout,
+    Trust,
+    Verbose,
+)
 from maskc.cli.verify import Provider
 
 
@@ -93,6 +106,8 @@ def sweep(
         ),
     ] = None,
     rules: Rules = None,
+    trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
-from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Timeout, Trust, Verbose
 from maskc.errors import NotEquivalentError, UndecidedError
 
 
@@ -106,6 +106,8 @@ def verify(
         bool, typer.Option("--bench", help="Measure the latency of both, side by side, on the provider.")
     ] = False,
     report: Reports = None,
+    trust: Trust = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

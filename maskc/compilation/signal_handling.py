@@ -6,12 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # What a system, a scheduler or a closed terminal sends; neither is there on Windows, or they mean nothing.
 _TOLD = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+# Seconds that a process has to end when it is told to.
+_GRACE = 1.0
 
 
 @contextmanager
@@ -59,5 +64,7 @@ def end_with_parent() -> None:
         if parent is not None:
             parent.join()
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_GRACE)  # native code may not be interrupted
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     threading.Thread(target=wait, daemon=True).start()

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from maskc import progress
+
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there, and nothing of other processes removed
@@ -29,10 +31,12 @@ def part_folder(path: Path) -> Iterator[Path]:
     beginning = f".{path.name[:_NAMED]}."
     _remove_left(path.parent, beginning)
     folder, lock = _made(path.parent, beginning)
+    progress.folder(folder, made=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        progress.folder(folder, made=False)
         if lock is not None:
             os.close(lock)
 

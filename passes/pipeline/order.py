@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Generic, TypeVar
 
 import onnx
@@ -25,7 +26,7 @@ from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined, opset_of
+from passes.model.onnx_to_graph import inlined, opset_of, values_of
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly
@@ -43,9 +44,13 @@ from passes.targets import registry
 from passes.targets.base import Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.weights.external_file import Store
+from passes.weights.statistics import is_finite
 
 # Weights that a file may have more than its source: what adapters restore, say. 1 KB of them.
 _SPARE = 256
+
+# Types of weights that can be infinite.
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 Written = TypeVar("Written")
 
@@ -153,7 +158,9 @@ def shrink(
     result = compiled(source, ShrinkOptions(adapters, align=align, at=at, runtime=target), write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
-    done, notes = result.planned, (*_notes(source, result.graph), *result.planned.notes)
+    done = result.planned
+    gone = _not_finite(source, result.written) if any(axis.removed for axis in done.masked) else ()
+    notes = (*_notes(source, result.graph), *gone, *done.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths)
     return Shrunk(result.written, report)
@@ -292,6 +299,20 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
         notes.append("The training information is left out: it speaks of the weights as they were.")
     wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})
     return [*notes, *misdeclared(model.graph.output, wrong)]
+
+
+def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto) -> tuple[str, ...]:
+    """A sentence about weights that are infinite or not numbers, and not whole any more, if there are any."""
+    whole = {tensor.name: tensor.dims for tensor in shrunk.graph.initializer}
+    cut = [t for t in model.graph.initializer if prod(t.dims) > 1 and whole.get(t.name) != t.dims]
+    floats = [t.name for t in cut if t.data_type in _FLOATS and not is_finite(values_of(t))]
+    if not floats:
+        return ()
+    names = ", ".join(floats[:5]) + (f" and {len(floats) - 5} more" if len(floats) > 5 else "")
+    return (
+        f"Weights are infinite or not numbers: {names}. Where only removed channels read them, the compiled model "
+        "gives numbers and its source does not.",
+    )
 
 
 def _without_rules(graph: gs.Graph) -> tuple[str, ...]:

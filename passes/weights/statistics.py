@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph.tensors import Array, Index, Mask
 from passes.weights.streaming import Kept, Lazy
@@ -65,6 +66,13 @@ def lowest(values: Lazy) -> float:
         values.notes["lowest"] = float(np.minimum.reduce([block.min() for block in values.blocks()]))
     found: float = values.notes["lowest"]
     return found
+
+
+def is_finite(values: LazyValues) -> bool:
+    """Whether no element is infinite, or not a number."""
+    blocks = values.blocks() if isinstance(values, Lazy) else [values.load()]
+    ends = (end for block in blocks if block.size for end in (block.min(), block.max()))
+    return all(bool(np.isfinite(end)) for end in ends)
 
 
 def is_filled_with(values: Array | Lazy, value: object) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import unique
+from maskc.frontend.tensorflow import side_effects
 from maskc.frontend.tensorflow.convert import TensorFlowModel, placeholders
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from passes.errors import in_brief
@@ -40,11 +41,12 @@ def write(model: Any, path: Path) -> None:
 def read(path: Path, name: str | None = None, signature: str | None = None) -> TensorFlowModel:
     """Load a signature of a SavedModel directory, or a function that it holds, by default the signature to serve.
 
-    Raises `InputError` when the directory cannot be loaded or holds nothing of that name, `UnavailableError` when
-    TensorFlow is not installed.
+    Raises `InputError` when the directory cannot be loaded or holds nothing of that name, or does more than compute and
+    is not trusted, `UnavailableError` when TensorFlow is not installed.
     """
     tf = import_tensorflow()
     name = name or str(path)
+    side_effects.check_saved(path, name)  # loading runs some of it
     try:
         with quiet():
             loaded = _load(tf, path)
@@ -52,12 +54,15 @@ def read(path: Path, name: str | None = None, signature: str | None = None) -> T
         raise InputError(f"{name} cannot be loaded as a SavedModel: {in_brief(error)}.") from error
     signatures = {key: value for key, value in loaded.signatures.items() if not key.startswith("_")}
     key = signature or _to_serve(signatures)
-    if key in signatures:
-        return _of_signature(name, loaded, signatures[key])
     functions = dict(_functions(loaded))
-    if key in functions:
-        return _of_function(name, loaded, key, functions[key])
-    raise InputError(f"{name} {_missing(signature, signatures, functions)}")
+    if key in signatures:
+        found = _of_signature(name, loaded, signatures[key])
+    elif key in functions:
+        found = _of_function(name, loaded, key, functions[key])
+    else:
+        raise InputError(f"{name} {_missing(signature, signatures, functions)}")
+    side_effects.check_function(found.function, name)
+    return found
 
 
 def _of_signature(name: str, loaded: Any, function: Any) -> TensorFlowModel:

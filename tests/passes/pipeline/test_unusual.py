@@ -211,3 +211,37 @@ def test_initializers_among_the_inputs() -> None:
     assert removed(model)
     model.ir_version = 3
     assert removed(model)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_weights_that_are_no_numbers_and_that_only_masked_channels_read(value: float, dtype: type) -> None:
+    """The source gives no numbers for them: what is infinite times zero is none."""
+    weights = {name: array.astype(dtype) for name, array in WEIGHTS.items()}
+    weights["w1"][:, 1] = value  # masked
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    source = helper.make_model(
+        helper.make_graph(
+            LAYERS,
+            "g",
+            [info("x", [2, 6], kind)],
+            [info("y", [2, 3], kind)],
+            [constant(n, w, dtype) for n, w in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    (note,) = (note for note in shrink(source).report.notes if "not numbers" in note)
+    assert note.startswith("Weights are infinite or not numbers: w1. Where only removed channels read them")
+    weights["w1"][:, 1] = 1
+    source.graph.initializer[0].CopyFrom(constant("w1", weights["w1"], dtype))
+    assert not [note for note in shrink(source).report.notes if "not numbers" in note]
+
+
+def test_infinite_numbers_that_stay_whole_are_no_news() -> None:
+    """As masks of attention have them."""
+    layers = (*LAYERS[:-1], node("MatMul", "d w2", "z"), node("Add", "z hidden", "y"))
+    hidden = np.array([0, -np.inf, 0])
+    named = [constant(n, w) for n, w in {**WEIGHTS, "hidden": hidden}.items()]
+    graph = helper.make_graph(layers, "g", [info("x", [2, 6])], [info("y", [2, 3])], named)
+    result = shrink(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert result.report.masked and not [note for note in result.report.notes if "not numbers" in note]

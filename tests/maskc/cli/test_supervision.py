@@ -1,0 +1,128 @@
+"""A command can be ended whatever it is in, native code that hears of nothing included, and its end is always told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.maskc import build
+from tests.maskc.command import ROOT, process
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
+
+# What compiles is in native code, or dies in it, with a file half-written.
+STUCK = """
+import ctypes, os, signal, sys, time
+from pathlib import Path
+import passes
+from maskc.frontend import part_folders
+
+def shrink(*arguments, **options):
+    with part_folders.part_folder(Path("out.onnx")) as folder:
+        (folder / "whole").write_bytes(b"half of it")
+        print("begun", flush=True)
+        {what}
+
+passes.shrink = shrink
+from maskc.cli import main
+main()
+"""
+NATIVE = "ctypes.PyDLL(None).usleep(60_000_000)"  # it holds Python's lock, so that no thread hears of anything either
+
+
+def endless() -> onnx.ModelProto:
+    """x[4] → Loop of 2³¹ rounds."""
+    body = helper.make_graph(
+        [build.node("Identity", "on", "still"), build.node("Sin", "state", "next")],
+        "body",
+        [
+            build.value("i", [], onnx.TensorProto.INT64),
+            build.value("on", [], onnx.TensorProto.BOOL),
+            build.value("state", [4]),
+        ],
+        [build.value("still", [], onnx.TensorProto.BOOL), build.value("next", [4])],
+    )
+    nodes = [helper.make_node("Loop", ["rounds", "yes", "x"], ["y"], body=body)]
+    given = [build.constant("rounds", 2**31, np.int64), build.constant("yes", True, np.bool_)]
+    return build.model(nodes, [build.value("x", [4])], [build.value("y", [4])], given)
+
+
+def begun(directory: Path, what: str, *options: str) -> subprocess.Popen[str]:
+    """A compilation that has come as far as to be stuck."""
+    build.save(build.mlp(), directory / "m.onnx")
+    command = [sys.executable, "-c", STUCK.format(what=what), "compile", "m.onnx", "-o", "out.onnx", *options]
+    made = subprocess.Popen(
+        command,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert made.stdout is not None and made.stdout.readline() == "begun\n"
+    return made
+
+
+@pytest.mark.parametrize("told", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("what", [NATIVE, "time.sleep(60)"], ids=["native", "python"])
+def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
+    number = getattr(signal, told)
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("it is ignored here, and processes inherit that")
+    stuck = begun(tmp_path, what)
+    stuck.send_signal(number)
+    _, errors = stuck.communicate(timeout=30)
+    assert (stuck.returncode, errors) == (128 + number, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("what", [NATIVE, "time.sleep(60)"], ids=["native", "python"])
+def test_time_is_over(tmp_path: Path, what: str) -> None:
+    stuck = begun(tmp_path, what, "--timeout", "1.5", "--json")
+    output, errors = stuck.communicate(timeout=30)
+    assert stuck.returncode == 2
+    assert errors == "Error: It took more than 1.5 seconds, and was ended. Give it more with --timeout.\n"
+    assert json.loads(output)["exit_code"] == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_loop_without_an_end(tmp_path: Path) -> None:
+    source = build.save(endless(), tmp_path / "m.onnx")
+    done = process("compile", source, "--timeout", "4")
+    assert (done.returncode, "more than 4.0 seconds" in done.stderr) == (2, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_it_dies(tmp_path: Path) -> None:
+    stuck = begun(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
+    _, errors = stuck.communicate(timeout=30)
+    assert stuck.returncode == 2
+    assert errors.startswith("Error: The process ended without a word (SIGSEGV)")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up there")
+def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
+    stuck = begun(tmp_path, "time.sleep(60)")
+    (second,) = Path(f"/proc/{stuck.pid}/task/{stuck.pid}/children").read_text().split()
+    stuck.kill()
+    stuck.communicate(timeout=30)  # its pipes are closed by the end of both
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{second}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_in_time_nothing_is_said(tmp_path: Path) -> None:
+    done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--timeout", "300")
+    assert (done.returncode, done.stderr) == (0, "")
