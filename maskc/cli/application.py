@@ -22,9 +22,9 @@ from maskc.errors import MaskcError, PruningWarning
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
-    "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
-    "2 unusable input or arguments; 3 something needed is not installed or not usable here; "
-    "4 verify cannot tell, as a difference might not show."
+    "Exit codes: 0 success; 1 a check failed (outputs differ, FLOPs rose, or the reduction is less than asked for); "
+    "2 invalid input or arguments; 3 a required package or device is missing; "
+    "4 verify is inconclusive: a difference might not show."
 )
 
 
@@ -117,7 +117,7 @@ app = typer.Typer(
     cls=_Command,
     help=(
         "Compiles networks trained with channel masks into smaller dense ONNX models that compute the same "
-        "function, and checks that they do."
+        "function, and checks numerically that the outputs match."
     ),
     epilog=EXIT_CODES,
     add_completion=False,

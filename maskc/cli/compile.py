@@ -63,14 +63,14 @@ def compile(
 ) -> None:
     """Compile a model with masked channels into a smaller one that computes the same function.
 
-    Masks are found by their zeros, wherever they are: as multiplications,
-    folded into weights, or as filters that training drove to zero. The result
-    is compared with the input in ONNX Runtime (and with TensorFlow, if the
-    input is a TensorFlow model), and nothing is written if they differ.
+    Masks are found by their zeros: in multiplications, folded into weights, or
+    as filters that training drove to zero. The result is compared with the
+    input in ONNX Runtime (and with TensorFlow, if the input is a TensorFlow
+    model), and nothing is written if the outputs differ.
 
     Several models are compiled side by side, each in a process of its own,
-    and one that fails does not keep the others from being written. The exit
-    code is the worst of theirs.
+    and one that fails does not affect the others. The exit code is the highest of
+    theirs.
 
     Examples: maskc compile model_dir -o small.onnx
 
@@ -114,7 +114,7 @@ def compile(
 
 
 def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:
-    """Tell what became of each model as it is done, and of all at the end; returns the exit code."""
+    """Print the result of each model as it is done, and of all at the end; returns the exit code."""
     from maskc.compilation import batch
     from maskc.compilation import batch_table as report
 

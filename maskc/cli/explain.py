@@ -23,9 +23,9 @@ def explain(
     verbose: option.Verbose = False,
     debug: option.Debug = False,
 ) -> None:
-    """Say which operators hold masked channels that would stay, why, and what to do.
+    """Show which operators keep masked channels alive, why, and what to do.
 
-    Takes what compile takes, and writes nothing.
+    Takes the options of compile and writes nothing.
 
     Example: maskc explain model_dir
     """

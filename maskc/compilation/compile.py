@@ -44,7 +44,7 @@ _TIMED_SECONDS = 1.5
 _TIMED_RUNS = 3
 
 _NO_RATES = (
-    "There is no table of rates for this processor, so no channel stays for its width. `--align measure` times the "
+    "There is no table of rates for this processor, so no channels are kept for speed. `--align measure` times the "
     "layers here, and `--align-for` names another processor."
 )
 

@@ -24,14 +24,14 @@ _NAMED = 4
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
     """A line per operator that keeps channels alive and reason, then one for each mask: channels, producer, what to do.
 
-    Channels that stay for a width are told of by layer, in `width_lines`.
+    Channels kept for speed are listed by layer, in `width_lines`.
     """
     for items in by_operator(item for item in held if not item.aligned):
         op, node, reason = items[0].op, items[0].node, items[0].reason
         yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
         for item in items:
             count = len(item.channels)
-            written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
+            written = f"still computed by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
             what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
 
@@ -50,7 +50,7 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
         return
     more, count = sum(width.kept - width.live for width in widths), len(widths)
     layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
-    yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
+    yield f"{layers} {more:,} {channels} so that the channel count suits the kernels; `--align none` removes them."
     for width in widths:
         counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
         yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
@@ -85,7 +85,7 @@ def _at(at: CountedAt) -> str:
     nodes = "1 node" if at.unknown == 1 else f"{at.unknown:,} nodes"
     beside = [
         *([f"{_listed(at.open)} open"] if at.open else []),
-        *([f"sizes that no input tells count as 1, in {nodes}"] if at.unknown else []),
+        *([f"sizes that no input determines count as 1, in {nodes}"] if at.unknown else []),
         *(["one round of each loop counts"] if at.loops else []),
     ]
     sizes = [f"{_listed(names)} {dims}" for dims, names in inputs.items()]

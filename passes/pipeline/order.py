@@ -275,7 +275,7 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     graph = prepared(model)
     found = Planned(dataflow.analyse(graph), StoragePlan())
     if options.explains:
-        notes = ("Removing channels would have cost more than it saves, so all of them stayed.",)
+        notes = ("Removing channels would have cost more than it saves, so all of them are kept.",)
         found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan, options.adapters), (), notes)
     clean(graph, options.target)
     store_compactly(graph, model)
@@ -289,7 +289,7 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     if opset is not None and graph.opset > opset:
         notes.append(f"The opset is raised from {opset} to {graph.opset}, for the operator HardSwish.")
     if model.training_info:
-        notes.append("The training information is left out: it speaks of the weights as they were.")
+        notes.append("The training information was dropped, because it refers to the original weights.")
     wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})
     return [*notes, *misdeclared(model.graph.output, wrong)]
 
@@ -297,12 +297,16 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
 def _without_rules(graph: gs.Graph) -> tuple[str, ...]:
     """A sentence about the operators that have no rules, if there are any."""
     names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if rules(n) is UNKNOWN})
-    return (f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}.",) if names else ()
+    return (
+        (f"Operators without rules are left unchanged, with all input channels kept: {', '.join(names)}.",)
+        if names
+        else ()
+    )
 
 
 def _put_in(graph: gs.Graph, plan: StoragePlan) -> tuple[str, ...]:
     """A sentence about tensors that are constant altogether and read all the same, if there are any."""
     constant = constant_operands(graph, plan)
     names = ", ".join(constant[:5]) + (f" and {len(constant) - 5} more" if len(constant) > 5 else "")
-    note = f"Constant altogether, with nothing left to compute them, and put in all the same: {names}."
+    note = f"Entirely constant tensors that are inserted because something reads them: {names}."
     return (note,) if constant else ()

@@ -78,7 +78,7 @@ def test_help_tells_the_exit_codes(command: tuple[str, ...]) -> None:
         result = maskc(*command, flag)
         assert result.exit_code == 0
         words = " ".join(result.stdout.split())
-        assert "Exit codes: 0 good; 1 the check failed" in words
+        assert "Exit codes: 0 success; 1 a check failed" in words
     if not command:
         assert all(name in words for name in _COMMANDS)
 

@@ -94,7 +94,7 @@ def test_verifying_tells_its_stages(source: Path, wrong: Path) -> None:
     heard = Heard()
     with progress.listening(heard):
         assert not api.verify(source, wrong, bench=True).passed
-    for title in ("Comparing in double precision", "Looking for where the models part", "Measuring latency"):
+    for title in ("Comparing in double precision", "Looking for the first difference", "Measuring latency"):
         assert title in heard.stages
     kinds = {detail.split(":")[1].split(",")[0].strip() for detail in heard.details if detail.startswith("  data: ")}
     assert kinds == {"gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny"}

@@ -15,7 +15,7 @@ from maskc.cli.shared_options import Debug, Quiet, Verbose
 @app.command(epilog=EXIT_CODES)
 def demo(
     directory: Annotated[
-        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to put the models.")
+        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to write the models.")
     ] = Path("demo"),
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -149,7 +149,7 @@ def show(demo: Demo, console: Console) -> None:
     console.print(
         "The compiled model computes what TensorFlow computes, with exactly the "
         f"{demo.optimizer_flops:,} FLOPs that the optimizer reported when it stopped pruning.\n"
-        f"It is in {demo.compiled_model}; the whole demo took {demo.seconds:.0f} s."
+        f"It is in {demo.compiled_model}; the demo took {demo.seconds:.0f} s."
     )
 
 

@@ -120,7 +120,7 @@ def choose_channel_multiples(
     and channels that are constant maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
-        least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
+        least = _everything(plan, "kept, because the model with fewer channels was measured to be slower")
         result = planner.plan(graph, facts, options, least)
         return result, facts, tuple(_widths(graph, plan, result, least))
     if isinstance(align, int | Lines):
@@ -163,7 +163,9 @@ def choose_channel_multiples(
             planned = choice(estimate.start.facts, estimate.start.options, estimate.least)
             best = min(best, planned, key=lambda found: found.time)
     if whole < best.time:
-        best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
+        best = choice(
+            facts, options, _everything(plan, "kept, because the model with fewer channels is estimated to be slower")
+        )
     if first.time <= whole and not _is_worth_it(graph, network, first, best):
         return plan, facts, ()
     return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
@@ -339,7 +341,7 @@ def _least(
     for key, mask in least.wider.items():
         least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
         before = int(plan.stored[key].sum())
-        least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
+        least.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
     return least
 
 
@@ -361,5 +363,5 @@ def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan, least: Sto
             continue
         kept = int(after.stays(*key, was.size).sum())
         if kept > was.sum():
-            reason = least.why.get(key, "computed, as that takes less time than to put them back where they are seen")
+            reason = least.why.get(key, "computed, because that is faster than restoring them where they are needed")
             yield Width(describe(node), str(node.op), int(was.sum()), kept, was.size, reason)

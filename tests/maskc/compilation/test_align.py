@@ -55,9 +55,9 @@ def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
 def test_terminal_and_data_say_what_stays(source: Path) -> None:
     out = source.with_name("out.onnx")
     told = maskc("compile", source, "-o", out, "--align", "8").stdout
-    assert "2 layers keep 8 channels for the sake of a width; `--align none` lets go of them." in told
+    assert "2 layers keep 8 channels so that the channel count suits the kernels; `--align none` removes them." in told
     explained = maskc("explain", source, "--align", "8").stdout
-    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a width of 32, a multiple of 8" in explained
+    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a channel count of 32, a multiple of 8" in explained
     data = json.loads(maskc("compile", source, "-o", out, "--align", "8", "--json").stdout)
     assert data["widths"][0] == {
         "node": "Conv -> a",
@@ -65,7 +65,7 @@ def test_terminal_and_data_say_what_stays(source: Path) -> None:
         "live": 31,
         "kept": 32,
         "total": 64,
-        "reason": "kept for a width of 32, a multiple of 8",
+        "reason": "kept for a channel count of 32, a multiple of 8",
     }
     assert sum(len(item["channels"]) for item in data["held"] if item["aligned"]) == 8
 
@@ -73,8 +73,8 @@ def test_terminal_and_data_say_what_stays(source: Path) -> None:
 def test_the_page_has_a_table_of_widths(source: Path, tmp_path: Path) -> None:
     api.compile(source, align=8).report.save(tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert "Layers that keep channels for their width" in page
-    assert "kept for a width of 32, a multiple of 8" in page
+    assert "Layers that keep channels for speed" in page
+    assert "kept for a channel count of 32, a multiple of 8" in page
 
 
 @pytest.mark.parametrize("word", ["1", "0", "-8", "8.5", "fast", "", "٨"])
