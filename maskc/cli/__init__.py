@@ -6,11 +6,11 @@ One file for each command. The heavy imports are inside the commands, so that `m
 from maskc.cli.application import EXIT_CODES, app
 
 # In the order in which the help lists them.
-from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train, demo  # noqa: F401  isort: skip
+from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train, demo, version  # noqa: F401  isort: skip
 
 __all__ = ["EXIT_CODES", "app", "main"]
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, under its name even for `python -m maskc`."""
+    app(prog_name="maskc")

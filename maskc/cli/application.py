@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from maskc import progress
 from maskc.cli.output import print_json, volume, warn
@@ -72,13 +72,6 @@ class _Command(TyperGroup):
         sys.exit(code)
 
 
-class PlainHelp(TyperCommand):
-    """A command whose help is printed without columns, which would cut the names of its options."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "rich_markup_mode": None})
-
-
 # What a system says of a file that takes no more, behind a redirected stdout for instance.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -109,7 +102,7 @@ def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> in
 def _versions() -> str:
     from maskc.report.terminal import versions
 
-    return versions()
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
 
 
 app = typer.Typer(
@@ -120,9 +113,8 @@ app = typer.Typer(
         "function, and checks numerically that the outputs match."
     ),
     epilog=EXIT_CODES,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its columns cut words and the names of options at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

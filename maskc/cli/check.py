@@ -60,11 +60,14 @@ def check(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Compile models again and fail if FLOPs are above the baseline, or a channel that was removed before is kept now.
+    """Compile models again and fail if FLOPs increased.
+
+    Also fails if a masked channel was removed before and is kept now, or if
+    outputs no longer match the source.
 
     The baseline is a file to commit. It records the FLOPs of each model and how
     it is compiled and counted: pass --masks, --shape, --at and --adapters once,
-    with --update. A model whose outputs no longer match its source fails, too.
+    with --update.
 
     Examples: maskc check --update models/*.onnx
 

@@ -61,7 +61,7 @@ def compile(
     verbose: option.Verbose = False,
     debug: option.Debug = False,
 ) -> None:
-    """Compile a model with masked channels into a smaller one that computes the same function.
+    """Compile a masked model into an equivalent smaller dense one.
 
     Masks are found by their zeros: in multiplications, folded into weights, or
     as filters that training drove to zero. The result is compared with the
@@ -109,7 +109,7 @@ def compile(
         return
     from maskc.report.terminal import show_compilation, show_reports
 
-    show_compilation(result.document(), console())
+    show_compilation(result.document(), console(), masks=masks is not None)
     show_reports(report or (), console())
 
 

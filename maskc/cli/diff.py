@@ -29,12 +29,13 @@ def diff(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Show two models side by side, layer by layer: channels, FLOPs, parameters, and what else differs.
+    """Compare two models layer by layer.
 
-    A layer is a node that multiplies and accumulates. Layers are matched by
-    the names of their nodes, and where the names differ by order and
-    similarity. Nothing is run or compiled; use verify to compare outputs. The
-    exit code is 0 whether the models differ or not.
+    Shows channels, FLOPs, parameters, and what else differs. A layer is a node
+    that multiplies and accumulates. Layers are matched by the names of their
+    nodes, and where the names differ by order and similarity. Nothing is run or
+    compiled; use verify to compare outputs. The exit code is 0 whether the
+    models differ or not.
 
     Example: maskc diff model.onnx model.compiled.onnx
     """

@@ -94,7 +94,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Compile on the Ray cluster at this address; `auto` finds a running one. Needs maskc\\[ray].",
+            help="Compile on the Ray cluster at this address; `auto` finds a running one. Needs maskc[ray].",
             show_default=False,
         ),
     ] = None,
@@ -104,9 +104,10 @@ def sweep(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Compile a model at several sparsity levels and configurations, and compare FLOPs, latency and quality.
+    """Compile and measure a model at several sparsity levels.
 
-    Sparsity levels come from --targets, from --masks, or from other pruned
+    Each candidate, a sparsity level compiled in one configuration, is compared
+    by FLOPs, latency and quality. Sparsity levels come from --targets, from --masks, or from other pruned
     models; all are compared with the first model. Candidates are compiled in
     parallel, then measured one at a time, in turns with the first model. DIR
     gets the models, their masks, sweep.json and sweep.html. Results that are

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, PlainHelp, app
+from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, warn
 from maskc.cli.shared_options import Debug, Json, Quiet, Verbose
 
@@ -38,7 +38,7 @@ class Tie(StrEnum):
     none = "none"
 
 
-@app.command(epilog=EXIT_CODES, cls=PlainHelp)
+@app.command(epilog=EXIT_CODES)
 def train(
     model: Annotated[
         str,
@@ -181,7 +181,7 @@ def train(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model with masks on TFRecords while pruning it, and compile the result.
+    """Train and prune a model on TFRecords, and compile it.
 
     Run the command again to resume an interrupted run exactly where it was.
     Afterwards OUTPUT/model holds the SavedModel, a .keras file, the compiled

@@ -111,7 +111,7 @@ def verify(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Check numerically that the outputs of a compiled model match its reference.
+    """Check numerically that the outputs of two models match.
 
     Both models are run in ONNX Runtime, or on --provider, on the same random
     inputs of several kinds and batch sizes, and all outputs are compared. If

@@ -74,7 +74,7 @@ def compile(
     align_for: str | None = None,
     align_seconds: float = SECONDS,
     target: str = registry.DEFAULT,
-    verify: bool = False,
+    verify: bool = True,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
     seed: int = 0,
@@ -95,8 +95,8 @@ def compile(
     `align_for` (by default this one), `measure` by timing layers here for up to `align_seconds`, a number by rounding
     every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. `target`
     is the runtime to be fast in: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `any`, which is good for all and the
-    best of none at the cost of another. With `verify`, both models are run on `samples` random inputs (from `seed`, on
-    `provider`, with the tolerances of `maskc.verify`).
+    best of none at the cost of another. Both models are run on `samples` random inputs (from `seed`, on
+    `provider`, with the tolerances of `maskc.verify`), unless `verify` is False.
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
@@ -104,7 +104,7 @@ def compile(
     that says so.
 
     Example:
-        >>> compiled = compile("model.onnx", verify=True)
+        >>> compiled = compile("model.onnx")
         >>> compiled.report.channels_masked, compiled.report.channels_removed
         (8, 8)
         >>> compiled.save("small.onnx")
@@ -196,6 +196,7 @@ def explain(
         align=align,
         align_for=align_for,
         target=target,
+        verify=False,
     )
     return made.report
 

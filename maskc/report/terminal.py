@@ -59,17 +59,21 @@ def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
     return made
 
 
-def versions() -> str:
-    """A line on what runs here: maskc, Python and the libraries that results depend on."""
-    found = [f"maskc {__version__}", f"Python {platform.python_version()}"]
+def versions() -> dict[str, str]:
+    """The versions of what runs here: maskc, Python and the libraries that results depend on."""
+    found = {"maskc": __version__, "Python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return ", ".join(found)
+            found[name] = metadata.version(name)
+    return found
 
 
-def show_compilation(report: Document, out: Console) -> None:
-    """What was removed and what was kept, in the order in which it matters."""
+# Said where nothing is masked and no masks were given.
+_NO_MASKS = "No channel is masked. Did you forget `--masks`?"
+
+
+def show_compilation(report: Document, out: Console, *, masks: bool = True) -> None:
+    """What was removed and what was kept, in the order in which it matters; `masks`: whether a mask file was given."""
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
     show_sizes(out, report.before.at, report.after.at)
     out.print(_figures(report.before, report.after))
@@ -80,7 +84,7 @@ def show_compilation(report: Document, out: Console) -> None:
             + (f"; {channels.held:,} kept:" if channels.held else "."),
         )
     else:
-        out.print("No channel is masked.")
+        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
     for line in held_lines(report.held or ()):
         out.print(f"  {line}", markup=False, soft_wrap=True)
     for line in width_lines(report.widths or ()):
@@ -134,11 +138,11 @@ def show_cost(cost: Cost, out: Console) -> None:
     out.print(f"Parameters: {cost.params:,}")
 
 
-def show_explanation(report: Document, out: Console) -> None:
-    """Which operators keep masked channels alive, and what to do about it."""
+def show_explanation(report: Document, out: Console, *, masks: bool = True) -> None:
+    """Which operators keep masked channels alive, and what to do about it; `masks` as for a compilation."""
     channels = report.channels
     if not report.masked or channels is None:
-        out.print("No channel is masked.")
+        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
     elif not channels.held:
         out.print(f"All {channels.masked:,} masked channels are removed.")
     else:

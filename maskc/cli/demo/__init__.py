@@ -21,9 +21,9 @@ def demo(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    r"""Train, prune, compile and verify a small network on real data, and print what it gained.
+    """Train, prune, compile and verify a small network on real data.
 
-    Needs maskc\[demo]. Takes a few minutes on two cores.
+    Needs maskc[demo]. Takes a few minutes on two cores.
     """
     from maskc.cli.demo.run import run, show
 
