@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, print_json, warn
+from maskc.cli.output import console, print_json, volume, warn
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
@@ -109,7 +109,7 @@ def compile(
         return
     from maskc.report.terminal import show_compilation, show_reports
 
-    show_compilation(result.document(), console(), masks=masks is not None)
+    show_compilation(result.document(), console(), masks=masks is not None, lists=volume.verbose)
     show_reports(report or (), console())
 
 

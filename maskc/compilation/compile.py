@@ -15,6 +15,7 @@ import passes
 from maskc import frontend, progress
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
+from maskc.compilation.kept_for_speed import kept_for_speed
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
 from maskc.errors import InputError, MaskcError, NotComparableError, NotEquivalentError, RunError, UnavailableError
@@ -111,7 +112,7 @@ def compile(
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
     options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at, target=target)
-    return _compile(fixed(frontend.read(model, signature=signature), shapes), options)
+    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=verify)
 
 
 def compile_file(
@@ -142,7 +143,7 @@ def compile_file(
     source = fixed(source, options.shapes)
     with write_model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
-            compiled = _compile(source, options, store)
+            compiled = _compile(source, options, store, compares=True)
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
@@ -187,21 +188,14 @@ def explain(
         >>> explain("model.onnx").held
         ()
     """
-    made = compile(
-        model,
-        masks,
-        signature=signature,
-        shapes=shapes,
-        adapters=adapters,
-        align=align,
-        align_for=align_for,
-        target=target,
-        verify=False,
-    )
-    return made.report
+    options = CompileOptions(masks, shapes, adapters, align, align_for, target=target)
+    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=True).report
 
 
-def _compile(source: Source, options: CompileOptions, store: Store | None = None) -> Compiled:
+def _compile(
+    source: Source, options: CompileOptions, store: Store | None = None, *, compares: bool = False
+) -> Compiled:
+    """`compares` as for `kept_for_speed`."""
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with progress.stage("Compiling") as stage:
@@ -212,16 +206,18 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
         raise InputError(f"{source.name}: {error}") from error
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
     before = shrunk.report.before if options.masks is None else count(source, shrunk.report.before.at.sizes)
+    held, kept = kept_for_speed(target, shrunk.report, options, compares=compares)
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
         before=Figures.from_cost(before, source.bytes),
         after=Figures.from_cost(shrunk.report.after, model_bytes(shrunk.model)),
         masked=shrunk.report.masked,
-        held=shrunk.report.held,
+        held=held,
         seconds=dict(shrunk.report.seconds),
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,
+        kept_for_speed=kept,
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),
     )

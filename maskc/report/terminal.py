@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.wording import brief, counted_at, factor, held_lines, size, where_run, width_lines
+from maskc.report.wording import brief, counted_at, factor, held_lines, masked_line, size, where_run, width_lines
 from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
@@ -72,24 +72,21 @@ def versions() -> dict[str, str]:
 _NO_MASKS = "No channel is masked. Did you forget `--masks`?"
 
 
-def show_compilation(report: Document, out: Console, *, masks: bool = True) -> None:
-    """What was removed and what was kept, in the order in which it matters; `masks`: whether a mask file was given."""
+def show_compilation(report: Document, out: Console, *, masks: bool = True, lists: bool = False) -> None:
+    """What was removed and what was kept, in the order in which it matters.
+
+    `masks`: whether a mask file was given. `lists`: whether to list the channels that are kept, with the operators.
+    """
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
     show_sizes(out, report.before.at, report.after.at)
     out.print(_figures(report.before, report.after))
     channels = report.channels
     if channels is not None and (report.masked or channels.held):
-        out.print(
-            f"Removed {channels.removed:,} of {channels.masked:,} masked channels"
-            + (f"; {channels.held:,} kept:" if channels.held else "."),
-        )
+        out.print(masked_line(report, hint=not lists), markup=False, soft_wrap=True)
     else:
         out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
-    for line in held_lines(report.held or ()):
+    for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())) if lists else ():
         out.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in width_lines(report.widths or ()):
-        out.print(line, markup=False, soft_wrap=True)
-        break  # `maskc explain` and reports list each layer
     _show_notes(report.notes, out)
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
@@ -143,10 +140,8 @@ def show_explanation(report: Document, out: Console, *, masks: bool = True) -> N
     channels = report.channels
     if not report.masked or channels is None:
         out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
-    elif not channels.held:
-        out.print(f"All {channels.masked:,} masked channels are removed.")
     else:
-        out.print(f"Removed {channels.removed:,} of {channels.masked:,} masked channels; {channels.held:,} kept:")
+        out.print(masked_line(report), markup=False, soft_wrap=True)
     for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())):
         out.print(line, markup=False, soft_wrap=True)
     _show_notes(report.notes, out)

@@ -40,7 +40,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.targets import registry
-from passes.targets.base import Target, Width
+from passes.targets.base import ChannelMultiples, Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.weights.external_file import Store
 
@@ -83,7 +83,10 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a graph, what each of its tensors is to store, and what there is to report of that."""
+    """What is known of a graph, what each of its tensors is to store, and what there is to report of that.
+
+    speedup: as in `ChannelMultiples`.
+    """
 
     facts: Facts
     plan: StoragePlan
@@ -91,6 +94,7 @@ class Planned:
     held: tuple[Held, ...] = ()
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def shrink(
         trace.stages["clean"] = result.written
     done, notes = result.planned, (*_notes(source, result.graph), *result.planned.notes)
     costs = result.before, result.after
-    report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths)
+    report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
     return Shrunk(result.written, report)
 
 
@@ -256,18 +260,20 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
             facts = dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
     with recorder.step("layout", graph):
         chosen = plan(graph, facts, options)
-    widths: tuple[Width, ...] = ()
+    multiples = ChannelMultiples(chosen, facts)
     if options.align is not None:
         with recorder.step("widths", graph):
-            chosen, facts, widths = options.target.choose_channel_multiples(graph, facts, chosen, options)
+            multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
+    chosen, facts = multiples.plan, multiples.facts
+    found = Planned(facts, chosen, widths=multiples.widths, speedup=multiples.speedup)
     if not options.explains:
-        return Planned(facts, chosen, widths=widths)
+        return found
     with recorder.step("explain"):
         masked, held = explain(graph, facts, chosen, options.adapters, made)
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         notes = _put_in(graph, chosen) if options.adapters == "never" and around is None else ()
-    return Planned(facts, chosen, masked, held, widths, notes)
+    return replace(found, masked=masked, held=held, notes=notes)
 
 
 def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[gs.Graph, Planned]:

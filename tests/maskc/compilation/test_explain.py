@@ -51,7 +51,7 @@ def shown(*arguments: object) -> str:
 
 def test_a_residual_sum_names_the_other_writer(tmp_path: Path) -> None:
     text = shown(build.save(residual(), tmp_path / "m.onnx"))
-    assert "Removed 2 of 7 masked channels; 5 kept:" in text
+    assert "Removed 2 of 7 masked channels; 5 needed by operators." in text
     assert "Add 'sum' adds or combines channels one by one, and another operand is live there:\n" in text
     assert (
         "  mask 'block3/out' axis 1, channels 4, 7-9: still computed by 'block4/conv3' through Add 'sum'; "
@@ -90,7 +90,7 @@ def test_json(tmp_path: Path) -> None:
 
 def test_nothing_stays_and_nothing_is_masked(tmp_path: Path) -> None:
     masked, plain = (build.save(build.mlp(masked=m), tmp_path / f"{m}.onnx") for m in (True, False))
-    assert shown(masked) == "All 8 masked channels are removed.\n"
+    assert shown(masked) == "Removed 8 of 8 masked channels.\n"
     assert shown(plain) == "No channel is masked. Did you forget `--masks`?\n"
     np.savez(tmp_path / "ones.npz", **{onnx.load(plain).graph.node[0].output[0]: np.ones(16)})
     for command in ("explain", "compile"):
@@ -137,7 +137,7 @@ def test_it_takes_what_compile_takes(tmp_path: Path) -> None:
     build.save(build.mlp(masked=False), tmp_path / "model_dir" / "m.onnx")
     np.savez(tmp_path / "masks.npz", c=np.arange(16) % 4 != 0)
     arguments = (tmp_path / "model_dir", "--masks", tmp_path / "masks.npz", "--shape", "x=2x8", "--adapters", "never")
-    assert shown(*arguments).startswith("All 4 masked channels are removed")
+    assert shown(*arguments).startswith("Removed 4 of 4 masked channels.")
     refused(maskc("explain", tmp_path / "nothing.onnx"), 2, "does not exist")
     refused(maskc("explain", tmp_path / "model_dir", "--shape", "y=1"), 2, "no input 'y'")
 
@@ -153,7 +153,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
     kernel[:, 2:4] = 0
     model.get_layer("hidden").set_weights([kernel, bias])
     model.save(tmp_path / "m.keras")
-    assert "All 2 masked channels are removed" in shown(tmp_path / "m.keras")
+    assert "Removed 2 of 2 masked channels." in shown(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("name", ["resnext", "mobilenet3", "densenet", "yolo", "dlrm", "vit", "lstm", "quantised"])
