@@ -11,11 +11,13 @@ from benchmarks.record import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PICTURE = PAGE.with_name("speed-up.svg")
+# The versions that the page has; the others are in the records.
+_NAMED = ("onnxruntime", "onnxruntime-gpu", "openvino", "onnxslim", "qonnx", "torch-pruning")
 HEAD = """# Benchmarks
 
-Made by `make bench` of the records in `benchmarks/results`; figures are medians, with the quartiles in brackets, and
-all ratios were taken in one run, in turns. [Performance](performance.md) tells of compile time and its growth, and
-[Quality against FLOPs](quality.md) of what pruning costs.
+Written by `make bench` from the records in `benchmarks/results`, which also have all versions. Figures are medians with
+quartiles; ratios were measured in one run, in turns. See also [compile time](performance.md), [channel
+counts](benchmarks-widths.md) and [quality against FLOPs](quality.md).
 """
 
 
@@ -53,13 +55,13 @@ def _where(record: dict[str, Any]) -> str:
         told += [str(machine[key]) for key in ("processor", "architecture") if machine.get(key)]
         told += [f"{machine['cores']} cores"] if "cores" in machine else []
         told += [f"load {machine['load']}"] if "load" in machine else []
-    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    return f"{', '.join(told)}; {versions}."
+    named = {name: version for name, version in record.get("versions", {}).items() if name in _NAMED}
+    return f"{', '.join([*told, *(f'{name} {version}' for name, version in named.items())])}."
 
 
 def _spread(values: list[float], digits: int = 2) -> str:
     low, middle, high = (f"{value:.{digits}f}" for value in values)
-    return f"{middle} ({low} to {high})"
+    return f"{middle} ({low}–{high})"
 
 
 def _dense(record: dict[str, Any]) -> str:
@@ -79,12 +81,11 @@ def _dense(record: dict[str, Any]) -> str:
                     )
 
     text = (
-        "The same architecture three times: without masks, with half of its channels masked consistently and compiled, "
-        "and built dense at the widths that are left. First the time of the compiled model over that of the dense one "
-        "(goal: 1.02 at most), then the speed-up over the model without masks, and that over the FLOPs ratio (goal: "
-        "0.85 at least). [Widths](widths.md#why-time-falls-by-less-than-flops) says what keeps networks with "
-        "depthwise convolutions below that; a second thread helps the larger model more. Where no width is worth "
-        "rounding, `auto` and `none` write the same file."
+        "The same architecture without masks, with half of its channels masked consistently and compiled, and built "
+        "dense with the channels that are left: time of the compiled model over the dense one (goal: 1.02 at most), "
+        "speed-up over the model without masks, and that over the FLOPs ratio (goal: 0.85 at least; [why networks "
+        "with depthwise convolutions miss it](benchmarks-widths.md#why-time-falls-by-less-than-flops)). `auto` and "
+        "`none` are values of `--align`."
     )
     PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
@@ -131,13 +132,12 @@ def _speedup(record: dict[str, Any]) -> str:
         for name, row in record["results"].items()
     )
     text = (
-        "Trained models that others publish, as they are, against themselves with half of their channels masked at "
-        "random and independently behind each layer, compiled: geometric means over models and seeds of masks, and "
-        "in brackets the least, by [target](targets.md). Sizes are open as the files leave them open, or all fixed. "
-        "Goals: 2.2 in ONNX Runtime with its own target and open sizes, 1.9 in OpenVINO with its own, none below 1, "
-        "and `any` within 1.05 of each runtime's own target."
+        "Published trained models without masks against the same with half of their channels masked at random after "
+        "each layer and compiled: geometric mean of the speed-ups, and the least, by [target](targets.md), with input "
+        "sizes open or fixed. Goals: 2.2 in ONNX Runtime and 1.9 in OpenVINO with their own targets, none below 1, "
+        "and `any` within 1.05 of each."
     )
-    alone = "Each of them compiled with the default options, on one thread; the number is the seed of the masks."
+    alone = "Each with the default options on one thread; the number is the seed of the masks."
     head = ("model, masks, sizes", "FLOPs ratio", "ONNX Runtime", "OpenVINO")
     return _section(
         "Published models",
@@ -163,13 +163,9 @@ def _onnxslim(record: dict[str, Any]) -> str:
         if "over_onnxslim" in tools["maskc"]
     )
     text = (
-        f"How long {'`maskc.compile` by default and ' if by_default else ''}the passes with `--align none` take on "
-        "masked networks, and how long onnxslim takes on the same model, each already loaded (goal: at most half of "
-        "its time on the published models, from `basic-pitch` on). The default checks the model and the result and "
-        "chooses widths for the processor; nothing is run. "
-        "onnxslim simplifies in general and removes no masked channel. The published models have inputs of fixed"
-        " sizes, and once more those that their files leave open. On these the passes spend a third of their time on "
-        "facts and a fifth on the plan of what is stored."
+        f"Time of {'`maskc.compile` by default and of ' if by_default else ''}the passes with `--align none` on "
+        "masked networks in memory, and of onnxslim, which simplifies and removes no masked channel (goal: at most "
+        "half of its time on the published models, from `basic-pitch` on)."
     )
     named = ["default", "passes"][not by_default :]
     head = ("network", *(f"{name}, ms" for name in named), "onnxslim, ms", *(f"{name}, ratio" for name in named))
@@ -182,7 +178,7 @@ def _peers(record: dict[str, Any]) -> str:
     tools = [tool for tool in ("maskc", "openvino", "qonnx") if tool == "maskc" or tool in record["peers"]]
     networks = {name: rows for name, rows in record["results"].items() if set(tools) <= set(rows)}
     failures = {
-        f"* {name}, {tool}: {rows[tool]['failed']}"
+        f"* {name}, {tool}: {rows[tool]['failed'].partition(': ')[0]}"
         for name, rows in networks.items()
         for tool in tools
         if "failed" in rows[tool]
@@ -193,20 +189,18 @@ def _peers(record: dict[str, Any]) -> str:
 
     rows = ((name, *(cell(found[tool], found["masked"]["macs"]) for tool in tools)) for name, found in networks.items())
     doubles = "".join(
-        f" Against double precision the masked {name} itself has an error of {told['masked']:.0e}, and what maskc "
-        f"makes of it one of {told['maskc']:.0e}."
+        f" In double precision, the masked {name} has an error of {told['masked']:.0e}, and the result of maskc one "
+        f"of {told['maskc']:.0e}."
         for name, rows in networks.items()
         if (told := rows["maskc"].get("in_double"))
     )
     skipped = "".join(f" {name} was skipped: {reason}." for name, reason in record["skipped"].items())
     text = (
-        "The multiply-adds that each compiler leaves of a masked network's, and in brackets the largest error of"
-        " its outputs over their scale. The first networks have half of their channels masked consistently; "
-        "`chain` is six convolutions one behind the other. The published models, from `basic-pitch` on, have a "
-        "random half masked behind every convolution and matrix product, and end before their Sigmoid or "
-        "Softmax, which would hide errors. OpenVINO is given masks as zeros in weights and runs its common "
-        "transformations first, which fold norms into them; qonnx is told the channels. That is what their "
-        f"pruning looks for: from multiplications in the graph they remove less.{doubles}{skipped}"
+        "Multiply-adds left of a masked network, and the largest error of its outputs over their scale. The first "
+        "networks have half of their channels masked consistently; the published models, from `basic-pitch` on, at "
+        "random after every convolution and matrix product, and end before their Sigmoid or Softmax. OpenVINO gets "
+        "masks as zeros in weights, qonnx as a list of channels, which is what their pruning looks "
+        f"for.{doubles}{skipped}"
     )
     table = _section(
         "What other compilers remove",
@@ -215,7 +209,7 @@ def _peers(record: dict[str, Any]) -> str:
         rows,
         record | {"versions": _peer_versions(record)},
     )
-    told = "\n".join(["Failures, in the tools' own words:", "", *sorted(failures)])
+    told = "\n".join(["Failures, which the record has in full:", "", *sorted(failures)])
     return f"{table}\n{told}\n" if failures else table
 
 
@@ -241,17 +235,12 @@ def _torch_pruning(record: dict[str, Any]) -> str:
             )
 
     text = (
-        "The same channels removed from the same networks with random weights, half of each group of coupled "
-        "layers (of ViT-base the hidden units of each block): by the passes from the exported whole network in "
-        "which they are zero, and by Torch-Pruning from the PyTorch network, which is exported afterwards. "
-        "Seconds of the removal alone (of Torch-Pruning's also without building its dependency graph), "
-        "multiply-adds left, time of our result over that of its in ONNX Runtime on one and two threads (goal: "
-        "1.0 at most), and errors over the scale of the output. In the last two columns only the filters of "
-        "these channels are zero and the norms behind them are as they were, which makes constants of them: "
-        "Torch-Pruning deletes the channels with their constants and computes something else. It is told which "
-        "channels go and cuts tensors in place; the passes look for zeros in all weights and make a new model. That of "
-        "ViT-base takes 217 MB, and what the system takes to hand out this memory is up to two fifths of their "
-        f"time.{failed}"
+        "The same half of each group of coupled layers (of ViT-base the hidden units) removed by the passes from "
+        "the exported network in which they are zero, and by Torch-Pruning from the PyTorch network: seconds (also "
+        "without building Torch-Pruning's dependency graph), multiply-adds left, time of our result over its in "
+        "ONNX Runtime (goal: 1.0 at most), and errors. In the last two columns the norms are unchanged, which makes "
+        "constants of the zero filters: Torch-Pruning deletes these constants. It is given the channels and cuts in "
+        f"place; the passes search all weights for zeros and make a new model.{failed}"
     )
     names = ("maskc", "its")
     head = (
@@ -294,17 +283,13 @@ def _pruning(record: dict[str, Any]) -> str:
     held_out = settings["examples"] // 5
     text = (
         f"MobileNetV2 at {settings['side']} × {settings['side']}, trained on {settings['examples'] - held_out:,} "
-        f"digits of MNIST, scaled up, and pruned to {settings['target']:g} of its FLOPs. maskc removes one group of "
-        "coupled mask entries at a time, by Fisher signals; decisions are "
-        f"{_number(settings['prune_every'], 'update')} of {settings['prune_batch']} examples apart. "
-        "Torch-Pruning prunes a twin in PyTorch with the same weights"
-        f"{same}. It removes channels in rounds over all layers, by its group Taylor importance, with no training "
-        "between rounds, as its documentation has it, and then with as many updates between them as maskc made. "
-        f"Fine-tuning is {settings['tune_steps']} updates of {settings['batch']} examples in the same order, with "
-        f"Adam from {settings['tune_rate']:g} down. FLOPs and accuracies, on {held_out:,} digits held out, are those "
-        "of the ONNX files. Preparing is all before the second update, or Torch-Pruning's dependency graph; deciding "
-        "has its gradients. A network with masks is trained at full size until it is compiled; Torch-Pruning's shrinks "
-        "at each round."
+        f"digits of MNIST and pruned to {settings['target']:g} of its FLOPs. maskc removes one group of coupled mask "
+        f"entries every {_number(settings['prune_every'], 'update')} of {settings['prune_batch']} examples, by "
+        f"Fisher importance. Torch-Pruning prunes a PyTorch twin with the same weights{same}, in rounds over all "
+        "layers by group Taylor importance, without training between rounds, as it documents, and then with as many "
+        f"updates as maskc. Fine-tuning is {settings['tune_steps']} updates of {settings['batch']} examples with "
+        f"Adam from {settings['tune_rate']:g} down; accuracies are on {held_out:,} held-out digits. A network with "
+        "masks is trained at full size until it is compiled; Torch-Pruning's shrinks in each round."
     )
     head = (
         *("seed", "FLOPs left", "decisions", "updates", "preparing, s", "deciding, s", "training, s"),
@@ -322,7 +307,7 @@ def _pruning(record: dict[str, Any]) -> str:
 def _tf2onnx(record: dict[str, Any]) -> str:
     keys = list(next(iter(record["results"].values())))
     rows = ((name, *(_spread(row[key]) for key in keys)) for name, row in record["results"].items())
-    text = "From a SavedModel to a file, whole processes, in seconds; tf2onnx compares nothing with TensorFlow."
+    text = "From a SavedModel to a file, entire processes, in seconds; tf2onnx compares nothing with TensorFlow."
     return _section("Against tf2onnx's own command", text, ("network", *keys), rows, record)
 
 
@@ -336,9 +321,7 @@ def _compiled(record: dict[str, Any]) -> str:
         )
         for name, row in record["results"].items()
     )
-    text = (
-        "Small networks with masks against what they compile to: FLOPs and latency before over after, and the passes."
-    )
+    text = "Small networks with masks, compiled: FLOPs and latency before over after, and the time of the passes."
     return _section("Small networks", text, ("model", "FLOPs ratio", "speed-up", "passes, ms"), rows, record)
 
 
@@ -383,8 +366,8 @@ def _cuda(record: dict[str, Any]) -> str:
     text = (
         "Published models, half of whose channels are masked at random, against themselves without masks, by batch and "
         "precision, with inputs and outputs on the device. `maskc verify --provider cuda` found "
-        f"{passed} of {sum(map(len, verified.values()))} compiled models to be the same function. Nanoseconds that an "
-        f"adapter takes for an element: {moved}. Convolutions by their width stand in the record."
+        f"that the outputs of {passed} of {sum(map(len, verified.values()))} compiled models match. Nanoseconds of an "
+        f"adapter per element: {moved}. Convolutions by channel count are in the record."
     )
     head = ("model, batch, precision", "source, ms", "speed-up, any", "cuda")
     return _section(f"On a GPU: {record['device']}", text, head, rows(), record)

@@ -93,5 +93,5 @@ def _remarks(says: str) -> str:
 
 
 def _plain(text: str | None) -> str:
-    """Help without the escapes of rich's markup."""
-    return text.replace("\\[", "[").strip() if text else ""
+    """Help, or "" where there is none."""
+    return text.strip() if text else ""

@@ -28,30 +28,28 @@ DOMAINS = {"": "ONNX", "ai.onnx.ml": "ai.onnx.ml"}
 HEAD = """\
 # Operators
 
-What is understood of each operator that the installed onnx {version} knows (opset {opset}), written by
-`docs/operators.py` from the rules themselves.
+What the compiler knows about each operator of onnx {version} (opset {opset}), written by `docs/operators.py` from
+the rules. An operator without rules is left unchanged and gets all of its input channels; you can add
+[rules of your own](custom-operators.md).
 
-* **constants**: channels of its outputs are found to be constant when channels of its inputs are.
-* **maps**: so are channels that differ from place to place, as padding makes them.
-* **reads**: channels of its inputs that none of its live outputs depends on are not computed.
-* **sees**: its inputs may store fewer channels than the source has. For an operator *seen whole* the missing ones are
-  put back, or computed after all.
-* **absorbs**: constants that are not stored become part of its own bias, weights or attributes.
-* **cost**: FLOPs for each element of the output; `0` for what only moves data or computes shapes; or by a formula of
-  its `own`.
-
-An operator without rules is seen whole, which is always correct. [Rules of your own](custom-operators.md) work alike.
+* **constants**: constant channels of its inputs make channels of its outputs constant.
+* **maps**: so do constant maps, channels that differ from position to position as padding makes them.
+* **reads**: input channels that no live output depends on are not computed.
+* **narrow**: its inputs may store fewer channels than in the source. Others need all channels: what is missing is
+  restored by an adapter, or computed.
+* **absorbs**: constants that are not stored become part of its bias, weights or attributes.
+* **cost**: FLOPs per output element; `0` if it only moves data or computes shapes; `own` for a formula of its own.
 """
 
 ONNX_RUNTIME = """\
 ## ONNX Runtime's own operators
 
-Standard operators take the place of those that its optimiser writes into files when a model is read, and ONNX Runtime
-fuses them again. In a form that is not covered they stay, and are seen whole:
+ONNX Runtime's optimizer writes these into the files that it saves. They are replaced by standard operators when a model
+is read, and ONNX Runtime fuses them again. Forms that are not covered are kept and need all channels:
 
 {written}
 
-Others stay. They have rules, or at least shapes:
+These are kept, with rules or at least shapes:
 
 {stay}
 """
@@ -63,13 +61,17 @@ def page() -> str:
     for domain, title in DOMAINS.items():
         schemas = sorted((s for s in onnx.defs.get_all_schemas() if s.domain == domain), key=lambda s: s.name)
         without = [s.name for s in schemas if rules_of(domain, s.name) is UNKNOWN]
-        rows = [_row(s, rules_of(domain, s.name)) for s in schemas if s.name not in without]
-        parts.append(f"## {title}: {len(rows)} of {len(schemas)} operators have rules\n")
+        rows: dict[str, list[str]] = {}
+        for schema in schemas:
+            if schema.name not in without:
+                name = f"{schema.name} (deprecated)" if schema.deprecated else schema.name
+                rows.setdefault(_row(rules_of(domain, schema.name)), []).append(name)
+        parts.append(f"## {title}: {len(schemas) - len(without)} of {len(schemas)} operators have rules\n")
         if rows:
-            parts.append("| operator | constants | maps | reads | sees | absorbs | cost | in words |")
+            parts.append("| operators | constants | maps | reads | narrow | absorbs | cost | in words |")
             parts.append("|---|---|---|---|---|---|---|---|")
-            parts += [*rows, ""]
-        parts.append("Seen whole:\n")
+            parts += [f"| {', '.join(names)} {row}" for row, names in rows.items()] + [""]
+        parts.append("Without rules:\n")
         parts.append(_list(without) + "\n")
     written = sorted({*OPERATORS, *IN_STANDARD_DOMAIN})
     parts.append(ONNX_RUNTIME.format(written=_list(written), stay=_list(sorted(OUTPUT_SHAPES))))
@@ -77,13 +79,13 @@ def page() -> str:
 
 
 def _list(names: list[str]) -> str:
-    return "\n".join(f"* {name}" for name in names)
+    return ", ".join(names)
 
 
-def _row(schema: onnx.defs.OpSchema, op: Op) -> str:
-    name = f"{schema.name} (deprecated)" if schema.deprecated else schema.name
+def _row(op: Op) -> str:
+    """The cells of an operator but for its name."""
     marks = [
-        "yes" if said else ""
+        "✓" if said else ""
         for said in (
             _knows_constants(op),
             _own(op, "maps"),
@@ -93,7 +95,7 @@ def _row(schema: onnx.defs.OpSchema, op: Op) -> str:
         )
     ]
     words = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
-    return f"| {' | '.join([name, *marks, _cost(op), words])} |"
+    return f"| {' | '.join([*marks, _cost(op), words])} |"
 
 
 def _own(op: Op, method: str) -> bool:

@@ -28,7 +28,8 @@ from pathlib import Path
 class Stage:
     """A piece of work: `done` steps of `total` (None: nobody knows how many), and a note on the latest.
 
-    `seconds` is how long it took, None while it goes on. `depth` counts the stages around it.
+    `seconds` is how long it took, None while it goes on. `depth` counts the stages around it. One that is `slow` is
+    known to take seconds, so it can be shown at once.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Stage:
     note: str = ""
     seconds: float | None = None
     depth: int = 0
+    slow: bool = False
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Tell that so many more steps are done."""
@@ -73,10 +75,10 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def stage(title: str, total: int | None = None) -> Iterator[Stage]:
-    """A stage that lasts as long as the block."""
+def stage(title: str, total: int | None = None, *, slow: bool = False) -> Iterator[Stage]:
+    """A stage that lasts as long as the block; `slow` as in `Stage`."""
     depth = _depth.get()
-    now = Stage(title, total, depth=depth)
+    now = Stage(title, total, depth=depth, slow=slow)
     token = _depth.set(depth + 1)
     start = time.perf_counter()
     _tell(now)

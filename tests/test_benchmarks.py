@@ -79,7 +79,7 @@ def test_what_a_gpu_is_measured_by_runs_on_the_cpu() -> None:
     row = {"source ms": 1.0, "speedup": {"any": [1.0, 2.0, 3.0], "cuda": [1.0, 2.5, 3.0]}}
     results = {"kernels": kernels, "verified": {"m": {"any": {"passed": True}}}, "latency": {"m": {"8, tf32": row}}}
     told = page._cuda({"results": results, "device": "a card, 1.2", "date": "today"})
-    assert "| m, 8, tf32 | 1.00 | 2.00 (1.00 to 3.00) | 2.50 (1.00 to 3.00) |" in told
+    assert "| m, 8, tf32 | 1.00 | 2.00 (1.00–3.00) | 2.50 (1.00–3.00) |" in told
     assert "1 of 1 compiled models" in told
 
 

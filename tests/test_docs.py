@@ -36,7 +36,7 @@ NOT_RUN = {
         "pip install .                  # the compiler: numpy, onnx, ONNX Runtime",
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
-    "tensorflow.md": [".keras ──► traced for inference ─┐", '@converts("Expm1")'],
+    "tensorflow.md": [".keras ──► traced for inference ─┐"],
     "trainer.md": [
         "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",
         "with tf.distribute.MirroredStrategy().scope():",
@@ -163,7 +163,7 @@ PREPARED = {
 }
 
 
-def give_channels_back() -> None:
+def unmask_channels() -> None:
     """Two channels of a mask of the digits become ones again."""
     path = Path("models/digits.onnx")
     digits = onnx.load(path)
@@ -184,7 +184,7 @@ def change_a_weight() -> None:
     onnx.save(changed, "model.compiled.onnx")
 
 
-EVENTS = {"two channels are given back": give_channels_back, "a weight is changed": change_a_weight}
+EVENTS = {"two channels are unmasked": unmask_channels, "a weight is changed": change_a_weight}
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def run(
     tune(model, train_data, epochs, seed)
     saved_model, compiled = directory / "saved_model", directory / "compiled.onnx"
     model.export(saved_model, verbose=False)
-    result = maskc.compile(saved_model, align="none")  # the FLOPs that the optimizer counted
+    result = maskc.compile(saved_model, align="none", verify=False)  # the FLOPs that the optimizer counted
     result.save(compiled)
     proof = maskc.verify(saved_model, compiled, min_reduction=0.99 / target)
     proof.raise_if_failed()

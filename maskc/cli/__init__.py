@@ -3,13 +3,14 @@
 One file for each command. The heavy imports are inside the commands, so that `maskc --help` answers at once.
 """
 
+import functools
 import sys
 
 from maskc.cli import application, standard_streams, supervision
 from maskc.cli.application import EXIT_CODES, app
 
 # In the order in which the help lists them.
-from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train, demo  # noqa: F401  isort: skip
+from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train, demo, version  # noqa: F401  isort: skip
 
 __all__ = ["EXIT_CODES", "app", "main"]
 
@@ -19,8 +20,8 @@ _UNSUPERVISED = ("train", "demo")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, under its name even for `python -m maskc`."""
     standard_streams.fill_closed()
     if sys.argv[1:2] and sys.argv[1] in _UNSUPERVISED:
-        app()
-    supervision.supervised(app, application.tell_end)
+        app(prog_name="maskc")
+    supervision.supervised(functools.partial(app, prog_name="maskc"), application.tell_end)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from maskc import progress
 from maskc.cli.output import print_json, volume, warn
@@ -23,9 +23,9 @@ from maskc.errors import MaskcError, PruningWarning, telling
 from maskc.report.bars import Bars
 
 EXIT_CODES = (
-    "Exit codes: 0 good; 1 the check failed (not equivalent, FLOPs given back, or less reduction than asked); "
-    "2 unusable input or arguments; 3 something needed is not installed or not usable here; "
-    "4 verify cannot tell, as a difference might not show."
+    "Exit codes: 0 success; 1 a check failed (outputs differ, FLOPs rose, or the reduction is less than asked for); "
+    "2 invalid input or arguments; 3 a required package or device is missing; "
+    "4 verify is inconclusive: a difference might not show."
 )
 
 
@@ -76,13 +76,6 @@ class _Command(TyperGroup):
         return code
 
 
-class PlainHelp(TyperCommand):
-    """A command whose help is printed without columns, which would cut the names of its options."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "rich_markup_mode": None})
-
-
 # What a system says of a file that takes no more, behind a redirected stdout for instance.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -119,7 +112,7 @@ def tell_end(message: str, code: int) -> int:
 def _versions() -> str:
     from maskc.report.terminal import versions
 
-    return versions()
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
 
 
 app = typer.Typer(
@@ -127,12 +120,11 @@ app = typer.Typer(
     cls=_Command,
     help=(
         "Compiles networks trained with channel masks into smaller dense ONNX models that compute the same "
-        "function, and checks that they do."
+        "function, and checks numerically that the outputs match."
     ),
     epilog=EXIT_CODES,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its columns cut words and the names of options at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

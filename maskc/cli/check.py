@@ -32,12 +32,14 @@ def check(
         list[Path] | None,
         typer.Argument(metavar="MODEL", help="The models to check; by default all of the baseline."),
     ] = None,
-    baseline: Annotated[Path, typer.Option(metavar="FILE", help="The baseline, see docs/ci.md.")] = Path("flops.json"),
+    baseline: Annotated[Path, typer.Option(metavar="FILE", help="The baseline file; see docs/ci.md.")] = Path(
+        "flops.json"
+    ),
     update: Annotated[
         bool, typer.Option("--update", help="Write the baseline again; models named are added to it.")
     ] = False,
     tolerance: Annotated[
-        float, typer.Option(metavar="F", help="FLOPs allowed above the baseline: 0.01 is one percent.")
+        float, typer.Option(metavar="F", help="How far FLOPs may rise above the baseline: 0.01 is one percent.")
     ] = 0.0,
     min_reduction: Annotated[
         float | None,
@@ -53,7 +55,7 @@ def check(
             metavar="FORMAT[=FILE]",
             help=(
                 "What to print: table, markdown, junit, github or json. With a file it is written there and the "
-                "table still printed; may be given several times."
+                "table still printed; may be repeated."
             ),
             show_default=False,
         ),
@@ -73,11 +75,14 @@ def check(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Compile models again and fail if FLOPs are above the baseline, or a masked channel that went now stays.
+    """Compile models again and fail if FLOPs increased.
 
-    The baseline is a file to commit. It holds what each model costs and how
-    it is compiled and counted: --masks, --shape, --at and --adapters are
-    given once, with --update. A model that is no longer equivalent fails as well.
+    Also fails if a masked channel was removed before and is kept now, or if
+    outputs no longer match the source.
+
+    The baseline is a file to commit. It records the FLOPs of each model and how
+    it is compiled and counted: pass --masks, --shape, --at and --adapters once,
+    with --update.
 
     Examples: maskc check --update models/*.onnx
 
@@ -120,5 +125,5 @@ def check(
         for line in output_formats.failures(outcomes):
             print(f"Error: {line}", file=sys.stderr)
     elif update:
-        print(f"{baseline} {'was written' if changed else 'stays as it is'}.", file=sys.stderr)
+        print(f"{baseline} {'was written' if changed else 'is unchanged'}.", file=sys.stderr)
     raise typer.Exit(regress.exit_code(outcomes))

@@ -12,7 +12,7 @@ import typer
 
 from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, print_json, warn
+from maskc.cli.output import console, print_json, volume, warn
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
@@ -116,16 +116,16 @@ def compile(
     verbose: option.Verbose = False,
     debug: option.Debug = False,
 ) -> None:
-    """Compile a model with masked channels into a smaller one that computes the same function.
+    """Compile a masked model into an equivalent smaller dense one.
 
-    Masks are found by their zeros, wherever they are: as multiplications,
-    folded into weights, or as filters that training drove to zero. The result
-    is compared with the input in ONNX Runtime (and with TensorFlow, if the
-    input is a TensorFlow model), and nothing is written if they differ.
+    Masks are found by their zeros: in multiplications, folded into weights, or
+    as filters that training drove to zero. The result is compared with the
+    input in ONNX Runtime (and with TensorFlow, if the input is a TensorFlow
+    model), and nothing is written if the outputs differ.
 
     Several models are compiled side by side, each in a process of its own,
-    and one that fails does not keep the others from being written. The exit
-    code is the worst of theirs.
+    and one that fails does not affect the others. The exit code is the highest of
+    theirs.
 
     Examples: maskc compile model_dir -o small.onnx
 
@@ -176,7 +176,7 @@ def compile(
         return
     from maskc.report.terminal import show_compilation, show_reports
 
-    show_compilation(result.document(), console())
+    show_compilation(result.document(), console(), masks=masks is not None, lists=volume.verbose)
     show_reports(report or (), console())
 
 
@@ -218,7 +218,7 @@ def _compile_to_tensorflow(context: typer.Context, models: Sequence[Path], outpu
 
 
 def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:
-    """Tell what became of each model as it is done, and of all at the end; returns the exit code."""
+    """Print the result of each model as it is done, and of all at the end; returns the exit code."""
     from maskc.compilation import batch
     from maskc.compilation import batch_table as report
 

@@ -19,9 +19,7 @@ def diff(
         typer.Argument(metavar="A", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
     ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
-    every: Annotated[
-        bool, typer.Option("--all", help="Show the layers that are the same as well; --json always has them.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show unchanged layers, too; --json always has them.")] = False,
     shape: Shape = None,
     at: At = None,
     signature: Signature = None,
@@ -33,12 +31,13 @@ def diff(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Show two models side by side, layer by layer: channels, FLOPs, parameters, and what else is not the same.
+    """Compare two models layer by layer.
 
-    A layer is a node that multiplies and accumulates. Layers are matched by
-    the names of their nodes, and where the names differ by their order and
-    what they are like. Nothing is run or compiled: whether both compute the
-    same function, verify tells. Ends with 0 whether they differ or not.
+    Shows channels, FLOPs, parameters, and what else differs. A layer is a node
+    that multiplies and accumulates. Layers are matched by the names of their
+    nodes, and where the names differ by order and similarity. Nothing is run or
+    compiled; use verify to compare outputs. The exit code is 0 whether the
+    models differ or not.
 
     Example: maskc diff model.onnx model.compiled.onnx
     """

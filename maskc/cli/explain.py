@@ -25,9 +25,9 @@ def explain(
     verbose: option.Verbose = False,
     debug: option.Debug = False,
 ) -> None:
-    """Say which operators hold masked channels that would stay, why, and what to do.
+    """Show which operators keep masked channels alive, and why.
 
-    Takes what compile takes, and writes nothing.
+    Says what to do about it. Takes the options of compile and writes nothing.
 
     Example: maskc explain model_dir
     """
@@ -54,4 +54,4 @@ def explain(
         return
     from maskc.report.terminal import show_explanation
 
-    show_explanation(result.document(), console())
+    show_explanation(result.document(), console(), masks=masks is not None)

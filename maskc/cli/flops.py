@@ -35,7 +35,7 @@ def flops(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Count the FLOPs, multiply-accumulates and parameters of a model as it stands.
+    """Count FLOPs, multiply-accumulates and parameters.
 
     The sizes that it is counted at are said first; --at counts at others.
     With --masks, the count is that of the model compiled with these masks.

@@ -78,8 +78,8 @@ Shape = Annotated[
     typer.Option(
         metavar="NAME=1x3x224x224",
         help=(
-            "Fix the symbolic sizes of an input; may be given for several. `?` leaves a size as it is, a name calls "
-            "it so. With commas, as in NAME=?,128, names may have an x in them."
+            "Fix the symbolic sizes of an input; may be repeated. `?` leaves a size as it is, a name renames it. "
+            "With commas, as in NAME=?,128, names may contain an x."
         ),
         show_default=False,
     ),
@@ -89,8 +89,8 @@ At = Annotated[
     typer.Option(
         metavar="NAME=1x3x224x224",
         help=(
-            "Count FLOPs at these sizes of an input and fix none of them; may be given for several. By default a batch "
-            "of 1, images of 224 x 224 and 128 of anything else, or what else the model works at; that is said."
+            "Count FLOPs at these sizes of an input, without fixing them; may be repeated. By default a batch of 1, "
+            "images of 224 x 224 and 128 for other open sizes, or the first others that the model accepts."
         ),
         show_default=False,
     ),
@@ -99,7 +99,7 @@ Signature = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Which signature or function of a SavedModel to read; by default the one to serve.",
+        help="Which signature or function of a SavedModel to read; by default the serving signature.",
         show_default=False,
     ),
 ]
@@ -126,7 +126,7 @@ Rules = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE.py",
-        help="Python code with rules for custom operators; may be given several times.",
+        help="Python code with rules for custom operators; may be repeated.",
         show_default=False,
     ),
 ]
@@ -134,8 +134,8 @@ Adapting = Annotated[
     Adapters,
     typer.Option(
         help=(
-            "Where an operator must see channels that are constant: put them back there if that is cheaper than "
-            "computing them, put them back wherever it saves FLOPs, or compute them."
+            "Whether to restore constant channels at the operators that need them, with a Pad, Gather or Concat: where "
+            "that is cheaper than computing them, wherever it saves FLOPs, or never."
         )
     ),
 ]
@@ -145,8 +145,8 @@ Targeting = Annotated[
         "--target",
         metavar="RUNTIME",
         help=(
-            "The runtime to be fast in: onnxruntime, openvino, cuda or tensorrt; any is good for all, and the best of "
-            "none at the cost of another."
+            "The runtime to optimize for: onnxruntime, openvino, cuda or tensorrt; any weighs ONNX Runtime and "
+            "OpenVINO against each other."
         ),
     ),
 ]
@@ -156,8 +156,8 @@ Aligning = Annotated[
         "--align",
         metavar="none|N|auto|measure",
         help=(
-            "Keep a few of the channels that could go where a rounder width runs faster: nowhere, up to multiples of "
-            "N, where a table for this processor says so, or where timing each layer here does."
+            "Keep a few removable channels where that channel count suits the kernels: none, up to multiples of N, by "
+            "a table for this processor (auto), or by timing each layer here (measure)."
         ),
     ),
 ]
@@ -171,14 +171,14 @@ AlignFor = Annotated[
     ),
 ]
 AlignSeconds = Annotated[
-    float, typer.Option(metavar="SECONDS", help="How long --align measure times layers; the times are kept for later.")
+    float, typer.Option(metavar="SECONDS", help="How long --align measure may time layers; the times are cached.")
 ]
 Reports = Annotated[
     list[Path] | None,
     typer.Option(
         "--report",
         metavar="FILE.html|FILE.json",
-        help="Write a report: a page to look at, or data. May be given for both.",
+        help="Write a report as a page or as data; may be repeated.",
         show_default=False,
     ),
 ]
@@ -188,15 +188,13 @@ Jobs = Annotated[
         "--jobs",
         "-j",
         metavar="N",
-        help="How many to compile at a time; by default one for each core.",
+        help="How many models to compile at a time; by default one per core.",
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print errors only; the exit code tells the rest.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Tell each step on stderr, and how long it took.")
+    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Log each step and its time on stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

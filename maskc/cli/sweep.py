@@ -37,7 +37,7 @@ def sweep(
             "--output",
             "-o",
             metavar="DIR",
-            help="Where to write, a directory, which is made. By default beside the model, under its name with .sweep.",
+            help="The directory to write to. By default beside the model, under its name with .sweep.",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +45,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="0.5,0.25",
-            help="Shares of the model's FLOPs: masks are made by the size of its weights that leave so many.",
+            help="Fractions of the model's FLOPs to keep: masks are made by weight magnitude.",
             show_default=False,
         ),
     ] = None,
@@ -53,55 +53,61 @@ def sweep(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A file of masks, as for compile, is a level; may be given several times.",
+            help="A mask file, as for compile, used as one sparsity level; may be repeated.",
             show_default=False,
         ),
     ] = None,
     align: Annotated[
         str | None,
         typer.Option(
-            metavar="none,auto,measure,8", help="The values of --align to compile each level with.", show_default=False
+            metavar="none,auto,measure,8",
+            help="The values of --align to compile each sparsity level with.",
+            show_default=False,
         ),
     ] = None,
     adapters: Annotated[
         str | None,
         typer.Option(
-            metavar="auto,always,never", help="The values of --adapters to compile each level with.", show_default=False
+            metavar="auto,always,never",
+            help="The values of --adapters to compile each sparsity level with.",
+            show_default=False,
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="any,openvino", help="The values of --target to compile each level with.", show_default=False
+            metavar="any,openvino",
+            help="The values of --target to compile each sparsity level with.",
+            show_default=False,
         ),
     ] = None,
     quality: Annotated[
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="How good a model is: a command with {model} in it that prints a number last.",
+            help="A command that measures quality: it has {model} in it and prints a number last.",
             show_default=False,
         ),
     ] = None,
     lower_is_better: Annotated[
-        bool, typer.Option("--lower-is-better", help="Less is better: quality is a loss, or an error.")
+        bool, typer.Option("--lower-is-better", help="Lower quality is better, as for a loss or an error.")
     ] = False,
     shape: Shape = None,
     at: At = None,
     signature: Signature = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare each model with its level before it is written.")
+        bool, typer.Option("--verify/--no-verify", help="Compare each model with its source before it is written.")
     ] = True,
     provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = Provider.cpu,
     seconds: Annotated[
-        float, typer.Option(metavar="S", help="How long the latency of each model is measured; 0: not at all.")
+        float, typer.Option(metavar="S", help="How long to measure the latency of each model; 0 to skip.")
     ] = 2.0,
     jobs: Jobs = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Compile on the Ray cluster at this address, or with `auto` on the one around; needs maskc[ray].",
+            help="Compile on the Ray cluster at this address; `auto` finds a running one. Needs maskc[ray].",
             show_default=False,
         ),
     ] = None,
@@ -113,13 +119,14 @@ def sweep(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Compile a model at several levels of pruning and in several ways, and draw what each is worth.
+    """Compile and measure a model at several sparsity levels.
 
-    Levels are made by --targets, given by --masks, or other models that
-    somebody pruned; the first model is what all are compared with. They are
-    compiled side by side, then each is measured alone, in turns with the
-    first. DIR gets the models, their masks, sweep.json and sweep.html. What is
-    in it already, of the same input and options, is not compiled again.
+    Each candidate, a sparsity level compiled in one configuration, is compared
+    by FLOPs, latency and quality. Sparsity levels come from --targets, from --masks, or from other pruned
+    models; all are compared with the first model. Candidates are compiled in
+    parallel, then measured one at a time, in turns with the first model. DIR
+    gets the models, their masks, sweep.json and sweep.html. Results that are
+    there already, for the same input and options, are reused.
 
     Example: maskc sweep model.onnx --targets 0.5,0.25 --quality "python eval.py {model}"
     """
@@ -181,6 +188,4 @@ def _numbers(option: str, text: str | None) -> list[float]:
     try:
         return [] if text is None else [float(part) for part in _values(option, text)]
     except ValueError:
-        raise typer.BadParameter(
-            f"{option} takes numbers with commas between, like 0.5,0.25, and not '{text}'."
-        ) from None
+        raise typer.BadParameter(f"{option} takes numbers separated by commas, like 0.5,0.25, not '{text}'.") from None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, PlainHelp, app
+from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, warn
 from maskc.cli.shared_options import Debug, Json, Quiet, Verbose
 
@@ -38,14 +38,14 @@ class Tie(StrEnum):
     none = "none"
 
 
-@app.command(epilog=EXIT_CODES, cls=PlainHelp)
+@app.command(epilog=EXIT_CODES)
 def train(
     model: Annotated[
         str,
         typer.Option(
             metavar="FILE.py:NAME",
             help=(
-                "The function that builds the model, which has masks (or package.module:NAME); it is given the feature "
+                "The function that builds a model with masks (or package.module:NAME); it is given the feature "
                 "specification if it has a parameter. Or a .yaml or .json file that configures a MaskNet, or a .keras "
                 "file."
             ),
@@ -56,13 +56,13 @@ def train(
         Path,
         typer.Option(
             metavar="SPEC",
-            help="What the records hold, a .yaml or .json file; see docs/trainer.md.",
+            help="The feature specification, a .yaml or .json file; see docs/trainer.md.",
             show_default=False,
         ),
     ],
     data: Annotated[
         list[str],
-        typer.Option(metavar="FILES", help="TFRecord files to train on, or a pattern; may be given several times."),
+        typer.Option(metavar="FILES", help="TFRecord files to train on, or a pattern; may be repeated."),
     ],
     output: Annotated[
         Path,
@@ -76,12 +76,10 @@ def train(
     ],
     validation: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILES", help="TFRecord files that are held out; may be given several times."),
+        typer.Option(metavar="FILES", help="TFRecord files to validate on; may be repeated."),
     ] = None,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="How often to go through the data.")] = 1,
-    fine_tune: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Epochs to train what is left, after pruning.")
-    ] = 0,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the data.")] = 1,
+    fine_tune: Annotated[int, typer.Option(metavar="N", min=0, help="Epochs to fine-tune after pruning.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Examples in a batch.")] = 128,
     optimizer: Annotated[str, typer.Option(metavar="NAME", help="Keras's name of the optimizer.")] = "adam",
     learning_rate: Annotated[
@@ -94,14 +92,14 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Keras's name of a metric; may be given several times. By default auc or accuracy, as fits the loss.",
+            help="Keras's name of a metric; may be repeated. By default auc or accuracy, as fits the loss.",
             show_default=False,
         ),
     ] = None,
     pruning_iter: Annotated[
         int,
         typer.Option(
-            "--pruning.iter", "--pruning_iter", metavar="N", min=1, help="A feature is pruned every so many updates."
+            "--pruning.iter", "--pruning_iter", metavar="N", min=1, help="Updates from one pruned channel to the next."
         ),
     ] = 5000,
     pruning_burn_in: Annotated[
@@ -117,7 +115,7 @@ def train(
             "--pruning_flops_target",
             metavar="F",
             min=0,
-            help="FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.",
+            help="FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without masks.",
         ),
     ] = 250_000,
     pruning_decay: Annotated[
@@ -126,28 +124,28 @@ def train(
             "--pruning.decay",
             "--pruning_decay",
             metavar="F",
-            help="Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates.",
+            help="Decay of the moving average of importance scores: 0.9999 averages over about 10,000 updates.",
         ),
     ] = 0.9999,
-    method: Annotated[Method, typer.Option(help="By what the feature to prune is chosen.")] = Method.fisher,
+    method: Annotated[
+        Method, typer.Option(help="The importance score that chooses the channel to prune.")
+    ] = Method.fisher,
     schedule: Annotated[
         Schedule | None,
         typer.Option(
-            help="Prune along a schedule over --ramp updates, and not one feature at a time.", show_default=False
+            help="Prune along a schedule over --ramp updates instead of one channel at a time.", show_default=False
         ),
     ] = None,
     ramp: Annotated[int, typer.Option(metavar="N", min=0, help="Updates that a schedule takes.")] = 0,
-    tie: Annotated[
-        Tie, typer.Option(help="Prune features that only go together as one, or each on its own.")
-    ] = Tie.auto,
+    tie: Annotated[Tie, typer.Option(help="Prune coupled channels together, or each channel on its own.")] = Tie.auto,
     teacher: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.keras", help="Distill from this model, the unpruned one say.", show_default=False),
+        typer.Option(
+            metavar="FILE.keras", help="Distill from this model, for example the unpruned one.", show_default=False
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(metavar="F", min=0, max=1, help="The teacher's share of the loss.")] = 0.5,
-    temperature: Annotated[
-        float, typer.Option(metavar="F", min=0, help="That logits are divided by for the teacher.")
-    ] = 2.0,
+    temperature: Annotated[float, typer.Option(metavar="F", min=0, help="The temperature of distillation.")] = 2.0,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -157,36 +155,38 @@ def train(
             show_default=False,
         ),
     ] = None,
-    monitor: Annotated[str, typer.Option(metavar="NAME", help="The metric for early stop.")] = "val_loss",
+    monitor: Annotated[str, typer.Option(metavar="NAME", help="The metric for early stopping.")] = "val_loss",
     shuffle: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Examples to choose the next one from; 0 keeps the order.")
+        int, typer.Option(metavar="N", min=0, help="Size of the shuffle buffer; 0 keeps the order.")
     ] = 10_000,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Of the weights, the shuffling and random pruning.")
+        int,
+        typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the weights, the shuffling and random pruning."),
     ] = 0,
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between checkpoints.")] = 1000,
     summary_every: Annotated[int, typer.Option(metavar="N", min=1, help="Updates between summaries.")] = 100,
     steps_per_execution: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Updates between two returns to Python; more are faster.")
+        int,
+        typer.Option(metavar="N", min=1, help="Updates per call of the compiled training function; more are faster."),
     ] = 1,
     devices: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="GPUs of this machine to divide each batch over (MirroredStrategy)."),
     ] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run in the same directory was.")
+        bool, typer.Option("--resume/--no-resume", help="Resume an earlier run in the same directory.")
     ] = True,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model with masks on TFRecords while pruning it, and compile what is left.
+    """Train and prune a model on TFRecords, and compile it.
 
-    An interrupted run goes on exactly where it was when the command is given
-    again. Afterwards OUTPUT/model holds the SavedModel, a .keras file, the
-    compiled and verified ONNX model, and a manifest of masks and FLOPs;
-    `tensorboard --logdir OUTPUT` shows how it went.
+    Run the command again to resume an interrupted run exactly where it was.
+    Afterwards OUTPUT/model holds the SavedModel, a .keras file, the compiled
+    and verified ONNX model, and a manifest of masks and FLOPs;
+    `tensorboard --logdir OUTPUT` shows its progress.
 
     Example: maskc train --model net.yaml --features spec.yaml --data
     'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000

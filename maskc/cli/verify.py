@@ -31,7 +31,7 @@ def verify(
         Path,
         typer.Argument(
             metavar="REFERENCE",
-            help="The model to be equal to: an .onnx, .keras or .h5 file or a SavedModel directory.",
+            help="The reference: an .onnx, .keras or .h5 file or a SavedModel directory.",
             show_default=False,
         ),
     ],
@@ -47,8 +47,8 @@ def verify(
         Provider,
         typer.Option(
             help=(
-                "Where to run: the CPU, CUDA or TensorRT (and nothing else), or CUDA where it can be used, all in ONNX "
-                "Runtime; or in OpenVINO on the CPU."
+                "Where to run: ONNX Runtime on the CPU, CUDA or TensorRT (without fallback), OpenVINO on the CPU, or "
+                "auto: CUDA if it is usable, else the CPU."
             )
         ),
     ] = Provider.cpu,
@@ -56,7 +56,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="FILE.npz",
-            help="Real data to compare on as well, by input name: a file, or a directory of them.",
+            help="Real data to compare on as well, by input name: a file or a directory of files.",
             show_default=False,
         ),
     ] = None,
@@ -67,14 +67,14 @@ def verify(
         typer.Option(
             metavar="F",
             help=(
-                "Error allowed, relative to the largest value of the output. By default 8 roundings times the "
-                "square root of the output's depth, at most 1e-5, or 1e-12 if all is float64 and 1e-3 if any is "
-                "half precision; ten times that against TensorFlow."
+                "Relative tolerance, as a share of the largest value of the output. By default 8 ulp × √depth, at most "
+                "1e-5, or 1e-12 if all is float64 and 1e-3 if any is half precision; ten times that against "
+                "TensorFlow."
             ),
             show_default=False,
         ),
     ] = None,
-    atol: Annotated[float, typer.Option(metavar="F", help="Error allowed in any case.")] = 0.0,
+    atol: Annotated[float, typer.Option(metavar="F", help="Absolute tolerance.")] = 0.0,
     min_reduction: Annotated[
         float | None,
         typer.Option(
@@ -88,8 +88,8 @@ def verify(
         typer.Option(
             "--exact/--no-exact",
             help=(
-                "Compare in double precision as well, in the reference evaluator of ONNX, which tells errors of "
-                "logic from rounding. By default as far as that takes a few seconds."
+                "Compare in double precision as well, in the ONNX reference evaluator, where rounding does not hide "
+                "errors of logic. By default if that takes no more than a few seconds."
             ),
             show_default=False,
         ),
@@ -98,7 +98,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where to write, if the models differ, the smallest parts of both that do, and an input.",
+            help="If the models differ, write the smallest subgraphs that do, and an input, to this directory.",
             show_default=False,
         ),
     ] = None,
@@ -113,16 +113,16 @@ def verify(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Check that a compiled model computes the same function as its reference.
+    """Check numerically that the outputs of two models match.
 
-    Both are run in ONNX Runtime, or where --provider says, on the same random
-    inputs, of several kinds and batch sizes, and all outputs are compared. Where the reference is a
-    TensorFlow model, TensorFlow's own outputs are compared too. An error above
-    the tolerance passes only if rounding the reference's own weights moves its
-    output about as far; that is said. If the models differ, the first tensor
-    where they part is named, with the node that makes it. If outputs hardly
-    move, tensors inside are compared; where these do not tell either, the
-    exit code is 4.
+    Both models are run in ONNX Runtime, or on --provider, on the same random
+    inputs of several kinds and batch sizes, and all outputs are compared. If
+    the reference is a TensorFlow model, TensorFlow's own outputs are compared
+    too. An error above the tolerance is accepted only within the model's own
+    rounding noise, and the result says so. If the models differ, the first
+    tensor that differs is named, with the node that computes it. If outputs
+    hardly move, tensors inside the models are compared; if these settle
+    nothing either, the exit code is 4.
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """

@@ -107,7 +107,7 @@ def _outputs(models: Sequence[Path], directory: Path | None) -> list[Path]:
     for model, output in zip(models, outputs, strict=True):
         if output.resolve() in sources:
             raise InputError(
-                f"The output for {model} would take the place of {sources[output.resolve()]}, which is to be compiled "
+                f"The output for {model} would overwrite {sources[output.resolve()]}, which is to be compiled "
                 "as well. Leave that out, or give another directory with --output."
             )
         if output.resolve() in found:

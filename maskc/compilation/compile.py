@@ -15,6 +15,7 @@ import passes
 from maskc import frontend, progress
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
+from maskc.compilation.kept_for_speed import kept_for_speed
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
 from maskc.errors import (
@@ -52,7 +53,7 @@ _TIMED_SECONDS = 1.5
 _TIMED_RUNS = 3
 
 _NO_RATES = (
-    "There is no table of rates for this processor, so no channel stays for its width. `--align measure` times the "
+    "There is no table of rates for this processor, so no channels are kept for speed. `--align measure` times the "
     "layers here, and `--align-for` names another processor."
 )
 
@@ -83,7 +84,7 @@ def compile(
     align_for: str | None = None,
     align_seconds: float = SECONDS,
     target: str = registry.DEFAULT,
-    verify: bool = False,
+    verify: bool = True,
     provider: str = "cpu",
     samples: int = VERIFY_SAMPLES,
     seed: int = 0,
@@ -104,8 +105,8 @@ def compile(
     `align_for` (by default this one), `measure` by timing layers here for up to `align_seconds`, a number by rounding
     every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. `target`
     is the runtime to be fast in: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `any`, which is good for all and the
-    best of none at the cost of another. With `verify`, both models are run on `samples` random inputs (from `seed`, on
-    `provider`, with the tolerances of `maskc.verify`).
+    best of none at the cost of another. Both models are run on `samples` random inputs (from `seed`, on
+    `provider`, with the tolerances of `maskc.verify`), unless `verify` is False.
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
@@ -113,14 +114,14 @@ def compile(
     that says so.
 
     Example:
-        >>> compiled = compile("model.onnx", verify=True)
+        >>> compiled = compile("model.onnx")
         >>> compiled.report.channels_masked, compiled.report.channels_removed
         (8, 8)
         >>> compiled.save("small.onnx")
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
     options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at, target=target)
-    return _compile(fixed(frontend.read(model, signature=signature), shapes), options)
+    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=verify)
 
 
 @telling()
@@ -152,7 +153,7 @@ def compile_file(
     source = fixed(source, options.shapes)
     with write_model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
-            compiled = _compile(source, options, store)
+            compiled = _compile(source, options, store, compares=True)
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
@@ -197,20 +198,14 @@ def explain(
         >>> explain("model.onnx").held
         ()
     """
-    made = compile(
-        model,
-        masks,
-        signature=signature,
-        shapes=shapes,
-        adapters=adapters,
-        align=align,
-        align_for=align_for,
-        target=target,
-    )
-    return made.report
+    options = CompileOptions(masks, shapes, adapters, align, align_for, target=target)
+    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=True).report
 
 
-def _compile(source: Source, options: CompileOptions, store: Store | None = None) -> Compiled:
+def _compile(
+    source: Source, options: CompileOptions, store: Store | None = None, *, compares: bool = False
+) -> Compiled:
+    """`compares` as for `kept_for_speed`."""
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with progress.stage("Compiling") as stage:
@@ -221,16 +216,18 @@ def _compile(source: Source, options: CompileOptions, store: Store | None = None
         raise InputError(f"{source.name}: {error}") from error
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
     before = shrunk.report.before if options.masks is None else count(source, shrunk.report.before.at.sizes)
+    held, kept = kept_for_speed(target, shrunk.report, options, compares=compares)
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
         before=Figures.from_cost(before, source.bytes),
         after=Figures.from_cost(shrunk.report.after, model_bytes(shrunk.model)),
         masked=shrunk.report.masked,
-        held=shrunk.report.held,
+        held=held,
         seconds=dict(shrunk.report.seconds),
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,
+        kept_for_speed=kept,
         warnings=source.notes,
         layers=layers(before, shrunk.report.after),
     )

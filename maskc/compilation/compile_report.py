@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskc.report import files
-from maskc.results.document import Channels, Document
+from maskc.results.document import Channels, Document, KeptForSpeed
 from maskc.results.environment import now
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
@@ -24,12 +24,12 @@ class CompileReport:
     """What a compilation found and did.
 
     `before` are the figures of the model as it stands and `after` those of the compiled one. `masked` lists
-    the axes that have masked channels with how many were removed, and `held` every masked channel that stayed, with
+    the axes that have masked channels with how many were removed, and `held` every masked channel that is kept, with
     the operator that needs it and why. `seconds` is the time of each pass. `notes` are the compiler's own,
     and `warnings` say what to look at in the input. `verification` is None when none was made. `layers` are
     the nodes that multiply and accumulate, with their channels and FLOPs before and after. `widths` are those that
-    keep channels for a width that runs faster, or was asked for. `latency` is None where it
-    was not measured, and `date` is when the report was made.
+    keep channels for a width that runs faster, or was asked for, and `kept_for_speed` says what that costs and gains.
+    `latency` is None where it was not measured, and `date` is when the report was made.
     """
 
     maskc: str
@@ -47,6 +47,7 @@ class CompileReport:
     latency: Latency | None = None
     date: str = field(default_factory=now)
     widths: tuple[Width, ...] = ()
+    kept_for_speed: KeptForSpeed | None = None
 
     @property
     def verified(self) -> bool:

@@ -102,5 +102,5 @@ def _died(process: SpawnProcess) -> InputError:
     code = process.exitcode or 0
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return InputError(
-        f"The process ended without a word ({how}), most likely for want of memory. Try fewer at a time, with --jobs."
+        f"The process died ({how}), most likely because it ran out of memory. Try fewer at a time, with --jobs."
     )

@@ -91,7 +91,7 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
     if offset + needed > file.stat().st_size:
         raise InputError(
             f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
-            "The file is damaged or not whole; copy or export it again."
+            "The file is damaged or truncated; copy or export it again."
         )
     if not needed:  # a length of 0 is read as all of the file
         tensor.ClearField("external_data")

@@ -230,7 +230,9 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
     if is_input:
         # The caller's name must stay on the input, so the consumers read another.
         if any(value.name == tensor for value in graph.output):
-            raise InputError(f"Mask on '{tensor}': it is both an input and an output of the model and must stay.")
+            raise InputError(
+                f"Mask on '{tensor}': it is both an input and an output of the model, so it cannot be masked."
+            )
         last = _new_name(f"{tensor}/masked", taken)
         _rename_reads(graph, tensor, last)
         first, place = tensor, 0

@@ -65,10 +65,8 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
     stays = tuple(_staying(before, now, report))
     if stays:
         count = sum(len(item.channels) for item in stays)
-        what = (
-            "A masked channel that used to go stays" if count == 1 else f"{count} masked channels that used to go stay"
-        )
-        yield Finding("channels", f"{what} now.", tuple(held_lines(stays)))
+        what = "1 masked channel was" if count == 1 else f"{count} masked channels were"
+        yield Finding("channels", f"{what} removed before and kept now.", tuple(held_lines(stays)))
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
         yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
 
@@ -105,8 +103,8 @@ def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]
 def _rise(before: Entry, now: Entry, tolerance: float) -> str:
     old, new = before.after.flops, now.after.flops
     share = f" (+{new / old - 1:.2%})" if old else ""
-    cause = "the model is the same as then" if before.sha256 == now.sha256 else "the model has changed since"
-    allowed = f", and {tolerance:.2%} is allowed" if tolerance else ""
+    cause = "the model is unchanged" if before.sha256 == now.sha256 else "the model has changed"
+    allowed = f"; the tolerance is {tolerance:.2%}" if tolerance else ""
     sizes = f" at {distinct(now.at.values())}" if now.at else ""
     return f"FLOPs rose from {old:,} to {new:,}{share}{sizes}{allowed}; {cause}."
 

@@ -193,7 +193,7 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
     compared = all(o.compared for o in outcomes)
     if not failed and not errors:
         return f"{_models(len(outcomes))} {'checked, none regressed' if compared else 'measured'}."
-    parts = [f"{failed} {'regressed' if compared else 'cannot be taken up'}"] * bool(failed)
+    parts = [f"{failed} {'regressed' if compared else 'cannot be added'}"] * bool(failed)
     parts += [f"{errors} could not be checked"] * bool(errors)
     return f"Of {_models(len(outcomes))}, {' and '.join(parts)}."
 

@@ -5,13 +5,14 @@ Both go to stderr. Rich is imported when there is a bar to show, so that short w
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from maskc.progress import Stage
 
@@ -35,9 +36,10 @@ class Volume:
 class Bars:
     """A listener for `maskc.progress`, to be used as a context.
 
-    Each stage that takes longer than `delay` seconds is shown while it lasts, if stderr is a terminal; nothing of it is
-    left behind. A `verbose` volume prints details, and each stage at its end with its time, the first after what
-    `opening` gives; a `quiet` one prints nothing. The volume may change on the way.
+    Each stage that takes longer than `delay` seconds, or is known to be slow, is shown while it lasts, if stderr is a
+    terminal; nothing of it is left afterwards. What redirects stderr meanwhile does not hide it. A `verbose` volume
+    prints details, and each stage at its end with its time, the first after what `opening` gives; a `quiet` one prints
+    nothing. The volume may change on the way.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Bars:
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stderr: TextIO | None = None
 
     def __enter__(self) -> Bars:
         return self
@@ -73,6 +76,8 @@ class Bars:
         with self._lock:
             self._began.clear()
             self._clear()
+            if self._stderr is not None:
+                self._stderr.close()
 
     def __call__(self, event: Stage | str) -> None:
         """Take note of what a function tells."""
@@ -83,6 +88,8 @@ class Bars:
                 if event not in self._began:
                     self._began[event] = self._clock()
                 self._watch()
+                if event.slow and self._thread is not None:
+                    self.draw()  # its work may keep the thread from doing so
             else:
                 self._end(event)
 
@@ -90,7 +97,9 @@ class Bars:
         """Show the stages as they are now, those that have lasted long enough."""
         with self._lock:
             now = self._clock()
-            lasted = {stage: now - began for stage, began in self._began.items() if now - began >= self._delay}
+            lasted = {
+                stage: now - began for stage, began in self._began.items() if stage.slow or now - began >= self._delay
+            }
             if not lasted or self._volume.quiet:
                 return
             if self._progress is None:
@@ -112,6 +121,7 @@ class Bars:
     def _watch(self) -> None:
         """Draw from now on, if anybody can see it."""
         if self._thread is None and not self._volume.quiet and sys.stderr.isatty():
+            self._stderr = _duplicate(sys.stderr)
             self._thread = threading.Thread(target=self._keep_drawing, name="progress", daemon=True)
             self._thread.start()
 
@@ -156,9 +166,17 @@ class Bars:
             column("description"),
             BarColumn(),
             *map(column, ("fields[steps]", "fields[time]", "fields[note]")),
-            console=self._console or Console(stderr=True),
+            console=self._console or Console(file=self._stderr, stderr=self._stderr is None),
             transient=True,
             auto_refresh=False,  # there is a thread for it here
             redirect_stdout=False,  # others redirect it while bars are shown
             redirect_stderr=False,
         )
+
+
+def _duplicate(stream: TextIO) -> TextIO | None:
+    """A file of its own on the same terminal, as native code's stderr is redirected while TensorFlow loads."""
+    try:
+        return os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
+    except (OSError, ValueError):
+        return None

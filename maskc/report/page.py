@@ -142,7 +142,7 @@ def factor(before: float, after: float) -> str:
     if before == after:
         return "unchanged"
     if after == 0:
-        return "all gone"
+        return "all removed"
     if before > after:
         return f"{before / after:.2f}×"
     return f"{after / before:.2f}× more" if before else "new"
@@ -190,10 +190,10 @@ def _verdict(document: Document) -> Verdict:
     elif errors:
         how += f" The largest error is {error(max(errors))} of its output's scale."
     if checked.passed:
-        return Verdict("good", "Same function", how)
+        return Verdict("good", "Outputs match", how)
     if not checked.reasons:
-        return Verdict("open", "Cannot tell", f"{how} No difference was found, but one might not show.")
-    return Verdict("bad", "Same function, too little reduction" if checked.equivalent else "Not the same function", how)
+        return Verdict("open", "Inconclusive", f"{how} No difference was found, but one might not show.")
+    return Verdict("bad", "Outputs match, reduction too small" if checked.equivalent else "Outputs differ", how)
 
 
 def _rows(layers: Iterable[Layer]) -> list[Row]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.wording import brief, counted_at, factor, held_lines, size, where_run, width_lines
+from maskc.report.wording import brief, counted_at, factor, held_lines, masked_line, size, where_run, width_lines
 from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
@@ -59,33 +59,34 @@ def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
     return made
 
 
-def versions() -> str:
-    """A line on what runs here: maskc, Python and the libraries that results depend on."""
-    found = [f"maskc {__version__}", f"Python {platform.python_version()}"]
+def versions() -> dict[str, str]:
+    """The versions of what runs here: maskc, Python and the libraries that results depend on."""
+    found = {"maskc": __version__, "Python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return ", ".join(found)
+            found[name] = metadata.version(name)
+    return found
 
 
-def show_compilation(report: Document, out: Console) -> None:
-    """What was removed and what stayed, in the order in which it matters."""
+# Said where nothing is masked and no masks were given.
+_NO_MASKS = "No channel is masked. Did you forget `--masks`?"
+
+
+def show_compilation(report: Document, out: Console, *, masks: bool = True, lists: bool = False) -> None:
+    """What was removed and what was kept, in the order in which it matters.
+
+    `masks`: whether a mask file was given. `lists`: whether to list the channels that are kept, with the operators.
+    """
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
     show_sizes(out, report.before.at, report.after.at)
     out.print(_figures(report.before, report.after))
     channels = report.channels
     if channels is not None and (report.masked or channels.held):
-        out.print(
-            f"Masked channels: {channels.masked:,}, of which {channels.removed:,} are removed"
-            + (f" and {channels.held:,} stay:" if channels.held else "."),
-        )
+        out.print(masked_line(report, hint=not lists), markup=False, soft_wrap=True)
     else:
-        out.print("No channel is masked.")
-    for line in held_lines(report.held or ()):
+        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
+    for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())) if lists else ():
         out.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in width_lines(report.widths or ()):
-        out.print(line, markup=False, soft_wrap=True)
-        break  # `maskc explain` and reports tell of each layer
     _show_notes(report.notes, out)
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
@@ -141,15 +142,13 @@ def show_cost(cost: Cost, out: Console) -> None:
     out.print(f"Parameters: {cost.params:,}")
 
 
-def show_explanation(report: Document, out: Console) -> None:
-    """Which operators keep masked channels alive, and what to do about it."""
+def show_explanation(report: Document, out: Console, *, masks: bool = True) -> None:
+    """Which operators keep masked channels alive, and what to do about it; `masks` as for a compilation."""
     channels = report.channels
     if not report.masked or channels is None:
-        out.print("No channel is masked.")
-    elif not channels.held:
-        out.print(f"All {channels.masked:,} masked channels go; nothing holds any of them.")
+        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
     else:
-        out.print(f"Masked channels: {channels.masked:,}, of which {channels.held:,} stay:")
+        out.print(masked_line(report), markup=False, soft_wrap=True)
     for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())):
         out.print(line, markup=False, soft_wrap=True)
     _show_notes(report.notes, out)
@@ -221,7 +220,7 @@ def _arrow(before: str, after: str) -> str:
 def _change(layer: Layer) -> tuple[str, str]:
     """What became of a layer's FLOPs, and the colour to say it in."""
     if layer.only is not None:
-        return ("gone", "green") if layer.only == "before" else ("new", "red")
+        return ("removed", "green") if layer.only == "before" else ("new", "red")
     if layer.flops_before == layer.flops_after:
         return "0", ""
     if not layer.flops_before:
@@ -259,8 +258,8 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
         table.add_column("against")
         table.add_column("type", justify="right")
     figures = ("max abs", "mean", "relative") if narrow else ("max abs error", "mean", "relative to scale")
-    for title in (*figures, "allowed", "ULPs", "top-1", ""):
-        table.add_column(title, justify="right", no_wrap=narrow and title != "allowed")
+    for title in (*figures, "tolerance", "ULPs", "top-1", ""):
+        table.add_column(title, justify="right", no_wrap=narrow and title != "tolerance")
     for output in outputs:
         allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
         if output.noise is not None:
@@ -284,7 +283,7 @@ def _agreement(passed: bool) -> Text:
 
 
 def _exact(errors: Sequence[ExactError]) -> Table:
-    rows = table("In double precision", "relative to scale", "allowed", "")
+    rows = table("In double precision", "relative to scale", "tolerance", "")
     for error in errors:
         rows.add_row(
             Text(error.name),
@@ -307,12 +306,12 @@ def _latency(latency: Latency) -> str:
 def _verdict(result: Checked | Verification) -> str:
     how = f"{result.samples} samples, seed {result.seed}, {where_run(result)}"
     if result.passed:
-        return f"Verified: the same function on {how}."
+        return f"Verified: the outputs match on {how}."
     if not result.reasons:
-        return f"Cannot tell: no difference on {how}, but one might not show."
+        return f"Inconclusive: no difference on {how}, but one might not show."
     if result.equivalent:
-        return f"Failed: the same function on {how}, but too little reduction."
-    return f"Failed: not the same function ({how})."
+        return f"Failed: the outputs match on {how}, but the reduction is too small."
+    return f"Failed: the outputs differ ({how})."
 
 
 def _show_notes(notes: Iterable[str], out: Console) -> None:

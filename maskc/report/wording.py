@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from maskc.runtime.session import place
 
 if TYPE_CHECKING:
-    from maskc.results.document import Checked
+    from maskc.results.document import Checked, Document
     from maskc.results.verification import Verification
     from passes.cost.cost_values import CountedAt
     from passes.planning.explanation import Held
@@ -21,17 +21,36 @@ if TYPE_CHECKING:
 _NAMED = 4
 
 
+def masked_line(document: Document, *, hint: bool = False) -> str:
+    """What became of the masked channels: removed, needed by operators, kept for speed and what that gains and costs.
+
+    `hint`: whether to say which command shows the operators.
+    """
+    channels, kept = document.channels, document.kept_for_speed
+    assert channels is not None
+    said = [f"Removed {channels.removed:,} of {channels.masked:,} masked channels"]
+    if needed := channels.held - (kept.channels if kept else 0):
+        said.append(f"{needed:,} needed by operators" + " (see `maskc explain`)" * hint)
+    if kept is not None:
+        spare = sum(width.kept - width.live for width in document.widths or ())
+        gain = [f"estimated {kept.speedup:.2f}× as fast"] if kept.speedup is not None else []
+        cost = [f"{kept.flops_without:,} FLOPs without them"] if kept.flops_without is not None else []
+        count = f"{kept.channels:,}" if kept.channels else f"{spare:,} others"
+        said.append(f"{count} kept for speed ({'; '.join([*gain, *cost, '`--align none` removes them'])})")
+    return "; ".join(said) + "."
+
+
 def held_lines(held: Sequence[Held]) -> Iterable[str]:
     """A line per operator that keeps channels alive and reason, then one for each mask: channels, producer, what to do.
 
-    Channels that stay for a width are told of by layer, in `width_lines`.
+    Channels kept for speed are listed by layer, in `width_lines`.
     """
     for items in by_operator(item for item in held if not item.aligned):
         op, node, reason = items[0].op, items[0].node, items[0].reason
         yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
         for item in items:
             count = len(item.channels)
-            written = f"still written by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
+            written = f"still computed by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
             what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
 
@@ -45,12 +64,7 @@ def by_operator(held: Iterable[Held]) -> list[list[Held]]:
 
 
 def width_lines(widths: Sequence[Width]) -> Iterable[str]:
-    """A line on the layers that keep channels for their widths, and one for each of them."""
-    if not widths:
-        return
-    more, count = sum(width.kept - width.live for width in widths), len(widths)
-    layers, channels = "1 layer keeps" if count == 1 else f"{count:,} layers keep", "channel" + "s" * (more > 1)
-    yield f"{layers} {more:,} {channels} for the sake of a width; `--align none` lets go of them."
+    """A line for each layer that keeps channels for speed."""
     for width in widths:
         counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
         yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
@@ -85,7 +99,7 @@ def _at(at: CountedAt) -> str:
     nodes = "1 node" if at.unknown == 1 else f"{at.unknown:,} nodes"
     beside = [
         *([f"{_listed(at.open)} open"] if at.open else []),
-        *([f"sizes that no input tells count as 1, in {nodes}"] if at.unknown else []),
+        *([f"sizes that no input determines count as 1, in {nodes}"] if at.unknown else []),
         *(["one round of each loop counts"] if at.loops else []),
     ]
     sizes = [f"{_listed(names)} {dims}" for dims, names in inputs.items()]

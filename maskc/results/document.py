@@ -22,11 +22,24 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Channels:
-    """Masked channels, counted once per tensor axis: how many there are, how many are gone and how many stay."""
+    """Masked channels, counted once per tensor axis: how many there are, how many are removed and how many are kept."""
 
     masked: int
     removed: int
     held: int
+
+
+@dataclass(frozen=True)
+class KeptForSpeed:
+    """Masked channels that are kept because that channel count runs faster, counted once per tensor axis.
+
+    `speedup` is the estimated time without them over that with them, null without an estimate, and `flops_without` are
+    the FLOPs of the model compiled without them, null where they were not counted.
+    """
+
+    channels: int
+    speedup: float | None
+    flops_without: int | None
 
 
 @dataclass(frozen=True)
@@ -61,12 +74,13 @@ class Document:
     """A report of `maskc compile` or `maskc verify`.
 
     `model` is the path of the source or the reference, and `output` that of the compiled model; null for a model in
-    memory. `before` and `after` are their figures, `reduction` is FLOPs before over FLOPs after, and `layers` are the
-    nodes that multiply and accumulate. `channels`, `masked`, `held`, `widths` (layers that keep channels for their
-    width) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and `latency`
-    are null where nothing was verified or measured. `notes` are the compiler's, and `warnings` say what to look at in
-    the input. `versions` are those of the libraries that were used, and `machine` says on what kind of machine. Numbers
-    that are infinite or not defined are null.
+    memory. `before` and `after` are their figures, `reduction` is FLOPs before over FLOPs after, and `layers` are
+    the nodes that multiply and accumulate. `channels`, `masked`, `held`, `widths` (layers that keep channels for
+    speed) and `seconds` (of each pass) are known to a compilation only and null otherwise. `verification` and
+    `latency` are null where nothing was verified or measured, and `kept_for_speed` where nothing was kept for it.
+    `notes` are the compiler's, and `warnings` say what to look at in the input. `versions` are those of the
+    libraries that were used, and `machine` says on what kind of machine. Numbers that are infinite or not defined
+    are null.
     """
 
     schema: int
@@ -85,6 +99,7 @@ class Document:
     masked: tuple[MaskedAxis, ...] | None
     held: tuple[Held, ...] | None
     widths: tuple[Width, ...] | None
+    kept_for_speed: KeptForSpeed | None
     verification: Checked | None
     latency: Latency | None
     seconds: dict[str, float] | None

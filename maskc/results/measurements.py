@@ -90,12 +90,12 @@ class FirstDifference:
         others = [name for name in self.suspects if name != self.node]
         also = f", or in {', '.join(others)} before it" if others else ""
         if not math.isfinite(self.error):
-            what = "another shape, or NaNs or infinities in other places" if self.allowed else "it cannot be computed"
+            what = "another shape, or NaN or infinity at other positions" if self.allowed else "it cannot be computed"
         else:
-            what = f"error {self.error:.3g} of its scale, {self.allowed:.3g} allowed"
+            what = f"error {self.error:.3g} of its scale, tolerance {self.allowed:.3g}"
         return (
-            f"The models part at tensor '{self.tensor}', which {self.op} '{self.node}' makes ({what}; with "
-            f"{self.sample}): the difference arises there{also}. "
+            f"The models first differ at tensor '{self.tensor}', computed by {self.op} '{self.node}' ({what}; with "
+            f"{self.sample}): the cause is there{also}. "
             f"{self.made_by}"
         )
 

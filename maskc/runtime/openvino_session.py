@@ -149,7 +149,7 @@ def _note(model: ModelProto) -> str:
     """A sentence on the floating-point types of a model that OpenVINO does not compute with."""
     others = float_types(model) - {TensorProto.FLOAT}
     names = sorted(str(helper.tensor_dtype_to_np_dtype(kind)) for kind in others)
-    return f"OpenVINO computes in float32 here, which took the place of {', '.join(names)}." if names else ""
+    return f"OpenVINO computes in float32 here, instead of {', '.join(names)}." if names else ""
 
 
 def _load_error(model: ModelProto, error: Exception) -> UnavailableError:

@@ -134,7 +134,7 @@ def read(directory: Path) -> Record | None:
     path = directory / FILE
     if not path.exists():
         return None
-    advice = "Give another directory, or remove the file to begin anew."
+    advice = "Give another directory, or remove the file to start over."
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -124,7 +124,7 @@ def sweep(
         points = [point for level in plan.levels for point in _points(level, policies, plan, verify, rules)]
         if len({point.output for point in points}) < len(points):
             raise InputError(
-                "Two points of the sweep would have one name. Give each level a name of its own, and each policy."
+                "Two candidates of the sweep would have the same name. Give sparsity levels and policies unique names."
             )
         keeper = _Keeper(plan, result, points)
         if quality is not None:
@@ -253,7 +253,7 @@ class _Plan:
             for target, level in zip(wanted, made, strict=True):
                 name, problem, file = f"flops-{target:g}", None, None
                 if level is None:
-                    problem = f"Filters cannot go so that {target:g} of the FLOPs are left. Ask for more."
+                    problem = f"Filters cannot be removed so that {target:g} of the FLOPs are left. Ask for more."
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
                     _save(file, level.masks)
@@ -425,7 +425,7 @@ def _check(targets: Sequence[float], policies: Sequence[Options], seconds: float
         given: Any = options
         CompileOptions(**given)  # raises where they cannot be used
     if not policies:
-        raise InputError("There is no way to compile: give at least one policy, which may be empty.")
+        raise InputError("There is no configuration to compile: give at least one policy, which may be empty.")
     if not 0 <= seconds < math.inf:
         raise InputError(f"The time for measuring must be 0 or more, and not {seconds:g} seconds.")
 

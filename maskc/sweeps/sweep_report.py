@@ -26,7 +26,7 @@ def show(sweep: Record, out: Console) -> None:
     rated = sweep.measure is not None
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
-    table.add_column("Point", overflow="fold")
+    table.add_column("Candidate", overflow="fold")
     titles = ["FLOPs", "of source", *(["ms", "of source"] if timed else []), *(["quality"] if rated else []), "file"]
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)

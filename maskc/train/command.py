@@ -192,7 +192,7 @@ def _remember(arguments: Arguments, resume: bool) -> None:
             if differing:
                 raise InputError(
                     f"{arguments.output} holds a run with another {', '.join(differing)}: give another directory, or "
-                    "--no-resume to begin anew."
+                    "--no-resume to start over."
                 )
         elif not resume:
             for place in places:

@@ -74,7 +74,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         with part_folder(directory) as part:
             saved_model.write(model, part / "saved_model")
             model.save(part / "model.keras")
-            compiled = maskc.compile(part / "saved_model", align="none", verify=True)
+            compiled = maskc.compile(part / "saved_model", align="none")
             compiled.save(part / "model.onnx")
             report = compiled.report
             manifest = {

@@ -279,9 +279,14 @@ class PruningTrainer:
 
 # Name, type, default and help of each flag, here and in `maskc train`.
 PRUNING_FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
-    ("iter", int, ITER, "A feature is pruned every so many updates."),
+    ("iter", int, ITER, "Updates from one pruned channel to the next."),
     ("burn_in", int, BURN_IN, "Updates before pruning starts."),
     ("flops_target", float, FLOPS_TARGET, "FLOPs per example at which pruning stops; up to 1, a fraction of them."),
     ("shrink_every", int, 0, "Updates after which training goes on with the smaller model; 0 for never."),
-    ("decay", float, DECAY, "Of the moving average of pruning signals: 0.9999 averages over about 10,000 updates."),
+    (
+        "decay",
+        float,
+        DECAY,
+        "Decay of the moving average of importance scores: 0.9999 averages over about 10,000 updates.",
+    ),
 )

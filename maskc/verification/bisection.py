@@ -49,7 +49,7 @@ class Bisection:
     after: ModelProto
 
 
-@progress.stage("Looking for where the models part")
+@progress.stage("Looking for the first difference")
 def bisect(
     reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample], seed: int, *, double: bool = True
 ) -> Bisection | None:
@@ -195,18 +195,18 @@ def _step(reference: ModelProto, compiled: ModelProto, samples: Sequence[Sample]
     """The first step from the reference to the compiled model that computes something else."""
     trace = _traced(reference, compiled)
     if trace is None:
-        made_by = "The reference cannot be compiled here, so nothing can be said of the pass."
+        made_by = "The reference cannot be compiled here, so the pass at fault is unknown."
         return _Step(reference, compiled, {}, made_by)
     before = reference
     for name, model in trace.stages.items():
         if not _agree(reference, model, samples, seed, double):
             stored = trace.stored if name == "rewrite" else {}
-            made_by = f"Compiled once more, the reference is first wrong behind the pass '{name}'."
+            made_by = f"Recompiled, the reference is first wrong after the pass '{name}'."
             return _Step(before, model, stored, made_by)
         before = model
     made_by = (
-        "Compiled once more, the reference gives a model that agrees: this one is of another version, other options "
-        "or other masks, or was changed."
+        "Recompiling the reference gives a model that matches: this one comes from another version, other options or "
+        "other masks, or was edited."
     )
     return _Step(before, compiled, {}, made_by)
 

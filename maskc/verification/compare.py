@@ -109,15 +109,15 @@ def compare(
     equivalent = not found.reasons
     if any(error.noise is not None and error.passed for error in found.outputs):
         found.notes.append(
-            f"Some errors are above the plain tolerance, and within {NOISE_FACTOR:g} times what rounding the "
-            f"reference's weights and functions, or {runtime_title(found.provider)}'s own optimizations, do to it, or "
-            "no larger than its own distance from double precision."
+            "Accepted: some errors are above the default tolerance, within the model's own rounding noise: "
+            f"{NOISE_FACTOR:g} times what rounding or {runtime_title(found.provider)}'s own optimizations change, or "
+            "its own distance from double precision."
         )
     if any(map(rounds_products, (models.reference, models.compiled))):
         found.notes.append(
             "Products with quantised weights were computed in single precision. By default "
-            f"{runtime_title(found.provider)} rounds their data to 8 bits as well, where it sees them; "
-            f"{single_precision_option(found.provider)} tells it not to."
+            f"{runtime_title(found.provider)} also rounds their data to 8 bits where it recognizes them; "
+            f"{single_precision_option(found.provider)} disables that."
         )
     reduction = models.before.reduction_to(models.after)
     if options.min_reduction is not None and reduction < options.min_reduction:
@@ -187,7 +187,7 @@ def _compare_on(
     if options.exact or (options.exact is None and options.rtol is None and not options.atol):
         failed = _compare_exactly(data, failed, models, options, found)
     elif options.exact is None:
-        found.notes.append("Not compared in double precision, as a tolerance is given; --exact does it all the same.")
+        found.notes.append("Not compared in double precision, because a tolerance is given; --exact forces it.")
     if found.provider == "openvino" and any(error.noise is not None for error in found.outputs):
         found.notes += _wrong_in_openvino(failed or data[0], actual, models)
     if found.reasons and options.bisect:
@@ -231,7 +231,7 @@ def _compare_exactly(
     """
     again = redrawn(random_inputs.ports(models.reference), data, options.seed)
     chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before)
-    why = "That would take longer than a few seconds; --exact does it all the same."
+    why = "It would take longer than a few seconds; --exact forces it."
     for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
         try:
             exact = Exact(models.reference, models.compiled, options.seed)
@@ -246,13 +246,13 @@ def _compare_exactly(
         found.exact = errors
         found.reasons += [
             f"Output '{error.name}' is not what the reference computes in double precision: with {error.sample}, the "
-            f"error is {error.error:.3g} of its scale where rounding weights allows {error.allowed:.3g}."
+            f"error is {error.error:.3g} of its scale; the tolerance, from rounding weights, is {error.allowed:.3g}."
             for error in errors
             if not error.passed
         ]
         if failed is not None and all(error.passed for error in errors):
             what = "OpenVINO" if found.provider == "openvino" else "rounding"
-            found.notes.append(f"In double precision the models agree, so it is {what} that differs.")
+            found.notes.append(f"In double precision the models agree, so the difference comes from {what}.")
         return failed or exact.failed
     found.notes.append(f"Not compared in double precision. {why}")
     return failed
@@ -273,8 +273,8 @@ def _wrong_in_openvino(sample: Sample, actual: Session, models: Models) -> list[
     if errors[far] <= _APART * max(errors[near], farthest(right, other)):
         return []
     return [
-        f"ONNX Runtime gives the same for both models, and so does OpenVINO for the {near}. What it gives for the "
-        f"{far} is {errors[far]:.3g} of the scale away, so that is what it gets wrong."
+        f"ONNX Runtime gives the same outputs for both models, as does OpenVINO for the {near}. Its result for the "
+        f"{far} is off by {errors[far]:.3g} of the scale, so OpenVINO computes that one wrongly."
     ]
 
 
@@ -286,7 +286,7 @@ def _locate(
     double = bool(affordable(samples[:1], models.before))
     bisection = bisect(models.reference, models.compiled, samples, options.seed, double=double)
     if bisection is None:
-        found.notes.append("Where the models part was not found.")
+        found.notes.append("The first difference was not found.")
         return
     found.parting = bisection.difference
     if options.dump is not None:
@@ -326,13 +326,13 @@ def _look_where_flat(
     why = f"Output '{min(flat)}' hardly moves with the inputs" if flat else "Some weights hardly move any output"
     if look.difference is not None:
         found.parting = look.difference
-        found.reasons.append(f"{why}, and tensor '{look.difference.tensor}' inside is not what it is in the reference.")
+        found.reasons.append(f"{why}, and tensor '{look.difference.tensor}' inside differs from the reference.")
     elif look.unseen:
         more = f" (and {len(look.unseen) - 1} more)" if len(look.unseen) > 1 else ""
         found.undecided.append(f"{why}, and no tensor inside shows whether '{look.unseen[0]}'{more} is right.")
         if look.differing:
             found.notes.append(
-                f"What '{look.differing[0]}' makes is something else in the reference, or is called otherwise there."
+                f"The output of '{look.differing[0]}' differs from the reference, or has another name there."
             )
     else:
         found.notes.append(f"{why}, so the tensors inside were compared; they agree.")

@@ -29,7 +29,7 @@ from maskc.verification.rounding_noise import SIZED_BY_FLOATS
 from maskc.verification.sensitivity import SHOWING, movement
 from maskc.verification.tolerance import depths, tolerance
 
-_MADE_BY = "Compiled once more, the reference gives a model in which it is right."
+_MADE_BY = "Recompiling the reference gives a model in which it is right."
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _add(
         tally.reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
     else:
         tally.reason = (
-            f"with {sample.label}, the error is {error.max_abs:.3g} where {allowed:.3g} is allowed "
+            f"with {sample.label}, the error is {error.max_abs:.3g}, above the tolerance of {allowed:.3g} "
             f"(largest value {error.scale:.3g})"
         )
 

@@ -321,7 +321,7 @@ class SumOfProducts(Op):
 
 @register("Einsum")
 class Einsum(SumOfProducts):
-    """Einstein's convention, with ellipsis; a letter that one operand has twice (a diagonal) stays whole.
+    """Einstein's convention, with ellipsis; a letter that one operand has twice needs all channels.
 
     Source: ONNX operator specification, Einsum.
     """

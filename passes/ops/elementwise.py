@@ -306,7 +306,7 @@ class Copy(Elementwise):
 
 @register("CastLike")
 class CastLike(Copy):
-    """To the type of the second operand, of which nothing else is looked at."""
+    """To the type of the second operand."""
 
     foldable = False
 

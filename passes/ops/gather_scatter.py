@@ -202,7 +202,7 @@ class Scattering(Movement):
 
 @register("ScatterElements", "Scatter")
 class ScatterElements(Scattering):
-    """One element written for each index, at the place of the index but along `axis`, which stays whole."""
+    """One element written for each index, at the place of the index, but along `axis`, which needs all channels."""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank, axis, found = len(shape_of(node.inputs[0]) or ()), axis_attribute(node), []

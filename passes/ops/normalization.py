@@ -128,9 +128,9 @@ class NormalizationFromAxis(Normalization):
             axis, known = found
             out = stored.get((0, axis))
             need = ~known.mask if out is None else ~known.mask | out
-            reason = "normalises it, and one masked channel stands for all of them behind it"
+            reason = "normalises it, and one masked channel represents all of them after it"
             if out is None:
-                need, reason = np.ones(known.mask.size, bool), "normalises it, and all its channels are read behind it"
+                need, reason = np.ones(known.mask.size, bool), "normalises it, and all its channels are read after it"
             flops = self.cost(node)[0] / need.size
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands

@@ -197,7 +197,7 @@ class IntegerProduct(Op):
         outputs = stored.get((0, axis), np.ones(size, bool))
         need = self._nonzero(node, facts).rows(outputs) & ~self._at_zero(node, facts)
         flops = 2.0 * self.cost(node)[1] / need.size
-        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason="has no place for a constant")}
+        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason="has no bias to absorb a constant")}
         for index in self.operands.per_output:
             tensor = operand(node, index)
             if tensor is not None and list(tensor.shape) == [size]:
@@ -324,7 +324,7 @@ class DynamicQuantize(Op):
         }
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        reason = "finds its scale from all channels but zeros"
+        reason = "computes its scale from all channels but zeros"
         return {(0, axis): Demand(mask, reason=reason) for (_, axis), mask in stored.items()}
 
     def cost(self, node: gs.Node) -> tuple[int, int]:

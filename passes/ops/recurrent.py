@@ -162,11 +162,13 @@ class Recurrent(Op):
             need = need & ~(known.mask if bias is None or is_constant(bias) else facts.zero(node.inputs[0], 2))
         flops = 2.0 * self._steps(node) * self.gates * float(kept.sum())
         demands = {
-            (0, 2): Demand(need, flexible=True, flops=flops, reason="needs a feature, and knows no bias for more")
+            (0, 2): Demand(
+                need, flexible=True, flops=flops, reason="needs at least one feature, and has no bias for more"
+            )
         }
         for state in self.states:
             if operand(node, state) is not None:
-                demands[state, 2] = Demand(kept, reason="begins with the state of the units that it keeps")
+                demands[state, 2] = Demand(kept, reason="starts from the state of the units that it keeps")
         return demands
 
     # -- rewriting -------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ class ReduceNorm(Reduce):
 
 @register("ReduceSum")
 class ReduceSum(Reduce):
-    """Known slices add a constant; slices that follow from others count as often as they do."""
+    """Constant slices add a constant; linearly dependent ones count as multiples."""
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
         x = node.inputs[0]
@@ -261,7 +261,7 @@ class ReduceExtremum(Reduce):
 
 @register("ArgMax", "ArgMin")
 class ArgExtremum(Linked):
-    """Whole along the axis it works on; nothing is known of the result."""
+    """Needs all channels along its axis; nothing is known of the result."""
 
     preserves = "nothing"
     reason = "works along another axis"

@@ -38,7 +38,7 @@ class Rearrangement(Movement):
 
 @register("Reshape", "Flatten")
 class Reshape(Repeating, Rearrangement):
-    """Groups of axes with equal products: kept, merged or split. What is stored stays a product of axis sets."""
+    """Groups of axes with equal products: kept, merged or split."""
 
     reason = "regroups the elements of several axes"
 
@@ -157,7 +157,7 @@ def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, i
 
 @register("Expand")
 class Expand(Movement):
-    """Axes that are not repeated stay as they are."""
+    """Axes that are not repeated pass through."""
 
     only_picks = True
 
@@ -239,7 +239,7 @@ class Generated(Op):
 
 @register("BlackmanWindow", "HammingWindow", "HannWindow")
 class Windowing(Generated):
-    """Left to the run time: what should be zero at the ends is one rounding here and another there."""
+    """Computed at run time: runtimes round the zeros at the ends differently."""
 
     foldable = False
 

@@ -168,7 +168,7 @@ class MeanVarianceNormalization(AlongAxes):
 
 @register("Softmax", "LogSoftmax", "Hardmax")
 class Softmax(AlongAxes):
-    """Whole along its axis (before opset 13, along all axes from it on)."""
+    """Needs all channels along its axis (before opset 13, along all axes from it on)."""
 
     preserves = "nothing"
     flops_per_element = 4  # subtract the maximum, exponentiate, sum, divide

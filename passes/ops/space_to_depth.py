@@ -61,7 +61,7 @@ class SpaceAndDepth(Movement):
 
 @register("DepthToSpace")
 class DepthToSpace(SpaceAndDepth):
-    """An output channel is woven of several input channels."""
+    """An output channel is made from several input channels."""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         wide = facts.size(node.inputs[0], 1)
@@ -114,7 +114,7 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
 
 @register("Col2Im")
 class Col2Im(Movement):
-    """Blocks of positions added where they overlap: of constants, only zero is known to stay what it is."""
+    """Blocks of positions added where they overlap: of constants, only zero remains constant."""
 
     moves = False
     preserves = "zeros"

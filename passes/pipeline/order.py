@@ -41,7 +41,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.targets import registry
-from passes.targets.base import Target, Width
+from passes.targets.base import ChannelMultiples, Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.weights.external_file import Store
 from passes.weights.statistics import is_finite
@@ -88,7 +88,10 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a graph, what each of its tensors is to store, and what there is to report of that."""
+    """What is known of a graph, what each of its tensors is to store, and what there is to report of that.
+
+    speedup: as in `ChannelMultiples`.
+    """
 
     facts: Facts
     plan: StoragePlan
@@ -96,6 +99,7 @@ class Planned:
     held: tuple[Held, ...] = ()
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def shrink(
     gone = _not_finite(source, result.written) if any(axis.removed for axis in done.masked) else ()
     notes = (*_notes(source, result.graph), *gone, *done.notes)
     costs = result.before, result.after
-    report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths)
+    report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
     return Shrunk(result.written, report)
 
 
@@ -263,18 +267,20 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
             facts = dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
     with recorder.step("layout", graph):
         chosen = plan(graph, facts, options)
-    widths: tuple[Width, ...] = ()
+    multiples = ChannelMultiples(chosen, facts)
     if options.align is not None:
         with recorder.step("widths", graph):
-            chosen, facts, widths = options.target.choose_channel_multiples(graph, facts, chosen, options)
+            multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
+    chosen, facts = multiples.plan, multiples.facts
+    found = Planned(facts, chosen, widths=multiples.widths, speedup=multiples.speedup)
     if not options.explains:
-        return Planned(facts, chosen, widths=widths)
+        return found
     with recorder.step("explain"):
         masked, held = explain(graph, facts, chosen, options.adapters, made)
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         notes = _put_in(graph, chosen) if options.adapters == "never" and around is None else ()
-    return Planned(facts, chosen, masked, held, widths, notes)
+    return replace(found, masked=masked, held=held, notes=notes)
 
 
 def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[gs.Graph, Planned]:
@@ -282,7 +288,7 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     graph = prepared(model)
     found = Planned(dataflow.analyse(graph), StoragePlan())
     if options.explains:
-        notes = ("Removing channels would have cost more than it saves, so all of them stayed.",)
+        notes = ("Removing channels would have cost more than it saves, so all of them are kept.",)
         found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan, options.adapters), (), notes)
     clean(graph, options.target)
     store_compactly(graph, model)
@@ -296,7 +302,7 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     if opset is not None and graph.opset > opset:
         notes.append(f"The opset is raised from {opset} to {graph.opset}, for the operator HardSwish.")
     if model.training_info:
-        notes.append("The training information is left out: it speaks of the weights as they were.")
+        notes.append("The training information was dropped, because it refers to the original weights.")
     wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})
     return [*notes, *misdeclared(model.graph.output, wrong)]
 
@@ -318,12 +324,16 @@ def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto) -> tuple[str, .
 def _without_rules(graph: gs.Graph) -> tuple[str, ...]:
     """A sentence about the operators that have no rules, if there are any."""
     names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if rules(n) is UNKNOWN})
-    return (f"Operators without rules are left as they are, their inputs whole: {', '.join(names)}.",) if names else ()
+    return (
+        (f"Operators without rules are left unchanged, with all input channels kept: {', '.join(names)}.",)
+        if names
+        else ()
+    )
 
 
 def _put_in(graph: gs.Graph, plan: StoragePlan) -> tuple[str, ...]:
     """A sentence about tensors that are constant altogether and read all the same, if there are any."""
     constant = constant_operands(graph, plan)
     names = ", ".join(constant[:5]) + (f" and {len(constant) - 5} more" if len(constant) > 5 else "")
-    note = f"Constant altogether, with nothing left to compute them, and put in all the same: {names}."
+    note = f"Entirely constant tensors that are inserted because something reads them: {names}."
     return (note,) if constant else ()

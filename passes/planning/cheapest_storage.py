@@ -52,7 +52,9 @@ class _Sweep:
 
     def run(self) -> StoragePlan:
         for tensor in self.graph.outputs:
-            self._require_whole(tensor, _CALLER, 0, Cause(None, f"takes the graph output `{tensor.name}` whole"))
+            self._require_whole(
+                tensor, _CALLER, 0, Cause(None, f"needs all channels of the graph output `{tensor.name}`")
+            )
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.ground.nodes[index])
         made = {t.name for node in self.graph.nodes for t in node.outputs}
@@ -76,7 +78,7 @@ class _Sweep:
 
     def _require_inputs(self, index: int, planned: Planned, demands: Demands) -> None:
         """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
-        no_demand = "has no rule that would let channels go" if planned.op is UNKNOWN else "needs the whole axis"
+        no_demand = "has no rule that allows removing channels" if planned.op is UNKNOWN else "needs all channels"
         for i, tensor, constant, axes in planned.inputs:
             self.read.add(tensor.name)
             for axis, size, knows_constants in axes:

@@ -20,8 +20,8 @@ from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
-_UNKNOWN = "multiplies what has a shape that is not known"
-_SAY_SIZES = "note the shape of what it multiplies in the file, or fix the sizes of inputs with `--shape`"
+_UNKNOWN = "multiplies a tensor of unknown shape"
+_SAY_SIZES = "declare the shape of what it multiplies in the file, or fix the sizes of inputs with `--shape`"
 
 _FAR = 20  # nodes: a writer further up says little to a person
 
@@ -112,18 +112,18 @@ def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: 
 def _advice(consumer: gs.Node | None, op: str, adapters: Policy) -> str:
     """What a person can do so that the channels that a consumer needs can be removed; "" where nothing is known."""
     if op == "output":
-        return "an output keeps its size: take the channels out of it where the model is made"
+        return "an output keeps its size: remove the channels from it in the model's source"
     ways = []
     if consumer is not None and subgraphs(consumer):
         ways.append("choose the branch, or unroll the loop, before exporting")
     elif consumer is not None and rules(consumer) is UNKNOWN:
-        ways.append("give the operator a rule (docs/custom-operators.md), or put the mask behind it")
+        ways.append("give the operator a rule (docs/custom-operators.md), or put the mask after it")
     elif consumer is not None and isinstance(rules(consumer), Reshape):
-        ways.append("mask whole parts of the axis that is split (heads, say), or the same places in each of them")
+        ways.append("mask entire blocks of the split axis (such as heads), or the same positions in each block")
     elif consumer is not None and isinstance(rules(consumer), Convolution) and group_size(consumer) > 1:
-        ways.append("mask whole groups, or equally many channels in each")
+        ways.append("mask entire groups, or equally many channels in each")
     if adapters != "always":
-        ways.append("compile with `--adapters always` to have the constants put back there and not computed")
+        ways.append("compile with `--adapters always` to restore the constants there instead of computing them")
     return ", or ".join(ways)
 
 

@@ -9,7 +9,7 @@ from passes.graph.tensors import Index, any_set, describe
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StoragePlan
 
-_ALONG = "writes it along with the channels that are needed, which costs less"
+_ALONG = "computes it together with the channels that are needed, which is cheaper"
 
 
 class Reasons:
@@ -19,7 +19,7 @@ class Reasons:
     although it is constant, or -1: `otherwise`. `aligned` are the indices of those that speak of a width.
     """
 
-    otherwise = ("the whole graph", "all", "would cost more to narrow than it saves")
+    otherwise = ("the entire graph", "all", "would cost more to narrow than it saves")
 
     def __init__(self, plan: StoragePlan, facts: Facts) -> None:
         self.by_slice: dict[Key, Index] = {}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 
 import maskc as api
+from maskc import cli
 from tests.maskc import build
 from tests.maskc.command import maskc, process
 
-_COMMANDS = ("compile", "verify", "explain", "flops", "diff", "check", "demo")
+_COMMANDS = ("compile", "verify", "explain", "flops", "diff", "check", "sweep", "train", "demo", "version")
 
 
 def loaded(code: str, *modules: str) -> dict[str, bool]:
@@ -69,6 +72,39 @@ def test_exports() -> None:
 
 def test_version() -> None:
     assert maskc("--version").stdout == f"maskc {api.__version__}\n"
+    assert process("--version").stdout == f"maskc {api.__version__}\n"
+
+
+def test_versions_of_the_libraries() -> None:
+    lines = maskc("version").stdout.splitlines()
+    assert lines[0] == f"maskc {api.__version__}" and f"numpy {np.__version__}" in lines
+    assert json.loads(maskc("version", "--json").stdout)["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    script = process("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
+    assert "_MASKC_COMPLETE" in script and "maskc" in script
+    asked = {"bash": {"COMP_WORDS": "maskc ver", "COMP_CWORD": "1"}}
+    given = asked.get(shell, {"_TYPER_COMPLETE_ARGS": "maskc ver", "_TYPER_COMPLETE_FISH_ACTION": "get-args"})
+    done = process(_MASKC_COMPLETE=f"complete_{shell}", **given)
+    assert "verify" in done.stdout and "version" in done.stdout and "compile" not in done.stdout, done
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in _COMMANDS)])
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_help_cuts_no_word(command: tuple[str, ...], width: int) -> None:
+    """Every word of the help and every option stands on one line, and every command says what it does in full."""
+    text = process(*command, "--help", COLUMNS=str(width)).stdout
+    shown, group = text.split(), typer.main.get_command(cli.app)
+    told = group.commands[command[0]] if command else group  # type: ignore[attr-defined]
+    for parameter in told.params:
+        options = [name for name in parameter.opts if name.startswith("-")]
+        words = [*options, *(getattr(parameter, "help", None) or "").split()]
+        assert not [word for word in words if not any(word in part for part in shown)], text
+    assert max(map(len, text.splitlines())) <= width
+    if not command:
+        assert "..." not in text.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in _COMMANDS)])
@@ -77,7 +113,7 @@ def test_help_tells_the_exit_codes(command: tuple[str, ...]) -> None:
         result = maskc(*command, flag)
         assert result.exit_code == 0
         words = " ".join(result.stdout.split())
-        assert "Exit codes: 0 good; 1 the check failed" in words
+        assert "Exit codes: 0 success; 1 a check failed" in words
     if not command:
         assert all(name in words for name in _COMMANDS)
 

@@ -94,7 +94,7 @@ def test_verifying_tells_its_stages(source: Path, wrong: Path) -> None:
     heard = Heard()
     with progress.listening(heard):
         assert not api.verify(source, wrong, bench=True).passed
-    for title in ("Comparing in double precision", "Looking for where the models part", "Measuring latency"):
+    for title in ("Comparing in double precision", "Looking for the first difference", "Measuring latency"):
         assert title in heard.stages
     kinds = {detail.split(":")[1].split(",")[0].strip() for detail in heard.details if detail.startswith("  data: ")}
     assert kinds == {"gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny"}
@@ -165,6 +165,28 @@ def test_a_bar_appears_when_work_is_long_and_goes_when_it_is_done() -> None:
             assert "Again" in shown.at(30)
     shown.file.write("printed next")
     assert screen(shown.file.getvalue())[0] == "printed next"
+
+
+def test_what_is_known_to_be_slow_is_shown_at_once() -> None:
+    shown = Screen()
+    with shown.bars, progress.listening(shown.bars), progress.stage("Reading"), progress.stage("Loading", slow=True):
+        assert shown.at(0.0).startswith("Loading")
+        assert "Reading" not in shown.at(0.1)
+
+
+def test_what_redirects_stderr_does_not_hide_it() -> None:
+    """As while TensorFlow loads, whose libraries write to the file descriptor."""
+    code, written = in_terminal(
+        "import time\n"
+        "from maskc import progress\n"
+        "from maskc.frontend.tensorflow.importing import quiet_stderr\n"
+        "from maskc.report.bars import Bars, Volume\n"
+        "with Bars(Volume()) as bars, progress.listening(bars):\n"
+        "    with progress.stage('Loading', slow=True), quiet_stderr():\n"
+        "        time.sleep(0.5)\n"
+    )
+    assert code == 0 and written.count("Loading") >= 2, written
+    assert not any("Loading" in line for line in screen(written))
 
 
 def test_bars_are_gone_after_an_error() -> None:

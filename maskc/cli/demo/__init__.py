@@ -15,15 +15,15 @@ from maskc.cli.shared_options import Debug, Quiet, Verbose
 @app.command(epilog=EXIT_CODES)
 def demo(
     directory: Annotated[
-        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to put the models.")
+        Path, typer.Option("--directory", "-d", metavar="DIR", help="Where to write the models.")
     ] = Path("demo"),
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    r"""Train, prune, compile and verify a small network on real data, and print what it gained.
+    """Train, prune, compile and verify a small network on real data.
 
-    Needs maskc\[demo]. Takes a few minutes on two cores.
+    Needs maskc[demo]. Takes a few minutes on two cores.
     """
     from maskc.cli.demo.run import run, show
 

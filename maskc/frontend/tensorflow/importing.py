@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from maskc import progress
 from maskc.errors import UnavailableError
 from passes.graph.process_wide import process_wide, without_warnings
 
@@ -19,16 +20,20 @@ _LOG_LEVEL = "2"
 
 def import_tensorflow() -> Any:
     """TensorFlow, imported without its chatter; `UnavailableError` when it or tf2onnx is not installed."""
-    first = "tensorflow" not in sys.modules
-    if first:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
-    try:
+    if "tensorflow" in sys.modules:
         with quiet_stderr():
-            import tensorflow
-            import tf2onnx
+            return _import()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL)
+    with progress.stage("Loading TensorFlow", slow=True), quiet_stderr():
+        tensorflow = _import()
+        tensorflow.config.list_logical_devices()  # the search for GPUs is what the chatter is about
+    return tensorflow
 
-            if first:
-                tensorflow.config.list_logical_devices()  # the search for GPUs is what the chatter is about
+
+def _import() -> Any:
+    try:
+        import tensorflow
+        import tf2onnx
     except ImportError as error:
         raise UnavailableError(
             f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "

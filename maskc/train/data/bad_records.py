@@ -32,7 +32,7 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
         except tf.errors.OpError as error:
             if not isinstance(error, tf.errors.DataLossError):
                 return InputError(f"{file} cannot be read: {error.message}.")
-            return InputError(f"{file} is not a TFRecord file, or it is damaged behind record {index}.")
+            return InputError(f"{file} is not a TFRecord file, or it is damaged after record {index}.")
         # A sequence may be missing here and there, and a name that is misspelt is missing everywhere.
         required = [name for name, feature in spec.features.items() if getattr(feature, "default", None) is None]
         never = [name for name in required if name not in seen]

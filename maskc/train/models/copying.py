@@ -22,7 +22,7 @@ def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any =
     except Exception as error:
         raise InputError(
             f"The layer {operation.name!r} cannot be copied by its configuration: {reason(error)}. A "
-            f"{type(operation).__name__} needs a get_config that tells all of its arguments, and functions that are "
+            f"{type(operation).__name__} needs a get_config that returns all of its arguments, and functions that are "
             "registered with Keras."
         ) from error
 

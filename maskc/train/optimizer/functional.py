@@ -95,8 +95,8 @@ def update_pruning_signals(
     for layer, passage in zip(layers, passages, strict=True):
         if passage is None:
             raise InputError(
-                f"There is nothing to update the signal of the mask {layer.name!r} from: it was not applied with "
-                "training=True, or a PruningOptimizer gathers it."
+                f"There is nothing to update the importance score of the mask {layer.name!r} from: it was not applied "
+                "with training=True, or a PruningOptimizer gathers it."
             )
     if rule.reads == "activations":
         values = [activity(p.inputs, layer.axis) for layer, p in zip(layers, passages, strict=True) if p]
@@ -147,12 +147,14 @@ def prune(
     arrays = isinstance(masks, Sequence) and bool(masks) and all(isinstance(mask, np.ndarray) for mask in masks)
     layers = [] if arrays else _layers(masks)
     if arrays and signals is None:
-        raise InputError("Arrays have no signals of their own: give signals as well.")
+        raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
     values = list(masks) if arrays else [layer.mask.numpy().copy() for layer in layers]
     scores = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
     flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
     if not [v.shape for v in values] == [s.shape for s in scores] == [f.shape for f in flops]:
-        raise InputError("Masks, signals and savings must have the same shapes, one array (channels,) for each mask.")
+        raise InputError(
+            "`masks`, `signals` and `savings` must have the same shapes, one array (channels,) for each mask."
+        )
     groups = uncoupled([len(value) for value in values])
     groups = groups if arrays else grouped(layers, groups, [True] * len(layers))
     saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))

@@ -399,7 +399,7 @@ class PruningOptimizer(Wrapping):
             model = find_model(layers, None if self._model is None else self._model())
             if any(layer.observation and layer.observation.reduction is None for layer in layers):
                 raise InputError(
-                    "PruningOptimizer cannot tell whether the loss averages the examples of a batch or adds "
+                    "PruningOptimizer does not know whether the loss averages the examples of a batch or adds "
                     'them up: pass loss_reduction="mean" or "sum".'
                 )
             # This may run while a training step is being traced, and must not become part of it.

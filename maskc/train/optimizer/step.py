@@ -31,18 +31,18 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
         if layer.observation is not None and layer.observation.calls > 1:
             raise InputError(
                 f"The mask layer {layer.name!r} is called {layer.observation.calls} times in one forward pass, so "
-                "its signal cannot be told per example; give each place a mask layer of its own."
+                "it has no importance score per example: use a separate mask layer at each place."
             )
     observations = [layer.observation for layer in layers if layer.observation]
     if not observations:
         for model in (given, *(layer.seen_by() for layer in layers)):
             if isinstance(model, keras.Model) and not model._call_has_training_arg:
                 raise InputError(
-                    f"The `call` of the model {model.name!r} takes no `training`, so that its masks cannot tell "
+                    f"The `call` of the model {model.name!r} takes no `training`, so its masks cannot distinguish "
                     "training from inference: add the argument training=None."
                 )
         raise InputError(
-            "No mask layer gathered a signal. In a custom loop pass model= to PruningOptimizer and call the "
+            "No mask layer gathered importance scores. In a custom loop pass model= to PruningOptimizer and call the "
             "model with training=True; a model that is compiled must be compiled with this optimizer."
         )
     model = given
@@ -50,7 +50,7 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
         called = {id(found): found for found in (observation.model() for observation in observations)}
         model = next(iter(called.values())) if len(called) == 1 else None
     if not isinstance(model, keras.Model):
-        raise InputError("PruningOptimizer cannot tell which model's FLOPs to count: pass model=.")
+        raise InputError("PruningOptimizer does not know which model's FLOPs to count: pass model=.")
     inside = {id(layer) for layer in mask_layers(model)}
     for layer in layers:
         if id(layer) not in inside:

@@ -39,7 +39,7 @@ class Pruned:
 
 def diverged(mask: str) -> MaskcError:
     """Returns what to say where the importance of a mask's entries is no number."""
-    return MaskcError(f"The signal of the mask {mask!r} is not finite: training has diverged.")
+    return MaskcError(f"The importance score of the mask {mask!r} is not finite: training has diverged.")
 
 
 #: The entries pruned so far: step, index of the mask, channel, and FLOPs left.
@@ -73,7 +73,7 @@ class Pruner:
         self._kept: Any = None  # the model, as long as it is still to be counted, whoever lets go of it
         if settings.flops_target is None:
             raise InputError(
-                "PruningOptimizer must be told how far to prune: flops_target=0.5 leaves half of the FLOPs."
+                "PruningOptimizer needs to know how far to prune: flops_target=0.5 keeps half of the FLOPs."
             )
         if settings.flops_target and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
             raise InputError(

@@ -23,7 +23,7 @@ from passes.planning import planner
 from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
-from passes.targets.base import Width
+from passes.targets.base import ChannelMultiples, Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
 from passes.targets.onnxruntime.estimated_time import Gains, Network, Timing
 from passes.targets.onnxruntime.processors import Lines, Rates
@@ -112,7 +112,7 @@ class _Estimate:
 
 def choose_channel_multiples(
     graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, options: PlanOptions
-) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
+) -> ChannelMultiples:
     """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
 
     `plan` was made with these options. With rates, no plan is returned that they say takes longer than
@@ -120,22 +120,22 @@ def choose_channel_multiples(
     and channels that are constant maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
-        least = _everything(plan, "kept, as the model with fewer channels was measured to be slower")
+        least = _everything(plan, "kept, because the model with fewer channels was measured to be slower")
         result = planner.plan(graph, facts, options, least)
-        return result, facts, tuple(_widths(graph, plan, result, least))
+        return ChannelMultiples(result, facts, tuple(_widths(graph, plan, result, least)))
     if isinstance(align, int | Lines):
         coupled = CoupledSlices(graph, facts, plan)
         extras = _rounded(_written(graph, coupled.found), _multiples(graph, coupled.found, align))
         reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
         least = _least(coupled, plan, extras, reason, StorageFloor())
         result = planner.plan(graph, facts, options, least) if extras else plan
-        return result, facts, tuple(_widths(graph, plan, result, least))
+        return ChannelMultiples(result, facts, tuple(_widths(graph, plan, result, least)))
 
     network = Network(graph, facts)
     runtimes = [align] if align.beside is None else [align, align.beside]
     wholes = [Timing(network, untouched(graph), rates) for rates in runtimes]
     if not any(step.convolution for step in wholes[0].steps):
-        return plan, facts, ()
+        return ChannelMultiples(plan, facts)
     whole = wholes[0].total()
     weights = tuple(whole / timing.total() / len(wholes) for timing in wholes)  # each as a share of all channels' time
 
@@ -163,10 +163,13 @@ def choose_channel_multiples(
             planned = choice(estimate.start.facts, estimate.start.options, estimate.least)
             best = min(best, planned, key=lambda found: found.time)
     if whole < best.time:
-        best = choice(facts, options, _everything(plan, "kept, as the model with fewer channels would run slower"))
+        best = choice(
+            facts, options, _everything(plan, "kept, because the model with fewer channels is estimated to be slower")
+        )
     if first.time <= whole and not _is_worth_it(graph, network, first, best):
-        return plan, facts, ()
-    return best.plan, best.facts, tuple(_widths(graph, plan, best.plan, best.least))
+        return ChannelMultiples(plan, facts)
+    widths = tuple(_widths(graph, plan, best.plan, best.least))
+    return ChannelMultiples(best.plan, best.facts, widths, first.time / best.time)
 
 
 def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Choice) -> bool:
@@ -339,7 +342,7 @@ def _least(
     for key, mask in least.wider.items():
         least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
         before = int(plan.stored[key].sum())
-        least.why[key] = f"kept for a width of {before + int(mask.sum())}, {reason.format(before)}"
+        least.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
     return least
 
 
@@ -361,5 +364,5 @@ def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan, least: Sto
             continue
         kept = int(after.stays(*key, was.size).sum())
         if kept > was.sum():
-            reason = least.why.get(key, "computed, as that takes less time than to put them back where they are seen")
+            reason = least.why.get(key, "computed, because that is faster than restoring them where they are needed")
             yield Width(describe(node), str(node.op), int(was.sum()), kept, was.size, reason)

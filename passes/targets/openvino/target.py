@@ -11,7 +11,7 @@ from passes.cost import sum_over_nodes
 from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
-from passes.targets.base import Width
+from passes.targets.base import ChannelMultiples
 from passes.targets.onnxruntime import channel_multiples, fusions, space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import Rates
@@ -37,9 +37,9 @@ class OpenVino:
 
     def choose_channel_multiples(
         self, graph: gs.Graph, facts: Facts, plan: StoragePlan, options: PlanOptions
-    ) -> tuple[StoragePlan, Facts, tuple[Width, ...]]:
+    ) -> ChannelMultiples:
         if self.align is None:
-            return plan, facts, ()
+            return ChannelMultiples(plan, facts)
         return channel_multiples.choose_channel_multiples(graph, facts, plan, self.align, options)
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:

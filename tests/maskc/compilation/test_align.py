@@ -15,6 +15,7 @@ from maskc.compilation import compile as compile_module
 from maskc.compilation import detect_cpu, layer_timing
 from maskc.errors import InputError
 from maskc.frontend import external_data, write_model_files
+from maskc.report.wording import masked_line
 from passes.model.prepare import prepared
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.fusions import fusions
@@ -55,9 +56,9 @@ def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
 def test_terminal_and_data_say_what_stays(source: Path) -> None:
     out = source.with_name("out.onnx")
     told = maskc("compile", source, "-o", out, "--align", "8").stdout
-    assert "2 layers keep 8 channels for the sake of a width; `--align none` lets go of them." in told
+    assert "; 8 kept for speed (" in told and "FLOPs without them; `--align none` removes them)." in told
     explained = maskc("explain", source, "--align", "8").stdout
-    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a width of 32, a multiple of 8" in explained
+    assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a channel count of 32, a multiple of 8" in explained
     data = json.loads(maskc("compile", source, "-o", out, "--align", "8", "--json").stdout)
     assert data["widths"][0] == {
         "node": "Conv -> a",
@@ -65,16 +66,41 @@ def test_terminal_and_data_say_what_stays(source: Path) -> None:
         "live": 31,
         "kept": 32,
         "total": 64,
-        "reason": "kept for a width of 32, a multiple of 8",
+        "reason": "kept for a channel count of 32, a multiple of 8",
     }
     assert sum(len(item["channels"]) for item in data["held"] if item["aligned"]) == 8
+    assert data["kept_for_speed"]["channels"] == 8 and data["kept_for_speed"]["speedup"] is None
+
+
+def test_one_line_says_what_is_kept_for_speed_and_what_that_gains_and_costs() -> None:
+    """Channels that are computed as that is faster than restoring them are kept for speed, too: `none` removes them."""
+    source = Path(__file__).parents[3] / "fixtures" / "digits.onnx"
+    none = api.compile(source, align="none", verify=False).report
+    report = api.compile(source, align_for="avx512").report
+    kept = report.kept_for_speed
+    assert none.held == () and none.kept_for_speed is None
+    assert kept is not None and kept.flops_without == none.after.flops < report.after.flops
+    assert kept.speedup is not None and kept.speedup > 1
+    assert kept.channels == sum(len(item.channels) for item in report.held) > 0
+    assert {item.advice for item in report.held} == {"compile with `--align none`, which leaves fewer FLOPs"}
+    line = masked_line(report.document(), hint=True)
+    assert line == (
+        f"Removed {report.channels_removed:,} of {report.channels_masked:,} masked channels; {kept.channels:,} kept "
+        f"for speed (estimated {kept.speedup:.2f}× as fast; {none.after.flops:,} FLOPs without them; `--align none` "
+        "removes them)."
+    )
+
+
+def test_without_verification_the_model_is_compiled_once(source: Path) -> None:
+    kept = api.compile(source, align=8, verify=False).report.kept_for_speed
+    assert kept is not None and kept.channels == 8 and kept.flops_without is None
 
 
 def test_the_page_has_a_table_of_widths(source: Path, tmp_path: Path) -> None:
     api.compile(source, align=8).report.save(tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert "Layers that keep channels for their width" in page
-    assert "kept for a width of 32, a multiple of 8" in page
+    assert "Layers that keep channels for speed" in page
+    assert "kept for a channel count of 32, a multiple of 8" in page
 
 
 @pytest.mark.parametrize("word", ["1", "0", "-8", "8.5", "fast", "", "٨"])

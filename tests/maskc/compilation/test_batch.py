@@ -80,7 +80,7 @@ def test_nothing_takes_the_place_of_an_input_or_of_another_output(models: Path) 
     assert maskc("compile", "models/a.onnx").exit_code == 0
     before = (models / "a.compiled.onnx").read_bytes()
     result = maskc("compile", "models/a.onnx", "models/a.compiled.onnx")
-    refused(result, 2, "would take the place of models/a.compiled.onnx")
+    refused(result, 2, "would overwrite models/a.compiled.onnx")
     (models / "more").mkdir()
     build.save(build.mlp(), models / "more" / "a.onnx")
     refused(maskc("compile", "models/a.onnx", "models/more/a.onnx", "-o", "out"), 2, "would be one file")

@@ -50,8 +50,8 @@ def test_writes_beside_the_input_by_default(mlp: Path) -> None:
 def test_shows_what_it_did(mlp: Path) -> None:
     result = maskc("compile", mlp)
     assert "FLOPs" in result.stdout and "412" in result.stdout and "196" in result.stdout
-    assert "Masked channels: 8, of which 8 are removed." in result.stdout
-    assert "Verified: the same function" in result.stdout
+    assert "Removed 8 of 8 masked channels." in result.stdout
+    assert "Verified: the outputs match" in result.stdout
     assert result.stderr == ""
 
 
@@ -171,7 +171,7 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_verification_writes_nothing(mlp: Path) -> None:
     report = mlp.parent / "report.json"
     result = maskc("compile", mlp, "--report", report)
-    refused(result, 1, "'y'", "allowed", "Nothing was written")
+    refused(result, 1, "'y'", "above the tolerance", "Nothing was written")
     assert files(mlp.parent) == ["mlp.onnx"]
 
 
@@ -294,7 +294,7 @@ def test_compile_takes_a_model_and_leaves_it_untouched() -> None:
 
 def test_compile_takes_paths_and_saves(mlp: Path) -> None:
     result = api.compile(str(mlp))
-    assert result.report.verification is None
+    assert result.report.verification is not None and result.report.verification.passed
     target = mlp.parent / "saved.onnx"
     result.save(target)
     assert target.read_bytes() == write_model_files.serialized(result.model)
@@ -311,7 +311,17 @@ def test_compile_raises_errors_of_its_own(mlp: Path) -> None:
 @pytest.mark.usefixtures("broken_compiler")
 def test_compile_raises_when_the_verification_fails() -> None:
     with pytest.raises(api.NotEquivalentError, match="'y'"):
-        api.compile(build.mlp(), verify=True)
+        api.compile(build.mlp())
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_compile_verifies_unless_it_is_not_to() -> None:
+    assert api.compile(build.mlp(), verify=False).report.verification is None
+
+
+def test_a_compiled_model_was_verified() -> None:
+    checked = api.compile(build.mlp()).report.verification
+    assert checked is not None and checked.passed and checked.samples == 5
 
 
 def test_flops_counts_the_model_as_it_stands() -> None:

@@ -51,13 +51,13 @@ def shown(*arguments: object) -> str:
 
 def test_a_residual_sum_names_the_other_writer(tmp_path: Path) -> None:
     text = shown(build.save(residual(), tmp_path / "m.onnx"))
-    assert "Masked channels: 7, of which 5 stay:" in text
+    assert "Removed 2 of 7 masked channels; 5 needed by operators." in text
     assert "Add 'sum' adds or combines channels one by one, and another operand is live there:\n" in text
     assert (
-        "  mask 'block3/out' axis 1, channels 4, 7-9: still written by 'block4/conv3' through Add 'sum'; "
+        "  mask 'block3/out' axis 1, channels 4, 7-9: still computed by 'block4/conv3' through Add 'sum'; "
         "share the mask or mask both\n"
     ) in text
-    assert "  mask 'block4/out' axis 1, channel 0: still written by 'block3/conv' through Add 'sum'; " in text
+    assert "  mask 'block4/out' axis 1, channel 0: still computed by 'block3/conv' through Add 'sum'; " in text
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -90,8 +90,13 @@ def test_json(tmp_path: Path) -> None:
 
 def test_nothing_stays_and_nothing_is_masked(tmp_path: Path) -> None:
     masked, plain = (build.save(build.mlp(masked=m), tmp_path / f"{m}.onnx") for m in (True, False))
-    assert shown(masked) == "All 8 masked channels go; nothing holds any of them.\n"
-    assert shown(plain) == "No channel is masked.\n"
+    assert shown(masked) == "Removed 8 of 8 masked channels.\n"
+    assert shown(plain) == "No channel is masked. Did you forget `--masks`?\n"
+    np.savez(tmp_path / "ones.npz", **{onnx.load(plain).graph.node[0].output[0]: np.ones(16)})
+    for command in ("explain", "compile"):
+        result = maskc(command, plain, "--masks", tmp_path / "ones.npz")
+        assert "No channel is masked.\n" in result.stdout and "forget" not in result.stdout
+        assert "Did you forget `--masks`?" in maskc(command, plain).stdout
 
 
 def test_an_operator_without_rules(tmp_path: Path) -> None:
@@ -104,21 +109,23 @@ def test_an_operator_without_rules(tmp_path: Path) -> None:
     mask.output[0] = "m"
     built.graph.node.insert(4, build.node("Fancy", "m", "d", domain="com.example"))
     text = shown(build.save(built, tmp_path / "behind.onnx"))
-    assert "has no rule that would let channels go:" in text
-    assert "give the operator a rule (docs/custom-operators.md), or put the mask behind it" in text
+    assert "has no rule that allows removing channels:" in text
+    assert "give the operator a rule (docs/custom-operators.md), or put the mask after it" in text
 
 
 def test_a_graph_output_and_a_subgraph(tmp_path: Path) -> None:
     built = build.mlp()
     built.graph.output.append(build.value("d", ["n", 16]))
     text = shown(build.save(built, tmp_path / "m.onnx"))
-    assert "the caller takes the graph output `d` whole:" in text and "an output keeps its size" in text
+    assert "the caller needs all channels of the graph output `d`:" in text and "an output keeps its size" in text
     net = architectures.build(architectures.branching, Masks(consistent=False))
     text = shown(build.save(net.model(), tmp_path / "if.onnx"))
     assert "reads it inside a subgraph:" in text and "choose the branch, or unroll the loop" in text
 
 
-@pytest.mark.parametrize(("name", "words"), [("resnext", "mask whole groups"), ("vit", "mask whole parts of the axis")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("resnext", "mask entire groups"), ("vit", "mask entire blocks of the split axis")]
+)
 def test_operators_say_how_to_mask_instead(name: str, words: str) -> None:
     net = architectures.build(getattr(architectures, name), Masks(consistent=False))
     held = api.explain(net.model(), adapters="never", align="none").held
@@ -130,7 +137,7 @@ def test_it_takes_what_compile_takes(tmp_path: Path) -> None:
     build.save(build.mlp(masked=False), tmp_path / "model_dir" / "m.onnx")
     np.savez(tmp_path / "masks.npz", c=np.arange(16) % 4 != 0)
     arguments = (tmp_path / "model_dir", "--masks", tmp_path / "masks.npz", "--shape", "x=2x8", "--adapters", "never")
-    assert shown(*arguments).startswith("All 4 masked channels go")
+    assert shown(*arguments).startswith("Removed 4 of 4 masked channels.")
     refused(maskc("explain", tmp_path / "nothing.onnx"), 2, "does not exist")
     refused(maskc("explain", tmp_path / "model_dir", "--shape", "y=1"), 2, "no input 'y'")
 
@@ -146,7 +153,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
     kernel[:, 2:4] = 0
     model.get_layer("hidden").set_weights([kernel, bias])
     model.save(tmp_path / "m.keras")
-    assert "All 2 masked channels go" in shown(tmp_path / "m.keras")
+    assert "Removed 2 of 2 masked channels." in shown(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("name", ["resnext", "mobilenet3", "densenet", "yolo", "dlrm", "vit", "lstm", "quantised"])

@@ -86,7 +86,7 @@ def test_weights_in_files_make_the_model_that_those_inside_make(tmp_path: Path) 
     assert not has_external(frontend.read(source).model)
     result = maskc("compile", source, "-o", tmp_path / "out.onnx")
     assert result.exit_code == 0, result.stderr
-    assert "same function" in result.stdout
+    assert "Verified: the outputs match" in result.stdout
     maskc("compile", build.save(built, tmp_path / "whole.onnx"), "-o", tmp_path / "other.onnx")
     assert weights(tmp_path / "out.onnx") == weights(tmp_path / "other.onnx")
     inside = onnx.load(tmp_path / "out.onnx", load_external_data=False)
@@ -118,7 +118,7 @@ def test_masks_of_a_file_and_sizes_go_with_weights_in_files(tmp_path: Path) -> N
         "compile", source, "--masks", tmp_path / "masks.npz", "--shape", "x=3x8", "-o", tmp_path / "out.onnx"
     )
     assert result.exit_code == 0, result.stderr
-    assert "same function" in result.stdout
+    assert "Verified: the outputs match" in result.stdout
 
 
 @pytest.mark.usefixtures("staying")
@@ -150,7 +150,7 @@ def test_a_file_that_ends_before_its_tensors(tmp_path: Path) -> None:
     source = scattered(build.mlp(hidden=64), tmp_path)
     file = tmp_path / "inner" / "more weights"
     os.truncate(file, file.stat().st_size - 1)
-    refused(maskc("compile", source), 2, "end beyond the end of", "more weights", "not whole")
+    refused(maskc("compile", source), 2, "end beyond the end of", "more weights", "truncated")
     file.unlink()
     refused(maskc("compile", source), 2, "is missing", "more weights")
 

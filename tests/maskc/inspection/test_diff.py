@@ -97,7 +97,7 @@ def test_layers_that_only_one_has(pair: tuple[Path, Path], tmp_path: Path) -> No
     model.graph.output[0].CopyFrom(build.value("z", ["n", 2]))
     longer = build.save(model, tmp_path / "longer.onnx")
     assert re.search(r"third +MatMul +- → 2 +0 → 14 +new +0 → 8", maskc("diff", pair[0], longer).stdout)
-    assert re.search(r"third +MatMul +2 → - +14 → 0 +gone +8 → 0", maskc("diff", longer, pair[0]).stdout)
+    assert re.search(r"third +MatMul +2 → - +14 → 0 +removed +8 → 0", maskc("diff", longer, pair[0]).stdout)
     assert diff(pair[0], longer).changes[:2] == (
         Change("output", "y", "float[n,4]", None),
         Change("output", "z", None, "float[n,2]"),

@@ -58,7 +58,7 @@ def test_updating_twice_changes_nothing(repository: Path) -> None:
     path = repository / "flops.json"
     before = path.stat().st_mtime_ns, path.stat().st_ino
     result = check("--update")
-    assert result.exit_code == 0 and "stays as it is" in result.stderr
+    assert result.exit_code == 0 and "is unchanged" in result.stderr
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert sorted(file.name for file in repository.iterdir()) == ["flops.json", "models"]
 
@@ -93,7 +93,7 @@ def test_options_are_kept_in_the_baseline(repository: Path) -> None:
     assert check().exit_code == 0
     np.savez(repository / "c.npz", c=np.arange(16) % 8 != 0)
     result = check()
-    assert result.exit_code == 1 and "the model has changed since" in result.stdout
+    assert result.exit_code == 1 and "the model has changed" in result.stdout
     assert check("--update", plain).exit_code == 0, "options stay as they are"
     assert baseline.read(Path("flops.json")).models["models/c.onnx"].options == known.options
 
@@ -124,9 +124,7 @@ def test_a_channel_that_is_no_longer_masked(repository: Path) -> None:
     old = baseline.read(Path("flops.json")).models["models/a.onnx"]
     result = check()
     assert result.exit_code == 1
-    assert (
-        f"FLOPs rose from {old.after.flops:,} to " in result.stdout and "the model has changed since:" in result.stdout
-    )
+    assert f"FLOPs rose from {old.after.flops:,} to " in result.stdout and "the model has changed:" in result.stdout
     assert "axis 1: channel 3 is no longer masked" in result.stdout
     assert "layer 'first' has 9 channels and had 8: +15 FLOPs" in result.stdout
     assert "layer 'second' (4 channels, as before) reads more: +8 FLOPs" in result.stdout
@@ -145,8 +143,8 @@ def test_a_masked_channel_that_used_to_go_stays(repository: Path) -> None:
     edit(repository / "models" / "a.onnx", read_again)
     result = check("--tolerance", "10")
     assert result.exit_code == 1, "whatever FLOPs are allowed"
-    assert "8 masked channels that used to go stay now:" in result.stdout
-    assert "the caller takes the graph output `d` whole:" in result.stdout
+    assert "8 masked channels were removed before and kept now:" in result.stdout
+    assert "the caller needs all channels of the graph output `d`:" in result.stdout
     assert "an output keeps its size" in result.stdout
     assert "FLOPs rose" not in result.stdout
 
@@ -164,7 +162,7 @@ def test_masked_channels_that_change_places_are_no_regression(repository: Path) 
     fewer = dataclasses.replace(others, held={"d@1": "0, 2, 4, 6, 8, 10, 12"})
     baseline.Baseline(path, known.models | {"models/a.onnx": fewer}).write()
     result = check("models/a.onnx")
-    assert result.exit_code == 1 and "2 masked channels that used to go stay now:" in result.stdout
+    assert result.exit_code == 1 and "2 masked channels were removed before and kept now:" in result.stdout
     assert "channels 1, 3: " in result.stdout
 
 
@@ -174,7 +172,7 @@ def test_the_tolerance(repository: Path) -> None:
     rise = first["now"]["after"]["flops"] / first["before"]["after"]["flops"] - 1
     assert check("--tolerance", rise * 1.001).exit_code == 0
     result = check("--tolerance", rise * 0.999)
-    assert result.exit_code == 1 and "is allowed" in result.stdout
+    assert result.exit_code == 1 and "the tolerance is" in result.stdout
 
 
 def test_other_channels_masked_is_no_regression(repository: Path) -> None:
@@ -219,8 +217,8 @@ def test_the_least_reduction(repository: Path) -> None:
     assert result.exit_code == 1 and "and 50× was asked for" in result.stdout
     before = (repository / "flops.json").read_bytes()
     result = check("--update", "--min-reduction", "50")
-    assert result.exit_code == 1 and "stays as it is" in result.stderr
-    assert "refused" in result.stdout and "Of 2 models, 2 cannot be taken up." in result.stdout
+    assert result.exit_code == 1 and "is unchanged" in result.stderr
+    assert "refused" in result.stdout and "Of 2 models, 2 cannot be added." in result.stdout
     assert (repository / "flops.json").read_bytes() == before
 
 
@@ -239,7 +237,7 @@ def test_a_model_that_is_no_longer_equivalent(repository: Path, monkeypatch: pyt
     before = (repository / "flops.json").read_bytes()
     result = check()
     assert result.exit_code == 1 and "Of 2 models, 1 regressed." in result.stdout
-    assert "models/a.onnx: " in result.stdout and "'y'" in result.stdout and "allowed" in result.stdout
+    assert "models/a.onnx: " in result.stdout and "'y'" in result.stdout and "above the tolerance" in result.stdout
     told = json.loads(check("--json").stdout)["models"]
     assert [[finding["kind"] for finding in model["findings"]] for model in told] == [["equivalence"], []]
     assert check("--update").exit_code == 1

@@ -65,7 +65,7 @@ SAYS: dict[str, list[tuple[str, ...]]] = {
     "sweep": [("m.onnx", "-o", "s", "--targets", "0.5", "--seconds", "0", "--no-verify", "--jobs", "1")],
 }
 # These print no figures of a model that a user gives; those of training are tested with it.
-WITHOUT = {"explain", "train", "demo"}
+WITHOUT = {"explain", "train", "demo", "version"}
 
 
 def test_every_command_is_tried() -> None:
@@ -162,7 +162,7 @@ def test_a_shape_that_is_fixed_is_what_is_counted_at(models: Path) -> None:
         ("FLOPs at x 1x8", CountedAt({"x": (1, 8)})),
         ("FLOPs at a, b 1x128, c scalar (n open)", CountedAt({"a": (1, 128), "b": (1, 128), "c": ()}, ("n",))),
         (
-            "FLOPs at x 5 (sizes that no input tells count as 1, in 2 nodes; one round of each loop counts)",
+            "FLOPs at x 5 (sizes that no input determines count as 1, in 2 nodes; one round of each loop counts)",
             CountedAt({"x": (5,)}, (), 2, 1),
         ),
         (

@@ -16,7 +16,9 @@ from maskc.results.json_values import plain
 from maskc.results.totals import Figures
 from passes.planning.explanation import Held, MaskedAxis
 
-HELD_BY_CALLER = Held("y", 1, (3,), "the caller", "output", "takes the graph output `y` whole", advice="do this")
+HELD_BY_CALLER = Held(
+    "y", 1, (3,), "the caller", "output", "needs all channels of the graph output `y`", advice="do this"
+)
 
 
 @pytest.fixture
@@ -34,17 +36,20 @@ def report() -> CompileReport:
     )
 
 
-def text(report: CompileReport) -> str:
+def text(report: CompileReport, *, lists: bool = False) -> str:
     out = io.StringIO()
-    terminal.show_compilation(report.document(), Console(file=out, width=100))
+    terminal.show_compilation(report.document(), Console(file=out, width=100), lists=lists)
     return out.getvalue()
 
 
 def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) -> None:
-    shown = text(report)
-    assert "Masked channels: 4, of which 1 are removed and 5 stay:" in shown
+    assert "\nRemoved 1 of 4 masked channels; 5 needed by operators (see `maskc explain`).\nNote:" in text(report)
+    shown = text(report, lists=True)
+    assert "Removed 1 of 4 masked channels; 5 needed by operators.\n" in shown
     assert "  Add 'sum [1]' reads another branch:\n    mask 't' axis 1, channels 0-2, 5\n" in shown
-    assert "  the caller takes the graph output `y` whole:\n    mask 'y' axis 1, channel 3: do this\n" in shown
+    assert (
+        "  the caller needs all channels of the graph output `y`:\n    mask 'y' axis 1, channel 3: do this\n" in shown
+    )
 
 
 def test_names_are_not_read_as_markup(report: CompileReport) -> None:

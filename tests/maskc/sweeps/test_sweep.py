@@ -190,7 +190,7 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
     for arguments, words in {
         ("bad.onnx",): "not an ONNX file",
         ("nowhere.onnx",): "does not exist",
-        ("model.onnx", "--targets", "half"): "numbers with commas",
+        ("model.onnx", "--targets", "half"): "numbers separated by commas",
         ("model.onnx", "--targets", "1.5"): "above 0 and up to 1",
         ("model.onnx", "--targets", "0.5,0.5"): "given twice",
         ("model.onnx", "--masks", "nowhere.npz"): "nowhere.npz does not exist",
@@ -211,7 +211,7 @@ def test_what_is_refused_once_the_model_was_read_leaves_no_directory(model: Path
     Path("rate.py").write_text("raise SystemExit('no data here')")
     Path("deep").mkdir()
     for arguments, words in {
-        ("--masks", "mine.masks.npz", "--masks", "mine.npz"): "would have one name",
+        ("--masks", "mine.masks.npz", "--masks", "mine.npz"): "would have the same name",
         ("--masks", "mine.masks.npz", "--quality", command()): "no data here",
     }.items():
         Path("mine.npz").write_bytes(Path("mine.masks.npz").read_bytes())

@@ -327,7 +327,9 @@ def test_records_that_do_not_fit_end_training_with_a_sentence(files: Path, tmp_p
 
 def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
     inputs = {"a": np.zeros((32, 4), np.float32), "b": np.zeros(32, np.int32)}
-    with pytest.raises(MaskcError, match=r"^The signal of the mask 'first' is not finite: training has diverged\.$"):
+    with pytest.raises(
+        MaskcError, match=r"^The importance score of the mask 'first' is not finite: training has diverged\.$"
+    ):
         trainer(tmp_path, pruning_burn_in=0, batch_size=8).train((inputs, np.full((32, 1), np.nan, np.float32)))
 
 

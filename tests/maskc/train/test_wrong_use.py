@@ -159,7 +159,9 @@ def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
     model = mlp()
     model.compile(PruningOptimizer("sgd", prune_every=1, burn_in=burn_in, flops_target=0), "mse")
     x, _ = data(model)
-    with pytest.raises(MaskcError, match=r"^The signal of the mask '.*' is not finite: training has diverged\.$"):
+    with pytest.raises(
+        MaskcError, match=r"^The importance score of the mask '.*' is not finite: training has diverged\.$"
+    ):
         model.fit(x, np.full((len(x), 3), np.nan), batch_size=batch, verbose=0)
 
 

@@ -49,7 +49,7 @@ def test_the_node_that_was_broken_is_named(kind: str, seed: int) -> None:
     result = api.verify(model, found.model)
     names = {n.name or n.output[0] for n in found.model.graph.node if found.broken & set(n.output)}
     assert result.parting is not None and result.parting.node in names, (found.what, result.parting)
-    assert result.parting.tensor in found.broken and "was changed" in result.parting.made_by
+    assert result.parting.tensor in found.broken and "was edited" in result.parting.made_by
 
 
 def test_models_that_are_equal_part_nowhere() -> None:
@@ -129,7 +129,7 @@ def test_the_terminal_names_tensor_and_node(tmp_path: Path) -> None:
     found = mutant(shrink(model).model, "a bias dropped", Random(0))
     assert found is not None
     result = maskc("verify", build.save(model, tmp_path / "a.onnx"), build.save(found.model, tmp_path / "b.onnx"))
-    assert result.exit_code == 1 and "The models part at tensor" in result.stdout
+    assert result.exit_code == 1 and "The models first differ at tensor" in result.stdout
 
 
 def test_every_mutation_breaks_what_it_says() -> None:

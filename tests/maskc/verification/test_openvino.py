@@ -41,7 +41,7 @@ def test_a_compiled_model_passes_and_the_result_says_where(pair: tuple[Path, Pat
     page, data = tmp_path / "out.html", tmp_path / "out.json"
     result = maskc("verify", *pair, *IN_OPENVINO, "--bench", "--report", page, "--report", data)
     assert result.exit_code == 0, result.stderr
-    assert "Verified: the same function on 16 samples, seed 0, in OpenVINO on the CPU." in result.stdout
+    assert "Verified: the outputs match on 16 samples, seed 0, in OpenVINO on the CPU." in result.stdout
     assert "ONNX Runtime" not in result.stdout
     told = json.loads(data.read_text())
     assert told["verification"]["provider"] == told["latency"]["provider"] == "openvino"
@@ -57,9 +57,9 @@ def test_a_model_that_is_another_fails_and_the_node_is_named(pair: tuple[Path, P
     result = maskc("verify", *pair, *IN_OPENVINO)
     assert result.exit_code == 1
     assert "Output 'y' is not what OpenVINO computes from the reference" in result.stdout
-    assert "which MatMul 'second' makes" in result.stdout
-    assert "what it gets wrong" not in result.stdout
-    assert "Failed: not the same function (16 samples, seed 0, in OpenVINO on the CPU)." in result.stdout
+    assert "computed by MatMul 'second'" in result.stdout
+    assert "OpenVINO computes that one wrongly" not in result.stdout
+    assert "Failed: the outputs differ (16 samples, seed 0, in OpenVINO on the CPU)." in result.stdout
 
 
 def test_compilation_is_verified_there(pair: tuple[Path, Path]) -> None:
@@ -149,7 +149,7 @@ def test_bfloat16_is_compared_in_single_precision(wrong: bool) -> None:
 
     result = verify(layer(1.0), layer(1.5 if wrong else 1.0))
     assert result.passed is not wrong
-    assert "OpenVINO computes in float32 here, which took the place of bfloat16." in result.notes
+    assert "OpenVINO computes in float32 here, instead of bfloat16." in result.notes
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.0 + 1e-12, 1.01])
@@ -169,7 +169,7 @@ def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: f
     assert result.passed is (factor < 1.001), result.reasons
     (output,) = result.outputs
     assert output.dtype == "float64" and 1e-7 < output.rtol < 1e-5
-    assert "OpenVINO computes in float32 here, which took the place of float64." in result.notes
+    assert "OpenVINO computes in float32 here, instead of float64." in result.notes
 
 
 def test_text_is_refused() -> None:
@@ -214,7 +214,7 @@ def test_a_quantised_product_says_what_it_was_computed_in() -> None:
     result = verify(model, model)
     assert result.passed
     (note,) = (note for note in result.notes if "8 bits" in note)
-    assert "By default OpenVINO rounds" in note and "DYNAMIC_QUANTIZATION_GROUP_SIZE=0" in note
+    assert "By default OpenVINO also rounds" in note and "DYNAMIC_QUANTIZATION_GROUP_SIZE=0" in note
 
 
 @pytest.mark.parametrize("wrong", ["reference", "compiled model"])
@@ -234,13 +234,13 @@ def test_what_openvino_alone_gets_wrong_is_told_apart(
 
     monkeypatch.setattr(session, "OpenVinoSession", Wrong)
     result = maskc("verify", *pair, *IN_OPENVINO)
-    told = f"What it gives for the {wrong} is 0.01 of the scale away, so that is what it gets wrong."
+    told = f"Its result for the {wrong} is off by 0.01 of the scale, so OpenVINO computes that one wrongly."
     assert told in " ".join(result.stdout.split())
     if wrong == "reference":  # to which the compiled model need not be as near as to double precision
         assert result.exit_code == 0 and "its own distance from double precision" in result.stdout
         return
     assert result.exit_code == 1
-    assert "In double precision the models agree, so it is OpenVINO that differs." in result.stdout
+    assert "In double precision the models agree, so the difference comes from OpenVINO." in result.stdout
     assert maskc("verify", *pair).exit_code == 0
     with pytest.raises(NotEquivalentError):
         api.compile(pair[0], verify=True, provider="openvino")

@@ -35,7 +35,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_compiled_model_passes(pair: tuple[Path, Path]) -> None:
     result = maskc("verify", *pair)
     assert result.exit_code == 0, result.stderr
-    assert "Verified: the same function" in result.stdout
+    assert "Verified: the outputs match" in result.stdout
     for figure in ("412", "196", "2.10×", "FLOPs", "MACs", "Parameters", "File size"):
         assert figure in result.stdout
 
@@ -82,7 +82,7 @@ def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
     other = build.save(build.changed(model, name, change), tmp_path / "b.onnx")
     result = maskc("verify", reference, other)
     assert result.exit_code == 1
-    assert "Failed: not the same function" in result.stdout and "'y'" in result.stdout
+    assert "Failed: the outputs differ" in result.stdout and "'y'" in result.stdout
     result = maskc("verify", reference, other, "--json")
     assert result.exit_code == 1 and json.loads(result.stdout)["verification"]["passed"] is False
 
@@ -200,7 +200,7 @@ def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
     build.save(wrong, tmp_path / "wrong.onnx")
     monkeypatch.setattr("maskc.verification.save_failing_case.write_model_files.write_model", full)
     result = maskc("verify", pair[0], tmp_path / "wrong.onnx", "--dump", tmp_path / "dump")
-    assert result.exit_code == 1 and "No space left" in result.stdout and "part at tensor" in result.stdout
+    assert result.exit_code == 1 and "No space left" in result.stdout and "first differ at tensor" in result.stdout
 
 
 def test_min_reduction(pair: tuple[Path, Path]) -> None:

@@ -111,7 +111,7 @@ def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
     )
     result = shrink(source, "never")
     assert_same_function(source, result.model)
-    assert any("put in all the same: s." in note for note in result.report.notes)
+    assert any("that are inserted because something reads them: s." in note for note in result.report.notes)
     assert shrink(source).report.notes == shrink(residual(), "never").report.notes == ()
 
 

@@ -200,7 +200,7 @@ def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeyp
     result = shrink(chain(40, 40), align=picky)
     assert widths(result.model)[:2] == [64, 64]
     assert {width.reason for width in result.report.widths} == {
-        "kept, as the model with fewer channels would run slower"
+        "kept, because the model with fewer channels is estimated to be slower"
     }
 
 
@@ -227,22 +227,22 @@ def test_says_which_layers_keep_channels_and_why() -> None:
     report = shrink(chain(31, 57), align=AVX512).report
     told = [(width.live, width.kept, width.total, width.reason) for width in report.widths]
     assert told == [
-        (31, 32, 64, "kept for a width of 32, which runs faster than 31"),
-        (57, 60, 64, "kept for a width of 60, which runs faster than 57"),
+        (31, 32, 64, "kept for a channel count of 32, which runs faster than 31"),
+        (57, 60, 64, "kept for a channel count of 60, which runs faster than 57"),
     ]
     held = {(item.tensor, item.channels): item for item in report.held}
     assert set(held) == {("am", (0,)), ("bm", (0, 1, 2))}
     for item in held.values():
         assert item.aligned
-        assert "kept for a width of" in item.reason
+        assert "kept for a channel count of" in item.reason
         assert "--align none" in item.advice
     assert_explained(report)
 
 
 def test_a_multiple_is_given_as_the_reason() -> None:
     (first, second) = shrink(chain(31, 57), align=8).report.widths
-    assert first.reason == "kept for a width of 32, a multiple of 8"
-    assert second.reason == "kept for a width of 64, a multiple of 8"
+    assert first.reason == "kept for a channel count of 32, a multiple of 8"
+    assert second.reason == "kept for a channel count of 64, a multiple of 8"
 
 
 def test_nothing_is_kept_or_said_where_nothing_is_masked() -> None:

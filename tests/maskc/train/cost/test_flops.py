@@ -86,7 +86,7 @@ def test_flops_at_the_end_are_the_files(build: Any, tie: Any, target: float, tmp
     model.fit(x, y, batch_size=4, verbose=0)
     assert optimizer.reached and optimizer.flops is not None and optimizer.flops <= target * full
     model.export(tmp_path / "exported", verbose=False)
-    result = maskc.compile(tmp_path / "exported", align="none")
+    result = maskc.compile(tmp_path / "exported", align="none", verify=False)
     assert result.report.after.flops == maskc.flops(result.model).flops == optimizer.flops
     masks = [layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)]
     assert all(mask.any() for mask in masks) and not all(np.all(mask) for mask in masks)

@@ -166,7 +166,7 @@ def test_a_misspelt_name_is_missing_everywhere(tmp_path: Path) -> None:
 
 def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.tfrecord").write_bytes(b"this is a text file, whatever it is called")
-    with pytest.raises(InputError, match=r"a\.tfrecord is not a TFRecord file, or it is damaged behind record 0"):
+    with pytest.raises(InputError, match=r"a\.tfrecord is not a TFRecord file, or it is damaged after record 0"):
         Records(tmp_path / "a.tfrecord", SPEC)
     with pytest.raises(InputError, match="There is no file"):
         Records(tmp_path / "*.missing", SPEC)

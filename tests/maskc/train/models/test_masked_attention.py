@@ -59,7 +59,7 @@ def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     assert optimizer.reached and 0 < heads.sum() < 4
     assert np.all(mask_layers(model)[0].signal.numpy() > 0)
     model.export(tmp_path / "model", verbose=False)
-    result = maskc.compile(tmp_path / "model", align="none")
+    result = maskc.compile(tmp_path / "model", align="none", verify=False)
     assert result.report.after.flops == optimizer.flops <= 0.6 * result.report.before.flops
     again = _saved(model, tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))

@@ -198,7 +198,7 @@ def applied() -> MaskLayer:
         (lambda: prune(None, masks([1, 2]), 1.5), "n must be"),
         (lambda: prune(None, masks([1, 2]), -1), "n must be"),
         (lambda: prune([[1, 2, 3]], masks([1, 2])), "same shapes"),
-        (lambda: prune(None, [np.ones(3)]), "give signals"),
+        (lambda: prune(None, [np.ones(3)]), "pass `signals`"),
         (lambda: tf.function(lambda: prune(None, masks([1, 2])))(), "outside of tf.function"),
     ],
 )

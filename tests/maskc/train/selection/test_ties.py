@@ -130,7 +130,10 @@ def test_attention_loses_places_of_queries_with_those_of_keys(tmp_path: Path) ->
         assert mask.sum() % 2 == 0
     assert sum(int((mask == 0).sum()) for mask in found.values()) > 0
     model.export(tmp_path / "exported", verbose=False)
-    assert maskc.compile(tmp_path / "exported", align="none").report.after.flops == computational_cost(model).flops()
+    assert (
+        maskc.compile(tmp_path / "exported", align="none", verify=False).report.after.flops
+        == computational_cost(model).flops()
+    )
     assert optimizer.flops == computational_cost(model).flops()
 
 

@@ -1,0 +1,20 @@
+"""`maskc version`."""
+
+from __future__ import annotations
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.output import print_json
+from maskc.cli.shared_options import Json
+
+
+@app.command(epilog=EXIT_CODES)
+def version(as_json: Json = False) -> None:
+    """Print the versions of maskc and its libraries."""
+    from maskc.report.terminal import versions
+
+    found = versions()
+    if as_json:
+        print_json(found)
+        return
+    for name, number in found.items():
+        print(f"{name} {number}")

@@ -1,0 +1,53 @@
+"""What the channels that are kept for speed gain and cost: the model is compiled once more, without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from onnx import ModelProto
+
+import passes
+from maskc import progress
+from maskc.compilation.options import CompileOptions
+from maskc.frontend.graph_queries import has_external
+from maskc.results.document import KeptForSpeed
+from passes.pipeline.report import Report
+from passes.planning.explanation import Held
+
+_ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
+
+
+def kept_for_speed(
+    model: ModelProto, report: Report, options: CompileOptions, *, compares: bool
+) -> tuple[tuple[Held, ...], KeptForSpeed | None]:
+    """The masked channels that are kept, told apart, and a summary; None where no layer keeps any for speed.
+
+    `compares`: whether to compile the model once more, with the fewest channels, which says what is kept for speed and
+    what it costs. Otherwise, and where weights are too large for that, only channels that were added for a layer's
+    width are known to be.
+    """
+    if not report.widths:
+        return report.held, None
+    held, without = report.held, None
+    if compares and not has_external(model):
+        with progress.stage("Compiling without channels kept for speed"):
+            plain = passes.shrink(model, options.adapters, at=report.before.at.sizes, target=options.target).report
+        held, without = tuple(_told_apart(held, plain.held)), plain.after.flops
+    kept = sum(len(item.channels) for item in held if item.aligned)
+    return held, KeptForSpeed(kept, report.speedup, without)
+
+
+def _told_apart(held: Sequence[Held], needed: Sequence[Held]) -> Iterator[Held]:
+    """What is held, with the channels that are not `needed` by the model with the fewest marked as kept for speed."""
+    by_axis: dict[tuple[str, int], set[int]] = {}
+    for item in needed:
+        by_axis.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    for item in held:
+        there = by_axis.get((item.tensor, item.axis), set())
+        still = tuple(channel for channel in item.channels if item.aligned or channel in there)
+        spare = tuple(channel for channel in item.channels if not item.aligned and channel not in there)
+        if still:
+            yield dataclasses.replace(item, channels=still)
+        if spare:
+            yield dataclasses.replace(item, channels=spare, advice=_ADVICE, aligned=True)

@@ -1,0 +1,97 @@
+"""Documentation, help, messages and reports are in the words of the field: none of the phrases in `wording.toml`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from maskc.cli import app
+from tests.documentation import PAGES, ROOT
+
+PHRASES = tomllib.loads((ROOT / "tests" / "wording.toml").read_text(encoding="utf-8"))["phrase"]
+SOURCES = sorted([*(ROOT / "maskc").rglob("*.py"), *(ROOT / "passes").rglob("*.py")])
+TEMPLATES = sorted((ROOT / "maskc").rglob("*.j2"))
+# Of a page, what is not prose: comments, code and what programs print, and the targets of links. Comments of shell
+# and Python are.
+NOT_PROSE = re.compile(r"<!--.*?-->|\{[{%].*?[%}]\}|`[^`]+`|\]\([^)]*\)|<[^>]+>", re.S)
+FENCED = re.compile(r"^( *)```.*?^\1```", re.S | re.M)
+
+
+def found(where: str, text: str) -> list[str]:
+    """What is wrong with a text, a line each."""
+    return [
+        f"{where}: {match[0]!r} in {text[max(0, match.start() - 40) : match.end() + 30]!r}; say: {phrase['say']}"
+        for phrase in PHRASES
+        if phrase.get("where", "") in where
+        for match in re.finditer(phrase["find"], text, re.I)
+    ]
+
+
+def prose(page: Path) -> str:
+    """The prose of a page, with the comments in its code."""
+    text = page.read_text(encoding="utf-8")
+    comments = "\n".join(re.findall(r"(?:^|\s)# (.*)", "\n".join(m[0] for m in FENCED.finditer(text)), re.M))
+    return NOT_PROSE.sub(" ", FENCED.sub("", text)) + "\n" + comments
+
+
+def messages(source: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a module, with the lines that they are in: strings of three words and more but docstrings."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    parts = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
+    parts |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            values = (value.value if isinstance(value, ast.Constant) else "{}" for value in node.values)
+            text = "".join(map(str, values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            text = node.value
+        else:
+            continue
+        if text.count(" ") >= 2:
+            yield node.lineno, re.sub(r"`[^`]+`", " ", text)
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """Each command with all that its help says."""
+    group = typer.main.get_command(app)
+    for name, command in {"maskc": group, **group.commands}.items():  # type: ignore[attr-defined]
+        said = [command.help or "", command.epilog or "", *(getattr(p, "help", None) or "" for p in command.params)]
+        yield f"maskc {name} --help", " ".join(" ".join(said).split())
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_of_pages(page: Path) -> None:
+    wrong = found(page.name, prose(page))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_of_help() -> None:
+    wrong = [line for name, text in helps() for line in found(name, text)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_of_messages() -> None:
+    wrong = [
+        line
+        for source in SOURCES
+        for number, text in messages(source)
+        for line in found(f"{source.relative_to(ROOT)}:{number}", text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_of_reports() -> None:
+    wrong = [line for file in TEMPLATES for line in found(file.name, NOT_PROSE.sub(" ", file.read_text()))]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("phrase", [pytest.param(phrase, id=phrase["today"]) for phrase in PHRASES])
+def test_that_each_phrase_is_found(phrase: dict[str, str]) -> None:
+    assert phrase["say"] and re.search(phrase["find"], phrase["today"], re.I)
+    assert found(f"a page {phrase.get('where', '')}", phrase["today"])
