@@ -129,7 +129,7 @@ class _Supervisor:
             return 128 + self._signal
         if code < 0:
             name = signal.Signals(-code).name
-            return told(f"The process ended without a word ({name}), for want of memory or by a fault of a library.", 2)
+            return told(f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed.", 2)
         return code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

@@ -107,7 +107,7 @@ def test_it_dies(tmp_path: Path) -> None:
     stuck = begun(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
     _, errors = stuck.communicate(timeout=30)
     assert stuck.returncode == 2
-    assert errors.startswith("Error: The process ended without a word (SIGSEGV)")
+    assert errors.startswith("Error: The process ended unexpectedly (SIGSEGV)")
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 

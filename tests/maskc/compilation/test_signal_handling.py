@@ -80,7 +80,7 @@ def test_several_models(tmp_path: Path, told: int) -> None:
 
 def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGKILL), whom="os.getppid()")
-    assert result.returncode == 2 and "ended without a word (SIGKILL)" in result.stderr
+    assert result.returncode == 2 and "ended unexpectedly (SIGKILL)" in result.stderr
     deadline = time.monotonic() + 60
     while any((tmp_path / "out").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
