@@ -141,13 +141,15 @@ class Rebuilt:
         self._called[id(layer)] += 1
         inputs: tuple[Channels | None, ...] = tuple(narrow.channels for narrow in given)
         if self._shares(layer):
-            inputs, same = _merged([call.inputs for call in calls]), calls
+            inputs, same = _merged([call.inputs[: len(given)] for call in calls]), calls
         else:
             same = calls[number :: self._nodes[id(layer)]]  # this one, each time that a model around it is called
         outputs = _merged([call.outputs for call in same])
         if isinstance(layer, MaskLayer) and layer.groups in self._grouped and outputs[0] is not None:
             outputs = (replace(outputs[0], live=self._grouped[layer.groups]),)
-        return Call(inputs, outputs, calls[number].shapes)
+        # Keras adds the masks of steps to the arguments, after those that are given
+        taken, returned = calls[number].shapes
+        return Call(inputs, outputs, (taken[: len(given)], returned))
 
     def _stored(self, layer: Any, call: Call, given: Sequence[_Narrow]) -> list[Mask | None]:
         """The channels that inputs have; those that some call needs, where calls share weights."""

@@ -69,6 +69,17 @@ def recurrent() -> Any:
     return prunable(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
 
 
+def padded_text() -> Any:
+    """With masks of steps, which Keras passes on by itself, and layers that are called twice."""
+    inputs = keras.Input((12,), dtype="int32")
+    x = MaskLayer()(layers.Embedding(50, 16, mask_zero=True)(inputs))
+    dense, attention = layers.Dense(16, activation="relu"), layers.MultiHeadAttention(2, 8)
+    x = MaskLayer()(dense(MaskLayer()(dense(x))))
+    x = layers.Add()([attention(x, x, use_causal_mask=True), attention(x, x)])
+    x = layers.Concatenate()([layers.LSTM(8)(x), layers.GRU(8, go_backwards=True)(x)])
+    return keras.Model(inputs, layers.Dense(3)(MaskLayer()(x)))
+
+
 def recommender() -> Any:
     features = {name: {"kind": "categorical", "size": 50} for name in ("user", "item")}
     block = {"output_size": 32, "reduction_factor": 2.0, "input_layer_norm": True}
@@ -166,7 +177,7 @@ def scaled_branches() -> Any:
 NETWORKS: tuple[Callable[[], Any], ...] = (
     *(u_net, vision_transformer, grouped_queries, text, recurrent, recommender, kinds_of_convolutions, sequences),
     *(models_in_models, called_twice, masks_before_normalisation, masked_outputs, gates),
-    scaled_branches,
+    *(scaled_branches, padded_text),
 )
 
 
