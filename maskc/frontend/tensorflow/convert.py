@@ -137,8 +137,8 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
         for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
             sort(converted)
             step(converted)
-        if rearranged:
-            converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=optimizers())
+        chosen = optimizers() if rearranged else {}
+        converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=chosen)
         model: ModelProto = converted.make_model(source.name)
         return model
 

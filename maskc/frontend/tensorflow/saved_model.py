@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from passes.errors import in_brief
 
 # In the order in which they are looked for: what TensorFlow Serving calls, then what Keras exports beside it.
 _SIGNATURES = ("serving_default", "serve")
+
+# Operators whose results TensorFlow's optimizers make constants of, and how many elements these may have.
+_FILLS = ("Fill", "Range", "LinSpace", "ZerosLike", "OnesLike")
+_MOST_ELEMENTS = 2**28
 
 
 def write(model: Any, path: Path) -> None:
@@ -62,7 +67,20 @@ def read(path: Path, name: str | None = None, signature: str | None = None) -> T
     else:
         raise InputError(f"{name} {_missing(signature, signatures, functions)}")
     side_effects.check_function(found.function, name)
+    _check_sizes(found.function, name)
     return found
+
+
+def _check_sizes(function: Any, name: str) -> None:
+    """Raise `InputError` where the conversion would fill constants that no ONNX file holds."""
+    for node in side_effects.nodes_of(function.graph.as_graph_def(add_shapes=True)):
+        for shape in node.attr["_output_shapes"].list.shape if node.op in _FILLS else ():
+            elements = math.prod(max(dim.size, 1) for dim in shape.dim)
+            if elements > _MOST_ELEMENTS:
+                raise InputError(
+                    f"{name}: node '{node.name}' ({node.op}) makes a constant of {elements:,} elements, and at most "
+                    f"{_MOST_ELEMENTS:,} are converted."
+                )
 
 
 def _of_signature(name: str, loaded: Any, function: Any) -> TensorFlowModel:

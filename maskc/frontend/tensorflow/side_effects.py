@@ -34,7 +34,7 @@ def check_saved(directory: Path, name: str) -> None:
         saved = SavedModel.FromString((directory / "saved_model.pb").read_bytes())
     except (OSError, DecodeError):  # which loading it says better
         return
-    _refuse((node for graph in saved.meta_graphs for node in _nodes(graph.graph_def)), name, saving=False)
+    _refuse((node for graph in saved.meta_graphs for node in nodes_of(graph.graph_def)), name, saving=False)
 
 
 def check_function(function: Any, name: str) -> None:
@@ -43,14 +43,15 @@ def check_function(function: Any, name: str) -> None:
     Beside `check_saved` this looks for what writes checkpoints, which every SavedModel has, but none to be called.
     """
     if not _is_trusted():
-        _refuse(_nodes(function.graph.as_graph_def()), name, saving=True)
+        _refuse(nodes_of(function.graph.as_graph_def()), name, saving=True)
 
 
 def _is_trusted() -> bool:
     return os.environ.get(TRUST, "") not in ("", "0")
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """The nodes of a `GraphDef` and of the functions in it."""
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def

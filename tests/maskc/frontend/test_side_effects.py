@@ -43,6 +43,10 @@ def shown(tf: Any, x: Any, path: Path) -> Any:
     return x
 
 
+def filled(tf: Any, x: Any, path: Path) -> Any:
+    return x + tf.reduce_sum(tf.zeros([2**20, 2**10]))
+
+
 def saved(directory: Path, effect: Effect, path: Path, initializing: bool = False) -> Path:
     """A SavedModel whose signature has an effect, or that has it when it is loaded."""
     tf = import_tensorflow()
@@ -87,6 +91,12 @@ def test_what_is_trusted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     result = maskc("compile", source, "-o", tmp_path / "out.onnx", "--trust")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "effect").read_text() == "written by a model"
+
+
+def test_a_constant_that_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    source = saved(tmp_path / "models" / "m", filled, tmp_path / "effect")
+    compile_refused(source, "(Fill) makes a constant of 1,073,741,824 elements")
 
 
 def test_what_is_printed_to_the_terminal_is_no_harm(tmp_path: Path) -> None:

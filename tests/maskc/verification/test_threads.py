@@ -7,6 +7,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,23 @@ def test_permissions_of_files_are_those_that_the_process_gives(tmp_path: Path) -
     (tmp_path / "out").mkdir()
     result = process(source, tmp_path / "out", code=FILES)
     assert (result.stdout, result.stderr) == ("0o27 ['0o640']\n", "")
+
+
+def test_a_provider_that_fails_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime falls back to the CPU by itself, and prints that; then stdout is not what a command wrote."""
+    import onnxruntime
+
+    class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def _create_inference_session(self, providers: Any, *options: Any, **more: Any) -> None:
+            if providers and providers[0][0] == "CUDAExecutionProvider":
+                raise RuntimeError("there is no driver")
+            super()._create_inference_session(["CPUExecutionProvider"], *options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    with pytest.raises(maskc.UnavailableError, match="CUDA cannot be used"):
+        maskc.verify(source, source, provider="cuda")
+    assert capfd.readouterr().out == ""

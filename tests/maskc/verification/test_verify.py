@@ -349,7 +349,7 @@ def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pyte
     asked: list[Any] = []
 
     class Accepting(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
             asked.append(providers)
             super().__init__(model, options, providers=["CPUExecutionProvider"])
 
@@ -378,7 +378,7 @@ def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
     import onnxruntime
 
     class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, model: Any, options: Any, providers: Any) -> None:
+        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
             super().__init__(model, options, providers=["CPUExecutionProvider"])
 
         def get_providers(self) -> list[str]:
