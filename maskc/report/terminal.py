@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -161,7 +162,7 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
     changed = [layer for layer in found.layers if layer.changed]
     shown = found.layers if every else changed
     if shown:
-        out.print(_layers(shown))
+        out.print(_layers(shown, out.width))
     same = len(found.layers) - len(changed)
     if same and not every:
         which = "All layers" if not changed else f"{same:,} other layers" if same > 1 else "1 other layer"
@@ -193,24 +194,43 @@ def _figures(before: Figures, after: Figures) -> Table:
     return rows
 
 
-def _layers(rows: Sequence[Layer]) -> Table:
+def _layers(rows: Sequence[Layer], width: int) -> Table:
+    """A row for each layer; long names are broken after slashes, so that the table fits into the width."""
     table = Table(box=None, pad_edge=False)
     table.add_column("Layer", overflow="fold")
     table.add_column("Operator", overflow="fold")
-    for title in ("Channels", "FLOPs", "Change", "Parameters"):
+    titles = ("Operator", "Channels", "FLOPs", "Change", "Parameters")
+    for title in titles[1:]:
         table.add_column(title, justify="right", no_wrap=True)
-    for layer in rows:
-        name = _cut(layer.name) + (f" → {_cut(layer.name_after)}" if layer.name_after else "")
-        change, style = _change(layer)
-        table.add_row(
-            Text(name),
-            Text(_arrow(layer.op, layer.op_after or layer.op)),
-            _arrow(*("-" if width is None else f"{width:,}" for width in (layer.width_before, layer.width_after))),
+    cells = [
+        (
+            _arrow(layer.op, layer.op_after or layer.op),
+            _arrow(
+                *("-" if channels is None else f"{channels:,}" for channels in (layer.width_before, layer.width_after))
+            ),
             _arrow(brief(layer.flops_before), brief(layer.flops_after)),
-            Text(change, style=style),
+            _change(layer)[0],
             _arrow(brief(layer.params_before), brief(layer.params_after)),
         )
+        for layer in rows
+    ]
+    left = width - sum(2 + max(map(len, column)) for column in zip(titles, *cells, strict=True))
+    for layer, (op, channels, flops, change, params) in zip(rows, cells, strict=True):
+        name = _cut(layer.name) + (f" → {_cut(layer.name_after)}" if layer.name_after else "")
+        table.add_row(
+            Text(_broken(name, left)), Text(op), channels, flops, Text(change, style=_change(layer)[1]), params
+        )
     return table
+
+
+def _broken(name: str, width: int) -> str:
+    """A name on as many lines as it takes, which end with slashes or underscores, or between words."""
+    lines = [""]
+    for part in re.findall(r"[^/_ ]*[/_ ]|[^/_ ]+", name):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _arrow(before: str, after: str) -> str:

@@ -12,7 +12,9 @@ from rich.console import Console
 from maskc.compilation.compile_report import CompileReport
 from maskc.report import terminal
 from maskc.report.wording import ranges, size
+from maskc.results.diff import Diff
 from maskc.results.json_values import plain
+from maskc.results.layers import Layer
 from maskc.results.totals import Figures
 from passes.planning.explanation import Held, MaskedAxis
 
@@ -50,6 +52,19 @@ def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) ->
     assert (
         "  the caller needs all channels of the graph output `y`:\n    mask 'y' axis 1, channel 3: do this\n" in shown
     )
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_layers_fit_and_no_word_of_their_names_is_cut(width: int) -> None:
+    name = "functional_6_1/depthwise_conv2d_1/depthwise"
+    layer = Layer(name, "Conv", 1024, 512, 1_230_000, 615_000, 9_999, 4_321, name_after="Conv__37")
+    figures = Figures(2_460_000, 1_230_000, 9_999, 40_000)
+    out = io.StringIO()
+    terminal.show_diff(Diff(("a", "b"), figures, figures, (layer,), ()), Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for part in (*name.split("/"), "Conv__37", "1,024 → 512", "-50.0%"):
+        assert any(part in line for line in lines), out.getvalue()
 
 
 def test_names_are_not_read_as_markup(report: CompileReport) -> None:
