@@ -137,7 +137,7 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
         for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
             sort(converted)
             step(converted)
-        chosen = optimizers() if rearranged else {}
+        chosen = optimizers(rearranged)
         converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=chosen)
         model: ModelProto = converted.make_model(source.name)
         return model

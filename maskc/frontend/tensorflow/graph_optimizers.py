@@ -9,8 +9,9 @@ import numpy as np
 from maskc.frontend.tensorflow.canonical_order import uncounted
 
 
-def optimizers() -> dict[str, Any]:
-    """The argument `optimizers` of `tf2onnx.optimizer.optimize_graph`.
+def optimizers(rearranged: bool = True) -> dict[str, Any]:
+    """The argument `optimizers` of `tf2onnx.optimizer.optimize_graph`; if nothing is to be rearranged, the one that
+    removes Identity nodes, some of which are not valid as they are.
 
     Left out is the one for Einsum, which takes half a minute for one attention layer; products are converted as such
     to begin with. Those that merge nodes and move Transposes are kept from mistakes.
@@ -49,6 +50,8 @@ def optimizers() -> dict[str, Any]:
     del chosen["einsum_optimizer"]
     chosen["remove_back_to_back"] = Merger
     chosen["optimize_transpose"] = Mover
+    if not rearranged:
+        chosen = {name: factory for name, factory in chosen.items() if name == "remove_identity"}
     return {name: _ordered(factory) for name, factory in chosen.items()}
 
 
