@@ -136,10 +136,6 @@ def compile(
     chosen = format or (Format(output.suffix[1:]) if output and output.suffix in (".keras", ".tflite") else Format.onnx)
     if chosen is Format.onnx and (quantize or data):
         raise typer.BadParameter("--quantize and --data are for .tflite.")
-    if len(models) == 1 and chosen is Format.onnx and output is not None and output.suffix not in ("", ".onnx"):
-        raise typer.BadParameter(
-            f"{output.name} names no format that is known: what is written ends with .onnx, .keras or .tflite."
-        )
     if chosen is not Format.onnx:
         _compile_to_tensorflow(context, models, output, chosen)
         return

@@ -148,6 +148,8 @@ def compile_file(
     masks = (Path(options.masks),) if isinstance(options.masks, (str, os.PathLike)) else ()
     read = (*source.files, *masks)
     files.check_not_read(output, read)
+    if output.suffix not in ("", ".onnx"):
+        raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
     for report in reports:
         files.check_not_read(report, read, "report")
     source = fixed(source, options.shapes)

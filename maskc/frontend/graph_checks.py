@@ -62,7 +62,8 @@ def endless_functions(model: ModelProto) -> str | None:
     if not model.functions or (nodes := _expanded(model)) <= MOST_NODES:
         return None
     how = "call each other in a circle" if nodes == math.inf else f"stand for more than {MOST_NODES:,} nodes"
-    return f"its local functions {how}, and cannot be inlined"
+    names = ", ".join(function.name for function in model.functions[:3]) + ", …" * (len(model.functions) > 3)
+    return f"its local functions ({names}) {how}, and cannot be inlined"
 
 
 def _expanded(model: ModelProto) -> float:

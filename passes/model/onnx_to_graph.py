@@ -57,7 +57,7 @@ class _Scope:
     def graph(self, proto: onnx.GraphProto) -> gs.Graph:
         """The graph; its nodes are in order."""
         stored = {t.name: t for t in proto.initializer} | {t.values.name: t for t in proto.sparse_initializer}
-        self._own |= {name: constant(name, values_of(t)) for name, t in stored.items() if name not in self._outside}
+        self._own |= {name: constant(name, _values(t)) for name, t in stored.items() if name not in self._outside}
         self._said = {v.name: v for v in proto.value_info}
         inputs = [self._declared(v) for v in proto.input if v.name not in stored]
         outputs = [self._declared(v) for v in proto.output]
@@ -102,7 +102,7 @@ class _Scope:
         if kind == AttributeProto.FLOATS:
             return list(proto.floats) or Empty(kind)
         if kind == AttributeProto.TENSOR:
-            return constant(proto.t.name, values_of(proto.t))
+            return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
             body = _Scope({**self._outside, **self._own}, self._opset).graph(proto.g)
             body.declared = [dims_of(value) for value in proto.g.output]
@@ -124,7 +124,7 @@ def _variable(value: onnx.ValueInfoProto, shape: list[Dim] | None = None) -> gs.
     return variable(value.name, dtype_of(element) if isinstance(element, int) else None, shape, kind)
 
 
-def values_of(stored: onnx.TensorProto | onnx.SparseTensorProto) -> LazyValues:
+def _values(stored: onnx.TensorProto | onnx.SparseTensorProto) -> LazyValues:
     """Values that are read as they lie in the model; whenever they are asked for, where they are large."""
     if isinstance(stored, onnx.SparseTensorProto):
         return SparseValues(stored)

@@ -26,7 +26,7 @@ from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined, opset_of, values_of
+from passes.model.onnx_to_graph import inlined, opset_of
 from passes.model.prepare import checked, prepared, simplified
 from passes.ops import UNKNOWN, rules
 from passes.pipeline.cleanup import clean, store_compactly
@@ -308,10 +308,14 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
 
 
 def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto) -> tuple[str, ...]:
-    """A sentence about weights that are infinite or not numbers, and not whole any more, if there are any."""
+    """A sentence about weights that are infinite or not numbers, and not whole any more, if there are any.
+
+    Those in other files are not read for that.
+    """
     whole = {tensor.name: tensor.dims for tensor in shrunk.graph.initializer}
     cut = [t for t in model.graph.initializer if prod(t.dims) > 1 and whole.get(t.name) != t.dims]
-    floats = [t.name for t in cut if t.data_type in _FLOATS and not is_finite(values_of(t))]
+    here = [t for t in cut if t.data_type in _FLOATS and t.data_location != onnx.TensorProto.EXTERNAL]
+    floats = [t.name for t in here if not is_finite(onnx.numpy_helper.to_array(t))]
     if not floats:
         return ()
     names = ", ".join(floats[:5]) + (f" and {len(floats) - 5} more" if len(floats) > 5 else "")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph.tensors import Array, Index, Mask
 from passes.weights.streaming import Kept, Lazy
@@ -68,11 +67,14 @@ def lowest(values: Lazy) -> float:
     return found
 
 
-def is_finite(values: LazyValues) -> bool:
+def is_finite(values: Array) -> bool:
     """Whether no element is infinite, or not a number."""
-    blocks = values.blocks() if isinstance(values, Lazy) else [values.load()]
-    ends = (end for block in blocks if block.size for end in (block.min(), block.max()))
-    return all(bool(np.isfinite(end)) for end in ends)
+    flat = values.reshape(-1)
+    if flat.dtype in (np.float32, np.float64):  # the sum of squares is finite then, and takes a quarter of the time
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.dot(flat, flat)):
+                return True
+    return bool(np.isfinite(flat).all())
 
 
 def is_filled_with(values: Array | Lazy, value: object) -> bool:

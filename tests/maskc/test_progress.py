@@ -244,7 +244,7 @@ def test_in_a_pipe(source: Path, options: tuple[str, ...]) -> None:
 
 
 def test_short_work_does_not_load_bars(source: Path) -> None:
-    code = "import sys, maskc.cli\ntry:\n maskc.cli.main()\nfinally:\n print('rich.progress' in sys.modules)"
+    code = "import sys, maskc.cli\ntry:\n maskc.cli.app()\nfinally:\n print('rich.progress' in sys.modules)"
     assert process("compile", source, "-q", code=code).stdout == "False\n"
 
 

@@ -362,6 +362,7 @@ def test_the_flags_are_those_of_the_original() -> None:
         "pruning_iter": 5000,
         "pruning_burn_in": 100_000,
         "pruning_flops_target": 250_000,
+        "pruning_shrink_every": 0,
         "pruning_decay": 0.9999,
     }
     given = parser.parse_args(["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"])
