@@ -118,12 +118,7 @@ class Rebuilt:
         made = keras.tree.map_structure(lambda tensor: _Narrow(tensor, *next(rest)), outputs)
         if not whole:
             return made
-        return keras.tree.map_structure(
-            lambda narrow: replace(
-                narrow, tensor=self._delivered(narrow, _all(narrow), layer.name), stored=_all(narrow)
-            ),
-            made,
-        )
+        return keras.tree.map_structure(lambda narrow: self._completed(narrow, layer.name), made)
 
     def _copy(self, layer: Any, found: Narrowed) -> Any:
         try:
