@@ -36,8 +36,9 @@ class Format(StrEnum):
     tflite = "tflite"
 
 
-# The options that mean something whatever is written; all others are of ONNX.
-_OF_EVERY_FORMAT = {"models", "output", "format", "verify", "as_json", "quiet", "verbose", "debug"}
+# The options that mean something where no ONNX is written.
+_FOR_TENSORFLOW = {"models", "output", "format", "quantize", "data", "verify", "as_json", "trust", "timeout"}
+_FOR_TENSORFLOW |= {"quiet", "verbose", "debug"}
 
 
 @app.command(epilog=EXIT_CODES)
@@ -180,7 +181,7 @@ def _compile_to_tensorflow(context: typer.Context, models: Sequence[Path], outpu
     """Write the smaller Keras model of one with masks, in one of TensorFlow's formats."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    foreign = [name for name in given if name not in _OF_EVERY_FORMAT | {"quantize", "data"}]
+    foreign = [name for name in given if name not in _FOR_TENSORFLOW]
     if foreign:
         raise typer.BadParameter(f"--{foreign[0].replace('_', '-')} is for ONNX only, and not for --format {format}.")
     if len(models) > 1 or output is None:

@@ -127,6 +127,16 @@ def train(
             help="Decay of the moving average of importance scores: 0.9999 averages over about 10,000 updates.",
         ),
     ] = 0.9999,
+    pruning_shrink_every: Annotated[
+        int,
+        typer.Option(
+            "--pruning.shrink_every",
+            "--pruning_shrink_every",
+            metavar="N",
+            min=0,
+            help="Updates after which training goes on with the smaller model; 0 for never.",
+        ),
+    ] = 0,
     method: Annotated[
         Method, typer.Option(help="The importance score that chooses the channel to prune.")
     ] = Method.fisher,
@@ -204,6 +214,7 @@ def train(
         "pruning_burn_in": pruning_burn_in,
         "pruning_flops_target": pruning_flops_target,
         "pruning_decay": pruning_decay,
+        "pruning_shrink_every": pruning_shrink_every,
         "method": method.value,
         "schedule": schedule.value if schedule else None,
         "ramp": ramp,

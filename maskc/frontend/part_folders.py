@@ -26,7 +26,7 @@ def part_folder(path: Path) -> Iterator[Path]:
     """A folder on the file system of `path`, which goes away with all that is in it when the block ends.
 
     What processes left that ended in the middle of such a block for the same path is removed before: folders that
-    nobody holds a lock on, which the system lets go of when a process ends. Raises OSError where none can be made.
+    nobody holds a lock on, which the system releases when a process ends. Raises OSError where none can be made.
     """
     beginning = f".{path.name[:_NAMED]}."
     _remove_left(path.parent, beginning)

@@ -70,7 +70,7 @@ class Pruner:
 
     def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
-        self._kept: Any = None  # the model, as long as it is still to be counted, whoever lets go of it
+        self._kept: Any = None  # the model, as long as it is still to be counted, whoever else drops it
         if settings.flops_target is None:
             raise InputError(
                 "PruningOptimizer needs to know how far to prune: flops_target=0.5 keeps half of the FLOPs."

@@ -99,7 +99,7 @@ class Rebuilt:
         given = _narrows((args, kwargs))
         call = self._call(layer, given)
         wanted = call
-        if whole:
+        if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
         found = narrowed(layer, Place(wanted, self._stored(layer, call, given), _has_scalars(args, kwargs)))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, found):

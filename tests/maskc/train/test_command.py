@@ -12,6 +12,7 @@ import pytest
 
 import maskc as package
 from maskc.train import write_records
+from maskc.train.trainer import PRUNING_FLAGS
 from tests.maskc.command import maskc, process, refused
 
 SPEC = "features:\n  a: {kind: dense, shape: [4]}\n  b: {kind: categorical, size: 3}\nlabel: label\n"
@@ -105,6 +106,16 @@ def test_the_flags_of_the_original_are_there() -> None:
         assert flag in shown
     for default in ("5000", "100000", "250000", "0.9999"):
         assert default in shown
+    assert all(f"--pruning.{name}" in shown for name, *_ in PRUNING_FLAGS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
+def test_training_goes_on_with_the_smaller_model(work: Path) -> None:
+    result = train(work, "--epochs", 4, "--pruning.shrink_every", 4)
+    assert result.exit_code == 0, result.stderr
+    shrunk = keras.models.load_model(work / "run/model/model.keras", compile=False)
+    assert list((work / "run/training/checkpoints").glob("model-*.keras")) and shrunk.count_params() > 0
 
 
 def test_help_names_options_whole_at_80_columns() -> None:
