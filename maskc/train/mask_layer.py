@@ -50,6 +50,22 @@ class Observation:
     calls: int = 1
 
 
+class _Signal(keras.Variable):  # type: ignore[misc]
+    """Importance scores: trainable for training steps, which compute gradients by them, but no parameter to train.
+
+    `model.summary()` asks each variable the same question, so the answer depends on who asks.
+    """
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the variable takes part in training steps."""
+        return bool(self._trainable) and not _asked_in("print_summary", sys._getframe(1))
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+
+
 @dataclass(frozen=True)
 class Passage:
     """Tensors of the last training call that no optimizer follows: what `update_pruning_signals` differentiates by.
@@ -76,7 +92,8 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
             `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
             the mask. It counts as trainable, because that is how the ordinary backward pass of `fit` delivers the
-            statistic to the optimizer. Under any optimizer but `PruningOptimizer` its gradient is zero.
+            statistic to the optimizer. Under any optimizer but `PruningOptimizer` its gradient is zero. In
+            `model.summary()` it is among the parameters that are not trainable.
 
     Args:
         groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
@@ -122,7 +139,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """
         # Keras asks the same question for both, by this attribute and without a word on who asks; where the answer is
         # no, it takes back `jit_compile=True` too. It has no other way for a layer to say what "auto" should be.
-        return not _is_automatic(sys._getframe(1))
+        return not _asked_in("_resolve_auto_jit_compile", sys._getframe(1))
 
     @supports_jit.setter
     def supports_jit(self, value: bool) -> None:
@@ -145,9 +162,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         # On several replicas all copies are given the same values, so that of the first one stands for all.
         same = {"autocast": False, "aggregation": "only_first_replica"}
         self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
-        self.signal = self.add_weight(
-            shape=shape, initializer="zeros", trainable=True, dtype="float32", name="signal", **same
-        )
+        self.signal = _Signal("zeros", shape, "float32", trainable=True, name="signal", **same)
         # An optimizer is given variables and must find its way to the mask.
         self.signal._maskc_layer = weakref.ref(self)
 
@@ -264,10 +279,10 @@ def _along(mask: Any, rank: int, axis: int) -> Any:
     return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
 
 
-def _is_automatic(frame: Any) -> bool:
-    """Whether Keras asks on its own account, to resolve `jit_compile="auto"`."""
+def _asked_in(function: str, frame: Any) -> bool:
+    """Whether it is this function of Keras that asks, or one that it calls."""
     while frame is not None and "keras" in frame.f_code.co_filename:
-        if frame.f_code.co_name == "_resolve_auto_jit_compile":
+        if frame.f_code.co_name == function:
             return True
         frame = frame.f_back
     return False

@@ -217,9 +217,7 @@ class _Building:
         self._axes: dict[Key, tuple[int, int]] = {}  # the dimension of an axis, and how much larger the axis is
 
     def built(self) -> CostModel:
-        others = [place for tensor in _computed(self.now.graph) for place in self._label(tensor)]
-        for tensor, axis, then in others:
-            self._follow(tensor, axis, then)
+        self._follow([place for tensor in _computed(self.now.graph) for place in self._label(tensor)])
         polynomials: dict[tuple[int, ...], Array] = defaultdict(lambda: np.zeros(()))
         for node in self.now.graph.nodes:
             if any(describe(node) in counted.nodes for counted in (self.now, *self.trials)):
@@ -245,21 +243,43 @@ class _Building:
             else:
                 yield tensor, axis, then
 
-    def _follow(self, tensor: gs.Tensor, axis: int, then: tuple[Dim, ...]) -> None:
-        """Find the dimension with which an axis varies that the coupling does not reach, as of what an adapter makes.
+    def _follow(self, places: Sequence[tuple[gs.Tensor, int, tuple[Dim, ...]]]) -> None:
+        """Find the dimensions with which axes vary that the coupling does not reach, as of what an adapter makes.
 
-        Of several that vary alike only one of an operand of its producer is believed.
+        Of several that vary alike the one is believed that has the groups of an axis beside it, in an operand of its
+        producer or in what reads it; where none is beside it, the only one.
         """
-        size = tensor.shape[axis]
+        alike = {(tensor.name, axis): self._alike(tensor.shape[axis], then) for tensor, axis, then in places}
+        waiting = {(tensor.name, axis): tensor for tensor, axis, _ in places}
+        while waiting:
+            beside = {key: self._with_groups_beside(tensor, alike[key]) for key, tensor in waiting.items()}
+            found = {key: numbers for key, numbers in beside.items() if len(numbers) == 1}
+            found = found or {key: alike[key] for key in waiting if not beside[key] and len(alike[key]) == 1}
+            if not found:
+                break
+            for key, (number,) in found.items():
+                more = waiting.pop(key).shape[key[1]] - self.dimensions[number].size
+                if more >= 0:
+                    self._axes[key] = number, more
+                else:
+                    self._doubt([key])
+        for key in waiting:
+            self._doubt([key])
+            for number in alike[key]:
+                self.uncertain[self.dimensions[number].groups] = True
+
+    def _alike(self, size: int, then: tuple[Dim, ...]) -> list[int]:
+        """The dimensions that become smaller by as much in all trials as an axis of this size."""
         changes = [size - other if isinstance(other, int) else None for other in then]
-        alike = [n for n, d in enumerate(self.dimensions) if [d.size - other for other in d.then] == changes]
-        operands = [(t.name, a) for node in tensor.inputs for t in node.inputs for a in range(len(t.shape or ()))]
-        near = {self._axes[key][0] for key in operands if key in self._axes}
-        found = [number for number in alike if number in near] or alike
-        if len(found) == 1 and size >= self.dimensions[found[0]].size:
-            self._axes[tensor.name, axis] = found[0], size - self.dimensions[found[0]].size
-        else:
-            self._doubt([(tensor.name, axis)])
+        return [n for n, d in enumerate(self.dimensions) if [d.size - other for other in d.then] == changes]
+
+    def _with_groups_beside(self, tensor: gs.Tensor, dimensions: Sequence[int]) -> list[int]:
+        """Those of the dimensions whose groups are those of an axis one node away from the tensor."""
+        beside = [t for node in tensor.inputs for t in node.inputs]
+        beside += [t for node in tensor.outputs for t in (*node.inputs, *node.outputs)]
+        axes = [(t.name, axis) for t in beside for axis in range(len(t.shape or ()))]
+        groups = {self.dimensions[self._axes[key][0]].groups.tobytes() for key in axes if key in self._axes}
+        return [number for number in dimensions if self.dimensions[number].groups.tobytes() in groups]
 
     def _then(self, name: str, axis: int, rank: int) -> tuple[Dim, ...]:
         """The sizes of an axis in the trials, None where there is no such axis."""

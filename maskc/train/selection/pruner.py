@@ -208,20 +208,14 @@ class Pruner:
 
     def _past(self, masks: list[NDArray[np.float32]]) -> Past:
         """What led to these masks, as far as the history tells."""
-        left = {step: flops for step, _, _, flops in self._history}
-        steps = list(left)
-        known = [(step, self._where[index], channel) for step, index, channel, _ in self._history]
-        if any(masks[position][channel] for _, position, channel in known):  # somebody else has set masks since
-            return Past([self._full], lambda decisions: masks)
-
-        def after(decisions: int) -> list[NDArray[np.float32]]:
-            later, earlier = set(steps[decisions:]), [mask.copy() for mask in masks]
-            for step, position, channel in known:
-                if step in later:
-                    earlier[position][channel] = 1
-            return earlier
-
-        return Past([self._full, *left.values()], after)
+        left: dict[int, int] = {}
+        removed: dict[int, list[tuple[int, int]]] = {}
+        for step, index, channel, flops in self._history:
+            left[step] = flops
+            removed.setdefault(step, []).append((self._where[index], channel))
+        if any(masks[position][channel] for entries in removed.values() for position, channel in entries):
+            return Past([self._full], [], masks)  # somebody else has set masks since
+        return Past([self._full, *left.values()], list(removed.values()), masks)
 
     def _all(self, prunable: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
         """All masks of the model, of which these may be pruned."""

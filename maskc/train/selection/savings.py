@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,19 +20,33 @@ _CLOSE = 0.01  # a saving that is off by less is right
 
 @dataclass(frozen=True)
 class Past:
-    """The decisions made so far: the FLOPs before the first and after each, and the masks after so many of them."""
+    """The decisions made so far.
+
+    flops: before the first and after each. removed: the entries that each removed, by mask and channel. masks: as they
+    are now.
+    """
 
     flops: Sequence[int]
-    masks: Callable[[int], Values]
+    removed: Sequence[Sequence[tuple[int, int]]]
+    masks: Values
+
+    def after(self, decisions: int) -> list[NDArray[np.float32]]:
+        """Returns the masks after so many decisions."""
+        then = [np.array(mask, np.float32) for mask in self.masks]
+        for position, channel in itertools.chain(*self.removed[decisions:]):
+            then[position][channel] = 1
+        return then
 
 
 class Savings:
     """FLOPs at some masks, and what each group of entries would save.
 
     They follow from one analysis (`passes.cost_model`), in milliseconds. For the groups of which it says that they may
-    be off, one of each kind is counted by compiling the graph without it when the analysis is made, and the one that is
-    about to be chosen is counted again. The analysis is made anew where the FLOPs have halved, and, where groups may be
-    off, after 1, 2, 4, 8, ... decisions. So what is said follows from the decisions that were made, in whichever run.
+    be off, one of each kind is counted by compiling the graph without it when the analysis is made, and again when 1,
+    2, 4, 8, ... of the kind are gone: the first may save nothing, where a constant channel takes its place that serves
+    the others as well. The one that is about to be chosen is counted in any case. The analysis is made anew where the
+    FLOPs have halved, and, where groups may be off, after 1, 2, 4, 8, ... decisions. So what is said follows from the
+    decisions that were made, in whichever run.
 
     Where groups divide what is coupled, no saving follows from another, and all are counted each time.
 
@@ -43,6 +59,8 @@ class Savings:
 
     _model: CostModel
     _counted: tuple[int, NDArray[np.int64]]  # in place of the model, where coupled entries are divided
+    _unseen: list[int]  # groups removed since the last decision began
+    _removed: dict[int, int]  # how many groups of each kind, since the analysis was made
 
     def __init__(self, cost: ComputationalCost, groups: Groups, past: Past, full: int) -> None:
         self._cost = cost
@@ -51,15 +69,9 @@ class Savings:
         self._divided = not _whole(cost.coupled, groups)
         self._more = 0  # FLOPs of the model with its present weights beyond those that the analysis counts
         self._errors: dict[int, float] = {}  # of the analysis, by kind of groups
-        self._errors_then: dict[int, float] = {}  # the same when it was made
+        self._errors_then: dict[int, float] = {}  # the same when the decision began
         self._decisions = 0
-        flops = past.flops
-        first = next(n for n, left in enumerate(flops) if self._level(left) == self._level(flops[-1]))
-        self._begin(past.masks(first), first)
-        for decisions in range(first + 1, len(flops)):
-            if self._is_due(decisions, flops[decisions]):
-                self._begin(past.masks(decisions), decisions)
-        self.follow(past.masks(len(flops) - 1), len(flops) - 1)
+        self._replay(past)
 
     @property
     def flops(self) -> int:
@@ -84,17 +96,13 @@ class Savings:
             masks: for each layer, of shape `(channels,)`.
             decisions: how many were made so far.
         """
-        if not _same(self._masks, masks):
-            gone = [np.unique(g[(a != 0) & (b == 0)]) for g, a, b in zip(self._groups, self._masks, masks, strict=True)]
-            removed = np.unique(np.concatenate(gone))
-            if not self._divided and (removed >= 0).all() and _same(self.without(removed.tolist()), masks):
-                self.remove(removed.tolist())
-            else:
-                self._begin(masks, decisions)
+        self._go_to(masks, decisions)
         if self._is_due(decisions, self.flops):
             self._begin(masks, decisions)
+        else:
+            self._count_kinds(self._due_kinds(self._unseen))
+        self._unseen = []
         self._errors = dict(self._errors_then)
-        self.count()
 
     def remove(self, groups: Sequence[int]) -> list[NDArray[np.float32]]:
         """Zeroes groups; returns the masks."""
@@ -103,6 +111,7 @@ class Savings:
             self._begin(masks, self._decisions)
         else:
             self._model.remove(groups)
+            self._unseen += groups
             self._masks = masks
             self.count()
         return masks
@@ -150,25 +159,70 @@ class Savings:
     def _begin(self, masks: Values, decisions: int) -> None:
         self._masks = [np.array(mask, np.float32) for mask in masks]
         self._decisions = decisions
+        self._unseen, self._removed = [], {}
+        self._errors_then = {}
         if self._divided:
             self._counted = self._cost.by_group(self._masks, self._groups)
             return
         self._model = self._cost.model(self._masks, self._groups)
         self._level_then = self._level(self.flops)
-        self._errors_then = self._first_errors()
+        self._count_kinds(np.unique(self._model.kinds).tolist())
         self._errors = dict(self._errors_then)
 
-    def _first_errors(self) -> dict[int, float]:
-        """For each kind of groups that may be off, by how much the first is."""
-        model, errors = self._model, {}
-        doubtful = np.flatnonzero(self._alive() & model.doubtful)
-        kinds, first = np.unique(model.kinds[doubtful], return_index=True)
+    def _replay(self, past: Past) -> None:
+        """Does what was done after each of these decisions, as far as it still matters."""
+        flops = past.flops
+        first = next(n for n, left in enumerate(flops) if self._level(left) == self._level(flops[-1]))
+        self._begin(past.after(first), first)
+        counted: dict[int, int] = {}  # kinds, and the decision after which they were last counted
+        for decisions in range(first + 1, len(flops)):
+            if self._is_due(decisions, flops[decisions]):
+                self._begin(past.after(decisions), decisions)
+                counted = {}
+            else:
+                removed = {int(self._groups[position][channel]) for position, channel in past.removed[decisions - 1]}
+                counted |= dict.fromkeys(self._due_kinds(removed), decisions)
+        for decisions in sorted(set(counted.values())):
+            self._go_to(past.after(decisions), decisions)
+            self._count_kinds([kind for kind, last in counted.items() if last == decisions])
+        self._go_to(past.masks, len(flops) - 1)
+        self._unseen = []
+        self._errors = dict(self._errors_then)
+
+    def _go_to(self, masks: Values, decisions: int) -> None:
+        """Removes what is gone in these masks; begins anew where more than that differs."""
+        if not _same(self._masks, masks):
+            gone = [np.unique(g[(a != 0) & (b == 0)]) for g, a, b in zip(self._groups, self._masks, masks, strict=True)]
+            removed = np.unique(np.concatenate(gone))
+            if not self._divided and (removed >= 0).all() and _same(self.without(removed.tolist()), masks):
+                self.remove(removed.tolist())
+            else:
+                self._begin(masks, decisions)
+        self.count()
+
+    def _due_kinds(self, removed: Collection[int]) -> list[int]:
+        """The kinds of which 1, 2, 4, 8, ... are gone now that these groups were removed."""
+        due = []
+        for kind, number in Counter(self._model.kinds[list(removed)].tolist() if removed else ()).items():
+            before = self._removed.get(kind, 0)
+            self._removed[kind] = before + number
+            if (before + number).bit_length() > before.bit_length():
+                due.append(kind)
+        return due
+
+    def _count_kinds(self, kinds: Collection[int]) -> None:
+        """Counts of each of these kinds by how much the first group is off, where any may be."""
+        if not kinds:
+            return
+        model = self._model
+        doubtful = np.flatnonzero(self._alive() & model.doubtful & np.isin(model.kinds, list(kinds)))
+        chosen, first = np.unique(model.kinds[doubtful], return_index=True)
         savings, flops = model.savings(), model.flops
-        with progress.stage("Counting what channels would save", total=len(kinds)) as stage:
-            for kind, group in zip(kinds.tolist(), doubtful[first].tolist(), strict=True):
-                errors[kind] = flops - self._cost.count(self.without([group])) - float(savings[group])
+        with progress.stage("Counting what channels would save", total=len(chosen)) as stage:
+            for kind, group in zip(chosen.tolist(), doubtful[first].tolist(), strict=True):
+                without = self._cost.count(self.without([group]))
+                self._errors_then[kind] = flops - without - float(savings[group])
                 stage.advance()
-        return errors
 
     def _alive(self) -> NDArray[np.bool_]:
         """The groups with an entry that is not zero, of shape `(groups,)`."""

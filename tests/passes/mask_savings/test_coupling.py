@@ -110,6 +110,28 @@ CASES = {
         {"u": (4, 3), "v": (3, 3), "w": (3, 2), "c": (3,)},
         [[0, 1, 2], [3, 4, 5]],
     ),
+    "heads of two attentions, equally many": (
+        "heads = Constant<value_ints=[0, 0, 2, 3]>() column = Constant<value_ints=[2, 1]>() "
+        "flat = Constant<value_ints=[0, 0, 6]>() "
+        "q1 = MatMul(x, wq1) qr1 = Reshape(q1, heads) qt1 = Transpose<perm=[0,2,1,3]>(qr1) "
+        "k1 = MatMul(x, wk1) kr1 = Reshape(k1, heads) kt1 = Transpose<perm=[0,2,3,1]>(kr1) "
+        "v1 = MatMul(x, wv1) vr1 = Reshape(v1, heads) vt1 = Transpose<perm=[0,2,1,3]>(vr1) "
+        "s1 = MatMul(qt1, kt1) p1 = Softmax(s1) c1 = MatMul(p1, vt1) ct1 = Transpose<perm=[0,2,1,3]>(c1) "
+        "h1 = Reshape(m1, column) cm1 = Mul(ct1, h1) f1 = Reshape(cm1, flat) o1 = MatMul(f1, wo1) "
+        "q2 = MatMul(o1, wq2) qr2 = Reshape(q2, heads) qt2 = Transpose<perm=[0,2,1,3]>(qr2) "
+        "k2 = MatMul(o1, wk2) kr2 = Reshape(k2, heads) kt2 = Transpose<perm=[0,2,3,1]>(kr2) "
+        "v2 = MatMul(o1, wv2) vr2 = Reshape(v2, heads) vt2 = Transpose<perm=[0,2,1,3]>(vr2) "
+        "s2 = MatMul(qt2, kt2) p2 = Softmax(s2) c2 = MatMul(p2, vt2) ct2 = Transpose<perm=[0,2,1,3]>(c2) "
+        "h2 = Reshape(m2, column) cm2 = Mul(ct2, h2) f2 = Reshape(cm2, flat) y = MatMul(f2, wo2)",
+        {"m1": 2, "m2": 2},
+        "float[N,5,4] x",
+        "float[N,5,4] y",
+        {
+            **{f"w{matrix}{n}": (4, 6) for matrix in "qkv" for n in (1, 2)},
+            **{f"wo{n}": (6, 4) for n in (1, 2)},
+        },
+        [[0, 1], [2, 3]],
+    ),
     "groups of a convolution": (
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
         "d = Conv<group=2>(n, v) y = Conv(d, w)",

