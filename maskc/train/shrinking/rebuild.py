@@ -101,7 +101,7 @@ class Rebuilt:
         wanted = call
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
-        found = narrowed(layer, Place(wanted, self._stored(layer, call, given), _has_scalars(args, kwargs)))
+        found = narrowed(layer, Place(wanted, self._stored(layer, call, given), _others(args, kwargs)))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, found):
             return self._selected_by(layer, given[0], found.given[0], call.outputs[0])
         taken = [self._delivered(n, channels, layer.name) for n, channels in zip(given, found.taken, strict=True)]
@@ -278,10 +278,9 @@ def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:
     return layer(*args, **kwargs)
 
 
-def _has_scalars(args: Any, kwargs: Any) -> bool:
-    """Whether what is not computed in the model is single values."""
-    others = [x for x in keras.tree.flatten((args, kwargs)) if not isinstance(x, _Narrow)]
-    return all(np.ndim(other) == 0 for other in others if not isinstance(other, str))
+def _others(args: Any, kwargs: Any) -> list[Any]:
+    """Arguments that are not computed in the model."""
+    return [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
 
 
 def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | None, ...]:

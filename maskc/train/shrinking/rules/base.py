@@ -35,14 +35,16 @@ class Narrowed:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A call of a layer, and of each input the channels that the smaller model has computed.
-
-    `scalars`: all of its other arguments are single values, and none an array whose slices would have to be chosen.
-    """
+    """A call of a layer, of each input the channels that the smaller model has computed, and its other arguments."""
 
     call: Call
     stored: Sequence[Mask | None]
-    scalars: bool = True
+    others: Sequence[Any] = ()
+
+    @property
+    def scalars(self) -> bool:
+        """Whether all other arguments are single values, and none an array whose slices would have to be chosen."""
+        return all(np.ndim(other) == 0 for other in self.others if not isinstance(other, str))
 
     @property
     def wanted(self) -> Mask:

@@ -31,6 +31,19 @@ def without_weights(layer: Any, place: Place) -> Narrowed | None:
     return _narrowed(place) if all(c is not None and c.size in sizes for c in place.call.inputs) else None
 
 
+def _along_other_axes(operation: Any, place: Place) -> Narrowed | None:
+    """One that works along axes, if the channels lie along none of them; all of the output's rank or the input's."""
+    rank = max(len(shapes[0]) for shapes in place.call.shapes)
+    axes = np.atleast_1d(() if operation.axis is None else operation.axis)
+    return without_weights(operation, place) if axes.size and (axes % rank != rank - 1).all() else None
+
+
+def _pad(operation: Any, place: Place) -> Narrowed | None:
+    """Of images, say; with zeros, or with what is beside."""
+    widths = np.broadcast_to(operation.pad_width, (len(place.call.shapes[0][0]), 2))
+    return None if widths[-1].any() or len(place.call.inputs) > 1 else without_weights(operation, place)
+
+
 def _activation(layer: Any, place: Place) -> Narrowed | None:
     return without_weights(layer, place) if by_element(layer.activation) else None
 
@@ -101,5 +114,7 @@ RULES: dict[type, Rule] = {
 BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum"), without_weights),
     **dict.fromkeys(("Negative", "Absolute", "Square", "Sqrt", "Exp", "Clip", "StochasticDepth"), without_weights),
+    **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Squeeze", "ExpandDims"), _along_other_axes),
+    "Pad": _pad,
     "LayerScale": _layer_scale,
 }

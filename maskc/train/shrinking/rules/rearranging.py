@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,37 @@ def _flatten(layer: Any, place: Place) -> Narrowed | None:
 
 
 def _reshape(layer: Any, place: Place) -> Narrowed | None:
+    return _in_shape(place, "target_shape", layer.target_shape)
+
+
+def _reshape_operation(operation: Any, place: Place) -> Narrowed | None:
+    return _in_shape(place, "newshape", operation.newshape)
+
+
+def _in_shape(place: Place, argument: str, shape: Sequence[int]) -> Narrowed | None:
     """One that leaves the axis of channels alone, joins it with axes before it, or takes it apart into equal parts."""
     after = known(place.call.outputs[0]).size
     found = _merged(place, after) or _parted(place, after)
-    if found is None:
+    if found is None or (given := found.given[0]) is None:
         return None
-    given = found.given[0]
-    assert given is not None
-    found.config["target_shape"] = (*layer.target_shape[:-1], int(given.sum()))
-    return found if math.prod(layer.target_shape) > 0 or layer.target_shape[-1] != -1 else None
+    found.config[argument] = (*shape[:-1], int(given.sum()))
+    return found
+
+
+def _transpose(operation: Any, place: Place) -> Narrowed | None:
+    rank = len(place.call.shapes[0][0])
+    if operation.axes is None or operation.axes[-1] not in (-1, rank - 1):
+        return None
+    return Narrowed([stored(place)], [stored(place)])
+
+
+def _index(operation: Any, place: Place) -> Narrowed | None:
+    """As in `x[:, 0]`: of other axes than that of the channels."""
+    del operation
+    taken, index = stored(place), list(place.others)
+    if not all(isinstance(entry, (int, slice)) for entry in index):
+        return None
+    return Narrowed([taken], [taken]) if len(index) < len(place.call.shapes[0][0]) else None
 
 
 def _merged(place: Place, size: int) -> Narrowed | None:
@@ -80,4 +102,9 @@ RULES: dict[type, Rule] = {
 }
 
 #: operations of `keras.ops`, by the names of their classes
-BY_NAME: dict[str, Rule] = {"Concatenate": _concatenate}
+BY_NAME: dict[str, Rule] = {
+    "Concatenate": _concatenate,
+    "GetItem": _index,
+    "Reshape": _reshape_operation,
+    "Transpose": _transpose,
+}

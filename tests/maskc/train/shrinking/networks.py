@@ -69,6 +69,25 @@ def recurrent() -> Any:
     return prunable(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
 
 
+def operations() -> Any:
+    """Functions of `keras.ops` between layers, and reshapings that leave a size to be found."""
+    ops = keras.ops
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(12, 3, activation="relu")(ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, 64, 12))
+    x = layers.Reshape((8, -1, 16))(layers.Conv1D(16, 3, activation="relu")(x)[:, :48])
+    x = layers.Conv2D(16, 3, activation="relu")(x)
+    sides = [
+        ops.mean(x, axis=(1, 2)),
+        ops.max(x, axis=[1, 2]),
+        ops.squeeze(ops.sum(x, axis=1, keepdims=True)[:, :, 0], 1),
+    ]
+    y = layers.Dense(16, activation="relu")(layers.Reshape((-1,))(x))
+    x = layers.Concatenate()([*sides, y])
+    x = ops.squeeze(layers.Conv1D(24, 1, activation="relu")(ops.expand_dims(x, 1)), axis=1)
+    return prunable(keras.Model(inputs, layers.Dense(5)(x)))
+
+
 def padded_text() -> Any:
     """With masks of steps, which Keras passes on by itself, and layers that are called twice."""
     inputs = keras.Input((12,), dtype="int32")
@@ -177,7 +196,7 @@ def scaled_branches() -> Any:
 NETWORKS: tuple[Callable[[], Any], ...] = (
     *(u_net, vision_transformer, grouped_queries, text, recurrent, recommender, kinds_of_convolutions, sequences),
     *(models_in_models, called_twice, masks_before_normalisation, masked_outputs, gates),
-    *(scaled_branches, padded_text),
+    *(scaled_branches, padded_text, operations),
 )
 
 
