@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.bars import Volume
+from maskc.report.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,7 @@ volume = Volume()
 def warn(warnings: Sequence[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings if not volume.quiet else ():
-        print(f"Warning: {warning}", file=sys.stderr)
+        print(f"Warning: {visible(warning)}", file=sys.stderr)
 
 
 def console() -> Console:

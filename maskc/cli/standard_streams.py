@@ -1,4 +1,4 @@
-"""stdout and stderr of the command: who reads them may be gone, or never have been there, and the work is done."""
+"""stdout and stderr of the command: text without commands to the terminal, and no failure where nobody reads it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
+from maskc.report.visible import visible_lines
+
 _NUMBERS = (0, 1, 2)
 
 
 class _Outliving:
-    """A text stream that goes on, to nowhere, once nobody reads it."""
+    """A text stream that goes on, to nowhere, once nobody reads it, and shows control characters as escapes.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Rich finds `rich_proxied_file`, where its own escape sequences are written as they are.
+    """
+
+    def __init__(self, stream: TextIO, *, formatted: bool = False) -> None:
+        self._stream, self._formatted = stream, formatted
+
+    @property
+    def rich_proxied_file(self) -> _Outliving:
+        return _Outliving(self._stream, formatted=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         with self._unread():
-            self._stream.write(text)
+            self._stream.write(text if self._formatted else visible_lines(text))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -17,11 +19,14 @@ from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.report import files
 from maskc.report.terminal import PIPE_WIDTH
+from maskc.report.visible import visible
+from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import distinct
 from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
     from maskc.regression.check import Outcome
+    from maskc.regression.findings import Finding
 
 # Version of what `as_json` writes.
 JSON_SCHEMA = 1
@@ -35,11 +40,11 @@ def show(outcomes: Sequence[Outcome], out: Console) -> None:
         table.add_column(title, justify="left" if title == "Verdict" else "right")
     for outcome in outcomes:
         *figures, verdict = _row(outcome)[1:]
-        table.add_row(Text(outcome.model), *figures, Text(verdict, style="green" if outcome.passed else "red"))
+        table.add_row(outcome.model, *figures, Text(verdict, style="green" if outcome.passed else "red"))
     out.print(table)
     for outcome in outcomes:
         for text in _told(outcome):
-            out.print(f"{outcome.model}: {text}", style="red", markup=False, soft_wrap=True)
+            out.print(Text(f"{visible(outcome.model)}: {text}"), style="red", soft_wrap=True)
         for note in outcome.notes:
             out.print(f"{outcome.model}: note: {note}", style="yellow", markup=False, soft_wrap=True)
     out.print(_summary(outcomes), style="green" if all(o.passed for o in outcomes) else "red", markup=False)
@@ -49,13 +54,13 @@ def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """What is wrong with which model."""
     for outcome in outcomes:
         for text in _told(outcome):
-            yield f"{outcome.model}: {text}"
+            yield f"{visible(outcome.model)}: {text}"
 
 
 def as_table(outcomes: Sequence[Outcome]) -> str:
     """What `show` prints, as plain text."""
     out = io.StringIO()
-    show(outcomes, Console(file=out, width=PIPE_WIDTH, highlight=False, color_system=None))
+    show(outcomes, VisibleConsole(file=out, width=PIPE_WIDTH, color_system=None))
     return out.getvalue()
 
 
@@ -65,13 +70,14 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
     lines += [_cells(_TITLES), _cells(["---", *["---:"] * (len(_TITLES) - 2), "---"])]
     for outcome in outcomes:
         model, *figures, verdict = _row(outcome)
-        lines.append(_cells([f"`{model}`", *figures, verdict if outcome.passed else f"**{verdict}**"]))
+        lines.append(_cells([_code(model), *map(_escaped, figures), verdict if outcome.passed else f"**{verdict}**"]))
     for outcome in outcomes:
         for text in _told(outcome):
             first, *rest = text.split("\n")
-            lines += ["", f"**`{outcome.model}`**: {_escaped(first)}"]
-            lines += ["", "```text", *(line.removeprefix("  ") for line in rest), "```"] if rest else []
-        lines += [f"\n`{outcome.model}`: {_escaped(note)}" for note in outcome.notes]
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            lines += ["", f"**{_code(outcome.model)}**: {_escaped(first)}"]
+            lines += ["", f"{fence}text", *(line.removeprefix("  ") for line in rest), fence] if rest else []
+        lines += [f"\n{_code(outcome.model)}: {_escaped(note)}" for note in outcome.notes]
     return "\n".join(lines) + "\n"
 
 
@@ -82,15 +88,15 @@ def as_junit(outcomes: Sequence[Outcome]) -> str:
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "maskc check", **counts})
     for outcome in outcomes:
-        name = _printable(outcome.model)
+        name = visible(outcome.model)
         case = ElementTree.SubElement(suite, "testcase", {"classname": "maskc", "name": name, "file": name})
         for finding in outcome.findings:
-            attributes = {"message": _printable(finding.message), "type": finding.kind}
-            ElementTree.SubElement(case, "failure", attributes).text = _printable(str(finding))
+            attributes = {"message": visible(finding.message), "type": finding.kind}
+            ElementTree.SubElement(case, "failure", attributes).text = _lines(finding)
         if outcome.error:
-            ElementTree.SubElement(case, "error", {"message": _printable(outcome.error), "type": "input"})
+            ElementTree.SubElement(case, "error", {"message": visible(outcome.error), "type": "input"})
         if outcome.notes:
-            ElementTree.SubElement(case, "system-out").text = _printable("\n".join(outcome.notes))
+            ElementTree.SubElement(case, "system-out").text = "\n".join(map(visible, outcome.notes))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -103,8 +109,8 @@ def as_github(outcomes: Sequence[Outcome]) -> str:
     lines = []
     for outcome in outcomes:
         place = f"file={_property(outcome.file.as_posix())},title=maskc check"
-        lines += [f"::error {place}::{_data(f'{outcome.model}: {text}')}" for text in _told(outcome)]
-        lines += [f"::notice {place}::{_data(f'{outcome.model}: {note}')}" for note in outcome.notes]
+        lines += [f"::error {place}::{_data(f'{visible(outcome.model)}: {text}')}" for text in _told(outcome)]
+        lines += [f"::notice {place}::{_data(visible(f'{outcome.model}: {note}'))}" for note in outcome.notes]
     return "\n".join([*lines, _summary(outcomes)]) + "\n"
 
 
@@ -183,9 +189,14 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def _told(outcome: Outcome) -> Iterator[str]:
-    yield from map(str, outcome.findings)
+    """What is wrong, each a line or several, of which names from files begin none."""
+    yield from map(_lines, outcome.findings)
     if outcome.error:
-        yield outcome.error
+        yield visible(outcome.error)
+
+
+def _lines(finding: Finding) -> str:
+    return str(replace(finding, message=visible(finding.message), details=tuple(map(visible, finding.details))))
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
@@ -203,19 +214,26 @@ def _models(count: int) -> str:
 
 
 def _cells(values: Sequence[str]) -> str:
-    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+    return "| " + " | ".join(values) + " |"
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown and HTML find nothing of theirs."""
-    for sign in "\\`*_<>[]#|@":
-        text = text.replace(sign, f"\\{sign}" if sign != "@" else "&#64;")
-    return text
+    """Text on one line in which Markdown and HTML find nothing of theirs, in cells of tables neither."""
+    return re.sub(
+        r"[\\`*_~<>\[\]#]|([&@|])", lambda sign: _reference(sign) if sign[1] else f"\\{sign[0]}", visible(text)
+    )
 
 
-def _printable(text: str) -> str:
-    """Text without the control characters that XML cannot hold."""
-    return "".join(sign if sign in "\n\t" or sign.isprintable() else "�" for sign in text)
+def _code(name: str) -> str:
+    """A name as code; one that would end the code, or the cell of a table, is spelled in character references."""
+    name = visible(name)
+    if not re.search(r"[`|\\]", name):
+        return f"`{name}`"
+    return "<code>" + re.sub(r"[^\w ]", _reference, name) + "</code>"
+
+
+def _reference(sign: re.Match[str]) -> str:
+    return f"&#{ord(sign[0])};"
 
 
 def _data(text: str) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from maskc.progress import Stage
+from maskc.report.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,15 +150,20 @@ class Bars:
         if not self._volume.verbose:
             return
         if self._opening is not None:
-            text, self._opening = f"{self._opening()}\n{text}", None
+            text, self._opening = f"{self._opening()}\n{visible(text)}", None
+        else:
+            text = visible(text)
         if self._progress is None:
             print(text, file=sys.stderr)
         else:  # above the bars
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            from rich.text import Text
+
+            self._progress.console.print(Text(text), soft_wrap=True)
 
     def _made(self) -> Progress:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+
+        from maskc.report.visible_console import VisibleConsole
 
         def column(field: str) -> TextColumn:
             return TextColumn("{task." + field + "}", markup=False)
@@ -166,7 +172,7 @@ class Bars:
             column("description"),
             BarColumn(),
             *map(column, ("fields[steps]", "fields[time]", "fields[note]")),
-            console=self._console or Console(file=self._stderr, stderr=self._stderr is None),
+            console=self._console or VisibleConsole(file=self._stderr, stderr=self._stderr is None),
             transient=True,
             auto_refresh=False,  # there is a thread for it here
             redirect_stdout=False,  # others redirect it while bars are shown

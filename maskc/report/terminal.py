@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maskc.report.visible import visible
+from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import brief, counted_at, factor, held_lines, masked_line, size, where_run, width_lines
 from maskc.results.environment import __version__
 
@@ -47,8 +49,8 @@ _LONGEST = 100
 
 def console(quiet: bool = False) -> Console:
     """A console for stdout that does not shorten what it prints into a pipe; a quiet one prints nothing."""
-    plain = Console(highlight=False, quiet=quiet)
-    return plain if plain.is_terminal else Console(highlight=False, quiet=quiet, width=max(plain.width, PIPE_WIDTH))
+    plain = VisibleConsole(quiet=quiet)
+    return plain if plain.is_terminal else VisibleConsole(quiet=quiet, width=max(plain.width, PIPE_WIDTH))
 
 
 def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
@@ -179,7 +181,7 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
 def show_sizes(out: Console, before: CountedAt, after: CountedAt | None = None) -> None:
     """What FLOPs of one model, or of two, were counted at."""
     if told := counted_at(before, after):
-        out.print(_printable(told), markup=False, soft_wrap=True)
+        out.print(told, markup=False, soft_wrap=True)
 
 
 def _figures(before: Figures, after: Figures) -> Table:
@@ -261,13 +263,8 @@ def _changes(changes: Sequence[Change]) -> Table:
 
 def _cut(text: str) -> str:
     """The beginning of a long text, on one line."""
-    line = _printable(text)
+    line = visible(text)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    """A text on one line, without what a terminal would take for commands."""
-    return "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
 
 
 def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:

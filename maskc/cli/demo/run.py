@@ -148,9 +148,9 @@ def show(demo: Demo, console: Console) -> None:
     console.print(_table(demo))
     console.print(
         "The compiled model computes what TensorFlow computes, with exactly the "
-        f"{demo.optimizer_flops:,} FLOPs that the optimizer reported when it stopped pruning.\n"
-        f"It is in {demo.compiled_model}; the demo took {demo.seconds:.0f} s."
+        f"{demo.optimizer_flops:,} FLOPs that the optimizer reported when it stopped pruning."
     )
+    console.print(f"It is in {demo.compiled_model}; the demo took {demo.seconds:.0f} s.")
 
 
 def _table(demo: Demo) -> Table:

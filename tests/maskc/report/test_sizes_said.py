@@ -145,7 +145,7 @@ def test_names_of_sizes_give_the_terminal_no_commands(models: Path) -> None:
     model = onnx.load("m.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h\x1b[31m"
     build.save(model, models / "m.onnx")
-    assert "h�[31m, w open" in maskc("flops", "m.onnx").stdout
+    assert "h\\x1b[31m, w open" in maskc("flops", "m.onnx").stdout
 
 
 def test_a_shape_that_is_fixed_is_what_is_counted_at(models: Path) -> None:
