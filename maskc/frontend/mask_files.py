@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
+from maskc.frontend import npz_files
 from maskc.frontend.graph_queries import (
     HALF_TYPES,
     STANDARD_DOMAINS,
@@ -56,8 +56,7 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
             masks = dict(load_file(path))
         else:
-            with np.load(path, allow_pickle=False) as archive:
-                masks = dict(archive)
+            masks = npz_files.read(path)
     except Exception as error:
         raise InputError(f"The mask file {path} cannot be read; it is damaged or of another format.") from error
     if not masks:
@@ -68,11 +67,8 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 def _check_size(path: Path) -> None:
     """Raise `InputError` where the file holds more than masks can be, which compressed takes next to no room."""
     try:
-        size = path.stat().st_size
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile):  # which reading says better
+        size = npz_files.unpacked_bytes(path) if path.suffix == ".npz" else path.stat().st_size
+    except Exception:  # of any kind where it is damaged, which reading says better
         return
     if size > _MOST_BYTES:
         raise InputError(

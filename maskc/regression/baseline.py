@@ -12,6 +12,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed
@@ -155,9 +158,13 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def channels(text: str) -> set[int]:
-    """Channels from text like `0-3, 7`. Raises ValueError for anything else."""
-    return {channel for each in _ranges(text) for channel in each}
+def channels(text: str) -> NDArray[np.bool_]:
+    """Which channels are in text like `0-3, 7`, up to the last of them. Raises ValueError for anything else."""
+    found = _ranges(text)
+    which = np.zeros(found[-1].stop if found else 0, np.bool_)
+    for each in found:
+        which[each.start : each.stop] = True
+    return which
 
 
 def _ranges(text: str) -> list[range]:

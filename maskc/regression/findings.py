@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
@@ -92,10 +94,10 @@ def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]
     """What is held now and went when the baseline was written, along axes that hold more than they did then."""
     for item in report.held:
         key = f"{item.tensor}@{item.axis}"
-        if len(channels(now.held.get(key, ""))) <= len(channels(before.held.get(key, ""))):
+        if channels(now.held.get(key, "")).sum() <= channels(before.held.get(key, "")).sum():
             continue
         gone = channels(before.removed.get(key, ""))
-        back = tuple(channel for channel in item.channels if channel in gone)
+        back = tuple(channel for channel in item.channels if channel < len(gone) and gone[channel])
         if back:
             yield dataclasses.replace(item, channels=back)
 
@@ -111,13 +113,17 @@ def _rise(before: Entry, now: Entry, tolerance: float) -> str:
 
 def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
     """Channels that are masked no longer, layers that became dearer, and what else costs more."""
-    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
+    masked = {f"{axis.tensor}@{axis.axis}": axis.channels for axis in report.masked}
     for key in {**before.removed, **before.held}:
-        old = channels(before.removed.get(key, "")) | channels(before.held.get(key, ""))
-        new = masked.get(key, set())
-        if len(new) < len(old):
+        removed, held = channels(before.removed.get(key, "")), channels(before.held.get(key, ""))
+        old = np.zeros(max(len(removed), len(held)), np.bool_)
+        old[: len(removed)] |= removed
+        old[: len(held)] |= held
+        new = [channel for channel in masked.get(key, ()) if channel < len(old)]
+        if len(masked.get(key, ())) < old.sum():
             name, _, axis = key.rpartition("@")
-            bare = sorted(old - new)
+            old[new] = False
+            bare = np.flatnonzero(old)
             which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
             yield f"mask '{name}' axis {axis}: {which} no longer masked"
     rises = {name: now.layer_flops[name] - before.layer_flops.get(name, 0) for name in now.layer_flops}

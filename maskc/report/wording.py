@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from maskc.runtime.session import place
 
@@ -114,12 +116,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
 
 
-def ranges(channels: Sequence[int]) -> str:
+def ranges(channels: Sequence[int] | NDArray[np.integer[Any]]) -> str:
     """Channel numbers in brief: 0-3, 7, 9-10."""
-    # Along a run of consecutive numbers, number and position grow alike.
-    grouped = groupby(enumerate(sorted(channels)), key=lambda pair: pair[1] - pair[0])
-    runs = ([channel for _, channel in run] for _, run in grouped)
-    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    ordered = np.sort(np.asarray(channels, np.int64))
+    ends = np.flatnonzero(np.diff(ordered) != 1)
+    firsts, lasts = ordered[np.r_[0, ends + 1][: len(ordered)]], ordered[np.r_[ends, -1][: len(ordered)]]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True))
 
 
 def size(count: int) -> str:

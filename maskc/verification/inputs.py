@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError, NotComparableError, RunError
+from maskc.frontend import npz_files
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
@@ -20,6 +21,9 @@ from maskc.verification.input_output_signature import listed
 
 # How often values that the reference overflows on are divided by ten.
 _SHRINKINGS = 3
+
+# Of the arrays in all files together.
+_MOST_BYTES = 2**31
 
 # Scales of Gaussian values that are drawn again.
 _SCALES = (1.0, 3.0, 10.0)
@@ -37,16 +41,29 @@ def read_inputs(path: Path) -> dict[str, Arrays]:
         files = sorted(path.glob("*.npz"))
         if not files:
             raise InputError(f"The directory {path} has no .npz files.")
+        _check_sizes(files, path)
         return {f"real data of {file.name}": _read(file) for file in files}
     if not path.is_file():
         raise InputError(f"The input file {path} does not exist.")
+    _check_sizes([path], path)
     return {"real data": _read(path)}
+
+
+def _check_sizes(files: Sequence[Path], path: Path) -> None:
+    """Raise `InputError` where the files hold more than is held at a time."""
+    size = 0
+    for file in files:
+        with contextlib.suppress(Exception):  # of any kind where it is damaged, which reading says better
+            size += npz_files.unpacked_bytes(file)
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"The inputs in {path} take {size:,} bytes, and {_MOST_BYTES:,} is the most. Give fewer examples."
+        )
 
 
 def _read(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return npz_files.read(path)
     except Exception as error:
         raise InputError(f"The input file {path} cannot be read; it must be an .npz file of arrays.") from error
 

@@ -138,3 +138,29 @@ def test_not_enough_memory_is_said_in_python(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("passes.shrink", huge)
     with pytest.raises(InputError, match=r"not enough memory \(8 TiB were asked for\)"):
         maskc.compile(build.mlp())
+
+
+def unpacks_to(path: Path, count: int, version: int = 1) -> Path:
+    """An `.npz` file of `x`, so many bytes of zeros by its header, and a few of them in it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+        write = np.lib.format.write_array_header_1_0 if version == 1 else np.lib.format.write_array_header_2_0
+        write(file, {"descr": "<f4", "fortran_order": False, "shape": (count // 32, 8)})
+        file.write(bytes(1000))
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_inputs_that_unpack_to_gigabytes(tmp_path: Path, version: int) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    data = unpacks_to(tmp_path / "x.npz", 2**31 + 32, version)
+    result = process("verify", source, source, "--inputs", data, code=LIMITED)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: The inputs in ") and "take 2,147,483,680 bytes, and 2,147" in result.stderr
+
+
+def test_many_files_of_inputs_count_together(tmp_path: Path) -> None:
+    source, data = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "data"
+    data.mkdir()
+    for number in range(3):
+        unpacks_to(data / f"{number}.npz", 2**30)
+    refused(command("verify", source, source, "--inputs", data), 2, "data take 3,221,225,472 bytes")
