@@ -7,11 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
-from maskc.frontend.graph_queries import all_graphs, bodies, copied, fresh, type_of, without_weights
+from maskc.frontend.graph_queries import (
+    STANDARD_DOMAINS,
+    all_graphs,
+    all_nodes,
+    all_tensors,
+    bodies,
+    copied,
+    fresh,
+    is_external,
+    type_of,
+    without_weights,
+)
 from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
 from passes.model.shape_inference import with_elements
+from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.
 MOST_NODES = 1_000_000
@@ -31,7 +43,47 @@ def fault(model: ModelProto) -> str | None:
         return f"'{garbled.decode(errors='replace')[:60]}' in it is no text in UTF-8"
     if not model.graph.output:
         return "it has no outputs, so there is nothing to compute"
-    return next(_faults(model.graph, frozenset()), None)
+    return next(_faults(model.graph, frozenset()), None) or next(filter(None, map(_misfit, all_tensors(model))), None)
+
+
+def _misfit(tensor: TensorProto) -> str | None:
+    """What is wrong with a tensor whose data are not of the size it declares; None if they are, or in a file."""
+    if is_external(tensor):
+        return None
+    shape = list(tensor.dims)
+    if not tensor.HasField("raw_data"):
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except ValueError:  # numpy's reshape
+            return f"the data of tensor '{tensor.name}' are not of the shape {shape} that it declares"
+        except Exception:  # a type that there is not, which the checker says
+            return None
+        return None
+    try:
+        declared = stored_bytes(tensor)
+    except (KeyError, ValueError, TypeError):  # a type that there is not, which the checker says
+        return None
+    held = _raw_bytes(tensor, declared)
+    if held == declared:
+        return None
+    return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
+
+
+def _raw_bytes(tensor: TensorProto, expected: int) -> int:
+    """How long the raw data are. To ask for them copies them, so it is looked first whether they are as expected."""
+    rest = TensorProto()
+    for field in TensorProto.DESCRIPTOR.fields:
+        value = None if field.name == "raw_data" else getattr(tensor, field.name)
+        if value is None:
+            continue
+        if hasattr(value, "MergeFrom"):
+            getattr(rest, field.name).MergeFrom(value)
+        elif tensor.HasField(field.name):
+            setattr(rest, field.name, value)
+    length_prefix = max(1, -(-expected.bit_length() // 7))
+    if expected >= 0 and tensor.ByteSize() - rest.ByteSize() == 1 + length_prefix + expected:
+        return expected
+    return len(tensor.raw_data)
 
 
 def _garbled(model: ModelProto) -> bytes | None:
@@ -192,6 +244,25 @@ def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
     """Dimensions of inputs that are declared as less than zero."""
     for value in model.graph.input:
         yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
+
+
+def explicit(model: ModelProto) -> ModelProto:
+    """The model with the default of MeanVarianceNormalization's axes written out, without which onnx cannot infer it.
+
+    The argument is left untouched, and returned where there is nothing to do.
+    """
+    if not list(_without_axes(model)):
+        return model
+    result = copied(model)
+    for node in _without_axes(result):
+        node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
+    return result
+
+
+def _without_axes(model: ModelProto) -> Iterator[NodeProto]:
+    for node in all_nodes(model):
+        if node.op_type == "MeanVarianceNormalization" and node.domain in STANDARD_DOMAINS and not node.attribute:
+            yield node
 
 
 def completed(model: ModelProto) -> ModelProto:

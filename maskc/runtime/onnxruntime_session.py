@@ -26,6 +26,7 @@ from maskc.frontend.graph_queries import (
 from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
+from maskc.runtime.fatal_models import why_fatal
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
 from passes.errors import in_brief
@@ -48,6 +49,8 @@ class OnnxRuntimeSession:
         self, model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, profiled: bool = False
     ) -> None:
         ort = import_onnxruntime()
+        if fatal := why_fatal(model):
+            raise RunError(f"ONNX Runtime cannot run the model: {fatal}.")
         #: the finest type that this computes with
         self.finest = TensorProto.DOUBLE
         self.outputs = tuple(value.name for value in model.graph.output)

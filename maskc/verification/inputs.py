@@ -115,18 +115,24 @@ def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, e
 
 
 def _finite(sample: Sample, expected: Session) -> Sample:
-    """The sample, or one of saturating values that are small enough for the reference not to overflow."""
-    if not sample.label.startswith("saturating"):
-        return sample
+    """The sample, or one of smaller values at which the reference does not overflow, if it overflows and there is one.
+
+    Where it does, what becomes of channels that are zero is up to the order of operations: infinity times zero.
+    """
+    found = sample
     for _ in range(_SHRINKINGS):
-        if all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc"):
+        if _all_finite(found):
             break
         inputs = {
             name: (array * 0.1).astype(array.dtype) if array.dtype.kind in "fc" else array
-            for name, array in sample.inputs.items()
+            for name, array in found.inputs.items()
         }
-        sample = Sample(sample.label, inputs, expected.run(inputs))
-    return sample
+        found = Sample(sample.label, inputs, expected.run(inputs))
+    return found if _all_finite(found) or sample.label.startswith("saturating") else sample
+
+
+def _all_finite(sample: Sample) -> bool:
+    return all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc")
 
 
 def _fitted(ports: Sequence[random_inputs.Port], given: Mapping[str, NDArray[Any]], label: str) -> Inputs:

@@ -65,7 +65,8 @@ def _moved(one: NDArray[Any], other: NDArray[Any], allowed: float) -> float:
     if found is None or (found.exact and found.max_abs):
         return math.inf
     # Where all was zero, what it moves by is the scale.
-    return found.max_abs / (allowed * (found.scale or found.max_abs)) if found.max_abs else 0.0
+    moved = found.max_abs / (found.scale or found.max_abs) if found.max_abs else 0.0
+    return moved / allowed if moved else 0.0
 
 
 def hidden_weights(model: ModelProto, flops: int, samples: Sequence[Sample], allowed: Allowed, seed: int) -> set[str]:

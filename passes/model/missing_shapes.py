@@ -90,7 +90,7 @@ class _Elements:
     def _written(self, name: str, node: onnx.NodeProto | None) -> Elements | None:
         dims = self._shape(name)
         unknown = None
-        if dims is not None and len(dims) < 2 and all(isinstance(d, int) for d in dims):
+        if dims is not None and len(dims) < 2 and all(isinstance(d, int) and d >= 0 for d in dims):
             unknown = np.full([int(d or 0) for d in dims], None, object)
         if node is None or node.domain or node.output[0] != name:
             return unknown

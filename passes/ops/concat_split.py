@@ -137,7 +137,11 @@ class Split(Movement):
         scale, shift = np.ones(sum(sizes)), np.zeros(sum(sizes))
         part = slice(sum(sizes[:output]), sum(sizes[: output + 1]))
         scale[part], shift[part] = affine.scale, affine.shift
-        return fuser.fold(Affine(node.inputs[0], scale, shift, affine.axis))
+        whole = node.inputs[0]
+        folded = fuser.fold(Affine(whole, scale, shift, affine.axis))
+        if folded:
+            fuser.rename(whole)
+        return folded
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         """A permutation within one part is one of the whole."""

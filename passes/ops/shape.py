@@ -252,7 +252,7 @@ class ConstantOfShape(Generated):
         tensor = node.attrs.get("value")
         if tensor is None:
             yield from filled(node, facts, np.zeros((), np.float32))
-        elif not isinstance(tensor.dtype, int):
+        elif not isinstance(tensor.dtype, int) and np.size(tensor.values) == 1:
             yield from filled(node, facts, np.asarray(tensor.values).reshape(()))
 
 

@@ -36,6 +36,10 @@ class Fuser:
             return False
         return self._rules(producer).fold_output_affine(producer, affine, self)
 
+    def rename(self, tensor: gs.Tensor) -> None:
+        """Give a tensor that is another one now a name that the source does not have."""
+        tensor.name = self._editor.names.fresh(tensor.name)
+
     def into_addend(self, node: gs.Node, affine: Affine) -> bool:
         """(x + b) · s + t = x · s + (b · s + t): the scale goes to the contraction before the Add, the rest into it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -150,6 +151,17 @@ def short_data() -> onnx.ModelProto:
     return built
 
 
+def data_of_another_shape(**data: Any) -> onnx.ModelProto:
+    """The bias of the MLP as a scalar in name, with the data of 16 numbers, or these."""
+    built = build.mlp()
+    bias = built.graph.initializer[1]
+    del bias.dims[:]
+    for key, values in data.items():
+        bias.ClearField("raw_data")
+        getattr(bias, key).extend(values)
+    return built
+
+
 def format_from_the_future() -> onnx.ModelProto:
     built = build.mlp()
     built.ir_version = 99
@@ -180,6 +192,8 @@ def format_from_the_future() -> onnx.ModelProto:
         (nothing_at_all, ("no outputs",)),
         (output_from_nowhere, ("nothing writes the output 'ghost'",)),
         (short_data, ("w1",)),
+        (data_of_another_shape, ("tensor 'b1' []", "64 bytes", "4 are")),
+        (lambda: data_of_another_shape(float_data=[1.0] * 16), ("b1",)),
         (format_from_the_future, ("99",)),
         (lambda: build.sparse(0, 500), ("w1", "out of range")),
         (lambda: build.fancy(build.node("Relu", "ghost", "o")), ("ghost",)),

@@ -37,6 +37,14 @@ def test_node_names_given_twice(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_function_of_the_standard_whose_default_onnx_forgets(tmp_path: Path) -> None:
+    """Its inference of MeanVarianceNormalization of opset 13 fails where the axes are left to their default."""
+    shape = [2, 3, 4, 5]
+    nodes = [build.node("MeanVarianceNormalization", "x", "m"), build.node("Relu", "m", "y")]
+    built = build.model(nodes, [build.value("x", shape)], [build.value("y", shape)], opset=13)
+    assert good(built, tmp_path)["verification"]["passed"]
+
+
 def test_a_sparse_initializer(tmp_path: Path) -> None:
     told = good(build.sparse(0, 17, 40, 127), tmp_path)
     assert told["verification"]["passed"] and "w1" in told["warnings"][0]

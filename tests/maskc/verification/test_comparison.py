@@ -17,7 +17,7 @@ from maskc.verification.inputs import Sample, redrawn
 from maskc.verification.tolerance import tolerance
 from tests.maskc import build
 from tests.maskc.build import node, value
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, process, refused
 
 
 @pytest.fixture
@@ -174,3 +174,20 @@ def test_latency_side_by_side(pair: tuple[Path, Path]) -> None:
         assert 0 < low <= median <= high
     assert latency.speedup == latency.before[1] / latency.after[1]
     assert api.verify(*pair).latency is None
+
+
+def test_where_the_source_overflows_smaller_values_are_compared() -> None:
+    """A channel of huge values that nothing reads: infinity times zero is up to the order of operations."""
+    nodes = [build.node("Mul", "x huge", "a"), build.node("MatMul", "a none", "b"), build.node("Add", "b bias", "y")]
+    weights = [build.constant("huge", [0, 3e38]), build.constant("none", np.zeros((2, 3))), build.weight("bias", 3)]
+    built = build.model(nodes, [build.value("x", ["n", 2])], [build.value("y", ["n", 3])], weights)
+    assert api.compile(built).report.verified
+
+
+def test_what_kills_the_runtime_is_not_run(tmp_path: Path) -> None:
+    """ONNX Runtime 1.31 ends the process at a recurrent layer that is given no examples."""
+    weights = [build.weight("w", 1, 16, 6), build.weight("r", 1, 16, 4), build.constant("none", [5, 0, 6], np.int64)]
+    nodes = [build.node("Reshape", "x none", "a", allowzero=1), build.node("LSTM", "a w r", "y", hidden_size=4)]
+    built = build.model(nodes, [build.value("x", [0, 6])], [build.value("y", [5, 1, 0, 4])], weights)
+    done = process("compile", build.save(built, tmp_path / "m.onnx"), "-o", tmp_path / "o.onnx")
+    assert done.returncode == 0 and "Warning: Not verified" in done.stderr and "ends the process at LSTM" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 
 import maskc as api
 from maskc.errors import UndecidedError
+from maskc.verification.sensitivity import movement
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
@@ -146,3 +147,10 @@ def test_flat_networks_and_their_mutants() -> None:
 @pytest.mark.release
 def test_many_flat_networks_and_their_mutants() -> None:
     judged(range(10_000, 11_000), 150)
+
+
+def test_values_near_the_smallest_that_there_are() -> None:
+    """What is allowed of them is rounded to zero."""
+    tiny = np.float64(5e-324)
+    assert movement([np.array([0.0, tiny]), np.array([tiny, 0.0])], 1e-5) == pytest.approx(1e5)
+    assert movement([np.zeros(2), np.zeros(2)], 1e-5) == 0

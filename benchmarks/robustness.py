@@ -1,0 +1,221 @@
+"""Does maskc end every model in a result or a sentence? python -m benchmarks.robustness --count 20000
+
+First onnx's own test models of its backends, of opset 9 and later, as they are. Then so many mutated ones: fixtures,
+onnx's test models and random networks with a few fields of the file changed, some with masks that are mutated as well.
+Each is compiled and verified in a process that is watched. It must end within 60 s and 4 GB in a compiled model that
+gives the same outputs in ONNX Runtime, or in a MaskcError, with nothing else written. `--shell N` gives so many more to
+the command line. What should not be is printed, and the files are kept with `--keep`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import onnx
+
+from tests.generators.hostile import BYTES, FAULTS, SECONDS, Attempts, Case, Ended, onnx_test_models
+from tests.generators.mutated_models import mutated, mutated_masks
+from tests.generators.networks import network
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+RECORD = HERE / "results" / "robustness.json"
+OLDEST = 9
+# Reasons that are listed; the others are counted.
+_LISTED = 12
+
+
+@cache
+def whole() -> tuple[tuple[str, onnx.ModelProto, tuple[dict[str, Any], ...]], ...]:
+    """onnx's test models, of opset 9 and later, with their inputs."""
+    return tuple(each for each in onnx_test_models() if _opset(each[1]) >= OLDEST)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """The version of the standard's operators; a model without any has the latest."""
+    return min((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=99)
+
+
+@cache
+def _fixtures() -> tuple[onnx.ModelProto, ...]:
+    return tuple(onnx.load(path) for path in sorted((ROOT / "fixtures").glob("*.onnx")))
+
+
+def subject(rng: Random) -> onnx.ModelProto:
+    """A good model to mutate."""
+    kind = rng.random()
+    if kind < 0.25:
+        return rng.choice(_fixtures())
+    return rng.choice(whole())[1] if kind < 0.7 else network(rng.randrange(10**6)).model
+
+
+def as_it_is(number: int) -> Case:
+    """One of onnx's test models."""
+    _, model, feeds = whole()[number]
+    return Case(model.SerializeToString(), feeds=feeds)
+
+
+def broken(number: int) -> Case:
+    """A mutated model, one in four with a file of masks."""
+    rng = Random(number)
+    model = subject(rng)
+    data = mutated(model, rng) if rng.random() < 0.95 else model.SerializeToString()
+    return Case(data, mutated_masks(model, rng) if rng.random() < 0.25 else None)
+
+
+def in_a_shell(number: int) -> Ended:
+    """How `maskc compile` ends for a mutated model: its exit code, one sentence, no signal, nothing left."""
+    case = broken(number)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "m.onnx").write_bytes(case.model)
+        words = ["compile", "m.onnx", "-o", "out.onnx"]
+        if case.masks is not None:
+            (directory / "masks.npz").write_bytes(case.masks)
+            words += ["--masks", "masks.npz"]
+        before = {path.name for path in directory.iterdir()}
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "maskc", *words],
+            cwd=directory,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+        )
+        seconds = round(time.monotonic() - began, 3)
+        made = {path.name for path in directory.iterdir()} - before
+    said = done.stderr.decode(errors="replace").strip()
+    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
+    if done.returncode == 0:
+        return Ended("compiled, not compared" if made == {"out.onnx"} else "rubbish", str(sorted(made)), seconds)
+    if made:
+        return Ended("rubbish", f"{sorted(made)} after: {said}", seconds)
+    if "Traceback" in said or "failed unexpectedly" in said or len(errors) != 1:
+        return Ended("raw error", said[:300], seconds)
+    if done.returncode < 0 or "ended unexpectedly" in said:
+        return Ended("died", said[:300], seconds)
+    if done.returncode != 2:
+        return Ended("wrong", f"exit code {done.returncode}: {said[:300]}", seconds)
+    return Ended("slow" if seconds > SECONDS else "refused", errors[0].removeprefix("Error: "), seconds)
+
+
+class Tally:
+    """How cases ended: how many of each kind and reason, what should not be, and what took most."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.reasons: dict[str, Counter[str]] = {}
+        self.faults: list[str] = []
+        self.seconds = 0.0
+        self.bytes = 0
+
+    def add(self, name: str, ended: Ended) -> bool:
+        """Count a case; whether it is a fault."""
+        self.kinds[ended.kind] += 1
+        if ended.said:
+            self.reasons.setdefault(ended.kind, Counter())[ended.reason] += 1
+        self.seconds, self.bytes = max(self.seconds, ended.seconds), max(self.bytes, ended.bytes)
+        if ended.kind in FAULTS:
+            self.faults.append(f"{name}: {ended.kind}: {ended.said[:300]}")
+        return ended.kind in FAULTS
+
+    def to_json(self) -> dict[str, Any]:
+        """The tally as values that `json` can write."""
+        return {
+            "cases": self.kinds.total(),
+            "kinds": dict(self.kinds.most_common()),
+            "reasons": {kind: dict(reasons.most_common(_LISTED)) for kind, reasons in self.reasons.items()},
+            "most_seconds": round(self.seconds, 1),
+            "most_bytes": self.bytes,
+            "faults": self.faults,
+        }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as a table for docs/security.md."""
+    columns = {key: record[key] for key in ("onnx", "mutated", "shell") if key in record}
+    titles = {"onnx": "onnx's test models", "mutated": "mutated, from Python", "shell": "mutated, from the shell"}
+    rows = [["", *(titles[key] for key in columns)], ["---", *["---:"] * len(columns)]]
+    rows.append(["cases", *(f"{column['cases']:,}" for column in columns.values())])
+    for kind in ("compiled and equal", "compiled, not compared", "refused", "refused, and runs", *FAULTS):
+        counts = [column["kinds"].get(kind, 0) for column in columns.values()]
+        if any(counts) or kind in FAULTS:
+            rows.append([kind, *(f"{count:,}" for count in counts)])
+    rows.append(["most seconds", *(f"{column['most_seconds']:.1f}" for column in columns.values())])
+    most = (column["most_bytes"] for column in columns.values())
+    rows.append(["most memory", *(f"{count / 1e9:.2f} GB" if count else "" for count in most)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def run(make: Any, numbers: Iterable[int], keep: Path | None = None, minutes: float = float("inf")) -> Tally:
+    """Try the cases of these numbers, or as many as can be done in the time."""
+    tally, attempts, end = Tally(), Attempts(make), time.monotonic() + 60 * minutes
+    try:
+        for done, number in enumerate(numbers):
+            if time.monotonic() > end:
+                break
+            _add(tally, make, number, attempts(number), keep)
+            if done % 500 == 499:
+                print(f"{done + 1}: {dict(tally.kinds.most_common())}", flush=True)
+    finally:
+        attempts.close()
+    return tally
+
+
+def _add(tally: Tally, make: Any, number: int, ended: Ended, keep: Path | None) -> None:
+    if tally.add(f"{make.__name__}({number})", ended):
+        print(tally.faults[-1], flush=True)
+        if keep is not None:
+            case = make(number)
+            (keep / f"{make.__name__}-{number}.onnx").write_bytes(case.model)
+            if case.masks is not None:
+                (keep / f"{make.__name__}-{number}.npz").write_bytes(case.masks)
+
+
+def main() -> int:
+    """Run the campaign and write the record; returns 1 if there are faults."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--count", type=int, default=2000, help="mutated models, from Python")
+    parser.add_argument("--shell", type=int, default=50, help="mutated models, from the shell")
+    parser.add_argument("--seed", type=int, default=0, help="the number of the first")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="the most for the mutated, from Python")
+    parser.add_argument(
+        "--only", choices=["onnx", "mutated", "shell"], help="one of the three; the record keeps the others"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where to put the files of what should not be")
+    options = parser.parse_args()
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = json.loads(RECORD.read_text()) if options.only and RECORD.exists() else {}
+    numbers = range(options.seed, options.seed + options.count)
+    if options.only in (None, "onnx"):
+        record["onnx"] = run(as_it_is, range(len(whole())), options.keep).to_json()
+    if options.only in (None, "mutated"):
+        record["mutated"] = run(broken, numbers, options.keep, options.minutes).to_json()
+    if options.only in (None, "shell"):
+        tally = Tally()
+        for number in range(options.seed + 10**6, options.seed + 10**6 + options.shell):
+            _add(tally, broken, number, in_a_shell(number), options.keep)
+        record["shell"] = tally.to_json()
+    record["limits"] = {"seconds": SECONDS, "bytes": BYTES}
+    record["date"] = datetime.date.today().isoformat()
+    RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    print(table(record))
+    return int(any(record[key]["faults"] for key in ("onnx", "mutated", "shell") if key in record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Models that ONNX Runtime 1.31 ends the whole process at, which nothing in the process can prevent once it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import ModelProto, ValueInfoProto
+
+from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
+from passes.model.shape_inference import with_elements
+
+_RECURRENT = ("GRU", "LSTM", "RNN")
+
+
+def why_fatal(model: ModelProto) -> str | None:
+    """What ONNX Runtime ends the process at, in words; None where nothing is known that it would."""
+    recurrent = [node for node in all_nodes(model) if node.op_type in _RECURRENT and node.domain in STANDARD_DOMAINS]
+    if not recurrent:
+        return None
+    empty = {value.name for value in _values(model) if _is_empty(value)}
+    for node in recurrent:
+        if empty.intersection(node.input[:1]):
+            return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', whose data have no elements"
+    return None
+
+
+def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
+    try:
+        graph = with_elements(without_weights(model)).graph
+    except onnx.shape_inference.InferenceError:
+        graph = model.graph
+    yield from graph.input
+    yield from graph.value_info
+
+
+def _is_empty(value: ValueInfoProto) -> bool:
+    return any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in value.type.tensor_type.shape.dim)

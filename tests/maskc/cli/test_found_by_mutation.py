@@ -1,0 +1,54 @@
+"""Models that mutations of good ones led to, which ended in raw errors or were refused without a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+import maskc as api
+from tests.maskc import build
+from tests.maskc.build import node, value
+from tests.maskc.command import maskc, refused
+
+
+def test_a_fill_of_two_values(tmp_path: Path) -> None:
+    """ONNX wants one, and its checker looks at none."""
+    filled = helper.make_node("ConstantOfShape", ["s"], ["c"], value=build.constant("two", [0.5, 0.5]))
+    nodes = [node("Shape", "x", "s"), filled, node("Mul", "x c", "y")]
+    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
+    result = maskc("compile", build.save(built, tmp_path / "m.onnx"))
+    assert result.exit_code == 0 and "Not verified" in result.stderr, result.stderr
+
+
+def test_a_vector_of_less_than_no_elements(tmp_path: Path) -> None:
+    one = build.constant("one", [1], np.int64)
+    nodes = [node("Neg", "five", "s"), helper.make_node("ConstantOfShape", ["s"], ["y"], value=one)]
+    built = build.model(
+        nodes, [], [value("y", [None], onnx.TensorProto.INT64)], [build.constant("five", [5], np.int64)]
+    )
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "ConstantOfShape")
+
+
+def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
+    """What is split is another tensor then, and is not to be compared with the source's where outputs hardly move."""
+    nodes = [
+        node("Conv", "x k bias", "a"),
+        node("Conv", "a l bias", "b"),
+        node("Split", "b sizes", "p q", axis=1),
+        node("Mul", "p mask", "r"),
+        node("Cos", "q", "s"),
+        node("Concat", "r s", "c", axis=1),
+        node("MatMul", "c w", "y"),
+    ]
+    weights = [
+        *(build.weight("k", 4, 3, 1, 1), build.weight("l", 4, 4, 1, 1), build.constant("bias", np.zeros(4))),
+        *(build.constant("sizes", [3, 1], np.int64), build.constant("mask", np.reshape([2, 3, 0.5], (3, 1, 1)))),
+        build.weight("w", 5, 2),
+    ]
+    built = build.model(nodes, [value("x", ["n", 3, 4, 5])], [value("y", ["n", 4, 4, 2])], weights)
+    compiled = api.compile(built, verify=False).model
+    split = next(item for item in compiled.graph.node if item.op_type == "Split")
+    assert split.input[0] not in {name for item in built.graph.node for name in item.output}
