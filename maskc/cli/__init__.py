@@ -4,7 +4,6 @@ One file for each command. The heavy imports are inside the commands, so that `m
 """
 
 import functools
-import sys
 
 from maskc.cli import application, standard_streams, supervision
 from maskc.cli.application import EXIT_CODES, app
@@ -15,13 +14,7 @@ from maskc.cli import compile, verify, explain, flops, diff, check, sweep, train
 __all__ = ["EXIT_CODES", "app", "main"]
 
 
-# What ends at the next step of training, which is saved before, and what is looked at while it runs.
-_UNSUPERVISED = ("train", "demo")
-
-
 def main() -> None:
     """Run the command line, under its name even for `python -m maskc`."""
     standard_streams.fill_closed()
-    if sys.argv[1:2] and sys.argv[1] in _UNSUPERVISED:
-        app(prog_name="maskc")
     supervision.supervised(functools.partial(app, prog_name="maskc"), application.tell_end)

@@ -37,7 +37,7 @@ class Format(StrEnum):
 
 
 # The options that mean something where no ONNX is written.
-_FOR_TENSORFLOW = {"models", "output", "format", "quantize", "data", "verify", "as_json", "trust", "timeout"}
+_FOR_TENSORFLOW = {"models", "output", "format", "quantize", "data", "verify", "as_json", "trust", "timeout", "memory"}
 _FOR_TENSORFLOW |= {"quiet", "verbose", "debug"}
 
 
@@ -99,6 +99,7 @@ def compile(
     rules: option.Rules = None,
     trust: option.Trust = False,
     timeout: option.Timeout = None,
+    memory: option.Memory = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,

@@ -9,7 +9,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Json, Quiet, Rules, Shape, Signature, Timeout, Trust, Verbose
+from maskc.cli.shared_options import At, Debug, Json, Memory, Quiet, Rules, Shape, Signature, Timeout, Trust, Verbose
 
 
 @app.command(epilog=EXIT_CODES)
@@ -26,6 +26,7 @@ def diff(
     rules: Rules = None,
     trust: Trust = False,
     timeout: Timeout = None,
+    memory: Memory = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -20,6 +20,7 @@ def explain(
     rules: option.Rules = None,
     trust: option.Trust = False,
     timeout: option.Timeout = None,
+    memory: option.Memory = None,
     as_json: option.Json = False,
     quiet: option.Quiet = False,
     verbose: option.Verbose = False,

@@ -51,6 +51,14 @@ def _set_timeout(value: float | None) -> float | None:
     return value
 
 
+def _set_memory(value: float | None) -> float | None:
+    if value is not None:
+        if not supervision.can_watch_memory():
+            raise typer.BadParameter("--memory is there on Linux only")
+        supervision.limit_memory(value)
+    return value
+
+
 Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
@@ -119,6 +127,17 @@ Timeout = Annotated[
         min=0.0,
         callback=_set_timeout,
         help="End it after so many seconds, whatever it is doing; nothing is written then.",
+        show_default=False,
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory",
+        metavar="GB",
+        min=0.0,
+        callback=_set_memory,
+        help="End it when it takes more than so many gigabytes of memory; nothing is written then.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,7 @@
 """The command in a process of its own, which can be ended whatever native code it is in, and whose end is always told.
 
-The first process stays small: it passes signals on, counts the time, and ends the other one where that does not do so.
+The first process stays small: it passes signals on, watches time and memory, and ends the other one where that does not
+do so.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from maskc import progress
 
 #: seconds that a process which is told to end has for it
 GRACE = 1.0
+# Seconds that it has for a file which it begins to write then: the checkpoint of a training run.
+_WRITING = 60.0
+# Seconds within which a second signal is the same one, told to a group of processes and to each of them.
+_SAME = 0.3
+# Seconds between two looks at the memory.
+_LOOK = 0.05
 # What the second process tells the first one, a line each.
-_TIMEOUT, _MADE, _GONE = "timeout", "made", "gone"
+_TIMEOUT, _MEMORY, _MADE, _GONE = "timeout", "memory", "made", "gone"
 _TOLD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 #: where the second process tells; None in a process that nobody supervises
@@ -36,6 +44,16 @@ def is_possible() -> bool:
 def limit(seconds: float) -> None:
     """Have this process ended so many seconds from now; nothing where nobody supervises it."""
     _tell(_TIMEOUT, str(seconds))
+
+
+def can_watch_memory() -> bool:
+    """Whether the system says how much memory a process takes, in a place that this knows."""
+    return is_possible() and Path("/proc/self/statm").exists()
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Have this process ended when it and those that it starts take more; nothing where nobody supervises it."""
+    _tell(_MEMORY, str(gigabytes))
 
 
 def supervised(run: Callable[[], None], told: Callable[[str, int], int]) -> None:
@@ -95,7 +113,8 @@ class _Supervisor:
         self._process, self._line, self._unblocked = process, line, unblocked
         self._signal: int | None = None
         self._deadline: float | None = None
-        self._limit = self._timeout = ""
+        self._began = 0.0  # when the signal came
+        self._limit = self._timeout = self._memory = self._exceeded = ""
         self._parts: dict[str, None] = {}
         self._heard = b""
 
@@ -111,11 +130,16 @@ class _Supervisor:
         killed = False
         while True:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            if self._memory:
+                left = _LOOK if left is None else min(left, _LOOK)
             ready, _, _ = select.select([self._line, woken], [], [], left)
             if woken in ready:
                 os.read(woken, 64)
             if self._line in ready and not self._hear():
                 break
+            if self._memory and _taken(self._process) > float(self._memory) * 1e9:
+                self._exceeded, self._memory, self._deadline, killed = self._memory, "", None, True
+                self._kill(signal.SIGKILL)
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 killed = self._end()
         _, status = os.waitpid(self._process, 0)
@@ -123,6 +147,10 @@ class _Supervisor:
         if killed or code < 0:
             for folder in self._parts:
                 shutil.rmtree(folder, ignore_errors=True)
+        if self._exceeded and code != 0:
+            return told(
+                f"It took more than {self._exceeded} GB of memory, and was ended. Give it more with --memory.", 2
+            )
         if self._timeout and code != 0:
             return told(f"It took more than {self._timeout} seconds, and was ended. Give it more with --timeout.", 2)
         if self._signal is not None and code < 0:
@@ -133,10 +161,13 @@ class _Supervisor:
         return code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self._signal is None:
-            self._signal = number
-            self._deadline = time.monotonic() + GRACE
+            self._signal, self._began = number, now
+            self._deadline = now + GRACE
             self._kill(number)
+        elif now - self._began > _SAME:  # who tells it again will not wait
+            self._deadline = now
 
     def _hear(self) -> bool:
         """Take note of what the process tells; False where it has ended."""
@@ -146,11 +177,20 @@ class _Supervisor:
             what, _, value = os.fsdecode(line).partition(" ")
             if what == _MADE:
                 self._parts[value] = None
+                self._extend(_WRITING)
             elif what == _GONE:
                 self._parts.pop(value, None)
+                self._extend(GRACE)
+            elif what == _MEMORY:
+                self._memory = value
             elif self._signal is None:
                 self._limit, self._deadline = value, time.monotonic() + float(value)
         return bool(data)
+
+    def _extend(self, seconds: float) -> None:
+        """Give the process more time, if it was told to end by a signal."""
+        if self._signal is not None and self._deadline is not None:
+            self._deadline = time.monotonic() + seconds
 
     def _end(self) -> bool:
         """End the process: first it is told to, then there is no choice; whether it was that."""
@@ -164,5 +204,26 @@ class _Supervisor:
         return True
 
     def _kill(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, number)
+        """Tell the process; what ends it without being told ends those that it started too."""
+        for process in _family(self._process) if number == signal.SIGKILL else [self._process]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+
+def _family(process: int) -> list[int]:
+    """A process and those that it started, and they, as far as the system tells."""
+    found = [process]
+    with contextlib.suppress(OSError):  # one that has just ended, or another system than Linux
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += _family(int(child))
+    return found
+
+
+def _taken(process: int) -> int:
+    """Bytes of memory that a process and those that it started take now."""
+    pages = 0
+    for each in _family(process):
+        with contextlib.suppress(OSError):
+            pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,20 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, volume
-from maskc.cli.shared_options import At, Debug, Json, Masks, Quiet, Reports, Shape, Signature, Timeout, Trust, Verbose
+from maskc.cli.shared_options import (
+    At,
+    Debug,
+    Json,
+    Masks,
+    Memory,
+    Quiet,
+    Reports,
+    Shape,
+    Signature,
+    Timeout,
+    Trust,
+    Verbose,
+)
 from maskc.errors import NotEquivalentError, UndecidedError
 
 
@@ -108,6 +121,7 @@ def verify(
     report: Reports = None,
     trust: Trust = False,
     timeout: Timeout = None,
+    memory: Memory = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

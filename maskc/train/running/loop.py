@@ -7,6 +7,7 @@ import dataclasses
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from maskc.train.running import checkpoints
 from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
 from maskc.train.summaries import Summaries
+
+# Seconds within which a second signal is the same one, told to a group of processes and to each of them.
+_SAME = 0.5
 
 # Checkpoints that are kept of a run.
 KEPT = 3
@@ -323,15 +327,18 @@ class Loop:
 
 @contextlib.contextmanager
 def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether a signal asked this process to end; a second one ends it at once."""
+    """Whether a signal asked this process to end; a second one, some time later, ends it at once."""
     asked = threading.Event()
+    first = 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        nonlocal first
+        if asked.is_set() and time.monotonic() - first > _SAME:
             raise KeyboardInterrupt
+        first = first or time.monotonic()
         asked.set()
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import helper
 
 import maskc as api
@@ -24,11 +23,16 @@ def test_a_fill_of_two_values(tmp_path: Path) -> None:
 
 
 def test_a_vector_of_less_than_no_elements(tmp_path: Path) -> None:
-    one = build.constant("one", [1], np.int64)
-    nodes = [node("Neg", "five", "s"), helper.make_node("ConstantOfShape", ["s"], ["y"], value=one)]
-    built = build.model(
-        nodes, [], [value("y", [None], onnx.TensorProto.INT64)], [build.constant("five", [5], np.int64)]
-    )
+    nodes = [
+        helper.make_node("Constant", [], ["a"], value=build.constant("five", [5], np.int64)),
+        node("Neg", "a", "b"),
+        helper.make_node("ConstantOfShape", ["b"], ["c"], value=build.constant("one", [1], np.int64)),
+        node("Shape", "x", "s"),
+        node("Concat", "s c", "t", axis=0),
+        node("Reshape", "x t", "m"),
+        node("Relu", "m", "y"),
+    ]
+    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "ConstantOfShape")
 
 

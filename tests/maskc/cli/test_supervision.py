@@ -126,3 +126,89 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
 def test_in_time_nothing_is_said(tmp_path: Path) -> None:
     done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--timeout", "300")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+GREEDY = "held = []\n        while True: held.append(bytearray(os.urandom(1) * 2**26)); time.sleep(0.02)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
+def test_memory_is_over(tmp_path: Path) -> None:
+    stuck = begun(tmp_path, GREEDY, "--memory", "1", "--json")
+    output, errors = stuck.communicate(timeout=60)
+    assert stuck.returncode == 2
+    assert errors == "Error: It took more than 1.0 GB of memory, and was ended. Give it more with --memory.\n"
+    assert json.loads(output)["exit_code"] == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
+def test_memory_of_processes_that_it_starts_counts(tmp_path: Path) -> None:
+    code = "held = bytearray(b'a' * 2**30); import time; time.sleep(60)"
+    stuck = begun(tmp_path, f"import subprocess; subprocess.run([sys.executable, '-c', {code!r}])", "--memory", "1")
+    _, errors = stuck.communicate(timeout=60)
+    assert (stuck.returncode, "1.0 GB of memory" in errors) == (2, True)
+
+
+def test_in_memory_enough_nothing_is_said(tmp_path: Path) -> None:
+    done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--memory", "8", "--timeout", "300")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+WRITES = """
+        from maskc.frontend.write_model_files import write_bytes
+        def write(number, frame):
+            with part_folders.part_folder(Path("checkpoint")) as made:
+                time.sleep({})
+            Path("checkpoint").write_bytes(b"whole")
+            sys.exit(130)
+        signal.signal(signal.SIGINT, write)
+        time.sleep(60)"""
+
+
+def test_a_file_that_it_begins_when_told_to_end_is_finished(tmp_path: Path) -> None:
+    """As the checkpoint of a training run, which may take longer than it has to end."""
+    stuck = begun(tmp_path, WRITES.format(2))
+    stuck.send_signal(signal.SIGINT)
+    stuck.communicate(timeout=30)
+    assert (stuck.returncode, (tmp_path / "checkpoint").read_bytes()) == (130, b"whole")
+
+
+def test_who_tells_it_again_does_not_wait_for_that(tmp_path: Path) -> None:
+    stuck = begun(tmp_path, WRITES.format(30))
+    stuck.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    began = time.monotonic()
+    stuck.send_signal(signal.SIGINT)
+    stuck.communicate(timeout=30)
+    assert (stuck.returncode, time.monotonic() - began < 5) == (130, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_training_is_ended_in_native_code_too(tmp_path: Path, command: str) -> None:
+    """Where TensorFlow is, or hangs, while it is imported."""
+    code = f"""
+import sys, types
+stuck = types.ModuleType("maskc.frontend.tensorflow.importing")
+def import_tensorflow():
+    print("begun", flush=True)
+    import ctypes; {NATIVE}
+stuck.import_tensorflow = import_tensorflow
+sys.modules[stuck.__name__] = stuck
+from maskc.cli import main
+main()
+"""
+    arguments = {"train": ["--model", "m", "--features", "f", "--data", "d", "-o", "run", "--loss", "mse"], "demo": []}
+    stuck = subprocess.Popen(
+        [sys.executable, "-c", code, command, *arguments[command]],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert stuck.stdout is not None and stuck.stdout.readline() == "begun\n", stuck.communicate()
+    began = time.monotonic()
+    stuck.send_signal(signal.SIGINT)
+    stuck.communicate(timeout=30)
+    assert (stuck.returncode, time.monotonic() - began < 5) == (130, True)
