@@ -28,6 +28,8 @@ from passes.weights.streaming import stored_bytes
 # Of nodes no published model has a tenth as many.
 MOST_NODES = 1_000_000
 
+_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+
 
 def label(node: NodeProto) -> str:
     """How messages speak of a node: by its name or, unnamed, by what it writes."""
@@ -179,6 +181,8 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
             writers[name] = node
     ready = set(given)
     for node in graph.node:
+        if _lacks_its_input(node):
+            yield f"node {label(node)} has nothing as its first input, and needs one"
         for name in _read(node, frozenset()):
             if name in ready:
                 continue
@@ -192,6 +196,14 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     for value in graph.output:
         if value.name not in ready:
             yield f"nothing writes the output '{value.name}'"
+
+
+def _lacks_its_input(node: NodeProto) -> bool:
+    """Whether the first input is omitted of an operator that cannot do without: at some, onnx's own inference crashes."""
+    if not node.input or node.input[0] or not onnx.defs.has(node.op_type, node.domain):
+        return False
+    first = onnx.defs.get_schema(node.op_type, node.domain).inputs[:1]
+    return any(each.option == onnx.defs.OpSchema.FormalParameterOption.Single for each in first)
 
 
 def _twice(names: Sequence[str]) -> list[str]:
@@ -310,8 +322,11 @@ def _forget_made_up(value: ValueInfoProto, symbols: Set[str]) -> None:
 
 
 def missing_shape(model: ModelProto) -> str | None:
-    """What the first input or output lacks that has no shape; None if all have one."""
+    """What the first input or output lacks that has no shape, or no type; None if all have them."""
     given = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type not in _TYPES:
+            return f"the elements of the input '{value.name}' have no type"
     for value in _bare(value for value in model.graph.input if value.name not in given):
         return f"the input '{value.name}' has no shape, and must have one, with names for sizes that vary"
     for value in _bare(model.graph.output):

@@ -114,7 +114,7 @@ def plan(
 
     def accepts(sizes: Mapping[str, int], ceiling: int) -> bool:
         nonlocal failure
-        elements = sum(math.prod(port.shape(sizes)) for port in inputs)
+        elements = sum(math.prod(max(1, size) for size in port.shape(sizes)) for port in inputs)
         if elements > _MAX_ELEMENTS:
             failure = failure or RunError(
                 f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"

@@ -54,7 +54,10 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
     kinds = {None if x is None else x.dtype.kind for x in operands}
     with np.errstate(all="ignore"):
         if fast is not None and (kinds == {"f"} or (kinds == {"i"} and node.op in _OF_INTEGERS)):
-            return [np.asarray(fast(*operands))]
+            try:
+                return [np.asarray(fast(*operands))]
+            except (TypeError, ValueError):  # too few operands, or such as do not fit each other
+                return None
         if moves is not None and all(x is not None for x in operands):
             with contextlib.suppress(Exception):  # attributes that are left to the reference
                 return [np.asarray(moves(*operands, **node.attrs))]

@@ -53,6 +53,8 @@ class Slice(Movement):
             return None
         axes = list(range(len(starts))) if axes is None else [a % rank for a in axes]
         steps = [1] * len(starts) if steps is None else steps
+        if not len(set(axes)) == len(axes) == len(starts) == len(ends) == len(steps):
+            return None  # of an axis that is given twice nobody says which counts
         return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
 
     def settled(self, node: gs.Node) -> dict[int, Array]:

@@ -21,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from maskc.frontend.graph_queries import all_tensors
+
 #: seconds and bytes that no model may take
 SECONDS = 60.0
 BYTES = 4 * 10**9
@@ -72,6 +74,7 @@ class Ended:
 
 def attempt(case: Case, directory: Path) -> Ended:
     """Compile and verify a case in this process, look at what was written, and compare the outputs again."""
+    from maskc import frontend
     from maskc.compilation.compile import compile_file
     from maskc.compilation.options import VERIFY, CompileOptions
     from maskc.errors import MaskcError, NotEquivalentError
@@ -89,7 +92,7 @@ def attempt(case: Case, directory: Path) -> Ended:
         )
         found = Ended("compiled, not compared", "; ".join(w for w in report.warnings if "ot verified" in w))
     except NotEquivalentError as error:
-        numbers = "holds NaN or infinity" in str(error)  # in weights, which the message says
+        numbers = _odd(frontend.read(source).model)  # then channels that are not read any more spread no NaN
         found = Ended("refused" if numbers else "wrong", str(error))
     except MaskcError as error:
         found = Ended("refused", str(error))
@@ -165,6 +168,8 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
     except AssertionError as error:
         return Ended("wrong", str(error).split("\n")[0])
     except Exception as error:
+        if "MLDataType" in str(error):  # bfloat16, which ONNX Runtime does not take from numpy
+            return None
         return Ended("wrong", f"the compiled model does not run: {error}")
     return Ended("compiled and equal")
 
@@ -221,7 +226,7 @@ def _runs(source: Path, masks: Path | None) -> bool:
 
 
 def _odd(model: ModelProto) -> bool:
-    arrays = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    arrays = map(numpy_helper.to_array, all_tensors(model))
     return any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays)
 
 

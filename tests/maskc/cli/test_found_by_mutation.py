@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import helper
 
 import maskc as api
 from tests.maskc import build
 from tests.maskc.build import node, value
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, process, refused
 
 
 def test_a_fill_of_two_values(tmp_path: Path) -> None:
@@ -56,3 +57,53 @@ def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
     compiled = api.compile(built, verify=False).model
     split = next(item for item in compiled.graph.node if item.op_type == "Split")
     assert split.input[0] not in {name for item in built.graph.node for name in item.output}
+
+
+def test_an_operator_without_its_input(tmp_path: Path) -> None:
+    """onnx's inference of it crashes, and so does ONNX Runtime."""
+    encoder = helper.make_node("LabelEncoder", [""], ["y"], domain="ai.onnx.ml", keys_strings=["a"], values_int64s=[0])
+    built = build.model([encoder], [value("x", [5])], [value("y", [5], onnx.TensorProto.INT64)], domains=["ai.onnx.ml"])
+    built.opset_import[-1].version = 4
+    done = process("compile", build.save(built, tmp_path / "m.onnx"))
+    assert done.returncode == 2 and "LabelEncoder -> 'y' has nothing as its first input" in done.stderr, done.stderr
+
+
+def test_a_slice_along_one_axis_twice(tmp_path: Path) -> None:
+    sizes = {"starts": [1, 0], "ends": [3, 2, 5], "axes": [1, 1]}
+    for starts, ends in (("starts", "ends"), ("axes", "starts")):
+        built = build.model(
+            [node("Slice", f"x {starts} {ends} axes", "y")],
+            [value("x", ["n", 8])],
+            [value("y", None)],
+            [build.constant(name, values, np.int64) for name, values in sizes.items()],
+        )
+        result = maskc("compile", build.save(built, tmp_path / "m.onnx"))
+        assert "failed unexpectedly" not in result.stderr, result.stderr
+
+
+def test_an_input_of_no_elements_along_an_endless_axis() -> None:
+    shape = [2**62, 0, 4]
+    built = build.model([node("Relu", "x", "y")], [value("x", shape)], [value("y", shape)])
+    (warning,) = api.compile(built).report.warnings
+    assert warning.startswith("Not verified") and "elements" in warning
+
+
+def test_constants_that_do_not_fit_after_an_operator_of_one_runtime(tmp_path: Path) -> None:
+    """Nothing infers their shapes, so nothing says before that they do not."""
+    nodes = [
+        helper.make_node("Foo", ["x"], ["a"], domain="com.example"),
+        node("Mul", "p q", "r"),
+        node("Mul", "a r", "y"),
+    ]
+    weights = [build.weight("p", 7), build.weight("q", 4)]
+    built = build.model(nodes, [value("x", ["n", 7])], [value("y", ["n", 7])], weights, domains=["com.example"])
+    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
+    assert "failed unexpectedly" not in result.stderr, result.stderr
+
+
+def test_an_input_without_a_type_that_nothing_reads(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.graph.input.append(value("unread", ["n"], onnx.TensorProto.UNDEFINED))
+    refused(
+        maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "the elements of the input 'unread' have no type"
+    )
