@@ -42,6 +42,8 @@ STEPS = (
     Step("shrinking", ("tensorflow", "keras", "sklearn")),
     Step("cuda"),
     Step("mutations"),
+    Step("robustness"),
+    Step("interruptions", ("tensorflow", "keras", "tf2onnx")),
 )
 
 

@@ -199,7 +199,7 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
 
 
 def _lacks_its_input(node: NodeProto) -> bool:
-    """Whether the first input is omitted of an operator that cannot do without: at some, onnx's own inference crashes."""
+    """Whether the first input is omitted of an operator that cannot do without: some crash onnx then."""
     if not node.input or node.input[0] or not onnx.defs.has(node.op_type, node.domain):
         return False
     first = onnx.defs.get_schema(node.op_type, node.domain).inputs[:1]

@@ -22,6 +22,11 @@ from passes.graph.tensors import Array, Dim, Mask, shape_of
 Fill = Array | ConstantMap
 
 
+def _is_plain(tensor: gs.Tensor) -> bool:
+    """Whether the elements are of a type that every version of Shape takes."""
+    return not isinstance(tensor.dtype, int) and tensor.dtype is not None and np.dtype(tensor.dtype).kind in "biuf"
+
+
 class Adapters:
     """Builds adapters and remembers them, so that consumers that require the same share one.
 
@@ -34,7 +39,7 @@ class Adapters:
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
         self._sources = {
             dim: (tensor, axis)
-            for tensor in editor.graph.inputs
+            for tensor in sorted(editor.graph.inputs, key=_is_plain)  # of those that have a size, the last counts
             for axis, dim in enumerate(shape_of(tensor) or ())
             if isinstance(dim, str)
         }

@@ -107,3 +107,17 @@ def test_an_input_without_a_type_that_nothing_reads(tmp_path: Path) -> None:
     refused(
         maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "the elements of the input 'unread' have no type"
     )
+
+
+def test_a_size_is_not_read_off_an_input_of_a_type_that_its_opset_lacks(tmp_path: Path) -> None:
+    """No runtime takes the model, and onnx's checker does, as nothing reads the input."""
+    built = build.model(
+        [node("Mul", "x mask", "a"), node("MatMul", "a w", "b"), node("Add", "b bias", "y")],
+        [value("x", ["n", "t", 1]), value("x2", ["n", "t", 1], onnx.TensorProto.UINT2)],
+        [value("y", ["n", "t", 3])],
+        [build.constant("mask", [0]), build.weight("w", 1, 3), build.weight("bias", 3)],
+        opset=20,
+        ir_version=10,
+    )
+    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
+    assert result.exit_code == 0, result.stderr
