@@ -21,7 +21,7 @@ from types import FrameType
 from maskc import progress
 
 #: seconds that a process which is told to end has for it
-GRACE = 1.0
+GRACE = 0.75
 # Seconds that it has for a file which it begins to write then: the checkpoint of a training run.
 _WRITING = 60.0
 # Seconds within which a second signal is the same one, told to a group of processes and to each of them.

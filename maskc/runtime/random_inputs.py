@@ -28,6 +28,8 @@ _MAX_TRIES = 60
 
 # Elements of all inputs together: more take gigabytes, in double precision and for several samples.
 _MAX_ELEMENTS = 2**27
+# Elements of a tensor inside: several may be held at a time.
+_MAX_INSIDE = 2**28
 
 # How values are drawn, in the order in which samples take turns: a name, and the scale where it matters.
 KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
@@ -98,11 +100,16 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
 
 
 def plan(
-    inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, tried: Mapping[str, int] | None = None
+    inputs: Sequence[Port],
+    run: Callable[[Inputs], object],
+    seed: int,
+    tried: Mapping[str, int] | None = None,
+    inside: Callable[[Mapping[str, int]], int] | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
 
-    `tried` are values for symbols by name, which come first where the model accepts them.
+    `tried` are values for symbols by name, which come first where the model accepts them. `inside` gives the elements
+    of the largest tensor at given sizes; the model is not run where they are too many.
 
     Raises `NotComparableError` when none is found.
     """
@@ -118,6 +125,11 @@ def plan(
         if elements > _MAX_ELEMENTS:
             failure = failure or RunError(
                 f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
+            )
+            return False
+        if inside is not None and (elements := inside(sizes)) > _MAX_INSIDE:
+            failure = failure or RunError(
+                f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
             )
             return False
         drawn = draw(inputs, sizes, "gaussian", np.random.default_rng(seed), ceiling)

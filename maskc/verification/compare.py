@@ -37,6 +37,7 @@ from maskc.runtime.session import (
     single_precision_option,
     strict,
 )
+from maskc.runtime.tensor_sizes import largest_tensor
 from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
@@ -104,7 +105,8 @@ def compare(
             count = options.samples + len(inputs or ())
             ports = random_inputs.ports(models.reference)
             judge = strict(expected, models.reference, found.provider)
-            samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {})
+            inside = largest_tensor(models.reference, ports)
+            samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
             _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons
     if any(error.noise is not None and error.passed for error in found.outputs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from maskc.frontend import npz_files
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
+from maskc.runtime.tensor_sizes import largest_tensor
 from maskc.verification.input_output_signature import listed
 
 # How often values that the reference overflows on are divided by ten.
@@ -75,11 +76,12 @@ def drawn(
     count: int,
     seed: int,
     tried: Mapping[str, int],
+    inside: Callable[[Mapping[str, int]], int] | None = None,
 ) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it.
 
-    `tried` are symbolic sizes to try beside those that are found. Raises `InputError` when the given data do not fit
-    the reference and `NotComparableError` when no random data does.
+    `tried` are symbolic sizes to try beside those that are found, `inside` is as for `random_inputs.plan`. Raises
+    `InputError` when the given data do not fit the reference and `NotComparableError` when no random data does.
     """
     for label, arrays in given.items():
         real = _fitted(ports, arrays, label)
@@ -91,14 +93,15 @@ def drawn(
         if not given:
             raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
         return
-    planned = random_inputs.plan(ports, expected.run, seed, tried)
+    planned = random_inputs.plan(ports, expected.run, seed, tried, inside)
     for label, inputs in random_inputs.generate(ports, planned, count, seed):
         yield _finite(_accepted(ports, label, inputs, expected), expected)
 
 
 def one_sample(model: ModelProto, session: Session) -> Inputs:
     """Random inputs that a model runs on, to time it with. Raises `NotComparableError` when there are none."""
-    return next(drawn(random_inputs.ports(model), {}, session, 1, 0, {})).inputs
+    ports = random_inputs.ports(model)
+    return next(drawn(ports, {}, session, 1, 0, {}, largest_tensor(model, ports))).inputs
 
 
 def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, expected: Session) -> Sample:

@@ -164,3 +164,12 @@ def test_many_files_of_inputs_count_together(tmp_path: Path) -> None:
     for number in range(3):
         unpacks_to(data / f"{number}.npz", 2**30)
     refused(command("verify", source, source, "--inputs", data), 2, "data take 3,221,225,472 bytes")
+
+
+@pytest.mark.parametrize("batch", ["n", 3, None])
+def test_a_tensor_inside_that_is_too_large_to_compute_for_a_check(batch: Any) -> None:
+    """A few numbers that are repeated a million times each."""
+    nodes = [number("T", 1, 2**27), node("Tile", "x T", "t"), node("ReduceMax", "t", "y", axes=[1])]
+    built = build.model(nodes, [build.value("x", [batch, 4])], [build.value("y", [batch, 1])], opset=13)
+    (warning,) = maskc.compile(built, verify=True).report.warnings
+    assert warning.startswith("Not verified") and "a tensor in it has" in warning and "268,435,456" in warning
