@@ -194,7 +194,8 @@ def timed(shape: ConvolutionShape, read: int, written: int) -> float:
         options.log_severity_level = 4
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "layer")
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        cpu = ["CPUExecutionProvider"]
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=cpu, enable_fallback=0)
         (value,) = session.get_inputs()
         feeds = {value.name: np.random.default_rng(0).normal(size=value.shape).astype(np.float32)}
         end, runs = time.perf_counter() + _SECONDS, 0

@@ -48,8 +48,9 @@ def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    cpu = ["CPUExecutionProvider"]
+    try:  # where it falls back by itself, it prints
+        session = ort.InferenceSession(light.SerializeToString(), options, providers=cpu, enable_fallback=0)
     except Exception:  # an operator that it does not know either, or that wants its weights
         return []
     names = symbols(model)

@@ -147,7 +147,8 @@ def reads_ir_version(version: int) -> bool:
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = FATAL
     try:
-        import_onnxruntime().InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        ort, cpu = import_onnxruntime(), ["CPUExecutionProvider"]
+        ort.InferenceSession(probe.SerializeToString(), options, providers=cpu, enable_fallback=0)
     except Exception as error:
         return "IR version" not in str(error)
     return True

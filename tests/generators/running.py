@@ -88,7 +88,8 @@ class Runner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._evaluator: Evaluator | None = None
         try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            cpu = ["CPUExecutionProvider"]
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=cpu, enable_fallback=0)
         except Exception as error:
             if "NOT_IMPLEMENTED" not in str(error):
                 raise

@@ -58,6 +58,22 @@ def test_permissions_of_files_are_those_that_the_process_gives(tmp_path: Path) -
     assert (result.stdout, result.stderr) == ("0o27 ['0o640']\n", "")
 
 
+def test_a_session_that_cannot_be_made_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same for what is asked for shapes of operators that only ONNX Runtime knows."""
+    import onnxruntime
+
+    def fails(*arguments: Any, **more: Any) -> None:
+        raise ValueError("'utf-8' codec can't decode byte 0xe5 in position 196")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fails)
+    nodes = [build.node("Sampler", "x", "a", domain="com.microsoft"), build.node("Relu", "a", "y")]
+    built = build.model(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], domains=["com.microsoft"])
+    maskc.compile(build.save(built, tmp_path / "m.onnx"), verify=False)
+    assert capfd.readouterr().out == ""
+
+
 def test_a_provider_that_fails_prints_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
