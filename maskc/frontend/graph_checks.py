@@ -181,8 +181,9 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
             writers[name] = node
     ready = set(given)
     for node in graph.node:
-        if _lacks_its_input(node):
-            yield f"node {label(node)} has nothing as its first input, and needs one"
+        missing = _missing_input(node)
+        if missing is not None:
+            yield f"node {label(node)} has nothing as input {missing}, and needs something there"
         for name in _read(node, frozenset()):
             if name in ready:
                 continue
@@ -198,12 +199,20 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
             yield f"nothing writes the output '{value.name}'"
 
 
-def _lacks_its_input(node: NodeProto) -> bool:
-    """Whether the first input is omitted of an operator that cannot do without: some crash onnx then."""
-    if not node.input or node.input[0] or not onnx.defs.has(node.op_type, node.domain):
-        return False
-    first = onnx.defs.get_schema(node.op_type, node.domain).inputs[:1]
-    return any(each.option == onnx.defs.OpSchema.FormalParameterOption.Single for each in first)
+def _missing_input(node: NodeProto) -> int | None:
+    """The first input, from 1 on, that is omitted where ONNX Runtime, or onnx's own inference, crashes then.
+
+    These are the first one of an operator that cannot do without, and those of which there may be any number.
+    """
+    if all(node.input) or not onnx.defs.has(node.op_type, node.domain):
+        return None
+    kinds = onnx.defs.OpSchema.FormalParameterOption
+    formal = [each.option for each in onnx.defs.get_schema(node.op_type, node.domain).inputs]
+    for index, name in enumerate(node.input if formal else ()):
+        kind = formal[min(index, len(formal) - 1)]
+        if not name and (kind == kinds.Variadic or (index == 0 and kind == kinds.Single)):
+            return index + 1
+    return None
 
 
 def _twice(names: Sequence[str]) -> list[str]:

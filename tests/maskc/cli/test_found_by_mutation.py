@@ -65,7 +65,15 @@ def test_an_operator_without_its_input(tmp_path: Path) -> None:
     built = build.model([encoder], [value("x", [5])], [value("y", [5], onnx.TensorProto.INT64)], domains=["ai.onnx.ml"])
     built.opset_import[-1].version = 4
     done = process("compile", build.save(built, tmp_path / "m.onnx"))
-    assert done.returncode == 2 and "LabelEncoder -> 'y' has nothing as its first input" in done.stderr, done.stderr
+    assert done.returncode == 2 and "LabelEncoder -> 'y' has nothing as input 1" in done.stderr, done.stderr
+
+
+def test_one_of_any_number_of_inputs_that_is_none(tmp_path: Path) -> None:
+    """ONNX Runtime crashes at it."""
+    least = helper.make_node("Min", ["x", ""], ["y"])
+    built = build.model([least], [value("x", [3])], [value("y", [3])])
+    done = process("compile", build.save(built, tmp_path / "m.onnx"))
+    assert done.returncode == 2 and "Min -> 'y' has nothing as input 2" in done.stderr, done.stderr
 
 
 def test_a_slice_along_one_axis_twice(tmp_path: Path) -> None:
