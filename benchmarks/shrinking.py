@@ -2,15 +2,16 @@
 
 Coupled channels go at random until a quarter of the FLOPs are left, as `PruningOptimizer` would have it. Then, in turns
 in one process, a training step of the network without masks, with masks and shrunk, and of one built with these
-numbers of channels; and, on one thread, the `.tflite` files of the first and of the shrunk one. Last, five epochs of
-fine-tuning on scikit-learn's digits in both. Writes results/shrinking.json.
+numbers of channels; and, on one thread, the `.tflite` files of the first and of the shrunk one, for these masks and for
+half of the channels of each mask. Writes results/shrinking.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
-import time
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def network(name: str, side: int) -> Any:
     return keras.Model(inputs, layers.Conv2D(2, 1)(x))
 
 
-def masked(model: Any, share: float = SHARE) -> tuple[Any, float]:
-    """A copy of a network with masks, of which about this share of the FLOPs is left, and the share."""
+def masked(model: Any, halves: bool = False) -> tuple[Any, float]:
+    """A copy of a network with masks, and the share of the FLOPs that is left: about `SHARE`, or half of each mask."""
     from maskc.train import computational_cost, prunable
 
     copy = prunable(model)
@@ -53,16 +54,30 @@ def masked(model: Any, share: float = SHARE) -> tuple[Any, float]:
     groups, full = cost.coupled, cost.count([np.ones_like(mask) for mask in cost.masks()])
     order = np.random.default_rng(0).permutation(1 + max(int(group.max()) for group in groups))
 
-    def left(removed: int) -> list[Any]:
-        """The masks without so many groups; one channel stays in each."""
-        masks = [(~np.isin(group, order[:removed])).astype(np.float32) for group in groups]
+    def left(gone: Any) -> list[Any]:
+        """The masks without these groups; one channel stays in each."""
+        masks = [(~np.isin(group, gone)).astype(np.float32) for group in groups]
         return [mask if mask.any() else np.eye(len(mask), dtype=np.float32)[0] for mask in masks]
 
-    removed = bisect.bisect_left(range(len(order)), -share * full, key=lambda number: -cost.count(left(number)))
-    masks = left(removed)
+    if halves:
+        gone = _half_of_each(groups, order)
+    else:
+        removed = bisect.bisect_left(range(len(order)), -SHARE * full, key=lambda n: -cost.count(left(order[:n])))
+        gone = order[:removed]
+    masks = left(gone)
     for layer, mask in zip(cost.layers, masks, strict=True):
         layer.mask.assign(mask)
     return copy, cost.count(masks) / full
+
+
+def _half_of_each(groups: Sequence[Any], order: Any) -> list[int]:
+    """Half of the groups of each mask, the first in this order, so that masks with the same groups lose the same."""
+    gone: set[int] = set()
+    for group in groups:
+        own = order[np.isin(order, group)].tolist()
+        missing = len(own) // 2 - len(gone.intersection(own))
+        gone.update([number for number in own if number not in gone][: max(missing, 0)])
+    return sorted(gone)
 
 
 def steps(name: str, rounds: int) -> dict[str, Any]:
@@ -92,13 +107,13 @@ def steps(name: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def tflite(name: str, rounds: int) -> dict[str, Any]:
+def tflite(name: str, rounds: int, halves: bool) -> dict[str, Any]:
     """Milliseconds of .tflite files on one thread."""
     from maskc.train import shrink
     from maskc.train.shrinking.tflite import Interpreter, converted
 
     plain = network(name, TFLITE[name])
-    copy, share = masked(plain)
+    copy, share = masked(plain, halves)
     files = {"plain": converted(plain), "small": converted(shrink(copy))}
     image = np.random.default_rng(0).random((1, TFLITE[name], TFLITE[name], 3)).astype(np.float32)
     runs = {key: Interpreter(file) for key, file in files.items()}
@@ -115,56 +130,19 @@ def tflite(name: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def fine_tuning() -> dict[str, Any]:
-    """Accuracy on held-out digits and seconds of five epochs, in the model with masks and in the smaller one."""
-    import keras
-    from keras import layers
-    from sklearn.datasets import load_digits
-
-    from maskc.train import fine_tune, shrink
-
-    digits = load_digits()
-    images, labels = np.kron(digits.images / 16, np.ones((2, 2)))[..., None].astype(np.float32), digits.target
-    held = np.random.default_rng(0).permutation(len(labels)) < 360
-    keras.utils.set_random_seed(0)
-    inputs = x = keras.Input(images.shape[1:])
-    for channels in (32, 64, 128):
-        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
-    model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
-    model.fit(images[~held], labels[~held], batch_size=32, epochs=15, verbose=0)
-    copy, share = masked(model)
-    found: dict[str, Any] = {"share of FLOPs": share}
-    for key, tuned in (("small", shrink(copy)), ("masked", copy)):
-        begin = time.perf_counter()
-        told = fine_tune(
-            tuned,
-            (images[~held], labels[~held]),
-            epochs=5,
-            optimizer=keras.optimizers.Adam(1e-3),
-            loss=loss,
-            metrics=["accuracy"],
-            validation_data=(images[held], labels[held]),
-        )
-        found[key] = {"seconds": time.perf_counter() - begin, "accuracy": told["val_accuracy"]}
-    return found
-
-
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     results: dict[str, Any] = {"steps": {}, "tflite": {}}
-    for name in TFLITE:
-        results["tflite"][name] = tflite(name, rounds)
-        print(name, results["tflite"][name], flush=True)
+    for name, halves in itertools.product(TFLITE, (False, True)):
+        key = f"{name}, half of each mask" if halves else name
+        results["tflite"][key] = tflite(name, rounds, halves)
+        print(key, results["tflite"][key], flush=True)
     for name in STEPS:
         results["steps"][name] = steps(name, rounds)
         print(name, results["steps"][name], flush=True)
-    results["fine-tuning"] = fine_tuning()
-    print(results["fine-tuning"], flush=True)
     record.write("shrinking", results)
 
 

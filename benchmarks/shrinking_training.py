@@ -9,6 +9,8 @@ that on a held-out fifth. Writes results/shrinking-training.json.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import tempfile
 import time
 from typing import Any
@@ -42,7 +44,8 @@ def network(side: int, widths: tuple[int, ...], seed: int) -> Any:
     keras.utils.set_random_seed(seed)
     inputs = x = keras.Input((side, side, 1))
     for index, channels in enumerate(widths):
-        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same", use_bias=False)(x)))
+        x = layers.Conv2D(channels, 3, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
         x = layers.MaxPooling2D()(x) if index % 2 == 0 else x
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
@@ -115,7 +118,7 @@ def quantised(small: Any, train: Any, held_out: Any, interpreter: Any, converted
     return found
 
 
-def shrinking_at_intervals(seed: int, epochs: int, every: int) -> dict[str, Any]:
+def shrinking_at_intervals(seed: int, epochs: int = 24, every: int = 250) -> dict[str, Any]:
     """Seconds and accuracy of pruning to a tenth of the FLOPs, with and without smaller models on the way."""
     from maskc.train import PruningTrainer, prunable
     from maskc.train.cost import compiled_flops
@@ -150,19 +153,25 @@ def shrinking_at_intervals(seed: int, epochs: int, every: int) -> dict[str, Any]
     return found
 
 
+PARTS = {
+    "digits": lambda seed: fine_tuning("digits", seed),
+    "mnist": lambda seed: fine_tuning("mnist", seed),
+    "intervals": shrinking_at_intervals,
+}
+
+
 def main() -> None:
     """Measure, and write the record after each seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=24, help="of pruning to a tenth")
-    parser.add_argument("--every", type=int, default=250, help="updates between smaller models")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="others stay as recorded")
     given = parser.parse_args()
-    results: dict[str, list[Any]] = {"digits": [], "mnist": [], "intervals": []}
-    for seed in given.seeds:
-        results["digits"].append(fine_tuning("digits", seed))
-        results["mnist"].append(fine_tuning("mnist", seed))
-        results["intervals"].append(shrinking_at_intervals(seed, given.epochs, given.every))
-        print(seed, *(found[-1] for found in results.values()), sep="\n", flush=True)
+    file = record.RESULTS / "shrinking-training.json"
+    results = json.loads(file.read_text())["results"] if file.exists() else {}
+    results |= {part: [] for part in given.parts}
+    for seed, part in itertools.product(given.seeds, given.parts):
+        results[part].append(PARTS[part](seed))
+        print(seed, part, results[part][-1], flush=True)
         record.write("shrinking-training", results)
 
 
