@@ -1,4 +1,4 @@
-"""Pages that mkdocs does not find in docs/: the command line, read off the program, and two files from beside it."""
+"""Pages that mkdocs does not find in docs/: the command line and the reasons, read off the program, and two files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import reasons  # from this folder
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -21,6 +22,7 @@ BESIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     files.append(File.generated(config, "cli.md", content=command_line()))
+    files.append(File.generated(config, "reasons.md", content=inside(reasons.page())))
     for page, name in BESIDE.items():
         files.append(File.generated(config, page, content=inside((ROOT / name).read_text(encoding="utf-8"))))
     return files

@@ -167,7 +167,9 @@ def compile(
         raise typer.Exit(_show(outcomes, models, as_json))
     load(rules or ())
     model = models[0]
-    result = compile_file(model, output or default_output(model), options, reports=report or (), bench=bench)
+    result = compile_file(
+        model, output or default_output(model), options, reports=report or (), bench=bench, advises=volume.verbose
+    )
     warn(result.warnings)
     if as_json:
         print_json(result.to_json())

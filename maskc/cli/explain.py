@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.output import console, print_json, warn
 
+_CODE = re.compile(r"[A-Za-z]\d{3}")
+
 
 @app.command(epilog=EXIT_CODES)
 def explain(
-    model: option.Model,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="An .onnx, .keras or .h5 file or a SavedModel directory; or the code of a reason, such as K101.",
+            show_default=False,
+        ),
+    ],
     masks: option.Masks = None,
     shape: option.Shape = None,
     signature: option.Signature = None,
@@ -28,10 +43,16 @@ def explain(
 ) -> None:
     """Show which operators keep masked channels alive, and why.
 
-    Says what to do about it. Takes the options of compile and writes nothing.
+    Each reason has a code. What might remove the channels is tried, and
+    advised where it does. Takes the options of compile and writes nothing.
 
-    Example: maskc explain model_dir
+    Examples: maskc explain model_dir
+
+    maskc explain K101
     """
+    if _CODE.fullmatch(str(model)) and not model.exists():
+        _show_reason(str(model).upper(), as_json)
+        return
     from maskc.compilation.compile import explain as run
     from maskc.compilation.options import parse_align
     from maskc.frontend.custom_rules import load
@@ -56,3 +77,21 @@ def explain(
     from maskc.report.terminal import show_explanation
 
     show_explanation(result.document(), console(), masks=masks is not None)
+
+
+def _show_reason(code: str, as_json: bool) -> None:
+    """Print what a code means and what to do. Raises `InputError` where there is no such code."""
+    import dataclasses
+
+    from maskc.errors import InputError
+    from passes.abstract_values.kept_reasons import REASONS
+
+    reason = REASONS.get(code)
+    if reason is None:
+        raise InputError(f"No reason has the code {code}. There are {', '.join(REASONS)}.")
+    if as_json:
+        print_json(dataclasses.asdict(reason))
+        return
+    out = console()
+    for text in (f"{reason.code}: {reason.words}", reason.meaning, f"What to do: {reason.action}"):
+        out.print(text, markup=False)

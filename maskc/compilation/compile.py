@@ -18,6 +18,7 @@ from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.kept_for_speed import kept_for_speed
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
+from maskc.compilation.tried_advice import with_advice
 from maskc.errors import (
     InputError,
     MaskcError,
@@ -132,11 +133,13 @@ def compile_file(
     *,
     reports: Sequence[Path] = (),
     bench: bool | None = None,
+    advises: bool = False,
 ) -> CompileReport:
     """`compile` from path to path. When anything fails, the verification included, nothing is written.
 
     `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
-    of both models for a few seconds; by default where a page is asked for. Raises as `compile` does.
+    of both models for a few seconds; by default where a page is asked for. `advises`: whether to find out what would
+    remove channels that are kept, in up to three compilations more; a report does. Raises as `compile` does.
     """
     options = options or CompileOptions()
     frontend.locate(model)  # what is not there is told before what cannot be written
@@ -155,7 +158,7 @@ def compile_file(
     source = fixed(source, options.shapes)
     with write_model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
         try:
-            compiled = _compile(source, options, store, compares=True)
+            compiled = _compile(source, options, store, compares=True, advises=advises or bool(reports))
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
@@ -193,21 +196,27 @@ def explain(
 ) -> CompileReport:
     """Find what would keep masked channels alive, without writing or verifying anything.
 
-    The arguments are those of `compile`. The report's `held` names, for every masked channel that would stay, the
-    operator that needs it, why, and what would let it go. Raises as `compile` does.
+    The arguments are those of `compile`. The report's `held` names, for every masked channel that would be kept, the
+    operator that needs it, why, and what was found to remove it when it was tried. Raises as `compile` does.
 
     Example:
         >>> explain("model.onnx").held
         ()
     """
     options = CompileOptions(masks, shapes, adapters, align, align_for, target=target)
-    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=True).report
+    source = fixed(frontend.read(model, signature=signature), shapes)
+    return _compile(source, options, compares=True, advises=True).report
 
 
 def _compile(
-    source: Source, options: CompileOptions, store: Store | None = None, *, compares: bool = False
+    source: Source,
+    options: CompileOptions,
+    store: Store | None = None,
+    *,
+    compares: bool = False,
+    advises: bool = False,
 ) -> Compiled:
-    """`compares` as for `kept_for_speed`."""
+    """`compares` as for `kept_for_speed`; `advises` as `compile_file`."""
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with progress.stage("Compiling") as stage:
@@ -218,7 +227,9 @@ def _compile(
         raise InputError(f"{source.name}: {error}") from error
     # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
     before = shrunk.report.before if options.masks is None else count(source, shrunk.report.before.at.sizes)
-    held, kept = kept_for_speed(target, shrunk.report, options, compares=compares)
+    held, kept, fewest = kept_for_speed(target, shrunk.report, options, compares=compares)
+    if advises:
+        held = with_advice(target, fewest, held, options)
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),

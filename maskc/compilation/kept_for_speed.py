@@ -12,6 +12,7 @@ from maskc import progress
 from maskc.compilation.options import CompileOptions
 from maskc.frontend.graph_queries import has_external
 from maskc.results.document import KeptForSpeed
+from passes.abstract_values.kept_reasons import SPEED
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held
 
@@ -20,34 +21,40 @@ _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 
 def kept_for_speed(
     model: ModelProto, report: Report, options: CompileOptions, *, compares: bool
-) -> tuple[tuple[Held, ...], KeptForSpeed | None]:
-    """The masked channels that are kept, told apart, and a summary; None where no layer keeps any for speed.
+) -> tuple[tuple[Held, ...], KeptForSpeed | None, Report]:
+    """The masked channels that are kept, told apart, a summary (None where no layer keeps any for speed), and a report.
+
+    That report is on the model with the fewest channels, where it was compiled, and `report` otherwise.
 
     `compares`: whether to compile the model once more, with the fewest channels, which says what is kept for speed and
     what it costs. Otherwise, and where weights are too large for that, only channels that were added for a layer's
     width are known to be.
     """
     if not report.widths:
-        return report.held, None
-    held, without = report.held, None
+        return report.held, None, report
+    held, plain = report.held, None
     if compares and not has_external(model):
         with progress.stage("Compiling without channels kept for speed"):
             plain = passes.shrink(model, options.adapters, at=report.before.at.sizes, target=options.target).report
-        held, without = tuple(_told_apart(held, plain.held)), plain.after.flops
+        held = tuple(_told_apart(held, plain.held, _ADVICE if plain.after.flops < report.after.flops else ""))
     kept = sum(len(item.channels) for item in held if item.aligned)
-    return held, KeptForSpeed(kept, report.speedup, without)
+    without = None if plain is None else plain.after.flops
+    return held, KeptForSpeed(kept, report.speedup, without), plain or report
 
 
-def _told_apart(held: Sequence[Held], needed: Sequence[Held]) -> Iterator[Held]:
-    """What is held, with the channels that are not `needed` by the model with the fewest marked as kept for speed."""
+def _told_apart(held: Sequence[Held], needed: Sequence[Held], advice: str) -> Iterator[Held]:
+    """What is held, with the channels that are not `needed` by the model with the fewest marked as kept for speed.
+
+    `advice` is for those.
+    """
     by_axis: dict[tuple[str, int], set[int]] = {}
     for item in needed:
         by_axis.setdefault((item.tensor, item.axis), set()).update(item.channels)
     for item in held:
         there = by_axis.get((item.tensor, item.axis), set())
-        still = tuple(channel for channel in item.channels if item.aligned or channel in there)
-        spare = tuple(channel for channel in item.channels if not item.aligned and channel not in there)
+        still = tuple(channel for channel in item.channels if channel in there)
+        spare = tuple(channel for channel in item.channels if channel not in there)
         if still:
-            yield dataclasses.replace(item, channels=still)
+            yield dataclasses.replace(item, channels=still, advice="")
         if spare:
-            yield dataclasses.replace(item, channels=spare, advice=_ADVICE, aligned=True)
+            yield dataclasses.replace(item, channels=spare, advice=advice, aligned=True, code=SPEED.code)

@@ -13,7 +13,7 @@ import numpy as np
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
-from maskc.report.wording import counted_at, distinct, held_lines, ranges, sizes_in_brief, written
+from maskc.report.wording import codes_line, counted_at, distinct, held_lines, ranges, sizes_in_brief, written
 from passes.planning.explanation import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
@@ -57,7 +57,7 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
             "reduction",
             f"FLOPs at {sizes_in_brief(report.before.at)} fall by {report.flops_reduction:.2f}×, and "
             f"{limits.min_reduction:g}× was asked for.",
-            tuple(held_lines(report.held)),
+            (*held_lines(report.held), *codes_line(report.held)),
         )
     if before is None:
         return
@@ -68,7 +68,7 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
     if stays:
         count = sum(len(item.channels) for item in stays)
         what = "1 masked channel was" if count == 1 else f"{count} masked channels were"
-        yield Finding("channels", f"{what} removed before and kept now.", tuple(held_lines(stays)))
+        yield Finding("channels", f"{what} removed before and kept now.", (*held_lines(stays), *codes_line(stays)))
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
         yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
 

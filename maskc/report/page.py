@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.wording import by_operator, counted_at, ranges, size, where_run
+from maskc.report.wording import by_operator, counted_at, few_ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import place
@@ -69,7 +69,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         finalize=printable,
     )
-    made.filters.update(compact=compact, factor=factor, ranges=ranges, error=error, ms=milliseconds)
+    made.filters.update(compact=compact, factor=factor, ranges=few_ranges, error=error, ms=milliseconds)
     made.filters.update(prose=prose, name=name)
     return made
 

@@ -17,7 +17,17 @@ from rich.text import Text
 
 from maskc.report.visible import visible
 from maskc.report.visible_console import VisibleConsole
-from maskc.report.wording import brief, counted_at, factor, held_lines, masked_line, size, where_run, width_lines
+from maskc.report.wording import (
+    brief,
+    codes_line,
+    counted_at,
+    factor,
+    held_lines,
+    masked_line,
+    size,
+    where_run,
+    width_lines,
+)
 from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
@@ -88,7 +98,7 @@ def show_compilation(report: Document, out: Console, *, masks: bool = True, list
         out.print(masked_line(report, hint=not lists), markup=False, soft_wrap=True)
     else:
         out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
-    for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())) if lists else ():
+    for line in _kept(report) if lists else ():
         out.print(f"  {line}", markup=False, soft_wrap=True)
     _show_notes(report.notes, out)
     if report.verification is not None:
@@ -152,9 +162,15 @@ def show_explanation(report: Document, out: Console, *, masks: bool = True) -> N
         out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
     else:
         out.print(masked_line(report), markup=False, soft_wrap=True)
-    for line in (*held_lines(report.held or ()), *width_lines(report.widths or ())):
+    for line in _kept(report):
         out.print(line, markup=False, soft_wrap=True)
     _show_notes(report.notes, out)
+
+
+def _kept(report: Document) -> Iterable[str]:
+    """The channels that are kept: by operators, with where their codes are explained, and for speed."""
+    held = report.held or ()
+    return *held_lines(held), *codes_line(held), *width_lines(report.widths or ())
 
 
 def show_diff(found: Diff, out: Console, every: bool = False) -> None:

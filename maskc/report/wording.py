@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Of inputs, and of their sizes, no more are named.
 _NAMED = 4
 
+# Runs of channel numbers that a line lists; JSON has all.
+_RANGES = 8
+
 
 def masked_line(document: Document, *, hint: bool = False) -> str:
     """What became of the masked channels: removed, needed by operators, kept for speed and what that gains and costs.
@@ -48,13 +51,20 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
     Channels kept for speed are listed by layer, in `width_lines`.
     """
     for items in by_operator(item for item in held if not item.aligned):
-        op, node, reason = items[0].op, items[0].node, items[0].reason
-        yield f"{node} {reason}:" if op in ("output", "all") else f"{op} '{node}' {reason}:"
+        op, node, said = items[0].op, items[0].node, f"{items[0].reason}:"
+        yield f"{items[0].code} {node} {said}" if op in ("output", "all") else f"{items[0].code} {op} '{node}' {said}"
         for item in items:
             count = len(item.channels)
             written = f"still computed by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
-            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {ranges(item.channels)}"
+            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {few_ranges(item.channels)}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
+
+
+def codes_line(held: Sequence[Held]) -> Iterable[str]:
+    """Where the codes of reasons are explained, if there are any."""
+    codes = dict.fromkeys(item.code for item in held if not item.aligned and item.code)
+    if codes:
+        yield f"What a code means, and what to do: `maskc explain {next(iter(codes))}`."
 
 
 def by_operator(held: Iterable[Held]) -> list[list[Held]]:
@@ -122,6 +132,12 @@ def ranges(channels: Sequence[int] | NDArray[np.integer[Any]]) -> str:
     ends = np.flatnonzero(np.diff(ordered) != 1)
     firsts, lasts = ordered[np.r_[0, ends + 1][: len(ordered)]], ordered[np.r_[ends, -1][: len(ordered)]]
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True))
+
+
+def few_ranges(channels: Sequence[int]) -> str:
+    """The first of the channel numbers in brief, and how many there are where that is not all: 0-3, 7 … (50 in all)."""
+    runs = ranges(channels).split(", ")
+    return ", ".join(runs[:_RANGES]) + f" … ({len(channels):,} in all)" * (len(runs) > _RANGES)
 
 
 def size(count: int) -> str:

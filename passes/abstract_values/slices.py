@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
+from passes.abstract_values.kept_reasons import Reason
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.graph.tensors import Array, Index, Mask
 
@@ -34,15 +35,15 @@ class Demand:
 
     `need` marks the slices. An exact demand is for these and no others, in order; a `flexible` one for any set that
     contains them (the consumer's weights are sliced to it). `optional`: an empty set is fine, the operand is left out.
-    `reason` is for people; `echo` names the output axis whose stored set is simply passed on, so that the explanation
-    is the one given there; slice j there is slice `order[j]` here (None: j). `flops` is the cost of reading one slice
-    that is not needed.
+    `reason` is for people, one of `kept_reasons` or a rule's own words; `echo` names the output axis whose stored set
+    is simply passed on, so that the explanation is the one given there; slice j there is slice `order[j]` here (None:
+    j). `flops` is the cost of reading one slice that is not needed.
     """
 
     need: Mask
     flexible: bool = False
     optional: bool = False
-    reason: str = ""
+    reason: Reason | str = ""
     echo: tuple[int, int] | None = None
     order: Index | None = None
     flops: float = 0.0

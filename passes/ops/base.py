@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.scale_shift import Affine, ClampedAffine
 from passes.abstract_values.slices import (
     Constants,
@@ -181,7 +182,7 @@ class Linked(Op):
     A subclass states its links; what is read, storable and required follows. Axes without a link are whole.
     """
 
-    reason = "needs the same channels at its inputs as it writes"
+    reason: kept_reasons.Reason | str = kept_reasons.EACH_BY_ITSELF
     #: which linked slices, when constant at the input, are the same constant at the output
     preserves: Preserved = "constants"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
@@ -241,9 +242,7 @@ class Convolution(Op):
         need = need if dependence is None else dependence.required(need)
         if groups == 1:
             flops = 2.0 * volume(node.outputs[0]) * math.prod(self._kernel(node))
-            demands[0, 1] = Demand(
-                need, flexible=True, flops=flops, reason="needs a constant channel at its padded border"
-            )
+            demands[0, 1] = Demand(need, flexible=True, flops=flops, reason=kept_reasons.PADDED_BORDER)
         else:
             kept = outputs.reshape(groups, -1).any(axis=1)
             rows = need.reshape(groups, -1).copy()
@@ -251,7 +250,7 @@ class Convolution(Op):
             rows[~kept] = False
             demands[0, 1] = Demand(
                 level(rows.reshape(-1), groups),
-                reason="takes equal numbers of channels in every group, and constants with borders",
+                reason=kept_reasons.GROUPS,
             )
         return demands
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Array, Dim, Mask, is_constant, product, shape_of, volume
@@ -206,19 +207,19 @@ class SumOfProducts(Op):
         for k in labels:
             computed = [(i, a) for i, a in k.at if not is_constant(node.inputs[i])]
             if k.out is not None:
-                demand = Demand(wanted(k.out), reason="keeps the axis of its operands")
+                demand = Demand(wanted(k.out), reason=kept_reasons.EACH_BY_ITSELF)
             elif len(computed) > 1:
                 need = self._summed(node, facts, labels, k, wanted)
                 if not need.any():
                     need[0] = True  # the same slice of each
-                demand = Demand(need, reason="sums over channels of several computed operands")
+                demand = Demand(need, reason=kept_reasons.BOTH_COMPUTED)
             else:
                 need = self._summed(node, facts, labels, k, wanted)
                 if pair is not None and len(k.at) == 2:
                     known = self._known(node, facts, k, pair[0])
                     need = need if known is None else need & ~known.mask
                 flops = 2.0 * volume(node.outputs[0])
-                demand = Demand(need, flexible=True, flops=flops, reason="reads it with a weight that is not zero")
+                demand = Demand(need, flexible=True, flops=flops, reason=kept_reasons.READ)
             demands.update(dict.fromkeys(computed, demand))
         return demands
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values import linear_dependence
+from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, refined, whole
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
@@ -31,7 +31,7 @@ class Elementwise(Linked):
 
     foldable = True
     like = "Sum"
-    reason = "adds or combines channels one by one, and another operand is live there"
+    reason = kept_reasons.COMBINED
 
     def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.tensors import Array, Index, Mask, is_constant, product, shape_of, size_of
 from passes.ops.base import axis_attribute, gathered, register
@@ -50,7 +51,7 @@ class Picking(Movement):
         }
         for axis, _ in self.chosen(node):  # new indices find the slices wherever they are
             if (0, axis) in needs:
-                demands[0, axis] = Demand(needs[0, axis], flexible=True, reason="picks it")
+                demands[0, axis] = Demand(needs[0, axis], flexible=True, reason=kept_reasons.READ)
         return demands
 
 
@@ -174,7 +175,7 @@ class Scattering(Movement):
     """The data of input 0 with the updates of input 2 written, or added, at the indices of input 1."""
 
     only_picks = False
-    reason = "writes into the channels as they are"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Nothing is said: what is the same at all positions of the data may be written in some of them."""
@@ -308,7 +309,7 @@ class ScatterND(Scattering):
                 demands[0, axis] = Demand(stored[0, axis], reason=self.reason, echo=(0, axis))
                 kept &= stored[0, axis][tuples[:, axis]]
         if not kept.all():
-            demands[1, 0] = demands[2, 0] = Demand(kept, optional=True, reason="writes it")
+            demands[1, 0] = demands[2, 0] = Demand(kept, optional=True, reason=kept_reasons.EACH_BY_ITSELF)
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:

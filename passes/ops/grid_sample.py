@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import shape_of, volume
 from passes.ops.base import Linked, register
@@ -14,7 +15,7 @@ from passes.rewriting.channel_facts import Facts
 class Sampled(Linked):
     """Channels pass through. A sample outside counts as zero, so that of constants only zero stays what it is."""
 
-    reason = "samples each channel by itself"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known.only(0) if link.input == 0 else None

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
 from passes.graph.tensors import Array, Mask, is_constant, is_float, volume
 from passes.ops.base import register
@@ -26,7 +27,7 @@ class LocalResponseNormalization(AlongAxes):
     """
 
     foldable = False
-    reason = "divides by its neighbours along the channels"
+    reason = kept_reasons.NEIGHBOURS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {1}
@@ -127,7 +128,7 @@ class GroupNormalization(Normalization):
             known = found[1]
             need = ~known.mask | stored.get((0, 1), np.ones(known.mask.size, bool))
             need = level(need, int(node.attrs["num_groups"]))
-            demands[0, 1] = Demand(need, reason="takes equal numbers of channels in every group, and those it writes")
+            demands[0, 1] = Demand(need, reason=kept_reasons.GROUPS)
         return demands
 
     def lower_narrowed(

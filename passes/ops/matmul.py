@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
@@ -194,10 +195,10 @@ class MatrixProduct(Op):
                 continue
             for index, axis, need in self._needs(node, facts, data, weight, wanted):
                 if axis == data.free:
-                    demands[index, axis] = Demand(need, reason="keeps one row for each row it writes")
+                    demands[index, axis] = Demand(need, reason=kept_reasons.EACH_BY_ITSELF)
                     continue
                 if not is_constant(w):
-                    demands[index, axis] = Demand(need, reason="sums over channels of two computed operands")
+                    demands[index, axis] = Demand(need, reason=kept_reasons.BOTH_COMPUTED)
                     continue
                 known = facts.known(x, axis)
                 if known is not None:
@@ -207,20 +208,18 @@ class MatrixProduct(Op):
                 uneven = self._uneven(facts, x, axis, w)
                 if uneven is not None and self._adds_map(node, facts, weight, x, axis, uneven, need):
                     need = need & ~uneven.mask
-                reason = "reads it with weights that differ along the batch"
+                reason = kept_reasons.READ
                 demands[index, axis] = Demand(need, flexible=True, flops=2.0 * volume(y), reason=reason)
         for axis, *aligned in self._batch(node, facts):
             for index, a in enumerate(aligned):
                 if a is not None and not is_constant(node.inputs[index]):
-                    demands[index, a] = Demand(wanted(y, axis), reason="keeps the batch axes of its operands")
+                    demands[index, a] = Demand(wanted(y, axis), reason=kept_reasons.EACH_BY_ITSELF)
         c = self.addend(node)
         if c is not None:
             for axis in range(2):
                 aligned_axis = axis - (2 - len(c.shape or ()))
                 if aligned_axis >= 0 and facts.size(c, aligned_axis) == facts.size(y, axis) and (0, axis) in stored:
-                    demands[2, aligned_axis] = Demand(
-                        stored[0, axis], reason="adds it channel by channel", echo=(0, axis)
-                    )
+                    demands[2, aligned_axis] = Demand(stored[0, axis], reason=kept_reasons.COMBINED, echo=(0, axis))
         return demands
 
     def _uneven(self, facts: Facts, x: gs.Tensor, axis: int, w: gs.Tensor) -> ConstantMap | None:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
@@ -24,7 +25,7 @@ class Movement(Linked):
     flops_per_element = 0
     foldable = True
     moves = True
-    reason = "moves the channels as they are"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf

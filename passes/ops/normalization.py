@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values import linear_dependence
+from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
 from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
 from passes.ops.base import axis_attribute, register
@@ -26,7 +26,7 @@ class Normalization(AlongAxes):
     """
 
     preserves = "nothing"
-    reason = "normalises along another axis"
+    reason = kept_reasons.ANOTHER_AXIS
 
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         """The axis of the channels and its constants, where it pays to leave those out of the statistics."""
@@ -128,9 +128,9 @@ class NormalizationFromAxis(Normalization):
             axis, known = found
             out = stored.get((0, axis))
             need = ~known.mask if out is None else ~known.mask | out
-            reason = "normalises it, and one masked channel represents all of them after it"
+            reason = kept_reasons.REPRESENTATIVE
             if out is None:
-                need, reason = np.ones(known.mask.size, bool), "normalises it, and all its channels are read after it"
+                need, reason = np.ones(known.mask.size, bool), kept_reasons.NORMALISED
             flops = self.cost(node)[0] / need.size
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
@@ -20,7 +21,7 @@ from passes.rewriting.lower_ops import Rewriter
 class Pad(Movement):
     """Amounts are constant, or computed and zero on some axes; padding an axis with a constant adds constant slices."""
 
-    reason = "pads the channels as they are"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def _pads(self, node: gs.Node) -> list[tuple[int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
@@ -23,7 +24,7 @@ class Pool(Linked):
     """Windows over the spatial axes of each channel."""
 
     foldable = True
-    reason = "pools each channel by itself"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, [(0, 0), (1, 1)]) if len(node.outputs) == 1 else []
@@ -185,7 +186,7 @@ class InstanceNormalization(Linked):
     """Statistics over the positions of each channel: a constant channel becomes its bias."""
 
     foldable = True
-    reason = "normalises each channel by itself"
+    reason = kept_reasons.EACH_BY_ITSELF
     flops_per_element = 7  # mean, centring, variance (2), normalising, scale and bias
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
 from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, product, shape_of, volume
 from passes.ops.base import Op, register, rules
@@ -197,7 +198,7 @@ class IntegerProduct(Op):
         outputs = stored.get((0, axis), np.ones(size, bool))
         need = self._nonzero(node, facts).rows(outputs) & ~self._at_zero(node, facts)
         flops = 2.0 * self.cost(node)[1] / need.size
-        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason="has no bias to absorb a constant")}
+        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
         for index in self.operands.per_output:
             tensor = operand(node, index)
             if tensor is not None and list(tensor.shape) == [size]:
@@ -276,7 +277,7 @@ class Depthwise(IntegerConvolution):
         demands = super().required_inputs(node, facts, stored)
         if (0, 1) in demands:
             outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
-            demands[0, 1] = Demand(outputs, reason="filters channel by channel", echo=(0, 1))
+            demands[0, 1] = Demand(outputs, reason=kept_reasons.EACH_BY_ITSELF, echo=(0, 1))
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
@@ -324,7 +325,7 @@ class DynamicQuantize(Op):
         }
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        reason = "computes its scale from all channels but zeros"
+        reason = kept_reasons.SCALE_OF_ALL
         return {(0, axis): Demand(mask, reason=reason) for (_, axis), mask in stored.items()}
 
     def cost(self, node: gs.Node) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Array, Mask, is_constant, operand, product, shape_of, static_shape, volume
 from passes.ops.base import Op, register
@@ -161,14 +162,10 @@ class Recurrent(Op):
         if known is not None:
             need = need & ~(known.mask if bias is None or is_constant(bias) else facts.zero(node.inputs[0], 2))
         flops = 2.0 * self._steps(node) * self.gates * float(kept.sum())
-        demands = {
-            (0, 2): Demand(
-                need, flexible=True, flops=flops, reason="needs at least one feature, and has no bias for more"
-            )
-        }
+        demands = {(0, 2): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
         for state in self.states:
             if operand(node, state) is not None:
-                demands[state, 2] = Demand(kept, reason="starts from the state of the units that it keeps")
+                demands[state, 2] = Demand(kept, reason=kept_reasons.EACH_BY_ITSELF)
         return demands
 
     # -- rewriting -------------------------------------------------------------------------------------------------

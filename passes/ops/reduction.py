@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
@@ -46,7 +47,7 @@ class Reduce(Linked):
     #: whether the result is the same for any number of equal elements
     averages = False
     preserves: Preserved = "zeros"  # of a sum, how many are added is not known here
-    reason = "reduces each channel by itself"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         axes = reduced_axes(node)
@@ -115,7 +116,7 @@ class Reduce(Linked):
         if narrowed is not None:
             axis, need = narrowed
             flops = volume(node.inputs[0]) / need.size
-            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason="reduces over it")
+            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=kept_reasons.READ)
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
@@ -264,7 +265,7 @@ class ArgExtremum(Linked):
     """Needs all channels along its axis; nothing is known of the result."""
 
     preserves = "nothing"
-    reason = "works along another axis"
+    reason = kept_reasons.ANOTHER_AXIS
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return _kept(node, facts, {axis_attribute(node)})

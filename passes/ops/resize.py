@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import ConstantSlices, Link, Maps
@@ -19,7 +20,7 @@ from passes.rewriting.lower_ops import Rewriter
 class Resize(Linked):
     """Slices of an axis that keeps its size pass through."""
 
-    reason = "resizes each channel"
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())

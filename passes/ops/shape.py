@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.element_order import Arrangement, reshaped, transposed
 from passes.abstract_values.reshape_groups import matched_groups
 from passes.abstract_values.scale_shift import Affine
@@ -40,7 +41,7 @@ class Rearrangement(Movement):
 class Reshape(Repeating, Rearrangement):
     """Groups of axes with equal products: kept, merged or split."""
 
-    reason = "regroups the elements of several axes"
+    reason = kept_reasons.REGROUPED
 
     def contradiction(self, node: gs.Node) -> str:
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])

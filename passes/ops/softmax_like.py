@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
@@ -19,7 +20,7 @@ class AlongAxes(Linked):
     """All outputs have the axes of input 0; those that the operator works along are whole."""
 
     foldable = True
-    reason = "works along another axis"
+    reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         """Axes that the operator works along; None if that is not known."""
@@ -172,7 +173,7 @@ class Softmax(AlongAxes):
 
     preserves = "nothing"
     flops_per_element = 4  # subtract the maximum, exponentiate, sum, divide
-    reason = "normalises along another axis"
+    reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> range:
         several = facts.opset < 13
@@ -209,7 +210,7 @@ class LpNormalization(AlongAxes):
 
     preserves = "nothing"
     flops_per_element = 3  # square, add, divide
-    reason = "normalises along another axis"
+    reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {axis_attribute(node, -1)}

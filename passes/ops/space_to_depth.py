@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Link, Maps
@@ -36,7 +37,7 @@ class SpaceAndDepth(Movement):
     Source: ONNX operator specification, DepthToSpace and SpaceToDepth.
     """
 
-    reason = "trades channels for positions"
+    reason = kept_reasons.REGROUPED
 
     def places(self, node: gs.Node, wide: int) -> tuple[Index, Index, int]:
         """For each of `wide` channels on the deep side: the channel on the other side, and the place in the block."""
@@ -118,7 +119,7 @@ class Col2Im(Movement):
 
     moves = False
     preserves = "zeros"
-    reason = "puts the blocks of each channel together"
+    reason = kept_reasons.REGROUPED
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         wide, narrow = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)

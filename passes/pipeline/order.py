@@ -276,7 +276,7 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
     if not options.explains:
         return found
     with recorder.step("explain"):
-        masked, held = explain(graph, facts, chosen, options.adapters, made)
+        masked, held = explain(graph, facts, chosen, made)
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         notes = _put_in(graph, chosen) if options.adapters == "never" and around is None else ()
@@ -289,7 +289,7 @@ def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[
     found = Planned(dataflow.analyse(graph), StoragePlan())
     if options.explains:
         notes = ("Removing channels would have cost more than it saves, so all of them are kept.",)
-        found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan, options.adapters), (), notes)
+        found = Planned(found.facts, found.plan, *explain(graph, found.facts, found.plan), (), notes)
     clean(graph, options.target)
     store_compactly(graph, model)
     return graph, found

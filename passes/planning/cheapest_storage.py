@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters import price
 from passes.cost.tokens_per_example import repeated
@@ -52,9 +53,8 @@ class _Sweep:
 
     def run(self) -> StoragePlan:
         for tensor in self.graph.outputs:
-            self._require_whole(
-                tensor, _CALLER, 0, Cause(None, f"needs all channels of the graph output `{tensor.name}`")
-            )
+            reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
+            self._require_whole(tensor, _CALLER, 0, Cause(None, reason))
         for index in range(len(self.graph.nodes) - 1, -1, -1):
             self._visit(index, self.ground.nodes[index])
         made = {t.name for node in self.graph.nodes for t in node.outputs}
@@ -78,7 +78,7 @@ class _Sweep:
 
     def _require_inputs(self, index: int, planned: Planned, demands: Demands) -> None:
         """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
-        no_demand = "has no rule that allows removing channels" if planned.op is UNKNOWN else "needs all channels"
+        no_demand = kept_reasons.NO_RULE if planned.op is UNKNOWN else kept_reasons.ALL_CHANNELS
         for i, tensor, constant, axes in planned.inputs:
             self.read.add(tensor.name)
             for axis, size, knows_constants in axes:
@@ -101,7 +101,7 @@ class _Sweep:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
         node = planned.node
         for tensor in planned.captured:
-            self._require_whole(tensor, index, -1, Cause(node, "reads it inside a subgraph"))
+            self._require_whole(tensor, index, -1, Cause(node, kept_reasons.SUBGRAPH))
         read = [t for t in planned.outputs if t.name in self.read]
         if not read:
             self.plan.absent |= {t.name for t in planned.outputs}

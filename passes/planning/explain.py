@@ -8,30 +8,26 @@ from itertools import chain
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
-from passes.graph.subgraphs import subgraphs
+from passes.abstract_values.kept_reasons import UNKNOWN_SHAPE
 from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, shape_of
-from passes.ops import UNKNOWN, rules
+from passes.ops import rules
 from passes.ops.arithmetic import Product
-from passes.ops.convolution import Convolution, group_size
-from passes.ops.shape import Reshape
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.explanation import Held, MaskedAxis, Operand
 from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
-_UNKNOWN = "multiplies a tensor of unknown shape"
-_SAY_SIZES = "declare the shape of what it multiplies in the file, or fix the sizes of inputs with `--shape`"
+_ALIGN_NONE = "compile with `--align none`, which leaves fewer FLOPs"
 
 _FAR = 20  # nodes: a writer further up says little to a person
 
 
 def explain(
-    graph: gs.Graph, facts: Facts, plan: StoragePlan, adapters: Policy = "auto", made: Collection[str] = ()
+    graph: gs.Graph, facts: Facts, plan: StoragePlan, made: Collection[str] = ()
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
     """Masked axes, and masked channels that are still computed, in the order of the graph.
 
-    adapters: the policy of the plan. made: names of tensors that are not the model's own; nothing is masked there.
+    made: names of tensors that are not the model's own; nothing is masked there.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """
@@ -46,18 +42,18 @@ def explain(
         masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), removed, indices))
         why = reasons.by_slice.get((tensor.name, axis), np.full(stays.size, -1))
         for number in dict.fromkeys(why[stays].tolist()):
-            label, op, reason = reasons.words[number] if number >= 0 else reasons.otherwise
-            consumer, aligned = consumers.get(label), number in reasons.aligned
-            for writer, some in _writers(consumer, facts, tensor, axis, np.flatnonzero(stays & (why == number))):
-                if aligned:
-                    advice = "compile with `--align none`, which leaves fewer FLOPs"
-                else:
-                    advice = "share the mask or mask both" if writer else _advice(consumer, op, adapters)
-                held.append(Held(tensor.name, axis, tuple(some.tolist()), label, op, reason, writer, advice, aligned))
+            label, op, code, words = reasons.found[number] if number >= 0 else reasons.otherwise
+            aligned = number in reasons.aligned
+            advice = _ALIGN_NONE if aligned else ""
+            channels_of_it = np.flatnonzero(stays & (why == number))
+            for writer, some, other in _writers(consumers.get(label), facts, tensor, axis, channels_of_it):
+                place = tensor.name, axis, tuple(some.tolist())
+                held.append(Held(*place, label, op, words, writer, advice, aligned, code, other))
     for node, axis, channels in _beside_unknown_sizes(graph, facts):
         name, indices = node.outputs[0].name, tuple(np.flatnonzero(channels).tolist())
         masked.append(MaskedAxis(name, axis, channels.size, len(indices), 0, indices))
-        held.append(Held(name, axis, indices, describe(node), str(node.op), _UNKNOWN, advice=_SAY_SIZES))
+        reason = UNKNOWN_SHAPE
+        held.append(Held(name, axis, indices, describe(node), str(node.op), reason.words, code=reason.code))
     return tuple(masked), tuple(held)
 
 
@@ -109,42 +105,27 @@ def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: 
     return inherited
 
 
-def _advice(consumer: gs.Node | None, op: str, adapters: Policy) -> str:
-    """What a person can do so that the channels that a consumer needs can be removed; "" where nothing is known."""
-    if op == "output":
-        return "an output keeps its size: remove the channels from it in the model's source"
-    ways = []
-    if consumer is not None and subgraphs(consumer):
-        ways.append("choose the branch, or unroll the loop, before exporting")
-    elif consumer is not None and rules(consumer) is UNKNOWN:
-        ways.append("give the operator a rule (docs/custom-operators.md), or put the mask after it")
-    elif consumer is not None and isinstance(rules(consumer), Reshape):
-        ways.append("mask entire blocks of the split axis (such as heads), or the same positions in each block")
-    elif consumer is not None and isinstance(rules(consumer), Convolution) and group_size(consumer) > 1:
-        ways.append("mask entire groups, or equally many channels in each")
-    if adapters != "always":
-        ways.append("compile with `--adapters always` to restore the constants there instead of computing them")
-    return ", or ".join(ways)
-
-
 # -- who else writes the channels that a consumer needs ----------------------------------------------------------------
 
 
 def _writers(
     consumer: gs.Node | None, facts: Facts, tensor: gs.Tensor, axis: int, channels: Index
-) -> list[tuple[str, Index]]:
+) -> list[tuple[str, Index, Operand | None]]:
     """The channels of the tensor by the operator that writes the consumer's other operands there; "" where none does.
 
-    The consumer reads the tensor, or what is computed from it channel by channel.
+    With the channels of that operand, which are the same. The consumer reads the tensor, or what is computed from it
+    channel by channel.
     """
-    found: list[tuple[str, Index]] = []
+    found: list[tuple[str, Index, Operand | None]] = []
     left = channels
     for operand, a in _others(consumer, facts, tensor, axis, channels) if consumer is not None else ():
         constant = facts.constant_mask(operand, a)[left]
-        found += _traced(facts, operand, a, left[~constant])
+        size = facts.size(operand, a) or 0
+        for writer, some in _traced(facts, operand, a, left[~constant]):
+            found.append((writer, some, Operand(operand.name, a, size, tuple(some.tolist()))))
         left = left[constant]
     if left.size:
-        found.append(("", left))
+        found.append(("", left, None))
     return sorted(found, key=lambda item: int(item[1][0]))
 
 

@@ -21,11 +21,23 @@ class MaskedAxis:
 
 
 @dataclass(frozen=True)
+class Operand:
+    """Channels of a tensor that has `total` of them along the axis, which an operator combines with masked ones."""
+
+    tensor: str
+    axis: int
+    total: int
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Held:
     """Masked channels that are still computed, the consumer that needs them, and why.
 
-    `written_by` is the operator or input that gives the consumer's other operand these channels, if that is the reason;
-    `advice` says what would remove them. `aligned`: they stay for a width that runs faster, or was asked for.
+    `written_by` is the operator or input that gives the consumer's `other` operand these channels, if that is the
+    reason. `advice` says what was found to remove them when it was tried, "" where nothing was. `aligned`: they are
+    kept for a channel count that runs faster, or was asked for. `code` stands for the reason in the table of
+    `passes.abstract_values.kept_reasons`.
     """
 
     tensor: str
@@ -37,3 +49,5 @@ class Held:
     written_by: str = ""
     advice: str = ""
     aligned: bool = False
+    code: str = ""
+    other: Operand | None = None

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import kept_reasons
+from passes.abstract_values.kept_reasons import Reason
 from passes.graph.tensors import Index, any_set, describe
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StoragePlan
-
-_ALONG = "computes it together with the channels that are needed, which is cheaper"
 
 
 class Reasons:
     """The reasons of a plan, found after it was made: most plans are made to be compared, and nobody asks why.
 
-    `by_slice[key]` gives for each slice that is stored the index in `words` (node, operator, words) of why it is
+    `by_slice[key]` gives for each slice that is stored the index in `found` (node, operator, code, words) of why it is
     although it is constant, or -1: `otherwise`. `aligned` are the indices of those that speak of a width.
     """
 
-    otherwise = ("the entire graph", "all", "would cost more to narrow than it saves")
+    otherwise = ("the entire graph", "all", *kept_reasons.in_words(kept_reasons.WHOLE_GRAPH))
 
     def __init__(self, plan: StoragePlan, facts: Facts) -> None:
         self.by_slice: dict[Key, Index] = {}
-        self.words: list[tuple[str, str, str]] = []
+        self.found: list[tuple[str, str, str, str]] = []
         self.aligned: set[int] = set()
         self._facts = facts
         self._numbers: dict[int, int] = {}  # by the id of the cause
@@ -34,19 +36,19 @@ class Reasons:
         stored, writer = settled.stored, settled.tensor.inputs[0] if settled.tensor.inputs else None
         why = np.full(stored.size, -1)
         if writer is not None and settled.wider is not None and any_set(settled.wider):
-            why[settled.wider] = number = self._number(writer, settled.words)
+            why[settled.wider] = number = self._number(writer, replace(kept_reasons.SPEED, words=settled.words))
             self.aligned.add(number)
         for requirement in settled.requirements:
             why = np.where((why < 0) & requirement.demand.need, self._required(requirement), why)
         if writer is not None and any_set(stored & (why < 0)):
-            why = np.where(why < 0, self._number(writer, _ALONG), why)
+            why = np.where(why < 0, self._number(writer, kept_reasons.CHEAPER_COMPUTED), why)
         return np.where(stored, why, -1)
 
     def _required(self, requirement: Requirement) -> Index:
         """The reason for each slice of a demand: the node's own, or why the output stores the slice if it echoes it."""
         cause, demand = requirement.cause, requirement.demand
         if id(cause) not in self._numbers:
-            self._numbers[id(cause)] = self._number(cause.node, cause.words)
+            self._numbers[id(cause)] = self._number(cause.node, cause.reason)
         own = np.full(demand.need.size, self._numbers[id(cause)])
         if demand.echo is None or cause.node is None:
             return own
@@ -60,6 +62,7 @@ class Reasons:
         own[source[further_on]] = passed[further_on]
         return own
 
-    def _number(self, node: gs.Node | None, words: str) -> int:
-        self.words.append(("the caller", "output", words) if node is None else (describe(node), str(node.op), words))
-        return len(self.words) - 1
+    def _number(self, node: gs.Node | None, reason: Reason | str) -> int:
+        where = ("the caller", "output") if node is None else (describe(node), str(node.op))
+        self.found.append((*where, *kept_reasons.in_words(reason)))
+        return len(self.found) - 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.kept_reasons import Reason
 from passes.abstract_values.slices import Demand
 from passes.graph.tensors import Mask
 
@@ -15,10 +16,10 @@ Key = tuple[str, int]  # tensor name, axis
 
 @dataclass(eq=False)
 class Cause:
-    """Why a consumer requires what it does, in words; without a node, it is the caller of the model."""
+    """Why a consumer requires what it does; without a node, it is the caller of the model."""
 
     node: gs.Node | None
-    words: str
+    reason: Reason | str
 
 
 @dataclass(eq=False)

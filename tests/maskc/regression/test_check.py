@@ -147,7 +147,7 @@ def test_a_masked_channel_that_used_to_go_stays(repository: Path) -> None:
     assert result.exit_code == 1, "whatever FLOPs are allowed"
     assert "8 masked channels were removed before and kept now:" in result.stdout
     assert "the caller needs all channels of the graph output `d`:" in result.stdout
-    assert "an output keeps its size" in result.stdout
+    assert "K501" in result.stdout and "`maskc explain K501`" in result.stdout
     assert "FLOPs rose" not in result.stdout
 
 
@@ -165,7 +165,7 @@ def test_masked_channels_that_change_places_are_no_regression(repository: Path) 
     baseline.Baseline(path, known.models | {"models/a.onnx": fewer}).write()
     result = check("models/a.onnx")
     assert result.exit_code == 1 and "2 masked channels were removed before and kept now:" in result.stdout
-    assert "channels 1, 3: " in result.stdout
+    assert "channels 1, 3\n" in result.stdout
 
 
 def test_the_tolerance(repository: Path) -> None:

@@ -21,6 +21,7 @@ import maskc as api
 from maskc.compilation.compile_report import CompileReport
 from maskc.results.totals import Figures
 from maskc.verification.error_statistics import Statistics, distance
+from passes.abstract_values.kept_reasons import REASONS
 from passes.planning.explanation import Held, MaskedAxis
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused
@@ -121,7 +122,7 @@ def test_channels_that_stay(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     told = valid(file)
     assert told["channels"]["held"] == sum(len(held["channels"]) for held in told["held"]) > 0
-    assert all(held["reason"] and held["advice"] for held in told["held"])
+    assert all(held["reason"] and held["advice"] and held["code"] in REASONS for held in told["held"])
 
 
 def test_numbers_that_json_cannot_hold(tmp_path: Path) -> None:

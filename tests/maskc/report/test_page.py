@@ -290,7 +290,7 @@ def test_a_report_is_seen_in_light_and_dark(tab: browser.Tab, tmp_path: Path) ->
         assert shown in text
     names = tab.evaluate(SEEN % "#table tbody th code")
     assert names == [node.name for node in before.nodes if node.macs]
-    assert any(text.startswith("Add ") for text in tab.evaluate(SEEN % ".holder p"))
+    assert any(text.startswith("K701 Add ") for text in tab.evaluate(SEEN % ".holder p"))
     (output,) = tab.evaluate(SEEN % ".histograms figcaption code")
     assert output == "dense"
     bars = "[...document.querySelectorAll('%s')].map(e => e.getBoundingClientRect().height)"

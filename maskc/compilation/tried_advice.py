@@ -1,0 +1,93 @@
+"""Advice on masked channels that operators need: each piece is tried in a compilation, and given if it helps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import passes
+from maskc import progress
+from maskc.compilation.options import CompileOptions
+from maskc.errors import InputError
+from maskc.frontend.graph_queries import has_external
+from maskc.frontend.mask_files import apply_masks
+from passes.adapters.placement import Policy
+from passes.pipeline.report import Report
+from passes.planning.explanation import Held
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """What became of the model where one piece of advice was followed, and the FLOPs of the model where it was not."""
+
+    words: str
+    report: Report
+    flops: int
+
+    @property
+    def saved(self) -> float:
+        """The share of the FLOPs."""
+        return 1 - self.report.after.flops / self.flops if self.flops else 0.0
+
+    @property
+    def advice(self) -> str:
+        """What to do, and what it saves."""
+        return f"{self.words} ({self.saved:.1%} fewer FLOPs)"
+
+    def removes(self, item: Held) -> set[int]:
+        """The channels that are not kept any more."""
+        kept = (other for other in self.report.held if other.tensor == item.tensor)
+        left = {channel for other in kept if item.axis == other.axis for channel in other.channels}
+        return set(item.channels) - left
+
+
+def with_advice(model: ModelProto, report: Report, held: Sequence[Held], options: CompileOptions) -> tuple[Held, ...]:
+    """What is held, with advice that was found to remove these channels and to lower the FLOPs.
+
+    report: of the model with the fewest channels, which the trials are compared with; channels kept for speed have
+    their advice. Nothing is tried with weights that are too large for memory.
+    """
+    needed = [item for item in held if not item.aligned]
+    if not needed or has_external(model):
+        return tuple(held)
+    with progress.stage("Trying what would remove the channels that are kept"):
+        trials = [trial for trial in _trials(model, report, needed, options) if trial.saved > 0]
+    return tuple(part for item in held for part in ([item] if item.aligned else _advised(item, trials)))
+
+
+def _trials(model: ModelProto, report: Report, needed: Sequence[Held], options: CompileOptions) -> Iterator[_Trial]:
+    sizes = report.before.at.sizes
+
+    def followed(words: str, changed: ModelProto, adapters: Policy) -> _Trial:
+        found = passes.shrink(changed, adapters, at=sizes, target=options.target).report
+        return _Trial(words, found, report.after.flops)
+
+    if masks := _masks_of_others(needed):
+        with contextlib.suppress(InputError):  # of a tensor that the file does not have, or one that takes no mask
+            yield followed("share the mask or mask both", apply_masks(model, masks), options.adapters)
+    if options.adapters != "always":
+        yield followed("compile with `--adapters always`", model, "always")
+
+
+def _masks_of_others(needed: Sequence[Held]) -> dict[str, NDArray[np.bool_]]:
+    """Masks that remove the channels that are kept from what they are combined with."""
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for other in (item.other for item in needed if item.other is not None):
+        mask = masks.setdefault(f"{other.tensor}@{other.axis}", np.ones(other.total, bool))
+        mask[list(other.channels)] = False
+    return masks
+
+
+def _advised(item: Held, trials: Sequence[_Trial]) -> Iterator[Held]:
+    """The item, in parts where not all of its channels have the same advice."""
+    removed = [trial.removes(item) for trial in trials]
+    helping = {channel: tuple(channel in some for some in removed) for channel in item.channels}
+    for helps, channels in groupby(sorted(item.channels, key=lambda channel: helping[channel]), helping.__getitem__):
+        words = [trial.advice for trial, help in zip(trials, helps, strict=True) if help]
+        yield dataclasses.replace(item, channels=tuple(sorted(channels)), advice=", or ".join(words))
