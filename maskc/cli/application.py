@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from maskc import progress
-from maskc.cli.output import print_json, volume, warn
+from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
@@ -97,7 +97,7 @@ def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> in
     if "--debug" in words:
         traceback.print_exception(error)
     message = " ".join(message.split())
-    print(f"Error: {message}", file=sys.stderr)
+    print_error(f"Error: {message}")
     if "--json" in words:
         print_json({"error": message, "exit_code": code})
     return code

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, volume
+from maskc.cli.output import console, print_error, volume
 from maskc.cli.shared_options import (
     Adapters,
     At,
@@ -125,7 +125,7 @@ def check(
             sys.stdout.write(output_formats.FORMATS[name](outcomes))
     if volume.quiet:
         for line in output_formats.failures(outcomes):
-            print(f"Error: {line}", file=sys.stderr)
+            print_error(f"Error: {line}")
     elif update:
-        print(f"{baseline} {'was written' if changed else 'is unchanged'}.", file=sys.stderr)
+        print_error(f"{baseline} {'was written' if changed else 'is unchanged'}.")
     raise typer.Exit(regress.exit_code(outcomes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from maskc.cli import shared_options as option
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, print_json, volume, warn
+from maskc.cli.output import console, print_error, print_json, volume, warn
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import Outcome
@@ -230,7 +229,7 @@ def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) ->
             if not as_json:
                 report.show_one(outcome, out)
         else:
-            print(f"Error: {outcome.told}", file=sys.stderr)
+            print_error(f"Error: {outcome.told}")
     code = batch.exit_code(done)
     done.sort(key=lambda outcome: models.index(outcome.model))
     if as_json:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.bars import Volume
-from maskc.report.visible import visible
+from maskc.report.visible import visible, visible_lines
+from maskc.report.word_wrap import fitted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +19,23 @@ if TYPE_CHECKING:
 volume = Volume()
 
 
+def print_error(text: str) -> None:
+    """Print a message on stderr, in a terminal with breaks between words."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    shown = visible_lines(text)
+    print(fitted(shown, _columns()) if terminal else shown, file=sys.stderr)
+
+
+def _columns() -> int:
+    """How wide the terminal of stderr is."""
+    said = os.environ.get("COLUMNS", "")
+    return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(sys.stderr.fileno()).columns or 80
+
+
 def warn(warnings: Sequence[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings if not volume.quiet else ():
-        print(f"Warning: {visible(warning)}", file=sys.stderr)
+        print_error(f"Warning: {visible(warning)}")
 
 
 def console() -> Console:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, print_json
+from maskc.cli.output import console, print_error, print_json
 from maskc.cli.shared_options import (
     At,
     Debug,
@@ -175,7 +174,7 @@ def sweep(
         console().print(f"{directory}: sweep.html, sweep.json and the models", markup=False, soft_wrap=True)
     for point in result.points:
         if point.error is not None:
-            print(f"Error: {point.name}: {point.error}", file=sys.stderr)
+            print_error(f"Error: {point.name}: {point.error}")
     raise typer.Exit(result.exit_code)
 
 

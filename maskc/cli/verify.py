@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.output import console, print_json, volume
+from maskc.cli.output import console, print_error, print_json, volume
 from maskc.cli.shared_options import (
     At,
     Debug,
@@ -171,5 +170,5 @@ def verify(
         show_reports(report or (), console())
     if not result.passed:
         if as_json or volume.quiet:
-            print(f"Error: {(*result.reasons, *result.undecided)[0]}", file=sys.stderr)
+            print_error(f"Error: {(*result.reasons, *result.undecided)[0]}")
         raise typer.Exit(NotEquivalentError.exit_code if result.reasons else UndecidedError.exit_code)

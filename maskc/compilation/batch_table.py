@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from maskc.report.terminal import table
+from maskc.report.terminal import table_of_names
 from maskc.report.wording import brief, factor, size, sizes_in_brief
 
 if TYPE_CHECKING:
@@ -30,26 +30,24 @@ def show_one(outcome: Outcome, out: Console) -> None:
 
 def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
     """All models in one table, in the order of their names."""
-    rows = table("Model", "at", "FLOPs before", "after", "reduction", "file before", "after", no_wrap=True)
-    rows.add_column("")
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.model):
-        report = outcome.report
-        if report is None:
-            rows.add_row(Text(str(outcome.model)), *"------", Text("failed", style="red"))
-            continue
-        before, after = report.before, report.after
-        checked = Text("same function", style="green") if report.verified else Text("not verified", style="yellow")
-        rows.add_row(
-            Text(str(outcome.model)),
-            Text(sizes_in_brief(before.at)),
-            brief(before.flops),
-            brief(after.flops),
-            factor(before.flops, after.flops),
-            size(before.bytes),
-            size(after.bytes),
-            checked,
-        )
-    out.print(rows)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.model)
+    names = [str(outcome.model) for outcome in ordered]
+    titles = ("at", "FLOPs", "reduction", "file", "")
+    out.print(table_of_names("Model", names, titles, [_cells(outcome) for outcome in ordered], out.width, left=("",)))
     failed = sum(outcome.report is None for outcome in outcomes)
     if failed:
         out.print(f"{failed} of {len(outcomes)} models failed.", style="red")
+
+
+def _cells(outcome: Outcome) -> tuple[str | Text, ...]:
+    report = outcome.report
+    if report is None:
+        return "-", "-", "-", "-", Text("failed", style="red")
+    before, after = report.before, report.after
+    return (
+        sizes_in_brief(before.at),
+        f"{brief(before.flops)} → {brief(after.flops)}",
+        factor(before.flops, after.flops),
+        f"{size(before.bytes)} → {size(after.bytes)}",
+        Text("verified", style="green") if report.verified else Text("not verified", style="yellow"),
+    )

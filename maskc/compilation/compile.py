@@ -33,7 +33,6 @@ from maskc.frontend.graph_queries import has_external, model_bytes, without_weig
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
-from maskc.inspection.flops import count
 from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
@@ -225,18 +224,20 @@ def _compile(
             _check(shrunk.model)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
-    # What is counted before is the model as it is stored, without the multiplications that `masks` puts in.
-    before = shrunk.report.before if options.masks is None else count(source, shrunk.report.before.at.sizes)
+    before = shrunk.report.before  # with the multiplications that `masks` puts in: that is the model that was trained
     held, kept, fewest = kept_for_speed(target, shrunk.report, options, compares=compares)
     if advises:
         held = with_advice(target, fewest, held, options)
+    # the converter calls tensors otherwise than the author does their layers
+    nodes = () if source.tensorflow is None else target.graph.node
+    written = {name: node.name for node in nodes for name in node.output}
     report = CompileReport(
         maskc=__version__,
         model=None if source.path is None else str(source.path),
         before=Figures.from_cost(before, source.bytes),
         after=Figures.from_cost(shrunk.report.after, model_bytes(shrunk.model)),
-        masked=shrunk.report.masked,
-        held=held,
+        masked=tuple(dataclasses.replace(axis, layer=written.get(axis.tensor, "")) for axis in shrunk.report.masked),
+        held=tuple(dataclasses.replace(item, layer=written.get(item.tensor, "")) for item in held),
         seconds=dict(shrunk.report.seconds),
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.report import files
-from maskc.report.terminal import PIPE_WIDTH
+from maskc.report.terminal import NARROW, PIPE_WIDTH, table_of_names
 from maskc.report.visible import visible
 from maskc.report.visible_console import VisibleConsole
-from maskc.report.wording import distinct
+from maskc.report.wording import brief, distinct
 from maskc.results.json_values import plain
 
 if TYPE_CHECKING:
@@ -34,13 +33,15 @@ JSON_SCHEMA = 1
 
 def show(outcomes: Sequence[Outcome], out: Console) -> None:
     """A table of the models, and below it what is wrong and why."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Model", overflow="fold")
-    for title in _TITLES[1:]:
-        table.add_column(title, justify="left" if title == "Verdict" else "right")
-    for outcome in outcomes:
-        *figures, verdict = _row(outcome)[1:]
-        table.add_row(outcome.model, *figures, Text(verdict, style="green" if outcome.passed else "red"))
+    narrow = out.width < NARROW
+    titles = _NARROW_TITLES if narrow else _TITLES[1:]
+    rows = [_row(outcome, brief) if narrow else _row(outcome) for outcome in outcomes]
+    cells: list[list[str | Text]] = []
+    for outcome, (_, *figures, verdict) in zip(outcomes, rows, strict=True):
+        shown = [*figures[:4], *figures[5:]] if narrow else figures  # without the reduction
+        cells.append([*shown, Text(verdict, style="green" if outcome.passed else "red")])
+    models = [outcome.model for outcome in outcomes]
+    table = table_of_names("Model", models, titles, cells, out.width, left=("Verdict",))
     out.print(table)
     for outcome in outcomes:
         for text in _told(outcome):
@@ -171,10 +172,11 @@ def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
     write_model_files.write_text(file, FORMATS[name](outcomes))
 
 
+_NARROW_TITLES = ("At", "FLOPs,\nbaseline", "FLOPs,\nnow", "Change", "Channels\nremoved", "Verdict")
 _TITLES = ("Model", "At", "FLOPs, baseline", "FLOPs, now", "Change", "Reduction", "Channels removed", "Verdict")
 
 
-def _row(outcome: Outcome) -> list[str]:
+def _row(outcome: Outcome, written: Callable[[int], str] = "{:,}".format) -> list[str]:
     before, now = outcome.before, outcome.now
     old, new = before.after.flops if before else None, now.after.flops if now else None
     change = "-" if not old or new is None else "0" if new == old else f"{new / old - 1:+.2%}"
@@ -182,7 +184,7 @@ def _row(outcome: Outcome) -> list[str]:
     channels = f"{now.channels.removed:,} of {now.channels.masked:,}" if now else "-"
     good, bad = ("ok", "regressed") if outcome.compared else ("measured", "refused")
     verdict = good if outcome.passed else "not checked" if outcome.error else bad
-    counts = ("-" if value is None else f"{value:,}" for value in (old, new))
+    counts = ("-" if value is None else written(value) for value in (old, new))
     entry = now or before
     at = distinct(entry.at.values()) if entry and entry.at else "-"
     return [outcome.model, at, *counts, change, reduction, channels, verdict]

@@ -6,7 +6,7 @@ import contextlib
 import math
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ _COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
 PIPE_WIDTH = 120
 
 # Terminals of fewer columns get a narrower table of errors.
-_NARROW = 100
+NARROW = 100
 
 _LIBRARIES = (
     *("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -118,7 +118,7 @@ def show_verification(result: Verification, out: Console) -> None:
     show_sizes(out, result.before.at, result.after.at)
     out.print(_figures(result.before, result.after))
     if result.outputs:
-        out.print(_errors(result.outputs, out.width < _NARROW))
+        out.print(_errors(result.outputs, out.width < NARROW))
     if result.exact:
         out.print(_exact(result.exact))
     if result.latency is not None:
@@ -213,41 +213,62 @@ def _figures(before: Figures, after: Figures) -> Table:
 
 
 def _layers(rows: Sequence[Layer], width: int) -> Table:
-    """A row for each layer; long names are broken after slashes, so that the table fits into the width."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Layer", overflow="fold")
-    table.add_column("Operator", overflow="fold")
-    titles = ("Operator", "Channels", "FLOPs", "Change", "Parameters")
-    for title in titles[1:]:
-        table.add_column(title, justify="right", no_wrap=True)
+    """A row for each layer; in a narrow terminal without parameters, of which the totals are given."""
+    titles = ("Operator", "In", "Out", "FLOPs", "Change", "Parameters")
     cells = [
         (
             _arrow(layer.op, layer.op_after or layer.op),
-            _arrow(
-                *("-" if channels is None else f"{channels:,}" for channels in (layer.width_before, layer.width_after))
-            ),
+            _channels(layer.reads_before, layer.reads_after),
+            _channels(layer.width_before, layer.width_after),
             _arrow(brief(layer.flops_before), brief(layer.flops_after)),
-            _change(layer)[0],
+            Text(*_change(layer)),
             _arrow(brief(layer.params_before), brief(layer.params_after)),
         )
         for layer in rows
     ]
-    left = width - sum(2 + max(map(len, column)) for column in zip(titles, *cells, strict=True))
-    for layer, (op, channels, flops, change, params) in zip(rows, cells, strict=True):
-        name = _cut(layer.name) + (f" → {_cut(layer.name_after)}" if layer.name_after else "")
-        table.add_row(
-            Text(_broken(name, left)), Text(op), channels, flops, Text(change, style=_change(layer)[1]), params
+    shown = len(titles) - (width < NARROW)
+    names = [_cut(layer.name) + (f" → {_cut(layer.name_after)}" if layer.name_after else "") for layer in rows]
+    return table_of_names("Layer", names, titles[:shown], [row[:shown] for row in cells], width, left=("Operator",))
+
+
+def table_of_names(
+    title: str,
+    names: Sequence[str],
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    width: int,
+    *,
+    left: Collection[str] = (),
+) -> Table:
+    """A table whose first column has names, broken after slashes and the like so that the table fits into the width.
+
+    `left` are titles of columns that are not aligned to the right.
+    """
+    made = Table(box=None, pad_edge=False)
+    made.add_column(title, overflow="fold")
+    for name in titles:
+        made.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    columns = zip(titles, *([str(cell) for cell in row] for row in rows), strict=True)
+    rest = width - sum(2 + max(max(map(len, cell.split("\n"))) for cell in column) for column in columns)
+    for name, row in zip(names, rows, strict=True):
+        made.add_row(
+            Text(_broken(visible(name), rest)), *(Text(cell) if isinstance(cell, str) else cell for cell in row)
         )
-    return table
+    return made
+
+
+def _channels(before: int | None, after: int | None) -> str:
+    return _arrow(*("-" if channels is None else f"{channels:,}" for channels in (before, after)))
 
 
 def _broken(name: str, width: int) -> str:
-    """A name on as many lines as it takes, which end with slashes or underscores, or between words."""
+    """A name on as many lines as it takes: broken after slashes and between words, and within a part where it must."""
     lines = [""]
-    for part in re.findall(r"[^/_ ]*[/_ ]|[^/_ ]+", name):
-        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
+    for whole in re.findall(r"[^/ ]*[/ ]|[^/ ]+", name):
+        for part in [whole] if len(whole.rstrip()) <= width else re.findall(r"[^_.-]*[_.-]|[^_.-]+", whole):
+            if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from maskc.report.visible import visible, visible_lines
+from maskc.report.word_wrap import fitted
 
 
 class VisibleConsole(Console):
@@ -20,6 +21,19 @@ class VisibleConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False} | options)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """As in rich, but in a terminal what is printed with `soft_wrap` breaks between words."""
+        if how.get("soft_wrap") and self.is_terminal:
+            objects = tuple(map(self._fitted, objects))
+        super().print(*objects, **how)
+
+    def _fitted(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return Text(fitted(visible(item), self.width))
+        if isinstance(item, Text) and not item.spans:
+            return Text(fitted(visible_lines(item.plain), self.width), style=item.style)
+        return item
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as rich's text."""

@@ -56,7 +56,8 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
         for item in items:
             count = len(item.channels)
             written = f"still computed by '{item.written_by}' through {op} '{node}'; " if item.written_by else ""
-            what = f"mask '{item.tensor}' axis {item.axis}, channel{'s' * (count > 1)} {few_ranges(item.channels)}"
+            channels = f"channel{'s' * (count > 1)} {few_ranges(item.channels)}"
+            what = f"mask '{item.layer or item.tensor}' axis {item.axis}, {channels}"
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
 
 

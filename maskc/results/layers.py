@@ -15,11 +15,12 @@ Pair = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that multiplies and accumulates: the channels that it writes, its FLOPs and weights, before and after.
+    """A node that multiplies and accumulates: the channels that it reads and writes, its FLOPs and weights.
 
-    Widths are None where the node is not there or its channels are not of static number; FLOPs and parameters are 0
-    where it is not there. `name` is that of the node before, or after where there is none before; `name_after` and
-    `op_after` are set where they are others. `only` says where the node is, if it is not in both.
+    `reads` are channels of its first input, and widths those of its output. They are None where the node is not there
+    or they are not of static number; FLOPs and parameters are 0 where it is not there. `name` is that of the node
+    before, or after where there is none before; `name_after` and `op_after` are set where they are others. `only` says
+    where the node is, if it is not in both.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Layer:
     name_after: str | None = None
     op_after: str | None = None
     only: Literal["before", "after"] | None = None
+    reads_before: int | None = None
+    reads_after: int | None = None
 
     @property
     def changed(self) -> bool:
@@ -70,6 +73,8 @@ def _layer(old: NodeCost | None, new: NodeCost | None) -> Layer:
         name_after=new.name if new and new.name != first.name else None,
         op_after=new.op if new and new.op != first.op else None,
         only="after" if old is None else "before" if new is None else None,
+        reads_before=old.reads if old else None,
+        reads_after=new.reads if new else None,
     )
 
 

@@ -91,9 +91,10 @@ def verify(
     before, after = sources
     renamed, names = input_output_signature.as_in(before.model, after.model)
     before, after, sizes = _sized(before, dataclasses.replace(after, model=renamed), shapes)
-    costs = count_both(before, after, at)
+    masked = before.model if masks is None else apply_masks(before.model, masks)
+    costs = count_both(dataclasses.replace(before, model=masked), after, at)
     models = Models(
-        before.model if masks is None else apply_masks(before.model, masks),
+        masked,
         after.model,
         Figures.from_cost(costs[0], before.bytes),
         Figures.from_cost(costs[1], after.bytes),

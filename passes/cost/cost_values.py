@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class NodeCost:
     """Cost of one node. `flops` and `macs` are counts of operations.
 
-    `width` is the number of channels that a layer writes; None for other nodes, and where it is not static. `params`
+    `width` is the number of channels that a layer writes; None for other nodes, and where it is not static; `reads` is
+    that of the channels of its first input. `params`
     is the number of elements of the weights that it reads, of those that no node before it counts; weights that others
     only move before it reads them among them. Of a convolution that computes several positions at once, `width` is that
     of one.
@@ -21,6 +22,7 @@ class NodeCost:
     macs: int
     width: int | None = None
     params: int = 0
+    reads: int | None = None
 
 
 @dataclass(frozen=True)

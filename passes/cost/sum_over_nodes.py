@@ -79,13 +79,20 @@ def of_graph(graph: gs.Graph) -> Cost:
         if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0
-        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, params))
+        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, params, _read_by(node)))
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def _read_by(node: gs.Node) -> int | None:
+    """The channels of the first input of a layer; None where that does not say, or is not static."""
+    axis = rules(node).width_axis
+    several_positions = filters(node) is not None
+    return None if axis is None or several_positions or node.attrs.get("transA") else size_of(node.inputs[0], axis)
 
 
 def _all_made(node: gs.Node, made: set[int]) -> bool:

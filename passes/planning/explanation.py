@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class MaskedAxis:
     """One axis of a tensor where channels are masked (constant whatever the input).
 
-    `masked` and `removed` are counts of channels out of `total`; `channels` are those that are masked.
+    `masked` and `removed` are counts of channels out of `total`; `channels` are those that are masked. `layer` is what
+    the author calls the layer that writes the tensor, "" where the tensor's name is the author's.
     """
 
     tensor: str
@@ -18,6 +19,7 @@ class MaskedAxis:
     masked: int
     removed: int
     channels: tuple[int, ...] = ()
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Held:
     `written_by` is the operator or input that gives the consumer's `other` operand these channels, if that is the
     reason. `advice` says what was found to remove them when it was tried, "" where nothing was. `aligned`: they are
     kept for a channel count that runs faster, or was asked for. `code` stands for the reason in the table of
-    `passes.abstract_values.kept_reasons`.
+    `passes.abstract_values.kept_reasons`. `layer` is as in `MaskedAxis`.
     """
 
     tensor: str
@@ -51,3 +53,4 @@ class Held:
     aligned: bool = False
     code: str = ""
     other: Operand | None = None
+    layer: str = ""

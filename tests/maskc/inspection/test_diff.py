@@ -43,8 +43,8 @@ def test_layers_and_totals(pair: tuple[Path, Path]) -> None:
     result = maskc("diff", *pair)
     assert result.exit_code == 0, result.stderr
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "first MatMul 16 → 8 240 → 120 -50.0% 128 → 64" in lines
-    assert "second MatMul 4 124 → 60 -51.6% 64 → 32" in lines
+    assert "first MatMul 8 16 → 8 240 → 120 -50.0% 128 → 64" in lines
+    assert "second MatMul 16 → 8 4 124 → 60 -51.6% 64 → 32" in lines
     old, new = (api.flops(path).flops for path in pair)
     assert f"FLOPs {old:,} {new:,} {old / new:.2f}×" in lines
     assert "operator Mul 1 -" in lines
@@ -96,8 +96,8 @@ def test_layers_that_only_one_has(pair: tuple[Path, Path], tmp_path: Path) -> No
     model.graph.initializer.append(build.weight("w3", 4, 2))
     model.graph.output[0].CopyFrom(build.value("z", ["n", 2]))
     longer = build.save(model, tmp_path / "longer.onnx")
-    assert re.search(r"third +MatMul +- → 2 +0 → 14 +new +0 → 8", maskc("diff", pair[0], longer).stdout)
-    assert re.search(r"third +MatMul +2 → - +14 → 0 +removed +8 → 0", maskc("diff", longer, pair[0]).stdout)
+    assert re.search(r"third +MatMul +- → 4 +- → 2 +0 → 14 +new +0 → 8", maskc("diff", pair[0], longer).stdout)
+    assert re.search(r"third +MatMul +4 → - +2 → - +14 → 0 +removed +8 → 0", maskc("diff", longer, pair[0]).stdout)
     assert diff(pair[0], longer).changes[:2] == (
         Change("output", "y", "float[n,4]", None),
         Change("output", "z", None, "float[n,2]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 
 import pytest
 from rich.console import Console
@@ -17,10 +18,15 @@ from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.totals import Figures
 from passes.planning.explanation import Held, MaskedAxis
+from tests.documentation import ROOT
+from tests.maskc.command import maskc
+from tests.maskc.terminal import in_terminal, screen
 
 HELD_BY_CALLER = Held(
     "y", 1, (3,), "the caller", "output", "needs all channels of the graph output `y`", advice="do this"
 )
+
+MODEL = ROOT / "fixtures" / "transformer.onnx"
 
 
 @pytest.fixture
@@ -64,6 +70,29 @@ def test_layers_fit_and_no_word_of_their_names_is_cut(width: int) -> None:
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     for part in (*name.split("/"), "Conv__37", "1,024 → 512", "-50.0%"):
+        assert any(part in line for line in lines), out.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [("explain", MODEL, "--align", "none"), ("compile", "nothing.onnx")])
+def test_no_word_is_cut_in_a_terminal(arguments: tuple[object, ...]) -> None:
+    """Each word that goes to a pipe is on one line of a terminal of 80 columns, and no line is longer."""
+    piped = maskc(*arguments)
+    code = "import sys; from maskc.cli import main; sys.argv[0] = 'maskc'; sys.exit(main())"
+    _, written = in_terminal(code, *arguments, COLUMNS="80")
+    lines = screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
+    assert " ".join(lines).split() == (piped.stdout + piped.stderr).split()
+    assert max(map(len, lines)) <= 80 < max(map(len, (piped.stdout + piped.stderr).splitlines()))
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_a_table_of_names_fits(width: int) -> None:
+    names = ["models/mobilenet_v3_small.onnx", "transformer.onnx", "a.onnx"]
+    titles, cells = ["at", "FLOPs", "reduction", "file"], ["1x224x224x3", "1.18M → 184k", "3.46×", "152 kB → 56.1 kB"]
+    out = io.StringIO()
+    Console(file=out, width=width).print(terminal.table_of_names("Model", names, titles, [cells] * 3, width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for part in ("models/", "mobilenet", "small.onnx", "transformer", "a.onnx", *titles, *cells):
         assert any(part in line for line in lines), out.getvalue()
 
 

@@ -15,8 +15,8 @@ from tests.maskc import build
 def test_the_layers_of_a_masked_perceptron() -> None:
     report = maskc.compile(build.mlp()).report
     assert report.layers == (
-        Layer("first", "MatMul", 16, 8, 16 * 15, 8 * 15, 8 * 16, 8 * 8),
-        Layer("second", "MatMul", 4, 4, 4 * 31, 4 * 15, 16 * 4, 8 * 4),
+        Layer("first", "MatMul", 16, 8, 16 * 15, 8 * 15, 8 * 16, 8 * 8, reads_before=8, reads_after=8),
+        Layer("second", "MatMul", 4, 4, 4 * 31, 4 * 15, 16 * 4, 8 * 4, reads_before=16, reads_after=8),
     )
     assert report.to_json()["layers"][0]["width_after"] == 8
     assert report.masked[0].channels == (1, 3, 5, 7, 9, 11, 13, 15)
