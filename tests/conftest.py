@@ -1,4 +1,4 @@
-"""What all tests share: which need TensorFlow, which OpenVINO, which a GPU."""
+"""What all tests share: which need TensorFlow, PyTorch, OpenVINO or a GPU."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("torch"):
+        for library in ("torch", "onnxscript"):
+            pytest.importorskip(library, reason=f"{library} is not installed: pip install torch onnxscript")
     for provider, title in (("cuda", "CUDA"), ("openvino", "OpenVINO")):
         if item.get_closest_marker(provider):
             from maskc.errors import UnavailableError

@@ -35,7 +35,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-MARKERS = ("tensorflow", "slow")
+MARKERS = ("tensorflow", "torch", "slow")
 CHATTER = r"^(WARNING: All log messages before absl|[IWE]0000 |To enable the following instructions).*\n"
 
 

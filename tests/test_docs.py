@@ -32,8 +32,8 @@ LANGUAGES = {"python", "console", "sh", "text", *PARSERS}
 # The blocks that are not run, by their first line. A new one is to be added here, so that none slips in.
 NOT_RUN = {
     "README.md": [
-        "make demo    # the table above",
         "pip install .                  # the compiler: numpy, onnx, ONNX Runtime",
+        "make demo    # the table above",
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
     "tensorflow.md": [".keras ──► traced for inference ─┐"],
@@ -42,7 +42,7 @@ NOT_RUN = {
         "with tf.distribute.MirroredStrategy().scope():",
     ],
     "tutorial-keras.md": ["pip install '.[demo]'"],
-    "tutorial-onnx.md": ["git clone https://github.com/OWNER/maskc && cd maskc && pip install ."],
+    "tutorial-onnx.md": ["pip install ."],
 }
 
 # Files that readers have, not the repository.
@@ -212,6 +212,19 @@ def test_the_page_is_true(page: Path, directory: Path) -> None:
             reader.follow(block)
     if os.environ.get("UPDATE_DOCS"):
         reader.rewrite(page)
+
+
+def test_the_readme_quotes_the_benchmarks() -> None:
+    """Each figure of its table is in the rows of that network on the page of benchmarks."""
+    quoted = (
+        (ROOT / "README.md").read_text().partition("<!-- quoted from docs/benchmarks.md -->\n")[2].partition("\n\n")[0]
+    )
+    measured = [line.split("|") for line in (ROOT / "docs" / "benchmarks.md").read_text().splitlines() if "|" in line]
+    for row in quoted.splitlines()[2:]:
+        network, *figures = (cell.strip() for cell in row.strip("|").split("|"))
+        known = [cells for cells in measured if re.fullmatch(rf"{network}(, 1 thread|, 1, fixed)?", cells[1].strip())]
+        words = {cell.strip().partition(" ")[0] for cells in known for cell in cells}
+        assert known and set(filter(None, figures)) <= words, (network, figures)
 
 
 def test_every_block_is_run_or_is_known_not_to_be() -> None:
