@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 430, 300  # of one panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 34, 46
+# Light and dark change places where the reader's system is dark, and colours stay what they are.
+DARK = "@media (prefers-color-scheme:dark){svg{filter:invert(.9) hue-rotate(180deg)}}"
 STYLE = (
     "text{font:12px sans-serif;fill:#333}.title{font-weight:600}.grid{stroke:#ddd}.linear{stroke:#888;"
     "stroke-dasharray:3 4;fill:none}.line{stroke:#1f6fb2;stroke-width:2;fill:none}.point{fill:#1f6fb2}"
-)
+) + DARK
 
 
 @dataclass(frozen=True)

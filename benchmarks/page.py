@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart import DARK
 from benchmarks.record import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -110,7 +111,7 @@ def _bars(results: dict[str, Any]) -> str:
             parts.append(f'<rect x="130" y="{top + shift}" width="{width:.1f}" height="13" fill="{colour}"/>')
             parts.append(f'<text x="{136 + width:.1f}" y="{top + shift + 11}">{value:.2f}</text>')
     size = f'width="680" height="{44 + 44 * len(pairs)}"'
-    style = "<style>text{font:12px sans-serif;fill:#333}</style>"
+    style = f"<style>text{{font:12px sans-serif;fill:#333}}{DARK}</style>"
     legend = (
         '<text x="130" y="20">FLOPs (grey) and time (green) of the model without masks, over the compiled one</text>'
     )

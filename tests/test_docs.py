@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -286,6 +287,14 @@ def test_a_page_that_lies_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             reader.follow(last)
 
 
+def test_the_reference_of_training_has_all_that_is_public() -> None:
+    """What users need comes first."""
+    listed = re.findall(r"^::: maskc\.train\.(\w+)", (ROOT / "docs" / "api-train.md").read_text(), re.M)
+    module = ast.parse((ROOT / "maskc" / "train" / "__init__.py").read_text())
+    (public,) = (item.value for item in module.body if isinstance(item, ast.Assign))
+    assert listed[0] == "MaskLayer" and sorted(listed) == sorted(ast.literal_eval(public))
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -303,6 +312,10 @@ def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_pa
     for file in tmp_path.rglob("*"):
         if file.suffix in (".html", ".css"):
             assert not loaded.search(file.read_text(encoding="utf-8")), file
+    for name in ("api", "api-train", "api-passes"):
+        signatures = re.sub("<[^>]*>", "", (tmp_path / f"{name}.html").read_text(encoding="utf-8"))
+        assert not re.search(r" = [A-Z][A-Z_]+,?$", signatures, re.M), "defaults are shown by their values"
+    assert "K101" in (tmp_path / "reasons.html").read_text(encoding="utf-8")
     reference = (tmp_path / "cli.html").read_text(encoding="utf-8")
     for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
         assert f"maskc {command}" in reference

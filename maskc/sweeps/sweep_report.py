@@ -15,6 +15,7 @@ from rich.text import Text
 from maskc.report.terminal import show_sizes
 from maskc.report.wording import brief, counted_at, size
 from maskc.runtime.session import place
+from maskc.sweeps.pareto import is_useless
 from maskc.sweeps.record import SOURCE, Point, Record
 
 Kind = Literal["source", "best", "dominated"]
@@ -57,6 +58,8 @@ def verdict(point: Point, sweep: Record) -> tuple[str, str]:
     if point.dominated_by is not None:
         numbers = {other.name: f"{number}" for number, other in enumerate(sweep.points, 1)}
         return ", ".join([f"dominated by {numbers.get(point.dominated_by, 'the source')}", *unsure]), "open"
+    if is_useless(point, sweep.source, sweep.lower_is_better):
+        return ", ".join(["no quality left", *unsure]), "open"
     compared = sweep.measure is not None or sum(other.level == point.level for other in sweep.points) > 1
     return ", ".join([*(["best"] if compared else []), *unsure]), "good"
 
@@ -96,7 +99,8 @@ def charts(sweep: Record) -> Iterator[Scatter]:
     good = [(number, point) for number, point in enumerate(sweep.points, 1) if point.figures is not None]
 
     def kind(point: Point) -> Kind:
-        return "best" if point.dominated_by is None else "dominated"
+        useless = is_useless(point, sweep.source, sweep.lower_is_better)
+        return "dominated" if useless or point.dominated_by is not None else "best"
 
     def label(point: Point) -> str:
         parts = [f"{point.share:.3f} of the FLOPs"]
@@ -118,7 +122,7 @@ def charts(sweep: Record) -> Iterator[Scatter]:
         ]
         first = source[x], source[y]
         if items and first[0] is not None and first[1] is not None:
-            items.insert(0, Dot(first[0], first[1], "", "source", f"{SOURCE}: {sweep.source.model}"))
+            items.insert(0, Dot(first[0], first[1], SOURCE, "source", f"{SOURCE}: {sweep.source.model}"))
         if items:
             yield scatter(title, words[x], words[y], items, from_zero=y == "time")
 

@@ -28,7 +28,10 @@ from maskc.train.shrinking.shrink import rebuild
 from maskc.train.summaries import Summaries
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
-ITER, BURN_IN, FLOPS_TARGET, DECAY = 5000, 100_000, 250_000, 0.9999
+ITER = 5000
+BURN_IN = 100_000
+FLOPS_TARGET = 250_000
+DECAY = 0.9999
 
 # The directories of the two phases.
 TRAINING, FINE_TUNING = "training", "fine-tuning"

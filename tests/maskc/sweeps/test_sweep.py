@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -25,9 +26,10 @@ from maskc import frontend
 from maskc.compilation import workers
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
+from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
-from maskc.sweeps import pareto, run, work
-from maskc.sweeps.record import Origin, Point
+from maskc.sweeps import pareto, run, sweep_report, work
+from maskc.sweeps.record import Origin, Point, Record
 from maskc.sweeps.sweep_report import charts, page
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused
@@ -273,6 +275,30 @@ def test_a_point_is_dominated_by_one_that_is_no_worse_and_no_slower() -> None:
     assert dominated(points) == {"a": None, "b": "a", "c": None, "d": None}
     assert dominated([point("a", 1.1, 1.0)]) == {"a": "source"}
     assert dominated([point("a", 0.5, 0.9), point("b", 0.4, 0.8)], lower=True) == {"a": "b", "b": None}
+
+
+def test_fewer_flops_are_not_dominated_within_the_noise_of_the_times() -> None:
+    def timed(name: str, time: float, spread: float, flops: int) -> Point:
+        latency = Latency((1.0, 1.0, 1.0), (time - spread, time, time + spread), 9, {})
+        return dataclasses.replace(point(name, time, 0.9, flops=flops), latency=latency)
+
+    for spread, expected in ((0.05, None), (0.001, "b")):
+        points = [timed("a", 0.52, spread, 10), timed("b", 0.5, spread, 20)]
+        assert dominated(points) == {"a": expected, "b": None}
+        points = [timed("a", 0.52, spread, 20), timed("b", 0.5, spread, 10)]
+        assert dominated(points) == {"a": "b", "b": None}, "more FLOPs"
+
+
+def test_a_point_without_quality_is_not_best() -> None:
+    source = Origin("m", "m", "", figures(100), 1.0)
+    points = pareto.marked([point("a", 0.5, 0.9), point("b", 0.1, 0.0)], source, False)
+    sweep = Record(1, "", {}, "", "", "cpu", "accuracy", False, source, (), points)
+    said = {item.name: sweep_report.verdict(item, sweep)[0] for item in points}
+    assert said == {"a": "best, not verified", "b": "no quality left, not verified"}
+    kinds = [[dot.kind for dot in chart.dots] for chart in sweep_report.charts(sweep)]
+    assert kinds and all(sorted(found) == ["best", "dominated", "source"] for found in kinds)
+    losses = dataclasses.replace(sweep, lower_is_better=True)
+    assert "no quality" not in sweep_report.verdict(points[1], losses)[0]
 
 
 def test_without_quality_points_of_one_level_are_compared_by_time_or_by_flops() -> None:
