@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from maskc.report.terminal import show_sizes
+from maskc.report.terminal import NARROW, show_sizes, table_of_names
 from maskc.report.wording import brief, counted_at, size
 from maskc.runtime.session import place
 from maskc.sweeps.pareto import is_useless
@@ -25,26 +24,33 @@ def show(sweep: Record, out: Console) -> None:
     """The source and all points with what was found of them, then where it all is."""
     timed = any(point.latency for point in sweep.points)
     rated = sweep.measure is not None
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("Candidate", overflow="fold")
-    titles = ["FLOPs", "of source", *(["ms", "of source"] if timed else []), *(["quality"] if rated else []), "file"]
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    titles = [
+        "FLOPs",
+        "of source",
+        *(["ms", "of source"] if timed else []),
+        *(["quality"] if rated else []),
+        "file",
+        "",
+    ]
     figures = sweep.source.figures
-    cells = [brief(figures.flops), "1.000", *(["", "1.000"] if timed else [])]
-    table.add_row("", SOURCE, *cells, *([_number(sweep.source.quality)] if rated else []), size(figures.bytes), "")
-    for number, point in enumerate(sweep.points, 1):
+    first = [brief(figures.flops), "1.000", *(["", "1.000"] if timed else [])]
+    rows: list[list[str | Text]] = [
+        [*first, *([_number(sweep.source.quality)] if rated else []), size(figures.bytes), ""]
+    ]
+    for point in sweep.points:
         cells = ["-", "-"] if point.figures is None else [brief(point.figures.flops), f"{point.share:.3f}"]
         if timed:
             cells += ["-", "-"] if point.latency is None else [f"{point.latency.after[1]:.3g}", f"{point.time:.3f}"]
         if rated:
             cells.append(_number(point.quality))
-        cells.append("-" if point.figures is None else size(point.figures.bytes))
-        table.add_row(str(number), Text(point.name), *cells, _verdict(point, sweep))
+        rows.append([*cells, "-" if point.figures is None else size(point.figures.bytes), _verdict(point, sweep)])
+    if out.width < NARROW:  # without sizes of files
+        titles, rows = [*titles[:-2], titles[-1]], [[*row[:-2], row[-1]] for row in rows]
+    digits = len(str(len(sweep.points)))
+    names = [f"{number:>{digits}}  {point.name}" for number, point in enumerate(sweep.points, 1)]
+    indent = " " * (digits + 2)
     show_sizes(out, figures.at)
-    out.print(table)
+    out.print(table_of_names(f"{indent}Candidate", [indent + SOURCE, *names], titles, rows, out.width, left=("",)))
     for point in sweep.points:
         for warning in point.warnings:
             out.print(f"Note: {point.name}: {warning}", style="yellow", markup=False, soft_wrap=True)
