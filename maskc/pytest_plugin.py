@@ -55,7 +55,7 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
         from maskc.errors import MaskcError
         from maskc.regression import check as regress
         from maskc.regression.findings import Limits
-        from maskc.regression.output_formats import as_table
+        from maskc.regression.output_formats import as_table, failures
 
         path = root / Path(baseline or pytestconfig.getini("maskc_baseline"))
         limits = Limits(tolerance, min_reduction)
@@ -63,8 +63,10 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
             outcomes = regress.check(path, [root / Path(model) for model in models], limits=limits)
         except MaskcError as error:
             pytest.fail(str(error), pytrace=False)
-        if not all(outcome.passed for outcome in outcomes):
-            pytest.fail(as_table(outcomes), pytrace=False)
+        if reasons := [reason.partition("\n")[0].rstrip(":") for reason in failures(outcomes)]:
+            # pytest's summary has the first line
+            others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            pytest.fail(f"{reasons[0]}{others}\n\n{as_table(outcomes)}", pytrace=False)
         return outcomes
 
     return check

@@ -37,6 +37,7 @@ NOT_RUN = {
         "make demo    # the table above",
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
+    "ci.md": ["ranking/"],
     "tensorflow.md": [".keras ──► traced for inference ─┐"],
     "trainer.md": [
         "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto
 
 import passes
-from maskc import frontend, progress
+from maskc import frontend
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.kept_for_speed import kept_for_speed
@@ -33,6 +33,7 @@ from maskc.frontend.graph_queries import has_external, model_bytes, without_weig
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
+from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
@@ -90,6 +91,7 @@ def compile(
     seed: int = 0,
     rtol: float | None = None,
     atol: float = 0.0,
+    progress: Listener | None = None,
 ) -> Compiled:
     """Compile a model trained with channel masks into a smaller dense one that computes the same function.
 
@@ -106,7 +108,8 @@ def compile(
     every width up to a multiple of it; `none` leaves the fewest FLOPs, which are those that training counts. `target`
     is the runtime to be fast in: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `any`, which is good for all and the
     best of none at the cost of another. Both models are run on `samples` random inputs (from `seed`, on
-    `provider`, with the tolerances of `maskc.verify`), unless `verify` is False.
+    `provider`, with the tolerances of `maskc.verify`), unless `verify` is False. `progress` is called with each
+    `maskc.progress.Stage` as it begins, advances and ends, and with details as text.
 
     Returns the compiled model and a report. Raises `InputError` when the model or the masks cannot be used,
     `UnavailableError` when something that is needed is not installed, and `NotEquivalentError` when the verification
@@ -121,7 +124,8 @@ def compile(
     """
     checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
     options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at, target=target)
-    return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=verify)
+    with nullcontext() if progress is None else listening(progress):
+        return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=verify)
 
 
 @telling()
@@ -155,7 +159,7 @@ def compile_file(
     for report in reports:
         files.check_not_read(report, read, "report")
     source = fixed(source, options.shapes)
-    with write_model_files.store_beside(output) if has_external(source.model) else contextlib.nullcontext() as store:
+    with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:
             compiled = _compile(source, options, store, compares=True, advises=advises or bool(reports))
         except NotEquivalentError as error:
@@ -165,7 +169,7 @@ def compile_file(
         if bench or (bench is None and any(map(files.is_page, reports)) and not cannot_run):
             result = _timed(result, source, compiled.model)
         size = write_model_files.write_model(compiled.model, output, store=store, keep=read)
-    progress.detail(f"Written: {output}, {size:,} bytes")
+    detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
         for report in reports:
@@ -218,8 +222,8 @@ def _compile(
     """`compares` as for `kept_for_speed`; `advises` as `compile_file`."""
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
-        with progress.stage("Compiling") as stage:
-            shrunk = _shrink(target, options, lambda name: stage.advance(note=name), store)
+        with stage("Compiling") as compiling:
+            shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store)
             _tell_passes(shrunk.report)
             _check(shrunk.model)
     except (GraphError, SizeError) as error:
@@ -276,7 +280,7 @@ def _tell_passes(report: Report) -> None:
             for before, after, what in zip(was, now, ("nodes", "values in initializers"), strict=True)
             if before != after
         ]
-        progress.detail(f"  pass {name}: {seconds:.3f} s{''.join(f', {change}' for change in changes)}")
+        detail(f"  pass {name}: {seconds:.3f} s{''.join(f', {change}' for change in changes)}")
         was = now
 
 

@@ -90,6 +90,15 @@ def test_compiling_tells_its_stages_and_prints_nothing(source: Path, capfd: pyte
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_function_takes_a_listener(source: Path) -> None:
+    heard, around = Heard(), Heard()
+    with progress.listening(around):
+        api.compile(source, progress=heard)
+        assert {"Compiling", "Comparing"} <= set(heard.stages) and not around.stages
+        api.compile(source)
+        assert {"Compiling", "Comparing"} <= set(around.stages)
+
+
 def test_verifying_tells_its_stages(source: Path, wrong: Path) -> None:
     heard = Heard()
     with progress.listening(heard):
@@ -232,8 +241,8 @@ def test_short_work_in_a_terminal_shows_no_bar(source: Path) -> None:
 
 def test_an_error_in_a_terminal_stands_alone(tmp_path: Path) -> None:
     code, written = in_terminal(WATCHED.replace("AFTER", "0"), "compile", tmp_path / "absent.onnx")
-    (line,) = (line for line in screen(written) if line)
-    assert code == 2 and line.startswith("Error: ")
+    first, *others = (line for line in screen(written) if line)
+    assert code == 2 and first.startswith("Error: ") and all(line.startswith("  ") for line in others)
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -51,6 +51,10 @@ def test_the_pytest_fixture(repository: Path) -> None:
     done = pytest_in(repository)
     assert done.returncode == 1 and "2 failed" in done.stdout
     assert "channel 3 is no longer masked" in done.stdout and "has 9 channels and had 8" in done.stdout
+    summary = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    assert len(summary) == 2
+    for line in summary:
+        assert " - Failed: models/a.onnx: FLOPs rose" in line
     (repository / "pytest.ini").write_text("[pytest]\nmaskc_baseline = other.json\n")
     done = pytest_in(repository, "-k", "test_all")
     assert "There is no baseline" in done.stdout and "other.json" in done.stdout
