@@ -247,7 +247,7 @@ def table_of_names(
     made = Table(box=None, pad_edge=False)
     made.add_column(title, overflow="fold")
     for name in titles:
-        made.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+        made.add_column(Text(name), justify="left" if name in left else "right", no_wrap=True)
     columns = zip(titles, *([str(cell) for cell in row] for row in rows), strict=True)
     rest = width - sum(2 + max(max(map(len, cell.split("\n"))) for cell in column) for column in columns)
     for name, row in zip(names, rows, strict=True):

@@ -122,6 +122,7 @@ def test_json(tmp_path: Path) -> None:
         "aligned": False,
         "code": "K101",
         "other": {"tensor": "block4/out", "axis": 1, "total": 16, "channels": [4, 7, 8, 9]},
+        "layer": "",
     }
     assert set(told) == {"model", "channels", "masked", "held", "widths", "notes", "warnings"}
 
