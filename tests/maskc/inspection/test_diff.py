@@ -122,7 +122,7 @@ def test_what_else_is_not_the_same(pair: tuple[Path, Path], tmp_path: Path) -> N
     }
     shown = maskc("diff", pair[0], other).stdout
     assert "[bold]licence" in shown and "[red]words" in shown and "…" in shown
-    assert "�[31mred �" in shown and "\x1b" not in shown
+    assert r"\x1b[31mred\n\x07" in shown and "\x1b" not in shown
 
 
 def test_shapes_fix_sizes_in_both(pair: tuple[Path, Path]) -> None:
