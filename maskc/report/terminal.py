@@ -169,8 +169,8 @@ def show_explanation(report: Document, out: Console, *, masks: bool = True) -> N
 
 def _kept(report: Document) -> Iterable[str]:
     """The channels that are kept: by operators, with where their codes are explained, and for speed."""
-    held = report.held or ()
-    return *held_lines(held), *codes_line(held), *width_lines(report.widths or ())
+    held, widths = report.held or (), report.widths or ()
+    return *held_lines(held), *width_lines(widths), *codes_line(held, widths)
 
 
 def show_diff(found: Diff, out: Console, every: bool = False) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.runtime.session import place
+from passes.abstract_values.kept_reasons import SPEED
 
 if TYPE_CHECKING:
     from maskc.results.document import Checked, Document
@@ -61,9 +62,11 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
             yield f"  {what}: {written}{item.advice}".rstrip(": ")
 
 
-def codes_line(held: Sequence[Held]) -> Iterable[str]:
+def codes_line(held: Sequence[Held], widths: Sequence[Width] = ()) -> Iterable[str]:
     """Where the codes of reasons are explained, if there are any."""
-    codes = dict.fromkeys(item.code for item in held if not item.aligned and item.code)
+    codes = dict.fromkeys(
+        [*(item.code for item in held if not item.aligned and item.code), *[SPEED.code] * bool(widths)]
+    )
     if codes:
         yield f"What a code means, and what to do: `maskc explain {next(iter(codes))}`."
 
@@ -80,7 +83,7 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
     """A line for each layer that keeps channels for speed."""
     for width in widths:
         counts = f"{width.live:,} live of {width.total:,}, {width.kept:,} computed"
-        yield f"  {width.op} '{width.node}': {counts}: {width.reason}"
+        yield f"{SPEED.code} {width.op} '{width.node}': {counts}: {width.reason}"
 
 
 def counted_at(before: CountedAt, after: CountedAt | None = None) -> str:
