@@ -14,7 +14,7 @@ import pytest
 
 import maskc as api
 from maskc import cli
-from maskc.report.wording import few_ranges
+from maskc.report.wording import few_ranges, held_lines
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.kept_reasons import REASONS
 from tests.documentation import ROOT
@@ -194,6 +194,24 @@ def test_a_keras_file(tmp_path: Path) -> None:
     model.get_layer("hidden").set_weights([kernel, bias])
     model.save(tmp_path / "m.keras")
     assert "Removed 2 of 2 masked channels." in shown(tmp_path / "m.keras")
+
+
+@pytest.mark.tensorflow
+def test_masks_of_a_keras_model_have_the_names_of_its_layers(tmp_path: Path) -> None:
+    import keras
+
+    from maskc.train import MaskLayer
+
+    inputs = keras.Input((6, 6, 3))
+    masked = MaskLayer(name="first_mask")(keras.layers.Conv2D(8, 3, activation="relu", name="first")(inputs))
+    summed = keras.layers.add([masked, keras.layers.Conv2D(8, 3, name="second")(inputs)], name="sum")
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="last")(summed))
+    model.get_layer("first_mask").mask.assign(np.arange(8) % 4 > 0)
+    report = api.explain(model, align="none", adapters="never")
+    (held,) = report.held
+    assert held.layer == "first_mask" != held.tensor and held.node == "sum" and held.written_by == "second"
+    assert "  mask 'first_mask' axis " in "\n".join(held_lines(report.held))
+    assert [layer.name for layer in report.layers] == ["first", "second", "last"]
 
 
 @pytest.mark.parametrize("name", ["resnext", "mobilenet3", "densenet", "yolo", "dlrm", "vit", "lstm", "quantised"])
