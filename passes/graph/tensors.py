@@ -28,7 +28,7 @@ _INTEGERS = (int, np.integer)
 SMALL = 64
 
 #: slices along an axis: of longer ones no slice is told from another, as a mask of them would take much memory
-MOST_SLICES = 2**24
+MOST_SLICES = 2**22
 
 #: elements: no tensor has more, as they would take terabytes
 MOST_ELEMENTS = 2**40

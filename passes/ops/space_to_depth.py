@@ -9,7 +9,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Link, Maps
-from passes.graph.tensors import Index, int_list, operand
+from passes.graph.tensors import MOST_SLICES, Index, int_list, operand
 from passes.ops.base import register
 from passes.ops.movement import Movement, Repeating, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -26,7 +26,7 @@ class Tile(Repeating):
         found = same_axis(node, facts, [(a, a) for a, r in enumerate(repeats) if r == 1])
         for axis, times in enumerate(repeats):
             size = facts.size(node.inputs[0], axis)
-            if size and times > 1:
+            if size and 1 < times <= MOST_SLICES // size:
                 found.append(Link(0, axis, 0, axis, np.tile(np.arange(size), times)))
         return found
 

@@ -24,7 +24,7 @@ node = build.node
 # A process that may take no more than this, in bytes, compiles a model.
 LIMITED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from maskc.cli import main
 main()
 """
