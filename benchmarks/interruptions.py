@@ -1,7 +1,7 @@
 """Ctrl-C at any moment, and compilations in many threads: python -m benchmarks.interruptions
 
-compile, verify, sweep, check and train are each interrupted at random moments, on a transformer of half a
-gigabyte (train on a small network). Each must end within two seconds of it, with 130 or as if nothing had been, and
+compile, verify, sweep, check and train are each interrupted at random moments, on a transformer of 0.2
+gigabytes (train on a small network). Each must end within two seconds of it, with 130 or as if nothing had been, and
 leave no file that is not whole. Then small models are compiled in eight threads of one process: the same bytes as alone
 are asked for, nothing on stdout, and no memory that grows.
 """
@@ -36,7 +36,7 @@ from tests.generators.networks import network
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 RECORD = HERE / "results" / "interruptions.json"
-GIGABYTES = 0.5
+GIGABYTES = 0.2
 #: seconds that an interrupted command may take
 SECONDS = 2.0
 #: compilations at a time

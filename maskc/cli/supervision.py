@@ -24,6 +24,8 @@ from maskc import progress
 GRACE = 0.75
 # Seconds that it has for a file which it begins to write then: the checkpoint of a training run.
 _WRITING = 60.0
+# Seconds that a process whose end is certain is waited for: the system may take long to take back its memory.
+_DYING = 0.3
 # Seconds within which a second signal is the same one, told to a group of processes and to each of them.
 _SAME = 0.3
 # Seconds between two looks at the memory.
@@ -138,12 +140,15 @@ class _Supervisor:
             if self._line in ready and not self._hear():
                 break
             if self._memory and _taken(self._process) > float(self._memory) * 1e9:
-                self._exceeded, self._memory, self._deadline, killed = self._memory, "", None, True
+                self._exceeded, self._memory, killed = self._memory, "", True
+                self._deadline = time.monotonic() + _DYING
                 self._kill(signal.SIGKILL)
             if self._deadline is not None and time.monotonic() >= self._deadline:
+                if killed:
+                    break
                 killed = self._end()
-        _, status = os.waitpid(self._process, 0)
-        code = os.waitstatus_to_exitcode(status)
+        ended, status = os.waitpid(self._process, os.WNOHANG if killed else 0)
+        code = os.waitstatus_to_exitcode(status) if ended else -signal.SIGKILL
         if killed or code < 0:
             for folder in self._parts:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +204,7 @@ class _Supervisor:
             self._deadline = time.monotonic() + GRACE
             self._kill(signal.SIGTERM)
             return False
-        self._deadline = None
+        self._deadline = time.monotonic() + _DYING
         self._kill(signal.SIGKILL)
         return True
 
