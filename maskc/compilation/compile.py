@@ -225,7 +225,7 @@ def _compile(
         with stage("Compiling") as compiling:
             shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store)
             _tell_passes(shrunk.report)
-            _check(shrunk.model)
+            _check(shrunk.model, source)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     before = shrunk.report.before  # with the multiplications that `masks` puts in: that is the model that was trained
@@ -284,8 +284,11 @@ def _tell_passes(report: Report) -> None:
         was = now
 
 
-def _check(compiled: ModelProto) -> None:
-    """Nothing leaves the compiler that the ONNX checker would reject."""
+def _check(compiled: ModelProto, source: Source) -> None:
+    """Nothing leaves the compiler that the ONNX checker would reject.
+
+    Of operators that only ONNX Runtime has the checker knows no types, so it may be the source that is not valid.
+    """
     try:
         if write_model_files.embeds(compiled):
             check(write_model_files.inlined(compiled))
@@ -294,9 +297,22 @@ def _check(compiled: ModelProto) -> None:
     except MaskcError:
         raise
     except Exception as error:
+        _check_runs(source, in_brief(error))
         raise NotEquivalentError(
             f"The compiled model is not valid ONNX, which is a fault of maskc: {in_brief(error)}."
         ) from error
+
+
+def _check_runs(source: Source, why: str) -> None:
+    """Raise `InputError` that says why, where ONNX Runtime refuses a model whose operators it knows."""
+    from maskc.runtime.session import load
+
+    try:
+        load(source.model, "cpu")
+    except RunError as error:
+        raise InputError(f"{source.name} is not a valid ONNX model: {why}.") from error
+    except UnavailableError:
+        return
 
 
 def _verified(

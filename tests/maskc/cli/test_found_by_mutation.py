@@ -129,3 +129,18 @@ def test_a_size_is_not_read_off_an_input_of_a_type_that_its_opset_lacks(tmp_path
     )
     result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp_path: Path) -> None:
+    """onnx's checker knows no types after FusedMatMul, and ONNX Runtime refuses the model."""
+    product = helper.make_node("FusedMatMul", ["x", "w"], ["a"], domain="com.microsoft")
+    built = build.model(
+        [product, node("BitwiseOr", "a b", "y")],
+        [value("x", ["n", 4])],
+        [value("y", ["n", 4])],
+        [build.weight("w", 4, 4), build.weight("b", 4)],
+        opset=18,
+        domains=["com.microsoft"],
+    )
+    source = build.save(built, tmp_path / "m.onnx")
+    refused(maskc("compile", source), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
