@@ -148,10 +148,10 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
         wanted = frontend.read(source).model
         wanted = wanted if masks is None else apply_masks(wanted, masks)
         compiled = onnx.load(output)
-        if _odd(wanted):  # a channel that is not read any more no longer spreads what is not a number
-            return None
         if feeds:
             return _compared_on(feeds, (Runner, ReferenceEvaluator), wanted, compiled)
+        if _odd(wanted):  # a channel that is not read any more no longer spreads what is not a number
+            return None
         cases = []
         for size in (2, 3, 1, 8, 32):
             sizes = {d.dim_param: size for i in wanted.graph.input for d in i.type.tensor_type.shape.dim}
