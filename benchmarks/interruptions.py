@@ -50,9 +50,9 @@ _NET = {
 }
 
 
-def prepared(directory: Path) -> dict[str, list[str]]:
+def prepared(directory: Path, gigabytes: float) -> dict[str, list[str]]:
     """The commands by name, and in the directory what they read."""
-    transformer(directory / "model.onnx", GIGABYTES)
+    transformer(directory / "model.onnx", gigabytes)
     _maskc(directory, "compile", "model.onnx", "-o", "small.onnx", "--no-verify")
     _maskc(directory, "check", "--update", "model.onnx")
     from maskc.train import write_records
@@ -109,14 +109,14 @@ def left(directory: Path, before: set[Path]) -> list[str]:
     return found
 
 
-def interruptions(times: int, seed: int) -> dict[str, Any]:
+def interruptions(times: int, seed: int, gigabytes: float, chosen: list[str]) -> dict[str, Any]:
     """Each command interrupted so many times, at moments between its start and the end of an undisturbed run."""
     rng, found = random.Random(seed), {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        commands = prepared(directory)
+        commands = prepared(directory, gigabytes)
         before = set(directory.rglob("*"))
-        for command, words in commands.items():
+        for command, words in ((name, commands[name]) for name in chosen or commands):
             began = time.monotonic()
             interrupted(directory, words, 60.0)
             whole = time.monotonic() - began
@@ -130,6 +130,7 @@ def interruptions(times: int, seed: int) -> dict[str, Any]:
                     took.append(seconds)
                     codes.append(code)
             found[command] = {
+                "gigabytes": gigabytes,
                 "interrupted": len(took),
                 "undisturbed_seconds": round(whole, 1),
                 "most_seconds": round(max(took), 2),
@@ -177,8 +178,10 @@ def in_threads(count: int) -> dict[str, Any]:
 
 def table(record: dict[str, Any]) -> str:
     """The interruptions as a table for docs/security.md."""
-    lines = ["| Ctrl-C in | times | an undisturbed run takes | median time to the end | longest | left behind |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
+    lines = [
+        "| Ctrl-C in | weights | times | an undisturbed run takes | median time to the end | longest | left behind |"
+    ]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for command, found in record["interruptions"].items():
         seconds = (f"{found[key]:.2f} s" for key in ("undisturbed_seconds", "median_seconds", "most_seconds"))
         lines.append(
@@ -193,14 +196,18 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=10, help="interruptions of each command")
     parser.add_argument("--count", type=int, default=1000, help="compilations in threads")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gigabytes", type=float, default=GIGABYTES, help="of weights")
+    parser.add_argument("--commands", nargs="*", default=[], help="some of the commands; the record keeps the others")
     parser.add_argument("--only", choices=["interruptions", "threads"], help="one of both; the record keeps the other")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they start in the background
     record: dict[str, Any] = json.loads(RECORD.read_text()) if options.only and RECORD.exists() else {}
     if options.only in (None, "threads"):
         record["threads"] = in_threads(options.count)
         print(record["threads"])
     if options.only in (None, "interruptions"):
-        record["interruptions"] = interruptions(options.times, options.seed)
+        found = interruptions(options.times, options.seed, options.gigabytes, options.commands)
+        record["interruptions"] = (record.get("interruptions", {}) if options.commands else {}) | found
     record["date"] = datetime.date.today().isoformat()
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
     late = any(found["most_seconds"] > SECONDS or found["left"] for found in record.get("interruptions", {}).values())

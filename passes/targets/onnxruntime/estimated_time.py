@@ -372,7 +372,7 @@ class Timing:
         convolution = node.convolution if inputs else None
         affine = node.affine if len(inputs) == 1 else None
         free = affine is not None and affine.data.name in self._parts
-        inside = node.fuses and node.operands[0][1].name in self._parts
+        inside = node.fuses and bool(node.operands) and node.operands[0][1].name in self._parts
         if free or node.macs:
             self._parts.add(output.name)
         multiplied = 0.0 if convolution else node.multiplied(index, self._plan) * self.rates.ns_per_im2col_mac
