@@ -179,7 +179,7 @@ def in_threads(count: int) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """The interruptions as a table for docs/security.md."""
     lines = [
-        "| Ctrl-C in | weights | times | an undisturbed run takes | median time to the end | longest | left behind |"
+        "| Ctrl-C in | weights | times | an undisturbed run takes | median time to the end | longest | left over |"
     ]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for command, found in record["interruptions"].items():
