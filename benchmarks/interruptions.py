@@ -184,8 +184,9 @@ def table(record: dict[str, Any]) -> str:
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for command, found in record["interruptions"].items():
         seconds = (f"{found[key]:.2f} s" for key in ("undisturbed_seconds", "median_seconds", "most_seconds"))
+        size = f"{found['gigabytes']:g} GB" if command != "train" else "small"
         lines.append(
-            f"| {command} | {found['interrupted']} | {' | '.join(seconds)} | {', '.join(found['left']) or 'nothing'} |"
+            f"| {command} | {size} | {found['interrupted']} | {' | '.join(seconds)} | {', '.join(found['left']) or 'nothing'} |"
         )
     return "\n".join(lines) + "\n"
 
