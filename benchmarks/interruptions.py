@@ -185,9 +185,8 @@ def table(record: dict[str, Any]) -> str:
     for command, found in record["interruptions"].items():
         seconds = (f"{found[key]:.2f} s" for key in ("undisturbed_seconds", "median_seconds", "most_seconds"))
         size = f"{found['gigabytes']:g} GB" if command != "train" else "small"
-        lines.append(
-            f"| {command} | {size} | {found['interrupted']} | {' | '.join(seconds)} | {', '.join(found['left']) or 'nothing'} |"
-        )
+        left = ", ".join(found["left"]) or "nothing"
+        lines.append(f"| {command} | {size} | {found['interrupted']} | {' | '.join(seconds)} | {left} |")
     return "\n".join(lines) + "\n"
 
 
