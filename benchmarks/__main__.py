@@ -40,6 +40,7 @@ STEPS = (
     Step("pruning", ("tensorflow", "keras", "tf2onnx")),
     Step("overhead", ("tensorflow", "keras")),
     Step("shrinking", ("tensorflow", "keras", "sklearn")),
+    Step("mct", ("tensorflow", "keras", "sklearn")),
     Step("cuda"),
     Step("mutations"),
 )
