@@ -27,8 +27,10 @@ import tensorflow as tf
 
 from benchmarks import mct_networks as networks
 from benchmarks import record
+from benchmarks.answers import in_brief
 from benchmarks.peers import HERE, installed, python_of, version_of
 from benchmarks.worker import Worker
+from maskc.errors import MaskcError
 
 # The newest toolkit, and the last TensorFlow with Keras 2, which it is written for.
 PACKAGES = ("model-compression-toolkit==2.6.1", "tensorflow==2.15.1", "keras==2.15.0", "numpy==1.26.4")
@@ -73,13 +75,20 @@ def examples(directory: Path, seed: int, steps: int) -> dict[str, Any]:
 
 def pruned(model: Any, share: float, data: dict[str, Any], way: str = "maskc") -> tuple[Any, dict[str, Any]]:
     """What maskc leaves of a model at a share of the FLOPs (0: as few as possible), and what is measured of it."""
+    heads = any("MultiHead" in type(layer).__name__ for layer in model.layers)
     import keras
 
     from maskc.train import PruningOptimizer, prunable, shrink
 
     masked = prunable(model)
     optimizer = PruningOptimizer(
-        "sgd", burn_in=SCORED, prune_every=1, flops_target=share, min_channels=GROUP, update_params=False, **WAYS[way]
+        "sgd",
+        burn_in=SCORED,
+        prune_every=1,
+        flops_target=share,
+        min_channels=1 if heads else GROUP,  # as attention has a mask of four heads
+        update_params=False,
+        **WAYS[way],
     )
     masked.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     rows = data["score"][: SCORED + WAYS[way].get("ramp", 0) + 2].reshape(-1)
@@ -127,7 +136,10 @@ def measured(name: str, seed: int, steps: int, worker: Worker, directory: Path, 
 
     def ours(share: float, way: str) -> dict[str, Any]:
         """The same of maskc."""
-        small, told = pruned(model, share, data, way)
+        try:
+            small, told = pruned(model, share, data, way)
+        except MaskcError as error:
+            return {"failed": in_brief(error)}
         if seed == 0 and way == "maskc":
             files[f"maskc-{share}"] = converted(small)
         networks.train(small, data["images"], data["labels"], data["tune"], TUNE_RATE)
@@ -178,6 +190,14 @@ def rounds(names: list[str], seeds: list[int]) -> Iterator[tuple[str, int]]:
     return ((name, seed) for seed in seeds for name in names)
 
 
+def kept(more: dict[str, Any]) -> dict[str, Any]:
+    """The results of a run that was cut off, if it was one with these versions and settings."""
+    file = record.RESULTS / "mct.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    same = all(found.get(key) == value for key, value in more.items())
+    return dict(found["results"]) if same else {}
+
+
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -186,20 +206,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of training; half as many are of fine-tuning")
     parser.add_argument("--approximations", type=int, default=2, help="images that the toolkit's scores are of")
     parser.add_argument("--runs", type=int, default=200, help="of .tflite files")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was cut off")
     parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     reason = installed("mct", *PACKAGES)
     if reason:
         raise SystemExit(f"The Model Compression Toolkit cannot be installed: {reason}")
-    results: dict[str, Any] = {}
     names = [package.partition("==")[0] for package in PACKAGES]
     more = {
         "peers": {name: version_of("mct", name) for name in names},
         "settings": {key: getattr(arguments, key) for key in ("steps", "approximations", "runs")},
     }
+    results = kept(more) if arguments.resume else {}
     command = [python_of("mct"), "-P", HERE / "mct_peer.py", str(arguments.approximations)]
     with Worker(command, SECONDS) as worker:
         for name, seed in rounds(arguments.only, arguments.seeds):
+            if str(seed) in results.get(name, {}):
+                continue
             with tempfile.TemporaryDirectory() as directory:
                 found = measured(name, seed, arguments.steps, worker, Path(directory), arguments.runs)
             results.setdefault(name, {})[str(seed)] = found

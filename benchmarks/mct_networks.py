@@ -96,13 +96,17 @@ def transformer(build: _Builder, x: Any, heads: int = 4) -> Any:
     x = build.convolved(build.convolved(x, 32), width, stride=2)
     x = layers.Reshape((-1, width), name=build.name("tokens"))(x)
     for _ in range(2):
-        name = build.name("block")
+        # Version 2.6.1 of the toolkit takes every weight with a k in its name for a kernel, and stops at two of them.
+        name = build.name("block" if heads else "unit")
         y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
         if heads:
             y = layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)
         else:
-            queries, values, keys = (layers.Dense(width, name=f"{name}_{part}")(y) for part in ("q", "v", "k"))
-            y = layers.Attention(name=f"{name}_attention")([queries, values, keys])
+            # Smaller queries in place of a division by the root of the width.
+            smaller = keras.initializers.VarianceScaling(1 / width)
+            queries = layers.Dense(width, kernel_initializer=smaller, name=f"{name}_first")(y)
+            values, others = (layers.Dense(width, name=f"{name}_{part}")(y) for part in ("second", "third"))
+            y = layers.Attention(name=f"{name}_attention")([queries, values, others])
             y = layers.Dense(width, name=f"{name}_output")(y)
         x = layers.Add(name=f"{name}_add1")([x, y])
         y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)

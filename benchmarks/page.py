@@ -374,7 +374,7 @@ def _mct(record: dict[str, Any]) -> str:
                 *("fails" if "failed" in found else _narrowed(found["widths"], row["widths"]) for found in least),
                 *("fails" if "failed" in found else f"{found['share']:.3f}" for found in (least[0], groups, least[1])),
                 *(
-                    f"{max(errors):.0e}" if errors else "fails"
+                    (f"{max(errors):.0e}" if any(errors) else "0") if errors else "fails"
                     for tool in tools
                     for errors in [[found["error"] for found in _of_tool(seeds, tool) if "error" in found]]
                 ),
@@ -383,7 +383,7 @@ def _mct(record: dict[str, Any]) -> str:
     def compared() -> Iterator[tuple[str, ...]]:
         for name, seeds in results.items():
             whole = _range([row["accuracy"] for row in seeds.values()])
-            yield f"{name}, whole", *[""] * 6, whole, whole, whole
+            yield f"{name}, whole, {_number(len(seeds), 'seed')}", *[""] * 6, whole, whole, whole
             for share in [key.removeprefix("maskc, ") for key in seeds["0"] if key.startswith("maskc, 0")]:
                 keys = [f"{tool}, {share}" for tool in tools]
                 found = [[row[key] for row in seeds.values() if "tuned" in row.get(key, {})] for key in keys]
@@ -409,7 +409,6 @@ def _mct(record: dict[str, Any]) -> str:
         for row in [seeds["0"]["toolkit, least"]]
         if "failed" in row
     )
-    seeds = max(len(found) for found in results.values())
     text = (
         "Small networks trained on scikit-learn's digits at 16 × 16, pruned by the toolkit's "
         "`keras_pruning_experimental` in Keras 2 and by `PruningOptimizer` and `shrink` of maskc in Keras 3, from the "
@@ -427,7 +426,7 @@ def _mct(record: dict[str, Any]) -> str:
         "32, its own example has 1, and they take most of the time), those of maskc of batches of 32 with labels: 30, "
         "and then 60 in which it removes channels along the cubic schedule, or all at once (last column). "
         "Speed-up is that of .tflite on one thread over the whole network, both converted by the same TensorFlow; "
-        f"accuracies are on 360 held-out digits, the mean of {_number(seeds, 'seed')} with the lowest and the highest."
+        "accuracies are on 360 held-out digits, the mean over seeds with the lowest and the highest."
     )
     pairs = ("FLOPs left", "speed-up", "accuracy, pruned", "fine-tuned")
     head = ("network, share", *(f"{what}, {whose}" for what in pairs for whose in tools), "maskc, at once")

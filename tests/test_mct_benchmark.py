@@ -81,6 +81,14 @@ def test_the_peer_looks_for_the_memory_that_leaves_the_share(monkeypatch: pytest
         assert len(calls) <= 2 + peer.CALLS
 
 
+def test_a_run_that_was_cut_off_goes_on_with_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mct.record, "RESULTS", tmp_path)
+    assert mct.kept({"settings": {"steps": 2}}) == {}
+    mct.record.write("mct", {"net": {"0": {}}}, settings={"steps": 2})
+    assert mct.kept({"settings": {"steps": 2}}) == {"net": {"0": {}}}
+    assert mct.kept({"settings": {"steps": 3}}) == {}
+
+
 def test_the_page_tells_what_was_recorded() -> None:
     one = {"share": 0.4, "widths": {"a": 1, "b": 8}, "error": 1e-7, "accuracy": 0.5, "tuned": 0.75}
     tools = {"toolkit, 0.5": one, "maskc, 0.5": one | {"error": 2e-7}, "maskc, 0.25": one | {"share": 0.2}}
