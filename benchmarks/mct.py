@@ -3,8 +3,8 @@
 Six networks (`mct_networks.py`) are trained on scikit-learn's digits, enlarged to 16 × 16. Each tool then prunes the
 same weights to a half and to a quarter of the multiply-adds, without training: the toolkit (`mct_peer.py`, with
 TensorFlow 2.15 and Keras 2 from PyPI, in `.peers/mct`) by its label-free Hessian scores, at once, and maskc by Fisher
-scores, at once and along a cubic schedule, where scores are measured anew as channels go. What they leave is trained on
-by the same code with the same batches. The toolkit takes a memory of weights as its target, not FLOPs, so the one is
+scores, at once and along a cubic schedule, where they are measured again as channels go. What they leave is trained
+on by the same code with the same batches. The toolkit takes a memory of weights as its target, not FLOPs, so the one is
 looked for that gives the FLOPs. Where it can reach neither share, both prune to one that it can reach as well.
 
 Its default platform keeps channels in groups of 32, which leaves little to choose in networks as small as these. So it

@@ -420,8 +420,8 @@ def _mct(record: dict[str, Any]) -> str:
     more = (
         "Both pruned without training to a share of the FLOPs, or to the nearest that they find, and fine-tuned by "
         f"{_number(settings['steps'] // 2, 'update')} with the same batches. The target is the memory of weights for "
-        "the toolkit, and this looks for the memory that gives the FLOPs. A dash: the toolkit cannot remove as much, "
-        "and maskc is measured with one seed; the share in between is then one that both can reach. The toolkit's "
+        "the toolkit, and this looks for the memory that gives the FLOPs. A dash: so much cannot be removed, and "
+        "the other is measured with one seed; a share other than 0.5 and 0.25 is one that both reach. The toolkit's "
         f"importance scores are of {_number(settings['approximations'], 'image')} without labels (its default is "
         "32, its own example has 1, and they take most of the time), those of maskc of batches of 32 with labels: 30, "
         "and then 60 in which it removes channels along the cubic schedule, or all at once (last column). "
