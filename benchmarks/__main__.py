@@ -41,6 +41,7 @@ STEPS = (
     Step("overhead", ("tensorflow", "keras")),
     Step("shrinking", ("tensorflow", "keras")),
     Step("shrinking_training", ("tensorflow", "keras", "sklearn")),
+    Step("mct", ("tensorflow", "keras", "sklearn")),
     Step("cuda"),
     Step("mutations"),
     Step("robustness"),
