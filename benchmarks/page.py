@@ -439,7 +439,8 @@ def _mct(record: dict[str, Any]) -> str:
         "Small networks trained on scikit-learn's digits at 16 × 16, pruned by the toolkit's "
         "`keras_pruning_experimental` in Keras 2 and by `PruningOptimizer` and `shrink` of maskc in Keras 3, from the "
         "same weights. How many layers with a kernel lose channels when as few FLOPs as possible are left; the share "
-        "that is left then (the toolkit removes channels in groups of 8 here, and at least 8 are left in both, but in the ViT; its "
+        "that is left then (the toolkit removes channels in groups of 8 here, and at least 8 are left in both, but in "
+        "the ViT; its "
         "default platform has groups of 32); and the largest difference from the network in which nothing reads the "
         f"removed channels, over the scale of the outputs.{failed}"
     )
