@@ -20,9 +20,15 @@ from tests.maskc.command import ROOT, process
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
 
+# As at a terminal, wherever the tests run: shells and nohup have what they start in the background ignore these.
+HEARS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 # What compiles is in native code, or dies in it, with a file half-written.
-STUCK = """
-import ctypes, os, signal, sys, time
+STUCK = f"""{HEARS}
+import ctypes, os, sys, time
 from pathlib import Path
 import passes
 from maskc.frontend import part_folders
@@ -31,7 +37,7 @@ def shrink(*arguments, **options):
     with part_folders.part_folder(Path("out.onnx")) as folder:
         (folder / "whole").write_bytes(b"half of it")
         print("begun", flush=True)
-        {what}
+        {{what}}
 
 passes.shrink = shrink
 from maskc.cli import main
@@ -77,8 +83,6 @@ def begun(directory: Path, what: str, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("what", [NATIVE, "time.sleep(60)"], ids=["native", "python"])
 def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
     number = getattr(signal, told)
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("it is ignored here, and processes inherit that")
     stuck = begun(tmp_path, what)
     stuck.send_signal(number)
     _, errors = stuck.communicate(timeout=30)
@@ -187,7 +191,7 @@ def test_who_tells_it_again_does_not_wait_for_that(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["train", "demo"])
 def test_training_is_ended_in_native_code_too(tmp_path: Path, command: str) -> None:
     """Where TensorFlow is, or hangs, while it is imported."""
-    code = f"""
+    code = f"""{HEARS}
 import sys, types
 stuck = types.ModuleType("maskc.frontend.tensorflow.importing")
 def import_tensorflow():
