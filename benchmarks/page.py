@@ -380,8 +380,9 @@ def _shrinking_training(record: dict[str, Any]) -> str:
     text = (
         "Five epochs of fine-tuning a network that was pruned to a quarter of its FLOPs, with its masks and shrunk, "
         "from the same weights; and pruning to a tenth with `pruning_shrink_every=250` against the same without. Means "
-        f"over {len(found['digits'])} seeds, {len(found['intervals'])} of the last. Accuracy is on a held-out fifth; "
-        "int8 is against the same model in float32, both as `.tflite`."
+        f"over {_number(len(found['digits']), 'seed')}, in the last row over "
+        f"{_number(len(found['intervals']), 'seed')}. Accuracy is on a held-out fifth; int8 is against the same model "
+        "in float32, both as `.tflite`."
     )
     head = ("training", "accuracy, with masks", "accuracy, small", "time, small over with masks", "int8")
     return _section("Training in the smaller network", text, head, rows(), record)
