@@ -29,13 +29,16 @@ CANNOT_COMPILED = {149}
 # read by two elementwise operators that OpenVINO merges, is memory that nobody wrote. In the source the size of that
 # something depends on the If, which keeps the fault from showing.
 WRONG = {136}
+# One that it gets wrong before and after, and not always alike: what it makes of an integer quantization per channel
+# differs from ONNX Runtime in every session, and in one of some fifty from its own other sessions.
+UNSTEADY = {219}
 
 
 @pytest.mark.parametrize(
     "first", [pytest.param(n, marks=[pytest.mark.slow] if n >= BLOCK else []) for n in range(0, 250, BLOCK)]
 )
 def test_seeded_networks(first: int) -> None:
-    for seed in sorted({*range(first, first + BLOCK)} - WRONG - CANNOT_COMPILED):
+    for seed in sorted({*range(first, first + BLOCK)} - WRONG - UNSTEADY - CANNOT_COMPILED):
         net = network(seed)
         try:
             assert_same_in_openvino(net, shrink(net.model).model)
