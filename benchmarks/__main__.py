@@ -39,6 +39,7 @@ STEPS = (
     Step("torch_pruning"),
     Step("pruning", ("tensorflow", "keras", "tf2onnx")),
     Step("overhead", ("tensorflow", "keras")),
+    Step("schedules", ("tensorflow", "keras")),
     Step("shrinking", ("tensorflow", "keras")),
     Step("shrinking_training", ("tensorflow", "keras", "sklearn")),
     Step("mct", ("tensorflow", "keras", "sklearn")),

@@ -352,7 +352,8 @@ def _shrinking(record: dict[str, Any]) -> str:
     text = (
         "Keras networks with coupled channels masked at random, and what `maskc.train.shrink` makes of them: how many "
         "times as long the network without masks takes, and the one with masks; and the smaller one against a network "
-        "built with these numbers of channels. Half of each mask leaves numbers of channels that kernels like."
+        "built with these numbers of channels. In eights is as `round_to=8` leaves them, and half of each mask leaves "
+        "numbers that kernels like, too."
     )
     head = ("network", "FLOPs left", "without masks over small", "with masks over small", "small over dense")
     return _section("The smaller network in Keras", text, head, rows(), record)

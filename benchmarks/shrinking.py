@@ -2,8 +2,8 @@
 
 Coupled channels go at random until a quarter of the FLOPs are left, as `PruningOptimizer` would have it. Then, in turns
 in one process, a training step of the network without masks, with masks and shrunk, and of one built with these
-numbers of channels; and, on one thread, the `.tflite` files of the first and of the shrunk one, for these masks and for
-half of the channels of each mask. Writes results/shrinking.json.
+numbers of channels; and, on one thread, the `.tflite` files of the first and of the shrunk one, for these masks, for
+those that it leaves with `round_to=8`, and for half of the channels of each mask. Writes results/shrinking.json.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from benchmarks import record
 
 SHARE = 0.25
 STEPS = {"MobileNetV2": (64, 32), "ResNet50": (64, 32)}  # the side of images, and the size of a batch
+EIGHTS, HALF = ", in eights", ", half of each mask"
 TFLITE = {"MobileNetV2": 96, "ResNet50": 96, "U-Net": 96}
 
 
@@ -45,25 +46,35 @@ def network(name: str, side: int) -> Any:
     return keras.Model(inputs, layers.Conv2D(2, 1)(x))
 
 
-def masked(model: Any, halves: bool = False) -> tuple[Any, float]:
+def masked(model: Any, how: str = "") -> tuple[Any, float]:
     """A copy of a network with masks, and the share of the FLOPs that is left: about `SHARE`, or half of each mask."""
     from maskc.train import computational_cost, prunable
+    from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 
     copy = prunable(model)
     cost = computational_cost(copy)
-    groups, full = cost.coupled, cost.count([np.ones_like(mask) for mask in cost.masks()])
-    order = np.random.default_rng(0).permutation(1 + max(int(group.max()) for group in groups))
+    groups, full = cost.coupled, cost.count(whole := [np.ones_like(mask) for mask in cost.masks()])
+    rng = np.random.default_rng(0)
+    order = rng.permutation(1 + max(int(group.max()) for group in groups))
 
     def left(gone: Any) -> list[Any]:
         """The masks without these groups; one channel stays in each."""
         masks = [(~np.isin(group, gone)).astype(np.float32) for group in groups]
         return [mask if mask.any() else np.eye(len(mask), dtype=np.float32)[0] for mask in masks]
 
-    if halves:
+    if how == HALF:
         gone = _half_of_each(groups, order)
     else:
-        removed = bisect.bisect_left(range(len(order)), -SHARE * full, key=lambda n: -cost.count(left(order[:n])))
-        gone = order[:removed]
+        turns = [[number] for number in order.tolist()]
+        if how == EIGHTS:
+            given = whole, [np.ones_like(mask) for mask in whole], groups, kinds_of(groups), np.ones(len(order))
+            turns = list(ranked_in_multiples(*given, "auto", 1, 8))
+            rng.shuffle(turns)
+
+        def first(turn: int) -> list[int]:
+            return list(itertools.chain(*turns[:turn]))
+
+        gone = first(bisect.bisect_left(range(len(turns)), -SHARE * full, key=lambda n: -cost.count(left(first(n)))))
     masks = left(gone)
     for layer, mask in zip(cost.layers, masks, strict=True):
         layer.mask.assign(mask)
@@ -107,13 +118,13 @@ def steps(name: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def tflite(name: str, rounds: int, halves: bool) -> dict[str, Any]:
+def tflite(name: str, rounds: int, how: str) -> dict[str, Any]:
     """Milliseconds of .tflite files on one thread."""
     from maskc.train import shrink
     from maskc.train.shrinking.tflite import Interpreter, converted
 
     plain = network(name, TFLITE[name])
-    copy, share = masked(plain, halves)
+    copy, share = masked(plain, how)
     files = {"plain": converted(plain), "small": converted(shrink(copy))}
     image = np.random.default_rng(0).random((1, TFLITE[name], TFLITE[name], 3)).astype(np.float32)
     runs = {key: Interpreter(file) for key, file in files.items()}
@@ -136,10 +147,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     results: dict[str, Any] = {"steps": {}, "tflite": {}}
-    for name, halves in itertools.product(TFLITE, (False, True)):
-        key = f"{name}, half of each mask" if halves else name
-        results["tflite"][key] = tflite(name, rounds, halves)
-        print(key, results["tflite"][key], flush=True)
+    for name, how in itertools.product(TFLITE, ("", EIGHTS, HALF)):
+        results["tflite"][name + how] = tflite(name, rounds, how)
+        print(name + how, results["tflite"][name + how], flush=True)
     for name in STEPS:
         results["steps"][name] = steps(name, rounds)
         print(name, results["steps"][name], flush=True)

@@ -148,6 +148,9 @@ def train(
     ] = None,
     ramp: Annotated[int, typer.Option(metavar="N", min=0, help="Updates that a schedule takes.")] = 0,
     tie: Annotated[Tie, typer.Option(help="Prune coupled channels together, or each channel on its own.")] = Tie.auto,
+    round_to: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep a multiple of N channels in each mask, 8 for phones and GPUs.")
+    ] = 1,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -219,6 +222,7 @@ def train(
         "schedule": schedule.value if schedule else None,
         "ramp": ramp,
         "tie": tie.value,
+        "round_to": round_to,
         "seed": seed,
     }
     arguments = Arguments(

@@ -25,6 +25,7 @@ from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.rewriting.storage_plan import Key
 
+_NONE = np.zeros(0, np.int64)
 _MOST = 3  # dimensions of a polynomial: others of a node count as fixed
 
 
@@ -99,6 +100,11 @@ class CostModel:
         uncertain[groups[self._sizes[dimensions] <= counts]] = True
         return uncertain
 
+    @property
+    def emptied(self) -> bool:
+        """Whether nothing is left of an axis, so that the FLOPs are to be counted."""
+        return bool((self._sizes <= 0).any())
+
     def after(self, groups: Sequence[int]) -> int | None:
         """FLOPs with these groups gone as well; None where some are doubtful, or nothing is left of an axis."""
         sizes = self._sizes_without(self._of(groups))
@@ -152,11 +158,13 @@ def cost_model(
 
     now = counted(masks)
     chosen = _chosen(masks, groups, count)
-    trials, parts = [], (chosen, ~chosen, _one_of_each(masks, groups, count))
+    parts = [_spared(part, masks, groups) for part in (chosen, ~chosen, _one_of_each(masks, groups, count))]
+    trials = []
     for zeroed in parts:
         with_zeros = {n: np.where((groups[n] >= 0) & zeroed[groups[n]], 0, mask) for n, mask in masks.items()}
         trials.append(counted(with_zeros))
-    return _Building(now, trials, parts, coupling, group).built()
+    alone = [live for name, mask in masks.items() if (live := _whole(mask, groups[name])).size == 1]
+    return _Building(now, trials, parts, coupling, group).built(np.unique(np.concatenate([_NONE, *alone])))
 
 
 def _chosen(masks: Mapping[str, Array], groups: Mapping[str, Index], count: int) -> Mask:
@@ -178,6 +186,21 @@ def _one_of_each(masks: Mapping[str, Array], groups: Mapping[str, Index], count:
         if live.size > 1 and not chosen[live].any():
             chosen[live[live.size // 2]] = True
     return chosen
+
+
+def _spared(chosen: Mask, masks: Mapping[str, Array], groups: Mapping[str, Index]) -> Mask:
+    """The groups to zero without one of each mask that would be empty: where it ends, much of a network is constant."""
+    spared = chosen.copy()
+    for name, mask in masks.items():
+        live = _whole(mask, groups[name])
+        if spared[live].all():
+            spared[live[:1]] = False
+    return spared
+
+
+def _whole(mask: Array, groups: Index) -> Index:
+    """The groups that have an entry which is not zero, if these are all such entries of the mask; else none."""
+    return _NONE if np.any((np.asarray(mask) != 0) & (groups < 0)) else _live(mask, groups)
 
 
 def _live(mask: Array, groups: Index) -> Index:
@@ -216,7 +239,8 @@ class _Building:
         self._nodes = [{describe(node): node for node in trial.graph.nodes} for trial in trials]
         self._axes: dict[Key, tuple[int, int]] = {}  # the dimension of an axis, and how much larger the axis is
 
-    def built(self) -> CostModel:
+    def built(self, alone: Index) -> CostModel:
+        """The model; `alone` are the groups that are the last of a mask, int64 [n]."""
         self._follow([place for tensor in _computed(self.now.graph) for place in self._label(tensor)])
         polynomials: dict[tuple[int, ...], Array] = defaultdict(lambda: np.zeros(()))
         for node in self.now.graph.nodes:
@@ -226,6 +250,9 @@ class _Building:
         for trial, nodes in zip(self.trials, self._nodes, strict=True):
             for name in trial.nodes.keys() - self.now.nodes.keys():
                 self._doubt_around(nodes[name])
+        # Nothing is said of what they save: each is all there is of a dimension of its own, which no polynomial has.
+        one = np.ones(1, np.int64)
+        self.dimensions += [_Dimension(1, np.array([group]), one, (1,) * len(self.trials)) for group in alone.tolist()]
         return self._model(polynomials)
 
     # -- axes ----------------------------------------------------------------------------------------------------
@@ -402,8 +429,7 @@ class _Building:
         """Groups, dimensions and counts, one for each pair."""
         numbers = [np.full(d.groups.size, number) for number, d in enumerate(self.dimensions)]
         groups, counts = [d.groups for d in self.dimensions], [d.counts for d in self.dimensions]
-        empty = np.zeros(0, np.int64)
-        return np.concatenate([empty, *groups]), np.concatenate([empty, *numbers]), np.concatenate([empty, *counts])
+        return np.concatenate([_NONE, *groups]), np.concatenate([_NONE, *numbers]), np.concatenate([_NONE, *counts])
 
     def _terms(self, polynomials: Sequence[tuple[tuple[int, ...], Array]]) -> _Terms:
         rows: list[tuple[Index, Index, Array]] = []

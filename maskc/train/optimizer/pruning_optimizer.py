@@ -53,6 +53,8 @@ class PruningOptimizer(Wrapping):
             grouped convolutions, gates, attention heads), by the sum of their signals and what they save together;
             "none" each on its own. Layers that share `groups` lose entries together in either case.
         min_channels: the fewest channels that a mask keeps.
+        round_to: prune so many channels of a mask at a time that it keeps a multiple of this, as kernels like: 8 for
+            phones and tensor cores. Masks with fewer channels than that lose one at a time.
         seed: of the method "random".
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
             signal does not depend on which. "auto" looks at the loss that the model was compiled with.
@@ -100,6 +102,7 @@ class PruningOptimizer(Wrapping):
         ramp: int = 0,
         tie: Literal["auto", "none"] = "auto",
         min_channels: int = 1,
+        round_to: int = 1,
         seed: int = 0,
         loss_reduction: Reduction | Literal["auto"] = "auto",
         sizes: Any = None,
@@ -130,6 +133,7 @@ class PruningOptimizer(Wrapping):
             loss_reduction,
             sizes,
             flops_before,
+            round_to,
         )
         if model is not None and not isinstance(model, keras.Model):
             raise InputError(f"model must be a Keras model, not {type(model).__name__}.")

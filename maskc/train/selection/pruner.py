@@ -7,6 +7,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from maskc.errors import InputError, MaskcError, PruningWarning
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
-from maskc.train.selection.ranking import grouped, ranked, uncoupled
+from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
+from maskc.train.selection.ranking import grouped, uncoupled
 from maskc.train.selection.savings import Past, Savings
-from maskc.train.selection.settings import Settings, goal
+from maskc.train.selection.settings import FlopsWeight, Settings, goal
 
 #: an array for each mask, of shape `(channels,)`
 Masks = Sequence[NDArray[Any]]
@@ -97,16 +99,19 @@ class Pruner:
         coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
+        self._kinds = kinds_of(self._groups)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
-        self._savings = Savings(self._cost, self._groups, self._past(masks), self._full)
+        to_the_last = settings.min_channels == 0
+        self._savings = Savings(self._cost, self._groups, self._past(masks), self._full, to_the_last)
         self.before = settings.flops_before or self._full
         target = settings.flops_target
         self.target = int(target * self.before if target <= 1 else target)
         self._floor = self._fewest(masks) if self.target or settings.schedule else 0
         if self.target and self._floor > self.target:
+            multiple = f"round_to={settings.round_to} and " if settings.round_to > 1 else ""
             hint = " Up to 1 it is a fraction of the FLOPs without masks." if 1 < target <= 100 else ""
             raise InputError(
-                f"flops_target cannot be reached: with {settings.min_channels} channel(s) left in every mask "
+                f"flops_target cannot be reached: with {multiple}{settings.min_channels} channel(s) left in every mask "
                 f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
             )
         if self.target > self.before:
@@ -141,7 +146,7 @@ class Pruner:
             self._counting = False
 
     def decide(self, step: int, *arrays: NDArray[np.floating]) -> list[NDArray[Any]]:
-        """Prunes what is due: one group of entries, or as many as the schedule asks for; nothing below the target.
+        """Prunes what is due: one group of entries (or `round_to`), or what the schedule asks for, down to the target.
 
         Args:
             step: the number of updates made.
@@ -233,7 +238,7 @@ class Pruner:
             if chosen is None:
                 self._warn_exhausted(self.flops)
                 return masks
-            return self._savings.remove([chosen])
+            return self._savings.remove(chosen)
         asked = max(self.target, self._floor)
         asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self.before, asked)
         while self.flops > asked:
@@ -242,37 +247,50 @@ class Pruner:
             savings = self._savings.estimates()
             for chosen in self._ranked(masks, importance):
                 order.append(chosen)
-                saved += savings[chosen]
+                saved += savings[chosen].sum()
                 if saved >= half:
                     break
             if not order:
                 self._warn_exhausted(self.flops)
                 break
-            if self.flops - self._savings.after(order) > 1.1 * saved:
+            if self.flops - self._savings.after([*chain(*order)]) > 1.1 * saved:
                 # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
                 enough = bisect_left(
                     range(1, len(order) + 1),
                     True,
-                    key=lambda n: self.flops - self._savings.after(order[:n]) >= half,
+                    key=lambda n: self.flops - self._savings.after([*chain(*order[:n])]) >= half,
                 )
                 order = order[: enough + 1]
-            masks = self._savings.remove(order)
+            masks = self._savings.remove([*chain(*order)])
         return masks
 
-    def _first(self, masks: Masks, importance: Masks) -> int | None:
-        """The group to remove, once what it saves is certain; None if there is none."""
+    def _first(self, masks: Masks, importance: Masks) -> list[int] | None:
+        """The groups to remove, once what they save is certain; None if there is none."""
         for _ in range(_TRIES):
             chosen = next(self._ranked(masks, importance), None)
             if chosen is None or self._savings.confirm(chosen):
                 return chosen
         return next(self._ranked(masks, importance), None)
 
-    def _ranked(self, masks: Masks, importance: Masks) -> Iterator[int]:
-        settings, savings = self.settings, self._savings.estimates()
+    def _ranked(self, masks: Masks, importance: Masks) -> Iterator[list[int]]:
+        """Groups that are removed together, the least important first."""
+        settings, savings, enough = self.settings, self._savings.estimates(), np.inf
         if settings.flops_weight == "auto":
             # Else an entry that saves far more than is missing would look cheap, and quality be lost for nothing.
-            savings = np.minimum(savings, max(self.flops - self.target, 1))
-        return ranked(masks, importance, self._groups, savings, settings.flops_weight, settings.min_channels)
+            enough = max(self.flops - self.target, 1)
+        return self._order(masks, importance, savings, settings.flops_weight, enough)
+
+    def _order(
+        self,
+        masks: Masks,
+        importance: Masks,
+        savings: NDArray[np.float64],
+        flops_weight: FlopsWeight,
+        enough: float = np.inf,
+    ) -> Iterator[list[int]]:
+        """Groups that are removed together, in the order of their rank."""
+        limits = self.settings.min_channels, self.settings.round_to, enough
+        return ranked_in_multiples(masks, importance, self._groups, self._kinds, savings, flops_weight, *limits)
 
     def _fewest(self, masks: Masks) -> int:
         """FLOPs when every mask is down to its fewest channels.
@@ -281,9 +299,9 @@ class Pruner:
         last, which leaves the same channels in masks of equal sizes.
         """
         floors, savings = [], self._savings.estimates()
-        for first in (savings, np.arange(len(savings))):
+        for first in (savings, np.arange(len(savings), dtype=np.float64)):
             unimportant = [np.zeros_like(mask) for mask in masks]
-            removed = ranked(masks, unimportant, self._groups, first, 1.0, self.settings.min_channels)
+            removed = chain.from_iterable(self._order(masks, unimportant, first, 1.0))
             floors.append(self._cost.count(self._savings.without(list(removed))))
         return min(floors)
 
@@ -291,8 +309,9 @@ class Pruner:
         if self._exhausted or not self.target:
             return
         self._exhausted = True
+        least = max(self.settings.min_channels, self.settings.round_to)
         warnings.warn(
-            f"Every mask is down to {self.settings.min_channels} channel(s), and the model still has {flops:,} "
+            f"Every mask is down to {least} channel(s), and the model still has {flops:,} "
             f"FLOPs, above the target of {self.target:,}.",
             PruningWarning,
             stacklevel=2,

@@ -55,6 +55,7 @@ class Savings:
         groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
         past: the decisions that led to the masks to begin with.
         full: FLOPs without masks.
+        to_the_last: whether a mask may lose its last channel. What these save is then counted as well.
     """
 
     _model: CostModel
@@ -62,8 +63,11 @@ class Savings:
     _unseen: list[int]  # groups removed since the last decision began
     _removed: dict[int, int]  # how many groups of each kind, since the analysis was made
 
-    def __init__(self, cost: ComputationalCost, groups: Groups, past: Past, full: int) -> None:
+    def __init__(
+        self, cost: ComputationalCost, groups: Groups, past: Past, full: int, to_the_last: bool = False
+    ) -> None:
         self._cost = cost
+        self._to_the_last = to_the_last
         self._groups = groups
         self._full = full
         self._divided = not _whole(cost.coupled, groups)
@@ -125,19 +129,20 @@ class Savings:
         flops = None if self._divided else self._model.after(groups)
         return (self._cost.count(self.without(groups)) if flops is None else flops) + self._more
 
-    def confirm(self, group: int) -> bool:
-        """Whether what is said of a group that is about to be chosen is right; if it was not, it is now."""
-        if self._divided or not self._model.uncertain[group]:
+    def confirm(self, groups: Sequence[int]) -> bool:
+        """Whether what is said of groups that are about to be chosen is right; if it was not, it is now."""
+        if self._divided or not self._model.uncertain[groups].any():
             return True
-        expected = float(self.estimates()[group])
-        saving = self.flops - self._more - self._cost.count(self.without([group]))
-        kind = int(self._model.kinds[group])
-        self._errors[kind] = self._errors.get(kind, 0.0) + saving - expected
+        expected = float(self.estimates()[groups].sum())
+        saving = self.flops - self._more - self._cost.count(self.without(groups))
+        off = [group for group in groups if self._model.uncertain[group]]
+        for kind in set(self._model.kinds[off].tolist()):
+            self._errors[kind] = self._errors.get(kind, 0.0) + (saving - expected) / len(off)
         return abs(saving - expected) <= _CLOSE * max(abs(saving), 1)
 
     def count(self) -> int:
         """Compiles the graph at the present masks; returns its FLOPs, which are right from then on."""
-        if not self._divided and self._model.doubtful.any():
+        if not self._divided and (self._model.doubtful.any() or self._model.emptied):
             self._model.correct(self._cost.count(self._masks))
         return self.flops
 
@@ -215,7 +220,8 @@ class Savings:
         if not kinds:
             return
         model = self._model
-        doubtful = np.flatnonzero(self._alive() & model.doubtful & np.isin(model.kinds, list(kinds)))
+        off = model.uncertain if self._to_the_last else model.doubtful
+        doubtful = np.flatnonzero(self._alive() & off & np.isin(model.kinds, list(kinds)))
         chosen, first = np.unique(model.kinds[doubtful], return_index=True)
         savings, flops = model.savings(), model.flops
         with progress.stage("Counting what channels would save", total=len(chosen)) as stage:

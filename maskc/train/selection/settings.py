@@ -45,6 +45,7 @@ class Settings:
     loss_reduction: Reduction | Literal["auto"]
     sizes: Any = None
     flops_before: int | None = None
+    round_to: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical(self.method))
@@ -58,7 +59,8 @@ class Settings:
             raise InputError(f'tie must be "auto" or "none", not {self.tie!r}.')
         if not isinstance(self.update_params, bool):
             raise InputError(f"update_params must be True or False, not {self.update_params!r}.")
-        for name, least in (("prune_every", 1), ("burn_in", 0), ("min_channels", 0), ("ramp", 0), ("seed", 0)):
+        ones, zeros = ("prune_every", "round_to"), ("burn_in", "min_channels", "ramp", "seed")
+        for name, least in [(name, 1) for name in ones] + [(name, 0) for name in zeros]:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")

@@ -38,6 +38,7 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
         {"flops_weight": "heavy"},
         {"flops_weight": -1.0},
         {"min_channels": -1},
+        {"round_to": 0},
         {"loss_reduction": "median"},
         {"method": "hessian"},
         {"method": 3},

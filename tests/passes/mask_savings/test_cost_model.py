@@ -86,6 +86,25 @@ def test_savings_stay_exact_as_groups_go(name: str) -> None:
         assert_right(built, masks, groups, found)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.split(",")[0] in CHAINS] or list(CASES)[:4])
+def test_a_mask_of_one_channel_says_nothing_of_the_others(name: str) -> None:
+    """No trial empties it, as a network that is constant there tells nothing about what the other groups save."""
+    built, masks = case(name)
+    coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
+    groups = numbered(coupling)
+    first = next(iter(masks))
+    for group in groups[first][:-1].tolist():
+        masks = without(group, masks, groups)
+    assert np.count_nonzero(masks[first]) == 1
+    found = passes.cost_model(built, masks, groups, coupling)
+    alone = {int(groups[name][mask != 0][0]) for name, mask in masks.items() if np.count_nonzero(mask) == 1}
+    assert not found.doubtful.any()
+    assert set(np.flatnonzero(found.uncertain).tolist()) == alone
+    assert_right(built, masks, groups, found)
+    found.remove(sorted(alone))
+    assert found.emptied
+
+
 def test_an_exact_count_is_taken_for_granted() -> None:
     built, masks = case("chain")
     coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})

@@ -274,6 +274,7 @@ def test_config_round_trip() -> None:
         "ramp": 40,
         "tie": "none",
         "min_channels": 2,
+        "round_to": 8,
         "seed": 7,
         "loss_reduction": "sum",
     }

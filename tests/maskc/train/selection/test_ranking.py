@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 from maskc.train.selection.ranking import ranked, uncoupled
 
 
@@ -68,3 +69,57 @@ def test_entries_without_a_group_stay() -> None:
 @pytest.mark.parametrize("weight", ["auto", 0.5])
 def test_all_masks_pruned(weight: Any) -> None:
     assert choose([[0, 0]], [[1, 1]], [[0, 0]], weight, least=0) == []
+
+
+def multiples(
+    masks: Any,
+    signals: Any,
+    savings: Any,
+    round_to: int,
+    *,
+    weight: Any = "auto",
+    least: int = 1,
+    groups: Any = None,
+    enough: float = np.inf,
+) -> list[list[int]]:
+    arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
+    groups = uncoupled([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
+    saved = np.concatenate(savings).astype(np.float64)
+    return list(ranked_in_multiples(*arrays, groups, kinds_of(groups), saved, weight, least, round_to, enough))
+
+
+def test_first_goes_what_is_beyond_a_multiple() -> None:
+    signals = [[5, 1, 4, 2, 7, 3, 6]]
+    assert multiples([[1] * 7], signals, [[1] * 7], 3) == [[1], [2, 3, 5]]
+    assert multiples([[0] + [1] * 6], signals, [[1] * 7], 3) == [[1, 3, 5]]
+    assert multiples([[1] * 7], signals, [[1] * 7], 3, least=0) == [[1], [2, 3, 5], [0, 4, 6]]
+    assert multiples([[1] * 7], signals, [[1] * 7], 3, least=4) == [[1]]
+
+
+def test_together_they_compete_by_their_sums() -> None:
+    masks, signals = [[1] * 4, [1] * 4], [[1, 9, 9, 9], [3, 3, 9, 9]]
+    assert multiples(masks, signals, [[1] * 4, [1] * 4], 1)[0] == [0]
+    assert multiples(masks, signals, [[1] * 4, [1] * 4], 2) == [[4, 5], [0, 1]]
+    assert multiples(masks, signals, [[4] * 4, [1] * 4], 2) == [[0, 1], [4, 5]]
+    assert multiples(masks, signals, [[4] * 4, [1] * 4], 2, enough=2) == [[4, 5], [0, 1]]
+
+
+@pytest.mark.parametrize("weight", ["auto", 0.0, 1.0])
+def test_the_remainder_goes_before_whole_multiples(weight: Any) -> None:
+    """With a weight, eight that lower the loss would rank before one that does: seven were left of fifteen."""
+    found = multiples([[1] * 15], [np.linspace(0, 0.5, 15)], [[1] * 15], 8, weight=weight)
+    assert found == [list(range(7))]
+
+
+def test_masks_of_few_channels_lose_one_at_a_time() -> None:
+    assert multiples([[1, 1, 1]], [[3, 1, 2]], [[1, 1, 1]], 8) == [[1], [2]]
+
+
+def test_coupled_entries_count_once() -> None:
+    """Two masks of a sum, and one after it that is flattened over two places."""
+    groups = [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0, 1, 2, 3]]
+    masks = [[1] * len(group) for group in groups]
+    signals = [[4, 3, 2, 1], [0] * 4, [0] * 8]
+    assert multiples(masks, signals, [[1] * 4], 2, groups=groups) == [[2, 3]]
+    groups = [[0, 1, 2, 3, 4, 5, -1]]
+    assert multiples([[1] * 7], [[6, 5, 4, 3, 2, 1, 0]], [[1] * 6], 3, groups=groups) == [[3, 4, 5], [0, 1, 2]]

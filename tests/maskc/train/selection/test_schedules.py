@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from maskc.train.selection.settings import goal
 from tests.maskc.train.networks import data, mlp, plain
@@ -82,6 +83,41 @@ def test_a_schedule_without_a_target_ends_with_the_fewest_channels() -> None:
     model = compiled(mlp, prune_every=2, schedule="linear", ramp=6, min_channels=2)
     fit(model, 0, 8)
     assert [int(layer.mask.numpy().sum()) for layer in model.layers if isinstance(layer, MaskLayer)] == [2, 2]
+
+
+def wide() -> Any:
+    """Two masks of a residual sum, one after a depthwise convolution, and one whose channels are flattened."""
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 3))
+    x = stem = MaskLayer(name="stem")(layers.Conv2D(20, 3, padding="same", activation="relu")(inputs))
+    x = MaskLayer(name="depthwise")(layers.DepthwiseConv2D(3, padding="same", activation="relu")(x))
+    x = layers.Add()([stem, MaskLayer(name="branch")(layers.Conv2D(20, 1)(x))])
+    x = MaskLayer(name="last")(layers.Conv2D(11, 3, activation="relu")(x))
+    x = MaskLayer(name="few")(layers.Dense(3, activation="relu")(layers.Flatten()(x)))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("schedule", [None, "one-shot"])
+@pytest.mark.parametrize("flops_weight", ["auto", 1e-9])
+def test_channels_are_left_in_multiples(schedule: Any, flops_weight: Any) -> None:
+    model = compiled(
+        wide, prune_every=1, schedule=schedule, flops_weight=flops_weight, round_to=4, flops_target=0.2, method="taylor"
+    )
+    whole = {"stem": 20, "depthwise": 20, "branch": 20, "last": 11, "few": 3}
+    for step in range(8):
+        fit(model, step, step + 1)
+        left = {layer.name: int(layer.mask.numpy().sum()) for layer in model.layers if isinstance(layer, MaskLayer)}
+        assert all(number % 4 == 0 or number == whole[name] or name == "few" for name, number in left.items())
+    optimizer = model.optimizer
+    assert optimizer.reached
+    assert optimizer.flops == computational_cost(model).flops() <= 0.2 * optimizer._pruner.before
+    assert left["last"] in (4, 8), "nothing went beyond a multiple of 4"
+
+
+def test_multiples_that_forbid_the_target_are_said() -> None:
+    model = compiled(wide, prune_every=1, round_to=16, flops_target=0.1)
+    with pytest.raises(InputError, match="with round_to=16 and 1 channel"):
+        fit(model, 0, 1)
 
 
 @pytest.mark.parametrize("way", ["file", pytest.param("checkpoint", marks=pytest.mark.slow)])

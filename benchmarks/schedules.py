@@ -1,0 +1,104 @@
+"""What a cubic schedule adds to the time of training: python -m benchmarks.schedules
+
+Two networks are trained by `fit` for 800 updates on noise, as they are under Adam, and as `prunable` makes them under
+`PruningOptimizer(Adam)`, which brings them to a fifth of their FLOPs in 40 decisions. The time is that of all of it:
+`prunable`, conversion, analysis, the first step and the rest, in a process of its own for each, in turns. Writes
+`results/schedules.json` and the table of docs/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import marks, record
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "training.md"
+MARKS = ("<!-- schedules: written by benchmarks/schedules.py -->", "<!-- end of schedules -->")
+NETWORKS = ("MobileNetV3Small", "MobileNetV2")
+WAYS = ("unmasked", "cubic")
+STEPS, DECISIONS, SIDE, BATCH, TARGET = 800, 40, 64, 32, 0.2
+
+
+def train(name: str, way: str) -> dict[str, float]:
+    """Train a network one way; the seconds it took and, where it was pruned, its share of the FLOPs."""
+    import keras
+
+    from maskc.train import PruningOptimizer, prunable
+
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(SIDE, SIDE, 3), classes=10, classifier_activation=None
+    )
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(STEPS * BATCH, SIDE, SIDE, 3)).astype(np.float32)
+    labels = rng.integers(0, 10, STEPS * BATCH)
+    begin = time.perf_counter()
+    optimizer: Any = keras.optimizers.Adam(1e-4)
+    if way == "cubic":
+        model = prunable(model)
+        every = STEPS // (DECISIONS + 2)
+        optimizer = PruningOptimizer(
+            optimizer,
+            flops_target=TARGET,
+            schedule="cubic",
+            burn_in=every,
+            prune_every=every,
+            ramp=every * DECISIONS,
+        )
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(images, labels, batch_size=BATCH, epochs=1, shuffle=False, verbose=0).history
+    found = {"seconds": time.perf_counter() - begin}
+    if way == "cubic":
+        found |= {"flops": float(history["flops"][-1]), "channels": float(history["channels"][-1])}
+    return found
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Both ways in turns."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for turn in range(rounds):
+        for way in WAYS if turn % 2 == 0 else reversed(WAYS):
+            command = [sys.executable, "-m", "benchmarks.schedules", "--one", name, way]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            runs[way].append(json.loads(output.splitlines()[-1]))
+            print(name, way, runs[way][-1], flush=True)
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs["cubic"], runs["unmasked"], strict=True)]
+    return {"network": name, "runs": runs, "ratios": ratios}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| network | training, s | with a cubic schedule, s | ratio |", "|---|---:|---:|---:|"]
+    for row in rows:
+        seconds = [np.median([run["seconds"] for run in row["runs"][way]]) for way in WAYS]
+        ratios = sorted(row["ratios"])
+        lines.append(
+            f"| {row['network']}, {SIDE} × {SIDE} | {seconds[0]:.0f} | {seconds[1]:.0f} "
+            f"| {np.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help="train once and print what it took")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(train(*options.one)))
+        return
+    rows = [measure(name, options.rounds) for name in NETWORKS]
+    record.write("schedules", rows)
+    marks.put(PAGE, MARKS, table(rows))
+
+
+if __name__ == "__main__":
+    main()

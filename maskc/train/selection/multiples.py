@@ -1,0 +1,87 @@
+"""Removing channels so that their number stays a multiple of one that kernels like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskc.train.selection.ranking import Groups, Masks, ranked
+from maskc.train.selection.settings import FlopsWeight
+
+
+def kinds_of(groups: Groups) -> NDArray[np.int64]:
+    """Returns the kind of each group, of shape `(groups,)`: those of one kind have as many entries in each mask.
+
+    Args:
+        groups: the group of each mask entry, an array of shape `(channels,)` for each mask; -1 for entries that stay.
+    """
+    count = 1 + max((int(group.max(initial=-1)) for group in groups), default=-1)
+    members = np.stack([np.bincount(group[group >= 0], minlength=count) for group in groups])
+    return np.unique(members, axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def ranked_in_multiples(
+    masks: Masks,
+    scores: Masks,
+    groups: Groups,
+    kinds: NDArray[np.int64],
+    savings: NDArray[np.float64],
+    flops_weight: FlopsWeight,
+    min_channels: int,
+    round_to: int,
+    enough: float = np.inf,
+) -> Iterator[list[int]]:
+    """Yields which live groups to remove together, those with the lowest importance per FLOP first.
+
+    Of each kind that is first so many groups that a multiple of `round_to` is left, and then `round_to` at a time, the
+    least important first. Of kinds with fewer groups than that to begin with it is one at a time.
+
+    Args:
+        masks, scores, groups, savings, flops_weight, min_channels: as for `ranked`.
+        kinds: of the groups, as `kinds_of` returns them.
+        round_to: what the number of live groups of a kind is to be a multiple of.
+        enough: FLOPs beyond which it does not matter how much is saved.
+    """
+    if round_to == 1:
+        for chosen in ranked(masks, scores, groups, np.minimum(savings, enough), flops_weight, min_channels):
+            yield [chosen]
+        return
+    together = _together(masks, scores, groups, kinds, savings, round_to)
+    number = 1 + int(together.max(initial=-1))
+    live = np.flatnonzero(together >= 0)
+    kind = np.zeros(number, np.int64)
+    kind[together[live]] = kinds[live]
+    saved = np.minimum(np.bincount(together[live], savings[live], number), enough)
+    merged = [np.where(group >= 0, together[group], -1) for group in groups]
+    following = {int(k): iter(np.flatnonzero(kind == k).tolist()) for k in np.unique(kind)}
+    for chosen in ranked(masks, scores, merged, saved, flops_weight, min_channels):
+        # In their order, as any other would leave numbers between two multiples.
+        yield np.flatnonzero(together == next(following[int(kind[chosen])])).tolist()
+
+
+def _together(
+    masks: Masks,
+    scores: Masks,
+    groups: Groups,
+    kinds: NDArray[np.int64],
+    savings: NDArray[np.float64],
+    round_to: int,
+) -> NDArray[np.int64]:
+    """With which others each group is removed, in numbers that rise with the importance within a kind; -1 if gone."""
+    importance, alive = np.zeros(len(kinds)), np.zeros(len(kinds), bool)
+    for mask, score, group in zip(masks, scores, groups, strict=True):
+        entries = (mask != 0) & (group >= 0)
+        alive[group[entries]] = True
+        np.add.at(importance, group[entries], score[entries].astype(np.float64))
+    unit = np.where(np.bincount(kinds) < round_to, 1, round_to)
+    left = np.bincount(kinds[alive], minlength=len(unit))
+    order = np.lexsort((-savings, importance, kinds))
+    order = order[alive[order]]
+    kind = kinds[order]
+    position = np.arange(len(order)) - (np.cumsum(left) - left)[kind]
+    place = (position + -left[kind] % unit[kind]) // unit[kind]
+    found = np.full(len(kinds), -1)
+    found[order] = np.unique(np.stack([kind, place]), axis=1, return_inverse=True)[1].reshape(-1)
+    return found
