@@ -23,7 +23,7 @@ from passes.pipeline.trace import Recorder
 from passes.simplify.constant_folding import fold_constants
 
 _LARGE = 2**12  # elements
-_MANY = 2**20  # weights
+_MANY = 2**22  # weights
 
 
 @dataclass(frozen=True)
