@@ -12,6 +12,7 @@ import pytest
 
 import maskc as package
 from maskc.train import write_records
+from maskc.train.mask_layer import mask_layers
 from maskc.train.trainer import PRUNING_FLAGS
 from tests.maskc.command import maskc, process, refused
 
@@ -112,9 +113,10 @@ def test_the_flags_of_the_original_are_there() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
 def test_training_goes_on_with_the_smaller_model(work: Path) -> None:
-    result = train(work, "--epochs", 4, "--pruning.shrink_every", 4)
+    result = train(work, "--epochs", 4, "--pruning.shrink_every", 4, "--round-to", 2)
     assert result.exit_code == 0, result.stderr
     shrunk = keras.models.load_model(work / "run/model/model.keras", compile=False)
+    assert all(layer.mask.numpy().sum() % 2 == 0 for layer in mask_layers(shrunk))
     assert list((work / "run/training/checkpoints").glob("model-*.keras")) and shrunk.count_params() > 0
 
 
