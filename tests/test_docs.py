@@ -320,3 +320,5 @@ def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_pa
     reference = (tmp_path / "cli.html").read_text(encoding="utf-8")
     for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
         assert f"maskc {command}" in reference
+    assert "list[Path]" not in reference and "x&gt;=" not in reference.lower(), "the reference is not in Python's words"
+    assert ".md]" not in (tmp_path / "changelog.html").read_text(encoding="utf-8"), "links in links"
