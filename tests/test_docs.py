@@ -38,7 +38,6 @@ NOT_RUN = {
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
     "ci.md": ["ranking/"],
-    "tensorflow.md": [".keras ──► traced for inference ─┐"],
     "trainer.md": [
         "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",
         "with tf.distribute.MirroredStrategy().scope():",
