@@ -215,6 +215,18 @@ def test_the_page_is_true(page: Path, directory: Path) -> None:
         reader.rewrite(page)
 
 
+def test_guides_say_at_once_what_to_do() -> None:
+    """A command, a function or an option is in the first hundred words of each tutorial and guide."""
+    nav = (
+        (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("  - Tutorials:")[2].partition("  - Reference:")[0]
+    )
+    guides = re.findall(r": ([\w-]+\.md)$", nav, re.M)
+    assert len(guides) >= 15
+    for guide in guides:
+        page = re.sub(r"<!--.*?-->", "", (ROOT / "docs" / guide).read_text(encoding="utf-8"), flags=re.S)
+        assert "`" in " ".join(page.split()[:100]), guide
+
+
 def test_the_readme_quotes_the_benchmarks() -> None:
     """Each figure of its table is in the rows of that network on the page of benchmarks."""
     quoted = (
