@@ -10,6 +10,7 @@ from typing import Any
 import reasons  # from this folder
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -38,6 +39,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         lambda asked: inside(readme.split(f"<!-- {asked[1]} -->\n")[1].split(f"<!-- end of {asked[1]} -->")[0]),
         markdown,
     )
+
+
+@event_priority(-100)  # after the search plugin
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the index of the search as a script, too, without which the theme's own ends on pages read from disk."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
 
 
 def inside(text: str) -> str:

@@ -327,6 +327,7 @@ def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_pa
     for name in ("api", "api-train", "api-passes"):
         signatures = re.sub("<[^>]*>", "", (tmp_path / f"{name}.html").read_text(encoding="utf-8"))
         assert not re.search(r" = [A-Z][A-Z_]+,?$", signatures, re.M), "defaults are shown by their values"
+    assert (tmp_path / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
     assert "K101" in (tmp_path / "reasons.html").read_text(encoding="utf-8")
     reference = (tmp_path / "cli.html").read_text(encoding="utf-8")
     for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
