@@ -25,9 +25,9 @@ _NAMED = (
 )
 HEAD = """# Benchmarks
 
-Written by `make bench` from the records in `benchmarks/results`, which also have all versions. Figures are medians with
-quartiles; ratios were measured in one run, in turns. See also [compile time](performance.md), [channel
-counts](benchmarks-widths.md) and [quality against FLOPs](quality.md).
+Written by `make bench` from the records in `benchmarks/results`. Figures are medians with quartiles; ratios were
+measured in one run, in turns. See also [compile time](performance.md), [channel counts](benchmarks-widths.md) and
+[quality against FLOPs](quality.md).
 """
 
 
@@ -62,7 +62,7 @@ def _where(record: dict[str, Any]) -> str:
     machine = record.get("machine", {})
     told = [record["date"]]
     if isinstance(machine, dict):
-        told += [str(machine[key]) for key in ("processor", "architecture") if machine.get(key)]
+        told += [str(name) for name in [machine.get("processor") or machine.get("architecture")] if name]
         told += [f"{machine['cores']} cores"] if "cores" in machine else []
         told += [f"load {machine['load']}"] if "load" in machine else []
     named = {name: version for name, version in record.get("versions", {}).items() if name in _NAMED}
@@ -91,11 +91,10 @@ def _dense(record: dict[str, Any]) -> str:
                     )
 
     text = (
-        "The same architecture without masks, with half of its channels masked consistently and compiled, and built "
-        "dense with the channels that are left: time of the compiled model over the dense one (goal: 1.02 at most), "
-        "speed-up over the model without masks, and that over the FLOPs ratio (goal: 0.85 at least; [why networks "
-        "with depthwise convolutions miss it](benchmarks-widths.md#why-time-falls-by-less-than-flops)). `auto` and "
-        "`none` are values of `--align`."
+        "Networks with half of their channels masked consistently, compiled: time over the same architecture built "
+        "dense (goal: 1.02 at most), speed-up over the model without masks, and that over the FLOPs ratio (goal: 0.85 "
+        "at least; [why networks with depthwise convolutions miss "
+        "it](benchmarks-widths.md#why-time-falls-by-less-than-flops)), with the default `--align auto` and with `none`."
     )
     PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
@@ -142,10 +141,10 @@ def _speedup(record: dict[str, Any]) -> str:
         for name, row in record["results"].items()
     )
     text = (
-        "Published trained models without masks against the same with half of their channels masked at random after "
-        "each layer and compiled: geometric mean of the speed-ups, and the least, by [target](targets.md), with input "
-        "sizes open or fixed. Goals: 2.2 in ONNX Runtime and 1.9 in OpenVINO with their own targets, none below 1, "
-        "and `any` within 1.05 of each."
+        "Published trained models with half of their channels masked at random after each layer, compiled, against the "
+        "same without masks: geometric mean of the speed-ups, and the least, by [target](targets.md) and input sizes. "
+        "Goals: 2.2 in ONNX Runtime and 1.9 in OpenVINO with their own targets, none below 1, and `any` within 1.05 "
+        "of each."
     )
     alone = "Each with the default options on one thread; the number is the seed of the masks."
     head = ("model, masks, sizes", "FLOPs ratio", "ONNX Runtime", "OpenVINO")
@@ -174,8 +173,8 @@ def _onnxslim(record: dict[str, Any]) -> str:
     )
     text = (
         f"Time of {'`maskc.compile` by default and of ' if by_default else ''}the passes with `--align none` on "
-        "masked networks in memory, and of onnxslim, which simplifies and removes no masked channel (goal: at most "
-        "half of its time on the published models, from `basic-pitch` on)."
+        "masked networks, and of onnxslim, which removes no masked channel (goal: at most half of its time on the "
+        "published models, from `basic-pitch` on)."
     )
     named = ["default", "passes"][not by_default :]
     head = ("network", *(f"{name}, ms" for name in named), "onnxslim, ms", *(f"{name}, ratio" for name in named))
@@ -187,17 +186,16 @@ def _onnxslim(record: dict[str, Any]) -> str:
 def _peers(record: dict[str, Any]) -> str:
     tools = [tool for tool in ("maskc", "openvino", "qonnx") if tool == "maskc" or tool in record["peers"]]
     networks = {name: rows for name, rows in record["results"].items() if set(tools) <= set(rows)}
-    failures = {
-        f"* {name}, {tool}: {rows[tool]['failed'].partition(': ')[0]}"
-        for name, rows in networks.items()
-        for tool in tools
-        if "failed" in rows[tool]
-    }
+    failures: dict[str, list[str]] = {}
+    for name, rows in networks.items():
+        for tool in tools:
+            if "failed" in rows[tool]:
+                failures.setdefault(f"{tool} fails ({rows[tool]['failed'].partition(': ')[0]})", []).append(name)
 
     def cell(row: dict[str, Any], most: int) -> str:
         return "fails" if "failed" in row else f"{row['macs'] / most:.3f} ({row['error']:.0e})"
 
-    rows = ((name, *(cell(found[tool], found["masked"]["macs"]) for tool in tools)) for name, found in networks.items())
+    cells = ((name, *(cell(row[tool], row["masked"]["macs"]) for tool in tools)) for name, row in networks.items())
     doubles = "".join(
         f" In double precision, the masked {name} has an error of {told['masked']:.0e}, and the result of maskc one "
         f"of {told['maskc']:.0e}."
@@ -206,20 +204,19 @@ def _peers(record: dict[str, Any]) -> str:
     )
     skipped = "".join(f" {name} was skipped: {reason}." for name, reason in record["skipped"].items())
     text = (
-        "Multiply-adds left of a masked network, and the largest error of its outputs over their scale. The first "
-        "networks have half of their channels masked consistently; the published models, from `basic-pitch` on, at "
-        "random after every convolution and matrix product, and end before their Sigmoid or Softmax. OpenVINO gets "
-        "masks as zeros in weights, qonnx as a list of channels, which is what their pruning looks "
-        f"for.{doubles}{skipped}"
+        "Multiply-adds left, and the largest error of the outputs over their scale. Half of the channels are masked "
+        "consistently; in the published models, from `basic-pitch` on, at random after every convolution and matrix "
+        "product, without the final Sigmoid or Softmax. OpenVINO gets masks as zeros in weights, qonnx as a list of "
+        f"channels, as their pruning expects.{doubles}{skipped}"
     )
     table = _section(
         "What other compilers remove",
         text,
         ("network", *tools),
-        rows,
+        cells,
         record | {"versions": _peer_versions(record)},
     )
-    told = "\n".join(["Failures, which the record has in full:", "", *sorted(failures)])
+    told = "\n".join(f"* {what}: {', '.join(names)}" for what, names in sorted(failures.items()))
     return f"{table}\n{told}\n" if failures else table
 
 
@@ -245,12 +242,11 @@ def _torch_pruning(record: dict[str, Any]) -> str:
             )
 
     text = (
-        "The same half of each group of coupled layers (of ViT-base the hidden units) removed by the passes from "
-        "the exported network in which they are zero, and by Torch-Pruning from the PyTorch network: seconds (also "
-        "without building Torch-Pruning's dependency graph), multiply-adds left, time of our result over its in "
-        "ONNX Runtime (goal: 1.0 at most), and errors. In the last two columns the norms are unchanged, which makes "
-        "constants of the zero filters: Torch-Pruning deletes these constants. It is given the channels and cuts in "
-        f"place; the passes search all weights for zeros and make a new model.{failed}"
+        "The same half of each group of coupled layers (of ViT-base the hidden units) removed by the passes, which "
+        "find zeros in the exported network, and by Torch-Pruning, which is given the channels of the PyTorch network: "
+        "seconds (also without building its dependency graph), multiply-adds left, time of our result over its in ONNX "
+        "Runtime (goal: 1.0 at most), and errors; in the last two columns with unchanged norms, which make constants "
+        f"of the zero filters that Torch-Pruning deletes.{failed}"
     )
     names = ("maskc", "its")
     head = (
@@ -289,17 +285,17 @@ def _pruning(record: dict[str, Any]) -> str:
 
     lines = tuple(rows())
     differences = [twin["error"] for twin in twins if twin]
-    same = f"; its outputs are the same to {max(differences):.0e} of their scale" if differences else ""
+    same = f" (the outputs are the same to {max(differences):.0e} of their scale)" if differences else ""
     held_out = settings["examples"] // 5
     text = (
         f"MobileNetV2 at {settings['side']} × {settings['side']}, trained on {settings['examples'] - held_out:,} "
         f"digits of MNIST and pruned to {settings['target']:g} of its FLOPs. maskc removes one group of coupled mask "
-        f"entries every {_number(settings['prune_every'], 'update')} of {settings['prune_batch']} examples, by "
-        f"Fisher importance. Torch-Pruning prunes a PyTorch twin with the same weights{same}, in rounds over all "
-        "layers by group Taylor importance, without training between rounds, as it documents, and then with as many "
-        f"updates as maskc. Fine-tuning is {settings['tune_steps']} updates of {settings['batch']} examples with "
-        f"Adam from {settings['tune_rate']:g} down; accuracies are on {held_out:,} held-out digits. A network with "
-        "masks is trained at full size until it is compiled; Torch-Pruning's shrinks in each round."
+        f"entries every {_number(settings['prune_every'], 'update').removeprefix('1 ')} of "
+        f"{settings['prune_batch']} examples, by Fisher importance. Torch-Pruning prunes a PyTorch twin with the same "
+        f"weights{same}, in rounds over all layers by group Taylor importance, without training between rounds, as it "
+        f"documents, and with as many updates as maskc. Fine-tuning is {settings['tune_steps']} updates of "
+        f"{settings['batch']} examples with Adam from {settings['tune_rate']:g} down; accuracies are on {held_out:,} "
+        "held-out digits. Torch-Pruning's network shrinks in each round, the one with masks when it is compiled."
     )
     head = (
         *("seed", "FLOPs left", "decisions", "updates", "preparing, s", "deciding, s", "training, s"),
@@ -331,7 +327,7 @@ def _compiled(record: dict[str, Any]) -> str:
         )
         for name, row in record["results"].items()
     )
-    text = "Small networks with masks, compiled: FLOPs and latency before over after, and the time of the passes."
+    text = "Small networks with masks: FLOPs and latency before over after, and the time of the passes."
     return _section("Small networks", text, ("model", "FLOPs ratio", "speed-up", "passes, ms"), rows, record)
 
 
@@ -350,10 +346,9 @@ def _shrinking(record: dict[str, Any]) -> str:
             yield f"{name}, .tflite, one thread", f"{row['share of FLOPs']:.3f}", _spread(row["speed-up"]), "", ""
 
     text = (
-        "Keras networks with coupled channels masked at random, and what `maskc.train.shrink` makes of them: how many "
-        "times as long the network without masks takes, and the one with masks; and the smaller one against a network "
-        "built with these numbers of channels. In eights is as `round_to=8` leaves them, and half of each mask leaves "
-        "numbers that kernels like, too."
+        "Keras networks with half of each mask's channels masked at random, coupled ones together, against what "
+        "`maskc.train.shrink` makes of them, and that against a network built dense. In eights is as `round_to=8` "
+        "leaves them; half of each mask leaves numbers that kernels like, too."
     )
     head = ("network", "FLOPs left", "without masks over small", "with masks over small", "small over dense")
     return _section("The smaller network in Keras", text, head, rows(), record)
@@ -379,8 +374,8 @@ def _shrinking_training(record: dict[str, Any]) -> str:
         yield "pruning to a tenth, MNIST", *accuracies, f"{ratio:.2f}", ""
 
     text = (
-        "Five epochs of fine-tuning a network that was pruned to a quarter of its FLOPs, with its masks and shrunk, "
-        "from the same weights; and pruning to a tenth with `pruning_shrink_every=250` against the same without. Means "
+        "Five epochs of fine-tuning a network pruned to a quarter of its FLOPs, with its masks and shrunk; and pruning "
+        "to a tenth with `pruning_shrink_every=250` and without. Means "
         f"over {_number(len(found['digits']), 'seed')}, in the last row over "
         f"{_number(len(found['intervals']), 'seed')}. Accuracy is on a held-out fifth; int8 is against the same model "
         "in float32, both as `.tflite`."
@@ -438,24 +433,22 @@ def _mct(record: dict[str, Any]) -> str:
         if "failed" in row
     )
     text = (
-        "Small networks trained on scikit-learn's digits at 16 × 16, pruned by the toolkit's "
-        "`keras_pruning_experimental` in Keras 2 and by `PruningOptimizer` and `shrink` of maskc in Keras 3, from the "
-        "same weights. How many layers with a kernel lose channels when as few FLOPs as possible are left; the share "
-        "that is left then (the toolkit removes channels in groups of 8 here, and at least 8 are left in both, but in "
-        "the ViT; its "
-        "default platform has groups of 32); and the largest difference from the network in which nothing reads the "
-        f"removed channels, over the scale of the outputs.{failed}"
+        "Small networks trained on scikit-learn's digits at 16 × 16, pruned from the same weights by the toolkit's "
+        "`keras_pruning_experimental` in Keras 2 and by `PruningOptimizer` and `shrink` in Keras 3. How many layers "
+        "with a kernel lose channels when as few FLOPs as possible are left, and the share that is left (the toolkit "
+        "removes groups of 8 channels here, by default of 32; at least 8 are left in both, but in the ViT); and the "
+        "largest difference from the network in which nothing reads the removed channels, over the scale of the "
+        f"outputs.{failed}"
     )
     more = (
         "Both pruned without training to a share of the FLOPs, or to the nearest that they find, and fine-tuned by "
-        f"{_number(settings['steps'] // 2, 'update')} with the same batches. The target is the memory of weights for "
-        "the toolkit, and this looks for the memory that gives the FLOPs. A dash: so much cannot be removed, and "
-        "the other is measured with one seed; a share other than 0.5 and 0.25 is one that both reach. The toolkit's "
-        f"importance scores are of {_number(settings['approximations'], 'image')} without labels (its default is "
-        "32, its own example has 1, and they take most of the time), those of maskc of batches of 32 with labels: 30, "
-        "and then 60 in which it removes channels along the cubic schedule, or all at once (last column). "
-        "Speed-up is that of .tflite on one thread over the whole network, both converted by the same TensorFlow; "
-        "accuracies are on 360 held-out digits, the mean over seeds with the lowest and the highest."
+        f"{_number(settings['steps'] // 2, 'update')} with the same batches. The toolkit's target is the memory of "
+        "weights, here the one that gives the FLOPs. A dash: so much cannot be removed, and the other is measured "
+        "with one seed; a share other than 0.5 and 0.25 is one that both reach. The toolkit's importance scores are of "
+        f"{_number(settings['approximations'], 'image')} without labels (by default 32, in its own example 1), those "
+        "of maskc of 30 batches of 32 with labels, and then of 60 in which it removes channels along the cubic "
+        "schedule, or all at once (last column). Speed-up is that of .tflite on one thread, converted by the same "
+        "TensorFlow; accuracies are on 360 held-out digits, the mean over seeds with the lowest and the highest."
     )
     pairs = ("FLOPs left", "speed-up", "accuracy, pruned", "fine-tuned")
     head = ("network, share", *(f"{what}, {whose}" for what in pairs for whose in tools), "maskc, at once")

@@ -10,6 +10,7 @@ from typing import Any
 import reasons  # from this folder
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -40,9 +41,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     )
 
 
+@event_priority(-100)  # after the search plugin
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the index of the search as a script, too, without which the theme's own ends on pages read from disk."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
 def inside(text: str) -> str:
     """A page that lies beside docs/, as one that lies inside: what it says of docs/page.md becomes a link."""
-    text = text.replace("](docs/", "](")
+    text = text.replace("](docs/", "](").replace("[docs/", "[")
     return re.sub(r"`?\bdocs/([\w-]+\.md)\b`?", r"[\1](\1)", text)
 
 
@@ -81,7 +89,7 @@ def _parameters(command: Any, context: Any) -> Iterator[str]:
     for parameter in command.params:
         if not getattr(parameter, "hidden", False):
             written, says = parameter.get_help_record(context)
-            written = written.replace(" <path>", "").replace(" / ", "` / `")
+            written = written.replace(" <path>", "").replace(" <list[Path]>", "...").replace(" / ", "` / `")
             yield f"`{written}`\n:   {_remarks(_plain(says))}"
 
 
@@ -90,7 +98,10 @@ def _remarks(says: str) -> str:
     says, _, remarks = says.removesuffix("]").partition("  [")
     for remark in filter(None, remarks.split("; ")):
         word, _, value = remark.partition(": ")
-        says += f" {word.capitalize()}: `{value}`." if value else f" {word.capitalize()}."
+        if least := re.fullmatch(r"x>=([\d.]+)", word):
+            word = f"At least {float(least[1]):g}"
+        word = word[0].upper() + word[1:]
+        says += f" {word}: `{value}`." if value else f" {word}."
     return says
 
 

@@ -1,4 +1,4 @@
-"""How far the work is: told by the functions that do it, shown by whoever listens.
+"""How far the work is: reported by the functions that do it, shown by listeners.
 
     with progress.stage("Comparing", total=len(samples)) as stage:
         for sample in samples:
@@ -59,7 +59,7 @@ keeps_folders: Callable[[str, bool], None] | None = None
 
 
 def folder(path: Path, made: bool) -> None:
-    """Tell whoever cleans up after this process, should it be killed, of a folder that is made for a while."""
+    """Report a temporary folder, to be removed if this process is killed."""
     if keeps_folders is not None:
         keeps_folders(str(path.resolve()), made)
 
@@ -91,7 +91,7 @@ def stage(title: str, total: int | None = None, *, slow: bool = False) -> Iterat
 
 
 def detail(text: str) -> None:
-    """Tell something that only those want to know who look closely."""
+    """Report something for verbose output."""
     _tell(text)
 
 

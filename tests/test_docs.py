@@ -38,7 +38,6 @@ NOT_RUN = {
     ],
     "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
     "ci.md": ["ranking/"],
-    "tensorflow.md": [".keras ──► traced for inference ─┐"],
     "trainer.md": [
         "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",
         "with tf.distribute.MirroredStrategy().scope():",
@@ -216,6 +215,18 @@ def test_the_page_is_true(page: Path, directory: Path) -> None:
         reader.rewrite(page)
 
 
+def test_guides_say_at_once_what_to_do() -> None:
+    """A command, a function or an option is in the first hundred words of each tutorial and guide."""
+    nav = (
+        (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("  - Tutorials:")[2].partition("  - Reference:")[0]
+    )
+    guides = re.findall(r": ([\w-]+\.md)$", nav, re.M)
+    assert len(guides) >= 15
+    for guide in guides:
+        page = re.sub(r"<!--.*?-->", "", (ROOT / "docs" / guide).read_text(encoding="utf-8"), flags=re.S)
+        assert "`" in " ".join(page.split()[:100]), guide
+
+
 def test_the_readme_quotes_the_benchmarks() -> None:
     """Each figure of its table is in the rows of that network on the page of benchmarks."""
     quoted = (
@@ -316,7 +327,10 @@ def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_pa
     for name in ("api", "api-train", "api-passes"):
         signatures = re.sub("<[^>]*>", "", (tmp_path / f"{name}.html").read_text(encoding="utf-8"))
         assert not re.search(r" = [A-Z][A-Z_]+,?$", signatures, re.M), "defaults are shown by their values"
+    assert (tmp_path / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
     assert "K101" in (tmp_path / "reasons.html").read_text(encoding="utf-8")
     reference = (tmp_path / "cli.html").read_text(encoding="utf-8")
     for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
         assert f"maskc {command}" in reference
+    assert "list[Path]" not in reference and "x&gt;=" not in reference.lower(), "the reference is not in Python's words"
+    assert ".md]" not in (tmp_path / "changelog.html").read_text(encoding="utf-8"), "links in links"

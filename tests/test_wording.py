@@ -65,9 +65,57 @@ def helps() -> Iterator[tuple[str, str]]:
         yield f"maskc {name} --help", " ".join(" ".join(said).split())
 
 
+def described(path: str) -> Iterator[tuple[str, str]]:
+    """What the site's references say of a name that a page asks for with `::: path`: its docstrings, by their names."""
+    module, names = path, list[str]()
+    while not (file := _file(module)).exists():
+        module, _, name = module.rpartition(".")
+        names.insert(0, name)
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    if names and names[0] in imported:
+        yield from described(".".join([imported[names[0]], *names[1:]]))
+        return
+    shown = [node for node in tree.body if getattr(node, "name", None) == names[0]] if names else [tree]
+    for node in shown:
+        for part in [node, *getattr(node, "body", ())]:
+            if isinstance(part, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                name = getattr(part, "name", module)
+                if not name.startswith("_") and (text := ast.get_docstring(part)):
+                    yield name, text
+    if not names:
+        for name in imported.values():
+            if name.startswith(module):
+                yield from described(name)
+
+
+def _file(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_of_pages(page: Path) -> None:
     wrong = found(page.name, prose(page))
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", ["api.md", "api-passes.md", "api-train.md"])
+def test_of_references(page: str) -> None:
+    asked = re.findall(r"^::: (\S+)", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
+    not_prose = re.compile(r"^ +\w+: |^ *>>> .*", re.M)  # the names of arguments, and examples
+    texts = [text for path in asked for text in described(path)]
+    assert len(texts) >= len(asked)
+    wrong = [
+        line
+        for name, text in texts
+        for line in found(name, " ".join(NOT_PROSE.sub(" ", not_prose.sub(" ", text)).split()))
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -32,6 +32,14 @@ EXIT_CODES = (
 class _Command(TyperGroup):
     """The command group, ending with a plain sentence and the contract's exit code whatever happens."""
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, whose help calls arguments by their names and not by their types in Python."""
+        command = super().get_command(ctx, cmd_name)
+        for parameter in command.params if command is not None else ():
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[attr-defined]
+        return command
+
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
         """Run a command line; exits the process."""
         words = list(sys.argv[1:] if args is None else args)

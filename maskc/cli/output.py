@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.bars import Volume
 from maskc.report.visible import visible, visible_lines
-from maskc.report.word_wrap import fitted
+from maskc.report.word_wrap import told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +20,8 @@ volume = Volume()
 
 def print_error(text: str) -> None:
     """Print a message on stderr, in a terminal with breaks between words."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    shown = visible_lines(text)
-    print(fitted(shown, _columns()) if terminal else shown, file=sys.stderr)
-
-
-def _columns() -> int:
-    """How wide the terminal of stderr is."""
-    said = os.environ.get("COLUMNS", "")
-    return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    if sys.stderr is not None:
+        told(visible_lines(text), sys.stderr)
 
 
 def warn(warnings: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class Compiled:
     read: tuple[Path, ...] = field(default=(), repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as an ONNX file, whole or not at all. Raises `InputError` when that fails."""
+        """Write the model as an ONNX file, completely or not at all. Raises `InputError` when that fails."""
         write_model_files.write_model(self.model, Path(path), keep=self.read)
 
 

@@ -65,7 +65,7 @@ def check(
     """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
 
     `jobs` is how many are compiled at the same time (None: one for each core), in processes of their own; each loads
-    `rules` first. More than one start Python anew, so a script that asks for that does so below
+    `rules` first. More than one start Python again, so a script that asks for that does so below
     `if __name__ == "__main__":`. Raises `InputError` when the baseline or the limits cannot be used; what is wrong with
     one model is in its outcome.
     """
@@ -98,7 +98,7 @@ def update(
 
     `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
     sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Without names, models that are gone leave the
-    baseline. Returns what was found and whether the file changed. It stays as it is where a model cannot be compiled,
+    baseline. Returns what was found and whether the file changed. It is unchanged where a model cannot be compiled,
     is not equivalent, or misses the reduction that `limits` ask for. Raises as `check` does.
     """
     known = baseline.read(path) if path.exists() or not models else Baseline(path)

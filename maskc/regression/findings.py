@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is allowed: FLOPs above the baseline, as a fraction of it, and the least FLOPs before over FLOPs after."""
+    """The limits: FLOPs above the baseline, as a fraction of it, and the least FLOPs before over FLOPs after."""
 
     tolerance: float = 0.0
     min_reduction: float | None = None

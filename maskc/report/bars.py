@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from maskc.progress import Stage
 from maskc.report.visible import visible
+from maskc.report.word_wrap import told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,7 +155,7 @@ class Bars:
         else:
             text = visible(text)
         if self._progress is None:
-            print(text, file=sys.stderr)
+            told(text, sys.stderr)
         else:  # above the bars
             from rich.text import Text
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
+from typing import TextIO
+
+
+def told(text: str, stream: TextIO) -> None:
+    """Print lines on a stream, in a terminal with breaks between words."""
+    print(fitted(text, _columns(stream)) if stream.isatty() else text, file=stream)
+
+
+def _columns(stream: TextIO) -> int:
+    """How wide a terminal is."""
+    said = os.environ.get("COLUMNS", "")
+    return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(stream.fileno()).columns or 80
 
 
 def fitted(text: str, width: int) -> str:

@@ -39,7 +39,7 @@ class Layer:
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything but another name to tell of it."""
+        """Whether anything but its name has changed."""
         before = (self.width_before, self.flops_before, self.params_before)
         after = (self.width_after, self.flops_after, self.params_after)
         return before != after or self.op_after is not None or self.only is not None

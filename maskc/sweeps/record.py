@@ -47,13 +47,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Point:
-    """One level compiled in one way.
+    """One candidate: a sparsity level compiled in one configuration.
 
     `options` are those of `maskc.compile`, and `output` is the compiled file, from the directory of the sweep. `key` is
     the SHA-256 of all that it is made of, and `sha256` that of the file. `figures` are those of the file and `share`
     its FLOPs over the source's. `latency` was measured in turns with the source, and `time` is its median over the
-    source's. `quality` is what the measure of quality said. `dominated_by` names the point, or the source, that is as
-    good and as fast, and better in one of both. `error` says what went wrong, with the exit code that stands for it.
+    source's. `quality` is what the measure of quality said. `dominated_by` names the candidate, or the source, that is
+    as good and as fast, and better in one of both. `error` says what failed, with the exit code that stands for it.
     What was not found out is null.
     """
 

@@ -75,13 +75,14 @@ def sweep(
     ray: str | None = None,
     rules: Sequence[Path] = (),
 ) -> Sweep:
-    """Compile a model at several levels of pruning and in several ways, and measure what comes out.
+    """Compile a model at several sparsity levels and in several configurations, and measure the candidates.
 
-    `model` is what `maskc.compile` takes, or several paths: the first is what all are compared with, and each is a
-    level. `masks` are files of masks, a level each, and `targets` shares of the model's FLOPs, for which masks are made
-    by the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the
-    only level. `signature` and `shapes` are as there, and FLOPs are counted `at` these sizes, as for `maskc.flops`.
-    Every level is compiled in every way of `policies`, options of `maskc.compile` such as `{"adapters": "always"}`.
+    `model` is what `maskc.compile` takes, or several paths: all are compared with the first, and each is a sparsity
+    level. So is each file of `masks`, and each of `targets`, shares of the model's FLOPs, for which masks are made by
+    the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the only
+    sparsity level. `signature` and `shapes` are as there, and FLOPs are counted `at` these sizes, as for `maskc.flops`.
+    Every sparsity level is compiled in each configuration of `policies`, options of `maskc.compile` such as
+    `{"adapters": "always"}`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
@@ -93,8 +94,8 @@ def sweep(
     What it holds already of the same input and options is not compiled, measured or, with the same command, rated
     again.
 
-    Returns the sweep; what went wrong with a point stands in it. Raises `InputError` when the arguments, the model or
-    the directory cannot be used, and `UnavailableError` when something that is needed is not installed.
+    Returns the sweep, with the error of each candidate that failed. Raises `InputError` when the arguments, the model
+    or the directory cannot be used, and `UnavailableError` when something that is needed is not installed.
     """
     check_quality(quality)
     if ray is None or jobs is not None:

@@ -16,7 +16,7 @@ from maskc.train.summaries import Summaries
 
 
 class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells of each decision of a `PruningOptimizer`. FLOPs and channels left are in the logs of `fit` without it.
+    """Reports each decision of a `PruningOptimizer`. FLOPs and channels left are in the logs of `fit` without it.
 
     Args:
         on_pruned: called after each batch in which entries were pruned, with these.
@@ -49,7 +49,7 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._told = optimizer.count_pruned()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tells what was pruned since the last batch."""
+        """Reports what was pruned since the last batch."""
         if self._optimizer.count_pruned() == self._told:
             return
         pruned = self._optimizer.history[self._told :]

@@ -145,7 +145,7 @@ class ComputationalCost:
 
         Args:
             masks: as for `at`.
-            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
+            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that are kept.
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
         structure = dict(zip(self._inputs, self.coupled, strict=True))

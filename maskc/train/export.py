@@ -45,12 +45,12 @@ class Exported:
 def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] | None = None) -> Exported:
     """Writes a model with masks as a SavedModel and a `.keras` file, and compiled and verified as ONNX.
 
-    The directory is there whole or not at all; an earlier export is replaced, and nothing else is.
+    The directory is written completely or not at all; an earlier export is replaced, and nothing else is.
 
     Args:
         model: built, with its masks.
         directory: `saved_model/`, `model.keras`, `model.onnx` and `manifest.json` go into it.
-        training: what the manifest says about how the model was trained; JSON must be able to hold it.
+        training: what the manifest says about how the model was trained; it must be valid in JSON.
 
     The manifest is a JSON object:
 

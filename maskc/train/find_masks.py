@@ -60,7 +60,7 @@ def find_output_mask(model: Any, tensor: Any) -> Keep:
 
 
 def find_mask(model: Any, tensor: Any) -> Keep:
-    """Returns, for each axis, the slices that are worth computing: read, and not a known constant.
+    """Returns, for each axis, the slices to compute: read, and not a known constant.
 
     Arguments and errors are those of `find_input_mask`.
     """

@@ -40,7 +40,7 @@ TRAINING, FINE_TUNING = "training", "fine-tuning"
 class PruningTrainer:
     """Trains a Keras model while it prunes it, fine-tunes what is left, and exports it compiled.
 
-    A run can be interrupted at any step, by a signal or a crash, and the same calls on the same directory then go on
+    A run can be interrupted at any step, by Ctrl-C or a crash, and the same calls on the same directory then go on
     from the last checkpoint: with the same data they give the same masks and weights as an uninterrupted run, as far
     as TensorFlow's kernels are deterministic (on CPUs they are for nearly all models; elsewhere call
     `tf.config.experimental.enable_op_determinism()`).
@@ -54,10 +54,10 @@ class PruningTrainer:
         pruning_iter: updates between two pruned features.
         pruning_burn_in: updates before pruning starts.
         pruning_flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.
-        pruning_decay: of the moving average of signals, from 0 on and less than 1.
+        pruning_decay: of the moving average of scores, from 0 on and less than 1.
         pruning_shrink_every: updates between two times that training goes on with the smaller model, so that it gets
             faster as channels go; see `shrink`. `model` and `optimizer` are then those of the smaller model, and
-            `optimizer.history` begins anew. With 0 that is never done.
+            `optimizer.history` begins again. With 0 that is never done.
         pruning: further arguments of `PruningOptimizer`, by name.
         monitor: early stop; epochs count for it once the target is reached.
         teacher: a Keras model of the same outputs, to distill from (see `distill`); usually the unpruned model.
@@ -166,7 +166,7 @@ class PruningTrainer:
             data: see `maskc.train.as_epochs`; batches of `(inputs, label)` or `(inputs, label, weight)`.
             validation: the same, for the metrics that begin with `val_`.
             epochs: in all, those of an interrupted run included.
-            resume: go on where an earlier run in this directory was; otherwise begin anew.
+            resume: go on where an earlier run in this directory was; otherwise begin from scratch.
 
         Raises:
             InputError: if the data do not fit; the message names the record and the field.

@@ -53,7 +53,7 @@ def verify(
 
     `reference` and `compiled` are paths (`.onnx`, `.keras`, `.h5`, SavedModel), `ModelProto`s or Keras models; the
     figures of a model in memory are those of the file it would make. Inputs and outputs that have other names, and fit
-    in their order, are compared in it, which a note tells. `signature` names the signature or function of a SavedModel,
+    in their order, are compared in it, with a note. `signature` names the signature or function of a SavedModel,
     by default the one to serve. With `masks` (a file or a mapping, as for `maskc.compile`) the reference is the model
     with these masks applied, and with `shapes` (as there) the model at these input sizes; if the compiled model takes
     any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`

@@ -83,7 +83,7 @@ def find_output_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
 
 
 def find_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
-    """Per axis, the slices that are worth computing: read, and not a known constant.
+    """Per axis, the slices to compute: read, and not a known constant.
 
     Raises as `find_input_mask` does.
 

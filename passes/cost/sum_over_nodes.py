@@ -25,7 +25,7 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
     Loop or Scan one round.
 
-    graph: that of the model, where it is at hand; it is changed. at: sizes for what the inputs leave open, by input
+    graph: that of the model, if available; it is changed. at: sizes for what the inputs leave open, by input
     name; those that are not given are chosen (`sizes_to_count_at` says how).
 
     Raises GraphError when the shapes contradict each other, and SizeError for sizes that do not fit the model.

@@ -143,7 +143,7 @@ def cost_model(
     """The FLOPs of the compiled graph at these masks, as groups of entries go.
 
     masks: by the name of the graph input that it is bound to, 0/1 [channels]. groups: by mask name, int64 [channels],
-    the group of each entry, numbered from 0, -1 for entries that stay. coupling: what `coupling` says of the model;
+    the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model;
     coupled entries must be in one group.
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.

@@ -23,8 +23,8 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     """FLOPs of the compiled graph at these masks, and what zeroing each further entry would save.
 
     masks: by the name of the graph input that it is bound to, 0/1 [channels]. The savings are exact differences,
-    float64 [channels] by mask name, 0 for entries that are zero already. Entries of a mask that nothing in the graph
-    tells apart share one evaluation, so the cost grows with the number of layers and not with that of channels.
+    float64 [channels] by mask name, 0 for entries that are zero already. Entries of a mask that are alike in the
+    graph share one evaluation, so the cost grows with the number of layers and not with that of channels.
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
@@ -44,8 +44,8 @@ def flops_by_group(
     """FLOPs of the compiled graph at these masks, and what zeroing each whole group would save.
 
     masks: as for `flops_by_mask`. groups: by mask name, int64 [channels], the group of each entry, -1 for entries that
-    stay. structure: what `coupled` says of the masks. The savings are exact differences, float64 [groups], 0 for groups
-    without an entry that is not zero. Groups that nothing in the graph tells apart share one evaluation. watch: told
+    are kept. structure: what `coupled` says of the masks. The savings are exact differences, float64 [groups], 0 for
+    groups without an entry that is not zero. Groups that are alike in the graph share one evaluation. watch: told
     after each evaluation how many are done, and of how many.
 
     Where groups divide what is coupled (a residual sum, say), those of one class may differ after all: where constants

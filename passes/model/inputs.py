@@ -20,7 +20,7 @@ _LARGEST = 2**63 - 1  # that a file can hold
 def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> onnx.ModelProto:
     """A copy of the model in which these inputs have these sizes.
 
-    shapes: by input name, one entry per dimension: an int fixes it, a string names one that stays symbolic, None leaves
+    shapes: by input name, one entry per dimension: an int fixes it, a string names a symbolic one, None leaves
     it as it is. A symbolic size that several inputs share is fixed in all of them, and the outputs get the sizes that
     follow. The model is left as it is.
 

@@ -103,6 +103,7 @@ def test_help_cuts_no_word(command: tuple[str, ...], width: int) -> None:
         words = [*options, *(getattr(parameter, "help", None) or "").split()]
         assert not [word for word in words if not any(word in part for part in shown)], text
     assert max(map(len, text.splitlines())) <= width
+    assert "list[" not in text and "<path>" not in text.partition("Options:")[0]
     if not command:
         assert "..." not in text.partition("Commands:")[2]
 

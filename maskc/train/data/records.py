@@ -79,7 +79,7 @@ class Records:
 
 
 def write_records(path: str | Path, examples: Iterable[Mapping[str, Any]]) -> int:
-    """Writes examples to a TFRecord file, whole or not at all; returns how many there were.
+    """Writes examples to a TFRecord file, completely or not at all; returns how many there were.
 
     Args:
         path: of the file; it is compressed if it ends in `.gz`.

@@ -18,13 +18,13 @@ from maskc.train.selection.ranking import grouped, ranked, uncoupled
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
     """Multiplies the channels (the last axis) of a tensor by a binary mask, with the importance of its entries.
 
-    A `MaskLayer` holds the mask and its signal. Building a Keras model, leave it out: the model keeps the layer
-    that is made. With eager tensors and inside `tf.function` nothing would keep it, so give one that you keep.
+    A `MaskLayer` has the mask and its importance scores. Building a Keras model, leave it out: the model keeps the
+    layer that is made. With eager tensors and inside `tf.function` nothing would keep it, so give one that you keep.
 
     Args:
         tensor: a Keras tensor, an eager tensor or one of a graph, floating-point, of shape `(batch, ..., channels)`.
         mask: the layer whose mask it is.
-        training: whether signals are wanted of this call. Of Keras tensors the model's own call says so.
+        training: whether importance scores are wanted of this call. Of Keras tensors the model's own call says so.
 
     Returns:
         `tensor · mask`, of the same kind, shape and dtype.
@@ -55,16 +55,16 @@ def update_pruning_signals(
     loss_reduction: Reduction = "mean",
     seed: int = 0,
 ) -> None:
-    """Lets the signals of masks follow a batch: `signal = decay · signal + (1 - decay) · statistic`.
+    """Updates the importance scores of masks by a batch: `signal = decay · signal + (1 - decay) · statistic`.
 
     The masks must have been applied in the forward pass of this loss with `training=True`, and no `PruningOptimizer`
-    gathers their signals. Works in eager mode and, together with the forward pass, inside one `tf.function`. Under a
+    gathers their scores. Works in eager mode and, together with the forward pass, inside one `tf.function`. Under a
     distribution strategy it is called in each replica, with losses that add up to that of the whole batch.
 
     Args:
         loss: the loss of a batch, on `tape`; a scalar tensor. Losses that mix examples have no gradient per example.
         decay: of the moving average.
-        masks: `MaskLayer`s, or a Keras model that holds them.
+        masks: `MaskLayer`s, or a Keras model that has some.
         method: "fisher", "taylor", "magnitude" or "random", in whatever case; see `maskc.train.importance`.
         tape: the `tf.GradientTape` of the loss, which the gradient methods need; persistent if it is asked again.
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up.
@@ -120,17 +120,17 @@ def prune(
     flops_weight: float | Literal["auto"] = 0.0,
     min_channels: int = 1,
 ) -> list[tuple[int, int]]:
-    """Sets the entries of masks to zero that have the smallest signals.
+    """Sets the entries of masks to zero that have the lowest importance scores.
 
-    Layers that share `groups` lose an entry together, by the sum of its signals, which counts as one.
+    Layers that share `groups` lose an entry together, by the sum of its scores, which counts as one.
 
     Args:
-        signals: an array of shape `(channels,)` for each mask; None for the layers' own signals.
-        masks: `MaskLayer`s, a Keras model that holds them, or float arrays, which are changed in place.
+        signals: an array of shape `(channels,)` for each mask; None for the layers' own scores.
+        masks: `MaskLayer`s, a Keras model that has some, or float arrays, which are changed in place.
         n: how many entries, from 1 on; below 1, the fraction of the live ones, rounded down.
         savings: FLOPs that zeroing each entry would save, of the same shapes, as `computational_cost(model).gradient()`
             has them.
-        flops_weight: with `savings`, "auto" for the smallest signal per FLOP, or a number w for the smallest
+        flops_weight: with `savings`, "auto" for the lowest score per FLOP, or a number w for the lowest
             `signal - w · FLOPs`.
         min_channels: the fewest live entries that a mask keeps.
 

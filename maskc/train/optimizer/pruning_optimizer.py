@@ -26,10 +26,10 @@ from maskc.train.selection.settings import FlopsWeight, Settings
 class PruningOptimizer(Wrapping):
     """Pruning around any Keras optimizer, after Theis et al. 2018 (arXiv 1801.05787).
 
-    Every update goes to the wrapped optimizer, which never sees masks or signals. Beside it, the signal of each mask
-    entry, its importance, follows its batches as an exponential moving average, and every `prune_every` updates the
-    least important entries are set to zero, until the compiled model would have no more than `flops_target` FLOPs.
-    Nothing else changes a mask, and an entry that is zero stays zero.
+    Every update goes to the wrapped optimizer, which never sees masks or scores. Beside it, the importance score of
+    each mask entry follows its batches as an exponential moving average, and every `prune_every` updates the least
+    important entries are set to zero, until the compiled model would have no more than `flops_target` FLOPs. Nothing
+    else changes a mask, and an entry that is zero stays zero.
 
     Args:
         optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
@@ -40,24 +40,24 @@ class PruningOptimizer(Wrapping):
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
             masks. With 0 it stops when every mask is down to `min_channels`. There is no default.
-        flops_weight: "auto" prunes the entry with the smallest signal per FLOP that it saves, where what it
+        flops_weight: "auto" prunes the entry with the lowest score per FLOP that it saves, where what it
             would save beyond the target does not count; a number w, the one with the smallest
             `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
-        method: what signals are: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance`.
+        method: the importance score: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance`.
         schedule: None prunes one entry (with those coupled to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
             Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
             schedule wants them; each round of that closes half of what is missing before savings are counted again.
         ramp: updates from the end of the burn-in until a linear or cubic schedule reaches the target.
         tie: "auto" prunes entries together that the compiler's analysis finds coupled (residual sums, depthwise and
-            grouped convolutions, gates, attention heads), by the sum of their signals and what they save together;
+            grouped convolutions, gates, attention heads), by the sum of their scores and what they save together;
             "none" each on its own. Layers that share `groups` lose entries together in either case.
         min_channels: the fewest channels that a mask keeps.
         round_to: prune so many channels of a mask at a time that it keeps a multiple of this, as kernels like: 8 for
             phones and tensor cores. Masks with fewer channels than that lose one at a time.
         seed: of the method "random".
         loss_reduction: "mean" or "sum", as the loss averages the examples of a batch or adds them up; the
-            signal does not depend on which. "auto" looks at the loss that the model was compiled with.
+            score does not depend on which. "auto" looks at the loss that the model was compiled with.
         sizes: of an example, to count FLOPs at, where the model's input leaves some open: `(224, 224, 3)`, or one for
             each input, in a list or by name.
         flops_before: FLOPs without masks that a fraction and a schedule go by, where this model is what is left of a
@@ -69,7 +69,7 @@ class PruningOptimizer(Wrapping):
     loop, do the same. In a step that is compiled by XLA nothing can be decided: `fit` with `jit_compile=True` decides
     between executions, and a custom loop calls `prune_if_due` after each step.
 
-    Under a distribution strategy signals are averaged over the replicas, so that n replicas of batch b prune what one
+    Under a distribution strategy scores are averaged over the replicas, so that n replicas of batch b prune what one
     of batch n · b would. The losses of the replicas must add up to that of the whole batch, as they do in `fit`.
 
     Example:
@@ -215,7 +215,7 @@ class PruningOptimizer(Wrapping):
         """Creates the state of this optimizer and of the wrapped one, for a model's trainable variables.
 
         Raises:
-            InputError: if no mask layer's signal is among them.
+            InputError: if no mask layer's score is among them.
         """
         if self.built:
             return
@@ -294,7 +294,7 @@ class PruningOptimizer(Wrapping):
         Args:
             loss: a function without arguments that returns the loss of a batch, or that loss with the `tape` that
                 recorded it.
-            variables: what to train, mask layers' signals among them; by default the trainable variables of `model`.
+            variables: what to train, mask layers' scores among them; by default the trainable variables of `model`.
             tape: the `tf.GradientTape` of the loss.
             prune_every, burn_in, decay, flops_weight, flops_target, update_params, method: as for the constructor; they
                 replace what it was given, from now on.
@@ -363,7 +363,7 @@ class PruningOptimizer(Wrapping):
         """Takes decisions that a step compiled by XLA left open, and counts what is left where the target was reached.
 
         `fit` does so between executions. Where one execution holds several steps, what XLA left open is decided at its
-        end, by the signals of its end.
+        end, by the scores of its end.
         """
         if self._pruner is None or tf.inside_function():
             return

@@ -28,10 +28,10 @@ def fine_tune(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Trains what pruning left of a model, and leaves its masks and signals as they are.
+    """Trains what pruning left of a model, and leaves its masks and importance scores as they are.
 
     Args:
-        model: built; it is compiled anew.
+        model: built; it is compiled again.
         data: a tuple of arrays `(x, y)` or `(x, y, weight)`, `Records`, a `tf.data.Dataset` of batches, or a function
             of the epoch that gives one.
         epochs: how often to go through the data.

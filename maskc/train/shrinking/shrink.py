@@ -19,7 +19,7 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
 
     It is a functional model of ordinary layers with the same names, configurations and weights, but for the channels
     that masks, or zeros in weights, make constant or nothing reads. Channels that are zero go everywhere; others that
-    are constant go where a bias can take them, and elsewhere a `SelectChannels` layer puts them back, as it does where
+    are constant go where a bias can take them, and elsewhere a `SelectChannels` layer restores them, as it does where
     branches with different masks meet. Layers that maskc has no rule for are given all channels. The analysis is the
     compiler's, so that what `maskc.compile` makes of both models has the same FLOPs, or nearly.
 

@@ -358,3 +358,16 @@ def test_five_hundred_layers_can_be_sorted_and_searched(tab: browser.Tab, tmp_pa
     tab.evaluate(choose.format("find", "e.value = 'BLOCK/49'"))
     assert len(tab.evaluate(SEEN % "#table tbody tr")) == 9
     assert tab.evaluate("document.querySelectorAll('.skyline')[0].querySelectorAll('g').length") == 500
+
+
+def test_the_charts_of_a_sweep_are_legible_in_narrow_windows(tab: browser.Tab, tmp_path: Path) -> None:
+    sweep = api.sweep(build.mlp(), tmp_path, targets=[0.5], seconds=0.01, jobs=1)
+    path = tmp_path / "sweep.html"
+    assert sweep.points
+    heights = "[...document.querySelectorAll('.scatter text')].map(e => e.getBoundingClientRect().height)"
+    for width in (1280, 400):
+        tab.look(width, 800)
+        tab.open(path.as_uri())
+        quiet(tab, path)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert min(tab.evaluate(heights)) >= 10.5

@@ -84,6 +84,16 @@ def test_no_word_is_cut_in_a_terminal(arguments: tuple[object, ...]) -> None:
     assert max(map(len, lines)) <= 80 < max(map(len, (piped.stdout + piped.stderr).splitlines()))
 
 
+def test_no_word_of_the_steps_is_cut_in_a_terminal() -> None:
+    """The first of them has the versions of all libraries, and is longer than a terminal."""
+    code = "import sys; from maskc.cli import main; sys.argv[0] = 'maskc'; sys.exit(main())"
+    _, written = in_terminal(code, "flops", MODEL, "-v", COLUMNS="80")
+    lines = screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
+    assert lines[0].startswith("maskc ") and max(map(len, lines)) <= 80
+    words = {word.strip(",") for line in lines for word in line.split()}
+    assert words >= {word for item in terminal.versions().items() for word in item}
+
+
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_a_table_of_names_fits(width: int) -> None:
     names = ["models/mobilenet_v3_small.onnx", "transformer.onnx", "a.onnx"]
