@@ -5,31 +5,25 @@ under `PruningOptimizer(Adam)` with no decision due, and with a decision of one 
 the paper has it, with the mask repeated for each example, where an ordinary backward pass gives the gradients of the
 copies. The cost of a decision is what the second takes more than the first, over a step of the network as it is. The
 first step, with all that comes before it, and the peak of memory are those of processes of their own. Writes
-`results/overhead.json` and the table of docs/training.md.
+`results/overhead.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import marks
+from benchmarks import record
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "training.md"
-MARKS = ("<!-- overhead: written by benchmarks/overhead.py -->", "<!-- end of overhead -->")
 WAYS = ("unmasked", "masked", "deciding", "tiled")
 Step = Callable[[], Any]
 
@@ -182,22 +176,6 @@ def _one(name: str, way: str) -> None:
     print(seconds, next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| network | step, ms | with masks | a decision | first step | memory | repeated masks |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        low, middle, high = row["unmasked ms"]
-        ratios = {
-            way: "{1:.3f} ({0:.2f}-{2:.2f})".format(*row[way]["ratio"]) for way in ("masked", "decision", "tiled")
-        }
-        more = [row["masked"][what] / row["unmasked"][what] for what in ("first step s", "peak MB")]
-        cells = [ratios["masked"], ratios["decision"], f"{more[0]:.2f}", f"{more[1]:.3f}", ratios["tiled"]]
-        lines.append(f"| {row['network']} | {middle:.1f} ({low:.1f}-{high:.1f}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=100)
@@ -211,15 +189,7 @@ def main() -> None:
     for name in options.networks or networks():
         rows.append(measure(name, options.rounds))
         print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
-        "networks": rows,
-    }
-    (HERE / "results" / "overhead.json").write_text(json.dumps(record, indent=1) + "\n")
-    marks.put(PAGE, MARKS, table(rows))
+    record.write("overhead", rows)
 
 
 if __name__ == "__main__":

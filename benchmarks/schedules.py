@@ -3,7 +3,7 @@
 Two networks are trained by `fit` for 800 updates on noise, as they are under Adam, and as `prunable` makes them under
 `PruningOptimizer(Adam)`, which brings them to a fifth of their FLOPs in 40 decisions. The time is that of all of it:
 `prunable`, conversion, analysis, the first step and the rest, in a process of its own for each, in turns. Writes
-`results/schedules.json` and the table of docs/training.md.
+`results/schedules.json`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import marks, record
+from benchmarks import record
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "training.md"
-MARKS = ("<!-- schedules: written by benchmarks/schedules.py -->", "<!-- end of schedules -->")
 NETWORKS = ("MobileNetV3Small", "MobileNetV2")
 WAYS = ("unmasked", "cubic")
 STEPS, DECISIONS, SIDE, BATCH, TARGET = 800, 40, 64, 32, 0.2
@@ -75,18 +71,6 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     return {"network": name, "runs": runs, "ratios": ratios}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| network | training, s | with a cubic schedule, s | ratio |", "|---|---:|---:|---:|"]
-    for row in rows:
-        seconds = [np.median([run["seconds"] for run in row["runs"][way]]) for way in WAYS]
-        ratios = sorted(row["ratios"])
-        lines.append(
-            f"| {row['network']}, {SIDE} × {SIDE} | {seconds[0]:.0f} | {seconds[1]:.0f} "
-            f"| {np.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=2)
@@ -96,8 +80,7 @@ def main() -> None:
         print(json.dumps(train(*options.one)))
         return
     rows = [measure(name, options.rounds) for name in NETWORKS]
-    record.write("schedules", rows)
-    marks.put(PAGE, MARKS, table(rows))
+    record.write("schedules", rows, updates=STEPS, decisions=DECISIONS)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 import passes
-from benchmarks import cuda, growth, large, page, speedup
+from benchmarks import cuda, growth, large, speedup
 from benchmarks.published import Published
+from benchmarks.sections import compiled_models
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +79,7 @@ def test_what_a_gpu_is_measured_by_runs_on_the_cpu() -> None:
         onnx.checker.check_model(cuda.stack(16, 3, 1, between), full_check=True)
     row = {"source ms": 1.0, "speedup": {"any": [1.0, 2.0, 3.0], "cuda": [1.0, 2.5, 3.0]}}
     results = {"kernels": kernels, "verified": {"m": {"any": {"passed": True}}}, "latency": {"m": {"8, tf32": row}}}
-    told = page._cuda({"results": results, "device": "a card, 1.2", "date": "today"})
+    told = compiled_models.cuda({"results": results, "device": "a card, 1.2", "date": "today"})
     assert "| m, 8, tf32 | 1.00 | 2.00 (1.00–3.00) | 2.50 (1.00–3.00) |" in told
     assert "1 of 1 compiled models" in told
 
@@ -109,5 +110,5 @@ def test_both_runtimes_time_the_same_models(monkeypatch: pytest.MonkeyPatch) -> 
     means = speedup.means(results)
     once = row["runtimes"]["openvino, 2"]["speedup"]["any"][1]
     assert means["open, openvino, 2"]["any"] == {"mean": pytest.approx(once), "least": once}
-    told = page._speedup({"results": results, "means": means, "date": "today"})
+    told = compiled_models.speedup({"results": results, "means": means, "date": "today"})
     assert "| open, openvino, 2 |" in told and "| cnn, 1, open |" in told

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import maskc
-from benchmarks import mct, page
+from benchmarks import mct
 from benchmarks import mct_networks as networks
+from benchmarks.sections import pruned_models
 
 HERE = Path(mct.__file__).parent
 
@@ -101,7 +102,7 @@ def test_the_page_tells_what_was_recorded() -> None:
     broken = first | {"toolkit, least": fails, "toolkit, least, in groups of 32": fails}
     results = {"net": {"0": first, "1": second}, "other": {"0": broken}}
     settings = {"steps": 200, "approximations": 2}
-    told = page._mct({"results": results, "settings": settings, "versions": {}, "peers": {}, "date": "today"})
+    told = pruned_models.mct({"results": results, "settings": settings, "versions": {}, "peers": {}, "date": "today"})
     assert "| net | 1 of 4 | 1 of 4 | 0.400 | 0.900 | 0.400 | 1e-07 | 2e-07 |" in told
     assert "| other | fails | 1 of 4 | fails | fails | 0.400 |" in told
     assert 'other: the toolkit fails with ValueError: no layer "x".' in told

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import maskc
 from benchmarks import page, pruning
 from benchmarks.peers import python_of
+from benchmarks.sections import compiled_models, pruned_models
 
 SMALL = pruning.Settings(
     side=32,
@@ -136,7 +137,7 @@ def test_calls_are_clocked_and_left_as_they_were() -> None:
 
 
 def test_the_page_has_what_the_records_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "PICTURE", tmp_path / page.PICTURE.name)
+    monkeypatch.setattr(compiled_models, "PICTURE", tmp_path / compiled_models.PICTURE.name)
     text = page.PAGE.read_text()
     for name, make in page.PARTS:
         if (page.RESULTS / f"{name}.json").exists():
@@ -153,11 +154,11 @@ def test_the_table_has_a_row_for_each_way_that_is_done() -> None:
         "Torch-Pruning, pruned": seconds | {"rounds": 56, "updates": 0, "flops": 500, "accuracy": 0.4},
     }
     record = {"date": "", "settings": json.loads(json.dumps(vars(SMALL))), "results": {"7": results}}
-    made = page._pruning(record | {"versions": {}, "peers": {}})
+    made = pruned_models.pruning(record | {"versions": {}, "peers": {}})
     assert "| 7, maskc | 0.200 | 1,234 | 1,250 | 1.0 | 2.0 | 3.0 | 0.500 | 0.800 | 7 |" in made
     assert "1e-06" in made and "| 7, Torch-Pruning" not in made
     results["Torch-Pruning, tuned"] = {"seconds": 6, "flops": 500, "accuracy": 0.7}
-    made = page._pruning(record | {"versions": {}, "peers": {}})
+    made = pruned_models.pruning(record | {"versions": {}, "peers": {}})
     assert "| 7, Torch-Pruning | 0.250 | 56 | 0 | 1.0 |" in made
 
 

@@ -1,0 +1,1 @@
+"""The sections of docs/benchmarks.md, each made of a record."""
