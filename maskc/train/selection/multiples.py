@@ -44,10 +44,6 @@ def ranked_in_multiples(
         round_to: what the number of live groups of a kind is to be a multiple of.
         enough: FLOPs beyond which it does not matter how much is saved.
     """
-    if round_to == 1:
-        for chosen in ranked(masks, scores, groups, np.minimum(savings, enough), flops_weight, min_channels):
-            yield [chosen]
-        return
     together = _together(masks, scores, groups, kinds, savings, round_to)
     number = 1 + int(together.max(initial=-1))
     live = np.flatnonzero(together >= 0)

@@ -7,6 +7,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,7 @@ from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
-from maskc.train.selection.ranking import grouped, uncoupled
+from maskc.train.selection.ranking import grouped, ranked, uncoupled
 from maskc.train.selection.savings import Past, Savings
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
 
@@ -99,7 +100,6 @@ class Pruner:
         coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
-        self._kinds = kinds_of(self._groups)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         to_the_last = settings.min_channels == 0
         self._savings = Savings(self._cost, self._groups, self._past(masks), self._full, to_the_last)
@@ -280,6 +280,10 @@ class Pruner:
             enough = max(self.flops - self.target, 1)
         return self._order(masks, importance, savings, settings.flops_weight, enough)
 
+    @cached_property
+    def _kinds(self) -> NDArray[np.int64]:
+        return kinds_of(self._groups)
+
     def _order(
         self,
         masks: Masks,
@@ -289,8 +293,12 @@ class Pruner:
         enough: float = np.inf,
     ) -> Iterator[list[int]]:
         """Groups that are removed together, in the order of their rank."""
-        limits = self.settings.min_channels, self.settings.round_to, enough
-        return ranked_in_multiples(masks, importance, self._groups, self._kinds, savings, flops_weight, *limits)
+        least, round_to = self.settings.min_channels, self.settings.round_to
+        if round_to == 1:
+            chosen = ranked(masks, importance, self._groups, np.minimum(savings, enough), flops_weight, least)
+            return ([group] for group in chosen)
+        given = masks, importance, self._groups, self._kinds, savings
+        return ranked_in_multiples(*given, flops_weight, least, round_to, enough)
 
     def _fewest(self, masks: Masks) -> int:
         """FLOPs when every mask is down to its fewest channels.

@@ -98,7 +98,7 @@ def test_first_goes_what_is_beyond_a_multiple() -> None:
 
 def test_together_they_compete_by_their_sums() -> None:
     masks, signals = [[1] * 4, [1] * 4], [[1, 9, 9, 9], [3, 3, 9, 9]]
-    assert multiples(masks, signals, [[1] * 4, [1] * 4], 1)[0] == [0]
+    assert choose(masks, signals, [[1] * 4, [1] * 4])[0] == 0
     assert multiples(masks, signals, [[1] * 4, [1] * 4], 2) == [[4, 5], [0, 1]]
     assert multiples(masks, signals, [[4] * 4, [1] * 4], 2) == [[0, 1], [4, 5]]
     assert multiples(masks, signals, [[4] * 4, [1] * 4], 2, enough=2) == [[4, 5], [0, 1]]
