@@ -1,6 +1,6 @@
 """What a cubic schedule adds to the time of training: python -m benchmarks.schedules
 
-Two networks are trained by `fit` for 800 updates on noise, as they are under Adam, and as `prunable` makes them under
+Two networks are trained by `fit` for 400 updates on noise, as they are under Adam, and as `prunable` makes them under
 `PruningOptimizer(Adam)`, which brings them to a fifth of their FLOPs in 40 decisions. The time is that of all of it:
 `prunable`, conversion, analysis, the first step and the rest, in a process of its own for each, in turns. Writes
 `results/schedules.json`.
@@ -21,7 +21,7 @@ from benchmarks import record
 
 NETWORKS = ("MobileNetV3Small", "MobileNetV2")
 WAYS = ("unmasked", "cubic")
-STEPS, DECISIONS, SIDE, BATCH, TARGET = 800, 40, 64, 32, 0.2
+STEPS, DECISIONS, SIDE, BATCH, TARGET = 400, 40, 64, 32, 0.2
 
 
 def train(name: str, way: str) -> dict[str, float]:

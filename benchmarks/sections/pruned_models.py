@@ -105,9 +105,9 @@ def shrinking(record: dict[str, Any]) -> str:
             yield f"{name}, .tflite, one thread", f"{row['share of FLOPs']:.3f}", spread(row["speed-up"]), "", ""
 
     text = (
-        "Keras networks with half of each mask's channels masked at random, coupled ones together, against what "
-        "`maskc.train.shrink` makes of them, and that against a network built dense. In eights is as `round_to=8` "
-        "leaves them; half of each mask leaves numbers that kernels like, too."
+        "Keras networks with coupled channels masked at random down to a quarter of the FLOPs, against what "
+        "`maskc.train.shrink` makes of them, and that against a network built dense. Half of each mask leaves numbers of "
+        "channels that kernels like."
     )
     head = ("network", "FLOPs left", "without masks over small", "with masks over small", "small over dense")
     return section("The smaller network in Keras", text, head, rows(), record)
