@@ -106,8 +106,8 @@ def shrinking(record: dict[str, Any]) -> str:
 
     text = (
         "Keras networks with coupled channels masked at random down to a quarter of the FLOPs, against what "
-        "`maskc.train.shrink` makes of them, and that against a network built dense. Half of each mask leaves numbers of "
-        "channels that kernels like."
+        "`maskc.train.shrink` makes of them, and that against a network built dense. Half of each mask leaves "
+        "numbers of channels that kernels like."
     )
     head = ("network", "FLOPs left", "without masks over small", "with masks over small", "small over dense")
     return section("The smaller network in Keras", text, head, rows(), record)
