@@ -56,6 +56,15 @@ def uncoupled(sizes: Sequence[int]) -> Groups:
     return np.split(np.arange(sum(sizes), dtype=np.int64), np.cumsum(sizes)[:-1])
 
 
+def importance_of(masks: Masks, scores: Masks, groups: Groups, count: int) -> NDArray[np.float64]:
+    """Returns the sum of the scores of each group's live entries, of shape `(count,)`."""
+    importance = np.zeros(count)
+    for mask, own, group in zip(masks, scores, groups, strict=True):
+        alive = (mask != 0) & (group >= 0)
+        np.add.at(importance, group[alive], own[alive].astype(np.float64))
+    return importance
+
+
 def ranked(
     masks: Masks,
     scores: Masks,
@@ -85,9 +94,7 @@ def ranked(
     live = [(mask != 0) & (group >= 0) for mask, group in zip(masks, groups, strict=True)]
     members = [np.bincount(g[alive], minlength=count) for g, alive in zip(groups, live, strict=True)]
     spare = [int(np.count_nonzero(mask)) - min_channels for mask in masks]
-    importance = np.zeros(count)
-    for own, group, alive in zip(scores, groups, live, strict=True):
-        np.add.at(importance, group[alive], own[alive].astype(np.float64))
+    importance = importance_of(masks, scores, groups, count)
     if flops_weight == "auto":
         # A group that saves nothing yet, because others keep its channel alive, comes last: the least important first.
         rank = np.divide(importance, savings, out=np.full(count, np.inf), where=savings > 0)
