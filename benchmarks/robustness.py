@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -160,18 +161,31 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def run(make: Any, numbers: Iterable[int], keep: Path | None = None, minutes: float = float("inf")) -> Tally:
-    """Try the cases of these numbers, or as many as can be done in the time."""
-    tally, attempts, end = Tally(), Attempts(make), time.monotonic() + 60 * minutes
+def run(
+    make: Any, numbers: Iterable[int], keep: Path | None = None, minutes: float = float("inf"), jobs: int = 1
+) -> Tally:
+    """Try the cases of these numbers, or as many as can be done in the time, so many of them at once."""
+    tally, end, free = Tally(), time.monotonic() + 60 * minutes, [Attempts(make) for _ in range(jobs)]
+    everybody = list(free)
+
+    def tried(number: int) -> tuple[int, Ended] | None:
+        if time.monotonic() > end:
+            return None
+        attempts = free.pop()
+        try:
+            return number, attempts(number)
+        finally:
+            free.append(attempts)
+
     try:
-        for done, number in enumerate(numbers):
-            if time.monotonic() > end:
-                break
-            _add(tally, make, number, attempts(number), keep)
-            if done % 500 == 499:
-                print(f"{done + 1}: {dict(tally.kinds.most_common())}", flush=True)
+        with ThreadPoolExecutor(jobs) as pool:
+            for done, (number, ended) in enumerate(filter(None, pool.map(tried, numbers)), 1):
+                _add(tally, make, number, ended, keep)
+                if done % 500 == 0:
+                    print(f"{done}: {dict(tally.kinds.most_common())}", flush=True)
     finally:
-        attempts.close()
+        for attempts in everybody:
+            attempts.close()
     return tally
 
 
@@ -192,6 +206,7 @@ def main() -> int:
     parser.add_argument("--shell", type=int, default=50, help="mutated models, from the shell")
     parser.add_argument("--seed", type=int, default=0, help="the number of the first")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="the most for the mutated, from Python")
+    parser.add_argument("--jobs", type=int, default=1, help="how many models at once, from Python")
     parser.add_argument(
         "--only", choices=["onnx", "mutated", "shell"], help="one of the three; the record keeps the others"
     )
@@ -202,9 +217,9 @@ def main() -> int:
     record: dict[str, Any] = json.loads(RECORD.read_text()) if options.only and RECORD.exists() else {}
     numbers = range(options.seed, options.seed + options.count)
     if options.only in (None, "onnx"):
-        record["onnx"] = run(as_it_is, range(len(whole())), options.keep).to_json()
+        record["onnx"] = run(as_it_is, range(len(whole())), options.keep, jobs=options.jobs).to_json()
     if options.only in (None, "mutated"):
-        record["mutated"] = run(broken, numbers, options.keep, options.minutes).to_json()
+        record["mutated"] = run(broken, numbers, options.keep, options.minutes, options.jobs).to_json()
     if options.only in (None, "shell"):
         tally = Tally()
         for number in range(options.seed + 10**6, options.seed + 10**6 + options.shell):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import chain
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
@@ -249,11 +250,11 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
 
 
 def opened(model: ModelProto) -> ModelProto:
-    """The model with inputs open where they declare a size below zero, as runtimes read that.
+    """The model with sizes open that are declared as less than zero, as runtimes read that.
 
     The argument is left untouched, and returned where there is nothing to do.
     """
-    if not list(_negative(model)):
+    if not any(_negative(model)):
         return model
     result = copied(model)
     for dim in _negative(result):
@@ -262,9 +263,10 @@ def opened(model: ModelProto) -> ModelProto:
 
 
 def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
-    """Dimensions of inputs that are declared as less than zero."""
-    for value in model.graph.input:
-        yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
+    """Dimensions that are declared as less than zero."""
+    for graph in all_graphs(model.graph):
+        for value in chain(graph.input, graph.output, graph.value_info):
+            yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
 
 
 def explicit(model: ModelProto) -> ModelProto:

@@ -153,6 +153,8 @@ def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
         mask = mask.astype(np.float64)
     if mask.ndim != 1:
         raise InputError(f"Mask '{key}' has {mask.ndim} dimensions; a mask has one, with an entry per channel.")
+    if not mask.size:
+        raise InputError(f"Mask '{key}' is empty; a mask has an entry per channel.")
     if mask.dtype.kind == "f" and np.isnan(mask).any():
         raise InputError(f"Mask '{key}' holds NaN; its values must be 0 and 1.")
     if mask.dtype.kind not in "biuf":

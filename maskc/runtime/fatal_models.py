@@ -15,7 +15,14 @@ _RECURRENT = ("GRU", "LSTM", "RNN")
 
 def why_fatal(model: ModelProto) -> str | None:
     """What ONNX Runtime ends the process at, in words; None where nothing is known that it would."""
-    recurrent = [node for node in all_nodes(model) if node.op_type in _RECURRENT and node.domain in STANDARD_DOMAINS]
+    nodes = [node for node in all_nodes(model) if node.domain in STANDARD_DOMAINS]
+    for node in nodes:
+        if node.op_type == "LayerNormalization" and "" in node.input[1:]:
+            return (
+                f"it ends the process at LayerNormalization '{node.name or node.output[0]}', which has an empty name "
+                "among its inputs"
+            )
+    recurrent = [node for node in nodes if node.op_type in _RECURRENT]
     if not recurrent:
         return None
     empty = {value.name for value in _values(model) if _is_empty(value)}

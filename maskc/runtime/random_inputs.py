@@ -99,6 +99,24 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
     return tuple(found)
 
 
+def check_size(inputs: Sequence[Port]) -> None:
+    """Raise `NotComparableError` where even with all open sizes 1 there are more elements than are drawn."""
+    if too_many := _too_many(inputs, dict.fromkeys((s for port in inputs for s in port.symbols()), 1)):
+        raise NotComparableError(
+            f"No random input was found that the reference accepts ({too_many}). Give real data with --inputs."
+        )
+
+
+def _too_many(inputs: Sequence[Port], sizes: Mapping[str, int]) -> str:
+    """What is said of inputs with more elements than are drawn; "" where there are not."""
+    elements = sum(math.prod(max(1, size) for size in port.shape(sizes)) for port in inputs)
+    return (
+        f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
+        if elements > _MAX_ELEMENTS
+        else ""
+    )
+
+
 def plan(
     inputs: Sequence[Port],
     run: Callable[[Inputs], object],
@@ -121,11 +139,8 @@ def plan(
 
     def accepts(sizes: Mapping[str, int], ceiling: int) -> bool:
         nonlocal failure
-        elements = sum(math.prod(max(1, size) for size in port.shape(sizes)) for port in inputs)
-        if elements > _MAX_ELEMENTS:
-            failure = failure or RunError(
-                f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
-            )
+        if too_many := _too_many(inputs, sizes):
+            failure = failure or RunError(too_many)
             return False
         if inside is not None and (elements := inside(sizes)) > _MAX_INSIDE:
             failure = failure or RunError(

@@ -44,6 +44,7 @@ from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outp
 from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
+from maskc.verification.not_a_number import where_not_a_number
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
@@ -100,10 +101,12 @@ def compare(
     found = _Found(input_output_signature.differences(models.reference, models.compiled))
     if not found.reasons:
         found.provider = choose_provider(options.provider)
+        ports = random_inputs.ports(models.reference)
+        if not inputs:
+            random_inputs.check_size(ports)  # a runtime may take all memory for such a model
         expected, actual = _loaded(models, found)
         if actual is not None:
             count = options.samples + len(inputs or ())
-            ports = random_inputs.ports(models.reference)
             judge = strict(expected, models.reference, found.provider)
             inside = largest_tensor(models.reference, ports)
             samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
@@ -220,7 +223,10 @@ def _compare_outputs(
     noise = Noise(models.reference, models.compiled, expected, found.provider, options.seed, exact)
     result = compare_outputs(pairs, data, tolerance, noise)
     found.outputs = result.errors
-    found.reasons += result.failures
+    if result.failures and result.sample is not None:
+        first, *others = result.failures
+        why = where_not_a_number(models.reference, result.sample)
+        found.reasons += [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
     return result.sample
 
 

@@ -84,11 +84,11 @@ class Inside:
         return Values(before, after, tuple(moved), fails - 1)
 
     def _run(self, model: ModelProto) -> Run:
-        telling = _telling(model, self.shared)
+        told = exposed(model, self.shared)
         if not self._double:
-            return OnnxRuntimeSession(telling, optimized=False).run
+            return OnnxRuntimeSession(told, optimized=False).run
         try:
-            evaluator = Evaluator(to_double(telling))
+            evaluator = Evaluator(to_double(told))
         except Exception as error:
             raise RunError(in_brief(error)) from error
 
@@ -111,7 +111,7 @@ def _first(model: ModelProto, count: int) -> ModelProto:
     return copy
 
 
-def _telling(model: ModelProto, names: set[str]) -> ModelProto:
+def exposed(model: ModelProto, names: set[str]) -> ModelProto:
     """The model with these tensors as outputs as well."""
     copy = copied(model)
     there = {value.name for value in copy.graph.output}

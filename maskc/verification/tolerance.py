@@ -52,7 +52,6 @@ class Tolerance:
     `coarsest` are the tolerances of the coarsest type in the graph at the depth of each output.
     """
 
-    reference: ModelProto
     depths: Mapping[str, int]
     coarsest: Mapping[str, float]
     rtol: float | None
@@ -73,7 +72,7 @@ class Tolerance:
         """
         depth = depths(reference)
         found = {name: coarsest(reference, depth.get(name, 1), finest) for name in outputs}
-        return cls(reference, depth, found, rtol, atol)
+        return cls(depth, found, rtol, atol)
 
     def relative(self, output: str, dtype: np.dtype[Any], factor: float) -> float:
         """The error allowed of an output relative to its scale; `factor` widens what was not given."""

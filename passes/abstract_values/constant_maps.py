@@ -7,6 +7,7 @@ there are again few distinct tuples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from passes.graph.tensors import Array, Mask
 
 # Distinct places of one map: with more, maps cost more than they save. A window of 7 leaves 16 rows and 16 columns.
 MOST_PLACES = 1024
+
+# Elements of all windows over all maps: with more, what they cover is not looked at.
+_MOST_COVERED = 2**25
 
 # Adding a map reads and writes the whole output once more: as long as 32 multiply-adds for each element of it. Where
 # sizes are known at run time only, the map is expanded each time, in 0.15 ns an element at 112 x 112 and 1 ns at
@@ -203,11 +207,13 @@ class Sliding:
     def over(self, constant_map: ConstantMap, padding: float) -> tuple[tuple[Rows | None, ...], Array] | None:
         """What the windows cover of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].
 
-        None where a size is not known, a window reaches too far, or the batch is not uniform.
+        None where a size is not known, a window reaches too far, the batch is not uniform, or it is too much.
         """
         if constant_map.index[0] is not None or len(constant_map.index) != len(self.windows) + 1:
             return None
         value = constant_map.value
+        if value.size * math.prod(window.size for window in self.windows) > _MOST_COVERED:
+            return None
         index: list[Rows | None] = [None]
         for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
             found = windowed(window, constant_map.index[axis], span)

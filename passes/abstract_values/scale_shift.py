@@ -123,8 +123,8 @@ def rounds(shift: Array | float, dtype: object) -> bool:
 
 
 def limits(dtype: object) -> np.finfo[Any]:
-    """The extent and the steps of a floating-point type; those of single precision where it is not known."""
-    known = np.float32 if dtype is None or isinstance(dtype, int) else dtype
+    """The extent and the steps of a floating-point type; those of single precision where it is none or not known."""
+    known = np.float32 if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind in "biu" else dtype  # type: ignore[call-overload]
     return ml_dtypes.finfo(known)  # type: ignore[no-untyped-call]
 
 

@@ -24,7 +24,10 @@ Fill = Array | ConstantMap
 
 def _is_plain(tensor: gs.Tensor) -> bool:
     """Whether the elements are of a type that every version of Shape takes."""
-    return not isinstance(tensor.dtype, int) and tensor.dtype is not None and np.dtype(tensor.dtype).kind in "biuf"
+    if isinstance(tensor.dtype, int) or tensor.dtype is None:
+        return False
+    dtype = np.dtype(tensor.dtype)
+    return dtype.kind in "biuf" and dtype.isbuiltin == 1  # numpy's own, unlike some of 8 bits
 
 
 class Adapters:

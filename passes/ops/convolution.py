@@ -52,6 +52,9 @@ class Convolution(Op):
         data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
         channels, taken = size_of(data, 1), size_of(weight, self.channel_axes[1])
         out, groups = size_of(weight, self.channel_axes[0]), group_size(node)
+        shape, read = shape_of(weight), shape_of(data)
+        if shape is not None and (len(shape) < 3 or (read is not None and len(read) != len(shape))):
+            return f"its weights have shape {list(shape)}, and must have as many axes as its input, and 3 at least"
         if taken is None or out is None:
             return ""
         if self.channel_axes == (0, 1):

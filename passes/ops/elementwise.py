@@ -124,7 +124,7 @@ class Elementwise(Linked):
             return None
         places, values = joint
         shape = np.broadcast_shapes(*(v.shape for v in values))
-        if math.prod(shape[1:]) > MOST_PLACES:
+        if not 0 < math.prod(shape[1:]) <= MOST_PLACES:
             return None
         flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
         vectors = dict(zip(operands, flat, strict=True))

@@ -117,6 +117,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
         ("c", np.array(["1"] * 16), ("0 and 1",)),
         ("c", np.ones(16, np.complex64), ("0 and 1",)),
         ("c", np.float32(1), ("0 dimensions",)),
+        ("x@0", np.ones(0), ("is empty",)),
         ("c@2", np.ones(16), ("2 dimensions", "axis 2")),
         ("c@-3", np.ones(16), ("axis -3",)),
         ("c@one", np.ones(16), ("'one' is not an axis",)),

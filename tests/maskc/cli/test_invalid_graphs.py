@@ -239,6 +239,10 @@ def test_parameters_for_another_number_of_channels(tmp_path: Path) -> None:
     built.graph.initializer.append(build.weight("bias", 5))
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "Conv -> conv", "6 channels", "bias is for 5")
     built = build.cnn()
+    built.graph.initializer[0].CopyFrom(build.weight("k", 6))
+    with pytest.raises(GraphError, match=r"its weights have shape \[6\], and must have as many axes as its input"):
+        passes.shrink(built)
+    built = build.cnn()
     built.graph.node[1].name = "norm"
     built.graph.initializer[3].CopyFrom(build.weight("mean", 5))
     source = build.save(built, tmp_path / "n.onnx")

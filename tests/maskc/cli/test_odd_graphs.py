@@ -97,13 +97,46 @@ def test_axes_of_size_zero(tmp_path: Path, shapes: tuple[tuple[int, int], tuple[
     assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
 
 
-def test_a_size_below_zero_is_open(tmp_path: Path) -> None:
-    """Exporters write -1 for a batch of any size, and ONNX Runtime takes it for that."""
+@pytest.mark.parametrize(("where", "size"), [("input", -1), ("output", -1), ("output", -7), ("value_info", -(2**63))])
+def test_a_size_below_zero_is_open(tmp_path: Path, where: str, size: int) -> None:
+    """Exporters write -1 for a batch of any size, and ONNX Runtime takes it for that; onnx dies of some notes."""
     built = build.mlp()
-    batch = built.graph.input[0].type.tensor_type.shape.dim[0]
-    batch.ClearField("dim_param")
-    batch.dim_value = -1
+    built.graph.node.extend([build.node("Shape", "x", "sizes"), build.node("Slice", "sizes zero one", "batch")])
+    built.graph.initializer.extend([build.constant(n, [v], np.int64) for n, v in (("zero", 0), ("one", 1))])
+    built.graph.output.append(build.value("batch", [1], TensorProto.INT64))
+    built.graph.value_info.append(build.value("sizes", [2], TensorProto.INT64))
+    getattr(built.graph, where)[0].type.tensor_type.shape.dim[0].dim_value = size
     assert good(built, tmp_path)["verification"]["passed"]
+
+
+def test_sizes_are_read_off_an_input_whose_type_shape_takes(tmp_path: Path) -> None:
+    """An input of 8 bits has the same open size, and no Shape of this opset takes it."""
+    nodes = [build.node("Mul", "x none", "a"), build.node("Add", "a shift", "y")]
+    weights = [build.constant("none", np.zeros(4)), build.weight("shift", 4)]
+    inputs = [build.value("x", ["n", 4]), build.value("other", ["n", 3], TensorProto.FLOAT8E5M2)]
+    built = build.model(nodes, inputs, [build.value("y", ["n", 4])], weights, opset=17, ir_version=9)
+    good(built, tmp_path)
+
+
+def test_a_layer_normalization_at_which_onnx_runtime_dies(tmp_path: Path) -> None:
+    """It has an empty name in place of the bias that it may leave out."""
+    nodes = [helper.make_node("LayerNormalization", ["x", "scale", ""], ["y"], name="norm")]
+    built = build.model(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], [build.weight("scale", 4)])
+    (note,) = good(built, tmp_path)["warnings"]
+    assert note.startswith("Not verified: ") and "ends the process at LayerNormalization 'norm'" in note
+
+
+def test_inputs_too_large_to_draw_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime takes all memory for some."""
+    monkeypatch.setattr("maskc.verification.compare.load", None)
+    built = build.model(
+        [build.node("ReduceMax", "x", "y", keepdims=1)], [build.value("x", ["n", 2**28])], [build.value("y", [1, 1])]
+    )
+    (note,) = good(built, tmp_path)["warnings"]
+    assert note == (
+        "Not verified: No random input was found that the reference accepts (its inputs have 268,435,456 elements, and "
+        "up to 134,217,728 are drawn). Give real data with --inputs."
+    )
 
 
 def test_padding_around_nothing() -> None:

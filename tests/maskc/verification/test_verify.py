@@ -302,6 +302,14 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> No
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_tensors_that_hold_nan_are_named(tmp_path: Path) -> None:
+    """What a mask is to take away of them is 0 times NaN in the reference, and gone from the compiled model."""
+    built = build.changed(build.mlp(), "b1", lambda b: np.tile([100, -100], 8).astype(b.dtype))
+    built.graph.node[2].op_type = "Log"  # of numbers below zero in channels that are masked
+    source = build.save(built, tmp_path / "m.onnx")
+    refused(maskc("compile", source), 1, "tensor 'c' of the reference holds NaN", "0 times NaN is NaN", "Nothing was")
+
+
 # Providers.
 
 

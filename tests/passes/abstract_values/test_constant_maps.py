@@ -7,6 +7,8 @@ import onnx
 import pytest
 
 from passes import shrink
+from passes.abstract_values.constant_maps import ConstantMap, Sliding
+from passes.abstract_values.symbolic_sizes import Window
 from passes.analysis.dataflow import analyse
 from passes.model.prepare import prepared
 from tests.generators.check import adapters_cost, assert_exact, assert_same_function
@@ -299,3 +301,19 @@ def test_weights_that_are_computed_may_have_sizes_that_are_not_known() -> None:
         wp=random(4, 4, 1, 1, seed=2),
     )
     assert_same_function(source, shrink(source).model, symbols={"N": [2], "H": [5], "W": [6], "K": [48]})
+
+
+def test_windows_too_large_to_look_at_leave_nothing_known() -> None:
+    """A kernel of a file may have any size: nothing of that size is made."""
+    values = ConstantMap(np.ones(2, bool), np.ones((2, 1, 3, 3), np.float32), (None, None, None))
+    assert Sliding([Window(2**27), Window(1)], [3, 3]).over(values, 0.0) is None
+
+
+def test_maps_of_tensors_without_elements() -> None:
+    """The map of a padded channel meets one for no examples."""
+    source = depthwise(
+        f"(float[N,{CHANNELS},9,9] x) => (float[M,4,9,9] y)",
+        between="t = Mul(d, none)\n r = Relu(t)",
+        none=random(0, 1, 1, 1, seed=5),
+    )
+    onnx.checker.check_model(shrink(source).model, full_check=True)
