@@ -1,8 +1,9 @@
 """Compiled models against the same architectures built dense at their widths: python -m benchmarks.dense.
 
 Each network is built three times by one function: without masks, with half of the channels masked consistently, and
-dense, at the widths that are left. All are run in turns. Goals: the compiled one takes no more than 1.02 of the dense
-one's time, and the speed-up over the unmasked one is at least 0.85 of the FLOPs ratio.
+dense, at the widths that are left. All are run in turns, in ONNX Runtime and on one thread of OpenVINO. Goals: the
+compiled one takes no more than 1.02 of the dense one's time, and the speed-up over the unmasked one is at least 0.85 of
+the FLOPs ratio.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.table import Table
 import maskc
 import passes
 from benchmarks import record
+from benchmarks.speedup import in_openvino
 from tests.generators.builder import Array
 from tests.generators.net import Masks, Net
 from tests.generators.running import random_feeds
@@ -137,6 +139,19 @@ def bert(net: Network) -> None:
     net.output(x, [1, net.side // 2, 768])
 
 
+def vit(net: Network) -> None:
+    """Patches of 16 pixels, and twelve blocks of width 768 in which hidden units are masked and nothing else."""
+    x = net.input("x", [1, 3, net.side, net.side], channels=3)
+    x = net.add("Reshape", net.conv(x, 768, 16, stride=16, pads=[0] * 4, bias=True), net.ints(0, 768, -1))
+    x = net.add("Transpose", x, channels=768, perm=[0, 2, 1])
+    for block in range(12):
+        x = net.add("Add", x, net.attention(net.layer_norm(x), 12, 64, None))
+        y = net.gelu(net.dense(net.layer_norm(x), net.wide(3072)))
+        x = net.add("Add", x, net.dense(net.mask(y, f"{block}", axis=2, rank=3), 768))
+    x = net.add("ReduceMean", net.layer_norm(x), channels=768, axes=[1], keepdims=0)
+    net.output(net.dense(x, 1000), [1, 1000])
+
+
 def masknet(net: Network) -> None:
     """Three parallel blocks with instance-guided masks (Wang et al. 2021), on 256 examples; no norm behind them."""
 
@@ -160,6 +175,7 @@ NETWORKS: dict[str, Callable[[Network], None]] = {
     "EfficientNetB0": efficientnetb0,
     "UNet": unet,
     "BERT-base": bert,
+    "ViT-base": vit,
     "MaskNet": masknet,
 }
 
@@ -202,6 +218,12 @@ def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict
                 for align in ("none", "auto")
             },
         }
+    loaded = {key: in_openvino(models[key], 1, feeds) for key in ("original", "dense", "auto")}
+    times = record.in_turns(loaded, repeats)
+    row["OpenVINO"] = {
+        "over_dense": record.ratios(times["auto"], times["dense"]),
+        "speedup": record.ratios(times["original"], times["auto"]),
+    }
     return row
 
 

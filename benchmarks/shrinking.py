@@ -21,7 +21,9 @@ from benchmarks import record
 SHARE = 0.25
 STEPS = {"MobileNetV2": (64, 32), "ResNet50": (64, 32)}  # the side of images, and the size of a batch
 EIGHTS, HALF = ", in eights", ", half of each mask"
-TFLITE = {"MobileNetV2": 96, "ResNet50": 96, "U-Net": 96}
+# The first has the channels of Ronneberger et al. (2015), with normalisations and padded convolutions.
+UNETS = {"U-Net": 64, "U-Net, 16 to 256 channels": 16}
+TFLITE = {"MobileNetV2": 96, "ResNet50": 96} | dict.fromkeys(UNETS, 96)
 
 
 def network(name: str, side: int) -> Any:
@@ -30,20 +32,29 @@ def network(name: str, side: int) -> Any:
     from keras import layers
 
     keras.utils.set_random_seed(0)
-    if name != "U-Net":
+    if name not in UNETS:
         make = getattr(keras.applications, name)
         return make(weights=None, input_shape=(side, side, 3), classes=10, classifier_activation=None)
     inputs = x = keras.Input((side, side, 3))
-    kept = []
-    for channels in (32, 64, 128):
-        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
-        kept.append(x)
+    first, passed = UNETS[name], []
+    for level in range(4):
+        x = _twice(x, first * 2**level)
+        passed.append(x)
         x = layers.MaxPooling2D()(x)
-    x = layers.Conv2D(256, 3, padding="same", activation="relu")(x)
-    for channels, other in zip((128, 64, 32), kept[::-1], strict=True):
-        x = layers.Concatenate()([layers.UpSampling2D()(x), other])
-        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
+    x = _twice(x, first * 16)
+    for level in (3, 2, 1, 0):
+        x = layers.Conv2DTranspose(first * 2**level, 2, strides=2)(x)
+        x = _twice(layers.Concatenate()([passed[level], x]), first * 2**level)
     return keras.Model(inputs, layers.Conv2D(2, 1)(x))
+
+
+def _twice(x: Any, channels: int) -> Any:
+    """Two convolutions, each with its normalisation."""
+    from keras import layers
+
+    for _ in range(2):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x)))
+    return x
 
 
 def masked(model: Any, how: str = "") -> tuple[Any, float]:

@@ -26,17 +26,20 @@ def dense(record: dict[str, Any]) -> str:
                         "the same" if same else spread(found["speedup"]["none"]),
                         f"{found['speedup_over_flops']['auto']:.2f}",
                         f"{row['macs_over_dense']:.3f}",
+                        *(spread(row["OpenVINO"][of]) if key[0] == "1" else "" for of in ("over_dense", "speedup")),
                     )
 
     text = (
         "Networks with half of their channels masked consistently, compiled: time over the same architecture built "
         "dense (goal: 1.02 at most), speed-up over the model without masks, and that over the FLOPs ratio (goal: 0.85 "
         "at least; [why networks with depthwise convolutions miss "
-        "it](benchmarks-widths.md#why-time-falls-by-less-than-flops)), with the default `--align auto` and with `none`."
+        "it](benchmarks-widths.md#why-time-falls-by-less-than-flops)), with the default `--align auto` and with "
+        "`none`; and the first two in OpenVINO, on one thread, with `auto`."
     )
     PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
     head = ("network", "time / dense", "with none", "speed-up", "with none", "over FLOPs ratio", "MACs / dense")
+    head += ("OpenVINO, time / dense", "OpenVINO, speed-up")
     return section("Against the same architecture built dense", text, head, rows(), record)
 
 

@@ -205,11 +205,12 @@ class Net:
         gate = self.add("Clip", self.add("Add", x, self.const(3.0)), self.const(0.0), self.const(6.0))
         return self.add("Div", self.add("Mul", x, gate), self.const(6.0))
 
-    def attention(self, x: str, heads: int, inner: int, group: str, *, causal: int = 0) -> str:
-        """Self-attention over [N, T, C], written out; values and queries masked where the group says so."""
+    def attention(self, x: str, heads: int, inner: int, group: str | None, *, causal: int = 0) -> str:
+        """Self-attention over [N, T, C], written out; values and queries masked where the group, if any, says so."""
 
         def project(part: str, order: Sequence[int]) -> str:
-            y = self.mask(self.dense(x, heads * inner), f"{group}/{part}", axis=2, rank=3)
+            y = self.dense(x, heads * inner)
+            y = y if group is None else self.mask(y, f"{group}/{part}", axis=2, rank=3)
             y = self.add("Reshape", y, self.ints(0, 0, heads, inner))
             return self.add("Transpose", y, perm=list(order))
 
