@@ -31,7 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put sections of README.md where a page asks for them with `<!-- README: name -->`; make room for wide tables."""
-    if page.file.src_uri == "operators.md":
+    if page.file.src_uri in ("operators.md", "benchmarks.md"):
         page.meta["hide"] = ["toc"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.sub(

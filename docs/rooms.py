@@ -85,7 +85,7 @@ def column(package: str, title: str, x: int) -> tuple[list[str], int]:
 def picture() -> str:
     """The text of docs/rooms.svg."""
     left, height = column("maskc", "maskc: what people touch", 20)
-    right, other = column("passes", "passes: the graph compiler that it calls", 380)
+    right, other = column("passes", "passes: the graph compiler", 380)
     width, height = 720, max(height, other) + 16
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, '
