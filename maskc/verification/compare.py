@@ -44,7 +44,7 @@ from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outp
 from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
-from maskc.verification.not_a_number import where_not_a_number
+from maskc.verification.intermediate_tensors import where_not_a_number
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
