@@ -166,19 +166,27 @@ WRITES = """
             Path("checkpoint").write_bytes(b"whole")
             sys.exit(130)
         signal.signal(signal.SIGINT, write)
+        print("hears", flush=True)
         time.sleep(60)"""
+
+
+def writing(directory: Path, seconds: int) -> subprocess.Popen[str]:
+    """A compilation that, told to end, writes a file for so long."""
+    stuck = begun(directory, WRITES.format(seconds))
+    assert stuck.stdout is not None and stuck.stdout.readline() == "hears\n"
+    return stuck
 
 
 def test_a_file_that_it_begins_when_told_to_end_is_finished(tmp_path: Path) -> None:
     """As the checkpoint of a training run, which may take longer than it has to end."""
-    stuck = begun(tmp_path, WRITES.format(2))
+    stuck = writing(tmp_path, 2)
     stuck.send_signal(signal.SIGINT)
     stuck.communicate(timeout=30)
     assert (stuck.returncode, (tmp_path / "checkpoint").read_bytes()) == (130, b"whole")
 
 
 def test_who_tells_it_again_does_not_wait_for_that(tmp_path: Path) -> None:
-    stuck = begun(tmp_path, WRITES.format(30))
+    stuck = writing(tmp_path, 30)
     stuck.send_signal(signal.SIGINT)
     time.sleep(1.5)
     began = time.monotonic()
