@@ -146,8 +146,9 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
     try:
         with quiet(), quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
             with functions.captures_kept(source.function):
-                frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, False)
-            frozen = functions.inlined(frozen, inputs, outputs)
+                # As a large model, or tf2onnx holds the weights eight times more and optimizes once on its own.
+                frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, True)
+            frozen = functions.optimized(frozen, inputs, outputs)
             try:
                 model = run(careful=False)
             except Exception:

@@ -17,29 +17,25 @@ def frozen(function: Any) -> Any:
     return convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
 
 
-def inlined(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
-    """The frozen `GraphDef` with the bodies of compiled functions in the place of their calls.
+def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """The frozen `GraphDef` with constants folded, and functions, compiled ones too, inlined.
 
     Keras compiles some layers on their own (`tf.function(jit_compile=True)`), grouped convolutions among them, and
     TensorFlow leaves such a call alone when it inlines. How a function would be compiled means nothing to ONNX.
-    `inputs` and `outputs` are names of tensors.
+    `inputs` and `outputs` are names of tensors. `graph` is changed.
     """
     import tensorflow as tf
-    from tf2onnx.tf_loader import tf_optimize
+    from tf2onnx.tf_loader import fix_freezing_errors, fix_freezing_errors_part2, tf_optimize
 
-    compiled = False
-    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
-        for node in nodes:
-            if node.op in _CALLS and node.attr[_COMPILED].b:
-                node.attr[_COMPILED].b = False
-                compiled = True
-    if not compiled:
-        return graph
+    for node in _nodes(graph):
+        if node.op in _CALLS:
+            node.attr.pop(_COMPILED, None)
     for function in graph.library.function:
         for mark in (_COMPILED, "_noinline"):
             function.attr.pop(mark, None)
+    whole = fix_freezing_errors_part2(fix_freezing_errors(graph))
     with tf.Graph().as_default():
-        return tf_optimize(inputs, outputs, graph)
+        return tf_optimize(inputs, outputs, whole)
 
 
 @contextlib.contextmanager
@@ -77,7 +73,7 @@ def widened(function: Any) -> Any | None:
     if any(tensor.dtype == tf.resource for tensor in constant.inputs):
         return None
     inputs, outputs = ([tensor.name for tensor in side] for side in (constant.inputs, constant.outputs))
-    definition = inlined(constant.graph.as_graph_def(), inputs, outputs)
+    definition = optimized(constant.graph.as_graph_def(), inputs, outputs)
     _widen(definition)
 
     def computed(*arguments: Any) -> Any:
