@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,16 @@ class Port:
         return "batch" if axis == 0 else f"{self.name}[{axis}]"
 
 
+class Inside(Protocol):
+    """What is known of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
+
+    def largest(self, sizes: Mapping[str, int]) -> int:
+        """The elements of the largest tensor."""
+
+    def windows_fit(self, sizes: Mapping[str, int]) -> bool:
+        """Whether each window fits its input."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Sizes that the reference accepts, and the ceiling on integers that are not known to be indices."""
@@ -122,12 +132,12 @@ def plan(
     run: Callable[[Inputs], object],
     seed: int,
     tried: Mapping[str, int] | None = None,
-    inside: Callable[[Mapping[str, int]], int] | None = None,
+    inside: Inside | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
 
-    `tried` are values for symbols by name, which come first where the model accepts them. `inside` gives the elements
-    of the largest tensor at given sizes; the model is not run where they are too many.
+    `tried` are values for symbols by name, which come first where the model accepts them. The model is not run
+    where a tensor `inside` it has too many elements, nor, beside other sizes, where an image is smaller than a window.
 
     Raises `NotComparableError` when none is found.
     """
@@ -142,7 +152,7 @@ def plan(
         if too_many := _too_many(inputs, sizes):
             failure = failure or RunError(too_many)
             return False
-        if inside is not None and (elements := inside(sizes)) > _MAX_INSIDE:
+        if inside is not None and (elements := inside.largest(sizes)) > _MAX_INSIDE:
             failure = failure or RunError(
                 f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
             )
@@ -187,7 +197,9 @@ def plan(
     extra = 0
     for size in _MORE_SIZES if others else ():
         candidate = {**sizes, **dict.fromkeys(others, size)}
-        if extra < _EXTRA_SIZES and candidate not in accepted and accepts(candidate, ceiling):
+        if extra == _EXTRA_SIZES or candidate in accepted or (inside is not None and not inside.windows_fit(candidate)):
+            continue
+        if accepts(candidate, ceiling):
             accepted.append(candidate)
             extra += 1
     return Plan(tuple(accepted), ceiling)

@@ -1,35 +1,78 @@
-"""How large the tensors inside a model get at given sizes of its inputs, before it is run."""
+"""What there is inside a model at given sizes of its inputs, before it is run."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from maskc.frontend.graph_queries import copied, without_weights
 from maskc.runtime.random_inputs import Port
+from passes.abstract_values.symbolic_sizes import spatial_windows
 from passes.model.declarations import dims_of
 from passes.model.shape_inference import with_elements
 
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
-def largest_tensor(model: ModelProto, ports: Sequence[Port]) -> Callable[[Mapping[str, int]], int]:
-    """A function of sizes by symbol that gives the most elements of a tensor, sizes that nobody infers taken as 1."""
-    named = copied(without_weights(model))
-    symbols = {port.name: iter(port.symbols()) for port in ports}
-    for value in named.graph.input:
-        for dim in value.type.tensor_type.shape.dim if value.name in symbols else ():
-            if not dim.HasField("dim_value"):
-                dim.dim_param = next(symbols[value.name])
-    try:
-        graph = with_elements(named).graph
-    except onnx.shape_inference.InferenceError:  # of a model that a runtime may take
-        graph = named.graph
-    shapes = {tuple(dims) for value in (*graph.value_info, *graph.output) if (dims := dims_of(value)) is not None}
 
-    def elements(sizes: Mapping[str, int]) -> int:
-        known = ((d if isinstance(d, int) else sizes.get(d or "", 1) for d in shape) for shape in shapes)
+class TensorSizes:
+    """Answers for sizes by symbol; sizes that nobody infers are taken as 1."""
+
+    def __init__(self, model: ModelProto, ports: Sequence[Port]) -> None:
+        self._model = copied(without_weights(model))
+        symbols = {port.name: iter(port.symbols()) for port in ports}
+        for value in self._model.graph.input:
+            for dim in value.type.tensor_type.shape.dim if value.name in symbols else ():
+                if not dim.HasField("dim_value"):
+                    dim.dim_param = next(symbols[value.name])
+
+    def largest(self, sizes: Mapping[str, int]) -> int:
+        """The elements of the largest tensor."""
+        known = ((d if isinstance(d, int) else sizes.get(d or "", 1) for d in shape) for shape in self._shapes)
         return max((math.prod(each) for each in known), default=0)
 
-    return elements
+    def windows_fit(self, sizes: Mapping[str, int]) -> bool:
+        """Whether each window of a convolution or pooling fits its padded input at least once, as far as is known.
+
+        ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is.
+        """
+        nodes = [node for node in self._model.graph.node if node.op_type in _POOLS or node.op_type == "Conv"]
+        if not nodes:
+            return True
+        model = copied(self._model)
+        del model.graph.value_info[:]
+        for value in model.graph.input:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param in sizes:
+                    dim.dim_value = sizes[dim.dim_param]
+        try:
+            graph = onnx.shape_inference.infer_shapes(model).graph
+        except onnx.shape_inference.InferenceError:  # of a model that a runtime may take
+            return True
+        shapes = {value.name: dims_of(value) for value in (*graph.input, *graph.value_info)}
+        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        return all(place > 0 for node in nodes for place in _places(node, shapes))
+
+    @functools.cached_property
+    def _shapes(self) -> set[tuple[int | str | None, ...]]:
+        try:
+            graph = with_elements(self._model).graph
+        except onnx.shape_inference.InferenceError:
+            graph = self._model.graph
+        return {tuple(dims) for value in (*graph.value_info, *graph.output) if (dims := dims_of(value)) is not None}
+
+
+def _places(node: NodeProto, shapes: Mapping[str, Sequence[int | str | None] | None]) -> Iterator[int]:
+    """How many places each of the node's windows has on its input, where that is known."""
+    attrs = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    data, weights = shapes.get(node.input[0]), shapes.get(node.input[1]) if node.op_type == "Conv" else None
+    kernel = [size for size in attrs.get("kernel_shape") or (weights or ())[2:] if isinstance(size, int)]
+    if data is None or len(kernel) != len(data) - 2:
+        return
+    for window, size in zip(spatial_windows(tuple(kernel), attrs) or (), data[2:], strict=False):
+        if isinstance(size, int):
+            yield int(window.outs(np.array([size]))[0])

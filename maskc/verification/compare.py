@@ -37,14 +37,14 @@ from maskc.runtime.session import (
     single_precision_option,
     strict,
 )
-from maskc.runtime.tensor_sizes import largest_tensor
+from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
 from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
-from maskc.verification.intermediate_tensors import where_not_a_number
+from maskc.verification.intermediate_tensors import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
@@ -108,7 +108,7 @@ def compare(
         if actual is not None:
             count = options.samples + len(inputs or ())
             judge = strict(expected, models.reference, found.provider)
-            inside = largest_tensor(models.reference, ports)
+            inside = TensorSizes(models.reference, ports)
             samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
             _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons
@@ -225,7 +225,7 @@ def _compare_outputs(
     found.outputs = result.errors
     if result.failures and result.sample is not None:
         first, *others = result.failures
-        why = where_not_a_number(models.reference, result.sample)
+        why = where_odd(models.reference, result.sample)
         found.reasons += [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
     return result.sample
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from maskc.frontend import npz_files
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
-from maskc.runtime.tensor_sizes import largest_tensor
+from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification.input_output_signature import listed
 
 # How often values that the reference overflows on are divided by ten.
@@ -76,7 +76,7 @@ def drawn(
     count: int,
     seed: int,
     tried: Mapping[str, int],
-    inside: Callable[[Mapping[str, int]], int] | None = None,
+    inside: random_inputs.Inside | None = None,
 ) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it.
 
@@ -101,7 +101,7 @@ def drawn(
 def one_sample(model: ModelProto, session: Session) -> Inputs:
     """Random inputs that a model runs on, to time it with. Raises `NotComparableError` when there are none."""
     ports = random_inputs.ports(model)
-    return next(drawn(ports, {}, session, 1, 0, {}, largest_tensor(model, ports))).inputs
+    return next(drawn(ports, {}, session, 1, 0, {}, TensorSizes(model, ports))).inputs
 
 
 def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, expected: Session) -> Sample:

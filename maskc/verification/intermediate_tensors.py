@@ -127,24 +127,26 @@ def exposed(model: ModelProto, names: set[str]) -> ModelProto:
     return copy
 
 
-def where_not_a_number(reference: ModelProto, sample: Sample) -> str | None:
-    """A clause that names weights that are not finite or else, on this sample, the first tensor that holds NaN.
+def where_odd(reference: ModelProto, sample: Sample) -> str | None:
+    """A clause that names weights that are not finite or, on this sample, the first tensor with NaN or no elements.
 
     None where there is neither, or the reference cannot be run with what is inside as outputs.
     """
     weight = next(_not_finite_weights(reference), None)
     if weight is not None:
         return f"'{weight}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
-    names = [name for node in reference.graph.node for name in node.output if name]
+    names = [name for node in reference.graph.node if node.op_type != "Constant" for name in node.output if name]
     try:
-        values = OnnxRuntimeSession(exposed(reference, set(names)), optimized=False).run(sample.inputs)
+        inside = OnnxRuntimeSession(exposed(reference, set(names)), optimized=False).run(sample.inputs)
     except MaskcError:
-        return None
-    holds = (
-        name for name in names if (a := values.get(name)) is not None and a.dtype.kind == "f" and np.isnan(a).any()
-    )
-    tensor = next(holds, None)
-    return tensor and f"tensor '{tensor}' of the reference holds NaN, which no mask takes away, as 0 times NaN is NaN"
+        inside = {}
+    values = sample.inputs | {name: inside[name] for name in names if name in inside}
+    for name, array in values.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            return f"tensor '{name}' of the reference holds NaN, which no mask takes away, as 0 times NaN is NaN"
+        if array.dtype.kind == "f" and not array.size:
+            return f"tensor '{name}' of the reference has no elements, at which runtimes do not always follow ONNX"
+    return None
 
 
 def _not_finite_weights(model: ModelProto) -> Iterator[str]:

@@ -180,11 +180,20 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
     With `elements` it also follows those of vectors that are made of sizes.
     """
     try:
-        if elements:
-            return with_elements(model, strict)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+        found = (
+            with_elements(model, strict) if elements else onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+        )
     except Exception as error:
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
+    for value in found.graph.value_info:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value < 0:  # a window that is larger than what it slides over
+                maker = next((f"output of {n.op_type}" for n in found.graph.node if value.name in n.output), "tensor")
+                raise GraphError(
+                    f"The shapes in the graph contradict each other: the {maker} '{value.name}' would have "
+                    f"{dim.dim_value} elements along axis {axis}."
+                )
+    return found
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

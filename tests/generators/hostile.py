@@ -97,9 +97,8 @@ def attempt(case: Case, directory: Path) -> Ended:
         )
         found = Ended("compiled, not compared", "; ".join(w for w in report.warnings if "ot verified" in w))
     except NotEquivalentError as error:
-        # Then channels that are not read any more spread no NaN.
-        numbers = _odd(frontend.read(source).model) or "of the reference holds NaN" in str(error)
-        found = Ended("refused" if numbers else "wrong", str(error))
+        stated = _odd(frontend.read(source).model) or is_stated(str(error))
+        found = Ended("refused" if stated else "wrong", str(error))
     except MaskcError as error:
         found = Ended("refused", str(error))
     except Exception as error:
@@ -120,6 +119,14 @@ def attempt(case: Case, directory: Path) -> Ended:
     if found.kind not in FAULTS and (seconds > SECONDS or peak > BYTES):
         found = Ended("slow" if seconds > SECONDS else "large", found.said)
     return Ended(found.kind, found.said, round(seconds, 3), peak)
+
+
+def is_stated(error: str) -> bool:
+    """Whether models are said to differ for what the source does on its own.
+
+    Channels that are not read any more spread no NaN, and ONNX Runtime broadcasts what has no elements in its own way.
+    """
+    return "of the reference holds NaN" in error or "of the reference has no elements" in error
 
 
 def _place(error: BaseException) -> str:
@@ -143,6 +150,8 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
 
     from maskc import frontend
     from maskc.frontend.mask_files import apply_masks
+    from maskc.runtime.random_inputs import ports
+    from maskc.runtime.tensor_sizes import TensorSizes
     from tests.generators.check import assert_same_function
     from tests.generators.running import CannotRunError, Runner, random_feeds
 
@@ -154,10 +163,10 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
             return _compared_on(feeds, (Runner, ReferenceEvaluator), wanted, compiled)
         if _odd(wanted):  # a channel that is not read any more no longer spreads what is not a number
             return None
-        cases = []
+        cases, inside = [], TensorSizes(wanted, ports(wanted))
         for size in (2, 3, 1, 8, 32):
             sizes = {d.dim_param: size for i in wanted.graph.input for d in i.type.tensor_type.shape.dim}
-            if _elements(wanted, size) > _MOST_ELEMENTS:
+            if _elements(wanted, size) > _MOST_ELEMENTS or not inside.windows_fit(sizes):
                 continue
             drawn = random_feeds(wanted, 7 * size, sizes)
             with contextlib.suppress(Exception):

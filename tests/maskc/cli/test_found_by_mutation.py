@@ -96,6 +96,34 @@ def test_an_input_of_no_elements_along_an_endless_axis() -> None:
     assert warning.startswith("Not verified") and "elements" in warning
 
 
+def test_a_window_larger_than_an_image_of_no_elements(tmp_path: Path) -> None:
+    """ONNX does not know the operator, so that its checker infers nothing after it."""
+    fused = helper.make_node("FusedConv", ["x", "k"], ["a"], domain="com.microsoft", activation="Relu")
+    built = build.model(
+        [fused, node("Relu", "a", "y")],
+        [value("x", [1, 4, 0, 6])],
+        [value("y", [1, 6, 4, 2])],
+        [build.weight("k", 6, 4, 5, 5)],
+        domains=["com.microsoft"],
+    )
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "output of Conv", "would have -4 elements")
+
+
+def test_a_tensor_of_no_elements_that_onnx_runtime_broadcasts_to_more(tmp_path: Path) -> None:
+    nodes = [
+        node("Expand", "x none", "a"),
+        node("Mul", "a mask", "b"),
+        node("Min", "one b", "c"),
+        node("MatMul", "c w", "y"),
+    ]
+    weights = [
+        *(build.constant("none", [0, 1], np.int64), build.constant("mask", [[1, 0, 1, 1]])),
+        *(build.constant("one", [[1, 1, 1, 1]]), build.weight("w", 4, 3)),
+    ]
+    built = build.model(nodes, [value("x", [1, 4])], [value("y", [0, 3])], weights)
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 1, "tensor 'a' of the reference has no elements")
+
+
 def test_constants_that_do_not_fit_after_an_operator_of_one_runtime(tmp_path: Path) -> None:
     """Nothing infers their shapes, so nothing says before that they do not."""
     nodes = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ import maskc as api
 from maskc.errors import RunError, UnavailableError
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import KINDS, Inputs, Port
+from maskc.runtime.tensor_sizes import TensorSizes
 from tests.maskc import build
 from tests.maskc.build import node, value
 
@@ -45,6 +48,34 @@ def test_sizes_without_names_have_some_all_the_same() -> None:
     planned = random_inputs.plan(random_inputs.ports(model), lambda inputs: None, 0)
     assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
     assert {sizes["x[2]"] for sizes in shapes(planned)} == {64, 17, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("window", "attributes", "least"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2]}, 5),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, 2),
+        ("LpPool", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, 2),
+        ("Conv", {"dilations": [2, 2]}, 4),
+    ],
+)
+def test_images_are_no_smaller_than_windows(window: str, attributes: dict[str, Any], least: int) -> None:
+    """ONNX Runtime pools over less than a window, where ONNX knows no place for it."""
+    sizes = ["n", 3, "h", "w"]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node(window, ["r", "kernel"][: 1 + (window == "Conv")], ["p"], **attributes),
+        helper.make_node("Conv", ["p", "one"], ["a"]),
+        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2]),
+        helper.make_node("GlobalMaxPool", ["b"], ["y"]),
+    ]
+    weights = [build.weight("kernel", 3, 3, 2, 2), build.weight("one", 4, 3, 1, 1)]
+    built = build.model(nodes, [value("x", sizes)], [value("y", ["n", 4, 1, 1])], weights)
+    ports = random_inputs.ports(built)
+    inside = TensorSizes(built, ports)
+    tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
+    assert all(inside.windows_fit({"n": 1, "h": size, "w": size}) == (size >= least) for size in range(1, 10))
+    assert tried == {64, *[size for size in (17, 1, 2, 33, 96, 24, 10) if size >= least][:3]}
 
 
 def test_one_size_per_name() -> None:
