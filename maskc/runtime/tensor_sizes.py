@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,24 +16,28 @@ from passes.abstract_values.symbolic_sizes import spatial_windows
 from passes.model.declarations import dims_of
 from passes.model.shape_inference import with_elements
 
+Shapes = Mapping[str, Sequence[int | str | None] | None]
+
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 
 class TensorSizes:
-    """Answers for sizes by symbol; sizes that nobody infers are taken as 1."""
+    """Answers for sizes by symbol, from what onnx infers at them."""
 
     def __init__(self, model: ModelProto, ports: Sequence[Port]) -> None:
         self._model = copied(without_weights(model))
+        del self._model.graph.value_info[:]
         symbols = {port.name: iter(port.symbols()) for port in ports}
         for value in self._model.graph.input:
             for dim in value.type.tensor_type.shape.dim if value.name in symbols else ():
                 if not dim.HasField("dim_value"):
                     dim.dim_param = next(symbols[value.name])
+        self._inferred: tuple[Mapping[str, int], Shapes] | None = None
 
     def largest(self, sizes: Mapping[str, int]) -> int:
-        """The elements of the largest tensor."""
-        known = ((d if isinstance(d, int) else sizes.get(d or "", 1) for d in shape) for shape in self._shapes)
-        return max((math.prod(each) for each in known), default=0)
+        """The elements of the largest tensor, sizes that are not inferred taken as 1."""
+        shapes = (dims for dims in self._at(sizes).values() if dims is not None)
+        return max((math.prod(dim for dim in dims if isinstance(dim, int)) for dims in shapes), default=0)
 
     def windows_fit(self, sizes: Mapping[str, int]) -> bool:
         """Whether each window of a convolution or pooling fits its padded input at least once, as far as is known.
@@ -41,32 +45,29 @@ class TensorSizes:
         ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is.
         """
         nodes = [node for node in self._model.graph.node if node.op_type in _POOLS or node.op_type == "Conv"]
-        if not nodes:
-            return True
+        return not nodes or all(place > 0 for node in nodes for place in _places(node, self._at(sizes)))
+
+    def _at(self, sizes: Mapping[str, int]) -> Shapes:
+        """The shapes of all tensors by name, empty where onnx objects to a model that a runtime may take."""
+        if self._inferred is not None and self._inferred[0] == sizes:
+            return self._inferred[1]
         model = copied(self._model)
-        del model.graph.value_info[:]
         for value in model.graph.input:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]
-        try:
-            graph = onnx.shape_inference.infer_shapes(model).graph
-        except onnx.shape_inference.InferenceError:  # of a model that a runtime may take
-            return True
-        shapes = {value.name: dims_of(value) for value in (*graph.input, *graph.value_info)}
-        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        return all(place > 0 for node in nodes for place in _places(node, shapes))
-
-    @functools.cached_property
-    def _shapes(self) -> set[tuple[int | str | None, ...]]:
-        try:
-            graph = with_elements(self._model).graph
-        except onnx.shape_inference.InferenceError:
-            graph = self._model.graph
-        return {tuple(dims) for value in (*graph.value_info, *graph.output) if (dims := dims_of(value)) is not None}
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        shapes: Shapes = {}
+        with contextlib.suppress(onnx.shape_inference.InferenceError):
+            graph = with_elements(model).graph
+            shapes = {value.name: dims_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+            shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self._inferred = dict(sizes), shapes
+        return shapes
 
 
-def _places(node: NodeProto, shapes: Mapping[str, Sequence[int | str | None] | None]) -> Iterator[int]:
+def _places(node: NodeProto, shapes: Shapes) -> Iterator[int]:
     """How many places each of the node's windows has on its input, where that is known."""
     attrs = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     data, weights = shapes.get(node.input[0]), shapes.get(node.input[1]) if node.op_type == "Conv" else None

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import maskc as api
-from maskc.errors import RunError, UnavailableError
+from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import KINDS, Inputs, Port
 from maskc.runtime.tensor_sizes import TensorSizes
@@ -76,6 +76,20 @@ def test_images_are_no_smaller_than_windows(window: str, attributes: dict[str, A
     tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
     assert all(inside.windows_fit({"n": 1, "h": size, "w": size}) == (size >= least) for size in range(1, 10))
     assert tried == {64, *[size for size in (17, 1, 2, 33, 96, 24, 10) if size >= least][:3]}
+
+
+def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None:
+    built = build.model(
+        [node("Tile", "x times", "a"), node("ReduceMax", "a", "y", keepdims=0)],
+        [value("x", ["n", 8])],
+        [value("y", [])],
+        [build.constant("times", [2**24, 4], np.int64)],
+    )
+    ports = random_inputs.ports(built)
+    inside = TensorSizes(built, ports)
+    assert inside.largest({"n": 3}) == 3 * 2**24 * 32
+    with pytest.raises(NotComparableError, match="a tensor in it has 536,870,912 elements"):
+        random_inputs.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
 
 
 def test_one_size_per_name() -> None:
