@@ -26,8 +26,8 @@ _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
 _MAX_TRIES = 60
 
-# Elements of all inputs together: more take gigabytes, in double precision and for several samples.
-_MAX_ELEMENTS = 2**27
+# Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
+_MAX_ELEMENTS = 2**26
 # Elements of a tensor inside: several may be held at a time.
 _MAX_INSIDE = 2**28
 

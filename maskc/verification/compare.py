@@ -43,7 +43,7 @@ from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
 from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
-from maskc.verification.inputs import Arrays, Sample, alike, drawn, one_of_each, redrawn, size_notes
+from maskc.verification.inputs import Arrays, Sample, alike, drawn, elements, one_of_each, redrawn, size_notes
 from maskc.verification.intermediate_tensors import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
@@ -320,7 +320,8 @@ def _look_where_flat(
     def allowed(name: str, dtype: np.dtype[Any]) -> float:
         return min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
 
-    small = alike(ports, data, 3 if models.before.flops > BUDGET / 10 else 12, options.seed)
+    costly = max(models.before.flops, *map(elements, data)) > BUDGET / 10
+    small = alike(ports, data, 3 if costly else 12, options.seed)
     flat = hardly_moving([sample.expected for sample in data], allowed)
     if flat:  # there may be too few data, or all alike
         with contextlib.suppress(RunError):

@@ -134,6 +134,8 @@ class Split(Movement):
         if not rank or axis is None or axis_attribute(node) != axis or 0 in sizes:
             return False
         output = next(i for i, t in enumerate(node.outputs) if t is affine.data)
+        if not {affine.scale.size, affine.shift.size} <= {1, sizes[output]}:  # a part of one channel becomes wider
+            return False
         scale, shift = np.ones(sum(sizes)), np.zeros(sum(sizes))
         part = slice(sum(sizes[:output]), sum(sizes[: output + 1]))
         scale[part], shift[part] = affine.scale, affine.shift

@@ -17,7 +17,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Dependences
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change, all_or_none
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, present, shape_of
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, operand, present, shape_of
 from passes.ops.base import Linked, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -343,6 +343,7 @@ class Dropout(Copy):
         return super().links(node, facts) if len(node.outputs) == 1 and self.passes_on(node) is not None else []
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
-        training = node.attrs.get("training_mode", 0) or len(present(node.inputs)) > 2
+        mode = operand(node, 2)
+        never = mode is None or (is_constant(mode) and not np.any(mode.values))
         mask_is_read = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
-        return None if training or mask_is_read else node.inputs[0]
+        return node.inputs[0] if never and not mask_is_read else None

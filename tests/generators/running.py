@@ -48,9 +48,9 @@ def random_feeds(
             feeds[info.name] = np.asarray(rng.random(shape) < 0.5)
         elif dtype.kind in "iu":
             low, high = (ranges or {}).get(info.name, (0, 2))
-            feeds[info.name] = rng.integers(low, high, size=shape).astype(dtype)
+            feeds[info.name] = np.asarray(rng.integers(low, high, size=shape)).astype(dtype)
         else:
-            feeds[info.name] = rng.normal(size=shape).astype(dtype)
+            feeds[info.name] = np.asarray(rng.normal(size=shape)).astype(dtype)
     return feeds
 
 

@@ -103,6 +103,22 @@ def test_figures_leave_out_what_is_not_finite() -> None:
     assert (numbers.max_abs, numbers.mean_abs, numbers.ulps) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_figures_of_equal_outputs_are_those_of_a_difference_of_nothing(kind: type) -> None:
+    """They are had without copies in double precision. A negative zero is another number in bits only."""
+    wanted = np.array([[np.nan, -2.0, np.inf], [0.0, 1.5, -np.inf]], kind)
+    for got in (wanted.copy(), np.where(wanted == 0, -wanted, wanted)):
+        found = distance(wanted, got)
+        assert found is not None and (found.max_abs, found.scale, found.exact) == (0.0, 2.0, False)
+        numbers = Statistics()
+        numbers.add(found, wanted, got)
+        assert numbers.histogram is not None
+        assert (numbers.histogram.equal, numbers.histogram.counts, numbers.scale, numbers.top1) == (3, (), 2.0, 1.0)
+    empty = np.zeros((0, 3), kind)
+    nothing = distance(empty, empty)
+    assert nothing is not None and (nothing.max_abs, nothing.scale) == (0.0, 0.0)
+
+
 def test_the_tolerance_grows_with_depth_up_to_a_limit() -> None:
     single = np.dtype(np.float32)
     assert tolerance(single, 1) == 8 * np.finfo(np.float32).eps

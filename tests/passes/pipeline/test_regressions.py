@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from passes import fix_sizes
+from passes import fix_sizes, shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
 
@@ -271,6 +271,42 @@ def test_second_output_of_dropout_as_output_of_the_graph() -> None:
     w = np.random.default_rng(0).normal(size=(5, 2))
     w[[1, 3]] = 0
     at_every_price(graph(text, keep=np.array([1, 0, 1, 1.0]).reshape(4, 1), w=w))
+
+
+@pytest.mark.parametrize("ratio", ["", "half"])
+def test_a_dropout_that_the_caller_may_train_with_stays(ratio: str) -> None:
+    text = f"""(float[3,4] x, bool training) => (float[3,2] y) {{
+        a = Mul(x, keep)
+        b = Dropout({"a, half, training" if ratio else "a, , training"})
+        y = MatMul(b, w)
+    }}"""
+    constants = {"keep": np.array([1, 0, 1, 1.0]), "w": (4, 2)} | ({"half": np.array(0.5)} if ratio else {})
+    built = graph(text, **constants)
+    assert "Dropout" in {node.op_type for node in shrink(built).model.graph.node}
+
+
+def test_a_dropout_that_is_never_trained_with_goes() -> None:
+    text = """(float[3,4] x) => (float[3,2] y) {
+        a = Mul(x, keep)
+        b = Dropout(a, half, never)
+        y = MatMul(b, w)
+    }"""
+    never = {"half": np.array(0.5), "never": np.array(False)}
+    built = graph(text, keep=np.array([1, 0, 1, 1.0]), w=(4, 2), **never)
+    assert "Dropout" not in {node.op_type for node in shrink(built).model.graph.node}
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_part_of_one_channel_that_a_scale_makes_wider(axis: int) -> None:
+    text = f"""(float[N,4,4] x) => (float[N,4,4] y, float[N,a,b] z) {{
+        s = Conv(x, w)
+        b, c = Split<axis = {axis}> (s, sizes)
+        d = Mul(b, wide)
+        y = Relu(d)
+        z = Relu(c)
+    }}"""
+    wide = np.reshape([1, 2, 3, 4.0], (4, 1) if axis == 1 else (4,))
+    check(graph(text, sizes=np.array([1, 3]), wide=wide, w=(4, 4, 1)))
 
 
 @pytest.mark.parametrize("opset", [10, 13, 17])
