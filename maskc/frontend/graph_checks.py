@@ -64,8 +64,8 @@ def _misfit(tensor: TensorProto) -> str | None:
         return None
     try:
         declared = stored_bytes(tensor)
-    except (KeyError, ValueError, TypeError):  # a type that there is not, which the checker says
-        return None
+    except (KeyError, ValueError, TypeError):
+        return f"the elements of tensor '{tensor.name}' are of no type that there is"
     held = _raw_bytes(tensor, declared)
     if held == declared:
         return None
@@ -79,9 +79,9 @@ def _raw_bytes(tensor: TensorProto, expected: int) -> int:
         value = None if field.name == "raw_data" else getattr(tensor, field.name)
         if value is None:
             continue
-        if hasattr(value, "MergeFrom"):
+        if hasattr(value, "MergeFrom") and (field.name != "segment" or tensor.HasField("segment")):
             getattr(rest, field.name).MergeFrom(value)
-        elif tensor.HasField(field.name):
+        elif not hasattr(value, "MergeFrom") and tensor.HasField(field.name):
             setattr(rest, field.name, value)
     length_prefix = max(1, -(-expected.bit_length() // 7))
     if expected >= 0 and tensor.ByteSize() - rest.ByteSize() == 1 + length_prefix + expected:

@@ -211,6 +211,8 @@ def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtyp
 def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> None:
     if tensor.data_type == TensorProto.STRING:
         raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds text and cannot be masked.")
+    if tensor.data_type == TensorProto.INT64:  # a product of which would be other sizes
+        raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds sizes or indices and has no channels.")
     values = array_of(tensor)
     if tensor.data_type in HALF_TYPES:
         # Half precision goes through single: both ways are exact for a product with 0 or 1.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import RunError, UnavailableError
-from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external, tensor_types
+from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_graphs, all_nodes, copied, is_external, tensor_types
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session, load
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon
@@ -40,6 +40,9 @@ _APPROXIMATED = frozenset(
     "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu Log LogSoftmax Mish Selu Sigmoid Sin Sinh Softmax "
     "Softplus Tan Tanh".split()
 )
+
+# The opset from which on ReduceMean takes its axes as an operand.
+_AXES_OPERAND = 18
 
 # How large an error of a runtime's own fusions may be, relative to the scale: what single precision does.
 _FUSED = 1e-5
@@ -197,12 +200,24 @@ def rounded_functions(model: ModelProto) -> ModelProto:
 
     Kernels compute most of a tensor in vectors and its last elements one by one, and round these in another way: the
     same numbers give different ones. Where a network divides by their range, as of a silent spectrum, that decides.
+    Means of images, sums of thousands of numbers in some order, are left to another kernel.
     """
     copy = copied(model)
-    types = {name: found.elem_type for name, found in tensor_types(model).items()}
+    known = tensor_types(model)
+    types = {name: found.elem_type for name, found in known.items()}
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 0)
     nodes = list(copy.graph.node)
     del copy.graph.node[:]
     for node in nodes:
+        shape = known[node.input[0]].shape if node.op_type == "GlobalAveragePool" and node.input[0] in known else None
+        if shape is not None and not node.domain:
+            axes = np.arange(2, len(shape))
+            node.op_type = "ReduceMean"
+            if opset < _AXES_OPERAND:
+                node.attribute.append(helper.make_attribute("axes", axes))
+            else:
+                node.input.append(f"{node.output[0]}/axes")
+                copy.graph.initializer.append(numpy_helper.from_array(axes, node.input[1]))
         copy.graph.node.append(node)
         dtype = types.get(node.output[0]) if node.op_type in _APPROXIMATED and not node.domain else None
         if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE):

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from passes.abstract_values.symbolic_sizes import Extent, Span, Window
-from passes.graph.tensors import Index
+from passes.graph.tensors import MOST_SLICES, Index
 
 #: an axis whose size is not static is represented by all of its sizes up to this one, after which nothing new may come
 SIZES = 64
+# Elements that windows over an axis cover in all, each as often as it is covered.
+_MOST_TAPS = 2**25
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None
     """What a window covers along an axis of this size (rows None: it is the same throughout).
 
     Returns which tuple each position of the output has, and the rows of each tuple: [tuples, window.size], -1 for
-    padding. None where the size is not known, or the window reaches too far.
+    padding. None where the size is not known or more than are told apart, or the window reaches too far.
     """
     if rows is None:
         if not window.pads:
             return None, np.zeros((1, window.size), np.int64)
-        if span is None:
+        if span is None or (isinstance(span, int) and span > MOST_SLICES):
             return None
         course = Course(span) if isinstance(span, Extent) else None
         rows = Rows(np.zeros(SIZES * (SIZES + 1) // 2 if isinstance(span, Extent) else span, np.int64), course)
@@ -124,7 +126,10 @@ def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None
     if rows.course is not None and course is None:
         return None
     sizes = rows.sizes
-    owner, position = _positions(window.outs(sizes))
+    outs = window.outs(sizes)
+    if np.maximum(outs, 0).sum() * window.size > _MOST_TAPS:
+        return None
+    owner, position = _positions(outs)
     if not owner.size or not rows.places.size:  # of an axis of size zero nothing can be said
         return None
     before, counts = window.befores(sizes), np.maximum(sizes, 0)

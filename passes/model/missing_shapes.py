@@ -174,7 +174,7 @@ _RULES: dict[str, Callable[..., Elements]] = {
 
 def _reshaped(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
     wanted, before = elements.of(node.input[1]), shape(node.input[0])
-    if wanted is None:
+    if wanted is None or wanted.ndim != 1:
         return None
     copies = not any(a.name == "allowzero" and a.i for a in node.attribute)
     dims: list[Dim] = []
@@ -188,7 +188,7 @@ def _reshaped(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[
 
 def _expanded(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
     wanted, before = elements.of(node.input[1]), shape(node.input[0])
-    if wanted is None or before is None:
+    if wanted is None or wanted.ndim != 1 or before is None:
         return None
     rank = max(len(wanted), len(before))
     pairs = zip(*([1] * (rank - len(sizes)) + [*sizes] for sizes in (before, wanted)), strict=True)
@@ -197,7 +197,7 @@ def _expanded(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[
 
 def _filled(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
     wanted = elements.of(node.input[0])
-    return None if wanted is None else [*wanted]
+    return None if wanted is None or wanted.ndim != 1 else [*wanted]
 
 
 def _multiplied(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:

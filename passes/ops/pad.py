@@ -10,7 +10,7 @@ from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.symbolic_sizes import Extent, Window
-from passes.graph.tensors import int_list, operand, shape_of
+from passes.graph.tensors import MOST_SLICES, int_list, operand, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -63,6 +63,8 @@ class Pad(Movement):
         for axis, (before, after) in enumerate(self._pads(node) or ()):
             size = facts.size(node.inputs[0], axis)
             if size is None or (before, after) == (0, 0) or min(before, after) < 0 or self._value(node, facts) is None:
+                continue
+            if before + size + after > MOST_SLICES:
                 continue
             source = np.concatenate([np.full(before, -1), np.arange(size), np.full(after, -1)]).astype(np.int64)
             found.append(Link(0, axis, 0, axis, source))

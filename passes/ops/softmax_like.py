@@ -218,8 +218,8 @@ class LpNormalization(AlongAxes):
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
         (values,) = operands
-        if values is None:
-            return None
         p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
+        if values is None or not -values.ndim <= axis < values.ndim:
+            return None
         norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
         return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]

@@ -124,6 +124,81 @@ def test_a_tensor_of_no_elements_that_onnx_runtime_broadcasts_to_more(tmp_path: 
     refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 1, "tensor 'a' of the reference has no elements")
 
 
+def test_elements_of_no_type(tmp_path: Path) -> None:
+    built = build.mlp()
+    built.graph.node[0].attribute.append(helper.make_attribute("unread", build.constant("odd", [1.0])))
+    built.graph.node[0].attribute[-1].t.data_type = 2**31 - 1
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "tensor 'odd' are of no type that there is")
+
+
+def test_data_of_twice_the_declared_size(tmp_path: Path) -> None:
+    """A number of 16 bits with the data of one of 32."""
+    built = build.mlp()
+    built.graph.initializer.append(build.constant("odd", [2.0]))
+    built.graph.initializer[-1].data_type = onnx.TensorProto.INT16
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "tensor 'odd' [1] are 4 bytes, and 2 are")
+
+
+def test_a_shape_that_is_a_number(tmp_path: Path) -> None:
+    for operator in ("Reshape", "Expand"):
+        built = build.model(
+            [node("Foo", "x", "a"), node(operator, "a shape", "b"), node("Relu", "b", "y")],
+            [value("x", ["n", 4])],
+            [value("y", ["n", 4])],
+            [build.constant("shape", 4, np.int64)],
+            domains=["com.example"],
+        )
+        built.graph.node[0].domain = "com.example"
+        result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
+        assert "failed unexpectedly" not in result.stderr, result.stderr
+
+
+def test_a_norm_along_an_axis_that_constants_lack(tmp_path: Path) -> None:
+    nodes = [node("Foo", "x", "a"), node("LpNormalization", "c", "b", axis=1), node("Mul", "a b", "y")]
+    built = build.model(
+        nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], [build.weight("c", 4)], domains=["com.example"]
+    )
+    built.graph.node[0].domain = "com.example"
+    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
+    assert "failed unexpectedly" not in result.stderr, result.stderr
+
+
+def test_an_axis_padded_beyond_all_memory() -> None:
+    built = build.model(
+        [node("Mul", "x mask", "a"), node("Pad", "a pads", "y")],
+        [value("x", ["n", 2, 4])],
+        [value("y", ["n", 2, 2**31 + 4])],
+        [build.constant("mask", [[1], [0]]), build.constant("pads", [0, 0, 2**31, 0, 0, 0], np.int64)],
+    )
+    assert api.compile(built, verify=False).model.graph.node[-1].op_type == "Pad"
+
+
+def test_a_mask_of_sizes(tmp_path: Path) -> None:
+    built = build.model(
+        [node("Split", "x sizes", "y z", axis=1)],
+        [value("x", ["n", 8])],
+        [value("y", ["n", 4]), value("z", ["n", 4])],
+        [build.constant("sizes", [4, 4], np.int64)],
+    )
+    np.savez(tmp_path / "masks.npz", sizes=[1, 0])
+    source = build.save(built, tmp_path / "m.onnx")
+    refused(maskc("compile", source, "--masks", tmp_path / "masks.npz"), 2, "'sizes' holds sizes or indices")
+
+
+def test_a_shape_that_only_optimizations_of_onnx_runtime_believe(tmp_path: Path) -> None:
+    """They take the number of rows for the one that is noted."""
+    nodes = [
+        node("Relu", "x", "a"),
+        node("Shape", "a", "s"),
+        node("Expand", "c s", "b"),
+        node("Add", "a b", "y"),
+    ]
+    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["m", 4])], [build.weight("c", 1, 1)])
+    built.graph.value_info.append(value("a", [7, 4]))
+    source = build.save(built, tmp_path / "m.onnx")
+    refused(maskc("compile", source), 1, "without ONNX Runtime's optimizations, which believe the shapes")
+
+
 def test_constants_that_do_not_fit_after_an_operator_of_one_runtime(tmp_path: Path) -> None:
     """Nothing infers their shapes, so nothing says before that they do not."""
     nodes = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import maskc as api
 from tests.maskc import build
@@ -122,3 +123,28 @@ def test_what_the_reference_gives_in_double_precision_is_right_where_it_is_off_i
     assert any("distance from double precision" in note for note in result.notes)
     assert not api.verify(variance(stable=False), variance(stable=True, factor=1.01), exact=False).passed
     assert not api.verify(variance(stable=True), variance(stable=False), exact=False).passed
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_mean_of_thousands_of_equal_numbers_may_be_exact(opset: int) -> None:
+    """The kernel's sum of them is off, and nothing has a double form here that would show it."""
+    conv = helper.make_node("FusedConv", ["x", "k", "b"], ["a"], domain="com.microsoft", activation="Relu")
+    nodes = [conv, node("GlobalAveragePool", "a", "m"), node("Flatten", "m", "f"), node("MatMul", "f w", "y")]
+    means = [0.7, 0.1, 0.3]
+    weights = [build.constant("k", np.zeros((3, 2, 1, 1))), build.constant("b", means), build.weight("w", 3, 4)]
+    built = build.model(
+        nodes, [value("x", [1, 2, 128, 128])], [value("y", [1, 4])], weights, opset=opset, domains=["com.microsoft"]
+    )
+    exact = build.model(
+        [node("Mul", "x none", "z"), node("ReduceSum", "z axes", "s", keepdims=0), node("Add", "s mean", "y")],
+        [value("x", [1, 2, 128, 128])],
+        [value("y", [1, 4])],
+        [
+            *(build.constant("none", 0.0), build.constant("axes", [1, 2, 3], np.int64)),
+            build.constant("mean", np.array([means]) @ numpy_helper.to_array(weights[2]).astype(np.float64)),
+        ],
+        opset=opset,
+    )
+    result = api.verify(built, exact, samples=2)
+    assert result.equivalent, result.reasons
+    assert not api.verify(built, build.changed(exact, "mean", lambda mean: mean * 1.01), samples=2).equivalent
