@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError, RunError
 from maskc.frontend.graph_queries import all_graphs, all_nodes, tensor_types
-from maskc.frontend.onnx_file import check
+from maskc.frontend.onnx_file import PROTOBUF_LIMIT, check
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
 from passes.errors import in_brief
 
@@ -115,6 +116,12 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
     from maskc.frontend.tensorflow.graph_optimizers import optimizers, sort
     from maskc.frontend.tensorflow.layer_names import name_by_layer
 
+    size = sum(math.prod(v.shape) * v.dtype.size for v in source.function.variables if v.shape.is_fully_defined())
+    if size > PROTOBUF_LIMIT:
+        raise InputError(
+            f"{source.name} cannot be converted to ONNX: it has {size / 1e9:.1f} GB of weights, and a graph of "
+            "TensorFlow holds 2 GB at most. Convert it in parts."
+        )
     inputs = placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))

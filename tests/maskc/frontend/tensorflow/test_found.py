@@ -143,3 +143,13 @@ def test_hdf5_files_and_keras_models_in_memory(tf: Any, tmp_path: Path) -> None:
     refused(maskc("flops", tmp_path / "bad.h5"), 2, "not an HDF5 file")
     with pytest.raises(InputError, match=r"keras\.Model, and not a builtins\.dict"):
         load({})  # type: ignore[arg-type]
+
+
+def test_more_weights_than_a_graph_holds(tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    inputs = keras.Input((250,))
+    model = keras.Model(inputs, keras.layers.Dense(1000)(inputs))
+    monkeypatch.setattr("maskc.frontend.tensorflow.convert.PROTOBUF_LIMIT", 10**6)
+    with pytest.raises(InputError, match="GB of weights, and a graph of TensorFlow holds 2 GB at most"):
+        api.compile(model)
