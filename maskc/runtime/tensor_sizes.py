@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto
 from maskc.frontend.graph_queries import copied, without_weights
 from maskc.runtime.random_inputs import Port
 from passes.abstract_values.symbolic_sizes import spatial_windows
-from passes.model.declarations import dims_of
+from passes.model.declarations import dims_of, written_by_unknown
 from passes.model.shape_inference import with_elements
 
 Shapes = Mapping[str, Sequence[int | str | None] | None]
@@ -25,10 +25,14 @@ class TensorSizes:
     """Answers for sizes by symbol, from what onnx infers at them."""
 
     def __init__(self, model: ModelProto, ports: Sequence[Port]) -> None:
-        self._model = copied(without_weights(model))
-        del self._model.graph.value_info[:]
+        self._model = without_weights(model)
+        graph = self._model.graph
+        believed = written_by_unknown(graph)
+        noted = [value for value in graph.value_info if value.name in believed]
+        del graph.value_info[:]
+        graph.value_info.extend(noted)
         symbols = {port.name: iter(port.symbols()) for port in ports}
-        for value in self._model.graph.input:
+        for value in graph.input:
             for dim in value.type.tensor_type.shape.dim if value.name in symbols else ():
                 if not dim.HasField("dim_value"):
                     dim.dim_param = next(symbols[value.name])
@@ -52,7 +56,7 @@ class TensorSizes:
         if self._inferred is not None and self._inferred[0] == sizes:
             return self._inferred[1]
         model = copied(self._model)
-        for value in model.graph.input:
+        for value in (*model.graph.input, *model.graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]

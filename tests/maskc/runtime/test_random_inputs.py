@@ -92,6 +92,18 @@ def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None
         random_inputs.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
 
 
+def test_what_is_noted_of_operators_that_onnx_does_not_know_is_believed() -> None:
+    made = helper.make_node("Foo", ["x"], ["a"], domain="com.example")
+    built = build.model(
+        [made, node("Relu", "a", "b"), node("ReduceMax", "b", "y", keepdims=0)],
+        [value("x", ["n", 8])],
+        [value("y", [])],
+        domains=["com.example"],
+    )
+    built.graph.value_info.extend([value("a", ["n", 1000]), value("b", [7, 10**6])])
+    assert TensorSizes(built, random_inputs.ports(built)).largest({"n": 3}) == 3000
+
+
 def test_one_size_per_name() -> None:
     model = build.model(
         [node("Identity", "x", "y")],
