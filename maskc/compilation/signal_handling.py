@@ -15,8 +15,9 @@ from types import FrameType
 _TOLD = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-# Seconds that a process has to end when it is told to.
+# Seconds that a process has to end when it is told to, and between two times that it is told.
 _GRACE = 1.0
+_AGAIN = 0.1
 
 
 @contextmanager
@@ -63,8 +64,18 @@ def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
             parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(_GRACE)  # native code may not be interrupted
+            deadline = time.monotonic() + _GRACE  # native code may not be interrupted
+            while time.monotonic() < deadline:
+                _tell_main_thread()  # again, because what is about to wait does not hear of it, only what waits
+                time.sleep(_AGAIN)
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _tell_main_thread() -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
