@@ -20,6 +20,7 @@ from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.shape_inference import INFERRED, annotate, check, inferred, unfinished
 from passes.ops import rules
+from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
@@ -62,9 +63,10 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
         folded = constant_folding.fold_constants(graph, keep)
         taken, settled = inline_taken_branches(graph), constant_folding.settle_operands(graph)
-        if not folded and not taken and not settled:
+        changed = _forget_misdeclared(graph) | taken | settled
+        if not folded and not changed:
             break
-        part = unfinished(graph.nodes) if found.sound and not taken and not settled else graph.nodes
+        part = unfinished(graph.nodes) if found.sound and not changed else graph.nodes
         if not part:
             break
         outline = outlined(part, model, INFERRED)
@@ -79,6 +81,13 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     if not found.sound:
         check(outline, found.model)
     return graph
+
+
+def _forget_misdeclared(graph: gs.Graph) -> bool:
+    """Forget what subgraphs declare of tensors that enter them with another rank; whether there were any."""
+    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
+    branching = [(node, op) for node in nodes if isinstance(op := rules(node), ControlFlow)]
+    return sum(op.forget_misdeclared(node) for node, op in branching) > 0
 
 
 def _check_sizes(graph: gs.Graph) -> None:

@@ -33,6 +33,10 @@ class ControlFlow(Op):
         """The subgraph that does what the node does, where that is known beforehand."""
         return None
 
+    def forget_misdeclared(self, node: gs.Node) -> bool:
+        """Declare no shape for what enters the subgraph with another rank than it declares; whether there was any."""
+        return False
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -70,6 +74,16 @@ class Rounds(ControlFlow):
             axis = self.scan_axis(node, "scan_input_axes", number, rank)
             found |= {(inner, a - (a > axis)): k for a, k in _known(node.inputs[outer], facts).items() if a != axis}
         return {(i, a): k for (i, a), k in found.items() if size_of(body.inputs[i], a) == k.mask.size}
+
+    def forget_misdeclared(self, node: gs.Node) -> bool:
+        body = subgraphs(node)[0]
+        ports, found = self.ports(node, body), False
+        for (outer, inner), (_, out) in zip(ports.enter, ports.leave, strict=True):
+            given, declared = shape_of(node.inputs[outer]), shape_of(body.inputs[inner])
+            if given is not None and declared is not None and len(given) != len(declared):
+                body.inputs[inner].shape = body.declared[out] = None
+                found = True
+        return found
 
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
         ports = self.ports(node, body)

@@ -137,7 +137,7 @@ def settle_operands(graph: gs.Graph) -> bool:
 
 
 def carry_sizes(graph: gs.Graph) -> None:
-    """Let a Reshape say 0 for an open size that stays where it is, and not -1, behind which runtimes lose it."""
+    """Let a Reshape say 0 for an open size that stays where it is, and not -1, after which runtimes lose it."""
     editor = GraphEditor(graph)
     for node in graph.nodes:
         op = rules(node)

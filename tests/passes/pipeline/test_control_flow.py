@@ -115,6 +115,23 @@ def test_loop_with_masks_inside() -> None:
     assert products(result.model) == [(6, 12), (12, 6)]
 
 
+def test_a_loop_that_declares_another_rank_than_it_gets() -> None:
+    """ONNX Runtime believes it only where it fuses a product and a sum, which no multiplication parts once compiled."""
+    source = graph(
+        """(float[2,3,6] x) => (float[2,3,6] y) {
+            y = Loop (trips, go, x) <body = step (int64 i, bool c, float[3,6] h) => (bool cc, float[3,6] z) {
+                a = MatMul(h, w) b = Mul(a, s) z = Add(b, t) cc = Identity(c) }>
+        }""",
+        trips=np.asarray(3, np.int64),
+        go=np.asarray(True),
+        w=random(6, 6),
+        s=random(6, seed=2),
+        t=random(6, seed=3),
+    )
+    x = random(2, 3, 6, seed=4)
+    np.testing.assert_allclose(build.run(shrink(source).model, x=x)["y"], build.run(source, x=x)["y"], rtol=1e-5)
+
+
 def test_scan_over_masked_data() -> None:
     source = graph(
         """(float[T,N,6] x, float[N,5] s) => (float[N,5] last, float[T,N,5] y) {
