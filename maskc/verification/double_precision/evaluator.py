@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import array_of, copied
 from maskc.runtime.bfloat16_as_float32 import widen_type
+from maskc.verification.double_precision.fused_operators import FUSED_OPERATORS
 from maskc.verification.double_precision.operators import OPERATORS
 from passes.graph.process_wide import without_warnings
 
@@ -32,6 +33,9 @@ NO_DOUBLE = frozenset(
     "TfIdfVectorizer".split()
 )
 
+# Operators outside the standard that have one.
+_FUSED = {(op.op_domain, op.__name__) for op in FUSED_OPERATORS}
+
 
 def has_double(model: ModelProto) -> bool:
     """Whether every operator of the model has a form in double precision."""
@@ -39,7 +43,7 @@ def has_double(model: ModelProto) -> bool:
     nodes += [node for function in model.functions for node in function.node]
     return all(
         node.op_type not in NO_DOUBLE
-        and (node.domain in ("", "ai.onnx") or bool(model.functions))
+        and (node.domain in ("", "ai.onnx") or (node.domain, node.op_type) in _FUSED or bool(model.functions))
         and not any(a.name == "dtype" and a.i == TensorProto.BFLOAT16 for a in node.attribute)
         for node in nodes
     )
@@ -130,7 +134,7 @@ class Evaluator:
     """Runs a model in numpy, in the precision that its tensors have."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._run = ReferenceEvaluator(model, new_ops=list(OPERATORS))
+        self._run = ReferenceEvaluator(model, new_ops=[*OPERATORS, *FUSED_OPERATORS])
         self.outputs = [output.name for output in model.graph.output]
 
     def __call__(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
