@@ -24,6 +24,9 @@ Shapes = Callable[[str], Sequence[Dim] | None]
 #: the operator whose output is as large as what its operands are broadcast to
 BROADCASTS = "Sum"
 
+# Elements of the longest vector that is followed: no shape has as many axes.
+_LONGEST = 1024
+
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 
@@ -90,7 +93,7 @@ class _Elements:
     def _written(self, name: str, node: onnx.NodeProto | None) -> Elements | None:
         dims = self._shape(name)
         unknown = None
-        if dims is not None and len(dims) < 2 and all(isinstance(d, int) and d >= 0 for d in dims):
+        if dims is not None and len(dims) < 2 and all(isinstance(d, int) and 0 <= d <= _LONGEST for d in dims):
             unknown = np.full([int(d or 0) for d in dims], None, object)
         if node is None or node.domain or node.output[0] != name:
             return unknown

@@ -52,7 +52,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     are not folded.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
-    GraphError when shapes contradict each other, or notes on tensors that nobody can infer.
+    GraphError when shapes contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
@@ -74,10 +74,7 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
         annotate(part, found.model.graph)
         _check_sizes(graph)
     check_noted(model, graph)
-    for node in graph.nodes:
-        wrong = rules(node).contradiction(node)
-        if wrong:
-            raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
+    _check_nodes(graph)
     if not found.sound:
         check(outline, found.model)
     return graph
@@ -88,6 +85,20 @@ def _forget_misdeclared(graph: gs.Graph) -> bool:
     nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     branching = [(node, op) for node in nodes if isinstance(op := rules(node), ControlFlow)]
     return sum(op.forget_misdeclared(node) for node, op in branching) > 0
+
+
+def _check_nodes(graph: gs.Graph) -> None:
+    """Raise GraphError, naming it, where shapes at a node contradict each other, or a loop has no end."""
+    for node in (node for scope in with_bodies(graph) for node in scope.nodes):
+        op = rules(node)
+        if isinstance(op, ControlFlow) and op.never_ends(node):
+            raise GraphError(
+                f"Node `{describe(node)}` never ends: it has no trip count, and its condition is always true. "
+                "Give it a trip count."
+            )
+        wrong = op.contradiction(node)
+        if wrong:
+            raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
 
 
 def _check_sizes(graph: gs.Graph) -> None:

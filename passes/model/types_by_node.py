@@ -22,6 +22,16 @@ class Types:
         self._opset = opset
         self._imports = [onnx.helper.make_opsetid("", opset)]
 
+    def agree(self, node: gs.Node) -> bool:
+        """Whether inputs of a standard operator for which it asks the same element type have it, as far as is known."""
+        formal = onnx.defs.get_schema(node.op, self._opset, "").inputs
+        asked: dict[str, object] = {}
+        for index, tensor in present(list(node.inputs)):
+            kind = formal[min(index, len(formal) - 1)].type_str
+            if tensor.dtype is not None and asked.setdefault(kind, tensor.dtype) != tensor.dtype:
+                return False
+        return True
+
     def infer(self, node: gs.Node) -> None:
         """Write onto the outputs what follows from the inputs; nothing where that is not known."""
         read = {t.name: t for _, t in present(list(node.inputs))}

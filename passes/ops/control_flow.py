@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import is_constant, shape_of, size_of
+from passes.graph.tensors import is_constant, operand, shape_of, size_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 
@@ -32,6 +32,10 @@ class ControlFlow(Op):
     def taken(self, node: gs.Node) -> gs.Graph | None:
         """The subgraph that does what the node does, where that is known beforehand."""
         return None
+
+    def never_ends(self, node: gs.Node) -> bool:
+        """Whether it is known beforehand that the subgraph is run again without end."""
+        return False
 
     def forget_misdeclared(self, node: gs.Node) -> bool:
         """Declare no shape for what enters the subgraph with another rank than it declares; whether there was any."""
@@ -129,6 +133,14 @@ class Loop(Rounds):
             collected=[(i, i + 1) for i in range(states, len(node.outputs))],
         )
 
+    def never_ends(self, node: gs.Node) -> bool:
+        body, first = subgraphs(node)[0], operand(node, 1)
+        again = body.outputs[0]
+        while again.inputs and again.inputs[0].op == "Identity":
+            again = again.inputs[0].inputs[0]
+        unchanged = again is body.inputs[1] and (first is None or _is_true(first))
+        return operand(node, 0) is None and (unchanged or _is_true(again))
+
 
 @register("Scan")
 class Scan(Rounds):
@@ -142,6 +154,10 @@ class Scan(Rounds):
             leave=[(i, i) for i in range(states)],
             collected=[(i, i) for i in range(states, len(node.outputs))],
         )
+
+
+def _is_true(tensor: gs.Tensor) -> bool:
+    return is_constant(tensor) and bool(np.asarray(tensor.values).all())
 
 
 @register("If")

@@ -327,6 +327,14 @@ class Einsum(SumOfProducts):
     Source: ONNX operator specification, Einsum.
     """
 
+    def contradiction(self, node: gs.Node) -> str:
+        terms = str(node.attrs["equation"]).replace(" ", "").partition("->")[0].split(",")
+        for term, tensor in zip(terms, node.inputs, strict=False):
+            shape = shape_of(tensor)
+            if shape is not None and "..." not in term and len(term) != len(shape):
+                return f"its equation has {len(term)} axes for `{tensor.name}`, which has {len(shape)}"
+        return ""
+
     def terms(self, node: gs.Node) -> Terms | None:
         left, _, right = str(node.attrs["equation"]).replace(" ", "").partition("->")
         operands = left.split(",")

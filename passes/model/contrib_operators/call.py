@@ -71,7 +71,7 @@ class Call:
         return self.several(kind, *inputs, outputs=1, **attrs)[0]
 
     def several(self, kind: str, *inputs: gs.Tensor | None, outputs: int, **attrs: object) -> Sequence[gs.Tensor]:
-        """A standard operator; raises NotCoveredError where the opset has none of the name."""
+        """A standard operator; raises NotCoveredError where the opset has none, or operands are of different types."""
         self.needs(onnx.defs.has(kind, self.opset, ""))
         hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
         made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
@@ -84,6 +84,7 @@ class Call:
         node = construct.node(kind, name, attrs, operands, made)
         self._types.infer(node)
         self.written.append(node)
+        self.needs(self._types.agree(node))
         return made
 
     def cast(self, x: gs.Tensor, like: gs.Tensor) -> gs.Tensor:

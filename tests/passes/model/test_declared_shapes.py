@@ -122,3 +122,19 @@ def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
     source = model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(3, 5))
     with pytest.raises(GraphError, match=r"contradict each other: node 'MatMul -> y'"):
         shrink(source)
+
+
+def test_a_contradiction_in_a_branch() -> None:
+    """ONNX Runtime goes by what the graph declares of its output, and the compiled model declares what that is."""
+    body = """
+        lower = com.microsoft.Trilu(x)
+        e = Mul(lower, v)
+        c = If (p) <then_branch = t () => (float[a,b] t0) { t0 = Einsum<equation = "ij,jk->ik">(e, w) },
+                    else_branch = f () => (float[a,b] f0) { f0 = ReduceSum<keepdims=0>(e, first) }>
+    """
+    weights = {"v": random(3, 1, 1), "w": random(4, 4), "first": np.array([0])}
+    ends = "(float[2,4] x, bool p) => (float[2,4] lower, float[2,4] e, float[a,b] c)"
+    source = model(ends, body, checked=False, **weights)
+    source.opset_import.add(domain="com.microsoft", version=1)
+    with pytest.raises(GraphError, match="its equation has 2 axes for `e`, which has 3"):
+        shrink(source)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from passes import shrink
+from passes.errors import GraphError
 from passes.model.prepare import prepared
 from tests.passes.text import compiled, exact, model, random
 
@@ -111,3 +112,12 @@ def test_nothing_is_said_of_a_size_beside_an_empty_one() -> None:
     source = model("(float[N,0,4] x) => (float[A,0] y)", body, first=np.array([0]), none=np.array([0]))
     (shape,) = (t.shape for n in prepared(source).nodes for t in n.outputs if t.name == "y")
     assert shape[0] != "N" and shape[1] == 0
+
+
+def test_a_vector_of_sizes_that_is_longer_than_memory() -> None:
+    """Nothing is made of it before it is refused."""
+    source = model(
+        f"(float[2,2] x, int64[{2**63 - 1}] sizes) => (float[2,2] y)", "y = Reshape(x, sizes)", checked=False
+    )
+    with pytest.raises(GraphError, match="elements at most"):
+        shrink(source)

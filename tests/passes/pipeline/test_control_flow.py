@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from passes import shrink
+from passes.errors import GraphError
 from tests.generators.check import adapters_cost, check
 from tests.maskc import build
 from tests.passes.text import Array, random
@@ -113,6 +114,24 @@ def test_loop_with_masks_inside() -> None:
     )
     result = check(source)
     assert products(result.model) == [(6, 12), (12, 6)]
+
+
+@pytest.mark.parametrize("again", ["Identity(c)", "Identity(go)", "Not(c)", "Less(i, five)"])
+def test_a_loop_without_end_is_refused(again: str) -> None:
+    """A loop without a trip count ends by its condition, which must be able to change."""
+    source = graph(
+        f"""(float[N,6] x) => (float[N,6] y) {{
+            y = Loop ("", go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {{
+                z = Tanh(h) cc = {again} }}>
+        }}""",
+        go=np.asarray(True),
+        five=np.asarray(5, np.int64),
+    )
+    if again.startswith("Identity"):
+        with pytest.raises(GraphError, match="never ends: it has no trip count"):
+            shrink(source)
+    else:
+        check(source)
 
 
 def test_a_loop_that_declares_another_rank_than_it_gets() -> None:
