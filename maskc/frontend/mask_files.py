@@ -107,6 +107,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
             # An initializer that is also an input is only a default, so the caller's value is masked as well.
             _multiply_initializer(key, stored[tensor], mask.reshape(shape))
         else:
+            _refuse_sizes(key, tensor, type_.elem_type == TensorProto.INT64 and len(type_.shape or (0, 0)) == 1)
             dtype = _mask_dtype(key, tensor, type_, opset)
             name = _new_name(f"{tensor}/mask", taken)
             array = numpy_helper.from_array(mask.reshape(shape).astype(dtype), name)
@@ -208,11 +209,15 @@ def _mask_dtype(key: str, tensor: str, type_: TensorType, opset: int) -> np.dtyp
     return helper.tensor_dtype_to_np_dtype(elem_type)
 
 
+def _refuse_sizes(key: str, tensor: str, holds_sizes: bool) -> None:
+    if holds_sizes:  # a product of which would be other sizes
+        raise InputError(f"Mask '{key}': tensor '{tensor}' holds sizes or indices and has no channels.")
+
+
 def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> None:
     if tensor.data_type == TensorProto.STRING:
         raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds text and cannot be masked.")
-    if tensor.data_type == TensorProto.INT64:  # a product of which would be other sizes
-        raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds sizes or indices and has no channels.")
+    _refuse_sizes(key, tensor.name, tensor.data_type == TensorProto.INT64)
     values = array_of(tensor)
     if tensor.data_type in HALF_TYPES:
         # Half precision goes through single: both ways are exact for a product with 0 or 1.

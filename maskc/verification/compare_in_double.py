@@ -13,27 +13,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from maskc import progress
 from maskc.errors import UnavailableError
-from maskc.frontend.graph_queries import float_types
 from maskc.results.measurements import ExactError
 from maskc.results.totals import Figures
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample, elements
 from maskc.verification.rounding_noise import rounded_weights
-from maskc.verification.tolerance import DOUBLE_FLOOR, relative_error
+from maskc.verification.tolerance import double_floor, relative_error
 from passes.errors import in_brief
 
-# Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
-_ROUNDED_ONCE: dict[int, float] = {
-    TensorProto.DOUBLE: 2.0**-53,
-    TensorProto.FLOAT: 2.0**-24,
-    TensorProto.BFLOAT16: 2.0**-9,
-}
-_HALF_ROUNDED_ONCE = 2.0**-11
 _COPIES = 3
 
 # FLOPs that are spent on it unless more is asked for: in numpy a few seconds.
@@ -72,8 +64,7 @@ class Exact:
         for what, model in (("reference", reference), ("compiled model", compiled)):
             if not has_double(model):
                 raise UnavailableError(f"The {what} has operators without a form in double precision.")
-        once = (_ROUNDED_ONCE.get(type_, _HALF_ROUNDED_ONCE) for type_ in float_types(reference))
-        self._floor = max((DOUBLE_FLOOR, *once))
+        self._floor = double_floor(reference)
         self._source = reference
         self._seed = seed
         self._rounded: list[Evaluator] = []

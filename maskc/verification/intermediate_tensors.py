@@ -17,7 +17,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from maskc.verification.inputs import Sample
 from maskc.verification.rounding_noise import rounded_weights
-from maskc.verification.tolerance import DOUBLE_FLOOR
+from maskc.verification.tolerance import double_floor
 from passes.errors import in_brief
 
 Tensors = dict[str, NDArray[Any]]
@@ -54,7 +54,7 @@ class Inside:
     @property
     def floor(self) -> float | None:
         """What double precision may round, relative to the scale; None where the models run in their own."""
-        return DOUBLE_FLOOR if self._double else None
+        return double_floor(self._before) if self._double else None
 
     def values(self, sample: Sample) -> Values:
         """What is in the tensors on this sample. Raises `RunError` when the model before cannot be run."""

@@ -42,7 +42,15 @@ NOISE_FACTOR = 4.0
 TENSORFLOW_FACTOR = 10.0
 
 # What double precision itself may round, relative to the scale of an output.
-DOUBLE_FLOOR = 1e-10
+_DOUBLE_FLOOR = 1e-10
+
+# Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
+_ROUNDED_ONCE: dict[int, float] = {
+    TensorProto.DOUBLE: 2.0**-53,
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.BFLOAT16: 2.0**-9,
+}
+_HALF_ROUNDED_ONCE = 2.0**-11
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,11 @@ def depths(model: ModelProto) -> dict[str, int]:
         depth = 1 + max((found.get(name, 0) for name in node.input), default=0)
         found.update((name, depth) for name in node.output if name)
     return found
+
+
+def double_floor(model: ModelProto) -> float:
+    """What double precision allows of the scale at least: a rounding of one constant, in the types of the model."""
+    return max([_DOUBLE_FLOOR, *(_ROUNDED_ONCE.get(each, _HALF_ROUNDED_ONCE) for each in float_types(model))])
 
 
 def relative_error(

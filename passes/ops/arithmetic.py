@@ -43,15 +43,14 @@ class Arithmetic(Elementwise):
         operands = with_constant(node)
         if operands is None or (not self.commutes and is_constant(node.inputs[0])):
             return None
-        shape = shape_of(operands[0])
-        if shape is None or len(shape) < len(operands[1].shape):
-            return None  # it may add axes as well
+        if not keeps_shape(shape_of(operands[0]), operands[1].shape):
+            return None  # it may add axes, or slices to an axis of one, as well
         found = along_one_axis(operands[1], node.outputs[0])
         return None if found is None else self.with_values(operands[0], *found)
 
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
-        operands, affine = with_constant(node), self.affine(node)
-        if operands is None or affine is None or not keeps_shape(shape_of(operands[0]), operands[1].shape):
+        affine = self.affine(node)
+        if affine is None:
             return None
         scale, shift = _only(affine.scale), _only(affine.shift)
         return None if scale is None or shift is None else ClampedAffine(affine.data, scale, shift)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
+import pytest
+from onnx import TensorProto, helper
 
 import maskc as api
 from tests.maskc import build
@@ -173,12 +174,13 @@ def test_an_axis_padded_beyond_all_memory() -> None:
     assert api.compile(built, verify=False).model.graph.node[-1].op_type == "Pad"
 
 
-def test_a_mask_of_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_mask_of_sizes(tmp_path: Path, stored: bool) -> None:
     built = build.model(
         [node("Split", "x sizes", "y z", axis=1)],
-        [value("x", ["n", 8])],
+        [value("x", ["n", 8]), *([] if stored else [value("sizes", [2], TensorProto.INT64)])],
         [value("y", ["n", 4]), value("z", ["n", 4])],
-        [build.constant("sizes", [4, 4], np.int64)],
+        [build.constant("sizes", [4, 4], np.int64)] if stored else [],
     )
     np.savez(tmp_path / "masks.npz", sizes=[1, 0])
     source = build.save(built, tmp_path / "m.onnx")

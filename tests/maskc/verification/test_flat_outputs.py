@@ -68,6 +68,19 @@ def test_a_branch_that_hardly_counts() -> None:
     assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
 
 
+def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
+    """A fifth is, and the reference has no weights before it whose rounding would say as much."""
+    ends = [value("x", ["n", 5])], [value("y", ["n", 1])]
+    after = [node("Mul", "m small", "s"), node("Add", "s one", "y")]
+    weights = [build.constant("small", 1e-12), build.constant("one", 1.0)]
+    reference = build.model([node("ReduceMean", "x", "m", axes=[1]), *after], *ends, weights)
+    nodes = [node("Mul", "x fifth", "parts"), node("ReduceSum", "parts axes", "m"), *after]
+    weights += [build.constant("fifth", 0.2), build.constant("axes", [1], np.int64)]
+    compiled = build.model(nodes, *ends, weights)
+    assert not api.verify(reference, compiled).reasons
+    assert api.verify(reference, build.changed(compiled, "fifth", lambda x: x * 1.000001)).verdict == "failed"
+
+
 def test_ordinary_networks_are_not_looked_into() -> None:
     source = scores(1.0)
     result = api.verify(source, shrink(source).model)

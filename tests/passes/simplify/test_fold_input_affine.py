@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from passes import shrink
+from tests.maskc.build import run
 from tests.passes.text import compiled, loaded, mask, model, operators, random, weight
 
 AFFINE = {"s": random(4, 1, 1, seed=5), "t": random(4, 1, 1, seed=6)}
@@ -74,6 +76,15 @@ def test_a_scale_along_another_axis_stays() -> None:
         columns=random(4, seed=2),
     )
     assert operators(compiled(source)).count("Mul") == 1
+
+
+def test_a_scale_of_data_that_may_be_broadcast_stays() -> None:
+    """The data may have one column, which the scale repeats."""
+    source = model("(float[N,C] x) => (float[N,2] y)", "m = Mul(x, s)\n y = MatMul(m, w)", s=random(4), w=random(4, 2))
+    made = shrink(source).model
+    for columns in (1, 4):
+        x = random(3, columns)
+        np.testing.assert_allclose(run(made, x=x)["y"], run(source, x=x)["y"], rtol=1e-5)
 
 
 def test_a_shift_that_would_drown_the_data_stays() -> None:
