@@ -2,7 +2,7 @@
 
 Each runs in a process of its own with nothing beside it and writes its record. What needs something that is not
 installed is skipped, with the reason, and one that fails does not stop the others. At the end the page
-docs/benchmarks.md is made of all records.
+benchmarks/pages/benchmarks.md is made of all records.
 """
 
 from __future__ import annotations

@@ -20,12 +20,13 @@ from rich.table import Table
 import passes
 from benchmarks import circumstances, marks
 from benchmarks.chart import Panel, svg
+from benchmarks.marks import PAGES
 
 HERE = Path(__file__).parent
-CHART = HERE.parent / "docs" / "compile-time.svg"
+CHART = PAGES / "compile-time.svg"
 NODES = (100, 300, 1_000, 3_000, 10_000)
 MEGABYTES = (10, 30, 100, 300, 1_000)
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = PAGES / "performance.md"
 MARKS = ("<!-- growth: written by benchmarks/growth.py -->", "<!-- end of growth -->")
 GOAL = 0.25  # seconds: ResNet50, in the passes
 
@@ -166,7 +167,7 @@ def chart(results: dict[str, Any]) -> str:
 
 
 def section(record: dict[str, Any]) -> str:
-    """What docs/performance.md says of a run, between its marks."""
+    """What benchmarks/pages/performance.md says of a run, between its marks."""
     results = record["results"]
     rows = [
         f"| {label} | {point['nodes']:,} | {point['bytes'] / 1e6:,.1f} | {point['seconds_median']:.3f} "

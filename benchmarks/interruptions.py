@@ -176,20 +176,6 @@ def in_threads(count: int) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> str:
-    """The interruptions as a table for docs/security.md."""
-    lines = [
-        "| Ctrl-C in | weights | times | an undisturbed run takes | median time to the end | longest | left over |"
-    ]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
-    for command, found in record["interruptions"].items():
-        seconds = (f"{found[key]:.2f} s" for key in ("undisturbed_seconds", "median_seconds", "most_seconds"))
-        size = f"{found['gigabytes']:g} GB" if command != "train" else "small"
-        left = ", ".join(found["left"]) or "nothing"
-        lines.append(f"| {command} | {size} | {found['interrupted']} | {' | '.join(seconds)} | {left} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> int:
     """Run both and write the record; returns 1 where something is not as it should be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import circumstances, marks
+from benchmarks.marks import PAGES
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "large.json"
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = PAGES / "performance.md"
 MARKS = ("<!-- large: written by benchmarks/large.py -->", "<!-- end of large -->")
 GIGABYTES = (0.01, 0.1, 1.0, 8.0)
 GOALS = {"time_over_copy": 2.0, "memory": "1.3 x the largest initializer + 400 MB", "slope": 1.1}
@@ -226,7 +227,7 @@ def _told(point: dict[str, Any], key: str) -> str:
 
 
 def section(record: dict[str, Any]) -> str:
-    """What docs/performance.md says of a run, between its marks."""
+    """What benchmarks/pages/performance.md says of a run, between its marks."""
     keys = ("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds")
     keys += ("copy_seconds", "copy_synced_seconds", "written_bytes")
     rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in record["results"]]

@@ -1,8 +1,10 @@
-"""Tables that benchmarks write into pages, between two marks."""
+"""The pages of what was measured, and tables in them between two marks."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+PAGES = Path(__file__).parent / "pages"
 
 
 def put(page: Path, marks: tuple[str, str], text: str) -> None:

@@ -216,15 +216,6 @@ def _judge(score: Score, subject: Subject, found: Mutant | None) -> None:
         score.misplaced.append(f"{told}; {result.parting or 'no place was named'}")
 
 
-def table(record: dict[str, Any]) -> str:
-    """The score as a table in Markdown."""
-    lines = ["| what is wrong | mutants | caught | node named |", "|---|---|---|---|"]
-    for kind, counts in sorted(record["kinds"].items()):
-        lines.append(f"| {kind} | {counts['mutants']} | {counts['caught']} | {counts['located']} |")
-    lines.append(f"| all | {record['mutants']} | {record['caught']} | {record['located']} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run it all, print the score and write it down."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -1,15 +1,15 @@
-"""The page docs/benchmarks.md, made of the records: python -m benchmarks.page."""
+"""The page benchmarks/pages/benchmarks.md, made of the records: python -m benchmarks.page."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import PAGES
 from benchmarks.record import RESULTS
-from benchmarks.sections import compiled_models, pruned_models
+from benchmarks.sections import compiled_models, correctness, pruned_models
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PAGE = PAGES / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `make bench` from the records in `benchmarks/results`. Figures are medians with quartiles; ratios were
@@ -31,6 +31,9 @@ PARTS = (
     ("mct", pruned_models.mct),
     ("cuda", compiled_models.cuda),
     ("compiled", compiled_models.compiled),
+    ("mutations", correctness.mutations),
+    ("robustness", correctness.robustness),
+    ("interruptions", correctness.interruptions),
 )
 
 

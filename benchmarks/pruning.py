@@ -7,7 +7,7 @@ updates as maskc made. Then each is fine-tuned with the same batches, optimizer 
 fifth held out, and FLOPs are those of the ONNX files, maskc's compiled and Torch-Pruning's exported.
 
 Each stage leaves its files and figures in a directory of its seed, so that a run that was cut off goes on where it
-was. It writes `results/pruning.json` after each, and docs/benchmarks.md at the end. PyTorch and Torch-Pruning come
+was. It writes `results/pruning.json` after each, and pages/benchmarks.md at the end. PyTorch and Torch-Pruning come
 from PyPI into `.peers/torch` (6 GB; an environment that has them, a CPU's build say, may stand there before).
 """
 

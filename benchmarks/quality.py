@@ -3,7 +3,7 @@
 Runs the two examples (docs/examples) for several seeds and targets with each method, and records what is left of the
 accuracy or AUC on data held out. Points that the record has already are not measured again, so that a run may be
 interrupted, or go on with more seeds. It writes `results/quality-<example>.json`, and the picture and the tables of
-docs/quality.md. `--again fisher` measures one method anew, beside what the record has of it, after a change of how
+pages/quality.md. `--again fisher` measures one method anew, beside what the record has of it, after a change of how
 channels are chosen: into `results/quality-<example>-again.json`.
 """
 
@@ -27,6 +27,7 @@ import numpy as np
 
 from benchmarks import marks
 from benchmarks.chart import DARK
+from benchmarks.marks import PAGES
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -184,7 +185,7 @@ def _spread(values: list[float]) -> str:
 
 
 def draw(names: list[str]) -> None:
-    """Draws the curves of all examples side by side into docs/quality.svg."""
+    """Draws the curves of all examples side by side into benchmarks/pages/quality.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -213,18 +214,18 @@ def draw(names: list[str]) -> None:
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", facecolor="white", metadata={"Date": None})
     picture = drawn.getvalue().replace("<defs>", f"<style>{DARK}</style>\n <defs>", 1)
-    (DOCS / "quality.svg").write_text(picture, encoding="utf-8")
+    (PAGES / "quality.svg").write_text(picture, encoding="utf-8")
 
 
 def write_page(names: list[str]) -> None:
-    """Puts the tables into docs/quality.md."""
+    """Puts the tables into benchmarks/pages/quality.md."""
     for name in names:
         ends = f"<!-- {name}: written by benchmarks/quality.py -->", f"<!-- end of {name} -->"
-        marks.put(DOCS / "quality.md", ends, tables(name))
+        marks.put(PAGES / "quality.md", ends, tables(name))
     repeated = [name for name in names if _points(f"{name}-again")]
     if repeated:
         ends = "<!-- again: written by benchmarks/quality.py -->", "<!-- end of again -->"
-        marks.put(DOCS / "quality.md", ends, again(repeated))
+        marks.put(PAGES / "quality.md", ends, again(repeated))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import onnx
 
+from benchmarks.sections import correctness
 from tests.generators.hostile import BYTES, FAULTS, SECONDS, Attempts, Case, Ended, is_stated, onnx_test_models
 from tests.generators.mutated_models import mutated, mutated_masks
 from tests.generators.networks import network
@@ -145,22 +146,6 @@ class Tally:
         }
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as a table for docs/security.md."""
-    columns = {key: record[key] for key in ("onnx", "mutated", "shell") if key in record}
-    titles = {"onnx": "onnx's test models", "mutated": "mutated, from Python", "shell": "mutated, from the shell"}
-    rows = [["", *(titles[key] for key in columns)], ["---", *["---:"] * len(columns)]]
-    rows.append(["cases", *(f"{column['cases']:,}" for column in columns.values())])
-    for kind in ("compiled and equal", "compiled, not compared", "refused", "refused, and runs", *FAULTS):
-        counts = [column["kinds"].get(kind, 0) for column in columns.values()]
-        if any(counts) or kind in FAULTS:
-            rows.append([kind, *(f"{count:,}" for count in counts)])
-    rows.append(["most seconds", *(f"{column['most_seconds']:.1f}" for column in columns.values())])
-    most = (column["most_bytes"] for column in columns.values())
-    rows.append(["most memory", *(f"{count / 1e9:.2f} GB" if count else "" for count in most)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
 def run(
     make: Any, numbers: Iterable[int], keep: Path | None = None, minutes: float = float("inf"), jobs: int = 1
 ) -> Tally:
@@ -228,7 +213,7 @@ def main() -> int:
     record["limits"] = {"seconds": SECONDS, "bytes": BYTES}
     record["date"] = datetime.date.today().isoformat()
     RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    print(table(record))
+    print(correctness.robustness(record))
     return int(any(record[key]["faults"] for key in ("onnx", "mutated", "shell") if key in record))
 
 

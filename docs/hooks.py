@@ -1,4 +1,4 @@
-"""Pages that mkdocs does not find in docs/: the command line and the reasons, read off the program, and two files."""
+"""Pages that mkdocs does not find in docs/: those read off the program, those of benchmarks, and two files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from mkdocs.structure.pages import Page
 from maskc.cli import EXIT_CODES, app
 
 ROOT = Path(__file__).parent.parent
-BESIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+MEASURED = ROOT / "benchmarks" / "pages"
+BESIDE = {"changelog.md": ROOT / "CHANGELOG.md", "contributing.md": ROOT / "CONTRIBUTING.md"}
+BESIDE |= {page.name: page for page in MEASURED.glob("*.md")}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     files.append(File.generated(config, "cli.md", content=command_line()))
     files.append(File.generated(config, "reasons.md", content=inside(reasons.page())))
-    for page, name in BESIDE.items():
-        files.append(File.generated(config, page, content=inside((ROOT / name).read_text(encoding="utf-8"))))
+    for name, page in BESIDE.items():
+        files.append(File.generated(config, name, content=inside(page.read_text(encoding="utf-8"))))
+    for picture in MEASURED.glob("*.svg"):
+        files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
     return files
 
 
@@ -37,7 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(
         r"<!-- README: (\w+) -->",
         lambda asked: inside(readme.split(f"<!-- {asked[1]} -->\n")[1].split(f"<!-- end of {asked[1]} -->")[0]),
-        markdown,
+        inside(markdown),
     )
 
 
@@ -49,9 +53,9 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def inside(text: str) -> str:
-    """A page that lies beside docs/, as one that lies inside: what it says of docs/page.md becomes a link."""
-    text = text.replace("](docs/", "](").replace("[docs/", "[")
-    return re.sub(r"`?\bdocs/([\w-]+\.md)\b`?", r"[\1](\1)", text)
+    """A page as one that lies in docs/ with all others: what it says of docs/page.md becomes a link."""
+    text = re.sub(r"(\]\(|\[)(?:\.\./)*(?:docs|benchmarks/pages)/", r"\1", text)
+    return re.sub(r"`?\b(?:docs|benchmarks/pages)/([\w-]+\.md)\b`?", r"[\1](\1)", text)
 
 
 def command_line() -> str:

@@ -34,7 +34,12 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks" / "pages").glob("*.md")),
+)
 MARKERS = ("tensorflow", "torch", "slow")
 CHATTER = r"^(WARNING: All log messages before absl|[IWE]0000 |To enable the following instructions).*\n"
 

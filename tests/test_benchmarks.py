@@ -12,6 +12,7 @@ import pytest
 
 import passes
 from benchmarks import cuda, growth, large, speedup
+from benchmarks.marks import PAGES
 from benchmarks.published import Published
 from benchmarks.sections import compiled_models
 
@@ -24,14 +25,14 @@ def record() -> dict[str, object]:
 
 
 def test_the_page_and_the_chart_are_those_of_the_record() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text()
+    page = (PAGES / "performance.md").read_text()
     assert growth.section(record()) in page
-    assert (ROOT / "docs" / "compile-time.svg").read_text() == growth.chart(record()["results"])  # type: ignore[arg-type]
+    assert (PAGES / "compile-time.svg").read_text() == growth.chart(record()["results"])  # type: ignore[arg-type]
 
 
 def test_the_page_has_the_figures_of_large_models() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "large.json").read_text())
-    assert large.section(found) in (ROOT / "docs" / "performance.md").read_text()
+    assert large.section(found) in (PAGES / "performance.md").read_text()
 
 
 def test_the_models_have_the_sizes_they_are_asked_for() -> None:

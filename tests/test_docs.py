@@ -230,9 +230,16 @@ def test_guides_say_at_once_what_to_do() -> None:
 def test_the_readme_quotes_the_benchmarks() -> None:
     """Each figure of its table is in the rows of that network on the page of benchmarks."""
     quoted = (
-        (ROOT / "README.md").read_text().partition("<!-- quoted from docs/benchmarks.md -->\n")[2].partition("\n\n")[0]
+        (ROOT / "README.md")
+        .read_text()
+        .partition("<!-- quoted from benchmarks/pages/benchmarks.md -->\n")[2]
+        .partition("\n\n")[0]
     )
-    measured = [line.split("|") for line in (ROOT / "docs" / "benchmarks.md").read_text().splitlines() if "|" in line]
+    measured = [
+        line.split("|")
+        for line in (ROOT / "benchmarks" / "pages" / "benchmarks.md").read_text().splitlines()
+        if "|" in line
+    ]
     for row in quoted.splitlines()[2:]:
         network, *figures = (cell.strip() for cell in row.strip("|").split("|"))
         known = [cells for cells in measured if re.fullmatch(rf"{network}(, 1 thread|, 1, fixed)?", cells[1].strip())]

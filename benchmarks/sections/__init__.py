@@ -1,1 +1,1 @@
-"""The sections of docs/benchmarks.md, each made of a record."""
+"""The sections of benchmarks/pages/benchmarks.md, each made of a record."""

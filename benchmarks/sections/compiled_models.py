@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.chart import DARK
+from benchmarks.marks import PAGES
 from benchmarks.sections.parts import peer_versions, section, spread, table
 
-PICTURE = Path(__file__).parent.parent.parent / "docs" / "speed-up.svg"
+PICTURE = PAGES / "speed-up.svg"
 
 
 def dense(record: dict[str, Any]) -> str:
@@ -83,9 +83,9 @@ def speedup(record: dict[str, Any]) -> str:
     )
     text = (
         "Published trained models with half of their channels masked at random after each layer, compiled, against the "
-        "same without masks: geometric mean of the speed-ups, and the least, by [target](targets.md) and input sizes. "
-        "Goals: 2.2 in ONNX Runtime and 1.9 in OpenVINO with their own targets, none below 1, and `any` within 1.05 "
-        "of each."
+        "same without masks: geometric mean of the speed-ups, and the least, by [target](../../docs/targets.md) and "
+        "input sizes. Goals: 2.2 in ONNX Runtime and 1.9 in OpenVINO with their own targets, none below 1, and `any` "
+        "within 1.05 of each."
     )
     alone = "Each with the default options on one thread; the number is the seed of the masks."
     head = ("model, masks, sizes", "FLOPs ratio", "ONNX Runtime", "OpenVINO")
