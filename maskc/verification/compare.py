@@ -43,7 +43,7 @@ from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
 from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
-from maskc.verification.inputs import Arrays, Sample, alike, drawn, elements, one_of_each, redrawn, size_notes
+from maskc.verification.inputs import Arrays, Sample, alike, drawn, elements, notes_on, one_of_each, redrawn
 from maskc.verification.intermediate_tensors import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
@@ -186,7 +186,7 @@ def _compare_on(
 ) -> None:
     """Compare the outputs on these data, then in double precision, look for the first difference, measure latency."""
     found.samples = len(data)
-    found.notes += size_notes(data)
+    found.notes += notes_on(data)
     found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
     failed = _compare_outputs(data, expected, actual, models, options, found)
     if options.exact or (options.exact is None and options.rtol is None and not options.atol):

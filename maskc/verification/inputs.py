@@ -20,6 +20,8 @@ from maskc.runtime.session import Session
 from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification.input_output_signature import listed
 
+# How labels of samples begin at which any network may overflow.
+_EXTREME = ("saturating", "large")
 # How often values that the reference overflows on are divided by ten.
 _SHRINKINGS = 3
 
@@ -130,7 +132,7 @@ def _finite(sample: Sample, expected: Session) -> Sample:
             name: (array * 0.1).astype(array.dtype) if array.dtype.kind in "fc" else array
             for name, array in found.inputs.items()
         }
-        found = Sample(sample.label, inputs, expected.run(inputs))
+        found = Sample(sample.label, inputs, expected.run(inputs), shrunk=True)
     return found if _all_finite(found) or sample.label.startswith("saturating") else sample
 
 
@@ -163,10 +165,17 @@ def _fitted(ports: Sequence[random_inputs.Port], given: Mapping[str, NDArray[Any
     return result
 
 
-def size_notes(data: Sequence[Sample]) -> list[str]:
-    """A sentence if all data have one batch size."""
+def notes_on(data: Sequence[Sample]) -> list[str]:
+    """Sentences if all data have one batch size, or are smaller than what was drawn."""
     leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
-    return ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
+    notes = ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
+    smaller = sum(sample.shrunk and not sample.label.startswith(_EXTREME) for sample in data)
+    if smaller:
+        notes.append(
+            f"The reference gives infinity or NaN on {smaller} of {len(data)} samples, in whose place smaller values "
+            "were compared."
+        )
+    return notes
 
 
 def elements(sample: Sample) -> int:
@@ -229,8 +238,12 @@ Outputs = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs, a description of them, and what the reference makes of them."""
+    """Inputs, a description of them, and what the reference makes of them.
+
+    `shrunk`: the values are smaller than was drawn, because the reference made no numbers of those.
+    """
 
     label: str
     inputs: Inputs
     expected: Outputs
+    shrunk: bool = False

@@ -308,20 +308,22 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
 
 
 def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto) -> tuple[str, ...]:
-    """A sentence about weights that are infinite or not numbers, and not whole any more, if there are any.
+    """A sentence about weights that make infinity or NaN, and are not whole any more, if there are any.
 
     Those in other files are not read for that.
     """
     whole = {tensor.name: tensor.dims for tensor in shrunk.graph.initializer}
     cut = [t for t in model.graph.initializer if prod(t.dims) > 1 and whole.get(t.name) != t.dims]
     here = [t for t in cut if t.data_type in _FLOATS and t.data_location != onnx.TensorProto.EXTERNAL]
-    floats = [t.name for t in here if not is_finite(onnx.numpy_helper.to_array(t))]
-    if not floats:
+    variances = {n.input[4] for n in model.graph.node if n.op_type == "BatchNormalization" and len(n.input) > 4}
+    values = ((t.name, onnx.numpy_helper.to_array(t)) for t in here)
+    odd = [name for name, array in values if not is_finite(array) or (name in variances and (array < 0).any())]
+    if not odd:
         return ()
-    names = ", ".join(floats[:5]) + (f" and {len(floats) - 5} more" if len(floats) > 5 else "")
+    names = ", ".join(odd[:5]) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
     return (
-        f"Weights are infinite or not numbers: {names}. Where only removed channels read them, the compiled model "
-        "gives numbers and its source does not.",
+        f"Weights are infinite, not numbers or negative variances: {names}. Where only removed channels read them, the "
+        "compiled model gives numbers and its source does not.",
     )
 
 

@@ -77,7 +77,16 @@ def test_saturating_values_are_smaller_where_the_reference_overflows() -> None:
     model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])])
     wrong = onnx.ModelProto.FromString(model.SerializeToString())
     wrong.graph.node[0].op_type = "Softplus"
-    assert api.verify(model, model).passed and not api.verify(model, wrong).passed
+    result = api.verify(model, model)
+    assert result.passed and not result.notes and not api.verify(model, wrong).passed
+
+
+def test_it_is_said_where_the_reference_makes_no_numbers_of_ordinary_values() -> None:
+    nodes = [node("Mul", "x many", "m"), node("Exp", "m", "y")]
+    ends = [value("x", ["n", 8])], [value("y", ["n", 8])]
+    model = build.model(nodes, *ends, [build.constant("many", 200.0)])
+    (note,) = api.verify(model, model).notes
+    assert note.startswith("The reference gives infinity or NaN on ") and "smaller values were compared" in note
 
 
 # Figures.

@@ -231,10 +231,27 @@ def test_weights_that_are_no_numbers_and_that_only_masked_channels_read(value: f
         opset_imports=[helper.make_opsetid("", 17)],
     )
     (note,) = (note for note in shrink(source).report.notes if "not numbers" in note)
-    assert note.startswith("Weights are infinite or not numbers: w1. Where only removed channels read them")
+    assert note.startswith("Weights are infinite, not numbers or negative variances: w1. Where only removed channels")
     weights["w1"][:, 1] = 1
     source.graph.initializer[0].CopyFrom(constant("w1", weights["w1"], dtype))
     assert not [note for note in shrink(source).report.notes if "not numbers" in note]
+
+
+def test_variances_below_zero() -> None:
+    """Their roots are no numbers, in channels that are masked as well."""
+    layers = (
+        node("MatMul", "x w1", "a"),
+        node("BatchNormalization", "a ones zeros zeros variance", "b"),
+        node("Mul", "b mask", "c"),
+        node("MatMul", "c w2", "y"),
+    )
+    variance = np.where(np.arange(4) == 1, -2.0, 1.0)
+    weights = {"w1": np.ones((6, 4)), "w2": np.ones((4, 3)), "ones": np.ones(4), "zeros": np.zeros(4)}
+    weights |= {"mask": (variance > 0).astype(float), "variance": variance}
+    named = [constant(name, values) for name, values in weights.items()]
+    graph = helper.make_graph(layers, "g", [info("x", [2, 6])], [info("y", [2, 3])], named)
+    notes = shrink(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])).report.notes
+    assert any("negative variances: variance" in note for note in notes)
 
 
 def test_infinite_numbers_that_stay_whole_are_no_news() -> None:
