@@ -10,6 +10,8 @@ from onnx import ModelProto, ValueInfoProto
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
 from passes.model.shape_inference import with_elements
 
+# By operator: how many of its inputs may have an empty name.
+_FULL = {"DFT": 2, "LayerNormalization": 1}
 _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
@@ -17,9 +19,9 @@ def why_fatal(model: ModelProto) -> str | None:
     """What ONNX Runtime ends the process at, in words; None where nothing is known that it would."""
     nodes = [node for node in all_nodes(model) if node.domain in STANDARD_DOMAINS]
     for node in nodes:
-        if node.op_type == "LayerNormalization" and "" in node.input[1:]:
+        if "" in node.input[_FULL.get(node.op_type, len(node.input)) :]:
             return (
-                f"it ends the process at LayerNormalization '{node.name or node.output[0]}', which has an empty name "
+                f"it ends the process at {node.op_type} '{node.name or node.output[0]}', which has an empty name "
                 "among its inputs"
             )
     recurrent = [node for node in nodes if node.op_type in _RECURRENT]

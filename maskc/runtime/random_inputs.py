@@ -30,6 +30,8 @@ _MAX_TRIES = 60
 _MAX_ELEMENTS = 2**26
 # Elements of a tensor inside: several may be held at a time.
 _MAX_INSIDE = 2**28
+# And where smaller sizes are accepted.
+_MANY_INSIDE = 2**26
 
 # How values are drawn, in the order in which samples take turns: a name, and the scale where it matters.
 KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
@@ -147,15 +149,16 @@ def plan(
     others = [symbol for symbol in symbols if symbol not in leading]
     failure: RunError | None = None
 
-    def accepts(sizes: Mapping[str, int], ceiling: int) -> bool:
+    def accepts(sizes: Mapping[str, int], ceiling: int, most: int) -> bool:
         nonlocal failure
         if too_many := _too_many(inputs, sizes):
             failure = failure or RunError(too_many)
             return False
-        if inside is not None and (elements := inside.largest(sizes)) > _MAX_INSIDE:
-            failure = failure or RunError(
-                f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
-            )
+        if inside is not None and (elements := inside.largest(sizes)) > most:
+            if elements > _MAX_INSIDE:
+                failure = failure or RunError(
+                    f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
+                )
             return False
         drawn = draw(inputs, sizes, "gaussian", np.random.default_rng(seed), ceiling)
         for values in (drawn, *(smaller(inputs, drawn) if ceiling == 1 else ())):
@@ -167,12 +170,12 @@ def plan(
                 return True
         return False
 
-    def first() -> tuple[dict[str, int], int] | None:
+    def first(most: int) -> tuple[dict[str, int], int] | None:
         for batch, ceiling in itertools.product(BATCHES if batches else (1,), (3, 2, 1)):
             fixed = dict.fromkeys(batches, batch)
             for values in itertools.islice(_values(len(others)), _MAX_TRIES):
                 sizes = fixed | dict(zip(others, values, strict=True))
-                if accepts(sizes, ceiling):
+                if accepts(sizes, ceiling, most):
                     return sizes, ceiling
         return None
 
@@ -180,8 +183,8 @@ def plan(
     start: tuple[Mapping[str, int], int] | None = None
     if asked:
         wanted = dict.fromkeys(symbols, 1) | asked
-        start = next(((wanted, ceiling) for ceiling in (3, 2, 1) if accepts(wanted, ceiling)), None)
-    start = start or first()
+        start = next(((wanted, ceiling) for ceiling in (3, 2, 1) if accepts(wanted, ceiling, _MAX_INSIDE)), None)
+    start = start or first(_MANY_INSIDE) or first(_MAX_INSIDE)
     if start is None:
         assert failure is not None
         raise NotComparableError(
@@ -192,14 +195,14 @@ def plan(
     accepted: list[Mapping[str, int]] = [sizes]
     for batch in BATCHES if batches else ():
         candidate = {**sizes, **dict.fromkeys(batches, batch)}
-        if candidate not in accepted and accepts(candidate, ceiling):
+        if candidate not in accepted and accepts(candidate, ceiling, _MANY_INSIDE):
             accepted.append(candidate)
     extra = 0
     for size in _MORE_SIZES if others else ():
         candidate = {**sizes, **dict.fromkeys(others, size)}
         if extra == _EXTRA_SIZES or candidate in accepted or (inside is not None and not inside.windows_fit(candidate)):
             continue
-        if accepts(candidate, ceiling):
+        if accepts(candidate, ceiling, _MANY_INSIDE):
             accepted.append(candidate)
             extra += 1
     return Plan(tuple(accepted), ceiling)

@@ -22,9 +22,13 @@ _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 
 class TensorSizes:
-    """Answers for sizes by symbol, from what onnx infers at them."""
+    """Answers for sizes by symbol, from what onnx infers at them.
 
-    def __init__(self, model: ModelProto, ports: Sequence[Port]) -> None:
+    `compiled` is the model that is run beside it, in which more sizes may be known, as they have been computed.
+    """
+
+    def __init__(self, model: ModelProto, ports: Sequence[Port], compiled: ModelProto | None = None) -> None:
+        self._compiled = None if compiled is None else TensorSizes(compiled, ports)
         self._model = without_weights(model)
         graph = self._model.graph
         believed = written_by_unknown(graph)
@@ -41,7 +45,8 @@ class TensorSizes:
     def largest(self, sizes: Mapping[str, int]) -> int:
         """The elements of the largest tensor, sizes that are not inferred taken as 1."""
         shapes = (dims for dims in self._at(sizes).values() if dims is not None)
-        return max((math.prod(dim for dim in dims if isinstance(dim, int)) for dims in shapes), default=0)
+        own = max((math.prod(dim for dim in dims if isinstance(dim, int)) for dims in shapes), default=0)
+        return own if self._compiled is None else max(own, self._compiled.largest(sizes))
 
     def windows_fit(self, sizes: Mapping[str, int]) -> bool:
         """Whether each window of a convolution or pooling fits its padded input at least once, as far as is known.

@@ -108,7 +108,7 @@ def compare(
         if actual is not None:
             count = options.samples + len(inputs or ())
             judge = strict(expected, models.reference, found.provider)
-            inside = TensorSizes(models.reference, ports)
+            inside = TensorSizes(models.reference, ports, models.compiled)
             samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
             _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons

@@ -76,9 +76,13 @@ class GatherElements(Picking):
     """One element of the data for each index, at the place of the index but along `axis`."""
 
     def contradiction(self, node: gs.Node) -> str:
-        data, index = (shape_of(t) or () for t in node.inputs[:2])
+        data, index = (shape_of(t) for t in node.inputs[:2])
+        if data is None or index is None:
+            return ""
+        if len(data) != len(index):
+            return f"its indices have {len(index)} axes, and its data {len(data)}"
         axis = axis_attribute(node)
-        for a, (size, wanted) in enumerate(zip(data, index, strict=False)):
+        for a, (size, wanted) in enumerate(zip(data, index, strict=True)):
             if a != axis and isinstance(size, int) and isinstance(wanted, int) and wanted > size:
                 return f"its indices have size {wanted} along axis {a}, and its data {size}"
         return ""

@@ -13,11 +13,14 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
-from passes.graph.tensors import Array, volume
+from passes.graph.tensors import Array, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
+
+# Of what is pooled: examples, channels and one of positions.
+_LEAST_AXES = 3
 
 
 class Pool(Linked):
@@ -25,6 +28,11 @@ class Pool(Linked):
 
     foldable = True
     reason = kept_reasons.EACH_BY_ITSELF
+
+    def contradiction(self, node: gs.Node) -> str:
+        shape = shape_of(node.inputs[0])
+        short = shape is not None and len(shape) < _LEAST_AXES
+        return f"its input has {len(shape or ())} axes, and needs examples, channels and positions" if short else ""
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return same_axis(node, facts, [(0, 0), (1, 1)]) if len(node.outputs) == 1 else []

@@ -75,7 +75,7 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     operands = [t for t in node.inputs if t.name]
     if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands):
         return None
-    if subgraphs(node):
+    if subgraphs(node) or op.contradiction(node):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
     room = max(SMALL, sum(math.prod(t.shape) for t in operands if len(t.outputs) == 1))

@@ -118,12 +118,14 @@ def test_sizes_are_read_off_an_input_whose_type_shape_takes(tmp_path: Path) -> N
     good(built, tmp_path)
 
 
-def test_a_layer_normalization_at_which_onnx_runtime_dies(tmp_path: Path) -> None:
-    """It has an empty name in place of the bias that it may leave out."""
-    nodes = [helper.make_node("LayerNormalization", ["x", "scale", ""], ["y"], name="norm")]
-    built = build.model(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], [build.weight("scale", 4)])
+@pytest.mark.parametrize(("op", "inputs"), [("LayerNormalization", ["x", "scale", ""]), ("DFT", ["x", "", ""])])
+def test_an_operator_at_which_onnx_runtime_dies(tmp_path: Path, op: str, inputs: list[str]) -> None:
+    """It has an empty name in place of an input that it may leave out."""
+    nodes = [helper.make_node(op, inputs, ["z"], name="norm"), build.node("Mul", "z scale", "y")]
+    ends = [build.value("x", ["n", 4, 1])], [build.value("y", ["n", 4, 1 if op == "LayerNormalization" else 2])]
+    built = build.model(nodes, *ends, [build.weight("scale", 1)], opset=20)
     (note,) = good(built, tmp_path)["warnings"]
-    assert note.startswith("Not verified: ") and "ends the process at LayerNormalization 'norm'" in note
+    assert note.startswith("Not verified: ") and f"ends the process at {op} 'norm'" in note
 
 
 def test_inputs_too_large_to_draw_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,31 @@ def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None
         random_inputs.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
 
 
+def test_larger_sizes_are_left_where_tensors_inside_get_large() -> None:
+    built = build.model(
+        [node("Tile", "x times", "a"), node("ReduceMax", "a", "y", keepdims=0)],
+        [value("x", ["n", 8])],
+        [value("y", [])],
+        [build.constant("times", [2**20, 4], np.int64)],
+    )
+    ports = random_inputs.ports(built)
+    planned = random_inputs.plan(ports, lambda inputs: None, 0, None, TensorSizes(built, ports))
+    assert [sizes["n"] for sizes in planned.sizes] == [1, 2]
+
+
+def test_what_only_the_compiled_model_tells_is_counted() -> None:
+    """A Range of computed ends, which onnx does not follow, and which are constants afterwards."""
+    nodes = [
+        *(node("Shape", "x", "sizes"), node("Size", "sizes", "rank"), node("Sub", "rank many", "first")),
+        *(node("Range", "first rank one", "a"), node("Cast", "a", "f", to=1), node("ReduceMax", "f", "m", keepdims=0)),
+        node("Mul", "x m", "y"),
+    ]
+    weights = [build.constant("many", 2**29, np.int64), build.constant("one", 1, np.int64)]
+    built = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
+    result = api.compile(built, verify=True)
+    assert any("a tensor in it has 536,870,912 elements" in warning for warning in result.report.warnings)
+
+
 def test_what_is_noted_of_operators_that_onnx_does_not_know_is_believed() -> None:
     made = helper.make_node("Foo", ["x"], ["a"], domain="com.example")
     built = build.model(

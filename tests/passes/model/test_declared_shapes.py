@@ -124,6 +124,20 @@ def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
         shrink(source)
 
 
+@pytest.mark.parametrize(
+    ("node", "complaint"),
+    [
+        ("g = GlobalMaxPool(v)", "its input has 1 axes, and needs examples, channels and positions"),
+        ("g = GatherElements<axis=0>(v, first)", "its indices have 0 axes, and its data 1"),
+    ],
+)
+def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
+    weights = {"v": random(4), "first": np.array(0)}
+    source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, **weights)
+    with pytest.raises(GraphError, match=complaint):
+        shrink(source)
+
+
 def test_a_contradiction_in_a_branch() -> None:
     """ONNX Runtime goes by what the graph declares of its output, and the compiled model declares what that is."""
     body = """
