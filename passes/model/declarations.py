@@ -31,11 +31,13 @@ def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
 
 
 def set_size(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
-    """Let a dimension be this one."""
-    if isinstance(dim, int):
+    """Let a dimension be this one; open where it is more than a file can say."""
+    if not isinstance(dim, int):
+        proto.dim_param = dim or ""
+    elif dim < 2**63:
         proto.dim_value = dim
     else:
-        proto.dim_param = dim or ""
+        proto.Clear()
 
 
 def annotated(model: onnx.ModelProto) -> set[str]:

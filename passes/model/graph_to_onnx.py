@@ -78,7 +78,7 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     model.ir_version = max(model.ir_version, 4)
     told = annotated(source)
     written = {t.name for node in nodes for t in node.outputs}
-    model.graph.output.extend(source.graph.output)
+    model.graph.output.extend(v for v in source.graph.output if v.name in written)  # what others declare may be false
     model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
     given = {v.name: v for v in source.graph.input}
     read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}

@@ -25,6 +25,8 @@ INFERRED = 1024
 # How the names begin that inference gives to sizes which it does not know.
 _MADE_UP = "unk__"
 _RESHAPES = ("Reshape", "Flatten")
+# Operators that make vectors as long as elements say.
+_MAKERS = frozenset({"ConstantOfShape", "Expand", "Range", "Tile"})
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def with_elements(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelPro
     Raises the errors of `onnx.shape_inference`.
     """
     plain = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
-    if _has_long_vector(plain.graph):
+    if _has_long_vector(plain.graph) or _makes_long_vector(model, plain):
         return plain
     return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
 
@@ -130,6 +132,32 @@ def _has_long_vector(graph: onnx.GraphProto) -> bool:
         if len(dims) == 1 and dims[0].dim_value > _LONGEST:
             return True
     return any(map(_has_long_vector, _bodies(graph)))
+
+
+def _makes_long_vector(model: onnx.ModelProto, plain: onnx.ModelProto) -> bool:
+    """Whether a vector is made as long in the main graph, of a length that only its elements tell.
+
+    `plain` is what was inferred without these. What reads such vectors is left out, so that nothing follows them.
+    """
+    known = {v.name: dims_of(v) for v in (*plain.graph.value_info, *plain.graph.output)}
+
+    def is_open(name: str) -> bool:
+        dims = known.get(name)
+        return dims is None or (len(dims) == 1 and not isinstance(dims[0], int))
+
+    lengths = {n.output[0] for n in model.graph.node if n.op_type in _MAKERS and is_open(n.output[0])}
+    if not lengths:
+        return False
+    part, beyond = described_as(model), set(lengths)
+    for node in model.graph.node:
+        if beyond.isdisjoint(node.input):
+            part.graph.node.append(node)
+        else:
+            beyond.update(node.output)
+    part.graph.input.extend(model.graph.input)
+    part.graph.initializer.extend(model.graph.initializer)
+    found = onnx.shape_inference.infer_shapes(part, data_prop=True).graph
+    return _has_long_vector(found)
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:

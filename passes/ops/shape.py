@@ -17,7 +17,17 @@ from passes.abstract_values.reshape_groups import matched_groups
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
-from passes.graph.tensors import Array, Dim, Index, int_list, is_constant, operand, shape_of, static_shape
+from passes.graph.tensors import (
+    MOST_SLICES,
+    Array,
+    Dim,
+    Index,
+    int_list,
+    is_constant,
+    operand,
+    shape_of,
+    static_shape,
+)
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -113,7 +123,7 @@ def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...],
 
     Both sides are cut into the same factors, in row-major order. An input axis all of whose factors lie in one output
     axis is merged into it; an output axis all of whose factors lie in one input axis is split off it. Others have no
-    link, nor has anything where the factors do not fit or a size is not static.
+    link, nor has anything where the factors do not fit or a size is not static, or an axis too long to be told apart.
     """
     sizes = [[d for a in axes if isinstance(d := shape[a], int)] for shape, axes in ((before, left), (after, right))]
     if len(sizes[0]) < len(left) or len(sizes[1]) < len(right):
@@ -125,6 +135,8 @@ def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...],
     for i, j in sorted({(f[1], f[2]) for f in factors}):
         inner = [k for k, f in enumerate(factors) if f[1] == i]
         outer = [k for k, f in enumerate(factors) if f[2] == j]
+        if max(before[left[i]], after[right[j]]) > MOST_SLICES:  # type: ignore[operator, type-var]
+            continue
         if set(inner) <= set(outer):
             source = None if inner == outer else _numbered(factors, inner, outer)
             links.append(Link(0, left[i], 0, right[j], source))

@@ -11,6 +11,7 @@ from passes.analysis.find_mask import analyse
 from passes.errors import GraphError
 from passes.model.declarations import dims_of
 from tests.generators.check import assert_same_function
+from tests.maskc import build
 from tests.passes.text import compiled, model, random
 
 SUM = """
@@ -93,6 +94,48 @@ def test_an_open_size_that_an_output_calls_otherwise_stays_open() -> None:
     source.graph.output[1].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, ["M", 3]))
     result = shrink(source)
     assert [dims_of(value) for value in result.model.graph.output] == [["M", "M"], [3]]
+
+
+def test_what_an_output_declares_is_no_evidence_for_what_reads_it() -> None:
+    """Not either where the rest of the graph is inferred again, without the node that writes it."""
+    body = """
+        y = Add(x, v)
+        r = Reshape(y, rows)
+        half = Cast <to = 1> (wanted)
+        whole = Cast <to = 7> (half)
+        z = Reshape(r, whole)
+    """
+    weights = {"v": random(3, 2), "rows": np.array([-1, 2]), "wanted": np.array([-1, 2, 1])}
+    source = model("(float[N,1,2] x) => (float[N,3,2] y, float[M,2,1] z)", body, **weights)
+    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, ["N", 2]))
+    made = shrink(source).model
+    for rows in (1, 5):
+        x = random(rows, 1, 2)
+        for name, expected in build.run(source, x=x).items():
+            np.testing.assert_allclose(build.run(made, x=x)[name], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [2**27, 2**63 - 1])
+def test_axes_of_any_length_take_no_memory(size: int) -> None:
+    """Merged, an axis too long to be told apart, or more than a file can say."""
+    source = model(f"(float[N,4,{size}] x) => (float[N,C] y)", "y = Flatten <axis = 1> (x)", checked=False)
+    if size < 2**30:
+        shrink(source)
+    else:
+        with pytest.raises(GraphError, match="elements at most"):
+            shrink(source)
+
+
+def test_a_long_vector_that_is_made_of_sizes_is_not_followed() -> None:
+    body = """
+        s = Shape(x)
+        r = Size(s)
+        n = Sub(r, many)
+        c = ConstantOfShape <value = int64[1] {1}> (n)
+        y = Concat <axis = 0> (s, c)
+    """
+    source = model("(float[N,3] x) => (int64[k] y)", body, many=np.array([-(2**33)]))
+    assert shrink(source).report.before.flops == 0
 
 
 # The sizes of two reshapes, those of the second from what the first gives, by ways that inference does not go.
