@@ -174,6 +174,13 @@ class Expand(Movement):
 
     only_picks = True
 
+    def contradiction(self, node: gs.Node) -> str:
+        before, sizes = shape_of(node.inputs[0]) or (), int_list(node.inputs[1]) or ()
+        for size, wanted in zip(reversed(before), reversed(sizes), strict=False):
+            if isinstance(size, int) and 1 not in (size, wanted) and size != wanted:
+                return f"{list(before)} cannot be given the sizes {list(sizes)}"
+        return ""
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         if before is None or after is None:

@@ -113,6 +113,8 @@ class Facts:
         if not is_constant(tensor):
             return self.constant.get(tensor.name, {}).get(axis)
         axes = self.constant.setdefault(tensor.name, {})
+        if axis >= len(tensor.shape):
+            return None
         if axis not in axes:
             axes[axis] = ConstantSlices(*uniform_slices(self._values(tensor), axis))
         return axes[axis]

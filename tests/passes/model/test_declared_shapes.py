@@ -172,13 +172,21 @@ def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
     [
         ("g = GlobalMaxPool(v)", "its input has 1 axes, and needs examples, channels and positions"),
         ("g = GatherElements<axis=0>(v, first)", "its indices have 0 axes, and its data 1"),
+        ("e = Tanh(x) g = Expand(e, sizes)", "cannot be given the sizes"),
     ],
 )
 def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
-    weights = {"v": random(4), "first": np.array(0)}
+    weights = {"v": random(4), "first": np.array(0), "sizes": np.array([3, 5])}
     source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, **weights)
     with pytest.raises(GraphError, match=complaint):
         shrink(source)
+
+
+def test_a_normalization_of_a_vector() -> None:
+    """It has no channels, and ONNX Runtime complains at most when it runs."""
+    body = "g = GroupNormalization<num_groups = 1>(v, one, one) y = Add(x, g)"
+    source = model("(float[N,4] x) => (float[N,4] y)", body, opset=21, checked=False, v=random(4), one=random(4))
+    assert [node.op_type for node in shrink(source).model.graph.node] == ["GroupNormalization", "Add"]
 
 
 def test_a_contradiction_in_a_branch() -> None:
