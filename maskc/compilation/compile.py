@@ -42,6 +42,8 @@ from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import Policy
 from passes.cost.sizes_to_count_at import Sizes
 from passes.errors import GraphError, SizeError, in_brief
+from passes.model.graph_to_onnx import exported
+from passes.model.prepare import checked
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
@@ -225,7 +227,7 @@ def _compile(
         with stage("Compiling") as compiling:
             shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store)
             _tell_passes(shrunk.report)
-            _check(shrunk.model, source)
+            _check(shrunk.model, source, target)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     before = shrunk.report.before  # with the multiplications that `masks` puts in: that is the model that was trained
@@ -284,23 +286,31 @@ def _tell_passes(report: Report) -> None:
         was = now
 
 
-def _check(compiled: ModelProto, source: Source) -> None:
+def _check(compiled: ModelProto, source: Source, target: ModelProto) -> None:
     """Nothing leaves the compiler that the ONNX checker would reject.
 
-    Of operators that only ONNX Runtime has the checker knows no types, so it may be the source that is not valid.
+    It may be the source that is not valid: of operators that only ONNX Runtime has the checker knows no types, and some
+    shapes only once constants are computed. `target` is the source with its masks.
     """
     try:
-        if write_model_files.embeds(compiled):
-            check(write_model_files.inlined(compiled))
-            return
-        check(without_weights(compiled))
+        _check_whole(compiled)
     except MaskcError:
         raise
     except Exception as error:
         _check_runs(source, in_brief(error))
+        try:
+            _check_whole(exported(checked(target), target))
+        except Exception as same:
+            why = f"with its constants computed, {in_brief(same)}"
+            raise InputError(f"{source.name} is not a valid ONNX model: {why}.") from same
         raise NotEquivalentError(
             f"The compiled model is not valid ONNX, which is a fault of maskc: {in_brief(error)}."
         ) from error
+
+
+def _check_whole(model: ModelProto) -> None:
+    """Run the ONNX checker, without weights where they are too many. Raises the checker's own exceptions."""
+    check(write_model_files.inlined(model) if write_model_files.embeds(model) else without_weights(model))
 
 
 def _check_runs(source: Source, why: str) -> None:

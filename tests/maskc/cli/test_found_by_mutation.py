@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import maskc as api
+from maskc import frontend
+from maskc.compilation import compile
 from tests.maskc import build
 from tests.maskc.build import node, value
 from tests.maskc.command import maskc, process, refused
@@ -249,3 +251,17 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
     )
     source = build.save(built, tmp_path / "m.onnx")
     refused(maskc("compile", source), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
+
+
+def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -> None:
+    """The checker does not follow what is joined, so what contradicts itself may show only in constants."""
+    nodes = [node("Concat", "three four", "wide", axis=0), node("Expand", "x wide", "y")]
+    ends = [value("x", [2, 4])], [value("y", [None, None])]
+    weights = [build.constant(name, [size], np.int64) for name, size in (("three", 3), ("four", 4))]
+    source = frontend.read(build.model(nodes, *ends, weights))
+    compiled = build.model(nodes[1:], *ends, [build.constant("wide", [3, 4], np.int64)])
+    with pytest.raises(api.InputError, match="is not a valid ONNX model: with its constants computed, "):
+        compile._check(compiled, source, source.model)
+    good = frontend.read(build.mlp())
+    with pytest.raises(api.NotEquivalentError, match="a fault of maskc"):
+        compile._check(compiled, good, good.model)
