@@ -185,6 +185,9 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
         missing = _missing_input(node)
         if missing is not None:
             yield f"node {label(node)} has nothing as input {missing}, and needs something there"
+        below = [a.i for a in node.attribute if (node.op_type, a.name) == ("GatherND", "batch_dims") and a.i < 0]
+        if below:  # at which onnx's own inference crashes
+            yield f"node {label(node)} has {below[0]} batch dimensions"
         for name in _read(node, frozenset()):
             if name in ready:
                 continue

@@ -1,17 +1,19 @@
-"""Models that ONNX Runtime 1.31 ends the whole process at, which nothing in the process can prevent once it runs."""
+"""Models that end the whole process in ONNX Runtime 1.31, or hardly end: nothing in the process can prevent it then."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
 from passes.model.shape_inference import with_elements
 
 # By operator: how many of its inputs may have an empty name.
 _FULL = {"DFT": 2, "LayerNormalization": 1}
+_MOST_ROUNDS = 2**24
 _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
@@ -31,6 +33,19 @@ def why_fatal(model: ModelProto) -> str | None:
     for node in recurrent:
         if empty.intersection(node.input[:1]):
             return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', whose data have no elements"
+    return None
+
+
+def why_endless(model: ModelProto) -> str | None:
+    """Which Loop of the main graph any runtime takes hours for, in words; None where nothing is known of one."""
+    numbers = {
+        t.name: t for t in model.graph.initializer if t.data_type == TensorProto.INT64 and math.prod(t.dims) == 1
+    }
+    for node in model.graph.node:
+        if node.op_type == "Loop" and node.input[0] in numbers:
+            rounds = int(numpy_helper.to_array(numbers[node.input[0]]).reshape(-1)[0])
+            if rounds > _MOST_ROUNDS:
+                return f"Loop '{node.name or node.output[0]}' has {rounds:,} rounds, and up to {_MOST_ROUNDS:,} are run"
     return None
 
 

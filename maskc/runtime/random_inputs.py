@@ -27,7 +27,7 @@ _EXTRA_SIZES = 3
 _MAX_TRIES = 60
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
-_MAX_ELEMENTS = 2**26
+_MAX_ELEMENTS = 2**24
 # Elements of a tensor inside: several may be held at a time.
 _MAX_INSIDE = 2**28
 # And where smaller sizes are accepted.

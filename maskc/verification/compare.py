@@ -25,6 +25,7 @@ from maskc.results.measurements import ExactError, FirstDifference, Latency, Out
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import latency, random_inputs
+from maskc.runtime.fatal_models import why_endless
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
@@ -146,6 +147,8 @@ def compare(
 def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
     """Both models; None for a compiled model that cannot be loaded, which is a reason."""
     import_onnxruntime()
+    if endless := why_endless(models.reference) or why_endless(models.compiled):
+        raise NotComparableError(f"The reference is not run: {endless}.")
     with progress.stage(f"Loading both models in {runtime_title(found.provider)}"):
         try:
             expected = load(models.reference, found.provider)

@@ -253,6 +253,16 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
     refused(maskc("compile", source), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
 
 
+def test_batch_dimensions_below_zero(tmp_path: Path) -> None:
+    """onnx ends the process at them."""
+    gather = helper.make_node("GatherND", ["x", "at"], ["y"], batch_dims=-2)
+    built = build.model(
+        [gather], [value("x", [2, 2, 2])], [value("y", [2, 2])], [build.constant("at", [[0], [1]], np.int64)]
+    )
+    result = process("compile", build.save(built, tmp_path / "m.onnx"))
+    assert result.returncode == 2 and "-2 batch dimensions" in result.stderr
+
+
 def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -> None:
     """The checker does not follow what is joined, so what contradicts itself may show only in constants."""
     nodes = [node("Concat", "three four", "wide", axis=0), node("Expand", "x wide", "y")]

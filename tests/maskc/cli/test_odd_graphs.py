@@ -137,7 +137,7 @@ def test_inputs_too_large_to_draw_are_not_loaded(tmp_path: Path, monkeypatch: py
     (note,) = good(built, tmp_path)["warnings"]
     assert note == (
         "Not verified: No random input was found that the reference accepts (its inputs have 268,435,456 elements, and "
-        "up to 67,108,864 are drawn). Give real data with --inputs."
+        "up to 16,777,216 are drawn). Give real data with --inputs."
     )
 
 
