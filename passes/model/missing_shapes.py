@@ -106,7 +106,7 @@ class _Elements:
             return unknown
         try:
             result = np.asarray(_RULES[node.op_type](attributes, *operands), object)
-        except (ValueError, TypeError, IndexError):  # operands that are not known, or do not fit
+        except (ValueError, TypeError, IndexError, AttributeError):  # operands that are not known, or do not fit
             return unknown
         return result if result.ndim < 2 else unknown
 

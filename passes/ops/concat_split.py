@@ -107,6 +107,12 @@ class Split(Movement):
 
     only_picks = True
 
+    def contradiction(self, node: gs.Node) -> str:
+        shape, axis = shape_of(node.inputs[0]), int(node.attrs.get("axis", 0))
+        if shape is None or -len(shape) <= axis < len(shape):
+            return ""
+        return f"its axis is {axis}, and its input has {len(shape)} axes"
+
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return axis if axis != axis_attribute(node) and index == 0 else None
 

@@ -9,7 +9,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Link, Maps
-from passes.graph.tensors import MOST_SLICES, Index, int_list, operand
+from passes.graph.tensors import MOST_SLICES, Index, int_list, operand, size_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, Repeating, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -63,6 +63,12 @@ class SpaceAndDepth(Movement):
 @register("DepthToSpace")
 class DepthToSpace(SpaceAndDepth):
     """An output channel is made from several input channels."""
+
+    def contradiction(self, node: gs.Node) -> str:
+        channels, block = size_of(node.inputs[0], 1), int(node.attrs["blocksize"])
+        if channels is None or (block and channels % block**2 == 0):
+            return ""
+        return f"its input has {channels} channels, which blocks of {block} × {block} do not divide"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         wide = facts.size(node.inputs[0], 1)

@@ -173,10 +173,12 @@ def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
         ("g = GlobalMaxPool(v)", "its input has 1 axes, and needs examples, channels and positions"),
         ("g = GatherElements<axis=0>(v, first)", "its indices have 0 axes, and its data 1"),
         ("e = Tanh(x) g = Expand(e, sizes)", "cannot be given the sizes"),
+        ("e = Tanh(x) g, h = Split <axis = -9223372036854775808> (e)", "its axis is -9223372036854775808"),
+        ("g = DepthToSpace <blocksize = 2> (w)", "its input has 2 channels, which blocks of 2 × 2 do not divide"),
     ],
 )
 def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
-    weights = {"v": random(4), "first": np.array(0), "sizes": np.array([3, 5])}
+    weights = {"v": random(4), "first": np.array(0), "sizes": np.array([3, 5]), "w": random(1, 2, 4, 6)}
     source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, **weights)
     with pytest.raises(GraphError, match=complaint):
         shrink(source)

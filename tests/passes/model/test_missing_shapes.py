@@ -114,6 +114,12 @@ def test_nothing_is_said_of_a_size_beside_an_empty_one() -> None:
     assert shape[0] != "N" and shape[1] == 0
 
 
+def test_sizes_that_are_picked_by_a_long_vector_are_not_known() -> None:
+    body = "s = Shape(x) g = Gather(s, at) y = Expand(x, g)"
+    source = model("(float[N,4] x, int64[5000] at) => (float[N,4] y)", body, checked=False)
+    assert [node.op_type for node in shrink(source).model.graph.node] == ["Shape", "Gather", "Expand"]
+
+
 def test_a_vector_of_sizes_that_is_longer_than_memory() -> None:
     """Nothing is made of it before it is refused."""
     source = model(
