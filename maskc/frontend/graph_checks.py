@@ -23,7 +23,7 @@ from maskc.frontend.graph_queries import (
     without_weights,
 )
 from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
-from passes.model.shape_inference import with_elements
+from passes.model.element_inference import with_elements
 from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from passes.model.shape_inference import with_elements
+from passes.model.element_inference import with_elements
 from passes.weights.streaming import External, stored_bytes
 
 # Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.

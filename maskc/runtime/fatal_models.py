@@ -9,7 +9,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
-from passes.model.shape_inference import with_elements
+from passes.model.element_inference import with_elements
 
 # By operator: how many of its inputs may have an empty name.
 _FULL = {"DFT": 2, "LayerNormalization": 1}

@@ -14,7 +14,7 @@ from maskc.frontend.graph_queries import copied, without_weights
 from maskc.runtime.random_inputs import Port
 from passes.abstract_values.symbolic_sizes import spatial_windows
 from passes.model.declarations import dims_of, written_by_unknown
-from passes.model.shape_inference import with_elements
+from passes.model.element_inference import with_elements
 
 Shapes = Mapping[str, Sequence[int | str | None] | None]
 

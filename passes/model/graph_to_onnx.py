@@ -17,7 +17,6 @@ from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, element_of, is_sp
 from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
-from passes.model.shape_inference import described_as
 from passes.ops import rules
 from passes.ops.resize import Resize
 from passes.weights.external_file import Store
@@ -67,6 +66,21 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
             said.version = opset
             least: int = onnx.helper.find_min_ir_version_for([said], ignore_unknown=True)
             model.ir_version = max(model.ir_version, least)
+
+
+def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
+    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
+    model = onnx.ModelProto()
+    for field, value in source.ListFields():
+        if field.name in ("graph", "training_info"):
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    model.graph.name = source.graph.name
+    model.graph.doc_string = source.graph.doc_string
+    return model
 
 
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:

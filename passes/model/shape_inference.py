@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,19 +14,17 @@ from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Dim, dtype_of
 from passes.model.declarations import declare, dims_of, set_size, symbol_of, written_by_unknown
+from passes.model.element_inference import bodies_of, with_elements
+from passes.model.graph_to_onnx import described_as
 from passes.model.missing_shapes import BROADCASTS, missing_shapes
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice
 
-# Sizes: inference that follows elements writes down those of any vector, and of long ones they fill the memory.
-_LONGEST = 2**20
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
 # How the names begin that inference gives to sizes which it does not know.
 _MADE_UP = "unk__"
 _RESHAPES = ("Reshape", "Flatten")
-# Operators that make vectors as long as elements say.
-_MAKERS = frozenset({"ConstantOfShape", "Expand", "Range", "Tile"})
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
     """The part of an inferred model of which not all is known, or which may compute sizes; itself, if it is all."""
     values = {v.name: v for v in [*light.graph.input, *light.graph.value_info, *light.graph.output]}
     nodes = [n for n in light.graph.node if any(name and not _is_settled(values.get(name)) for name in n.output)]
-    if len(nodes) == len(light.graph.node) or any(True for _ in _bodies(light.graph)):  # bodies read what they name
+    if len(nodes) == len(light.graph.node) or any(True for _ in bodies_of(light.graph)):  # bodies read what they name
         return light
     part = described_as(light)
     part.graph.node.extend(nodes)
@@ -114,59 +112,13 @@ def _is_settled(value: onnx.ValueInfoProto | None) -> bool:
     return not any(d is None or (isinstance(d, str) and d.startswith(_MADE_UP)) for d in dims)
 
 
-def with_elements(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
-    """What onnx infers of a model, elements of vectors that are made of sizes followed where no vector is long.
-
-    Raises the errors of `onnx.shape_inference`.
-    """
-    plain = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
-    if _has_long_vector(plain.graph) or _makes_long_vector(model, plain):
-        return plain
-    return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
-
-
-def _has_long_vector(graph: onnx.GraphProto) -> bool:
-    """Whether a vector of the graph, or of one that its nodes hold, has more elements than are to be followed."""
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) == 1 and dims[0].dim_value > _LONGEST:
-            return True
-    return any(map(_has_long_vector, _bodies(graph)))
-
-
-def _makes_long_vector(model: onnx.ModelProto, plain: onnx.ModelProto) -> bool:
-    """Whether a vector is made as long in the main graph, of a length that only its elements tell.
-
-    `plain` is what was inferred without these. What reads such vectors is left out, so that nothing follows them.
-    """
-    known = {v.name: dims_of(v) for v in (*plain.graph.value_info, *plain.graph.output)}
-
-    def is_open(name: str) -> bool:
-        dims = known.get(name)
-        return dims is None or (len(dims) == 1 and not isinstance(dims[0], int))
-
-    lengths = {n.output[0] for n in model.graph.node if n.op_type in _MAKERS and is_open(n.output[0])}
-    if not lengths:
-        return False
-    part, beyond = described_as(model), set(lengths)
-    for node in model.graph.node:
-        if beyond.isdisjoint(node.input):
-            part.graph.node.append(node)
-        else:
-            beyond.update(node.output)
-    part.graph.input.extend(model.graph.input)
-    part.graph.initializer.extend(model.graph.initializer)
-    found = onnx.shape_inference.infer_shapes(part, data_prop=True).graph
-    return _has_long_vector(found)
-
-
 def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
         kinds = {(n.domain, n.op_type) for n in graph.node}
         asked = {kind: op for kind in kinds if isinstance(op := rules_of(*kind), Slice)}
-        bodies = [*_bodies(graph)]
+        bodies = [*bodies_of(graph)]
         if not asked and not bodies:
             return []
         known = outside | {t.name for t in graph.initializer}
@@ -192,14 +144,9 @@ def _hide_misread(light: onnx.ModelProto) -> bool:
 def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
     values = {v.name: dims_of(v) for v in [*graph.input, *graph.value_info, *graph.output]}
     ranks = {name: len(dims) for name, dims in values.items() if dims is not None}
-    for body in _bodies(graph):
+    for body in bodies_of(graph):
         ranks |= _ranks(body)
     return ranks
-
-
-def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that nodes of this one hold."""
-    return (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
 
 
 def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
@@ -254,21 +201,6 @@ def _emptied(node: onnx.NodeProto) -> onnx.NodeProto:
     return onnx.helper.make_node("Constant", [], node.output, node.name, value=empty)
 
 
-def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
-    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
-    model = onnx.ModelProto()
-    for field, value in source.ListFields():
-        if field.name in ("graph", "training_info"):
-            continue
-        if field.is_repeated:
-            getattr(model, field.name).extend(value)
-        else:
-            setattr(model, field.name, value)
-    model.graph.name = source.graph.name
-    model.graph.doc_string = source.graph.doc_string
-    return model
-
-
 def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other.
 
@@ -299,7 +231,7 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     for value in graph.output:
         if value.name in written - told and value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    for body in _bodies(graph):
+    for body in bodies_of(graph):
         _forget_declared(body)
 
 
