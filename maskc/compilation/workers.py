@@ -43,8 +43,8 @@ def each(
                 process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules)))
                 with uninterrupted():
                     process.start()
+                    running[mine] = index, process
                 theirs.close()  # so that the end of the process is the end of what can be read
-                running[mine] = index, process
             for ready in connection.wait(list(running)):
                 assert isinstance(ready, Connection)
                 index, process = running.pop(ready)

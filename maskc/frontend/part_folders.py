@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +19,8 @@ except ImportError:  # Windows: nothing is locked there, and nothing of other pr
 
 # Characters of a name that the folder's own begins with; file systems have room for 255 bytes, which four may take.
 _NAMED = 50
+# Bytes of chance in a name: no two folders have the same.
+_RANDOM = 8
 
 
 @contextlib.contextmanager
@@ -30,34 +32,40 @@ def part_folder(path: Path) -> Iterator[Path]:
     """
     beginning = f".{path.name[:_NAMED]}."
     _remove_left(path.parent, beginning)
-    folder, lock = _made(path.parent, beginning)
-    progress.folder(folder, made=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        progress.folder(folder, made=False)
-        if lock is not None:
-            os.close(lock)
-
-
-def _made(directory: Path, beginning: str) -> tuple[Path, int | None]:
-    """A new folder, and the lock on it; None where the file system has no locks."""
+    lock: int | None = None
     while True:
-        folder = Path(tempfile.mkdtemp(dir=directory, prefix=beginning, suffix=".part"))
+        # Named before it is made, so that it is removed at whatever moment this process is told to end.
+        folder = path.parent / f"{beginning}{secrets.token_hex(_RANDOM)}.part"
         try:
-            lock = _lock(folder)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # another process has taken it for one that was left
-        except OSError:
-            return folder, None
-        if lock is None or folder.exists():
-            return folder, lock
-        os.close(lock)
+            folder.mkdir(mode=0o700)
+            try:
+                lock = _lock(folder)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # another process has taken it for one that was left
+            except OSError:
+                pass  # this file system has no locks
+            if not folder.exists():
+                continue
+            progress.folder(folder, made=True)
+            yield folder
+            return
+        finally:
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            except BaseException as error:  # of a signal, which comes once
+                shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, OSError) and error.__context__ is not None:
+                    raise error.__context__ from None  # one that came as a file was closed, which is closed again then
+                raise
+            finally:
+                progress.folder(folder, made=False)
+                if lock is not None:
+                    os.close(lock)
+                    lock = None
 
 
 def _remove_left(directory: Path, beginning: str) -> None:
-    pattern = re.compile(re.escape(beginning) + r"\w{8}\.part")
+    pattern = re.compile(re.escape(beginning) + r"\w{8,}\.part")
     with contextlib.suppress(OSError):
         for folder in [entry for entry in directory.iterdir() if pattern.fullmatch(entry.name)]:
             with contextlib.suppress(OSError):

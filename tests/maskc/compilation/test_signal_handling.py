@@ -33,6 +33,31 @@ external_data.LARGE = streaming.LARGE = 65
 Store.put = put
 """
 
+# Files are written and folders removed again, and at some moment of each time a signal comes.
+ANY_MOMENT = """
+import random, signal, sys
+from pathlib import Path
+from maskc.frontend.part_folders import part_folder
+
+class Told(BaseException):
+    pass
+
+def tell(number, frame):
+    raise Told
+
+directory = Path(sys.argv[1])
+signal.signal(signal.SIGALRM, tell)
+for _ in range(1500):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 6e-4))
+        with part_folder(directory / "m.onnx") as folder:
+            (folder / "half").write_bytes(b"of it")
+        signal.pause()
+    except Told:
+        pass
+    assert list(directory.iterdir()) == []
+"""
+
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends processes without a word")
 
 
@@ -76,6 +101,11 @@ def test_several_models(tmp_path: Path, told: int) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(told), whom="os.getppid()")
     assert (result.returncode, result.stderr) == (128 + told, "")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_whenever_a_signal_comes(tmp_path: Path) -> None:
+    result = process(tmp_path, code=ANY_MOMENT)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
