@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import chain
@@ -28,6 +29,12 @@ from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.
 MOST_NODES = 1_000_000
+
+# Of axes no tensor has as many, and onnx reads no more than 32 bits of their numbers.
+_MOST_AXES = 1024
+
+# What the equation of an Einsum is made of.
+_EQUATION = frozenset(string.ascii_letters + ",.-> ")
 
 _TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
@@ -185,9 +192,8 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
         missing = _missing_input(node)
         if missing is not None:
             yield f"node {label(node)} has nothing as input {missing}, and needs something there"
-        below = [a.i for a in node.attribute if (node.op_type, a.name) == ("GatherND", "batch_dims") and a.i < 0]
-        if below:  # at which onnx's own inference crashes
-            yield f"node {label(node)} has {below[0]} batch dimensions"
+        if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
+            yield f"node {label(node)} has {odd}"
         for name in _read(node, frozenset()):
             if name in ready:
                 continue
@@ -201,6 +207,23 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     for value in graph.output:
         if value.name not in ready:
             yield f"nothing writes the output '{value.name}'"
+
+
+def _impossible_attribute(node: NodeProto) -> str:
+    """An attribute at which onnx's own inference, or ONNX Runtime, ends the process or never ends, in words."""
+    numbers = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+    axis, batch, parts = (numbers.get(name, 0) for name in ("axis", "batch_dims", "num_outputs"))
+    if abs(axis) > _MOST_AXES:
+        return f"the axis {axis}, and no tensor has as many"
+    if node.op_type == "GatherND" and not 0 <= batch <= _MOST_AXES:
+        return f"{batch} batch dimensions"
+    if node.op_type == "Split" and 0 < parts < len(node.output):
+        return f"{len(node.output)} outputs, and num_outputs says {parts}"
+    if node.op_type == "Einsum":
+        equation = next((a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), "")
+        odd = next((sign for sign in equation if sign not in _EQUATION), "")
+        return f"{odd!r} in its equation, which takes letters, commas, dots and an arrow" if odd else ""
+    return ""
 
 
 def _missing_input(node: NodeProto) -> int | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
 from passes.model.element_inference import with_elements
@@ -26,6 +27,8 @@ def why_fatal(model: ModelProto) -> str | None:
                 f"it ends the process at {node.op_type} '{node.name or node.output[0]}', which has an empty name "
                 "among its inputs"
             )
+        if odd := _fatal_attribute(node):
+            return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', which has {odd}"
     recurrent = [node for node in nodes if node.op_type in _RECURRENT]
     if not recurrent:
         return None
@@ -34,6 +37,22 @@ def why_fatal(model: ModelProto) -> str | None:
         if empty.intersection(node.input[:1]):
             return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', whose data have no elements"
     return None
+
+
+def _fatal_attribute(node: NodeProto) -> str:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Attention":
+        heads = [attributes[name] for name in ("q_num_heads", "kv_num_heads") if name in attributes]
+        return next((f"{number} heads" for number in heads if not 0 < number < 2**31), "")
+    if node.op_type == "TfIdfVectorizer":
+        skipped, places = attributes.get("max_skip_count", 0), len(attributes.get("ngram_indexes", ()))
+        pool = len(attributes.get("pool_int64s", ()) or attributes.get("pool_strings", ()))
+        ends = [*attributes.get("ngram_counts", ()), pool]
+        listed = sum((end - start) // length for length, (start, end) in enumerate(itertools.pairwise(ends), 1))
+        if skipped > _MOST_ROUNDS:
+            return f"{skipped} elements to skip"
+        return f"{listed} n-grams and {places} indices of them" if places < listed else ""
+    return ""
 
 
 def why_endless(model: ModelProto) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,12 @@ from maskc.compilation import compile
 from tests.maskc import build
 from tests.maskc.build import node, value
 from tests.maskc.command import maskc, process, refused
+
+
+def vectorizer(**attributes: Any) -> onnx.NodeProto:
+    pool = {"ngram_counts": [0, 2], "ngram_indexes": [0, 1], "pool_int64s": [1, 2, 3, 4, 5, 6], "max_skip_count": 0}
+    lengths = {"min_gram_length": 2, "max_gram_length": 2}
+    return helper.make_node("TfIdfVectorizer", ["x"], ["y"], mode="TF", **lengths, **pool | attributes)
 
 
 def test_a_fill_of_two_values(tmp_path: Path) -> None:
@@ -253,14 +260,40 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
     refused(maskc("compile", source), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
 
 
-def test_batch_dimensions_below_zero(tmp_path: Path) -> None:
-    """onnx ends the process at them."""
-    gather = helper.make_node("GatherND", ["x", "at"], ["y"], batch_dims=-2)
-    built = build.model(
-        [gather], [value("x", [2, 2, 2])], [value("y", [2, 2])], [build.constant("at", [[0], [1]], np.int64)]
-    )
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (helper.make_node("GatherND", ["x", "at"], ["y"], batch_dims=-2), "-2 batch dimensions"),
+        (helper.make_node("LayerNormalization", ["x", "s"], ["y"], axis=2**31), "the axis 2147483648"),
+        (helper.make_node("Einsum", ["x", "x"], ["y"], equation="abc,\nc"), r"'\n' in its equation"),
+        (helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1), "2 outputs, and num_outputs says 1"),
+    ],
+)
+def test_attributes_at_which_libraries_end_the_process_or_never_end(
+    tmp_path: Path, made: onnx.NodeProto, said: str
+) -> None:
+    weights = [build.constant("at", [[0], [1]], np.int64), build.weight("s", 2)]
+    built = build.model([made], [value("x", [2, 2, 2])], [value("y", [2, 2])], weights, opset=18)
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
-    assert result.returncode == 2 and "-2 batch dimensions" in result.stderr
+    assert result.returncode == 2 and said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=1, kv_num_heads=2**32), "4294967296 heads"),
+        (helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2**33, kv_num_heads=1), "8589934592 heads"),
+        (vectorizer(ngram_indexes=[0]), "4 n-grams and 1 indices"),
+        (vectorizer(max_skip_count=2**32), "4294967296 elements to skip"),
+    ],
+)
+def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, made: onnx.NodeProto, said: str) -> None:
+    """Such a model is compiled, and not verified."""
+    words = made.op_type == "TfIdfVectorizer"
+    given = value("x", [4], TensorProto.INT64) if words else value("x", [1, 2, 2])
+    built = build.model([made], [given], [value("y", [2] if words else [1, 2, 2])], opset=23, ir_version=10)
+    result = process("compile", build.save(built, tmp_path / "m.onnx"))
+    assert result.returncode == 0 and said in " ".join(result.stderr.split()), result
 
 
 def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -> None:
