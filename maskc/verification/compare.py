@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 from onnx import ModelProto
 
 from maskc import progress
@@ -42,16 +41,19 @@ from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification import input_output_signature
 from maskc.verification.bisection import bisect
 from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
-from maskc.verification.compare_inside import look_inside, makers_of
 from maskc.verification.error_statistics import farthest
+from maskc.verification.flat_outputs.before_activations import paired
+from maskc.verification.flat_outputs.compare_inside import look_inside, makers_of
+from maskc.verification.flat_outputs.sensitivity import Allowed, hardly_moving, hidden_weights
 from maskc.verification.inputs import Arrays, Sample, alike, drawn, elements, notes_on, one_of_each, redrawn
 from maskc.verification.intermediate_tensors import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.rounding_noise import Noise
 from maskc.verification.save_failing_case import write as write_dump
-from maskc.verification.sensitivity import hardly_moving, hidden_weights
 from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
+
+Value = TypeVar("Value")
 
 # An error so many times as large as another is of another kind.
 _APART = 100.0
@@ -318,18 +320,26 @@ def _look_where_flat(
 ) -> None:
     """Where outputs agree and hardly move, compare what is inside."""
     errors = {error.name: error.allowed for error in found.exact or ()}
-    tolerance = Tolerance.of(models.reference, data[0].expected, None, 0.0, expected.finest)
 
-    def allowed(name: str, dtype: np.dtype[Any]) -> float:
-        return min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
+    def allowed_in(reference: ModelProto) -> Allowed:
+        outputs = [value.name for value in reference.graph.output]
+        tolerance = Tolerance.of(reference, outputs, None, 0.0, expected.finest)
+        return lambda name, dtype: min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
 
     costly = max(models.before.flops, *map(elements, data)) > BUDGET / 10
     small = alike(ports, data, 3 if costly else 12, options.seed)
-    flat = hardly_moving([sample.expected for sample in data], allowed)
+    reference, compiled = models.reference, models.compiled
+    flat = hardly_moving([sample.expected for sample in data], allowed_in(reference))
     if flat:  # there may be too few data, or all alike
         with contextlib.suppress(RunError):
-            flat &= hardly_moving([expected.run(sample.inputs) for sample in small], allowed)
-    hidden = hidden_weights(models.compiled, models.after.flops, small, allowed, options.seed)
+            flat &= hardly_moving([expected.run(sample.inputs) for sample in small], allowed_in(reference))
+    many = redrawn(ports, data, options.seed) if flat else []
+    if flat and (given := _before_activations(flat, small, many, models, options, found)) is not None:
+        reference, compiled = given
+        why = f"Output '{min(flat)}' hardly moves with the inputs"
+        found.notes.append(f"{why}, so what its last operators read was compared as well; it agrees.")
+        flat = set()
+    hidden = hidden_weights(compiled, models.after.flops, small, allowed_in(reference), options.seed)
     if not flat and not hidden:
         return
     double = bool(affordable(small[-1:], models.before))
@@ -348,6 +358,50 @@ def _look_where_flat(
             )
     else:
         found.notes.append(f"{why}, so the tensors inside were compared; they agree.")
+
+
+def _before_activations(
+    flat: set[str],
+    samples: Sequence[Sample],
+    many: Sequence[Sample],
+    models: Models,
+    options: VerifyOptions,
+    found: _Found,
+) -> tuple[ModelProto, ModelProto] | None:
+    """Both models with what the last operators before these outputs read as outputs, if it agrees and moves; or None.
+
+    Of several tensors, those that do so have to be all that each output is made of. many: samples to compare on in
+    double precision as well.
+    """
+    pairs = paired(models.reference, models.compiled, flat)
+    if not pairs.tensors:
+        return None
+    reference, compiled = pairs.given(models.reference, models.compiled)
+    try:
+        expected, actual = load(reference, found.provider), load(compiled, found.provider)
+        given = [replace(sample, expected=_part(expected.run(sample.inputs), pairs.tensors)) for sample in samples]
+    except (RunError, UnavailableError):
+        return None
+    tolerance = Tolerance.of(reference, pairs.tensors, None, 0.0, expected.finest)
+    exact = partial(outputs_in_double, reference, models.before)
+    noise = Noise(reference, compiled, expected, found.provider, options.seed, exact)
+    pair = Pair(runtime_title(found.provider), lambda sample: sample.expected, actual.run, "the compiled model")
+    agree = {error.name for error in compare_outputs([pair], given, tolerance, noise).errors if error.passed}
+    computed = affordable([*given, *many], models.before)
+    if computed and options.exact is not False:
+        with contextlib.suppress(UnavailableError):
+            errors = Exact(reference, compiled, options.seed).compare(computed)
+            agree -= {error.name for error in errors if not error.passed}
+    still = hardly_moving(
+        [sample.expected for sample in given], lambda name, dtype: tolerance.relative(name, dtype, 1.0)
+    )
+    if not flat <= pairs.shown(agree - still, given[0].expected, options.seed):
+        return None
+    return replace(pairs, tensors=_part(pairs.tensors, agree)).given(models.reference, models.compiled)
+
+
+def _part(values: Mapping[str, Value], names: Collection[str]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _placement(models: Models, inputs: Inputs, provider: Gpu) -> str:

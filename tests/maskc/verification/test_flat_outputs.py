@@ -12,7 +12,7 @@ import pytest
 
 import maskc as api
 from maskc.errors import UndecidedError
-from maskc.verification.sensitivity import movement
+from maskc.verification.flat_outputs.sensitivity import movement
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
@@ -55,6 +55,57 @@ def test_a_kernel_three_times_as_large_is_noticed(exact: bool | None, weight: st
     assert result.verdict == "failed" and result.parting is not None
     assert result.parting.node == {"w1": "first", "w2": "second"}[weight]
     assert "hardly moves" in result.reasons[0]
+
+
+AGREES = "hardly moves with the inputs, so what its last operators read was compared as well; it agrees."
+
+
+def saturated(ending: str, opset: int = 17) -> onnx.ModelProto:
+    """x[n,4,4] → MatMul, mask over every second channel, MatMul, and this ending from h to y, which hardly moves."""
+    body = f"a = MatMul(x, w1) b = Mul(a, mask) h = MatMul(b, w2) {ending}"
+    parsed = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[n,4,4] x) => (float[n,K,L] y) {{ {body} }}'
+    )
+    weights = [build.weight("w1", 4, 8), build.constant("mask", np.tile([1.0, 0.0], 4)), build.weight("w2", 8, 4)]
+    few = {"tiny": 1e-12, "far": 3000.0, "large": 20.0}
+    constants = [build.constant(name, number) for name, number in few.items() if f" {name}" in ending]
+    constants += [build.constant("axes", [0], np.int64)] if "axes)" in ending else []
+    parsed.graph.initializer.extend([*weights, *constants])
+    return parsed
+
+
+TWO_HEADS = "p = Tanh(h) s = Add(h, far) q = Sigmoid(s) r = Sub(p, far) t = Tanh(r) y = Concat<axis=1>(q, t)"
+
+
+@pytest.mark.parametrize(
+    "ending", ["s = Add(h, far) y = Sigmoid(s)", "s = Mul(h, tiny) y = Softmax<axis=2>(s)", TWO_HEADS]
+)
+def test_what_a_saturated_operator_reads_shows_what_it_hides(ending: str) -> None:
+    source = saturated(ending)
+    compiled = shrink(source).model
+    result = api.verify(source, compiled)
+    assert result.verdict == "verified" and any(AGREES in note for note in result.notes), result
+    assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("y = Softmax<axis=2>(s)", "y = Softmax<axis=-1>(s)", True),
+        ("y = Softmax<axis=2>(s)", "y = Softmax<axis=-2>(s)", False),
+        (
+            "t = Softmax<axis=2>(s) u = Unsqueeze<axes=[0]>(t) y = Squeeze<axes=[0]>(u)",
+            "t = Softmax<axis=-1>(s) u = Unsqueeze(t, axes) y = Squeeze(u, axes)",
+            True,
+        ),
+        ("t = Add(s, far) y = Clip(t, tiny, large)", "t = Add(s, far) y = Clip(t, far, large)", False),
+    ],
+)
+def test_operators_that_are_written_in_another_way_are_tried(first: str, second: str, same: bool) -> None:
+    """Of tiny scores a Softmax is the same over any axis of that size."""
+    models = [saturated(f"s = Mul(h, tiny) {first}", 12), saturated(f"s = Mul(h, tiny) {second}")]
+    result = api.verify(*models)
+    assert any(AGREES in note for note in result.notes) == same, result
 
 
 def test_a_branch_that_hardly_counts() -> None:

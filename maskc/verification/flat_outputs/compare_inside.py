@@ -23,10 +23,10 @@ from maskc.frontend.graph_queries import all_graphs, bodies, type_of
 from maskc.results.measurements import FirstDifference
 from maskc.verification.bisection import compiled_again, tensor_error
 from maskc.verification.double_precision.evaluator import NARROW
+from maskc.verification.flat_outputs.sensitivity import SHOWING, movement
 from maskc.verification.inputs import Sample
 from maskc.verification.intermediate_tensors import Inside
 from maskc.verification.rounding_noise import SIZED_BY_FLOATS
-from maskc.verification.sensitivity import SHOWING, movement
 from maskc.verification.tolerance import depths, tolerance
 
 _MADE_BY = "Recompiling the reference gives a model in which it is right."
