@@ -1,10 +1,10 @@
 """Graph passes that turn a channel-masked ONNX model into the equivalent smaller dense model.
 
-`shrink` runs them all. `count` counts FLOPs and says at which sizes, `flops_by_mask` says
-exactly what each mask entry saves, and `cost_model` says it of all groups of entries at once. `bind` turns graph inputs
-(masks, say) into initializers, and `fix_sizes` gives symbolic input sizes a value. `find_mask` and its relatives say of
-one tensor what to compute. `register` adds rules for operators of one's own, derived from `Op`, `Linked` or
-`Elementwise`.
+`shrink` runs them all, and `report_with` says what another policy would leave. `count` counts FLOPs and says at which
+sizes, `flops_by_mask` says exactly what each mask entry saves, and `cost_model` says it of all groups of entries at once.
+`bind` turns graph inputs (masks, say) into initializers, and `fix_sizes` gives symbolic input sizes a value. `find_mask`
+and its relatives say of one tensor what to compute. `register` adds rules for operators of one's own, derived from `Op`,
+`Linked` or `Elementwise`.
 """
 
 import warnings
@@ -17,6 +17,7 @@ from passes.mask_savings.coupled_entries import Coupling, coupled, coupling
 from passes.mask_savings.flops_saved import flops_by_group, flops_by_mask
 from passes.model.inputs import bind, fix_sizes
 from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register
+from passes.pipeline.alternatives import report_with
 from passes.pipeline.order import Shrunk, shrink
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "flops_by_mask",
     "pruned_shape",
     "register",
+    "report_with",
     "shrink",
 ]
 

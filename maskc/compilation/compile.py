@@ -225,15 +225,16 @@ def _compile(
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with stage("Compiling") as compiling:
-            shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store)
+            keeps = (compares or advises) and not has_external(target)
+            shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store, keeps)
             _tell_passes(shrunk.report)
             _check(shrunk.model, source, target)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     before = shrunk.report.before  # with the multiplications that `masks` puts in: that is the model that was trained
-    held, kept, fewest = kept_for_speed(target, shrunk.report, options, compares=compares)
+    held, kept, fewest = kept_for_speed(target, shrunk, options, compares=compares)
     if advises:
-        held = with_advice(target, fewest, held, options)
+        held = with_advice(target, shrunk, fewest, held, options)
     # the converter calls tensors otherwise than the author does their layers
     nodes = () if source.tensorflow is None else target.graph.node
     written = {name: node.name for node in nodes for name in node.output}
@@ -256,14 +257,21 @@ def _compile(
     return Compiled(shrunk.model, report, source.files)
 
 
-def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None) -> Shrunk:
+def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None, keeps: bool) -> Shrunk:
     """Run the passes with the widths of the options."""
     if options.align == "measure":
         table, seconds = RATES.get(table_name()), options.align_seconds
         return fastest(model, options.adapters, watch, table, seconds, store, options.at, options.target)
     align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
     return passes.shrink(
-        model, options.adapters, watch=watch, store=store, align=align, at=options.at, target=options.target
+        model,
+        options.adapters,
+        watch=watch,
+        store=store,
+        align=align,
+        at=options.at,
+        target=options.target,
+        keeps_analysis=keeps,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the channels that are kept for speed gain and cost: the model is compiled once more, without them."""
+"""What the channels that are kept for speed gain and cost, beside the model that is compiled without them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from maskc import progress
 from maskc.compilation.options import CompileOptions
 from maskc.frontend.graph_queries import has_external
 from maskc.results.document import KeptForSpeed
+from passes import Shrunk
 from passes.abstract_values.kept_reasons import SPEED
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held
@@ -20,22 +21,23 @@ _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 
 
 def kept_for_speed(
-    model: ModelProto, report: Report, options: CompileOptions, *, compares: bool
+    model: ModelProto, shrunk: Shrunk, options: CompileOptions, *, compares: bool
 ) -> tuple[tuple[Held, ...], KeptForSpeed | None, Report]:
     """The masked channels that are kept, told apart, a summary (None where no layer keeps any for speed), and a report.
 
-    That report is on the model with the fewest channels, where it was compiled, and `report` otherwise.
+    That report is on the model with the fewest channels, where that was looked at, and of `shrunk` otherwise.
 
-    `compares`: whether to compile the model once more, with the fewest channels, which says what is kept for speed and
-    what it costs. Otherwise, and where weights are too large for that, only channels that were added for a layer's
+    `compares`: whether to look at the model with the fewest channels, which says what is kept for speed and what it
+    costs. Otherwise, and where weights are too large for that, only channels that were added for a layer's
     width are known to be.
     """
+    report = shrunk.report
     if not report.widths:
         return report.held, None, report
     held, plain = report.held, None
     if compares and not has_external(model):
         with progress.stage("Compiling without channels kept for speed"):
-            plain = passes.shrink(model, options.adapters, at=report.before.at.sizes, target=options.target).report
+            plain = passes.report_with(model, shrunk, options.adapters, options.target)
         held = tuple(_told_apart(held, plain.held, _ADVICE if plain.after.flops < report.after.flops else ""))
     kept = sum(len(item.channels) for item in held if item.aligned)
     without = None if plain is None else plain.after.flops

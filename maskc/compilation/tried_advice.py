@@ -17,7 +17,7 @@ from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import has_external
 from maskc.frontend.mask_files import apply_masks
-from passes.adapters.placement import Policy
+from passes import Shrunk
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held
 
@@ -47,32 +47,33 @@ class _Trial:
         return set(item.channels) - left
 
 
-def with_advice(model: ModelProto, report: Report, held: Sequence[Held], options: CompileOptions) -> tuple[Held, ...]:
+def with_advice(
+    model: ModelProto, shrunk: Shrunk, report: Report, held: Sequence[Held], options: CompileOptions
+) -> tuple[Held, ...]:
     """What is held, with advice that was found to remove these channels and to lower the FLOPs.
 
-    report: of the model with the fewest channels, which the trials are compared with; channels kept for speed have
-    their advice. Nothing is tried with weights that are too large for memory.
+    shrunk: the compiled model. report: of that with the fewest channels, which the trials are compared with; channels
+    kept for speed have their advice. Nothing is tried with weights that are too large for memory.
     """
     needed = [item for item in held if not item.aligned]
     if not needed or has_external(model):
         return tuple(held)
     with progress.stage("Trying what would remove the channels that are kept"):
-        trials = [trial for trial in _trials(model, report, needed, options) if trial.saved > 0]
+        trials = [trial for trial in _trials(model, shrunk, report, needed, options) if trial.saved > 0]
     return tuple(part for item in held for part in ([item] if item.aligned else _advised(item, trials)))
 
 
-def _trials(model: ModelProto, report: Report, needed: Sequence[Held], options: CompileOptions) -> Iterator[_Trial]:
-    sizes = report.before.at.sizes
-
-    def followed(words: str, changed: ModelProto, adapters: Policy) -> _Trial:
-        found = passes.shrink(changed, adapters, at=sizes, target=options.target).report
-        return _Trial(words, found, report.after.flops)
-
+def _trials(
+    model: ModelProto, shrunk: Shrunk, report: Report, needed: Sequence[Held], options: CompileOptions
+) -> Iterator[_Trial]:
     if masks := _masks_of_others(needed):
         with contextlib.suppress(InputError):  # of a tensor that the file does not have, or one that takes no mask
-            yield followed("share the mask or mask both", apply_masks(model, masks), options.adapters)
+            changed = apply_masks(model, masks)
+            found = passes.shrink(changed, options.adapters, at=report.before.at.sizes, target=options.target).report
+            yield _Trial("share the mask or mask both", found, report.after.flops)
     if options.adapters != "always":
-        yield followed("compile with `--adapters always`", model, "always")
+        found = passes.report_with(model, shrunk, "always", options.target)
+        yield _Trial("compile with `--adapters always`", found, report.after.flops)
 
 
 def _masks_of_others(needed: Sequence[Held]) -> dict[str, NDArray[np.bool_]]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,6 +22,7 @@ from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Sizes
+from passes.graph.construct import copied
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
@@ -64,13 +65,15 @@ class ShrinkOptions(PlanOptions):
 
     align: widths are rounded up to multiples of this number, or as rates say that it runs faster. explains: whether to
     say what is masked, and why what stays does. at: sizes of inputs to count FLOPs at, as for `passes.count`. runtime:
-    the name of the target.
+    the name of the target. keeps_analysis: whether to keep what is known of a graph of which channels are kept, for
+    compiling it in another way.
     """
 
     align: Align | None = None
     runtime: str = registry.DEFAULT
     explains: bool = True
     at: Sizes | None = None
+    keeps_analysis: bool = False
 
     @property
     def target(self) -> Target:
@@ -79,11 +82,28 @@ class ShrinkOptions(PlanOptions):
 
 
 @dataclass(frozen=True)
+class Analysed:
+    """A copy of a prepared graph and its facts, before it was rewritten.
+
+    made: tensors that were put in. faults: tensors that the runtime computes wrongly in the source.
+    """
+
+    graph: gs.Graph
+    facts: Facts
+    made: frozenset[str]
+    faults: Collection[str] = ()
+
+
+@dataclass(frozen=True)
 class Shrunk:
-    """A compiled model and what was done to get there."""
+    """A compiled model and what was done to get there.
+
+    analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    """
 
     model: onnx.ModelProto
     report: Report
+    analysed: Analysed | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,7 @@ class Planned:
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
     speedup: float | None = None
+    analysed: Analysed | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ class Compiled(Generic[Written]):
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without searches for unused cycles: there are next to none, and each visits all nodes and tensors of a graph."""
     enabled = gc.isenabled()
     gc.disable()
@@ -125,7 +146,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()  # until the variables of the call are gone, too: the next search would visit them
+@uncollected()  # until the variables of the call are gone, too: the next search would visit them
 def shrink(
     model: onnx.ModelProto,
     adapters: Policy = "auto",
@@ -135,6 +156,7 @@ def shrink(
     store: Store | None = None,
     at: Sizes | None = None,
     target: str = registry.DEFAULT,
+    keeps_analysis: bool = False,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
@@ -159,7 +181,8 @@ def shrink(
             # where inputs have defaults, it is the file that decides whether they are weights of it
             return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph, at)
 
-    result = compiled(source, ShrinkOptions(adapters, align=align, at=at, runtime=target), write, recorder)
+    options = ShrinkOptions(adapters, align=align, at=at, runtime=target, keeps_analysis=keeps_analysis)
+    result = compiled(source, options, write, recorder)
     if trace is not None:
         trace.stages["clean"] = result.written
     done = result.planned
@@ -167,7 +190,7 @@ def shrink(
     notes = (*_notes(source, result.graph), *gone, *done.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
-    return Shrunk(result.written, report)
+    return Shrunk(result.written, report, done.analysed)
 
 
 def compiled(
@@ -237,11 +260,25 @@ def shrink_graph(
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        clean(graph, options.target, nested=around is not None)
-        options.target.write_fast_forms(graph, limit, nested=around is not None)
-        store_compactly(graph, source)
-        options.target.avoid_faults(graph, faults, nested=around is not None)
-    return replace(found, notes=(*notes, *found.notes))
+        finish(graph, options, faults, source=source, limit=limit, nested=around is not None)
+    analysed = None if found.analysed is None else replace(found.analysed, faults=faults)
+    return replace(found, notes=(*notes, *found.notes), analysed=analysed)
+
+
+def finish(
+    graph: gs.Graph,
+    options: ShrinkOptions,
+    faults: Collection[str],
+    *,
+    source: onnx.ModelProto | None,
+    limit: int = 0,
+    nested: bool = False,
+) -> None:
+    """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
+    clean(graph, options.target, nested=nested)
+    options.target.write_fast_forms(graph, limit, nested=nested)
+    store_compactly(graph, source)
+    options.target.avoid_faults(graph, faults, nested=nested)
 
 
 def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around: Enclosing | None = None) -> Planned:
@@ -271,7 +308,7 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
     if options.align is not None:
         with recorder.step("widths", graph):
             multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
-    chosen, facts = multiples.plan, multiples.facts
+    first_facts, chosen, facts = facts, multiples.plan, multiples.facts
     found = Planned(facts, chosen, widths=multiples.widths, speedup=multiples.speedup)
     if not options.explains:
         return found
@@ -280,7 +317,9 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         notes = _put_in(graph, chosen) if options.adapters == "never" and around is None else ()
-    return replace(found, masked=masked, held=held, notes=notes)
+    keeps = options.keeps_analysis and not bodies and (multiples.widths or held)
+    analysed = Analysed(copied(graph), first_facts.of_copy(), made) if keeps else None
+    return replace(found, masked=masked, held=held, notes=notes, analysed=analysed)
 
 
 def _with_all_channels(model: onnx.ModelProto, options: ShrinkOptions) -> tuple[gs.Graph, Planned]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -67,6 +67,13 @@ class Facts:
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
+
+    def of_copy(self) -> Facts:
+        """The same of a copy of the graph, which has no subgraphs."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        own = {name: dict(value) for name, value in values.items() if isinstance(value, dict)}
+        own["constant"] = {name: dict(axes) for name, axes in self.constant.items()}
+        return Facts(**values | own | {"_links": {}, "_aligned": {}})
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
