@@ -1,10 +1,10 @@
 """Graph passes that turn a channel-masked ONNX model into the equivalent smaller dense model.
 
-`shrink` runs them all, and `report_with` says what another policy would leave. `count` counts FLOPs and says at which
-sizes, `flops_by_mask` says exactly what each mask entry saves, and `cost_model` says it of all groups of entries at once.
-`bind` turns graph inputs (masks, say) into initializers, and `fix_sizes` gives symbolic input sizes a value. `find_mask`
-and its relatives say of one tensor what to compute. `register` adds rules for operators of one's own, derived from `Op`,
-`Linked` or `Elementwise`.
+`shrink` runs them all, and `report_with` says what another policy would leave. `count` counts FLOPs and says at
+which sizes, `flops_by_mask` says exactly what each mask entry saves, and `cost_model` says it of all groups of
+entries at once. `bind` turns graph inputs (masks, say) into initializers, and `fix_sizes` gives symbolic input
+sizes a value. `find_mask` and its relatives say of one tensor what to compute. `register` adds rules for operators
+of one's own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
 import warnings

@@ -40,19 +40,19 @@ def why_fatal(model: ModelProto) -> str | None:
 
 
 def _fatal_attribute(node: NodeProto) -> str:
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type not in ("Attention", "TfIdfVectorizer"):
+        return ""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     if node.op_type == "Attention":
         heads = [attributes[name] for name in ("q_num_heads", "kv_num_heads") if name in attributes]
         return next((f"{number} heads" for number in heads if not 0 < number < 2**31), "")
-    if node.op_type == "TfIdfVectorizer":
-        skipped, places = attributes.get("max_skip_count", 0), len(attributes.get("ngram_indexes", ()))
-        pool = len(attributes.get("pool_int64s", ()) or attributes.get("pool_strings", ()))
-        ends = [*attributes.get("ngram_counts", ()), pool]
-        listed = sum((end - start) // length for length, (start, end) in enumerate(itertools.pairwise(ends), 1))
-        if skipped > _MOST_ROUNDS:
-            return f"{skipped} elements to skip"
-        return f"{listed} n-grams and {places} indices of them" if places < listed else ""
-    return ""
+    skipped, places = attributes.get("max_skip_count", 0), len(attributes.get("ngram_indexes", ()))
+    pool = len(attributes.get("pool_int64s", ()) or attributes.get("pool_strings", ()))
+    ends = [*attributes.get("ngram_counts", ()), pool]
+    listed = sum((end - start) // length for length, (start, end) in enumerate(itertools.pairwise(ends), 1))
+    if skipped > _MOST_ROUNDS:
+        return f"{skipped} elements to skip"
+    return f"{listed} n-grams and {places} indices of them" if places < listed else ""
 
 
 def why_endless(model: ModelProto) -> str | None:

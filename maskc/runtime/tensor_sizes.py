@@ -8,15 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from maskc.frontend.graph_queries import copied, without_weights
 from maskc.runtime.random_inputs import Port
 from passes.abstract_values.symbolic_sizes import spatial_windows
+from passes.errors import GraphError
 from passes.model.declarations import dims_of, written_by_unknown
 from passes.model.element_inference import with_elements
+from passes.model.prepare import shaped
 
 Shapes = Mapping[str, Sequence[int | str | None] | None]
+
+# Where a Tile repeats more often than this, sizes that onnx does not infer are looked for.
+_OFTEN = 2**16
 
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
@@ -40,6 +45,9 @@ class TensorSizes:
             for dim in value.type.tensor_type.shape.dim if value.name in symbols else ():
                 if not dim.HasField("dim_value"):
                     dim.dim_param = next(symbols[value.name])
+        repeats = {node.input[1] for node in graph.node if node.op_type == "Tile" and len(node.input) > 1}
+        times = (math.prod(map(int, numpy_helper.to_array(t).ravel())) for t in graph.initializer if t.name in repeats)
+        self._repeats_often = any(number > _OFTEN for number in times)
         self._inferred: tuple[Mapping[str, int], Shapes] | None = None
 
     def largest(self, sizes: Mapping[str, int]) -> int:
@@ -67,11 +75,14 @@ class TensorSizes:
                     dim.dim_value = sizes[dim.dim_param]
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
-        shapes: Shapes = {}
+        shapes: dict[str, Sequence[int | str | None] | None] = {}
         with contextlib.suppress(onnx.shape_inference.InferenceError):
             graph = with_elements(model).graph
             shapes = {value.name: dims_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
             shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        if self._repeats_often and any(not isinstance(dim, int) for dims in shapes.values() for dim in dims or [None]):
+            with contextlib.suppress(GraphError):  # what is folded tells more, and takes longer
+                shapes |= {tensor.name: tensor.shape for node in shaped(model).nodes for tensor in node.outputs}
         self._inferred = dict(sizes), shapes
         return shapes
 

@@ -225,6 +225,18 @@ class ScatterND(Scattering):
     Slices of the axes that the tuples choose from can be removed if the indices are a constant matrix, a tuple a row.
     """
 
+    def contradiction(self, node: gs.Node) -> str:
+        data, indices, updates = (shape_of(t) for t in node.inputs[:3])
+        if data is None or updates is None or not indices or not isinstance(indices[-1], int):
+            return ""
+        wanted = [*indices[:-1], *data[indices[-1] :]]
+        if len(wanted) != len(updates):
+            return f"its updates have {len(updates)} axes, and its indices and data ask for {len(wanted)}"
+        for axis, (size, given) in enumerate(zip(wanted, updates, strict=True)):
+            if isinstance(size, int) and isinstance(given, int) and size != given:
+                return f"its updates have size {given} along axis {axis}, and its indices and data ask for {size}"
+        return ""
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         data, indices = shape_of(node.inputs[0]), shape_of(node.inputs[1])
         if data is None or not indices or not isinstance(indices[-1], int):

@@ -22,6 +22,11 @@ class Resize(Linked):
 
     reason = kept_reasons.EACH_BY_ITSELF
 
+    def contradiction(self, node: gs.Node) -> str:
+        scales = node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2))) or ()
+        odd = next((scale for scale in scales if not scale > 0), None)
+        return "" if odd is None or operand(node, 3) is not None else f"its scale {odd:g} is not above 0"
+
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())
         named = node.attrs.get("axes")

@@ -57,6 +57,9 @@ class Slice(Movement):
             return None  # of an axis that is given twice nobody says which counts
         return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
 
+    def contradiction(self, node: gs.Node) -> str:
+        return "its step is 0" if 0 in (int_list(operand(node, 4)) or ()) else ""
+
     def settled(self, node: gs.Node) -> dict[int, Array]:
         """Operands, by index, without the axes of open size that stay whole, which inference does not see."""
         shape, ranges = shape_of(node.inputs[0]), None if "starts" in node.attrs else self._ranges(node)

@@ -85,7 +85,7 @@ class _Sweep:
                 demand = demands.get((i, axis))
                 if constant:
                     if demand is not None and not all_set(demand.need):
-                        self.plan.required[index, i, axis] = demand.need
+                        self.plan.required[index, i, axis] = _not_empty(demand, np.ones(size, bool))
                 elif not knows_constants and (demand is None or all_set(demand.need)):
                     self.whole.add((tensor.name, axis))
                 else:
@@ -233,10 +233,16 @@ class _Sweep:
             needless = demand.flops * float(np.count_nonzero(unneeded))
             reads_all = not any_set(need) or needless <= self._moving(tensor, axis, stored, need)
             return stored if reads_all else need
-        if not any_set(need) and not demand.optional:
-            need = need.copy()  # an axis of size zero is never left
-            need[int(stored.argmax())] = True
-        return need
+        return _not_empty(demand, stored)
+
+
+def _not_empty(demand: Demand, stored: Mask) -> Mask:
+    """The slices that are needed, or one of those stored: an axis of size zero is not left, but where it may be."""
+    if any_set(demand.need) or demand.optional:
+        return demand.need
+    need = demand.need.copy()
+    need[int(stored.argmax())] = True
+    return need
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:

@@ -82,7 +82,7 @@ def paired(reference: ModelProto, compiled: ModelProto, outputs: Collection[str]
                 taken.add(names[pair])
                 waiting.append((pair, names[pair]))
         made_of[called] = tuple(names[pair] for pair in pairs)
-        if one.spelled(made) != other.spelled(alike):
+        if pairs and one.spelled(made) != other.spelled(alike):
             inputs = [dict(zip(side, made_of[called], strict=True)) for side in zip(*pairs, strict=True)]
             written[called] = one.alone(made, first, inputs[0]), other.alone(alike, second, inputs[1])
     order = {name: number for number, name in enumerate(one.by_output)}

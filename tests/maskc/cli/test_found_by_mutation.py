@@ -296,6 +296,53 @@ def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, made:
     assert result.returncode == 0 and said in " ".join(result.stderr.split()), result
 
 
+@pytest.mark.parametrize(
+    ("made", "weights", "said"),
+    [
+        (node("Slice", "x zero two one zero", "y"), {}, "step"),
+        (node("Resize", "x none scales", "y"), {}, "its scale 0 is not above 0"),
+        (node("ScatterND", "x at updates", "y"), {"updates": [3, 2, 2]}, "size 3 along axis 0, and its indices"),
+        (node("ScatterND", "x at updates", "y"), {"updates": [1, 2]}, "2 axes, and its indices and data ask for 3"),
+    ],
+)
+def test_operands_that_contradict_an_operator(
+    tmp_path: Path, made: onnx.NodeProto, weights: dict[str, list[int]], said: str
+) -> None:
+    numbers = {"zero": [0], "one": [1], "two": [2], "at": [[0]]}
+    constants = [build.constant(name, values, np.int64) for name, values in numbers.items()]
+    constants += [build.constant("none", np.zeros(0)), build.constant("scales", [1, 0, 2])]
+    constants += [build.weight(name, *shape) for name, shape in weights.items()]
+    used = [tensor for tensor in constants if tensor.name in made.input]
+    built = build.model([made], [value("x", ["n", 2, 2])], [value("y", [None, None, None])], used, opset=13)
+    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, said)
+
+
+def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
+    """It would be larger than what is computed."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Gather", "s first", "n", axis=0),
+        node("Concat", "n ones", "t", axis=0),
+        node("Expand", "x t", "e"),
+        node("Concat", "x e", "c", axis=1),
+        node("Tile", "c often", "y"),
+    ]
+    weights = [build.constant("first", [0], np.int64), build.constant("ones", [1], np.int64)]
+    weights.append(build.constant("often", [1, 2**25], np.int64))
+    built = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", None])], weights, opset=11)
+    assert "elements, and up to" in " ".join(api.compile(built).report.warnings)
+
+
+def test_attributes_of_a_local_function_that_its_caller_gives(tmp_path: Path) -> None:
+    inner = node("Softmax", "a", "b")
+    inner.attribute.add(name="axis", ref_attr_name="along", type=onnx.AttributeProto.INT)
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("own", "Scores", ["a"], ["b"], [inner], opsets, attributes=["along"])
+    call = helper.make_node("Scores", ["x"], ["y"], domain="own", along=1)
+    built = build.model([call], [value("x", ["n", 4])], [value("y", ["n", 4])], domains=["own"], functions=[function])
+    assert maskc("compile", build.save(built, tmp_path / "m.onnx")).exit_code == 0
+
+
 def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -> None:
     """The checker does not follow what is joined, so what contradicts itself may show only in constants."""
     nodes = [node("Concat", "three four", "wide", axis=0), node("Expand", "x wide", "y")]

@@ -108,6 +108,16 @@ def test_operators_that_are_written_in_another_way_are_tried(first: str, second:
     assert any(AGREES in note for note in result.notes) == same, result
 
 
+def test_an_output_that_depends_on_constants_alone() -> None:
+    nodes = [node("MatMul", "x w", "z"), node("Add", "one two", "y")]
+    ends = [value("x", ["n", 8])], [value("y", [2]), value("z", ["n", 4])]
+    source = build.model(
+        nodes, *ends, [build.weight(name, *s) for name, s in (("w", [8, 4]), ("one", [2]), ("two", [2]))]
+    )
+    other = build.changed(source, "one", lambda x: x + 0)
+    assert api.verify(source, other).passed
+
+
 def test_a_branch_that_hardly_counts() -> None:
     """The output moves, but not with what the branch computes."""
     source = scores(1e-12)

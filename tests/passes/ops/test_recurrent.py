@@ -234,3 +234,17 @@ def test_constant_data_is_computed_beforehand(op: str) -> None:
         signature="(float[4,2,6] x, float[4,2,3] z) => (float[4,2,3] y)",
     )
     assert operators(compiled(source)) == ["Add"]
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_data_that_are_constants_keep_a_channel(op: str) -> None:
+    """What they add is in the bias, and ONNX Runtime ends the process at data without channels."""
+    data = np.tile(np.arange(1, 7, dtype=np.float32), (2, 3, 1))
+    states = ", s, s" if op == "LSTM" else ", s"  # after the lengths of sequences
+    body = f"s = Mul(x, one) h = {op} <hidden_size = 5> (d, w, r, b, {states}) y = Identity(h)"
+    g = GATES[op]
+    constants = {"d": data, "w": random(1, g * 5, 6), "r": random(1, g * 5, 5, seed=1), "b": random(1, 10 * g, seed=2)}
+    result = compiled(
+        model("(float[1,3,5] x) => (float[A,C,D,E] y)", body, 14, one=np.ones(5, np.float32), **constants)
+    )
+    assert weight(result, op).shape == (1, g * 5, 1)
