@@ -28,6 +28,8 @@ _MAX_TRIES = 60
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
 _MAX_ELEMENTS = 2**24
+# Examples, as the first axis of a matrix counts them: more show nothing else, and take minutes.
+_MAX_EXAMPLES = 2**20
 # Elements of a tensor inside: several may be held at a time.
 _MAX_INSIDE = 2**28
 # And where smaller sizes are accepted.
@@ -121,12 +123,14 @@ def check_size(inputs: Sequence[Port]) -> None:
 
 def _too_many(inputs: Sequence[Port], sizes: Mapping[str, int]) -> str:
     """What is said of inputs with more elements than are drawn; "" where there are not."""
-    elements = sum(math.prod(max(1, size) for size in port.shape(sizes)) for port in inputs)
-    return (
-        f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
-        if elements > _MAX_ELEMENTS
-        else ""
-    )
+    shapes = [port.shape(sizes) for port in inputs]
+    elements = sum(math.prod(max(1, size) for size in shape) for shape in shapes)
+    if elements > _MAX_ELEMENTS:
+        return f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
+    examples = max((shape[0] for shape in shapes if len(shape) > 1), default=0)
+    if examples > _MAX_EXAMPLES:
+        return f"its inputs hold {examples:,} examples, and up to {_MAX_EXAMPLES:,} are drawn"
+    return ""
 
 
 def plan(
