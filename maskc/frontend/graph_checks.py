@@ -174,6 +174,10 @@ def _names(model: ModelProto) -> Counter[str]:
 
 
 def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        number = value.type.tensor_type.elem_type
+        if number and number not in _TYPES:
+            yield f"'{value.name}' has elements of the type {number}, which there is not"
     inputs = [value.name for value in graph.input]
     initializers = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
     yield from (f"two inputs are called '{name}'" for name in _twice(inputs))

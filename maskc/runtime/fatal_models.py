@@ -55,6 +55,12 @@ def _fatal_attribute(node: NodeProto) -> str:
     return f"{listed} n-grams and {places} indices of them" if places < listed else ""
 
 
+def must_be_positive(model: ModelProto) -> set[str]:
+    """The inputs at whose values of zero and less ONNX Runtime ends the process: how long the frames of an STFT are."""
+    given = {value.name for value in model.graph.input}
+    return given & {n.input[3] for n in model.graph.node if n.op_type == "STFT" and len(n.input) > 3}
+
+
 def why_endless(model: ModelProto) -> str | None:
     """Which Loop of the main graph any runtime takes hours for, in words; None where nothing is known of one."""
     numbers = {

@@ -26,7 +26,7 @@ from maskc.frontend.graph_queries import (
 from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
-from maskc.runtime.fatal_models import why_fatal
+from maskc.runtime.fatal_models import must_be_positive, why_fatal
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
 from passes.errors import in_brief
@@ -54,6 +54,7 @@ class OnnxRuntimeSession:
         #: the finest type that this computes with
         self.finest = TensorProto.DOUBLE
         self.outputs = tuple(value.name for value in model.graph.output)
+        self._positive = must_be_positive(model)
         options = ort.SessionOptions()
         options.log_severity_level = FATAL
         options.use_deterministic_compute = True
@@ -97,6 +98,9 @@ class OnnxRuntimeSession:
             self._inputs.get(name, name): value.astype(np.float32) if name in self._inputs else value
             for name, value in inputs.items()
         }
+        for name in self._positive & set(inputs):
+            if np.any(inputs[name] <= 0):
+                raise RunError(f"ONNX Runtime cannot run the model: it ends the process where '{name}' is not above 0.")
         try:
             values = self._session.run(None, fed)
         except Exception as error:

@@ -40,13 +40,16 @@ def _makes_long_vector(model: onnx.ModelProto, plain: onnx.ModelProto) -> bool:
 
     `plain` is what was inferred without these. What reads such vectors is left out, so that nothing follows them.
     """
-    known = {v.name: dims_of(v) for v in (*plain.graph.value_info, *plain.graph.output)}
+    made = {n.output[0] for n in model.graph.node if n.op_type in _MAKERS}
+    if not made:
+        return False
+    known = {v.name: dims_of(v) for v in (*plain.graph.value_info, *plain.graph.output) if v.name in made}
 
     def is_open(name: str) -> bool:
         dims = known.get(name)
         return dims is None or (len(dims) == 1 and not isinstance(dims[0], int))
 
-    lengths = {n.output[0] for n in model.graph.node if n.op_type in _MAKERS and is_open(n.output[0])}
+    lengths = set(filter(is_open, made))
     if not lengths:
         return False
     part, beyond = described_as(model), set(lengths)

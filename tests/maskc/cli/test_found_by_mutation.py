@@ -333,6 +333,30 @@ def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
     assert "elements, and up to" in " ".join(api.compile(built).report.warnings)
 
 
+def test_frames_of_no_elements(tmp_path: Path) -> None:
+    """ONNX Runtime divides by their length."""
+    made = helper.make_node("STFT", ["x", "step", "", "length"], ["y"])
+    built = build.model(
+        [made],
+        [value("x", [1, 64, 1]), value("step", [], TensorProto.INT64), value("length", [], TensorProto.INT64)],
+        [value("y", [1, None, None, 2])],
+    )
+    result = process("compile", build.save(built, tmp_path / "m.onnx"))
+    assert result.returncode == 0 and ("Verified" in result.stdout or "Not verified" in result.stderr), result
+
+
+def test_a_branch_that_declares_a_type_that_there_is_not(tmp_path: Path) -> None:
+    branches = []
+    for name, kind in (("a", 1000), ("b", TensorProto.FLOAT)):
+        branch = onnx.GraphProto(name=name, node=[node("Relu", "x", name)])
+        branch.output.add(name=name).type.tensor_type.elem_type = kind
+        branches.append(branch)
+    chosen = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    ends = [value("x", ["n", 4]), value("c", [], TensorProto.BOOL)], [value("y", ["n", 4])]
+    built = build.save(build.model([chosen], *ends), tmp_path / "m.onnx")
+    refused(maskc("compile", built), 2, "'a' has elements of the type 1000, which there is not")
+
+
 def test_attributes_of_a_local_function_that_its_caller_gives(tmp_path: Path) -> None:
     inner = node("Softmax", "a", "b")
     inner.attribute.add(name="axis", ref_attr_name="along", type=onnx.AttributeProto.INT)
