@@ -19,6 +19,7 @@ from maskc.verification.inputs import Sample
 from maskc.verification.rounding_noise import rounded_weights
 from maskc.verification.tolerance import double_floor
 from passes.errors import in_brief
+from passes.model.declarations import dims_of, written
 
 Tensors = dict[str, NDArray[Any]]
 Run = Callable[[dict[str, Any]], Tensors]
@@ -130,7 +131,8 @@ def exposed(model: ModelProto, names: set[str]) -> ModelProto:
 def where_odd(reference: ModelProto, sample: Sample) -> str | None:
     """A clause that names weights that are not finite or, on this sample, the first tensor with NaN or no elements.
 
-    Or one that says that the reference is not what ONNX Runtime's optimizations make of it; None where nothing is odd.
+    Or one that says that the reference is not what ONNX Runtime's optimizations make of it, or what it declares; None
+    where nothing is odd.
     """
     weight = next(_not_finite_weights(reference), None)
     if weight is not None:
@@ -146,7 +148,27 @@ def where_odd(reference: ModelProto, sample: Sample) -> str | None:
             return f"tensor '{name}' of the reference holds NaN, which no mask takes away, as 0 times NaN is NaN"
         if array.dtype.kind == "f" and not array.size:
             return f"tensor '{name}' of the reference has no elements, at which runtimes do not always follow ONNX"
-    return _only_optimized(reference, sample)
+    return _only_optimized(reference, sample) or _misdeclared(reference, sample)
+
+
+def _misdeclared(reference: ModelProto, sample: Sample) -> str | None:
+    """A clause that names an output of another shape, on this sample, than the reference declares."""
+    sizes: dict[str, int] = {}
+    for value in reference.graph.input:
+        shape = sample.inputs[value.name].shape if value.name in sample.inputs else ()
+        sizes |= {d.dim_param: n for d, n in zip(value.type.tensor_type.shape.dim, shape, strict=False) if d.dim_param}
+    for value in reference.graph.output:
+        dims = dims_of(value)
+        if dims is None or value.name not in sample.expected:
+            continue
+        shape = sample.expected[value.name].shape
+        declared = [sizes.get(dim) if isinstance(dim, str) else dim for dim in dims]
+        if len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True)):
+            return (
+                f"'{value.name}' of the reference is {list(shape)}, which it declares as {written(dims)}: runtimes may "
+                "believe that"
+            )
+    return None
 
 
 def _only_optimized(reference: ModelProto, sample: Sample) -> str | None:

@@ -134,7 +134,7 @@ class _Makers:
         for name in node.input:
             tensor = self._constants.get(name)
             operands.append(bool(name) if tensor is None else (tensor.data_type, array_of(tensor).tolist()))
-        return {a.name: helper.get_attribute_value(a) for a in node.attribute}, operands
+        return {a.name: a.SerializeToString(deterministic=True) for a in node.attribute}, operands
 
     def alone(self, node: NodeProto, output: str, inputs: Mapping[str, str]) -> ModelProto:
         """A model of this node alone, whose operands have other names."""

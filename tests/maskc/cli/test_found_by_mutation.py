@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 import maskc as api
 from maskc import frontend
 from maskc.compilation import compile
+from maskc.verification.inputs import Sample
+from maskc.verification.intermediate_tensors import where_odd
 from tests.maskc import build
 from tests.maskc.build import node, value
 from tests.maskc.command import maskc, process, refused
@@ -331,6 +333,13 @@ def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
     weights.append(build.constant("often", [1, 2**25], np.int64))
     built = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", None])], weights, opset=11)
     assert "elements, and up to" in " ".join(api.compile(built).report.warnings)
+
+
+def test_an_output_of_another_shape_than_declared_is_said() -> None:
+    built = build.model([node("Transpose", "x", "y", perm=[1, 0])], [value("x", ["n", "t"])], [value("y", ["n", "t"])])
+    for shape, said in (((2, 3), "'y' of the reference is [3, 2], which it declares as [n, t]"), ((2, 2), "None")):
+        array = np.ones(shape, np.float32)
+        assert said in str(where_odd(built, Sample("given", {"x": array}, {"y": array.T})))
 
 
 def test_frames_of_no_elements(tmp_path: Path) -> None:
