@@ -214,7 +214,10 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
 
 
 def _impossible_attribute(node: NodeProto) -> str:
-    """An attribute at which onnx's own inference, or ONNX Runtime, ends the process or never ends, in words."""
+    """An attribute at which onnx's own inference, or ONNX Runtime, ends the process or never ends, in words.
+
+    Or one at which it leaves what a Cast writes as it finds the memory.
+    """
     numbers = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
     axis, batch, parts = (numbers.get(name, 0) for name in ("axis", "batch_dims", "num_outputs"))
     if abs(axis) > _MOST_AXES:
@@ -223,6 +226,8 @@ def _impossible_attribute(node: NodeProto) -> str:
         return f"{batch} batch dimensions"
     if node.op_type == "Split" and 0 < parts < len(node.output):
         return f"{len(node.output)} outputs, and num_outputs says {parts}"
+    if numbers.get("saturate", 1) not in (0, 1):
+        return f"saturate = {numbers['saturate']}, which is 0 or 1"
     if node.op_type == "Einsum":
         equation = next((a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), "")
         odd = next((sign for sign in equation if sign not in _EQUATION), "")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
-from passes.graph.tensors import Array, Mask, is_constant, operand, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, present, shape_of, volume
 from passes.ops.base import axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
@@ -85,7 +85,11 @@ class NormalizationFromAxis(Normalization):
     """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return None if _several_outputs(node) else range(axis_attribute(node, -1), rank)
+        if _several_outputs(node):
+            return None
+        vectors = [shape_of(t) or () for _, t in present(node.inputs[1:])]
+        # before them a scale or bias may have axes, too, which only need to broadcast
+        return {a for a in range(rank) if a >= axis_attribute(node, -1) or any(_varies(v, a - rank) for v in vectors)}
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Where the scale is zero there is only the bias: a mask after the operator may be in its weights."""
@@ -105,7 +109,7 @@ class NormalizationFromAxis(Normalization):
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         rank = len(shape_of(node.inputs[0]) or ())
         if facts.links(node):
-            yield from maps_by_slices(node, facts, range(axis_attribute(node, -1), rank))
+            yield from maps_by_slices(node, facts, self.whole_axes(node, facts, rank) or ())
 
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         x, scale, bias = node.inputs[0], operand(node, 1), operand(node, 2)
@@ -158,6 +162,11 @@ class NormalizationFromAxis(Normalization):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return self.flops_per_element * volume(node.outputs[0]), 0
+
+
+def _varies(shape: Sequence[Dim], axis: int) -> bool:
+    """Whether a tensor has several slices along an axis that is counted from the end."""
+    return len(shape) >= -axis and shape[axis] != 1
 
 
 def _several_outputs(node: gs.Node) -> bool:

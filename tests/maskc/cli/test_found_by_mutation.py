@@ -269,6 +269,7 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
         (helper.make_node("LayerNormalization", ["x", "s"], ["y"], axis=2**31), "the axis 2147483648"),
         (helper.make_node("Einsum", ["x", "x"], ["y"], equation="abc,\nc"), r"'\n' in its equation"),
         (helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1), "2 outputs, and num_outputs says 1"),
+        (helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16, saturate=5), "saturate = 5, which is 0 or 1"),
     ],
 )
 def test_attributes_at_which_libraries_end_the_process_or_never_end(

@@ -134,6 +134,15 @@ def test_channels_pass_through(name: str, shift: float) -> None:
         exact(network)
 
 
+@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_scale_may_have_the_axes_that_are_not_normalized(op: str, computed: bool) -> None:
+    scale = "r = Relu(scale)\n" if computed else ""
+    text = f"{scale} p = {op}<axis = 2>(s, {'r' if computed else 'scale'})"
+    network = source(text, shift=0.7, opset=23, scale=random(1, 6, 5, 6, seed=2))
+    exact(network)
+
+
 def test_group_normalization_knows_groups_that_are_constant() -> None:
     network = model(
         "(float[N,4,5,6] x) => (float[N,3,5,6] y)",
