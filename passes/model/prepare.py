@@ -11,14 +11,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
-from passes.graph.subgraphs import with_bodies
+from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
 from passes.model.contrib_operators.decompose import decompose
 from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
-from passes.model.shape_inference import INFERRED, annotate, check, inferred, unfinished
+from passes.model.shape_inference import INFERRED, ROUNDS, annotate, check, inferred, through_reshapes, unfinished
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
@@ -57,22 +57,26 @@ def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collecti
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
     outline = outlined(graph.nodes, model, INFERRED) if decompose(graph) else model
-    found = inferred(outline)
-    annotate(graph.nodes, found.model.graph, graph.inputs)
-    _check_sizes(graph)
-    for _ in range(8):  # what is folded gives sizes, and sizes give more to fold
-        folded = constant_folding.fold_constants(graph, keep)
-        taken, settled = inline_taken_branches(graph), constant_folding.settle_operands(graph)
-        changed = _forget_misdeclared(graph) | taken | settled
-        if not folded and not changed:
-            break
-        part = unfinished(graph.nodes) if found.sound and not changed else graph.nodes
-        if not part:
-            break
-        outline = outlined(part, model, INFERRED)
-        found = inferred(outline)
-        annotate(part, found.model.graph)
+    part, found, through = [*graph.nodes], inferred(outline), False
+    for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
+        annotate(part, found.model.graph, graph.inputs)
         _check_sizes(graph)
+        if found.failed and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
+            _check_nodes(graph)
+            check(outline, found.model)
+        folded = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
+        replaced = inline_taken_branches(graph) | _forget_misdeclared(graph)
+        if folded or replaced:
+            part, through = unfinished(graph.nodes) if found.sound and not replaced else [*graph.nodes], False
+            if not part:
+                break
+            outline = outlined(part, model, INFERRED)
+            found = inferred(outline)
+        else:  # last, as it takes a round for each layer of reshapes
+            rounds = 0 if through or not unfinished(part) else through_reshapes(found.model)
+            if not rounds:
+                break
+            through = rounds < ROUNDS
     check_noted(model, graph)
     _check_nodes(graph)
     if not found.sound:

@@ -22,6 +22,8 @@ from passes.ops.slice_gather import Slice
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
 INFERRED = 1024
+#: most rounds at a time
+ROUNDS = 7
 # How the names begin that inference gives to sizes which it does not know.
 _MADE_UP = "unk__"
 _RESHAPES = ("Reshape", "Flatten")
@@ -32,11 +34,13 @@ class Inferred:
     """What is known of the shapes in a model.
 
     model: it without its large weights, with a shape for every tensor that inference can give one. sound: whether the
-    operands of all operators are known to fit each other; where they are not, `check` tells.
+    operands of all operators are known to fit each other; where they are not, `check` tells. failed: whether inference
+    found, or thought, that some do not.
     """
 
     model: onnx.ModelProto
     sound: bool
+    failed: bool = False
 
 
 def inferred(model: onnx.ModelProto) -> Inferred:
@@ -58,23 +62,28 @@ def inferred(model: onnx.ModelProto) -> Inferred:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = f"input{number}_axis{axis}"
-    sound = not (_hide_misread(light) | replaced)
-    if sound:
-        try:
-            light = _infer(light, strict=True)
-        except GraphError:
-            sound = False
-    if not sound:
-        light = _infer(light)
+    if _hide_misread(light) | replaced:
+        return Inferred(_infer(light), sound=False)
+    try:
+        return Inferred(_infer(light, strict=True), sound=True)
+    except GraphError:
+        return Inferred(_infer(light), sound=False, failed=True)
+
+
+def through_reshapes(light: onnx.ModelProto) -> int:
+    """Note in an inferred model what layers of reshapes, and operators that inference gives up at, tell of shapes.
+
+    Each round carries symbols past one more layer of reshapes. Returns how many said something, of at most `ROUNDS`.
+    """
     rest = part = _rest(light)
-    for _ in range(7):  # each round carries symbols past one more layer of reshapes
-        if not _give_shapes(rest.graph) | _name_determined(rest.graph) | _name_padded(rest.graph):
-            break
-        rest = _infer(rest)
-    if part is light:
-        return Inferred(rest, sound)
-    _take_over(light.graph, rest.graph)
-    return Inferred(light, sound)
+    rounds = 0
+    while rounds < ROUNDS and _give_shapes(rest.graph) | _name_determined(rest.graph) | _name_padded(rest.graph):
+        rest, rounds = _infer(rest), rounds + 1
+    if rounds and part is light:
+        light.CopyFrom(rest)
+    elif rounds:
+        _take_over(light.graph, rest.graph)
+    return rounds
 
 
 def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
@@ -292,7 +301,10 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
         before = [sizes.of(name) for name in node.input]
         known = sizes.given.union(*before)
         made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
-        dims = _reshaped(before[0], after, made_up) if reshapes else _broadcast(before, after, made_up)
+        if reshapes:
+            dims = _reshaped(before[0], after, made_up, sizes.copied(node))
+        else:
+            dims = _broadcast(before, after, made_up)
         sizes.settle(node.output[0], after, dims)
         found = found or bool(dims)
     sizes.replace_names()
@@ -305,6 +317,7 @@ class _Sizes:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
         self._initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
+        self._vectors = {t.name: t for t in graph.initializer if len(t.dims) == 1}
         #: names that sizes of inputs have
         self.given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
         self._renamed: dict[str, Dim] = {}
@@ -313,6 +326,12 @@ class _Sizes:
         """The sizes of a tensor; none where the rank is not known."""
         dims = dims_of(self._values[name]) if name in self._values else self._initializers.get(name)
         return [self._now(dim) for dim in dims or ()] if self._renamed else dims or []
+
+    def copied(self, node: onnx.NodeProto) -> list[int]:
+        """Axes of what a Reshape writes that it takes over from its data, by zeros in a constant operand."""
+        if len(node.input) < 2 or any(a.name == "allowzero" and a.i for a in node.attribute):
+            return []
+        return [axis for axis, zero in enumerate(_zeros(self._vectors.get(node.input[1]), None)) if zero]
 
     def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
         """Give these axes of the tensor these sizes, and note what they were `before`."""
@@ -335,13 +354,15 @@ class _Sizes:
         return dim
 
 
-def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
-    """What takes the place of the one axis of a reshaped tensor whose size is not known."""
+def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str], copied: list[int]) -> dict[int, Dim]:
+    """What takes the place of axes of a reshaped tensor whose size is not known: those copied, and one more."""
     unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
-    if not before or len(unknown) != 1:
-        return {}
-    dim = _missing(before, [d for a, d in enumerate(after) if a != unknown[0]])
-    return {} if dim is None else {unknown[0]: dim}
+    found = {a: before[a] for a in copied if a in unknown and a < len(before) and before[a] is not None}
+    left = [a for a in unknown if a not in found]
+    if before and len(left) == 1:
+        dim = _missing(before, [found.get(a, d) for a, d in enumerate(after) if a != left[0]])
+        found |= {} if dim is None else {left[0]: dim}
+    return found
 
 
 def _broadcast(shapes: list[list[Dim]], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:

@@ -147,6 +147,8 @@ class Scan(Rounds):
     """States come before what is scanned, on either side (from opset 9 on)."""
 
     def ports(self, node: gs.Node, body: gs.Graph) -> Ports:
+        if len(node.inputs) != len(body.inputs):  # before opset 9, lengths come first, and examples along an axis
+            return Ports([], [], [], [])
         states = len(node.inputs) - int(node.attrs["num_scan_inputs"])
         return Ports(
             enter=[(i, i) for i in range(states)],
