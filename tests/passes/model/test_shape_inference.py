@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from passes.model import shape_inference
-from passes.model.prepare import prepared
+from passes.model.prepare import checked, prepared
 from tests.generators.networks import network
 from tests.passes.text import compiled, exact, model, operators, random
 
@@ -111,7 +111,7 @@ def test_a_zero_copies_a_size_that_inference_learns_late() -> None:
         six=np.array([6]),
         back=np.array([0, 0, -1]),
     )
-    shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
+    shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
     assert shapes["t"] == ["N", "T", 6, 4] and shapes["b"] == shapes["y"] == ["N", "T", 24]
 
 
