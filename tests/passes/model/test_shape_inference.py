@@ -100,19 +100,23 @@ def test_an_open_batch_is_the_same_after_a_slice_that_leaves_it_whole() -> None:
 
 
 def test_a_zero_copies_a_size_that_inference_learns_late() -> None:
-    """Of a Reshape whose operand holds two open sizes onnx knows no rank, and writes made-up names after it."""
+    """Where onnx gives up the rank of a Reshape, it makes up names for the sizes of what comes after."""
     source = model(
         "(float[N,T,24] x) => (float[N,T,24] y)",
-        "s = Shape (x)  two = Slice (s, zero, end)  wanted = Concat <axis = 0> (two, four, six)  r = Reshape (x, wanted)"
-        " t = Transpose <perm = [0, 1, 3, 2]> (r)  b = Reshape (t, back)  y = Relu (b)",
-        zero=np.array([0]),
-        end=np.array([2]),
+        "s = Shape (x)  n = Gather (s, first)  m = Unsqueeze <axes = [0]> (n)  t = Slice (s, one, two, axis)"
+        " wanted = Concat <axis = 0> (m, t, four, six)  r = Reshape (x, wanted)"
+        " turned = Transpose <perm = [0, 1, 3, 2]> (r)  b = Reshape (turned, back)  y = Relu (b)",
+        opset=11,
+        first=np.array(0),
+        one=np.array([1]),
+        two=np.array([2]),
+        axis=np.array([0]),
         four=np.array([4]),
         six=np.array([6]),
         back=np.array([0, 0, -1]),
     )
     shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
-    assert shapes["t"] == ["N", "T", 6, 4] and shapes["b"] == shapes["y"] == ["N", "T", 24]
+    assert shapes["turned"] == ["N", "T", 6, 4] and shapes["b"] == shapes["y"] == ["N", "T", 24]
 
 
 def test_a_reshape_tells_the_runtime_which_size_it_leaves_alone() -> None:
