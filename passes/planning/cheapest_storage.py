@@ -14,19 +14,15 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import Demand, Demands, Sets
+from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
 from passes.cost.tokens_per_example import repeated
-from passes.graph.tensors import Mask, all_set, any_set, is_constant, shape_of, volume
-from passes.ops import UNKNOWN
-from passes.planning.groundwork import Groundwork, Planned
-from passes.rewriting.storage_plan import Cause, Key, Requirement, Settled, StorageFloor, StoragePlan
+from passes.graph.tensors import Mask, all_set, any_set, shape_of, volume
+from passes.planning.groundwork import CALLER, Asked, Groundwork, Planned, Visit, not_empty
+from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
 
 # Of so many different demands each is tried as the set to store; all of them would take quadratic time.
 _TRIED = 16
-
-_CALLER = -1
 
 
 def cheapest(ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, *, frugal: bool) -> StoragePlan:
@@ -40,7 +36,6 @@ def cheapest(ground: Groundwork, flops_per_moved_element: float, floor: StorageF
 class _Sweep:
     def __init__(self, ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, frugal: bool) -> None:
         self.ground = ground
-        self.graph = ground.graph
         self.facts = ground.facts
         self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
@@ -52,75 +47,68 @@ class _Sweep:
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
 
     def run(self) -> StoragePlan:
-        for tensor in self.graph.outputs:
-            reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
-            self._require_whole(tensor, _CALLER, 0, Cause(None, reason))
-        for index in range(len(self.graph.nodes) - 1, -1, -1):
-            self._visit(index, self.ground.nodes[index])
-        made = {t.name for node in self.graph.nodes for t in node.outputs}
-        operands = (t for node in self.graph.nodes for t in node.inputs if not is_constant(t))
-        given = {t.name: t for t in [*self.graph.inputs, *operands] if t.name not in made}
-        for tensor in given.values():  # a subgraph reads some from around it, too
+        self._ask(self.ground.by_caller)
+        for planned in reversed(self.ground.nodes):
+            self._visit(planned)
+        for tensor in self.ground.given:
             for axis, size in self.facts.axes(tensor):
-                self._settle(tensor, axis, size)
+                self._settle(self.plan, tensor, axis, size)
         return self.plan
-
-    # -- requirements --------------------------------------------------------------------------------------------
-
-    def _require_whole(self, tensor: gs.Tensor, node: int, index: int, cause: Cause) -> None:
-        self.read.add(tensor.name)
-        for axis, size in self.facts.axes(tensor):
-            if self.facts.constants(tensor, axis) is None:
-                self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
-            else:
-                requirement = Requirement(Demand(np.ones(size, bool)), node, index, cause)
-                self.requirements[tensor.name, axis].append(requirement)
-
-    def _require_inputs(self, index: int, planned: Planned, demands: Demands) -> None:
-        """Note what the node requires of its operands; an axis that no demand speaks of is required whole."""
-        no_demand = kept_reasons.NO_RULE if planned.op is UNKNOWN else kept_reasons.ALL_CHANNELS
-        for i, tensor, constant, axes in planned.inputs:
-            self.read.add(tensor.name)
-            for axis, size, knows_constants in axes:
-                demand = demands.get((i, axis))
-                if constant:
-                    if demand is not None and not all_set(demand.need):
-                        self.plan.required[index, i, axis] = _not_empty(demand, np.ones(size, bool))
-                elif not knows_constants and (demand is None or all_set(demand.need)):
-                    self.whole.add((tensor.name, axis))
-                else:
-                    demand = demand or Demand(np.ones(size, bool), reason=no_demand)
-                    times = planned.times
-                    per_graph = demand if times == 1 else replace(demand, flops=demand.flops * times)
-                    requirement = Requirement(per_graph, index, i, Cause(planned.node, demand.reason))
-                    self.requirements[tensor.name, axis].append(requirement)
 
     # -- one node ------------------------------------------------------------------------------------------------
 
-    def _visit(self, index: int, planned: Planned) -> None:
+    def _visit(self, planned: Planned) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
-        node = planned.node
-        for tensor in planned.captured:
-            self._require_whole(tensor, index, -1, Cause(node, kept_reasons.SUBGRAPH))
-        read = [t for t in planned.outputs if t.name in self.read]
+        situation = self._situation(planned)
+        visit = planned.visits.get(situation)
+        if visit is None:
+            visit = planned.visits[situation] = self._decided(planned)
+        self.plan.add(visit.plan)
+        for asked in (planned.captured, visit.asked):
+            if asked is not None:
+                self._ask(asked)
+
+    def _ask(self, asked: Asked) -> None:
+        self.read |= asked.read
+        self.whole |= asked.whole
+        self.plan.required.update(asked.required)
+        for key, requirement in asked.requirements:
+            self.requirements[key].append(requirement)
+
+    def _situation(self, planned: Planned) -> object:
+        """All that a decision depends on: requirements, of which equal ones are the same, the floor and the terms."""
+        floor, found = self.floor, list[object]()
+        for tensor, axes in planned.outputs:
+            found.append(tensor.name in self.read)
+            for _, _, key in axes:
+                found += map(id, self.requirements.get(key, ()))
+                found.append(key in self.whole)
+                if key in floor.stored or key in floor.wider:
+                    masks = floor.stored.get(key), floor.wider.get(key)
+                    found.append((*(m is not None and m.tobytes() for m in masks), floor.why.get(key)))
+        return self._terms, planned.index in floor.intact, *found
+
+    def _decided(self, planned: Planned) -> Visit:
+        node, plan = planned.node, StoragePlan()
+        read = [t for t, _ in planned.outputs if t.name in self.read and not t.is_empty()]
         if not read:
-            self.plan.absent |= {t.name for t in planned.outputs}
-            return
+            plan.absent |= {t.name for t, _ in planned.outputs if not t.is_empty()}
+            return Visit(plan, None)
         asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(planned, o).items()}
         absent = {node.outputs[o].name for (o, _), mask in asked.items() if not any_set(mask)}
-        self.plan.absent |= absent
+        plan.absent |= absent
         if all(t.name in absent for t in read):
-            self._store(node, asked)
-            return
-        self.plan.computed.add(index)
-        stored, demands = planned.stored(asked, intact=index in self.floor.intact)
-        self._store(node, stored)
-        self._require_inputs(index, planned, demands)
+            self._store(plan, planned, asked)
+            return Visit(plan, None)
+        plan.computed.add(planned.index)
+        answer = planned.answer(asked, intact=planned.index in self.floor.intact)
+        self._store(plan, planned, answer.stored)
+        return Visit(plan, answer.asked)
 
     def _asked(self, planned: Planned, output: int) -> dict[int, Mask]:
         """By axis of an output, what it is to store if the operator can; what is absent is whole."""
-        tensor = planned.node.outputs[output]
-        axes = {a: size for a, size in self.facts.axes(tensor) if (tensor.name, a) not in self.whole}
+        tensor, axes_of = planned.outputs[output]
+        axes = {a: size for a, size, key in axes_of if key not in self.whole}
         if tensor.name not in self.read:
             return {axis: np.zeros(size, bool) for axis, size in axes.items()}
         asked = {axis: self._choose(planned, output, axis, size) for axis, size in axes.items()}
@@ -132,13 +120,13 @@ class _Sweep:
                 asked[axis][int(self._needed(tensor, axis, axes[axis]).argmax())] = True
         return asked
 
-    def _store(self, node: gs.Node, sets: Sets) -> None:
-        for output, tensor in enumerate(node.outputs):
-            for axis, size in self.facts.axes(tensor):
+    def _store(self, plan: StoragePlan, planned: Planned, sets: Sets) -> None:
+        for output, (tensor, axes) in enumerate(planned.outputs):
+            for axis, size, key in axes:
                 stored = sets.get((output, axis))
                 if stored is not None and not all_set(stored):
-                    self.plan.stored[tensor.name, axis] = stored
-                self._settle(tensor, axis, size, stored)
+                    plan.stored[key] = stored
+                self._settle(plan, tensor, axis, size, stored)
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
@@ -154,17 +142,6 @@ class _Sweep:
         if not requirements:
             return np.ones(size, bool)
         demands = _distinct([requirement.demand for requirement in requirements])
-        asked = tuple((demand.need.tobytes(), demand.flexible, demand.flops) for demand in demands)
-        key = tensor.name, axis, asked, None if floor is None else floor.tobytes(), self._terms
-        if key not in self.ground.chosen:
-            self.ground.chosen[key] = self._cheapest(planned, output, axis, size, demands, floor)
-        return self.ground.chosen[key]
-
-    def _cheapest(
-        self, planned: Planned, output: int, axis: int, size: int, demands: list[Demand], floor: Mask | None
-    ) -> Mask:
-        """The same, of what this alone depends on."""
-        tensor = planned.node.outputs[output]
         needed = self._needed(tensor, axis, size)
         computed = needed & ~self._constant(tensor, axis, size)
         if floor is not None:
@@ -211,7 +188,9 @@ class _Sweep:
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
-    def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
+    def _settle(
+        self, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None
+    ) -> None:
         """Fix what each consumer is given of what is stored (None: all)."""
         key = tensor.name, axis
         requirements = self.requirements.get(key)
@@ -221,9 +200,9 @@ class _Sweep:
         wider = stored & self.floor.wider[key] if key in self.floor.wider else None
         for requirement in requirements:
             given = self._given(tensor, axis, stored, wider, requirement.demand)
-            if requirement.node != _CALLER and not all_set(given):
-                self.plan.required[requirement.node, requirement.input, axis] = given
-        self.plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
+            if requirement.node != CALLER and not all_set(given):
+                plan.required[requirement.node, requirement.input, axis] = given
+        plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
 
     def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask | None, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
@@ -233,16 +212,7 @@ class _Sweep:
             needless = demand.flops * float(np.count_nonzero(unneeded))
             reads_all = not any_set(need) or needless <= self._moving(tensor, axis, stored, need)
             return stored if reads_all else need
-        return _not_empty(demand, stored)
-
-
-def _not_empty(demand: Demand, stored: Mask) -> Mask:
-    """The slices that are needed, or one of those stored: an axis of size zero is not left, but where it may be."""
-    if any_set(demand.need) or demand.optional:
-        return demand.need
-    need = demand.need.copy()
-    need[int(stored.argmax())] = True
-    return need
+        return not_empty(demand, stored)
 
 
 def _distinct(demands: list[Demand]) -> list[Demand]:

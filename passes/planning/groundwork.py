@@ -3,23 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Demands, Sets
+from passes.abstract_values import kept_reasons
+from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Mask, all_set, is_constant, present, shape_of
-from passes.ops import rules
+from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of
+from passes.ops import UNKNOWN, rules
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.storage_plan import Cause, Key, Requirement, StoragePlan
+
+#: in place of a node's index: the caller of the model
+CALLER = -1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a consumer asks of tensors: that they are there, of which axes all slices, and of which axes what.
+
+    required: what it is given of constant operands, as in `StoragePlan`.
+    """
+
+    read: set[str] = field(default_factory=set)
+    whole: set[Key] = field(default_factory=set)
+    requirements: list[tuple[Key, Requirement]] = field(default_factory=list)
+    required: dict[tuple[int, int, int], Mask] = field(default_factory=dict)
+
+    def whole_tensor(self, tensor: gs.Tensor, facts: Facts, node: int, index: int, cause: Cause) -> None:
+        """Ask for all of a tensor."""
+        self.read.add(tensor.name)
+        for axis, size in facts.axes(tensor):
+            if facts.constants(tensor, axis) is None:
+                self.whole.add((tensor.name, axis))  # there is nothing to choose: all are stored
+            else:
+                requirement = Requirement(Demand(np.ones(size, bool)), node, index, cause)
+                self.requirements.append(((tensor.name, axis), requirement))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the outputs of a node store when something is asked of them, and what the node asks of its operands."""
+
+    stored: Sets
+    asked: Asked
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What was decided at a node: its part of the plan, and what it asks of its operands."""
+
+    plan: StoragePlan
+    asked: Asked | None
 
 
 class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
-    `chosen` are the sets that were cheapest, by all that they depend on; no one changes them.
+    given: tensors that no node makes; a subgraph reads some from around it, too. by_caller: what the caller asks.
     """
 
     def __init__(self, graph: gs.Graph, facts: Facts) -> None:
@@ -27,8 +72,14 @@ class Groundwork:
         self.facts = facts
         self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.nodes = [Planned(node, facts, self.multiples) for node in graph.nodes]
-        self.chosen: dict[object, Mask] = {}
+        self.nodes = [Planned(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
+        made = {t.name for node in graph.nodes for t in node.outputs}
+        operands = (t for planned in self.nodes for _, t, constant, _ in planned.inputs if not constant)
+        self.given = [*{t.name: t for t in [*graph.inputs, *operands] if t.name not in made}.values()]
+        self.by_caller = Asked()
+        for tensor in graph.outputs:
+            reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
+            self.by_caller.whole_tensor(tensor, facts, CALLER, 0, Cause(None, reason))
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
@@ -40,24 +91,29 @@ class Groundwork:
 class Planned:
     """A node to be planned, with its operator and operands.
 
-    inputs: of each operand its place, the tensor, whether it is a constant, and its axes: number, size, and whether
-    constants are known along it. times: how many examples its cost is to be taken for.
+    outputs: each with its axes: number, size and key. inputs: of each operand its place, the tensor, whether it is a
+    constant, and its axes: number, size, and whether constants are known along it. times: how many examples its cost is
+    to be taken for. visits: what was decided here, by all that it depends on; no one changes it.
     """
 
-    def __init__(self, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
-        self.node, self.op = node, rules(node)
-        self.captured = captured(node)
-        self.outputs = [t for t in node.outputs if not t.is_empty()]
+    def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
+        self.index, self.node, self.op = index, node, rules(node)
+        self.outputs = [(t, [(a, size, (t.name, a)) for a, size in facts.axes(t)]) for t in node.outputs]
         self.inputs = [
             (i, t, is_constant(t), [(a, size, facts.constants(t, a) is not None) for a, size in facts.axes(t)])
             for i, t in present(node.inputs)
         ]
         self.times = repeated(node.outputs[0], found)
+        self.visits: dict[object, Visit] = {}
         self._facts = facts
-        self._answers: dict[object, tuple[Sets, Demands]] = {}
+        self._answers: dict[object, Answer] = {}
         self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, Mask]]] = {}
+        self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
+        for tensor in captured(node):
+            self.captured = self.captured or Asked()
+            self.captured.whole_tensor(tensor, facts, index, -1, Cause(node, kept_reasons.SUBGRAPH))
 
-    def stored(self, asked: Sets, *, intact: bool) -> tuple[Sets, Demands]:
+    def answer(self, asked: Sets, *, intact: bool) -> Answer:
         """What the outputs store when this is asked of them, and what that demands of the inputs.
 
         intact: the node is left as it is.
@@ -66,8 +122,29 @@ class Planned:
         if key not in self._answers:
             node, facts = self.node, self._facts
             stored = narrowed(self.op.storable_outputs(node, facts, {} if intact else narrowed(asked)))
-            self._answers[key] = stored, {} if intact else self.op.required_inputs(node, facts, stored)
+            demands = {} if intact else self.op.required_inputs(node, facts, stored)
+            self._answers[key] = Answer(stored, self._asked(demands))
         return self._answers[key]
+
+    def _asked(self, demands: Demands) -> Asked:
+        """What the node requires of its operands; an axis that no demand speaks of is required whole."""
+        no_demand = kept_reasons.NO_RULE if self.op is UNKNOWN else kept_reasons.ALL_CHANNELS
+        asked = Asked()
+        for i, tensor, constant, axes in self.inputs:
+            asked.read.add(tensor.name)
+            for axis, size, knows_constants in axes:
+                demand = demands.get((i, axis))
+                if constant:
+                    if demand is not None and not all_set(demand.need):
+                        asked.required[self.index, i, axis] = not_empty(demand, np.ones(size, bool))
+                elif not knows_constants and (demand is None or all_set(demand.need)):
+                    asked.whole.add((tensor.name, axis))
+                else:
+                    demand = demand or Demand(np.ones(size, bool), reason=no_demand)
+                    per_graph = demand if self.times == 1 else replace(demand, flops=demand.flops * self.times)
+                    requirement = Requirement(per_graph, self.index, i, Cause(self.node, demand.reason))
+                    asked.requirements.append(((tensor.name, axis), requirement))
+        return asked
 
     def arriving(self, output: int, axis: int, size: int) -> list[tuple[gs.Tensor, int, Mask]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there."""
@@ -99,6 +176,15 @@ class Planned:
         sizes = [self._facts.size(self.node.inputs[k.input], k.input_axis) or 0 for k in links]
         moved = [k.forward(np.ones(n, bool), size) for k, n in zip(links, sizes, strict=True)]
         return np.asarray(~np.logical_or.reduce(moved))
+
+
+def not_empty(demand: Demand, stored: Mask) -> Mask:
+    """The slices that are needed, or one of those stored: an axis of size zero is not left, but where it may be."""
+    if any_set(demand.need) or demand.optional:
+        return demand.need
+    need = demand.need.copy()
+    need[int(stored.argmax())] = True
+    return need
 
 
 def narrowed(sets: Sets) -> Sets:
