@@ -188,9 +188,7 @@ class _Sweep:
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
 
-    def _settle(
-        self, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None
-    ) -> None:
+    def _settle(self, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
         """Fix what each consumer is given of what is stored (None: all)."""
         key = tensor.name, axis
         requirements = self.requirements.get(key)

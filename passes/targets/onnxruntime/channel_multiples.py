@@ -25,7 +25,8 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
 from passes.targets.base import ChannelMultiples, Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
-from passes.targets.onnxruntime.estimated_time import Gains, Network, Timing
+from passes.targets.onnxruntime.estimated_time import Timing
+from passes.targets.onnxruntime.plan_steps import Gains, Network, PlanSteps
 from passes.targets.onnxruntime.processors import Lines, Rates
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
@@ -68,8 +69,9 @@ class _Weighed:
         return sum(weight * timing.total(gains) for weight, timing in parts)
 
     def without(self, *, maps: bool = False, adapters: bool = False) -> _Weighed:
-        """As `Timing.without`."""
-        return replace(self, timings=tuple(t.without(maps=maps, adapters=adapters) for t in self.timings))
+        """As `PlanSteps.without`."""
+        relieved = self.timings[0].plan.without(maps=maps, adapters=adapters)
+        return replace(self, timings=tuple(timing.of_relieved(relieved) for timing in self.timings))
 
 
 @dataclass(frozen=True)
@@ -133,20 +135,22 @@ def choose_channel_multiples(
 
     network = Network(graph, facts)
     runtimes = [align] if align.beside is None else [align, align.beside]
-    wholes = [Timing(network, untouched(graph), rates) for rates in runtimes]
-    if not any(step.convolution for step in wholes[0].steps):
+    everything = PlanSteps(network, untouched(graph))
+    if not any(step.convolution for step in everything.steps):
         return ChannelMultiples(plan, facts)
+    wholes = [Timing(everything, rates) for rates in runtimes]
     whole = wholes[0].total()
     weights = tuple(whole / timing.total() / len(wholes) for timing in wholes)  # each as a share of all channels' time
 
     def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
         result = planner.plan(graph, facts, options, least) if made is None else made
-        weighed = _Weighed(tuple(Timing(network, result, rates) for rates in runtimes), weights)
+        steps = PlanSteps(network, result)
+        weighed = _Weighed(tuple(Timing(steps, rates) for rates in runtimes), weights)
         return _Choice(result, facts, options, least, weighed, weighed.total())
 
     first = choice(facts, options, StorageFloor(), plan)
-    found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.mapped
-    restored = found.coupled.restored if options.adapters == "auto" and first.timing.adapters else []
+    found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.plan.mapped
+    restored = found.coupled.restored if options.adapters == "auto" and first.timing.plan.adapters else []
     looks = []
     for maps, adapters in ((False, True), (True, False), (True, True)):  # what to do without
         if (mapped or not maps) and (restored or not adapters):
@@ -166,13 +170,13 @@ def choose_channel_multiples(
         best = choice(
             facts, options, _everything(plan, "kept, because the model with fewer channels is estimated to be slower")
         )
-    if first.time <= whole and not _is_worth_it(graph, network, first, best):
+    if first.time <= whole and not _is_worth_it(graph, first, best):
         return ChannelMultiples(plan, facts)
     widths = tuple(_widths(graph, plan, best.plan, best.least))
     return ChannelMultiples(best.plan, best.facts, widths, first.time / best.time)
 
 
-def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Choice) -> bool:
+def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     """Whether the second plan is faster by what is worth computing channels which could be removed."""
     gain = before.time - after.time
     worth = min(before.timing.rates.least_gain_ns, _LARGE_SHARE * before.time)
@@ -181,7 +185,7 @@ def _is_worth_it(graph: gs.Graph, network: Network, before: _Choice, after: _Cho
     if all(static_shape(tensor) is not None for tensor in graph.inputs):
         return False
     rates = replace(before.timing.rates, ns_per_node=0.0)
-    first, second = (Timing(network, choice.plan, rates).total() for choice in (before, after))
+    first, second = (Timing(choice.timing.plan, rates).total() for choice in (before, after))
     return first - second > _SHARE_OPEN * first
 
 
@@ -227,7 +231,7 @@ def _rounded(couplings: dict[int, Coupling], multiples: Mapping[int, int]) -> di
 def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int]:
     """How many more of each coupling to store, by its number."""
     at: dict[int, set[int]] = {}
-    for index, step in enumerate(timing.steps):
+    for index, step in enumerate(timing.plan.steps):
         for port in (*step.inputs, step.output):
             at.setdefault(port.slot, set()).add(index)
     reached = _reached(timing)
@@ -235,7 +239,7 @@ def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int
     for number, coupling in couplings.items():
         touched = {index for slot, _ in _slots(timing, coupling) for index in at[slot]}
         touched |= {later for index in touched for later in reached[index]}
-        if coupling.spare.size and any(timing.steps[index].convolution for index in touched):
+        if coupling.spare.size and any(timing.plan.steps[index].convolution for index in touched):
             regions[number] = sorted(touched)
     found = {number: couplings[number] for number in regions}
     whole = _whole_channel_blocks(timing, found)
@@ -249,8 +253,8 @@ def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int
 
 def _whole_channel_blocks(timing: Timing, couplings: dict[int, Coupling]) -> dict[int, int]:
     """What the width of each coupling is to divide by: a channel block, or one for each group of convolutions."""
-    groups = [1] * len(timing.slots)
-    for step in timing.steps:
+    groups = [1] * len(timing.plan.slots)
+    for step in timing.plan.steps:
         if step.convolution is not None and step.convolution.groups > 1 and not step.convolution.depthwise:
             for port in (step.inputs[0], step.output):
                 groups[port.slot] = max(groups[port.slot], step.convolution.groups)
@@ -260,9 +264,9 @@ def _whole_channel_blocks(timing: Timing, couplings: dict[int, Coupling]) -> dic
 
 def _reached(timing: Timing) -> list[set[int]]:
     """For each step the later ones that its output comes to before a convolution has read it, these among them."""
-    reached: list[set[int]] = [set() for _ in timing.steps]
-    for index in range(len(timing.steps) - 1, -1, -1):
-        step = timing.steps[index]
+    reached: list[set[int]] = [set() for _ in timing.plan.steps]
+    for index in range(len(timing.plan.steps) - 1, -1, -1):
+        step = timing.plan.steps[index]
         further = reached[index] if step.convolution is None else set()
         for port in step.inputs:
             if port.writer >= 0:
@@ -283,7 +287,7 @@ def _improved(
     gains = _gains(timing, couplings, extras)
     slots = {number: _slots(timing, coupling) for number, coupling in couplings.items()}
     blocked = timing.unblocked()
-    timing.of(range(len(timing.steps)), gains, blocked)
+    timing.of(range(len(timing.plan.steps)), gains, blocked)
 
     def put(number: int, more: int) -> None:
         for slot, times in slots[number]:
@@ -316,7 +320,7 @@ def _candidates(coupling: Coupling, now: int, rates: Rates, whole: int) -> list[
 
 def _gains(timing: Timing, couplings: Mapping[int, Coupling], extras: Mapping[int, int]) -> list[int]:
     """How many more slices each axis stores with so many more of each coupling, as `Timing` asks for it."""
-    gains = [0] * len(timing.slots)
+    gains = [0] * len(timing.plan.slots)
     for number, more in extras.items():
         for slot, times in _slots(timing, couplings[number]):
             gains[slot] += more * times
@@ -325,7 +329,9 @@ def _gains(timing: Timing, couplings: Mapping[int, Coupling], extras: Mapping[in
 
 def _slots(timing: Timing, coupling: Coupling) -> list[tuple[int, int]]:
     """The axes that the coupling stores slices of and an estimate depends on, by their slots, and how many for each."""
-    return [(timing.slots[key], times) for key, times in coupling.slices_per_class.items() if key in timing.slots]
+    return [
+        (timing.plan.slots[key], times) for key, times in coupling.slices_per_class.items() if key in timing.plan.slots
+    ]
 
 
 # -- what is stored --------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
-from passes.targets.onnxruntime.estimated_time import Network, Timing, gate_operand
+from passes.targets.onnxruntime.estimated_time import Timing
 from passes.targets.onnxruntime.fusions import fused_nodes
+from passes.targets.onnxruntime.plan_steps import Network, PlanSteps, gate_operand
 from passes.targets.onnxruntime.processors import Rates
 
 # For each element.
@@ -31,7 +32,7 @@ def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int, *, gates: bool 
     no Mul or Add with constants stands between what these rates say to be in channel blocks, nor a product with a gate,
     as far as FLOPs go. What ONNX Runtime fuses stays as it is, and so do gates where they are not asked for.
     """
-    blocked = Timing(Network(graph), untouched(graph), rates).written_in_blocks()
+    blocked = Timing(PlanSteps(Network(graph), untouched(graph)), rates).written_in_blocks()
     writer = _Writer(graph, fused_nodes(graph))
     for node in graph.nodes:
         gate = gate_operand(node, graph.opset) if gates else None

@@ -15,10 +15,11 @@ from passes import count, shrink
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.planner import plan
-from passes.rewriting.storage_plan import StoragePlan
+from passes.rewriting.storage_plan import untouched
 from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.estimated_time import Network, Timing
+from passes.targets.onnxruntime.estimated_time import Timing
+from passes.targets.onnxruntime.plan_steps import Network, PlanSteps
 from passes.targets.onnxruntime.processors import ANY, RATES, Rates
 from tests.generators import architectures
 from tests.generators.check import assert_same_function
@@ -291,10 +292,10 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
     source = architectures.build(getattr(architectures, name), masks).model()
     graph = prepared(source)
     found, _ = understood(graph)
-    narrow = Timing(Network(graph), plan(graph, found), AVX512).total()
-    everything = Timing(Network(graph), StoragePlan(computed=set(range(len(graph.nodes)))), AVX512).total()
+    narrow = Timing(PlanSteps(Network(graph), plan(graph, found)), AVX512).total()
+    everything = Timing(PlanSteps(Network(graph), untouched(graph)), AVX512).total()
     compiled = prepared(shrink(source, align=AVX512).model)
-    time = Timing(Network(compiled), StoragePlan(computed=set(range(len(compiled.nodes)))), AVX512).total()
+    time = Timing(PlanSteps(Network(compiled), untouched(compiled)), AVX512).total()
     assert time <= 1.001 * min(narrow, everything)
 
 

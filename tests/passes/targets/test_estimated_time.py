@@ -9,7 +9,8 @@ import pytest
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.planner import plan
-from passes.targets.onnxruntime.estimated_time import Network, Timing
+from passes.targets.onnxruntime.estimated_time import Timing
+from passes.targets.onnxruntime.plan_steps import Network, PlanSteps
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks
@@ -22,11 +23,11 @@ def test_a_step_takes_as_long_as_where_nothing_is_remembered(name: str) -> None:
     """At random widths, one after the other, against a timing that was asked for nothing before."""
     graph = prepared(architectures.build(getattr(architectures, name), Masks(consistent=False)).model())
     facts, _ = understood(graph)
-    network, made, rng = Network(graph, facts), plan(graph, facts), Random(0)
-    timing = Timing(network, made, RATES["avx512"])
+    steps, rng = PlanSteps(Network(graph, facts), plan(graph, facts)), Random(0)
+    timing = Timing(steps, RATES["avx512"])
     times = set()
     for _ in range(20):
-        gains = [rng.choice((0, 0, 1, 3, 13)) for _ in timing.slots]
+        gains = [rng.choice((0, 0, 1, 3, 13)) for _ in steps.slots]
         times.add(timing.total(gains))
-        assert timing.total(gains) == Timing(network, made, RATES["avx512"]).total(gains)
+        assert timing.total(gains) == Timing(steps, RATES["avx512"]).total(gains)
     assert len(times) > 1
