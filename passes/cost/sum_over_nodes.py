@@ -59,13 +59,8 @@ def of_graph(graph: gs.Graph) -> Cost:
     passed: dict[int, int] = {}  # weights that only make others of them, by the tensor that is made
     for node in graph.nodes:
         op = rules(node)
-        flops, macs = op.cost(node)
-        inner, readers = subgraphs(node), [node]
-        if inner:
-            inside = [of_graph(body) for body in inner]
-            flops += max(c.flops for c in inside)
-            macs += max(c.macs for c in inside)
-            readers += [n for body in inner for scope in with_bodies(body) for n in scope.nodes]
+        flops, macs = _work(node)
+        readers = [node, *(n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes)]
         width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
         new = {}
         for reader in readers:
@@ -79,13 +74,27 @@ def of_graph(graph: gs.Graph) -> Cost:
         if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0
-        nodes.append(NodeCost(describe(node), str(node.op), int(flops), int(macs), width, params, _read_by(node)))
+        nodes.append(NodeCost(describe(node), str(node.op), flops, macs, width, params, _read_by(node)))
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def flops_of(graph: gs.Graph) -> int:
+    """The FLOPs of a graph, as `of_graph` counts them."""
+    return sum(_work(node)[0] for node in graph.nodes)
+
+
+def _work(node: gs.Node) -> tuple[int, int]:
+    """FLOPs and MACs of a node, those of the dearest of its subgraphs included."""
+    flops, macs = rules(node).cost(node)
+    inside = [[_work(n) for n in body.nodes] for body in subgraphs(node)]
+    flops += max((sum(f for f, _ in costs) for costs in inside), default=0)
+    macs += max((sum(m for _, m in costs) for costs in inside), default=0)
+    return int(flops), int(macs)
 
 
 def _read_by(node: gs.Node) -> int | None:

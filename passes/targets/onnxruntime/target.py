@@ -51,9 +51,9 @@ class OnnxRuntime:
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):
-            spare = limit - sum_over_nodes.of_graph(graph).flops
+            spare = limit - sum_over_nodes.flops_of(graph)
             keep_nchwc_layout.keep_nchwc_layout(graph, self.align, spare, gates=not self.elsewhere)
-            space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.of_graph(graph).flops)
+            space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.flops_of(graph))
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 
