@@ -38,6 +38,9 @@ _EQUATION = frozenset(string.ascii_letters + ",.-> ")
 
 _TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
+# Bytes of a tensor that are copied rather than looked at from outside.
+_COPIED = 2**16
+
 
 def label(node: NodeProto) -> str:
     """How messages speak of a node: by its name or, unnamed, by what it writes."""
@@ -80,7 +83,9 @@ def _misfit(tensor: TensorProto) -> str | None:
 
 
 def _raw_bytes(tensor: TensorProto, expected: int) -> int:
-    """How long the raw data are. To ask for them copies them, so it is looked first whether they are as expected."""
+    """How long the raw data are. To ask for them copies them, so of large ones it is looked first what is expected."""
+    if tensor.ByteSize() < _COPIED:
+        return len(tensor.raw_data)
     rest = TensorProto()
     for field in TensorProto.DESCRIPTOR.fields:
         value = None if field.name == "raw_data" else getattr(tensor, field.name)
