@@ -100,10 +100,10 @@ def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap)
     before = axes[axis].mask if axis in axes else np.zeros(len(constant_map.mask), bool)
     new = constant_map.mask & finite & ~before
     uneven = new & constant_map.uneven
-    if uneven.any():
+    if any_set(uneven):
         facts.constant_map.setdefault(tensor.name, {})[axis] = replace(constant_map, mask=uneven)
     even = new & ~uneven
-    if even.any():
+    if any_set(even):
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
         facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
 

@@ -18,7 +18,7 @@ from passes.abstract_values.scale_shift import (
     with_constant,
 )
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.tensors import Array, is_constant, shape_of
+from passes.graph.tensors import Array, any_set, is_constant, shape_of
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
@@ -160,7 +160,7 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
     mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
-    dtype = next((k.value.dtype for k in given if k.mask.any()), given[0].value.dtype)
+    dtype = next((k.value.dtype for k in given if any_set(k.mask)), given[0].value.dtype)
     return ConstantSlices(mask, np.zeros(mask.shape, dtype))
 
 
@@ -184,5 +184,5 @@ class Where(Elementwise):
             return None
         truth = condition.value.astype(bool)
         mask = condition.mask & np.where(truth, chosen.mask, other.mask)
-        dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
+        dtype = next((k.value.dtype for k in (chosen, other) if any_set(k.mask)), chosen.value.dtype)
         return ConstantSlices(mask, np.where(truth, chosen.value, other.value).astype(dtype))

@@ -31,7 +31,7 @@ from passes.abstract_values.slices import (
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, is_float, shape_of, volume
 from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -204,7 +204,7 @@ class Linked(Op):
                 inside = link.source >= 0
                 known = ConstantSlices(inside & known.mask[link.source], known.value[link.source])
             moved = self.constant(node, facts, link, known)
-            if moved is None or not moved.mask.any():
+            if moved is None or not any_set(moved.mask):
                 continue
             key = link.output, link.output_axis
             before = found.get(key)

@@ -15,7 +15,19 @@ from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.editor import Change, all_or_none
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, product, shape_of, size_of, volume
+from passes.graph.tensors import (
+    Array,
+    Index,
+    Mask,
+    any_set,
+    inverse,
+    is_constant,
+    operand,
+    product,
+    shape_of,
+    size_of,
+    volume,
+)
 from passes.ops.base import Op, register, rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -102,7 +114,7 @@ class Convolution(Op):
         unknown = np.ones(channels, bool) if known is None else ~known.mask
         mask = ~self._touched(nonzero, unknown, groups)
         total = np.zeros(mask.shape)
-        if known is not None and mask.any():
+        if known is not None and any_set(mask):
             shift = known.mask & (known.value != 0)
             if shift.any() and self.spreads_evenly(node):
                 total = self._shift(node, facts, np.where(shift, known.value, 0))
@@ -114,7 +126,7 @@ class Convolution(Op):
             if constant is None:
                 return
             mask, total = mask & constant.mask, total + constant.value
-        if mask.any():
+        if any_set(mask):
             yield 0, 1, ConstantSlices(mask, total.astype(node.outputs[0].dtype or np.float32))
 
     @staticmethod
@@ -151,7 +163,7 @@ class Convolution(Op):
         even = facts.known(node.outputs[0], 1)
         if even is not None:  # which `constants` has found, for much less
             mask &= ~even.mask
-        if not mask.any():
+        if not any_set(mask):
             return
         result = self.convolved(node, facts, known, mask)
         if result is None:

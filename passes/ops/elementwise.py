@@ -17,7 +17,19 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Dependences
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change, all_or_none
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, is_float, operand, present, shape_of
+from passes.graph.tensors import (
+    Array,
+    Index,
+    Mask,
+    all_set,
+    any_set,
+    inverse,
+    is_constant,
+    is_float,
+    operand,
+    present,
+    shape_of,
+)
 from passes.ops.base import Linked, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -65,14 +77,17 @@ class Elementwise(Linked):
         assert size is not None
         operands: list[ConstantSlices | None] = [None] * len(node.inputs)
         unknown = []
+        one_decides = type(self).decided is not Elementwise.decided
         for index, tensor in present(node.inputs):
             if index in aligned:
                 operands[index] = facts.known(tensor, aligned[index])
             elif (value := facts.uniform(tensor)) is not None:
                 operands[index] = ConstantSlices(np.ones(size, bool), np.full(size, value))
             if operands[index] is None:
+                if not one_decides:
+                    return None
                 unknown.append(index)
-        if not any(operands) or (unknown and type(self).decided is Elementwise.decided):
+        if not any(operands):
             return None
         for index in unknown:
             operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
@@ -81,7 +96,7 @@ class Elementwise(Linked):
         decided = self.decided(node, facts, operands)
         values = self._values(node, facts, operands, all_known)
         computed = None if values is None else ConstantSlices(all_known, values)
-        if decided is None or not decided.mask.any():
+        if decided is None or not any_set(decided.mask):
             return computed
         return decided if computed is None else merge(computed, decided)
 
@@ -108,7 +123,7 @@ class Elementwise(Linked):
                 uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
             elif not uneven:
                 known = facts.known(tensor, aligned[index]) if index in aligned else None
-                uneven = facts.uniform(tensor) is None if known is None else not known.mask.all()
+                uneven = facts.uniform(tensor) is None if known is None else not all_set(known.mask)
         return uneven
 
     def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantMap | None:
@@ -119,7 +134,7 @@ class Elementwise(Linked):
                 return None
             operands[index] = operand
         mask = np.asarray(np.logical_and.reduce([p.mask for p in operands.values()]))
-        joint = refined(list(operands.values())) if mask.any() else None
+        joint = refined(list(operands.values())) if any_set(mask) else None
         if joint is None:
             return None
         places, values = joint
@@ -215,7 +230,7 @@ class Elementwise(Linked):
 
     def _values(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""
-        if not mask.any():
+        if not any_set(mask):
             return None
         computed = self.fold(node, facts, [None if k is None else k.value[mask] for k in operands])
         if computed is None or computed.shape != (int(mask.sum()),):

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
 from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, product, shape_of, volume
-from passes.ops.base import Op, register, rules
+from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -341,6 +341,10 @@ class MatMulNBits(Op):
     """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
 
     width_axis = -1
+
+    def form(self, node: gs.Node) -> Op:
+        given = node.attrs.keys() >= {"K", "N"} and all(operand(node, index) is not None for index in range(3))
+        return self if given else UNKNOWN  # nobody checks the form of such operators
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1

@@ -23,6 +23,9 @@ class NotCoveredError(Exception):
     """A form of an operator that no standard operators are known for: it stays as it is."""
 
 
+#: what reading a node raises that lacks operands or attributes, or has others than its operator takes
+MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
+
 #: writes what stands for a node and returns what stands for its outputs; raises NotCoveredError
 Decompose = Callable[["Call"], Sequence[gs.Tensor]]
 
@@ -78,6 +81,7 @@ class Call:
         given = list(inputs)
         while given and given[-1] is None:
             given.pop()
+        self.needs(len(given) >= onnx.defs.get_schema(kind, self.opset, "").min_input)
         operands = [construct.variable("") if t is None else t for t in given]
         named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
         name = self.node.name if named else self._editor.names.fresh(hint)

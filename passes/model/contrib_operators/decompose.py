@@ -16,7 +16,7 @@ from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
-from passes.model.contrib_operators.call import Call, Decompose, NotCoveredError
+from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, NotCoveredError
 from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
 from passes.model.types_by_node import Types
 from passes.ops import UNKNOWN, rules
@@ -121,7 +121,7 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, types: Types
     try:
         standing = write(call)
         call.needs(not any(call.wanted(index) for index in range(len(standing), len(node.outputs))))
-    except NotCoveredError:
+    except (NotCoveredError, *MALFORMED):
         call.erase()
         return False
     outputs = list(node.outputs)

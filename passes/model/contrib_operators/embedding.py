@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.model.contrib_operators.call import Call
+from passes.model.contrib_operators.call import Call, NotCoveredError
 from passes.model.contrib_operators.normalization import layer_after_sum
 
 
@@ -18,7 +18,8 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     """
     ids, segments, words, positions, kinds = (call.given(index) for index in range(5))
     scale, bias, mask, places = (call.given(index) for index in range(5, 9))
-    assert ids is not None and words is not None and positions is not None and scale is not None
+    if ids is None or words is None or positions is None or scale is None:
+        raise NotCoveredError(call.node.op)
     call.needs(call.opset >= 13 and not call.attrs.get("mask_index_type", 0))
     total = call.op("Gather", words, ids, axis=0)
     if places is None:

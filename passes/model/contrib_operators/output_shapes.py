@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Dim, operand, shape_of
+from passes.model.contrib_operators.call import MALFORMED
 
 #: the shapes of the outputs, all of the element type of input 0; fewer where they are not known
 OutputShapes = Callable[[gs.Node], Sequence[Sequence[Dim]]]
@@ -42,7 +43,10 @@ OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
 
 def tell_shapes(node: gs.Node) -> bool:
     """Write the shapes onto the outputs of an operator of the table; whether any is known."""
-    shapes = OUTPUT_SHAPES[node.op](node)
+    try:
+        shapes = OUTPUT_SHAPES[node.op](node)
+    except MALFORMED:
+        return False
     for tensor, shape in zip(node.outputs, shapes, strict=False):
         if not tensor.is_empty():
             tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)

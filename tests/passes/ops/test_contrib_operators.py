@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from passes import shrink
+from passes.errors import GraphError
+from passes.model.contrib_operators.decompose import OPERATORS
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 
@@ -138,3 +142,11 @@ def test_heads_go_through_a_rotation(heads: int) -> None:
     assert_well_formed(source, shrunk.model)
     assert_same_function(source, shrunk.model)
     assert ((6, 16) in widths(shrunk.model)) == (heads == 0)
+
+
+@pytest.mark.parametrize("operands", range(10))
+@pytest.mark.parametrize("op", sorted({*OPERATORS, *OUTPUT_SHAPES}))
+def test_operators_without_operands_or_attributes_end_in_no_raw_error(op: str, operands: int) -> None:
+    nodes = [helper.make_node(op, ["x"] * operands, ["y"], domain="com.microsoft")]
+    with contextlib.suppress(GraphError):
+        shrink(model(nodes, ["n", 4], ["n", 4]))
