@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
 from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, present, shape_of, volume
-from passes.ops.base import axis_attribute, register
+from passes.ops.base import UNKNOWN, Op, axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.ops.softmax_like import AlongAxes
@@ -83,6 +83,10 @@ class Normalization(AlongAxes):
 
 class NormalizationFromAxis(Normalization):
     """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
+
+    def form(self, node: gs.Node) -> Op:
+        given = len(node.inputs) > 1 and all(t.name for t in node.inputs[:2])
+        return self if given else UNKNOWN  # before the opsets that brought them nobody checks the form of these
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         if _several_outputs(node):

@@ -54,6 +54,9 @@ class Reshape(Repeating, Rearrangement):
     reason = kept_reasons.REGROUPED
 
     def contradiction(self, node: gs.Node) -> str:
+        sizes = shape_of(node.inputs[1]) if node.op == "Reshape" else None
+        if sizes is not None and len(sizes) != 1:
+            return f"its sizes have the shape {list(sizes)}, and must be a vector"
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if before is None or after is None or np.prod(before) == np.prod(after):
             return ""

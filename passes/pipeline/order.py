@@ -186,7 +186,7 @@ def shrink(
     if trace is not None:
         trace.stages["clean"] = result.written
     done = result.planned
-    gone = _not_finite(source, result.written) if any(axis.removed for axis in done.masked) else ()
+    gone = _not_finite(source, result.written, done.facts) if any(axis.removed for axis in done.masked) else ()
     notes = (*_notes(source, result.graph), *gone, *done.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
@@ -346,16 +346,17 @@ def _notes(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     return [*notes, *misdeclared(model.graph.output, wrong)]
 
 
-def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto) -> tuple[str, ...]:
+def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto, facts: Facts) -> tuple[str, ...]:
     """A sentence about weights that make infinity or NaN, and are not whole any more, if there are any.
 
-    Those in other files are not read for that.
+    Those in other files are not read for that, and those that the analysis has looked at not again.
     """
     whole = {tensor.name: tensor.dims for tensor in shrunk.graph.initializer}
     cut = [t for t in model.graph.initializer if prod(t.dims) > 1 and whole.get(t.name) != t.dims]
     here = [t for t in cut if t.data_type in _FLOATS and t.data_location != onnx.TensorProto.EXTERNAL]
     variances = {n.input[4] for n in model.graph.node if n.op_type == "BatchNormalization" and len(n.input) > 4}
-    values = ((t.name, onnx.numpy_helper.to_array(t)) for t in here)
+    left = [t for t in here if t.name in variances or not facts.is_finite(t.name)]
+    values = ((t.name, onnx.numpy_helper.to_array(t)) for t in left)
     odd = [name for name, array in values if not is_finite(array) or (name in variances and (array < 0).any())]
     if not odd:
         return ()

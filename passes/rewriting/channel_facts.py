@@ -18,7 +18,7 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
 from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of, sizes_of
-from passes.weights.statistics import Nonzero, is_filled_with, nonzero, uniform_slices, zeros
+from passes.weights.statistics import FINITE, Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
 
@@ -190,6 +190,10 @@ class Facts:
         if tensor.name not in self._weights:
             self._weights[tensor.name] = lazy(tensor) or Kept(self.value(tensor))
         return self._weights[tensor.name]
+
+    def is_finite(self, name: str) -> bool | None:
+        """Whether all elements of an initializer are finite, where they were looked at; None where they were not."""
+        return self._weights[name].notes.get(FINITE) if name in self._weights else None
 
     def sums_to_one(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether a sum over the axis, weighted with this tensor, is a mean."""

@@ -213,7 +213,7 @@ class Rewriter:
             return
         sizes = np.asarray([c if ch else 0 for c, ch in zip(counts, changed, strict=True)], np.int64)
         if is_constant(operand):
-            new = np.asarray(operand.values).astype(np.int64).copy()
+            new = np.asarray(operand.values).astype(np.int64).reshape(-1)
             padded = np.ones(len(shape), np.int64)
             padded[len(shape) - len(new) :] = new
             self.set_input(node, index, self.constant("shape", np.where(changed, sizes, padded)))

@@ -12,6 +12,9 @@ from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
 
+#: the note that says whether all of the values are finite
+FINITE = "finite"
+
 _FEW = 16
 
 
@@ -44,11 +47,13 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
         if isinstance(values, Kept) and values.size:  # the matrix takes less than they do, and is kept too
             whole = _reduced(values.values, axes)
             rows, columns, matrix = *_counts(whole), lambda: whole
+            _note_finite(values, values.values)
         elif values.lead in axes:
             rows, columns = (np.zeros(values.shape[a], np.int64) for a in axes)
             for start, stop, block in values.placed():
                 first, second = _place(values, axes, start, stop)
                 in_rows, in_columns = _counts(_reduced(block, axes))
+                _note_finite(values, block)
                 rows[first] += in_rows
                 columns[second] += in_columns
         else:
@@ -65,6 +70,11 @@ def lowest(values: Lazy) -> float:
         values.notes["lowest"] = float(np.minimum.reduce([block.min() for block in values.blocks()]))
     found: float = values.notes["lowest"]
     return found
+
+
+def _note_finite(values: Lazy, block: Array) -> None:
+    """To be told of each block of the values, while it is in the caches."""
+    values.notes[FINITE] = values.notes.get(FINITE, True) and is_finite(block)
 
 
 def is_finite(values: Array) -> bool:

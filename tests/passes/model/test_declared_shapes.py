@@ -12,7 +12,7 @@ from passes.errors import GraphError
 from passes.model.declarations import dims_of
 from tests.generators.check import assert_same_function
 from tests.maskc import build
-from tests.passes.text import compiled, model, random
+from tests.passes.text import compiled, exact, model, random
 
 SUM = """
     a = MatMul(x, w)
@@ -174,14 +174,28 @@ def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
         ("g = GatherElements<axis=0>(v, first)", "its indices have 0 axes, and its data 1"),
         ("e = Tanh(x) g = Expand(e, sizes)", "cannot be given the sizes"),
         ("e = Tanh(x) g, h = Split <axis = -9223372036854775808> (e)", "its axis is -9223372036854775808"),
+        ("g = Reshape(w, rows)", r"its sizes have the shape \[1, 3\], and must be a vector"),
         ("g = DepthToSpace <blocksize = 2> (w)", "its input has 2 channels, which blocks of 2 × 2 do not divide"),
     ],
 )
 def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
     weights = {"v": random(4), "first": np.array(0), "sizes": np.array([3, 5]), "w": random(1, 2, 4, 6)}
+    weights["rows"] = np.array([[2, 4, 6]])
     source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, **weights)
     with pytest.raises(GraphError, match=complaint):
         shrink(source)
+
+
+def test_the_sizes_of_an_expand_may_be_a_matrix() -> None:
+    source = model(
+        "(float[3,4] x) => (float[2,3,2] y)",
+        "m = Mul(x, keep) e = Expand(m, sizes) y = MatMul(e, w)",
+        checked=False,
+        keep=np.array([1.0, 0, 1, 0]),
+        sizes=np.array([[2, 3, 4]]),
+        w=random(4, 2),
+    )
+    exact(source)
 
 
 def test_a_normalization_of_a_vector() -> None:
