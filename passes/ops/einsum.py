@@ -352,7 +352,7 @@ class Einsum(SumOfProducts):
         output = _letters(right, most)
         known = {letter for axes in inputs for letter in axes}
         rank = shape_of(node.outputs[0])
-        if (rank is not None and len(rank) != len(output)) or not set(output) <= known:
+        if rank is None or len(rank) != len(output) or not set(output) <= known:
             return None
         return inputs, output
 
@@ -367,10 +367,10 @@ class VectorProduct(SumOfProducts):
     """numpy.matmul with a vector on one side or both."""
 
     def terms(self, node: gs.Node) -> Terms | None:
-        shapes = [shape_of(t) for t in node.inputs[:2]]
+        shapes = [shape_of(t) for t in (*node.inputs[:2], node.outputs[0])]
         if any(shape is None for shape in shapes):
             return None
-        a, b = (len(shape or ()) for shape in shapes)
+        a, b, _ = (len(shape or ()) for shape in shapes)
         batch = [f".{i}" for i in range(max(a, b) - 2)][::-1]
         left = ["k"] if a == 1 else [*batch, "m", "k"]
         right = ["k"] if b == 1 else [*batch, "k", "n"]

@@ -81,7 +81,8 @@ class Call:
         given = list(inputs)
         while given and given[-1] is None:
             given.pop()
-        self.needs(len(given) >= onnx.defs.get_schema(kind, self.opset, "").min_input)
+        schema = onnx.defs.get_schema(kind, self.opset, "")
+        self.needs(schema.min_input <= len(given) <= schema.max_input)
         operands = [construct.variable("") if t is None else t for t in given]
         named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
         name = self.node.name if named else self._editor.names.fresh(hint)

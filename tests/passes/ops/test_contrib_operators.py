@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -152,3 +153,49 @@ def test_operators_without_operands_or_attributes_end_in_no_raw_error(op: str, o
     source.opset_import[0].version = 13
     with contextlib.suppress(GraphError):
         shrink(source)
+
+
+ATTRIBUTES: dict[str, list[Any]] = {
+    "num_heads": [0, 1, 2, -1],
+    "kv_num_heads": [0, 1, 2],
+    "K": [0, 4],
+    "N": [0, 4],
+    "axis": [-1, 7],
+    "opset": [11, 13],
+    "alpha": [2.0],
+    "transA": [1],
+    "transBatchA": [1],
+    "activation": ["Relu", "Clip", "none"],
+    "activation_params": [[1.0], [0.0, 1.0]],
+    "qkv_hidden_sizes": [[2, 2, 2], [1], [0, 0, 0]],
+}
+SHAPES: list[list[int | str]] = [[], [1], [4], ["n", 4], [2, 3, 4], ["n", 3, 12], [12], [4, 12], [1, 2, 3, 3], [0, 4]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_operators_of_any_form_end_in_no_raw_error(seed: int) -> None:
+    """Nobody has checked them before: operands, types, shapes and attributes at random."""
+    rng = Random(seed)
+    for op in sorted({*OPERATORS, *OUTPUT_SHAPES, *IN_STANDARD_DOMAIN}):
+        inputs, stored = [], [numpy_helper.from_array(floats(4, 2), "w")]
+        names = [f"i{index}" if rng.random() > 0.1 else "" for index in range(rng.randrange(10))]
+        for name in filter(None, names):
+            shape, kind = rng.choice(SHAPES), rng.choice([np.float32] * 4 + [np.uint8, np.int32, np.float16])
+            if rng.random() < 0.5:
+                values = floats(*(3 if d == "n" else int(d) for d in shape))
+                stored.append(numpy_helper.from_array(np.asarray(values * 3).astype(kind), name))
+            else:
+                element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+                inputs.append(helper.make_tensor_value_info(name, element, shape))
+        attributes = {name: rng.choice(values) for name, values in ATTRIBUTES.items() if rng.random() < 0.3}
+        outputs = [f"o{index}" for index in range(rng.choice([1, 1, 2, 4]))]
+        domain = "" if op in IN_STANDARD_DOMAIN else "com.microsoft"
+        nodes = [
+            helper.make_node(op, names, outputs, domain=domain, **attributes),
+            helper.make_node("Relu", [outputs[0]], ["r"]),
+            helper.make_node("MatMul", ["r", "w"], ["y"]),
+        ]
+        graph = helper.make_graph(nodes, "any", inputs, [helper.make_tensor_value_info("y", 1, None)], stored)
+        imports = [helper.make_opsetid("", rng.choice([11, 13, 17, 21])), helper.make_opsetid("com.microsoft", 1)]
+        with contextlib.suppress(GraphError):
+            shrink(helper.make_model(graph, opset_imports=imports))
