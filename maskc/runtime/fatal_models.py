@@ -14,7 +14,10 @@ from passes.model.element_inference import with_elements
 
 # By operator: how many of its inputs may have an empty name.
 _FULL = {"DFT": 2, "LayerNormalization": 1}
-_MOST_ROUNDS = 2**24
+# Of a Loop; a round takes two microseconds at least, and a verification ten runs.
+_MOST_ROUNDS = 2**20
+# Elements that an n-gram may leave out.
+_MOST_SKIPPED = 2**24
 _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
@@ -50,7 +53,7 @@ def _fatal_attribute(node: NodeProto) -> str:
     pool = len(attributes.get("pool_int64s", ()) or attributes.get("pool_strings", ()))
     ends = [*attributes.get("ngram_counts", ()), pool]
     listed = sum((end - start) // length for length, (start, end) in enumerate(itertools.pairwise(ends), 1))
-    if skipped > _MOST_ROUNDS:
+    if skipped > _MOST_SKIPPED:
         return f"{skipped} elements to skip"
     return f"{listed} n-grams and {places} indices of them" if places < listed else ""
 

@@ -109,9 +109,9 @@ def test_a_loop_without_an_end(tmp_path: Path) -> None:
 
 
 def test_a_loop_of_too_many_rounds_is_not_run(tmp_path: Path) -> None:
-    source = build.save(endless(2**31), tmp_path / "m.onnx")
+    source = build.save(endless(2**20 + 1), tmp_path / "m.onnx")
     done = process("compile", source)
-    assert done.returncode == 0 and "Not verified: The reference is not run: Loop 'y' has 2,147,483,648 rounds" in (
+    assert done.returncode == 0 and "Not verified: The reference is not run: Loop 'y' has 1,048,577 rounds" in (
         " ".join(done.stderr.split())
     )
 
