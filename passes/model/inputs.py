@@ -10,7 +10,7 @@ import onnx
 from passes.errors import SizeError
 from passes.graph.tensors import Array, Dim
 from passes.model.declarations import annotated, dims_of, redeclare, redeclared, symbol_of
-from passes.model.shape_inference import inferred
+from passes.model.shape_inference import inferred, through_reshapes
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
 
@@ -96,7 +96,9 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
     for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
         if dim.dim_value < 0:  # some exporters write -1 for what is not known
             dim.ClearField("dim_value")
-    known = {v.name: v for v in inferred(model).model.graph.output}
+    light = inferred(model).model
+    through_reshapes(light)
+    known = {v.name: v for v in light.graph.output}
     redeclare(model.graph, redeclared(model, {name: dims_of(value) for name, value in known.items()}))
     for value in model.graph.output:
         dims = known[value.name].type.tensor_type.shape.dim

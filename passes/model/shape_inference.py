@@ -44,7 +44,7 @@ class Inferred:
 
 
 def inferred(model: onnx.ModelProto) -> Inferred:
-    """The shapes of all tensors, as far as inference can tell them.
+    """The shapes of all tensors, as far as inference can tell them; `through_reshapes` tells more.
 
     What the model declares of inner tensors and outputs is no evidence, except where onnx does not know the operator
     that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
