@@ -99,10 +99,7 @@ def test_what_is_left_is_found(tmp_path: Path) -> None:
 def test_the_page_says_what_the_records_hold() -> None:
     page = PAGE.read_text()
     found = record("robustness")
-    assert found["onnx"]["faults"] == found["shell"]["faults"] == []
-    kinds = found["mutated"]["kinds"]
-    assert not any(kinds.get(kind, 0) for kind in ("died", "slow", "large", "rubbish"))
-    assert len(found["mutated"]["faults"]) <= 2, "a campaign is run again after what it found is mended"
+    assert found["onnx"]["faults"] == found["shell"]["faults"] == found["mutated"]["faults"] == []
     assert correctness.robustness(found) in page
     ended = record("interruptions")
     assert correctness.interruptions(ended) in page
