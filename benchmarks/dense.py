@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -186,7 +187,7 @@ def built(architecture: Callable[[Network], None], side: int, **options: bool) -
     return net.model()
 
 
-def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict[str, object]:
+def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict[str, Any]:
     architecture = NETWORKS[name]
     models = {
         "original": built(architecture, side),
@@ -198,7 +199,7 @@ def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict
     }
     costs = {key: passes.count(model) for key, model in models.items()}
     feeds = random_feeds(models["original"], 0)
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "flops": {key: cost.flops for key, cost in costs.items()},
         "macs_over_dense": costs["none"].macs / costs["dense"].macs,
         "auto_is_none": models["auto"] == models["none"],
@@ -218,12 +219,12 @@ def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict
                 for align in ("none", "auto")
             },
         }
-    loaded = {key: in_openvino(models[key], 1, feeds) for key in ("original", "dense", "auto")}
-    times = record.in_turns(loaded, repeats)
-    row["OpenVINO"] = {
-        "over_dense": record.ratios(times["auto"], times["dense"]),
-        "speedup": record.ratios(times["original"], times["auto"]),
-    }
+        loaded = {key: in_openvino(models[key], count, feeds) for key in ("original", "dense", "auto")}
+        times = record.in_turns(loaded, repeats)
+        row[f"{count} threads"]["openvino"] = {
+            "over_dense": record.ratios(times["auto"], times["dense"]),
+            "speedup": record.ratios(times["original"], times["auto"]),
+        }
     return row
 
 
@@ -242,7 +243,7 @@ def main() -> None:
     for name in arguments.only:
         row = results[name] = measured(name, arguments.side, arguments.threads, arguments.repeats)
         for count in arguments.threads:
-            found: dict[str, dict[str, list[float]]] = row[f"{count} threads"]  # type: ignore[assignment]
+            found: dict[str, dict[str, list[float]]] = row[f"{count} threads"]
             table.add_row(
                 name,
                 str(count),

@@ -26,7 +26,7 @@ def dense(record: dict[str, Any]) -> str:
                         "the same" if same else spread(found["speedup"]["none"]),
                         f"{found['speedup_over_flops']['auto']:.2f}",
                         f"{row['macs_over_dense']:.3f}",
-                        *(spread(row["OpenVINO"][of]) if key[0] == "1" else "" for of in ("over_dense", "speedup")),
+                        *(spread(found["openvino"][of]) for of in ("over_dense", "speedup")),
                     )
 
     text = (
@@ -34,7 +34,7 @@ def dense(record: dict[str, Any]) -> str:
         "dense (goal: 1.02 at most), speed-up over the model without masks, and that over the FLOPs ratio (goal: 0.85 "
         "at least; [why networks with depthwise convolutions miss "
         "it](benchmarks-widths.md#why-time-falls-by-less-than-flops)), with the default `--align auto` and with "
-        "`none`; and the first two in OpenVINO, on one thread, with `auto`."
+        "`none`; and the first two in OpenVINO, with `auto`."
     )
     PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
@@ -100,8 +100,7 @@ def speedup(record: dict[str, Any]) -> str:
 
 
 def onnxslim(record: dict[str, Any]) -> str:
-    by_default = all("default" in tools["maskc"] for tools in record["results"].values())
-    forms = [("default", "default_"), ("seconds", "")][not by_default :]
+    forms = ("default", "default_"), ("seconds", "")
     rows = (
         (
             name,
@@ -113,11 +112,11 @@ def onnxslim(record: dict[str, Any]) -> str:
         if "over_onnxslim" in tools["maskc"]
     )
     text = (
-        f"Time of {'`maskc.compile` by default and of ' if by_default else ''}the passes with `--align none` on "
-        "masked networks, and of onnxslim, which removes no masked channel (goal: at most half of its time on the "
-        "published models, from `basic-pitch` on)."
+        "Time of `maskc.compile` by default, without verification, and of the passes with `--align none` on masked "
+        "networks, and of onnxslim, which removes no masked channel (goal: at most half of its time on the published "
+        "models, from `basic-pitch` on)."
     )
-    named = ["default", "passes"][not by_default :]
+    named = "default", "passes"
     head = ("network", *(f"{name}, ms" for name in named), "onnxslim, ms", *(f"{name}, ratio" for name in named))
     return section("Time to compile, against onnxslim", text, head, rows, record | {"versions": peer_versions(record)})
 
