@@ -69,6 +69,10 @@ def openvino(directory: Path) -> Result:
 
 def _openvino_macs(op: Any) -> int:
     kind = op.get_type_name()
+    if kind == "ScaledDotProductAttention":  # queries times keys, and what that gives times values
+        query, keys = (list(op.input_value(i).get_partial_shape().get_max_shape()) for i in (0, 1))
+        out = int(np.prod(list(op.output(0).get_partial_shape().get_max_shape())))
+        return (int(np.prod(query)) + out) * int(keys[-2])
     if kind not in ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"):
         return 0
     first, second = (list(op.input_value(i).get_partial_shape().get_max_shape()) for i in (0, 1))
