@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from passes import Shrunk, shrink
+from passes.targets import registry
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, assert_same_function, check
 from tests.generators.form import assert_well_formed
@@ -31,9 +32,9 @@ def model(signature: str, body: str, opset: int = 17, *, checked: bool = True, *
     return parsed
 
 
-def compiled(source: onnx.ModelProto) -> Shrunk:
+def compiled(source: onnx.ModelProto, target: str = registry.DEFAULT) -> Shrunk:
     """The compiled model, after the checks that hold for every one."""
-    shrunk = shrink(source)
+    shrunk = shrink(source, target=target)
     assert_same_function(source, shrunk.model)
     assert_well_formed(source, shrunk.model)
     return shrunk

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from passes.graph.expression_match import Expression, X
 from passes.model.contrib_operators.call import Call
-from passes.simplify.decomposed_activations.gelu import EXPRESSIONS
+from passes.simplify.decomposed_activations.gelu import BY_ERF, BY_TANH
 
 # The opset that brought the operator.
 _GELU = 20
-
-_STEEP = math.sqrt(2 / math.pi)
-_ARGUMENT: Expression = ("Mul", ("Mul", X, _STEEP), ("Add", ("Mul", ("Mul", X, 0.044715), X), 1.0))
-_TANH_GELU: Expression = ("Mul", ("Mul", X, 0.5), ("Add", ("Tanh", _ARGUMENT), 1.0))
 
 
 def gelu(call: Call) -> Sequence[gs.Tensor]:
@@ -35,7 +29,7 @@ def fast_gelu(call: Call) -> Sequence[gs.Tensor]:
     x = x if bias is None else call.op("Add", x, bias)
     if call.opset >= _GELU:
         return [call.op("Gelu", x, approximate="tanh")]
-    return [call.expression(_TANH_GELU, x)]
+    return [call.expression(BY_TANH[1], x)]
 
 
 def quick_gelu(call: Call) -> Sequence[gs.Tensor]:
@@ -47,4 +41,4 @@ def quick_gelu(call: Call) -> Sequence[gs.Tensor]:
 
 
 def _gelu(call: Call, x: gs.Tensor) -> gs.Tensor:
-    return call.op("Gelu", x) if call.opset >= _GELU else call.expression(EXPRESSIONS[0], x)
+    return call.op("Gelu", x) if call.opset >= _GELU else call.expression(BY_ERF[0], x)

@@ -1,8 +1,8 @@
 """A decomposed Gelu is fused into the operator, or written as runtimes know it where there is no operator yet.
 
 Exporters associate x · ½ · (1 + erf(x / √2)) in many ways: TensorFlow multiplies by √½, PyTorch writes the cube of the
-tanh approximation as x · x · x. ONNX Runtime fuses a few of these; of others it reads and writes the data five to
-eight times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
+tanh approximation as x · x · x. Runtimes fuse a few of these; of others they read and write the data five to eight
+times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,16 @@ _FAR = 6
 _GATE = ("Add", ("Erf", ("Div", X, math.sqrt(2))), 1.0)
 
 #: the orders of factors that runtimes know, the first of which is written where there is no operator yet
-EXPRESSIONS: tuple[Expression, ...] = (("Mul", ("Mul", X, _GATE), 0.5), ("Mul", ("Mul", X, 0.5), _GATE))
+BY_ERF: tuple[Expression, ...] = (("Mul", ("Mul", X, _GATE), 0.5), ("Mul", ("Mul", X, 0.5), _GATE))
+
+_STEEP, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+_CUBE = ("Mul", ("Add", X, ("Mul", ("Pow", X, 3.0), _CUBIC)), _STEEP)
+_HORNER = ("Mul", ("Mul", X, _STEEP), ("Add", ("Mul", ("Mul", X, _CUBIC), X), 1.0))
+
+#: the same for the approximation
+BY_TANH: tuple[Expression, ...] = tuple(
+    ("Mul", ("Mul", X, 0.5), ("Add", ("Tanh", argument), 1.0)) for argument in (_CUBE, _HORNER)
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class _Gelu:
     """x · ½ · (1 + f(p(x))) for an operator f.
 
     `argument`: coefficients of the polynomial p, by power. `attrs`: of the operator that computes it. `expressions`:
-    what it is left as before that operator, the first of them what it is written as; none where it is left anyway.
+    what it is left as before that operator, the first of them what it is written as.
     """
 
     argument: tuple[float, ...]
@@ -53,12 +62,10 @@ class _Gelu:
     expressions: tuple[Expression, ...]
 
 
-_STEEP = math.sqrt(2 / math.pi)
-
 # By f.
 _GELUS = {
-    "Erf": _Gelu((0.0, math.sqrt(0.5)), {}, EXPRESSIONS),
-    "Tanh": _Gelu((0.0, _STEEP, 0.0, _STEEP * 0.044715), {"approximate": "tanh"}, ()),
+    "Erf": _Gelu((0.0, math.sqrt(0.5)), {}, BY_ERF),
+    "Tanh": _Gelu((0.0, _STEEP, 0.0, _STEEP * _CUBIC), {"approximate": "tanh"}, BY_TANH),
 }
 
 
@@ -72,8 +79,8 @@ def fuse(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         return False
     editor, replaced = GraphEditor(graph), False
     for node, gelu in gates:
-        known = not gelu.expressions or match_around(node, gelu.expressions)
-        if node.outputs[0].dtype != np.float32 or (graph.opset < _OPERATOR and known):
+        known = graph.opset < _OPERATOR and match_around(node, gelu.expressions)
+        if node.outputs[0].dtype != np.float32 or known:
             continue
         found = _found(node, gelu, editor, keep)
         if found is not None:

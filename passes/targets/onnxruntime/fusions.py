@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,29 +22,16 @@ class Fusion:
     slowness: float
 
 
-def _tanh_gelu(argument: Expression) -> Expression:
-    return ("Mul", ("Mul", X, 0.5), ("Add", ("Tanh", argument), 1.0))
-
-
 def _normalised(data: Expression) -> tuple[Expression, Expression]:
     """The data over the root of their mean square, and a number more, times a scale."""
     root = ("Sqrt", ("Add", ("ReduceMean", ("Pow", data, 2.0)), ANY))
     return ("Mul", ("Div", data, root), ANY), ("Mul", ("Mul", data, ("Div", 1.0, root)), ANY)
 
 
-_ROOT, _CUBIC = math.sqrt(2 / math.pi), 0.044715
-
 # By an operator that is in each of the expressions once.
 _FUSIONS = {
-    "Erf": Fusion(gelu.EXPRESSIONS, "always", 4.0),
-    "Tanh": Fusion(
-        (
-            _tanh_gelu(("Mul", ("Add", X, ("Mul", ("Pow", X, 3.0), _CUBIC)), _ROOT)),
-            _tanh_gelu(("Mul", ("Mul", X, _ROOT), ("Add", ("Mul", ("Mul", X, _CUBIC), X), 1.0))),
-        ),
-        "never",
-        8.0,
-    ),
+    "Erf": Fusion(gelu.BY_ERF, "always", 4.0),
+    "Tanh": Fusion(gelu.BY_TANH, "never", 8.0),
     "Sigmoid": Fusion((("Mul", X, ("Sigmoid", X)),), "always", 2.0),
     "Sqrt": Fusion((("Add", _normalised(("Sub", X, ("ReduceMean", X)))[0], ANY), *_normalised(X)), "never", 2.0),
 }

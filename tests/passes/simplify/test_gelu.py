@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from maskc.runtime.openvino_session import import_openvino
 from passes import shrink
 from passes.model.prepare import prepared
 from passes.simplify.decomposed_activations.gelu import added, multiplied
@@ -50,6 +51,10 @@ TANH = {
     " v = Mul(e, half) g = Mul(v, h)",
 }
 KNOWN = "d = Div(h, root) f = Erf(d) e = Add(f, one) p = Mul(h, e) g = Mul(p, half)"
+HORNER = (
+    "k = Mul(h, cubic) q = Mul(k, h) a = Add(q, one) d = Mul(h, steep) s = Mul(d, a) t = Tanh(s) e = Add(t, one)"
+    " v = Mul(h, half) g = Mul(v, e)"
+)
 NEITHER = {
     "another slope": "d = Mul(h, near) f = Erf(d) e = Add(f, one) v = Mul(h, half) g = Mul(v, e)",
     "not half": "d = Mul(h, unroot) f = Erf(d) e = Add(f, one) v = Mul(h, near) g = Mul(v, e)",
@@ -103,12 +108,22 @@ def test_from_opset_20_on_it_is_an_operator(body: str) -> None:
     assert weight(result, "MatMul", which=1).shape == (6, 3)
 
 
-@pytest.mark.parametrize("body", TANH.values(), ids=TANH)
-def test_before_the_approximation_stays_as_it_is(body: str) -> None:
-    """ONNX Runtime's own operator for it takes longer than these."""
-    source = between(body)
-    left = [n.op_type for n in source.graph.node if n.op_type != "Mul"]  # masks go, and a half into the weights behind
-    assert [op for op in operators(compiled(source)) if op != "Mul"] == left
+@pytest.mark.parametrize("target", ["any", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("body", [*TANH.values(), HORNER], ids=[*TANH, "known as Horner"])
+def test_the_approximation_is_spelled_as_runtimes_know_it(body: str, target: str, tmp_path: Path) -> None:
+    result = compiled(between(body), target)
+    assert loaded(result.model, tmp_path) == ["MatMul", "FastGelu", "MatMul"]
+    assert weight(result, "MatMul", which=1).shape == (6, 3)
+    assert result.report.after.flops <= result.report.before.flops
+
+
+@pytest.mark.openvino
+@pytest.mark.parametrize("body", [*ERF.values(), *TANH.values(), HORNER])
+def test_openvino_makes_one_operator_of_it(body: str) -> None:
+    core = import_openvino().Core()
+    result = core.compile_model(core.read_model(compiled(between(body)).model.SerializeToString()), "CPU")
+    kinds = [op.get_rt_info()["layerType"].astype(str) for op in result.get_runtime_model().get_ordered_ops()]
+    assert kinds.count("FullyConnected") == 2 and not {"Eltwise", "Subgraph"} & {*kinds}
 
 
 @pytest.mark.parametrize("body", NEITHER.values(), ids=NEITHER)
