@@ -115,6 +115,11 @@ def is_product(node: gs.Node) -> bool:
     return isinstance(rules(node), Product) and not any(is_constant(t) for t in node.inputs)
 
 
+def is_sum(node: gs.Node) -> bool:
+    """Whether output 0 is the sum of two computed operands, element by element."""
+    return isinstance(rules(node), Sum) and not any(is_constant(t) for t in node.inputs)
+
+
 @register("And")
 class Conjunction(Elementwise):
     """A false operand decides alone."""

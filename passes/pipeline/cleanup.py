@@ -5,7 +5,14 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.simplify import absorb_gathers, constant_folding, dead_code, fold_scale_shift, restore_narrow_dtypes
+from passes.simplify import (
+    absorb_gathers,
+    constant_folding,
+    dead_code,
+    factor_out_of_sums,
+    fold_scale_shift,
+    restore_narrow_dtypes,
+)
 from passes.simplify.decomposed_activations import hard_activations
 from passes.targets.base import Target
 from passes.weights import quantized
@@ -21,6 +28,7 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
     dead_code.drop_identities(graph, shapes=True)
     if not nested:
         absorb_gathers.absorb_orders(graph)
+    factor_out_of_sums.factor_out(graph)
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
         hard_activations.fuse(graph)
