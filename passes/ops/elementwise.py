@@ -30,7 +30,7 @@ from passes.graph.tensors import (
     present,
     shape_of,
 )
-from passes.ops.base import Linked, register
+from passes.ops.base import Linked, register, rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 
@@ -301,6 +301,14 @@ register(
     *"Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
+
+
+def is_pointwise(node: gs.Node) -> bool:
+    """Whether the node does the same to every element of its first operand, wherever that lies."""
+    op, rank = rules(node), len(shape_of(node.inputs[0]) or ()) if node.inputs else 0
+    others = [tensor for index, tensor in present(node.inputs) if index > 0]
+    alike = all(is_constant(t) and math.prod(t.shape) == 1 and len(t.shape) <= rank for t in others)
+    return isinstance(op, Elementwise) and op.foldable and alike and bool(rank) and not is_constant(node.inputs[0])
 
 
 @register("Cast")

@@ -16,7 +16,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import Dim, is_constant, operand, present, shape_of
+from passes.graph.tensors import Dim, is_constant, operand, shape_of
+from passes.ops.elementwise import is_pointwise
 from passes.ops.shape import is_static
 from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.onnxruntime.operator_kernels import channel_blocks
@@ -179,9 +180,7 @@ class _Unroller:
         found: list[gs.Node] = []
         while (reader := self.editor.sole_reader(node.outputs[0])) is not None:
             node = reader
-            others = [t for i, t in present(node.inputs) if i > 0]
-            alike = all(is_constant(t) and int(np.prod(t.shape)) == 1 for t in others)
-            if channel_blocks(node) != "always" or not alike or is_constant(node.inputs[0]):
+            if channel_blocks(node) != "always" or not is_pointwise(node):
                 break
             found.append(node)
         return found

@@ -65,3 +65,70 @@ def test_where_branches_meet_channels_are_computed_for_openvino(target: str, ada
     )
     found = operators(source, target)
     assert found.count("Pad") + found.count("Gather") == adapters
+
+
+OPEN, FIXED = "(float[N,3,H,W] x) => (float[N,{},Y,X] y)", "(float[N,3,5,7] x) => (float[N,{},Y,X] y)"
+UPSCALED = "a = ConvTranspose<strides=[2,2]>(x, w, b)"
+
+
+def upscaled(body: str, signature: str = OPEN, filters: int = 4, opset: int = 17, side: int = 2) -> onnx.ModelProto:
+    weights = {"w": random(3, filters, side, side), "b": random(filters, seed=1), "k": random(filters, 1, 1, seed=2)}
+    used = {name: value for name, value in weights.items() if f"{name})" in body or f"{name}," in body}
+    return model(signature.format(filters), body, opset, **used)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (upscaled(f"{UPSCALED} y = Relu(a)"), "Conv Relu DepthToSpace"),
+        (upscaled(f"{UPSCALED} y = Relu(a)", opset=10), "Conv Relu DepthToSpace"),
+        (upscaled(f"{UPSCALED} c = Sigmoid(a) y = Tanh(c)"), "Conv Sigmoid Tanh DepthToSpace"),
+        (upscaled(f"{UPSCALED} c = Relu(a) y = PRelu(c, k)"), "Conv Relu DepthToSpace PRelu"),
+        (upscaled(f"{UPSCALED.replace(', b', '')} y = Relu(a)"), "Conv Relu DepthToSpace"),
+        (upscaled(f"{UPSCALED} y = Relu(a)".replace("2,2", "3,3"), side=3), "Conv Relu DepthToSpace"),
+        (upscaled(f"{UPSCALED} y = Sigmoid(a)", FIXED, filters=1), "Conv Sigmoid DepthToSpace"),
+        (upscaled(UPSCALED.replace("a =", "y ="), filters=1), "Conv DepthToSpace"),
+    ],
+)
+def test_windows_that_do_not_overlap_are_channels(source: onnx.ModelProto, expected: str) -> None:
+    assert operators(source, "openvino") == expected.split()
+    assert count(shrink(source, target="openvino").model).flops <= count(source).flops
+    assert "ConvTranspose" in operators(source, "any")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        upscaled(UPSCALED.replace("a =", "y =")),
+        upscaled(f"{UPSCALED} y = Relu(a)", FIXED),
+        upscaled(f"{UPSCALED} y = PRelu(a, k)"),
+        upscaled(f"{UPSCALED} y = Relu(a)", side=3),
+        upscaled(f"{UPSCALED} y = Relu(a)".replace("2,2", "2,1")),
+        upscaled(f"{UPSCALED} y = Relu(a)".replace("=[2,2]", "=[2,2], pads=[1,0,0,0]")),
+        upscaled(f"{UPSCALED} y = Relu(a)".replace("=[2,2]", "=[2,2], output_padding=[1,1]")),
+        upscaled(f"{UPSCALED} y = Relu(a)".replace("=[2,2]", "=[2,2], dilations=[2,2]")),
+        upscaled(f"{UPSCALED} y = Relu(a) z = Exp(a)", OPEN.replace("y)", "y, float[N,4,Y,X] z)")),
+    ],
+)
+def test_other_transposed_convolutions_stay(source: onnx.ModelProto) -> None:
+    assert "ConvTranspose" in operators(source, "openvino")
+
+
+def test_columns_of_maps_are_picked_along_their_axis() -> None:
+    """Channels that are masked before a bias are constants, and uneven after a border that is padded."""
+    source = model(
+        "(float[1,3,H,W] x) => (float[1,4,H,W] y)",
+        "c = Conv(x, w) m = Mul(c, k) a = Add(m, b)"
+        " d = Conv<group=40, pads=[1,1,1,1]>(a, v) r = Relu(d) y = Conv(r, z)",
+        w=random(40, 3, 1, 1),
+        k=(np.arange(40) < 4).astype(np.float32).reshape(40, 1, 1),
+        b=random(40, 1, 1, seed=1) + 2,
+        v=random(40, 1, 3, 3, seed=2),
+        z=random(4, 40, 1, 1, seed=3),
+    )
+    found = {target: shrink(source, target=target).model.graph.node for target in ("any", "openvino")}
+    for target, transposes in (("any", 1), ("openvino", 0)):
+        assert sum(node.op_type == "Transpose" for node in found[target]) == transposes
+        assert any(node.op_type == "Range" for node in found[target])
+    assert len(found["openvino"]) == len(found["any"]) - 1
+    assert_same_function(source, shrink(source, target="openvino").model)
