@@ -11,6 +11,7 @@ from passes.simplify import (
     dead_code,
     factor_out_of_sums,
     fold_scale_shift,
+    one_hot_to_gather,
     restore_narrow_dtypes,
 )
 from passes.simplify.decomposed_activations import hard_activations
@@ -33,6 +34,7 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
     if not nested:
         hard_activations.fuse(graph)
         fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
+    one_hot_to_gather.look_up(graph)
     dead_code.drop_identities(graph)
     constant_folding.carry_sizes(graph)
     dead_code.drop_unused(graph)
