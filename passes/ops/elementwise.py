@@ -249,23 +249,35 @@ class Elementwise(Linked):
         return None
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        computed = [i for i, t in present(node.inputs) if not is_constant(t)]
-        along = [self.align(node, i, axis) for i in computed]
-        if len(computed) != 1 or along[0] is None:
+        along = self._computed_along(node, axis)
+        if not along:
             return None
-        data = orders.written(node.inputs[computed[0]], along[0], order)
-        others = self._constants_in_order(node, axis, order, orders)
-        return all_or_none([data, *others])
+        data = [orders.written(tensor, a, order) for tensor, a in along]
+        return all_or_none([*data, *self._constants_in_order(node, axis, order, orders)])
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
         ranks = len(shape_of(node.outputs[0]) or ()), len(shape_of(node.inputs[index]) or ())
-        computed = [i for i, t in present(node.inputs) if not is_constant(t)]
         out = axis + ranks[0] - ranks[1]
-        if computed != [index] or 0 in ranks or len(node.outputs) != 1 or self.align(node, index, out) != axis:
+        if 0 in ranks or len(node.outputs) != 1 or self.align(node, index, out) != axis:
+            return None
+        along = self._computed_along(node, out)
+        if along is None or not any(t is node.inputs[index] for t, _ in along):
             return None
         after = orders.read(node.outputs[0], out, order)
-        others = self._constants_in_order(node, out, inverse(order), orders)
-        return all_or_none([after, *others])
+        data = [orders.written(t, a, inverse(order)) for t, a in along if t is not node.inputs[index]]
+        return all_or_none([after, *data, *self._constants_in_order(node, out, inverse(order), orders)])
+
+    def _computed_along(self, node: gs.Node, axis: int) -> list[tuple[gs.Tensor, int]] | None:
+        """The computed operands along the axis of the output, each with its own axis; None if one may or may not be."""
+        found = []
+        for index, tensor in present(node.inputs):
+            shape, along = shape_of(tensor), self.align(node, index, axis)
+            if is_constant(tensor) or (shape is not None and (along is None or shape[along] == 1)):
+                continue
+            if shape is None or along is None or not isinstance(shape[along], int):
+                return None
+            found.append((tensor, along))
+        return found
 
     def _constants_in_order(self, node: gs.Node, axis: int, order: Index, orders: Orders) -> list[Change | None]:
         """The constant operands that run along the axis of the output, in another order."""

@@ -13,10 +13,12 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
-from passes.graph.tensors import Array, shape_of, volume
+from passes.graph.editor import Change
+from passes.graph.tensors import Array, Index, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
 
 # Of what is pooled: examples, channels and one of positions.
@@ -44,6 +46,12 @@ class Pool(Linked):
 
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
         return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        return orders.written(node.inputs[0], 1, order) if axis == 1 == len(node.outputs) else None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        return orders.read(node.outputs[0], 1, order) if axis == 1 == len(node.outputs) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known, over = facts.maps(node.inputs[0], 1), self.windows(node)

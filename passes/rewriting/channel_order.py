@@ -71,7 +71,7 @@ class Orders:
             return None  # others read it as it is, and it would be stored twice
 
         def change() -> None:
-            values = moved(tensor, Picked({axis: order}))
+            values = moved(node.inputs[index], Picked({axis: order}))  # which another change may have put in order
             node.inputs[index] = self._editor.constant(tensor.name, values)
 
         return change
