@@ -20,6 +20,9 @@ from passes.targets.onnxruntime.processors import Rates
 _ADDED, _ADDED_OPEN = 1.5, 4.0
 _NODES_OF_OPEN_MAP = 10
 
+# What joins constants to the channels that there are, and puts all in order.
+_NODES_OF_ADAPTER = 3
+
 #: whether each step writes channel blocks, and False for what no step writes
 Blocked = list[bool]
 
@@ -134,7 +137,8 @@ class Timing:
     def _restoring(self, elements: float, pieces: float) -> float:
         """An adapter that makes so many elements, each of so many pieces."""
         rates = self.rates
-        return rates.ns_per_node + elements * (rates.ns_per_adapted_element + pieces * rates.ns_per_gathered_piece)
+        each = rates.ns_per_adapted_element + pieces * rates.ns_per_gathered_piece
+        return _NODES_OF_ADAPTER * rates.ns_per_node + elements * each
 
     def _adding(self, step: Step, elements: float) -> float:
         each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
