@@ -55,6 +55,10 @@ _SHARE_OPEN = 0.05
 # long, or saved less than a hundredth.
 _HOPE = 1.25
 
+# By what share a plan with adapters must be faster than one without: what they take depends on sizes that are open, and
+# on the runtime, more than anything else does.
+_DOUBT_OF_ADAPTERS = 0.05
+
 
 @dataclass(frozen=True)
 class _Weighed:
@@ -90,6 +94,15 @@ class _Choice:
         """That of the first runtime."""
         return self.weighed.timings[0]
 
+    @property
+    def doubt(self) -> float:
+        """How many times as long it is to be taken for when it is compared with others."""
+        return 1 + _DOUBT_OF_ADAPTERS if self.timing.plan.adapters else 1.0
+
+    def compared(self) -> float:
+        """Nanoseconds, with the doubt about them."""
+        return self.time * self.doubt
+
 
 @dataclass(frozen=True)
 class _Estimate:
@@ -103,6 +116,10 @@ class _Estimate:
     extras: dict[int, int]
     least: StorageFloor
     time: float
+
+    def compared(self) -> float:
+        """Nanoseconds, with the doubt about them."""
+        return self.time * self.start.doubt
 
     def first_look(self, other: _Weighed, wanted: Iterable[tuple[Key, Mask]]) -> float:
         """Nanoseconds of a plan of these timings which stores these slices, too, as far as can be told without it."""
@@ -161,11 +178,11 @@ def choose_channel_multiples(
         if look < _HOPE * min(estimate.time for estimate in estimates):
             policy = replace(options, adapters="never") if adapters else options
             estimates.append(_estimate(graph, choice(computing if maps else facts, policy, StorageFloor())))
-    best = min((estimate.start for estimate in estimates), key=lambda found: found.time)
-    for estimate in sorted(estimates, key=lambda estimate: estimate.time):
-        if estimate.time < best.time:  # a plan is made only where it may be the fastest
+    best = min((estimate.start for estimate in estimates), key=_Choice.compared)
+    for estimate in sorted(estimates, key=_Estimate.compared):
+        if estimate.compared() < best.compared():  # a plan is made only where it may be the fastest
             planned = choice(estimate.start.facts, estimate.start.options, estimate.least)
-            best = min(best, planned, key=lambda found: found.time)
+            best = min(best, planned, key=_Choice.compared)
     if whole < best.time:
         best = choice(
             facts, options, _everything(plan, "kept, because the model with fewer channels is estimated to be slower")

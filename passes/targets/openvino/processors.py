@@ -13,13 +13,14 @@ from dataclasses import replace
 from passes.targets.onnxruntime.processors import RATES, Rates
 
 # As many times what they take in ONNX Runtime.
-_ADAPTED, _REORDERED = 6.0, 2.0
+_ADAPTED, _REORDERED, _NODE = 6.0, 2.0, 2.0
 
 PROCESSORS: dict[str, Rates] = {
     name: replace(
         rates,
         ns_per_adapted_element=_ADAPTED * rates.ns_per_adapted_element,
         ns_per_reordered_element=_REORDERED * rates.ns_per_reordered_element,
+        ns_per_node=_NODE * rates.ns_per_node,
     )
     for name, rates in RATES.items()
 }
