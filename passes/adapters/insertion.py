@@ -5,7 +5,7 @@ Constants are restored and data is moved; only linearly dependent slices are com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -48,21 +48,30 @@ class Adapters:
         }
 
     def fit(
-        self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill, dependence: LinearDependence | None
+        self,
+        tensor: gs.Tensor,
+        sizes: Sequence[Dim],
+        axis: int,
+        have: Mask,
+        want: Mask,
+        fill: Fill,
+        dependence: LinearDependence | None,
     ) -> gs.Tensor:
-        """`tensor`, which stores `have` along `axis`, as one that stores `want`.
+        """`tensor`, which is of these sizes and stores `have` along `axis`, as one that stores `want`.
 
         Missing slices are the constants `fill` or, with a dependence, computed from representatives that are stored.
         """
         key = (dependence is not None, tensor.name, axis, have.tobytes(), want.tobytes())
         if key not in self._made:
             if dependence is None:
-                self._made[key] = self._restored(tensor, axis, have, want, fill)
+                self._made[key] = self._restored(tensor, sizes, axis, have, want, fill)
             else:
-                self._made[key] = self._recomputed(tensor, axis, have, want, fill, dependence)
+                self._made[key] = self._recomputed(tensor, sizes, axis, have, want, fill, dependence)
         return self._made[key]
 
-    def _restored(self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill) -> gs.Tensor:
+    def _restored(
+        self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, have: Mask, want: Mask, fill: Fill
+    ) -> gs.Tensor:
         place = np.cumsum(have) - 1  # where each stored slice lies
         missing = want & ~have
         if not missing.any():
@@ -70,7 +79,7 @@ class Adapters:
         stored = int(have.sum())
         if isinstance(fill, ConstantMap) and (fill.uneven & missing).any():
             chosen = ConstantMap(fill.mask[missing], fill.value[missing], fill.index)
-            wider = self.append(tensor, axis, self.expand(chosen, axis), stored + len(chosen.mask))
+            wider = self.append(tensor, sizes, axis, self.expand(chosen, axis), len(chosen.mask))
             index = np.where(have, place, stored + np.cumsum(missing) - 1)
             return self._gather(wider, axis, index[want])
         fill = _even(fill)
@@ -78,11 +87,11 @@ class Adapters:
         if len(values) == 1 and self._can_pad(values):
             if price.only_at_ends(have, want):
                 kept = np.flatnonzero(have[want])
-                return self._pad(tensor, axis, stored, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
-            wider = self._pad(tensor, axis, stored, (0, 1), values[0])
+                return self._pad(tensor, sizes, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
+            wider = self._pad(tensor, sizes, axis, (0, 1), values[0])
         else:
             vector = values.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))])
-            wider = self.append(tensor, axis, self._editor.constant("fill", vector), stored + len(values))
+            wider = self.append(tensor, sizes, axis, self._editor.constant("fill", vector), len(values))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
 
@@ -95,13 +104,20 @@ class Adapters:
         return values.dtype.kind == "f" and bool((values.astype(np.float32) == values).all())
 
     def _recomputed(
-        self, tensor: gs.Tensor, axis: int, have: Mask, want: Mask, fill: Fill, dependence: LinearDependence
+        self,
+        tensor: gs.Tensor,
+        sizes: Sequence[Dim],
+        axis: int,
+        have: Mask,
+        want: Mask,
+        fill: Fill,
+        dependence: LinearDependence,
     ) -> gs.Tensor:
         missing, place = dependence.mask & want & ~have, np.cumsum(have) - 1
         original = dependence.copies
         if not (want & ~have & ~(missing & (original >= 0))).any():  # all that is missing is stored elsewhere
             return self._gather(tensor, axis, np.where(have, place, place[original])[want])
-        current = self.fit(tensor, axis, have, want, fill, None)
+        current = self.fit(tensor, sizes, axis, have, want, fill, None)
         shape = [-1 if a == axis else 1 for a in range(len(tensor.shape))]
         for number, rep in enumerate(dependence.reps):
             factor = np.where(missing, dependence.coef[:, number], 0)[want].astype(tensor.dtype).reshape(shape)
@@ -287,7 +303,9 @@ class Adapters:
             return self._node("Slice", [tensor, *(self._editor.ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
         return self._node("Gather", [tensor, self._editor.ints("channels", index)], hint, tensor, axis=axis)
 
-    def _pad(self, tensor: gs.Tensor, axis: int, stored: int, amounts: tuple[int, int], value: Array) -> gs.Tensor:
+    def _pad(
+        self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, amounts: tuple[int, int], value: Array
+    ) -> gs.Tensor:
         pads = np.zeros((2, len(tensor.shape)), np.int64)
         pads[:, axis] = amounts
         hint = f"{tensor.name}_padded"
@@ -296,14 +314,11 @@ class Adapters:
         else:
             constant = self._editor.constant("fill", np.asarray(value, tensor.dtype))
             padded = self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
-        padded.shape = _resized(tensor, axis, stored + sum(amounts))
+        padded.shape = _longer(sizes, axis, int(sum(amounts)))
         return padded
 
-    def append(self, tensor: gs.Tensor, axis: int, constant: gs.Tensor, size: int) -> gs.Tensor:
-        """`tensor` with the slices of a constant after its own, of the other sizes that it has at run time.
-
-        size: of the axis, then.
-        """
+    def append(self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, constant: gs.Tensor, more: int) -> gs.Tensor:
+        """`tensor`, of these sizes, with so many slices of a constant after its own, of its other sizes at run time."""
         hint = tensor.name
         bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
         if self._editor.opset < 10:
@@ -313,13 +328,13 @@ class Adapters:
         shape = self._node("Shape", [first], f"{hint}_shape", None)
         expanded = self._node("Expand", [constant, shape], f"{hint}_fill", tensor)
         filled = self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)
-        filled.shape = _resized(tensor, axis, size)
+        filled.shape = _longer(sizes, axis, more)
         return filled
 
 
-def _resized(tensor: gs.Tensor, axis: int, size: int) -> list[Dim]:
-    """The shape of the tensor with another size of an axis."""
-    return [size if a == axis else dim for a, dim in enumerate(tensor.shape)]
+def _longer(sizes: Sequence[Dim], axis: int, more: int) -> list[Dim]:
+    """These sizes with so many more slices along an axis of static size."""
+    return [d + more if a == axis and isinstance(d, int) else d for a, d in enumerate(sizes)]
 
 
 def _even(fill: Fill) -> Array:

@@ -6,7 +6,8 @@ does not work at these, every axis but the batch gets one of `OTHERS`, the first
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of
-from passes.model.graph_to_onnx import outlined
+from passes.model.graph_to_onnx import described_as, outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.prepare import shaped
@@ -46,6 +47,22 @@ _LOOPS = ("Loop", "Scan")
 _Open = dict[str, list[int | str]]  # the sizes of each input, with a key for what is open
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What the source was counted at, and what is compiled from it is to be counted at.
+
+    sizes: those of inputs. symbols: what the names of open sizes in its graph stand for there; None where that is not
+    known.
+    """
+
+    sizes: dict[str, tuple[int, ...]]
+    symbols: Mapping[str, int] | None = None
+
+    def fits(self, graph: gs.Graph) -> bool:
+        """Whether `at_basis` takes a graph that was made of the source's."""
+        return self.symbols is not None and not any(map(subgraphs, graph.nodes))
+
+
 def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None) -> tuple[gs.Graph, CountedAt]:
     """The graph of a model with shapes at the sizes to count at, and these sizes.
 
@@ -60,12 +77,15 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     failure: GraphError | None = None
     for chosen in _choices(inputs, left):
         sizes = _put(inputs, chosen)
-        if not names or counts_as_one(graph, sizes):
+        if not names:
             return graph, _counted_at(graph, sizes, names)
         try:
-            found = _sized(model, graph, sizes)
-            if not asked:
-                _check_windows(found)
+            if _all_known(graph, sizes):
+                found = _replaced(model, graph, sizes, dict.fromkeys(_symbols(graph), 1))
+            else:
+                found = _sized(model, graph, sizes)
+                if not asked:
+                    _check_windows(found)
         except GraphError as error:
             failure = failure or error
         else:
@@ -76,29 +96,35 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     return graph, ones
 
 
+def basis(graph: gs.Graph, sized: gs.Graph, at: CountedAt) -> Basis:
+    """What a graph was counted at that came from `at_sizes`, as `sized`."""
+    if sized is graph:
+        return Basis(at.sizes, None if at.open else {})
+    found: dict[str, set[int]] = {}
+    after = {t.name: t.shape for t in _variables(sized)}
+    for tensor in _variables(graph):
+        for name, size in zip(tensor.shape or (), after.get(tensor.name) or (), strict=False):
+            if isinstance(name, str) and isinstance(size, int):
+                found.setdefault(name, set()).add(size)
+    # a name that stands for several sizes says nothing
+    symbols = {name: next(iter(sizes)) for name, sizes in found.items() if len(sizes) == 1}
+    return Basis(at.sizes, symbols if _symbols(graph) <= symbols.keys() else None)
+
+
+def at_basis(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> tuple[gs.Graph, CountedAt]:
+    """A graph that was rewritten at what its source was counted at, and how it is counted there.
+
+    What its tensors tell of their sizes is believed, and only what they do not is inferred. `model` has the same inputs
+    and outputs as the graph, which is left as it is where sizes are open and else becomes the result.
+    """
+    sized = _replaced(model, graph, at.sizes, at.symbols or {})
+    return sized, _counted_at(sized, at.sizes, _inputs(model, {})[1])
+
+
 def as_one(model: onnx.ModelProto, graph: gs.Graph) -> CountedAt:
     """What a count of the graph as it is says: all that is open counts as 1."""
     inputs, names = _inputs(model, {})
     return _counted_at(graph, _put(inputs, dict.fromkeys(names, 1)), names)
-
-
-def counts_as_one(graph: gs.Graph, sizes: Sizes) -> bool:
-    """Whether all that is not static in the graph is 1 at these sizes of its inputs, as a count of it has it."""
-    given = [
-        (dim, size)
-        for tensor in graph.inputs
-        for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
-        if isinstance(dim, str)
-    ]
-    ones = {dim for dim, size in given if size == 1}
-    return all(size == 1 for _, size in given) and all(
-        _known(tensor, ones)
-        for scope in with_bodies(graph)
-        for node in scope.nodes
-        if not rules(node).moves
-        for tensor in node.outputs
-        if tensor.name
-    )
 
 
 def still_open(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int | None, ...]]:
@@ -165,10 +191,57 @@ def _sized(model: onnx.ModelProto, shaped_graph: gs.Graph, sizes: Sizes) -> gs.G
     read = {v.name for v in light.graph.input}
     light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)
     fix_inputs(light, sizes)
-    for value in light.graph.output:  # what is declared for any size need not be true
+    _forget_shapes(light.graph.output)
+    return shaped(light, graph)
+
+
+def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Mapping[str, int]) -> gs.Graph:
+    """A copy of the graph, where it has open sizes, in which these stand in place of their names."""
+    sized = copied(graph) if symbols else graph
+    for tensor in {id(t): t for t in _variables(sized)}.values() if symbols else ():
+        if tensor.shape is not None:
+            tensor.shape = [symbols.get(d) if isinstance(d, str) else d for d in tensor.shape]
+    light = described_as(model)
+    light.graph.input.extend(model.graph.input)
+    fix_inputs(light, sizes)
+    light.graph.output.extend(model.graph.output)
+    _forget_shapes(light.graph.output)
+    light.graph.value_info.extend(model.graph.value_info)
+    return shaped(light, sized, known=True)
+
+
+def _all_known(graph: gs.Graph, sizes: Sizes) -> bool:
+    """Whether these sizes of inputs are 1 where they are open, and so is all that is not static in the graph."""
+    if any(map(subgraphs, graph.nodes)):
+        return False
+    given = [
+        (dim, size)
+        for tensor in graph.inputs
+        for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
+        if isinstance(dim, str)
+    ]
+    ones = {dim for dim, _ in given}
+    computing = (node for node in graph.nodes if not rules(node).moves)
+    return all(size == 1 for _, size in given) and all(_known(t, ones) for n in computing for t in n.outputs if t.name)
+
+
+def _symbols(graph: gs.Graph) -> set[str]:
+    """The names of open sizes of inputs."""
+    return {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
+
+
+def _forget_shapes(outputs: Iterable[onnx.ValueInfoProto]) -> None:
+    """Leave out what is declared of outputs for any size, which need not be true."""
+    for value in outputs:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    return shaped(light, graph)
+
+
+def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """The inputs of a graph, and what its nodes write."""
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.outputs
 
 
 def _check_windows(graph: gs.Graph) -> None:
@@ -182,7 +255,7 @@ def _check_windows(graph: gs.Graph) -> None:
 
 
 def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:
-    ones = {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
+    ones = _symbols(graph)
     scopes = [*with_bodies(graph)]
     nodes = [node for scope in scopes for node in scope.nodes]
     variables = [*(t for scope in scopes for t in scope.inputs), *(t for node in nodes for t in node.outputs)]

@@ -10,11 +10,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cost.cost_values import Cost, NodeCost
-from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
+from passes.cost.sizes_to_count_at import Basis, Sizes, as_one, at_basis, at_sizes, basis
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.prepare import shaped
 from passes.ops import rules
+from passes.simplify.constant_folding import fold_constants
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:
@@ -33,7 +34,7 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     >>> count(model, at={"image": (1, 224, 224, 3)}).at.sizes  # doctest: +SKIP
     {'image': (1, 224, 224, 3)}
     """
-    return of_shaped(model, shaped(model, graph), at)
+    return of_shaped(model, shaped(model, graph), at)[0]
 
 
 def count_as_one(model: onnx.ModelProto) -> Cost:
@@ -42,13 +43,24 @@ def count_as_one(model: onnx.ModelProto) -> Cost:
     return replace(of_graph(graph), at=as_one(model, graph))
 
 
-def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> Cost:
-    """`count`, for a graph of the model that carries its shapes; it is left as it is."""
+def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> tuple[Cost, Basis]:
+    """`count`, for a graph of the model that carries its shapes, and what it was counted at; it is left as it is."""
     sized, found = at_sizes(model, graph, at)
-    cost = of_graph(sized)
-    # at sizes that are fixed more can be folded, which the file does not do
-    params = cost.params if sized is graph else of_graph(graph).params
-    return replace(cost, params=params, at=found)
+    return _with_params_of(graph, replace(of_graph(sized), at=found), sized), basis(graph, sized, found)
+
+
+def of_rewritten(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
+    """`count`, for a graph that was made of one counted at the same, of which `model` was written; it is changed."""
+    if not at.fits(graph):
+        return count(model, graph, at.sizes)
+    fold_constants(graph)  # weights may be stored in another form again
+    sized, found = at_basis(model, graph, at)
+    return _with_params_of(graph, replace(of_graph(sized), at=found), sized)
+
+
+def _with_params_of(graph: gs.Graph, cost: Cost, sized: gs.Graph) -> Cost:
+    """The cost with the parameters of the graph: at sizes that are fixed more can be folded than the file does."""
+    return cost if sized is graph else replace(cost, params=params_of(graph))
 
 
 def of_graph(graph: gs.Graph) -> Cost:
@@ -81,6 +93,13 @@ def of_graph(graph: gs.Graph) -> Cost:
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def params_of(graph: gs.Graph) -> int:
+    """The parameters of a graph, as `of_graph` counts them."""
+    nodes = (node for scope in with_bodies(graph) for node in scope.nodes)
+    weights = {id(t): t for node in nodes for t in node.inputs if _is_weight(t)}
+    return sum(math.prod(t.shape) for t in weights.values())
 
 
 def flops_of(graph: gs.Graph) -> int:

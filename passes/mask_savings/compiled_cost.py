@@ -13,11 +13,10 @@ import onnx_graphsurgeon as gs
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Sizes, at_sizes, counts_as_one
+from passes.cost.sizes_to_count_at import Basis, Sizes, at_basis, at_sizes
 from passes.graph.tensors import is_constant
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import shaped
-from passes.ops import rules
 from passes.pipeline import order
 from passes.pipeline.trace import Recorder
 from passes.simplify.constant_folding import fold_constants
@@ -57,13 +56,13 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes |
     Raises GraphError if the graph is not valid, and SizeError for sizes that do not fit.
     """
 
-    def counted(graph: gs.Graph, at: Sizes) -> tuple[gs.Graph, Cost]:
+    def counted(graph: gs.Graph, at: Basis) -> tuple[gs.Graph, Cost]:
         fold_constants(graph)  # as where a file is counted: weights may be stored in another form again
-        computing = [node for node in graph.nodes if not rules(node).moves]
-        if any(tensor.shape is None for node in computing for tensor in node.outputs):  # of nodes that were added
+        if at.fits(graph):
+            graph, _ = at_basis(model, graph, at)
+        else:
             graph = shaped(exported(graph, model))
-        if not counts_as_one(graph, at):
-            graph, _ = at_sizes(exported(graph, model), graph, at)
+            graph, _ = at_sizes(exported(graph, model), graph, at.sizes)
         return graph, sum_over_nodes.of_graph(graph)
 
     found = order.compiled(model, order.ShrinkOptions(adapters, explains=False, at=at), counted, Recorder())

@@ -45,19 +45,23 @@ def checked(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
     return shaped(model, keep=keep)
 
 
-def shaped(model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collection[str] = ()) -> gs.Graph:
+def shaped(
+    model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collection[str] = (), *, known: bool = False
+) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
     graph: that of the model, where it is at hand, which is then changed and returned. keep: initializers whose readers
-    are not folded.
+    are not folded. known: whether what the graph says of shapes is true, and only what it does not say is inferred.
 
     Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
     GraphError when shapes contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
-    outline = outlined(graph.nodes, model, INFERRED) if decompose(graph) else model
-    part, found, through = [*graph.nodes], inferred(outline), False
+    decomposed = decompose(graph)
+    part = unfinished(graph.nodes) if known else [*graph.nodes]
+    outline = outlined(part, model, INFERRED) if decomposed or known else model
+    found, through = inferred(outline), False
     for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
         annotate(part, found.model.graph, graph.inputs)
         _check_sizes(graph)

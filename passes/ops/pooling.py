@@ -182,9 +182,8 @@ class GlobalPool(Pool):
         pooled.shape = [output.shape[0], int(found.sum()), *output.shape[2:]]
         if missing.any():
             chosen = ConstantMap(uneven.mask[missing], uneven.value[missing], uneven.index)
-            pooled = rewriter.adapters.append(
-                pooled, 1, rewriter.adapters.average(chosen, 1), int(found.sum() + missing.sum())
-            )
+            average = rewriter.adapters.average(chosen, 1)
+            pooled = rewriter.adapters.append(pooled, pooled.shape, 1, average, int(missing.sum()))
         index = (np.where(found, np.cumsum(found), found.sum() + np.cumsum(missing)) - 1)[wanted]
         if np.array_equal(index, np.arange(found.sum() + missing.sum())):
             rewriter.become(node, "Identity", [pooled])

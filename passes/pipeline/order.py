@@ -21,7 +21,7 @@ from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Sizes
+from passes.cost.sizes_to_count_at import Basis, Sizes
 from passes.graph.construct import copied
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
@@ -55,8 +55,8 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLO
 
 Written = TypeVar("Written")
 
-#: Makes of a compiled graph what is asked for, and says what it costs at these sizes.
-Write = Callable[[gs.Graph, Sizes], tuple[Written, Cost]]
+#: Makes of a compiled graph what is asked for, and says what it costs at what its source was counted at.
+Write = Callable[[gs.Graph, Basis], tuple[Written, Cost]]
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,17 @@ class Planned:
 
 @dataclass(frozen=True)
 class Compiled(Generic[Written]):
-    """A compiled graph, what was written of it, its cost beside that of the source, and the plan that it follows."""
+    """A compiled graph, what was written of it, its cost beside that of the source, and the plan that it follows.
+
+    at: what both are counted at.
+    """
 
     graph: gs.Graph
     written: Written
     before: Cost
     after: Cost
     planned: Planned
+    at: Basis
 
 
 @contextmanager
@@ -174,12 +178,13 @@ def shrink(
     source = inlined(model)
     recorder = Recorder(source, watch, trace)
 
-    def write(graph: gs.Graph, at: Sizes) -> tuple[onnx.ModelProto, Cost]:
+    def write(graph: gs.Graph, at: Basis) -> tuple[onnx.ModelProto, Cost]:
         with recorder.step("clean", graph):
             file = exported(graph, source, store)
         with recorder.step("cost"):
-            # where inputs have defaults, it is the file that decides whether they are weights of it
-            return file, sum_over_nodes.count(file, None if inputs_with_defaults.overridable(source) else graph, at)
+            if inputs_with_defaults.overridable(source):  # the file decides whether they are weights of it
+                return file, sum_over_nodes.count(file, at=at.sizes)
+            return file, sum_over_nodes.of_rewritten(file, graph, at)
 
     options = ShrinkOptions(adapters, align=align, at=at, runtime=target, keeps_analysis=keeps_analysis)
     result = compiled(source, options, write, recorder)
@@ -205,11 +210,11 @@ def compiled(
         with recorder.step("prepare"):
             graph = checked(model)
         with recorder.step("cost"):
-            before = sum_over_nodes.of_shaped(model, graph, options.at)
+            before, at = sum_over_nodes.of_shaped(model, graph, options.at)
         recorder.measure("source", graph)
         found = shrink_graph(graph, options, recorder, source=model)
-        written, after = write(graph, before.at.sizes)
-        return Compiled(graph, written, before, after, found)
+        written, after = write(graph, at)
+        return Compiled(graph, written, before, after, found, at)
 
     best = attempt(options)
     if best.after.flops > best.before.flops and best.planned.widths:  # wider layers take more than was removed
@@ -217,15 +222,15 @@ def compiled(
     larger = options.frugal and best.after.params > best.before.params + _SPARE
     if best.after.flops > best.before.flops or larger:
         graph, found = _with_all_channels(model, options)
-        written, after = write(graph, best.before.at.sizes)
+        written, after = write(graph, best.at)
         # where sizes after a subgraph are not known to the source they count as 1 there, and there only
         if best.after.flops > after.flops or larger:  # adapters cost more than what was removed: everything stays
             found = replace(found, notes=(*best.planned.notes, *found.notes))
-            best = Compiled(graph, written, best.before, after, found)
+            best = Compiled(graph, written, best.before, after, found, best.at)
             if recorder.trace is not None:
                 recorder.trace.stored.clear()
         else:
-            best = replace(best, written=write(best.graph, best.before.at.sizes)[0])  # over the other one
+            best = replace(best, written=write(best.graph, best.at)[0])  # over the other one
     if best.after.params > best.before.params and not options.frugal:  # constant maps made it larger
         return compiled(model, replace(options, frugal=True), write, recorder)
     return best

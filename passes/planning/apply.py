@@ -108,7 +108,7 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask 
         dependence = rewriter.facts.dependence.get((tensor.name, axis))
         if dependence is not None and not (dependence.mask & want & ~have).any():
             dependence = None
-        current = rewriter.adapters.fit(current, axis, have, want, constants, dependence)
+        current = rewriter.adapters.fit(current, sizes, axis, have, want, constants, dependence)
         sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
         current.shape = sizes
     return current
