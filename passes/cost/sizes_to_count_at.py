@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.cost.cost_values import CountedAt
 from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
-from passes.graph.construct import copied
+from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
@@ -24,8 +24,8 @@ from passes.model.declarations import symbol_of
 from passes.model.graph_to_onnx import described_as, outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
-from passes.model.prepare import shaped
-from passes.model.shape_inference import INFERRED
+from passes.model.prepare import completed, shaped
+from passes.model.shape_inference import INFERRED, inferred
 from passes.ops import rules
 from passes.ops.convolution import Conv
 from passes.ops.pooling import Pool
@@ -75,6 +75,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     _, names = _inputs(model, {})
     inputs, left = _inputs(model, asked or {})
     failure: GraphError | None = None
+    outline: onnx.ModelProto | None = None
     for chosen in _choices(inputs, left):
         sizes = _put(inputs, chosen)
         if not names:
@@ -83,7 +84,8 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
             if _all_known(graph, sizes):
                 found = _replaced(model, graph, sizes, dict.fromkeys(_symbols(graph), 1))
             else:
-                found = _sized(model, graph, sizes)
+                outline = outline or _outline(model, graph)
+                found = _sized(model, graph, outline, sizes, asked=bool(asked))
                 if not asked:
                     _check_windows(found)
         except GraphError as error:
@@ -182,17 +184,32 @@ def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]
     return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
 
 
-def _sized(model: onnx.ModelProto, shaped_graph: gs.Graph, sizes: Sizes) -> gs.Graph:
-    """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
+def _outline(model: onnx.ModelProto, graph: gs.Graph) -> onnx.ModelProto:
+    """The model without its weights, with what no size changes folded, for `_sized`."""
     model = inlined(inputs_with_defaults.opened(model))
-    # a copy, in which what no size changes has been folded; what bodies read outside of them is not copied
-    graph = imported(model) if any(map(subgraphs, shaped_graph.nodes)) else copied(shaped_graph)
-    light = outlined(graph.nodes, model, INFERRED)
+    nodes = imported(model).nodes if any(map(subgraphs, graph.nodes)) else graph.nodes
+    light = outlined(nodes, model, INFERRED)
     read = {v.name for v in light.graph.input}
+    sizes, _ = _inputs(model, {})
     light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)
-    fix_inputs(light, sizes)
     _forget_shapes(light.graph.output)
-    return shaped(light, graph)
+    return light
+
+
+def _sized(model: onnx.ModelProto, graph: gs.Graph, outline: onnx.ModelProto, sizes: Sizes, *, asked: bool) -> gs.Graph:
+    """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
+    light = onnx.ModelProto()
+    light.CopyFrom(outline)
+    fix_inputs(light, sizes)
+    found = inferred(light, gives_up=not asked)  # whose sizes they are wants to know which node contradicts them
+    # what bodies read outside of them is not copied
+    branches = any(map(subgraphs, graph.nodes))
+    sized = imported(inlined(inputs_with_defaults.opened(model))) if branches else copied(graph)
+    try:
+        return completed(light, sized, found, gives_up=not asked)
+    except GraphError:
+        take_apart(sized)
+        raise
 
 
 def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Mapping[str, int]) -> gs.Graph:

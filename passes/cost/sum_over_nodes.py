@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.cost.cost_values import Cost, NodeCost
+from passes.cost.cost_values import Cost, CountedAt, NodeCost
 from passes.cost.sizes_to_count_at import Basis, Sizes, as_one, at_basis, at_sizes, basis
+from passes.graph.construct import take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.prepare import shaped
@@ -46,7 +47,8 @@ def count_as_one(model: onnx.ModelProto) -> Cost:
 def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> tuple[Cost, Basis]:
     """`count`, for a graph of the model that carries its shapes, and what it was counted at; it is left as it is."""
     sized, found = at_sizes(model, graph, at)
-    return _with_params_of(graph, replace(of_graph(sized), at=found), sized), basis(graph, sized, found)
+    told = basis(graph, sized, found)
+    return _summed(graph, sized, found), told
 
 
 def of_rewritten(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
@@ -55,12 +57,16 @@ def of_rewritten(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
         return count(model, graph, at.sizes)
     fold_constants(graph)  # weights may be stored in another form again
     sized, found = at_basis(model, graph, at)
-    return _with_params_of(graph, replace(of_graph(sized), at=found), sized)
+    return _summed(graph, sized, found)
 
 
-def _with_params_of(graph: gs.Graph, cost: Cost, sized: gs.Graph) -> Cost:
-    """The cost with the parameters of the graph: at sizes that are fixed more can be folded than the file does."""
-    return cost if sized is graph else replace(cost, params=params_of(graph))
+def _summed(graph: gs.Graph, sized: gs.Graph, at: CountedAt) -> Cost:
+    """The cost of a graph of these sizes; that of a copy of it, `sized`, which is used up, where they had to be put."""
+    cost = replace(of_graph(sized), at=at)
+    if sized is graph:
+        return cost
+    take_apart(sized)
+    return replace(cost, params=params_of(graph))  # at sizes that are fixed more can be folded than the file does
 
 
 def of_graph(graph: gs.Graph) -> Cost:

@@ -6,6 +6,7 @@ have thousands of tensors.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,9 +74,32 @@ def copied(graph: gs.Graph) -> gs.Graph:
     return made
 
 
+def take_apart(graph: gs.Graph) -> None:
+    """Leave nothing of a graph that nobody reads any more: else its cycles wait for a search, which visits all of them.
+
+    Of subgraphs all is left.
+    """
+    tensors = {id(t): t for n in graph.nodes for t in [*n.inputs, *n.outputs]}
+    tensors |= {id(t): t for t in [*graph.inputs, *graph.outputs]}
+    for owner in [*graph.nodes, *tensors.values()]:
+        vars(owner).clear()
+    graph.nodes.clear()
+
+
+class _Neighbours(SynchronizedList):  # type: ignore[misc]
+    """What comes before or after a tensor or node, which it does not keep alive: that would be a cycle of its own."""
+
+    def __init__(self, owner: weakref.ref[gs.Tensor | gs.Node], field_name: str) -> None:
+        self.field_name = field_name
+        self._owner = owner
+
+    @property
+    def parent_obj(self) -> gs.Tensor | gs.Node | None:
+        """The tensor or node, which the neighbours are told of."""
+        return self._owner()
+
+
 def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, SynchronizedList]:
     """The lists of what comes before a tensor or node and after it, empty; they tell the other side of changes."""
-    before, after = SynchronizedList.__new__(SynchronizedList), SynchronizedList.__new__(SynchronizedList)
-    before.parent_obj, before.field_name = owner, "outputs"
-    after.parent_obj, after.field_name = owner, "inputs"
-    return {"inputs": before, "outputs": after}
+    weak = weakref.ref(owner)
+    return {"inputs": _Neighbours(weak, "outputs"), "outputs": _Neighbours(weak, "inputs")}

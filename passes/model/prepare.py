@@ -5,7 +5,7 @@ The passes after it stand in `passes.pipeline`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,7 +18,16 @@ from passes.model.contrib_operators.decompose import decompose
 from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
-from passes.model.shape_inference import INFERRED, ROUNDS, annotate, check, inferred, through_reshapes, unfinished
+from passes.model.shape_inference import (
+    INFERRED,
+    ROUNDS,
+    Inferred,
+    annotate,
+    check,
+    inferred,
+    through_reshapes,
+    unfinished,
+)
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
@@ -53,15 +62,33 @@ def shaped(
     graph: that of the model, where it is at hand, which is then changed and returned. keep: initializers whose readers
     are not folded. known: whether what the graph says of shapes is true, and only what it does not say is inferred.
 
-    Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. Raises
-    GraphError when shapes contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
+    Raises GraphError as `completed` does.
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
     decomposed = decompose(graph)
     part = unfinished(graph.nodes) if known else [*graph.nodes]
     outline = outlined(part, model, INFERRED) if decomposed or known else model
-    found, through = inferred(outline), False
+    return completed(outline, graph, inferred(outline), part, keep, model)
+
+
+def completed(
+    outline: onnx.ModelProto,
+    graph: gs.Graph,
+    found: Inferred,
+    part: Sequence[gs.Node] | None = None,
+    keep: Collection[str] = (),
+    model: onnx.ModelProto | None = None,
+    *,
+    gives_up: bool = False,
+) -> gs.Graph:
+    """A graph with the shapes that were found for the `outline` of a part of its nodes, by default of all of them.
+
+    Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. model: that of
+    the graph, where it is another one than the outline. gives_up: as for `inferred`. Raises GraphError when shapes
+    contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
+    """
+    model, part, through = model or outline, [*graph.nodes] if part is None else part, False
     for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
         annotate(part, found.model.graph, graph.inputs)
         _check_sizes(graph)
@@ -75,7 +102,7 @@ def shaped(
             if not part:
                 break
             outline = outlined(part, model, INFERRED)
-            found = inferred(outline)
+            found = inferred(outline, gives_up=gives_up)
         else:  # last, as it takes a round for each layer of reshapes
             rounds = 0 if through or not unfinished(part) else through_reshapes(found.model)
             if not rounds:

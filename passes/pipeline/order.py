@@ -22,7 +22,7 @@ from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Basis, Sizes
-from passes.graph.construct import copied
+from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
@@ -195,6 +195,7 @@ def shrink(
     notes = (*_notes(source, result.graph), *gone, *done.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
+    take_apart(result.graph)
     return Shrunk(result.written, report, done.analysed)
 
 
@@ -314,6 +315,8 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
         with recorder.step("widths", graph):
             multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
     first_facts, chosen, facts = facts, multiples.plan, multiples.facts
+    for known in (first_facts, facts):
+        known.plans.clear()  # which know the facts, too
     found = Planned(facts, chosen, widths=multiples.widths, speedup=multiples.speedup)
     if not options.explains:
         return found
