@@ -19,24 +19,30 @@ from passes.adapters import price
 from passes.cost.tokens_per_example import repeated
 from passes.graph.tensors import Mask, all_set, any_set, shape_of, volume
 from passes.planning.groundwork import CALLER, Asked, Groundwork, Planned, Visit, not_empty
+from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
 
 # Of so many different demands each is tried as the set to store; all of them would take quadratic time.
 _TRIED = 16
 
 
-def cheapest(ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, *, frugal: bool) -> StoragePlan:
+def cheapest(
+    ground: Groundwork, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, *, frugal: bool
+) -> StoragePlan:
     """Choose the stored sets of a graph whose facts are known; `floor` is stored in any case.
 
-    frugal: no constant map is stored that takes more than the weights that make it.
+    facts: those of the groundwork, but for `adds_maps`. frugal: no constant map is stored that takes more than the
+    weights that make it.
     """
-    return _Sweep(ground, flops_per_moved_element, floor, frugal).run()
+    return _Sweep(ground, facts, flops_per_moved_element, floor, frugal).run()
 
 
 class _Sweep:
-    def __init__(self, ground: Groundwork, flops_per_moved_element: float, floor: StorageFloor, frugal: bool) -> None:
+    def __init__(
+        self, ground: Groundwork, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, frugal: bool
+    ) -> None:
         self.ground = ground
-        self.facts = ground.facts
+        self.facts = facts
         self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
         self.frugal = frugal
@@ -86,7 +92,8 @@ class _Sweep:
                 if key in floor.stored or key in floor.wider:
                     masks = floor.stored.get(key), floor.wider.get(key)
                     found.append((*(m is not None and m.tobytes() for m in masks), floor.why.get(key)))
-        return self._terms, planned.index in floor.intact, *found
+        adds_maps = self.facts.adds_maps or not planned.reads_maps
+        return self._terms, adds_maps, planned.index in floor.intact, *found
 
     def _decided(self, planned: Planned) -> Visit:
         node, plan = planned.node, StoragePlan()
@@ -101,7 +108,7 @@ class _Sweep:
             self._store(plan, planned, asked)
             return Visit(plan, None)
         plan.computed.add(planned.index)
-        answer = planned.answer(asked, intact=planned.index in self.floor.intact)
+        answer = planned.answer(asked, self.facts, intact=planned.index in self.floor.intact)
         self._store(plan, planned, answer.stored)
         return Visit(plan, answer.asked)
 

@@ -93,7 +93,8 @@ class Planned:
 
     outputs: each with its axes: number, size and key. inputs: of each operand its place, the tensor, whether it is a
     constant, and its axes: number, size, and whether constants are known along it. times: how many examples its cost is
-    to be taken for. visits: what was decided here, by all that it depends on; no one changes it.
+    to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`. visits: what was decided here, by
+    all that it depends on; no one changes it.
     """
 
     def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
@@ -104,6 +105,7 @@ class Planned:
             for i, t in present(node.inputs)
         ]
         self.times = repeated(node.outputs[0], found)
+        self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
         self.visits: dict[object, Visit] = {}
         self._facts = facts
         self._answers: dict[object, Answer] = {}
@@ -113,14 +115,14 @@ class Planned:
             self.captured = self.captured or Asked()
             self.captured.whole_tensor(tensor, facts, index, -1, Cause(node, kept_reasons.SUBGRAPH))
 
-    def answer(self, asked: Sets, *, intact: bool) -> Answer:
+    def answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
         """What the outputs store when this is asked of them, and what that demands of the inputs.
 
-        intact: the node is left as it is.
+        facts: those of the groundwork, but for `adds_maps`. intact: the node is left as it is.
         """
-        key = intact, *((*at, mask.tobytes()) for at, mask in asked.items())
+        key = intact, facts.adds_maps or not self.reads_maps, *((*at, mask.tobytes()) for at, mask in asked.items())
         if key not in self._answers:
-            node, facts = self.node, self._facts
+            node = self.node
             stored = narrowed(self.op.storable_outputs(node, facts, {} if intact else narrowed(asked)))
             demands = {} if intact else self.op.required_inputs(node, facts, stored)
             self._answers[key] = Answer(stored, self._asked(demands))

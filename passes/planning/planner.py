@@ -41,13 +41,13 @@ def plan(
     price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
     # a slice that is computed from its representative needs an adapter
     depends = bool(facts.dependence) and options.adapters != "never"
+    known = facts if depends or not facts.dependence else replace(facts, dependence={})
     ground = facts.plans.get(depends)
     if not isinstance(ground, Groundwork) or ground.graph is not graph:
-        known = facts if depends or not facts.dependence else replace(facts, dependence={})
         facts.plans[depends] = ground = Groundwork(graph, known)
     while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
-        chosen = cheapest(ground, price, floor, frugal=options.frugal)
-        if options.adapters != "never" or not _Widening(graph, ground.facts, chosen, floor).run():
+        chosen = cheapest(ground, known, price, floor, frugal=options.frugal)
+        if options.adapters != "never" or not _Widening(graph, known, chosen, floor).run():
             return chosen
 
 

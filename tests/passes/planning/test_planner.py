@@ -53,7 +53,7 @@ def test_every_price_stores_all_that_is_live(price: float) -> None:
     left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
     graph = prepared(residual(64, left, right))  # type: ignore[arg-type]
     facts = analyse(graph)
-    layout = cheapest(Groundwork(graph, facts), price, StorageFloor(), frugal=True)
+    layout = cheapest(Groundwork(graph, facts), facts, price, StorageFloor(), frugal=True)
     for name, tensor in graph.tensors().items():
         if (name, 1) in layout.stored and name not in layout.absent:
             assert not (facts.live(tensor, 1) & ~layout.stored[name, 1]).any()
@@ -205,7 +205,7 @@ def test_a_plan_does_not_depend_on_those_made_before(seed: int) -> None:
             more = {key: mask | (rng.random(mask.size) < share) for key, mask in first.stored.items() if mask.any()}
             floors = [StorageFloor(dict(more), wider=dict(more)) for _ in range(2)]
             options = PlanOptions(policy)
-            plans = [plan(graph, known, options, f) for known, f in zip((facts, replace(facts)), floors, strict=True)]
+            plans = [plan(graph, known, options, f) for known, f in zip((facts, replace(facts, plans={})), floors, strict=True)]
             assert plans[0].computed == plans[1].computed and plans[0].absent == plans[1].absent
             for one, other in ((plans[0].stored, plans[1].stored), (plans[0].required, plans[1].required)):
                 assert one.keys() == other.keys()
