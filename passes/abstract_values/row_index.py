@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -107,6 +108,7 @@ class Rows:
         return np.maximum(table, 0)
 
 
+@functools.lru_cache(maxsize=256)  # in a model there are many windows of few kinds
 def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
     """What a window covers along an axis of this size (rows None: it is the same throughout).
 

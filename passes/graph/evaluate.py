@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,20 +28,27 @@ _FAST: dict[str, Callable[..., Array]] = {
     "Tanh": np.tanh,
     "Sigmoid": lambda x: x.dtype.type(1) / (x.dtype.type(1) + np.exp(-x)),
     "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Min": lambda *parts: functools.reduce(np.minimum, parts),
+    "Max": lambda *parts: functools.reduce(np.maximum, parts),
+    "Less": np.less,
+    "Where": np.where,
     "Identity": lambda x: x,
 }
 # Elements: of computed weights no more are made before it is known how many they are.
 _MOST = 2**27
 # Elements: operands that say how large a result is are no larger.
 _SHAPE_DATA = 1024
-_OF_INTEGERS = ("Add", "Sub", "Mul")
+_OF_INTEGERS = ("Add", "Sub", "Mul", "Min", "Max", "Less", "Where")
 # These do the same to elements of any type, and have attributes.
 _MOVES: dict[str, Callable[..., Array]] = {
     "Cast": lambda x, to: x.astype(_plain(to)),
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis),
     "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
+    "Slice": lambda x, starts, ends, axes=None, steps=None: x[_cut(x, starts, ends, axes, steps)],
+    "Squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes)),
     "Transpose": lambda x, perm=None: x.transpose(perm),
+    "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes)),
 }
 
 
@@ -51,7 +59,8 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
     standard = is_standard(node)
     fast = _FAST.get(node.op) if standard else None
     moves = _MOVES.get(node.op) if standard else None
-    kinds = {None if x is None else x.dtype.kind for x in operands}
+    chosen = operands[1:] if node.op == "Where" else operands  # by conditions
+    kinds = {None if x is None else x.dtype.kind for x in chosen}
     with np.errstate(all="ignore"):
         if fast is not None and (kinds == {"f"} or (kinds == {"i"} and node.op in _OF_INTEGERS)):
             try:
@@ -101,6 +110,17 @@ def _plain(element: int) -> np.dtype[Any]:
 def _whole(x: Array, shape: Array) -> Array:
     """The shape with sizes of `x` where it has zeros."""
     return np.asarray([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)], np.int64)
+
+
+def _cut(
+    x: Array, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None, steps: Sequence[int] | None
+) -> tuple[slice, ...]:
+    """What a Slice takes of `x`."""
+    taken = [slice(None)] * x.ndim
+    axes, steps = range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        taken[axis] = slice(int(start), int(end), int(step))
+    return tuple(taken)
 
 
 def _reference(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array]:

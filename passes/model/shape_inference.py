@@ -323,10 +323,14 @@ class _Sizes:
         #: names that sizes of inputs have
         self.given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
         self._renamed: dict[str, Dim] = {}
+        self._read: dict[str, list[Dim] | None] = {}
 
     def of(self, name: str) -> list[Dim]:
         """The sizes of a tensor; none where the rank is not known."""
-        dims = dims_of(self._values[name]) if name in self._values else self._initializers.get(name)
+        if name not in self._read:
+            value = self._values.get(name)
+            self._read[name] = self._initializers.get(name) if value is None else dims_of(value)
+        dims = self._read[name]
         return [self._now(dim) for dim in dims or ()] if self._renamed else dims or []
 
     def copied(self, node: onnx.NodeProto) -> list[int]:
@@ -342,6 +346,7 @@ class _Sizes:
             if isinstance(was, str):
                 self._renamed[was] = dim
             set_size(self._values[name].type.tensor_type.shape.dim[axis], dim)
+        self._read.pop(name, None)
 
     def replace_names(self) -> None:
         """Write down what was noted, wherever the names stand."""
