@@ -50,10 +50,10 @@ _LARGE_SHARE = 0.15
 _SHARE_OPEN = 0.05
 
 
-# How many times as long as the best so far a plan without adapters, or without constant maps that are added, may take
-# by a first look, in which its widths are not rounded, to be made: all that were better took less than 1.24 times as
-# long, or saved less than a hundredth.
-_HOPE = 1.25
+# How many times as long as the best so far a plan without adapters may take by a first look, in which its widths are
+# not rounded, to be made: all that were better took less than 1.24 times as long, or saved less than a hundredth. One
+# with adapters, and without constant maps that are added, was never better where it looked worse.
+_HOPE, _HOPE_WITH_ADAPTERS = 1.25, 1.0
 
 # By what share a plan with adapters must be faster than one without: what they take depends on sizes that are open, and
 # on the runtime, more than anything else does.
@@ -172,10 +172,12 @@ def choose_channel_multiples(
     for maps, adapters in ((False, True), (True, False), (True, True)):  # what to do without
         if (mapped or not maps) and (restored or not adapters):
             wanted = [*(mapped if maps else ()), *(restored if adapters else ())]
-            looks.append((found.first_look(weighed.without(maps=maps, adapters=adapters), wanted), maps, adapters))
+            look = found.first_look(weighed.without(maps=maps, adapters=adapters), wanted)
+            looks.append((not adapters, look, maps, adapters))
     estimates, computing = [found], replace(facts, adds_maps=False)
-    for look, maps, adapters in sorted(looks):
-        if look < _HOPE * min(estimate.time for estimate in estimates):
+    for _, look, maps, adapters in sorted(looks):
+        hope = _HOPE if adapters else _HOPE_WITH_ADAPTERS
+        if look < hope * min(estimate.time for estimate in estimates):
             policy = replace(options, adapters="never") if adapters else options
             estimates.append(_estimate(graph, choice(computing if maps else facts, policy, StorageFloor())))
     best = min((estimate.start for estimate in estimates), key=_Choice.compared)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from passes.rewriting.storage_plan import Key
 from passes.targets.onnxruntime.plan_steps import Gains, PlanSteps, Step
@@ -27,8 +27,7 @@ _NODES_OF_ADAPTER = 3
 Blocked = list[bool]
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read, too.
 
     Of each of these: who writes it, whether into channel blocks, and the nanoseconds.

@@ -6,9 +6,8 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -34,8 +33,7 @@ Gains = Sequence[int]
 _Operand = tuple[int, gs.Tensor, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """An operand or output: its channels, and its elements for each.
 
     `writer` is the step that writes it, -1 if none does, and `shared` says whether others read it as well. `delivered`
@@ -59,16 +57,14 @@ class Port:
         return (self.width + gains[self.slot]) * self.elements_per_channel
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(NamedTuple):
     """Elements that an adapter makes, and of how many pieces each: none where it only cuts or pads the ends."""
 
     elements: float
     pieces: float
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One node of the plan that is computed; `free` if it becomes a part of what is before it.
 
     `slowness`: how many times as long as an addition it takes for an element. `inside`: it becomes a part of the
@@ -209,9 +205,9 @@ class PlanSteps:
             open_maps = step.open_maps and not maps and (step.maps or not adapters)  # means are restored
             if not adapted and open_maps == step.open_maps and not (maps and step.maps):
                 return step
-            inputs = tuple(replace(port, delivered=None) for port in step.inputs) if adapted else step.inputs
+            inputs = tuple(port._replace(delivered=None) for port in step.inputs) if adapted else step.inputs
             left = () if adapted else step.adapters
-            return replace(step, inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
+            return step._replace(inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
 
         other = copy.copy(self)
         other.steps = [relieved(step) for step in self.steps]
