@@ -74,7 +74,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     """
     _, names = _inputs(model, {})
     inputs, left = _inputs(model, asked or {})
-    failure: GraphError | None = None
+    failure = ""
     outline: onnx.ModelProto | None = None
     for chosen in _choices(inputs, left):
         sizes = _put(inputs, chosen)
@@ -89,7 +89,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
                 if not asked:
                     _check_windows(found)
         except GraphError as error:
-            failure = failure or error
+            failure = failure or str(error)  # which would keep all frames alive itself
         else:
             return found, _counted_at(found, sizes, names)
     ones = as_one(model, graph)

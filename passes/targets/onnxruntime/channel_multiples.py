@@ -192,12 +192,12 @@ def choose_channel_multiples(
     if first.time <= whole and not _is_worth_it(graph, first, best):
         return ChannelMultiples(plan, facts)
     widths = tuple(_widths(graph, plan, best.plan, best.least))
-    return ChannelMultiples(best.plan, best.facts, widths, first.time / best.time)
+    return ChannelMultiples(best.plan, best.facts, widths, first.compared() / best.compared())
 
 
 def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     """Whether the second plan is faster by what is worth computing channels which could be removed."""
-    gain = before.time - after.time
+    gain = before.compared() - after.compared()
     worth = min(before.timing.rates.least_gain_ns, _LARGE_SHARE * before.time)
     if gain <= 0 or gain >= max(worth, _SHARE * before.time):
         return gain > 0

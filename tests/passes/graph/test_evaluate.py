@@ -27,8 +27,21 @@ TO += [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT]
         ("Reshape", {}, [X, np.array([0, -1, 2])]),
         ("Reshape", {}, [X, np.array([24, 1, 1, 1])]),
         ("Reshape", {"allowzero": 1}, [X[:0], np.array([3, 0])]),
+        ("Less", {}, [X, X[:, ::-1]]),
+        ("Less", {}, [np.arange(4), np.array(2)]),
+        ("Max", {}, [np.arange(4), np.array(2), np.array([3])]),
+        ("Min", {}, [X, X[:, :1], np.full((), np.nan, np.float32)]),
+        ("Slice", {}, [X, np.array([1]), np.array([9])]),
+        ("Slice", {}, [X, np.array([-2, 0]), np.array([-1, -9]), np.array([-1, 1])]),
+        ("Slice", {}, [X, np.array([9, 0]), np.array([-9, 3]), np.array([1, 2]), np.array([-1, 2])]),
+        ("Slice", {}, [X, np.array([2**62]), np.array([-(2**63)]), np.array([2]), np.array([-2])]),
+        ("Squeeze", {}, [X[:1, :, :1]]),
+        ("Squeeze", {}, [X[:1, :, :1], np.array([-1])]),
         ("Transpose", {}, [X]),
         ("Transpose", {"perm": [2, 0, 1]}, [X]),
+        ("Unsqueeze", {}, [X, np.array([0, -1])]),
+        ("Where", {}, [X > 0, X, X[:, :1]]),
+        ("Where", {}, [np.array([True, False]), np.array([1, 2]), np.array(3)]),
     ],
 )
 def test_as_the_reference(op: str, attributes: dict[str, object], operands: list[np.ndarray]) -> None:
@@ -54,7 +67,10 @@ def test_as_the_reference(op: str, attributes: dict[str, object], operands: list
         ("Concat", {"axis": 5}, [X, X]),
         ("Gather", {}, [X, np.array([7])]),
         ("Reshape", {}, [X, np.array([5, 5])]),
+        ("Slice", {}, [X, np.array([1]), np.array([2]), np.array([3])]),
+        ("Squeeze", {}, [X, np.array([0])]),
         ("Transpose", {"perm": [0, 1]}, [X]),
+        ("Where", {}, [X > 0, X]),
     ],
 )
 def test_what_cannot_be_computed(op: str, attributes: dict[str, object], operands: list[np.ndarray]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from passes import shrink
 from passes.errors import GraphError
+from passes.targets.onnxruntime.processors import RATES
+from tests.generators import architectures
+from tests.generators.net import Masks
 from tests.passes.text import compiled, mask, model, operators, random
 
 
@@ -47,6 +53,24 @@ def test_what_the_model_says_of_itself_stays() -> None:
     assert result.ir_version == source.ir_version
     assert list(result.graph.input) == list(source.graph.input)
     assert list(result.graph.output) == list(source.graph.output)
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_nothing_of_its_graphs_waits_for_a_search_for_cycles(symbolic: bool) -> None:
+    source = architectures.build(architectures.mobilenet, Masks(consistent=False), symbolic=symbolic).model()
+    shrink(source, align=RATES["avx512"])
+
+    def alive() -> int:
+        return sum(isinstance(found, gs.Node) for found in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        result = shrink(source, align=RATES["avx512"])
+        assert alive() == before, f"of {len(result.model.graph.node)}"
+    finally:
+        gc.enable()
 
 
 def test_nodes_out_of_order_are_named() -> None:

@@ -205,7 +205,10 @@ def test_a_plan_does_not_depend_on_those_made_before(seed: int) -> None:
             more = {key: mask | (rng.random(mask.size) < share) for key, mask in first.stored.items() if mask.any()}
             floors = [StorageFloor(dict(more), wider=dict(more)) for _ in range(2)]
             options = PlanOptions(policy)
-            plans = [plan(graph, known, options, f) for known, f in zip((facts, replace(facts, plans={})), floors, strict=True)]
+            plans = [
+                plan(graph, known, options, f)
+                for known, f in zip((facts, replace(facts, plans={})), floors, strict=True)
+            ]
             assert plans[0].computed == plans[1].computed and plans[0].absent == plans[1].absent
             for one, other in ((plans[0].stored, plans[1].stored), (plans[0].required, plans[1].required)):
                 assert one.keys() == other.keys()

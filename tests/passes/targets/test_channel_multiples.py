@@ -367,19 +367,31 @@ def test_no_block_is_a_table_without_forms() -> None:
     assert forms == {"nchwc"}
 
 
-def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
-    """Gathers along the last axis copy element by element, which takes longer than to compute the channels."""
-    source = model(
+def masked_sum() -> onnx.ModelProto:
+    """Two convolutions that take long, masked differently and added: one restores what only the other has."""
+    return model(
         "(float[1,32,28,28] x) => (float[1,32,28,28] y)",
-        "a = Conv(x, wa)\n at = Transpose<perm=[0,2,3,1]>(a)\n am = Mul(at, ma)\n"
-        "b = Conv(x, wb)\n bt = Transpose<perm=[0,2,3,1]>(b)\n bm = Mul(bt, mb)\n s = Add(am, bm)\n"
-        "st = Transpose<perm=[0,3,1,2]>(s)\n y = Conv(st, wc)",
-        wa=random(32, 32, 1, 1),
-        wb=random(32, 32, 1, 1, seed=1),
+        "a = Conv<pads=[2,2,2,2]>(x, wa) am = Mul(a, ma) b = Conv<pads=[2,2,2,2]>(x, wb) bm = Mul(b, mb)\n"
+        "s = Add(am, bm) y = Conv(s, wc)",
+        wa=random(32, 32, 5, 5),
+        wb=random(32, 32, 5, 5, seed=1),
         wc=random(32, 32, 1, 1, seed=2),
-        ma=mask(*(int(i % 3 > 0) for i in range(32))).reshape(32),
-        mb=mask(*(int(i % 5 > 1) for i in range(32))).reshape(32),
+        ma=mask(*(int(i % 3 > 0) for i in range(32))),
+        mb=mask(*(int(i % 5 > 1) for i in range(32))),
     )
-    result = shrink(source, "auto", align=AVX512)
-    assert not [n for n in result.model.graph.node if n.op_type in ("Gather", "Pad", "Concat")]
+
+
+def adapters_of(source: onnx.ModelProto, rates: Rates) -> list[str]:
+    result = shrink(source, "auto", align=rates)
     assert_same_function(source, result.model)
+    return [n.op_type for n in result.model.graph.node if n.op_type in ("Gather", "Pad", "Concat")]
+
+
+def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
+    assert adapters_of(masked_sum(), ANY)
+    assert not adapters_of(masked_sum(), replace(ANY, ns_per_adapted_element=1000.0))
+
+
+def test_adapters_stay_only_where_they_are_faster_without_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes.targets.onnxruntime.channel_multiples, "_DOUBT_OF_ADAPTERS", 9.0)
+    assert not adapters_of(masked_sum(), ANY)
