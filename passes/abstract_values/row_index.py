@@ -15,6 +15,8 @@ from passes.graph.tensors import MOST_SLICES, Index
 SIZES = 64
 # Elements that windows over an axis cover in all, each as often as it is covered.
 _MOST_TAPS = 2**25
+# Positions: what windows cover along longer axes is not remembered, nor what those of more than 64 elements do.
+_SHORT = 4096
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,17 @@ class Rows:
         return np.maximum(table, 0)
 
 
-@functools.lru_cache(maxsize=256)  # in a model there are many windows of few kinds
 def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
     """What a window covers along an axis of this size (rows None: it is the same throughout).
 
     Returns which tuple each position of the output has, and the rows of each tuple: [tuples, window.size], -1 for
     padding. None where the size is not known or more than are told apart, or the window reaches too far.
     """
+    lengths = window.size**2, 0 if rows is None else rows.places.size, span if isinstance(span, int) else 0
+    return (_remembered if max(lengths) <= _SHORT else _windowed)(window, rows, span)
+
+
+def _windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
     if rows is None:
         if not window.pads:
             return None, np.zeros((1, window.size), np.int64)
@@ -140,6 +146,10 @@ def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None
     inside = (taps >= 0) & (taps < sizes[owner][:, None])
     numbers, tuples = distinct(np.where(inside, rows.places[np.where(inside, taps + begin[owner][:, None], 0)], -1))
     return Rows(numbers, course), tuples
+
+
+# in a model there are many windows of few kinds
+_remembered = functools.lru_cache(maxsize=256)(_windowed)
 
 
 def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None:

@@ -81,7 +81,7 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
         if not names:
             return graph, _counted_at(graph, sizes, names)
         try:
-            if _all_known(graph, sizes):
+            if _all_ones(graph, sizes):
                 found = _replaced(model, graph, sizes, dict.fromkeys(_symbols(graph), 1))
             else:
                 outline = outline or _outline(model, graph)
@@ -227,7 +227,7 @@ def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Ma
     return shaped(light, sized, known=True)
 
 
-def _all_known(graph: gs.Graph, sizes: Sizes) -> bool:
+def _all_ones(graph: gs.Graph, sizes: Sizes) -> bool:
     """Whether these sizes of inputs are 1 where they are open, and so is all that is not static in the graph."""
     if any(map(subgraphs, graph.nodes)):
         return False
