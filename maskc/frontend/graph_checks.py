@@ -350,6 +350,19 @@ def completed(model: ModelProto) -> ModelProto:
     return result
 
 
+def forget_inner_shapes(model: ModelProto) -> bool:
+    """Take away, in place, what is declared of tensors inside and of what bodies give; whether there was any."""
+    found = False
+    for graph in all_graphs(model.graph):
+        found |= bool(graph.value_info)
+        del graph.value_info[:]
+        for value in graph.output if graph is not model.graph else ():
+            found |= value.type.tensor_type.HasField("shape")
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    return found
+
+
 def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
     """Let outputs declare what onnx infers for them, in place, where that is another shape; a note for each."""
     bare = without_weights(model)

@@ -170,8 +170,9 @@ def _without_annotations(
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """The model without its shape annotations, and with true shapes of outputs, if the checker objected to those only.
 
-    Editors that change a graph often leave old annotations of inner tensors. They mean nothing to what the model
-    computes, and every runtime ignores them. Of outputs with another shape than they declare runtimes warn.
+    Editors that change a graph often leave old annotations of inner tensors, and exporters write wrong ones of what the
+    bodies of control flow give. They mean nothing to what the model computes, and every runtime ignores them. Of
+    outputs with another shape than they declare runtimes warn.
     """
 
     def refusal() -> InputError:
@@ -180,9 +181,9 @@ def _without_annotations(
     if not isinstance(error, onnx.shape_inference.InferenceError):
         raise refusal() from error
     stripped = copied(model)
-    del stripped.graph.value_info[:]
+    forgot = graph_checks.forget_inner_shapes(stripped)
     notes = graph_checks.redeclare_outputs(stripped)
-    if not notes and not model.graph.value_info:
+    if not notes and not forgot:
         raise refusal() from error
     try:
         if path is not None:

@@ -38,6 +38,14 @@ def undefined_in_a_branch() -> onnx.ModelProto:
     return built
 
 
+def contradiction_in_a_branch() -> onnx.ModelProto:
+    built = undefined_in_a_branch()
+    built.graph.initializer.append(build.weight("three", 3))
+    for branch in built.graph.node[3].attribute:
+        branch.g.node[0].CopyFrom(build.node("Add", "c three", branch.g.name, name=f"{branch.g.name} sum"))
+    return built
+
+
 def unknown_operator() -> onnx.ModelProto:
     built = build.mlp()
     built.graph.node[2].op_type = "Erfc"
@@ -173,6 +181,7 @@ def format_from_the_future() -> onnx.ModelProto:
     [
         (undefined_input, ("node Add -> 'b' reads 'nowhere', which nothing writes",)),
         (undefined_in_a_branch, ("node 'branch' (If) reads 'ghost', which nothing writes",)),
+        (contradiction_in_a_branch, ("node 'then sum' (Add): Incompatible dimensions",)),
         (unknown_operator, ("Erfc -> c",)),
         (unknown_attribute, ("bogus", "'first'")),
         (missing_attribute, ("'axis'", "'join'")),

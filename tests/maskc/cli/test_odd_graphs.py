@@ -225,6 +225,33 @@ def test_shape_notes_that_contradict_the_graph_are_ignored(tmp_path: Path) -> No
     assert any("contradict" in note for note in json.loads(result.stdout)["warnings"])
 
 
+@pytest.mark.parametrize("where", ["output", "value_info"])
+def test_shapes_that_a_body_declares_wrongly_are_ignored(tmp_path: Path, where: str) -> None:
+    """As Paddle's exporter writes Loops; ONNX Runtime warns and goes by what is computed."""
+    branches = {
+        f"{name}_branch": helper.make_graph([build.node("Neg", term, name)], name, [], [build.value(name, None)])
+        for name, term in (("then", "one"), ("else", "two"))
+    }
+    choice = helper.make_node("If", ["on"], ["shift"], name="choice", **branches)
+    nodes = [build.node("Identity", "on", "still"), choice, build.node("Add", "h shift", "next")]
+    ends = [build.value("round", [], TensorProto.INT64), build.value("on", [], TensorProto.BOOL)]
+    outs = [build.value("still", [], TensorProto.BOOL), build.value("next", None)]
+    body = helper.make_graph(nodes, "body", [*ends, build.value("h", None)], outs)
+    branch = next(attribute.g for attribute in body.node[1].attribute if attribute.name == "then_branch")
+    wrong = {"output": (branch.output, "then"), "value_info": (body.value_info, "shift")}
+    declared, name = wrong[where]
+    declared.extend([build.value(name, [])])  # it is a vector
+    del declared[:-1]
+    constants = [build.constant("rounds", 2, np.int64), build.constant("yes", True, np.bool_)]
+    constants += [build.constant("one", np.ones(16)), build.constant("two", np.full(16, 2.0))]
+    built = build.mlp()
+    built.graph.node[3].input[0] = "looped"
+    built.graph.node.insert(3, helper.make_node("Loop", ["rounds", "yes", "c"], ["looped"], name="loop", body=body))
+    built.graph.initializer.extend(constants)
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"] and "contradict the graph" in told["warnings"][0]
+
+
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
 @pytest.mark.parametrize("external", [True, False], ids=["external", "embedded"])
 def test_outputs_without_a_shape_are_given_the_inferred_one(tmp_path: Path, typed: bool, external: bool) -> None:
