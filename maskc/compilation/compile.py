@@ -29,7 +29,7 @@ from maskc.errors import (
     telling,
 )
 from maskc.frontend import Source, write_model_files
-from maskc.frontend.graph_queries import has_external, model_bytes, without_weights
+from maskc.frontend.graph_queries import has_external, model_bytes
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
@@ -317,8 +317,8 @@ def _check(compiled: ModelProto, source: Source, target: ModelProto) -> None:
 
 
 def _check_whole(model: ModelProto) -> None:
-    """Run the ONNX checker, without weights where they are too many. Raises the checker's own exceptions."""
-    check(write_model_files.inlined(model) if write_model_files.embeds(model) else without_weights(model))
+    """Run the ONNX checker. Raises its own exceptions."""
+    check(write_model_files.inlined(model) if write_model_files.embeds(model) else model)
 
 
 def _check_runs(source: Source, why: str) -> None:

@@ -38,8 +38,8 @@ _EQUATION = frozenset(string.ascii_letters + ",.-> ")
 
 _TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
-# Bytes of a tensor that are copied rather than looked at from outside.
-_COPIED = 2**16
+# Where a tensor may hold its data if not as they are.
+_TYPED_DATA = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
 def label(node: NodeProto) -> str:
@@ -76,29 +76,12 @@ def _misfit(tensor: TensorProto) -> str | None:
         declared = stored_bytes(tensor)
     except (KeyError, ValueError, TypeError):
         return f"the elements of tensor '{tensor.name}' are of no type that there is"
-    held = _raw_bytes(tensor, declared)
-    if held == declared:
-        return None
-    return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
-
-
-def _raw_bytes(tensor: TensorProto, expected: int) -> int:
-    """How long the raw data are. To ask for them copies them, so of large ones it is looked first what is expected."""
-    if tensor.ByteSize() < _COPIED:
-        return len(tensor.raw_data)
-    rest = TensorProto()
-    for field in TensorProto.DESCRIPTOR.fields:
-        value = None if field.name == "raw_data" else getattr(tensor, field.name)
-        if value is None:
-            continue
-        if hasattr(value, "MergeFrom") and (field.name != "segment" or tensor.HasField("segment")):
-            getattr(rest, field.name).MergeFrom(value)
-        elif not hasattr(value, "MergeFrom") and tensor.HasField(field.name):
-            setattr(rest, field.name, value)
-    length_prefix = max(1, -(-expected.bit_length() // 7))
-    if expected >= 0 and tensor.ByteSize() - rest.ByteSize() == 1 + length_prefix + expected:
-        return expected
-    return len(tensor.raw_data)
+    held = len(tensor.raw_data)
+    if held != declared:
+        return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
+    if any(len(getattr(tensor, field)) for field in _TYPED_DATA):
+        return f"the data of tensor '{tensor.name}' are there twice"
+    return None
 
 
 def _garbled(model: ModelProto) -> bytes | None:

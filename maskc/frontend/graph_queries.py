@@ -22,6 +22,9 @@ _SHAPE_DATA = 1024
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
 _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 
+# Bytes of weights that are copied sooner than left out.
+SOON_COPIED = 8 * 2**20
+
 # Kinds of attributes that hold tensors otherwise than one by itself.
 _WITH_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 
@@ -161,7 +164,35 @@ def model_bytes(model: ModelProto) -> int:
     if external:
         return int(model.ByteSize()) + sum(map(tensor_bytes, external))
     weights = sum(map(tensor_bytes, tensors))
-    return weights if weights >= _MESSAGE_LIMIT else int(model.ByteSize())
+    if weights >= _MESSAGE_LIMIT:
+        return weights
+    if weights < SOON_COPIED:
+        return int(model.ByteSize())
+    bare = without_initializers(model)
+    beside = int(bare.graph.ByteSize())
+    graph = beside + sum(_field(_message_bytes(tensor)) for tensor in model.graph.initializer)
+    return int(bare.ByteSize()) - _field(beside) + _field(graph)
+
+
+def _message_bytes(tensor: TensorProto) -> int:
+    """Bytes of the tensor as a message; for those, protobuf would write it all."""
+    if not tensor.HasField("raw_data"):
+        return int(tensor.ByteSize())
+    rest = TensorProto()
+    for field in TensorProto.DESCRIPTOR.fields:
+        if field.name == "raw_data":
+            continue
+        value = getattr(tensor, field.name)
+        if field.is_repeated:
+            getattr(rest, field.name).MergeFrom(value)
+        elif tensor.HasField(field.name):
+            getattr(rest, field.name).CopyFrom(value) if field.message_type else setattr(rest, field.name, value)
+    return int(rest.ByteSize()) + _field(stored_bytes(tensor))
+
+
+def _field(size: int) -> int:
+    """Bytes of a field that holds so many, with its number and their length."""
+    return 1 + max(1, -(-size.bit_length() // 7)) + size
 
 
 def type_of(value: ValueInfoProto) -> TensorType:

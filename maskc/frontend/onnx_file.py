@@ -13,7 +13,16 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes
-from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, copied, has_external, without_weights
+from maskc.frontend.graph_queries import (
+    SOON_COPIED,
+    STANDARD_DOMAINS,
+    all_nodes,
+    all_tensors,
+    copied,
+    has_external,
+    tensor_bytes,
+    without_weights,
+)
 from passes.errors import in_brief
 from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
 
@@ -62,14 +71,17 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
 
 
 def check(model: ModelProto | Path) -> None:
-    """Run the ONNX checker with full shape inference; a model too large for a message is given by its path.
+    """Run the ONNX checker with full shape inference, on a model without its weights where they are many or in files.
 
     Raises the checker's own exceptions.
     """
-    if isinstance(model, ModelProto):
-        onnx.checker.check_model(_in_own_domain(model), full_check=True)
-    else:
+    if isinstance(model, Path):
         onnx.checker.check_model(str(model), full_check=True)
+        return
+    # where weights have to be inputs as well, they are looked at
+    many = model.ir_version > 3 and sum(map(tensor_bytes, all_tensors(model))) >= SOON_COPIED
+    light = without_weights(model) if many or has_external(model) else model
+    onnx.checker.check_model(_in_own_domain(light), full_check=True)
 
 
 def _parse(path: Path) -> ModelProto:
@@ -116,10 +128,10 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
-        if path is not None and dense is model and _in_own_domain(model) is model and external_data.is_text(path):
-            check(path)  # in memory a model with external data lacks the weights
+        if path is not None and dense is model and _in_own_domain(model) is model and has_external(model):
+            check(path)  # beside which the checker finds what is in files
         else:
-            check(without_weights(dense) if has_external(dense) else dense)
+            check(dense)
     except Exception as error:
         dense, told = _without_annotations(dense, path, error, what)
         notes += told
@@ -225,7 +237,7 @@ def _inlined(model: ModelProto, what: str) -> ModelProto:
 def _check_inlined(model: ModelProto, what: str) -> None:
     """Functions may be called in ways that their bodies do not allow, which shows only now."""
     try:
-        check(without_weights(model))
+        check(model)
     except Exception as error:
         raise InputError(
             f"{what} is not valid once its local functions are inlined: {in_brief(_with_names(model, error))}."

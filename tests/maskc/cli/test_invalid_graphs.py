@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import passes
 from maskc import frontend
 from maskc.errors import InputError
+from maskc.frontend import graph_queries, onnx_file
 from passes.errors import GraphError
 from tests.maskc import build
 from tests.maskc.command import compile_refused, maskc, refused
@@ -159,6 +160,12 @@ def short_data() -> onnx.ModelProto:
     return built
 
 
+def data_twice() -> onnx.ModelProto:
+    built = build.mlp()
+    built.graph.initializer[0].float_data.extend([1.0] * 128)
+    return built
+
+
 def data_of_another_shape(**data: Any) -> onnx.ModelProto:
     """The bias of the MLP as a scalar in name, with the data of 16 numbers, or these."""
     built = build.mlp()
@@ -201,6 +208,7 @@ def format_from_the_future() -> onnx.ModelProto:
         (nothing_at_all, ("no outputs",)),
         (output_from_nowhere, ("nothing writes the output 'ghost'",)),
         (short_data, ("w1",)),
+        (data_twice, ("the data of tensor 'w1' are there twice",)),
         (data_of_another_shape, ("tensor 'b1' []", "64 bytes", "4 are")),
         (lambda: data_of_another_shape(float_data=[1.0] * 16), ("b1",)),
         (format_from_the_future, ("99",)),
@@ -208,9 +216,15 @@ def format_from_the_future() -> onnx.ModelProto:
         (lambda: build.fancy(build.node("Relu", "ghost", "o")), ("ghost",)),
     ],
 )
-def test_a_graph_that_is_not_valid(tmp_path: Path, make: Callable[[], onnx.ModelProto], words: tuple[str, ...]) -> None:
+def test_a_graph_that_is_not_valid(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = build.save(make(), tmp_path / "m.onnx")
     compile_refused(source, "not a valid ONNX model", *words)
+    with pytest.raises(InputError):
+        frontend.read(make())
+    monkeypatch.setattr(onnx_file, "SOON_COPIED", 0)  # as if there were many weights, which the checker is not shown
+    monkeypatch.setattr(graph_queries, "_SHAPE_DATA", 8)
     with pytest.raises(InputError):
         frontend.read(make())
 
