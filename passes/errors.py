@@ -18,8 +18,8 @@ def in_brief(error: BaseException) -> str:
     text = str(error).strip()
     # of several errors only the first is not a consequence of another; a node whose graph has one is not to blame
     inside = r"(?!(?:\[\w+\] )?Inference error\(s\):)"
-    node = r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): "
-    inferred = re.search(rf"{node}{inside}(.*?)\s*(?=\(op_type:|\Z)", text, re.S)
+    of_node = r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): "
+    inferred = re.search(rf"{of_node}{inside}(.*?)\s*(?=\(op_type:|\Z)", text, re.S)
     if inferred:
         op, name, reason = inferred.groups()
         text = f"node '{name}' ({op}): {reason}" if name else f"{op}: {reason}"
