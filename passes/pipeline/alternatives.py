@@ -6,7 +6,7 @@ import onnx
 
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
-from passes.graph.construct import copied
+from passes.graph.construct import copied, take_apart
 from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
@@ -34,8 +34,12 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, adapters: Policy, target
         apply(graph, facts, chosen)
         finish(graph, options, analysed.faults, source=source)
         file = exported(graph, source)
-        overridable = inputs_with_defaults.overridable(source)
-        after = sum_over_nodes.count(file, None if overridable else graph, before.at.sizes)
+        if inputs_with_defaults.overridable(source):
+            after = sum_over_nodes.count(file, at=before.at.sizes)
+        else:
+            after = sum_over_nodes.of_rewritten(file, graph, shrunk.at)
+        take_apart(graph)
+        facts.plans.clear()
         if after.flops <= before.flops and after.params <= before.params:
             return Report(before, after, masked, held, {}, (), {})
     return shrink(model, adapters, at=before.at.sizes, target=target).report

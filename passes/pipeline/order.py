@@ -98,11 +98,13 @@ class Analysed:
 class Shrunk:
     """A compiled model and what was done to get there.
 
-    analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    at: what it and its source are counted at. analysed: where that was to be kept, and can be: of graphs without
+    subgraphs.
     """
 
     model: onnx.ModelProto
     report: Report
+    at: Basis
     analysed: Analysed | None = None
 
 
@@ -196,7 +198,7 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(result.written, report, done.analysed)
+    return Shrunk(result.written, report, result.at, done.analysed)
 
 
 def compiled(
