@@ -19,9 +19,9 @@ Inputs = dict[str, NDArray[Any]]
 
 BATCHES = (1, 2, 5)
 
-# Values tried for symbolic sizes other than the batch until the reference accepts one, and then beside it: an odd
-# one, the smallest, and one more.
-_SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1)
+# Values tried for symbolic sizes other than the batch until the reference accepts one, the last for windows on sound,
+# and then beside it: an odd one, the smallest, and one more; where it accepts none of these, larger by as much.
+_SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
 _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
 _MAX_TRIES = 60
@@ -201,14 +201,14 @@ def plan(
         candidate = {**sizes, **dict.fromkeys(batches, batch)}
         if candidate not in accepted and accepts(candidate, ceiling, _MANY_INSIDE):
             accepted.append(candidate)
-    extra = 0
-    for size in _MORE_SIZES if others else ():
-        candidate = {**sizes, **dict.fromkeys(others, size)}
-        if extra == _EXTRA_SIZES or candidate in accepted or (inside is not None and not inside.windows_fit(candidate)):
-            continue
-        if accepts(candidate, ceiling, _MANY_INSIDE):
-            accepted.append(candidate)
-            extra += 1
+    found = 0
+    for start_at in (dict.fromkeys(others, 0), {name: sizes[name] for name in others}) if others else ():
+        for size in _MORE_SIZES if not found else ():
+            candidate = {**sizes, **{name: least + size for name, least in start_at.items()}}
+            fits = candidate not in accepted and (inside is None or inside.windows_fit(candidate))
+            if found < _EXTRA_SIZES and fits and accepts(candidate, ceiling, _MANY_INSIDE):
+                accepted.append(candidate)
+                found += 1
     return Plan(tuple(accepted), ceiling)
 
 
@@ -231,7 +231,7 @@ def smaller(ports: Sequence[Port], inputs: Inputs) -> Iterator[Inputs]:
 
     def changed(low: int, high: int) -> Inputs:
         return {
-            name: np.clip(array, low, high) if name in free and array.dtype.kind in "iu" else array
+            name: np.asarray(np.clip(array, low, high)) if name in free and array.dtype.kind in "iu" else array
             for name, array in inputs.items()
         }
 

@@ -129,7 +129,7 @@ def _finite(sample: Sample, expected: Session) -> Sample:
         if _all_finite(found):
             break
         inputs = {
-            name: (array * 0.1).astype(array.dtype) if array.dtype.kind in "fc" else array
+            name: np.asarray(array * 0.1, array.dtype) if array.dtype.kind in "fc" else array
             for name, array in found.inputs.items()
         }
         found = Sample(sample.label, inputs, expected.run(inputs), shrunk=True)
@@ -206,10 +206,10 @@ def _drawn_again(like: Inputs, entries: Mapping[str, int], scale: float, rng: np
     inputs: Inputs = {}
     for name, array in like.items():
         if name in entries:
-            inputs[name] = rng.integers(0, entries[name], array.shape).astype(array.dtype)
+            inputs[name] = np.asarray(rng.integers(0, entries[name], array.shape), array.dtype)
         else:
             normal = array.dtype.kind == "f"
-            inputs[name] = (scale * rng.normal(size=array.shape)).astype(array.dtype) if normal else array
+            inputs[name] = np.asarray(scale * rng.normal(size=array.shape), array.dtype) if normal else array
     floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
     return Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {})
 

@@ -16,7 +16,7 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import Array, Dim, Mask, shape_of
+from passes.graph.tensors import SMALL, Array, Dim, Mask, shape_of
 
 #: constants for all slices along an axis, as one value each or as maps
 Fill = Array | ConstantMap
@@ -145,7 +145,10 @@ class Adapters:
             chosen = ConstantMap(chosen.mask[wanted[axis]], chosen.value[wanted[axis]], chosen.index)
             constant, uneven = self.expand(chosen, axis), True
         else:
-            vector = _even(fill)[wanted[axis]].reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            values = _even(fill)[wanted[axis]]
+            if not broadcast and values.size > SMALL and (values == values[0]).all():
+                values = values[:1]  # an operator that reads it must not become a constant as large
+            vector = values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             constant, uneven = self._editor.constant(f"{tensor.name}_constant", vector), False
         if broadcast or (not uneven and sizes == list(constant.shape)):
             self._made[key] = constant

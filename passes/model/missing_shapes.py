@@ -1,7 +1,8 @@
 """Shapes that inference by onnx gives up, though the operators that write or read a tensor say something of them.
 
 It loses the rank of a Reshape, and with it all that follows, where one element of the computed shape is the product of
-two sizes; and it does not look from a Conv or Gemm at what that must have been given.
+two sizes; before opset 13 it loses all sizes that are computed; and it does not look from a Conv or Gemm at what that
+must have been given.
 """
 
 from __future__ import annotations
@@ -57,6 +58,24 @@ def missing_shapes(graph: onnx.GraphProto, shape: Shapes) -> dict[str, list[Dim]
                 lacking.remove(node.input[index])
                 found[node.input[index]] = dims
     return found
+
+
+def computed_sizes(
+    graph: onnx.GraphProto, shape: Shapes, is_open: Callable[[Dim], bool]
+) -> Iterator[tuple[str, list[Dim]]]:
+    """The shapes that computed operands give to tensors some of whose sizes are open, None where they do not tell.
+
+    Inference by onnx follows the elements of operands, but only of operators as they are from opset 13 on.
+    """
+    nodes = [n for n in graph.node if n.op_type in _SHAPED and not n.domain]
+    nodes = [n for n in nodes if any(map(is_open, shape(n.output[0]) or ()))]
+    if not nodes:
+        return
+    elements = _Elements(graph, shape)
+    for node in nodes:
+        dims = _WRITERS[node.op_type](node, shape, elements)
+        if dims is not None:
+            yield node.output[0], dims
 
 
 class _Elements:
@@ -195,7 +214,15 @@ def _expanded(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[
         return None
     rank = max(len(wanted), len(before))
     pairs = zip(*([1] * (rank - len(sizes)) + [*sizes] for sizes in (before, wanted)), strict=True)
-    return [old if new == 1 or (isinstance(old, int) and old > 1) else new if old == 1 else None for old, new in pairs]
+    return [_broadcast_size(old, new) for old, new in pairs]
+
+
+def _broadcast_size(one: Dim, other: Dim) -> Dim:
+    """The size that both are broadcast to, None where it is not known."""
+    for size, beside in ((one, other), (other, one)):
+        if beside == 1 or (isinstance(size, int) and size > 1):
+            return size
+    return None
 
 
 def _filled(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
@@ -219,6 +246,8 @@ _WRITERS: dict[str, Callable[[onnx.NodeProto, Shapes, _Elements], list[Dim] | No
     "ConstantOfShape": _filled,
     "Gemm": _multiplied,
 }
+# Those that are handed the shape.
+_SHAPED = ("Reshape", "Expand", "ConstantOfShape")
 
 
 # -- operators that take operands of one rank only -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from passes.graph.tensors import Dim, dtype_of
 from passes.model.declarations import declare, dims_of, set_size, symbol_of, written_by_unknown
 from passes.model.element_inference import bodies_of, with_elements
 from passes.model.graph_to_onnx import described_as
-from passes.model.missing_shapes import BROADCASTS, missing_shapes
+from passes.model.missing_shapes import BROADCASTS, computed_sizes, missing_shapes
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice
 
@@ -79,13 +79,18 @@ def through_reshapes(light: onnx.ModelProto) -> int:
     """
     rest = part = _rest(light)
     rounds = 0
-    while rounds < ROUNDS and _give_shapes(rest.graph) | _name_determined(rest.graph) | _name_padded(rest.graph):
+    while rounds < ROUNDS and _tell(rest.graph):
         rest, rounds = _infer(rest), rounds + 1
     if rounds and part is light:
         light.CopyFrom(rest)
     elif rounds:
         _take_over(light.graph, rest.graph)
     return rounds
+
+
+def _tell(graph: onnx.GraphProto) -> bool:
+    """Note all that can be told from what is known; whether there was anything."""
+    return _give_shapes(graph) | _name_computed(graph) | _name_determined(graph) | _name_padded(graph)
 
 
 def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
@@ -120,7 +125,12 @@ def _is_settled(value: onnx.ValueInfoProto | None) -> bool:
     dims = None if value is None else dims_of(value)
     if dims is None or len(dims) < 2:  # of vectors and numbers it follows the elements, too
         return False
-    return not any(d is None or (isinstance(d, str) and d.startswith(_MADE_UP)) for d in dims)
+    return not any(map(_is_open, dims))
+
+
+def _is_open(dim: Dim) -> bool:
+    """Whether inference knows nothing of a size."""
+    return dim is None or (isinstance(dim, str) and dim.startswith(_MADE_UP))
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
@@ -313,6 +323,20 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     return found
 
 
+def _name_computed(graph: onnx.GraphProto) -> bool:
+    """Name or size what computed operands tell of the tensors that they shape; whether any was found."""
+    sizes, found = _Sizes(graph), False
+    for name, computed in computed_sizes(graph, sizes.known, _is_open):
+        before = sizes.of(name)
+        if len(before) == len(computed):
+            pairs = enumerate(zip(before, map(sizes.now, computed), strict=True))
+            told = {axis: new for axis, (old, new) in pairs if _is_open(old) and new not in (None, old)}
+            sizes.settle(name, before, told)
+            found = found or bool(told)
+    sizes.replace_names()
+    return found
+
+
 class _Sizes:
     """The sizes of the tensors of a graph, while names that inference made up are replaced in it."""
 
@@ -325,13 +349,17 @@ class _Sizes:
         self._renamed: dict[str, Dim] = {}
         self._read: dict[str, list[Dim] | None] = {}
 
-    def of(self, name: str) -> list[Dim]:
-        """The sizes of a tensor; none where the rank is not known."""
+    def known(self, name: str) -> list[Dim] | None:
+        """The sizes of a tensor; None where the rank is not known."""
         if name not in self._read:
             value = self._values.get(name)
             self._read[name] = self._initializers.get(name) if value is None else dims_of(value)
         dims = self._read[name]
-        return [self._now(dim) for dim in dims or ()] if self._renamed else dims or []
+        return [*map(self.now, dims)] if self._renamed and dims else dims
+
+    def of(self, name: str) -> list[Dim]:
+        """The sizes of a tensor; none where the rank is not known."""
+        return self.known(name) or []
 
     def copied(self, node: onnx.NodeProto) -> list[int]:
         """Axes of what a Reshape writes that it takes over from its data, by zeros in a constant operand."""
@@ -353,9 +381,10 @@ class _Sizes:
         for value in self._values.values() if self._renamed else ():
             for proto in value.type.tensor_type.shape.dim:
                 if proto.dim_param in self._renamed:
-                    set_size(proto, self._now(proto.dim_param))
+                    set_size(proto, self.now(proto.dim_param))
 
-    def _now(self, dim: Dim) -> Dim:
+    def now(self, dim: Dim) -> Dim:
+        """What a size is called after all that was settled."""
         while isinstance(dim, str) and dim in self._renamed:
             dim = self._renamed[dim]
         return dim
@@ -465,7 +494,6 @@ def _is_finished(node: gs.Node) -> bool:
     for tensor in node.outputs:
         if tensor.name and (tensor.dtype is None or tensor.shape is None):
             return False
-        for dim in tensor.shape or ():
-            if dim is None or (isinstance(dim, str) and dim.startswith(_MADE_UP)):
-                return False
+        if any(map(_is_open, tensor.shape or ())):
+            return False
     return all(_is_finished(inner) for body in subgraphs(node) for inner in body.nodes)

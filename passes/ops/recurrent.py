@@ -67,10 +67,11 @@ class Recurrent(Op):
         units = [facts.size(t, len(shape_of(t) or ()) - 1) for t in node.outputs if not t.is_empty()]
         return facts.size(node.inputs[0], 2) == features and set(units) == {rows // self.gates}
 
-    @staticmethod
-    def is_constant(node: gs.Node) -> bool:
-        """Whether all weights and biases are initializers: only then are units told apart."""
-        return all(is_constant(t) for i in (1, 2, 3, 7) if (t := operand(node, i)) is not None)
+    def tells_units_apart(self, node: gs.Node, facts: Facts) -> bool:
+        """Whether all weights and biases are initializers, and the sizes of states known."""
+        constant = all(is_constant(t) for i in (1, 2, 3, 7) if (t := operand(node, i)) is not None)
+        states = (t for i in self.states if (t := operand(node, i)) is not None)
+        return constant and all(facts.size(t, 2) == self.units(node) for t in states)
 
     def units(self, node: gs.Node) -> int:
         """Number of hidden units."""
@@ -89,7 +90,7 @@ class Recurrent(Op):
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        if not self.is_understood(node, facts) or not self.is_constant(node):
+        if not self.is_understood(node, facts) or not self.tells_units_apart(node, facts):
             return
         zero = self._zero(node, facts)
         if zero.any():
@@ -131,7 +132,7 @@ class Recurrent(Op):
 
     def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
         """These units, and all that they depend on through the state."""
-        if not self.is_constant(node):
+        if not self.tells_units_apart(node, facts):
             return np.ones(wanted.size, bool)
         influence = (self._per_gate(node, facts, 2) != 0).any(axis=(0, 1)) & ~self._zero(node, facts)
         kept = wanted.copy()
@@ -144,7 +145,7 @@ class Recurrent(Op):
         return np.asarray((self._per_gate(node, facts, 1)[:, :, units] != 0).any(axis=(0, 1, 2)))
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        if not asked or not self.is_understood(node, facts) or not self.is_constant(node):
+        if not asked or not self.is_understood(node, facts) or not self.tells_units_apart(node, facts):
             return {}
         whole = np.ones(self.units(node), bool)
         wanted = [asked.get(key, whole) for key in self._hidden(node)]

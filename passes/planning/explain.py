@@ -9,9 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.kept_reasons import UNKNOWN_SHAPE
-from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, shape_of
+from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import Product
+from passes.ops.shape import Measuring
 from passes.planning.explanation import Held, MaskedAxis, Operand
 from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
@@ -79,9 +80,16 @@ def _beside_unknown_sizes(graph: gs.Graph, facts: Facts) -> Iterator[tuple[gs.No
 
 
 def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tuple[gs.Tensor, int, Mask]]:
-    """Tensors and axes with the slices that become constant there: bool [size]."""
+    """Tensors and axes with the slices that become constant there: bool [size].
+
+    What is made of constants and sizes alone is constant by intention, as the first state of a recurrent network is.
+    """
+    fixed: set[str] = set()
     for node in graph.nodes:
-        if rules(node).moves:
+        op = rules(node)
+        if isinstance(op, Measuring) or all(is_constant(t) or t.name in fixed for _, t in present(node.inputs)):
+            fixed.update(t.name for t in node.outputs)
+        if op.moves or node.outputs[0].name in fixed:
             continue
         for tensor in node.outputs:
             if tensor.name in made or tensor.name not in facts.constant:

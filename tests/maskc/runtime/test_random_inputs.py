@@ -13,6 +13,7 @@ import maskc as api
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import KINDS, Inputs, Port
+from maskc.runtime.session import load
 from maskc.runtime.tensor_sizes import TensorSizes
 from tests.maskc import build
 from tests.maskc.build import node, value
@@ -76,6 +77,19 @@ def test_images_are_no_smaller_than_windows(window: str, attributes: dict[str, A
     tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
     assert all(inside.windows_fit({"n": 1, "h": size, "w": size}) == (size >= least) for size in range(1, 10))
     assert tried == {64, *[size for size in (17, 1, 2, 33, 96, 24, 10) if size >= least][:3]}
+
+
+def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
+    """Beside the first length that is long enough others are tried that are longer, as none of the usual ones is."""
+    nodes = [helper.make_node("Conv", ["x", "window"], ["y"], strides=[160])]
+    built = build.model(
+        nodes, [value("x", ["n", 1, "t"])], [value("y", ["n", 4, "s"])], [build.weight("window", 4, 1, 400)]
+    )
+    ports = random_inputs.ports(built)
+    session = load(built, "cpu")
+    planned = shapes(random_inputs.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
+    assert [sizes["n"] for sizes in planned[:3]] == [1, 2, 5]
+    assert [sizes["t"] for sizes in planned] == [512, 512, 512, 529, 513, 514]
 
 
 def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None:

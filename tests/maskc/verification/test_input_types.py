@@ -43,6 +43,18 @@ def test_sizes_that_must_fit_each_other_are_found() -> None:
     assert api.verify(model, model).passed
 
 
+def test_numbers_without_axes_are_drawn_smaller() -> None:
+    """Where the reference overflows, and where it refuses: arithmetic makes other objects of arrays without axes."""
+    nodes = [node("Mul", "x gain", "s"), node("Mul", "s large", "t"), node("Exp", "t", "y")]
+    model = build.model(nodes, [value("x", ["n", 3]), value("gain", [])], [value("y", ["n", 3])])
+    model.graph.initializer.append(build.constant("large", 100.0, np.float32))
+    assert api.verify(model, model).passed
+    nodes = [node("Gather", "x which", "y", axis=1)]
+    inputs = [value("x", ["n", 2]), value("which", [], TensorProto.INT64)]
+    model = build.model(nodes, inputs, [value("y", ["n"])])
+    assert api.verify(model, model).passed
+
+
 def test_embeddings_get_indices_in_range() -> None:
     nodes = [
         node("Cast", "ids", "whole", to=TensorProto.INT64),

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from passes import shrink
+from tests.generators.check import assert_same_function
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -72,8 +74,6 @@ def test_bias_of_a_gru_whose_reset_comes_late(linear: int) -> None:
 def test_batch_major(op: str) -> None:
     """The reference evaluator and ONNX Runtime's CPU provider may lack it: compare the weights instead."""
     source = network(op, "layout = 1")
-    from passes import shrink
-
     result = shrink(source)
     assert weight(result, op).shape == (1, GATES[op] * 5, 3)
     assert np.array_equal(weight(result, op), weight_of(source, "w")[..., KEEP > 0])
@@ -161,6 +161,51 @@ def test_units_that_are_zero_at_all_times(op: str, fed: bool) -> None:
     result = compiled(source)
     kept = 5 if fed else 3
     assert weight(result, op, 2).shape == (1, kept * g, kept)
+
+
+def fed_nothing(op: str) -> dict[str, Array]:
+    """Weights of which two of five candidates get nothing."""
+    w, r, b = random(1, GATES[op], 5, 6) * 0.5, random(1, GATES[op], 5, 5, seed=1) * 0.5, random(1, 2, GATES[op], 5)
+    for array in (w, r):
+        array[:, CANDIDATE[op], [1, 3]] = 0
+    b[:, :, CANDIDATE[op], [1, 3]] = 0
+    return {"w": w.reshape(1, -1, 6), "r": r.reshape(1, -1, 5), "b": b.reshape(1, -1)}
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("opset", [9, 11, 13])
+def test_a_state_of_zeros_for_as_many_examples_as_there_are(op: str, opset: int) -> None:
+    """As PyTorch writes it: inference by onnx follows the elements of its shape from opset 13 on only."""
+    unsqueeze = "Unsqueeze (n, first)" if opset > 12 else "Unsqueeze<axes=[0]> (n)"
+    zeros = f"sizes = Shape (m) n = Gather (sizes, at) batch = {unsqueeze} of = Concat<axis=0> (layers, batch, units)"
+    cut = "Slice (all, none, ways, none)" if opset > 9 else "Slice<starts=[0], ends=[1], axes=[0]> (all)"
+    states = "s, s" if op == "LSTM" else "s"
+    body = f"""
+        m = Mul (x, k) {zeros} all = ConstantOfShape (of) s = {cut}
+        h = {op}<hidden_size = 5> (m, w, r, b, , {states}) y = MatMul (h, v)
+    """
+    constants = {"at": np.array(1), "layers": np.array([2]), "units": np.array([5]), "v": random(5, 3), "k": KEEP}
+    constants |= {"first": np.array([0])} if opset > 12 else {}
+    constants |= {"none": np.array([0]), "ways": np.array([1])} if opset > 9 else {}
+    signature = "(float[T,B,6] x) => (float[A,C,D,3] y)"
+    result = compiled(model(signature, body, opset, **constants, **fed_nothing(op)))
+    assert weight(result, op).shape == (1, 3 * GATES[op], 3)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_a_state_of_sizes_that_are_not_declared(op: str) -> None:
+    """It may hold anything, and cannot be cut: units stay, and the weights of masked features go."""
+    states = "s, s" if op == "LSTM" else "s"
+    source = network(
+        op,
+        weights=fed_nothing(op) | {"v": random(5, 3)},
+        states=f", , {states}",
+        read="y = MatMul(h, v)",
+        signature="(float[T,B,6] x, float[W,B,U] s) => (float[A,C,D,3] y)",
+    )
+    result = shrink(source)
+    assert_same_function(source, result.model, cases=[{"x": random(4, 2, 6), "s": random(1, 2, 5, seed=1)}])
+    assert weight(result, op).shape == (1, 5 * GATES[op], 3)
 
 
 def test_a_sigmoid_of_nothing_is_not_zero() -> None:

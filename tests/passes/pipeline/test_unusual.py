@@ -262,3 +262,24 @@ def test_infinite_numbers_that_stay_whole_are_no_news() -> None:
     graph = helper.make_graph(layers, "g", [info("x", [2, 6])], [info("y", [2, 3])], named)
     result = shrink(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     assert result.report.masked and not [note for note in result.report.notes if "not numbers" in note]
+
+
+def test_a_matrix_that_is_scattered_is_not_stored() -> None:
+    """As exporters write filter banks: the zeros that it is made of take no room, and the matrix would."""
+    layers = (
+        node("Mul", "x mask", "a"),
+        node("ConstantOfShape", "size", "zeros"),
+        node("ScatterElements", "zeros places values", "flat"),
+        node("Reshape", "flat shape", "bank"),
+        node("MatMul", "a bank", "y"),
+    )
+    named = [constant("mask", np.arange(64) % 2), constant("values", np.arange(64))]
+    integers = {"size": [4096], "places": np.arange(0, 4096, 65), "shape": [64, 64]}
+    named += [constant(name, values, np.int64) for name, values in integers.items()]
+    graph = helper.make_graph(layers, "g", [info("x", ["n", 64])], [info("y", ["n", 64])], named)
+    network = Network(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), {}, {"n": (1, 3)}
+    )
+    check(network)
+    report = shrink(network.model).report
+    assert report.after.params <= report.before.params

@@ -1,6 +1,9 @@
-"""Who else writes the channels that a consumer needs."""
+"""What counts as masked, and who else writes the channels that a consumer needs."""
 
 from __future__ import annotations
+
+import numpy as np
+import pytest
 
 from passes import shrink
 from tests.passes.text import mask, model, random
@@ -38,6 +41,15 @@ def test_an_input_and_a_sum_further_on() -> None:
     assert [(h.tensor, h.channels, h.node, h.written_by) for h in held] == [
         ("am", (0, 2), "Add -> s", "the input side")
     ]
+
+
+@pytest.mark.parametrize("zeros", ["n = Shape(x)\n z = ConstantOfShape(n)", "i = Mul(w, v)\n z = Sin(i)\n"])
+def test_zeros_that_are_made_of_constants_and_sizes_are_no_mask(zeros: str) -> None:
+    """As the first state of a recurrent network, and a table that is computed: nothing that was trained is masked."""
+    w, v = np.zeros((64, 1)), random(1, 4)  # too large together to be folded
+    w[1:] = 1
+    report = shrink(model("(float[64,4] x) => (float[64,8] y)", f"{zeros}\n y = Concat<axis=1>(x, z)", w=w, v=v)).report
+    assert not report.masked and not report.held
 
 
 def test_a_long_chain_of_sums_ends() -> None:
