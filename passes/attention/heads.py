@@ -238,6 +238,8 @@ class _Follower:
             return False
         index = np.expand_dims(kept.index, -2 if side.index == 1 else -1)
         shape = _example(node.outputs[0])
+        if any(size not in (1, whole) for size, whole in zip(reversed(index.shape), reversed(shape), strict=False)):
+            return False  # not all sizes are known
         if index.ndim > len(shape):
             return False
         self.values.append(kept)

@@ -64,6 +64,8 @@ class SumOfProducts(Op):
             at = tuple(place for place, s in sizes.items() if s == size)  # others are repeated along it
             once = len({i for i, _ in sizes}) == len(sizes)
             out = output.index(letter) if letter in output else None
+            if out is not None and facts.size(node.outputs[0], out) != size:
+                continue
             if once and (set(sizes.values()) <= {1, size}) and (out is None or len(at) == len(sizes) or size > 1):
                 found.append(Label(letter, size, at, out))
         return found

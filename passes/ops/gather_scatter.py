@@ -249,16 +249,18 @@ class ScatterND(Scattering):
                 found += [Link(0, a, 0, a), Link(2, at, 0, a)]
         return found
 
-    def _tuples(self, node: gs.Node) -> Array | None:
+    def _tuples(self, node: gs.Node, facts: Facts) -> Array | None:
         """Indices one tuple a row [tuples, axes]; None unless they are constant and all sizes are static."""
         components = _components(node, 0)
         if not components or not components[0].size:
+            return None
+        if any(facts.size(node.outputs[0], a) != facts.size(node.inputs[0], a) for a in range(len(components))):
             return None
         return np.stack([c.reshape(-1) for c in components], axis=1)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
-        tuples = self._tuples(node)
+        tuples = self._tuples(node, facts)
         if tuples is None:
             return
         rows = self._rows(node, facts)
@@ -299,7 +301,7 @@ class ScatterND(Scattering):
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)
-        tuples = self._tuples(node)
+        tuples = self._tuples(node, facts)
         if tuples is None:
             return
         for axis in range(tuples.shape[1]):
@@ -309,14 +311,14 @@ class ScatterND(Scattering):
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         result = super().storable_outputs(node, facts, asked)
-        tuples = self._tuples(node)
+        tuples = self._tuples(node, facts)
         if tuples is not None and len(shape_of(node.inputs[1]) or ()) == 2:
             result |= {key: mask for key, mask in asked.items() if key[1] < tuples.shape[1]}
         return result
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
-        tuples = self._tuples(node)
+        tuples = self._tuples(node, facts)
         if tuples is None or len(shape_of(node.inputs[1]) or ()) != 2:
             return demands
         kept = np.ones(len(tuples), bool)

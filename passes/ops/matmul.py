@@ -161,8 +161,9 @@ class MatrixProduct(Op):
         if inner is None or facts.size(w, weight.inner) != inner:
             return
         if is_constant(w):
-            nonzero = facts.nonzero(w, (weight.inner, weight.free))
-            yield data.index, data.inner, nonzero.rows(wanted(y, weight.out))
+            free = facts.size(w, weight.free) or 0
+            columns = wanted(y, weight.out) if facts.size(y, weight.out) == free else np.ones(free, bool)
+            yield data.index, data.inner, facts.nonzero(w, (weight.inner, weight.free)).rows(columns)
         else:
             yield data.index, data.inner, ~(facts.zero(w, weight.inner) | facts.zero(x, data.inner))
 

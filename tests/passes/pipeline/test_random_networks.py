@@ -5,16 +5,21 @@ Longer runs: `python -m tests.generators.soak --count 10000 --jobs 2`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from random import Random
 
+import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.generators.check import adapters_cost, check, describe
+from passes.model.prepare import checked
+from passes.pipeline import order
+from tests.generators.check import CannotRunError, adapters_cost, assert_same_function, check, describe
 from tests.generators.networks import network, random_network
 from tests.generators.soak import PRICES
 
@@ -33,6 +38,25 @@ def test_seeded_networks(first: int) -> None:
         except Exception as error:
             error.add_note(f"network({seed})\n{describe(net.model)}")
             raise
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] if n >= 50 else []) for n in range(200)])
+def test_networks_of_which_not_all_sizes_are_known(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before opset 13, where onnx loses what is computed of sizes: fewer channels go, and nothing else changes."""
+    net, rng = network(seed), Random(seed)
+
+    def forgetful(model: onnx.ModelProto) -> gs.Graph:
+        graph = checked(model)
+        outputs = {id(t) for t in graph.outputs}
+        inner = (t for node in graph.nodes for t in node.outputs if t.shape is not None and id(t) not in outputs)
+        for number, tensor in enumerate(inner):
+            forgotten = [rng.random() < (0.03, 0.1, 0.3)[seed % 3] for _ in tensor.shape]
+            tensor.shape = [f"unk__{number}_{a}" if f else tensor.shape[a] for a, f in enumerate(forgotten)]
+        return graph
+
+    monkeypatch.setattr(order, "checked", forgetful)
+    with contextlib.suppress(CannotRunError):
+        assert_same_function(net.model, order.shrink(net.model).model, symbols=net.symbols, ranges=net.ranges)
 
 
 DRAWN = settings(
