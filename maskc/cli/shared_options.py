@@ -184,7 +184,7 @@ AlignFor = Annotated[
     str | None,
     typer.Option(
         "--align-for",
-        metavar="avx2|avx512|zen4|cuda",
+        metavar="avx2|avx512|xeon|zen4|cuda",
         help="The processor that --align auto is for; by default this one.",
         show_default=False,
     ),

@@ -11,7 +11,9 @@ from typing import cast
 def table_name() -> str:
     """The name of the table for this processor; "" where there is none."""
     found = instruction_set()
-    return "zen4" if found == "avx512" and _halves() else found
+    if found != "avx512":
+        return found
+    return "zen4" if _halves() else "xeon" if cpu_info().get("vendor_id") == "GenuineIntel" else found
 
 
 def _halves() -> bool:

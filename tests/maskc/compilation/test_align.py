@@ -111,7 +111,7 @@ def test_what_cannot_be_asked_for(source: Path, word: str) -> None:
 
 
 def test_processors_that_cannot_be_named(source: Path) -> None:
-    unknown = "There is no table of widths for 'arm'; there are: avx512, zen4, avx2, cuda."
+    unknown = "There is no table of widths for 'arm'; there are: avx512, xeon, zen4, avx2, cuda."
     refused(maskc("compile", source, "--align-for", "arm"), 2, unknown)
     refused(maskc("compile", source, "--align-for", "avx2", "--align", "8"), 2, "align is '8'")
     refused(maskc("compile", source, "--align-for", "avx2", "--target", "cuda"), 2, "for 'avx2'; there are: cuda.")
@@ -138,12 +138,15 @@ def test_this_processor_has_a_table_or_none() -> None:
     [
         ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx512", "zen4"),
         ("vendor_id : AuthenticAMD\ncpu family\t: 26", "avx512", "avx512"),
-        ("vendor_id : GenuineIntel\ncpu family\t: 6", "avx512", "avx512"),
+        ("vendor_id : GenuineIntel\ncpu family\t: 6", "avx512", "xeon"),
+        ("vendor_id : GenuineIntel\ncpu family\t: 6", "avx2", "avx2"),
         ("vendor_id : AuthenticAMD\ncpu family\t: 25", "avx2", "avx2"),
         ("", "avx512", "avx512"),
     ],
 )
-def test_zen_4_has_a_table_of_its_own(monkeypatch: pytest.MonkeyPatch, cpu: str, wider: str, expected: str) -> None:
+def test_zen_4_and_intel_have_tables_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, wider: str, expected: str
+) -> None:
     monkeypatch.setattr(detect_cpu, "instruction_set", lambda: wider)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{cpu}\n\n{cpu}\n")
     assert detect_cpu.table_name() == expected
