@@ -6,7 +6,7 @@ channels first, and reorders what is before and after them. Measured between con
 of an Intel Xeon with AVX-512; the table for other processors is scaled by what ONNX Runtime takes there. Any operator
 takes twice as long by itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small classifier, AMD
 EPYC, Zen 4). On a newer Xeon (Emerald Rapids) odd widths take no longer than their multiply-adds: a half-masked network
-for the quality of speech runs 1.96 times as fast as its source with the fewest channels, and 1.43 times with round widths.
+for the quality of speech runs 1.96 times as fast as its source with the fewest channels, 1.43 times with round widths.
 """
 
 from __future__ import annotations
