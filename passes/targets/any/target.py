@@ -11,12 +11,12 @@ from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.targets.openvino import channel_orders
-from passes.targets.openvino.processors import SCALED
+from passes.targets.openvino.processors import PROCESSORS
 
 TITLE = "any runtime"
 
 #: widths by the rates of ONNX Runtime, as all are alike to OpenVINO, and plans by those of both
-TABLES = {name: replace(rates, beside=SCALED[name]) for name, rates in RATES.items()}
+TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
 
 
 @dataclass(frozen=True)

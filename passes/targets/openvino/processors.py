@@ -5,8 +5,7 @@ takes longer are adapters, as OpenVINO has reference kernels only for Gather, Pa
 channels first, and reorders what is before and after them. Measured between convolutions in OpenVINO 2026.4 on one core
 of an Intel Xeon with AVX-512; the table for other processors is scaled by what ONNX Runtime takes there. Any operator
 takes twice as long by itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small classifier, AMD
-EPYC, Zen 4). On a newer Xeon (Emerald Rapids) odd widths take no longer than their multiply-adds: a half-masked network
-for the quality of speech runs 1.96 times as fast as its source with the fewest channels, 1.43 times with round widths.
+EPYC, Zen 4).
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from passes.targets.onnxruntime.processors import RATES, Rates
 # As many times what they take in ONNX Runtime.
 _ADAPTED, _REORDERED, _NODE = 6.0, 2.0, 2.0
 
-#: for plans that are to be fast in ONNX Runtime, too
-SCALED: dict[str, Rates] = {
+PROCESSORS: dict[str, Rates] = {
     name: replace(
         rates,
         ns_per_adapted_element=_ADAPTED * rates.ns_per_adapted_element,
@@ -28,14 +26,3 @@ SCALED: dict[str, Rates] = {
     )
     for name, rates in RATES.items()
 }
-
-# Left out where ONNX Runtime counts as well, which would lose what widths are worth to it.
-_ANY_WIDTH = replace(
-    SCALED["xeon"],
-    ns_per_im2col_mac=1 / 120,
-    ns_per_im2col_element=0.0,
-    ns_per_im2col_row=0.0,
-    ns_per_element_in_place=0.0,
-)
-
-PROCESSORS = {**SCALED, "xeon": _ANY_WIDTH}
