@@ -13,12 +13,11 @@ def table_name() -> str:
     found = instruction_set()
     if found != "avx512":
         return found
-    return "zen4" if _halves() else "xeon" if cpu_info().get("vendor_id") == "GenuineIntel" else found
-
-
-def _halves() -> bool:
-    """Whether this is AMD's Zen 4, which computes AVX-512 by halves: the only one of its family that has it."""
-    return (cpu_info().get("vendor_id"), cpu_info().get("cpu family")) == ("AuthenticAMD", "25")
+    cpu = cpu_info()
+    if cpu.get("vendor_id") == "GenuineIntel":
+        return "xeon"
+    # Zen 4, which computes AVX-512 by halves, is the only one of its family that has it
+    return "zen4" if (cpu.get("vendor_id"), cpu.get("cpu family")) == ("AuthenticAMD", "25") else found
 
 
 def cpu_info() -> dict[str, str]:

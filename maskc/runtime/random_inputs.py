@@ -201,14 +201,15 @@ def plan(
         candidate = {**sizes, **dict.fromkeys(batches, batch)}
         if candidate not in accepted and accepts(candidate, ceiling, _MANY_INSIDE):
             accepted.append(candidate)
-    found = 0
-    for start_at in (dict.fromkeys(others, 0), {name: sizes[name] for name in others}) if others else ():
-        for size in _MORE_SIZES if not found else ():
-            candidate = {**sizes, **{name: least + size for name, least in start_at.items()}}
-            fits = candidate not in accepted and (inside is None or inside.windows_fit(candidate))
-            if found < _EXTRA_SIZES and fits and accepts(candidate, ceiling, _MANY_INSIDE):
-                accepted.append(candidate)
-                found += 1
+
+    def beyond(least: Mapping[str, int]) -> list[Mapping[str, int]]:
+        """The first few that are accepted of sizes which exceed these by as much."""
+        candidates = ({**sizes, **{name: least[name] + size for name in others}} for size in _MORE_SIZES)
+        new = (c for c in candidates if c not in accepted and (inside is None or inside.windows_fit(c)))
+        return [*itertools.islice((c for c in new if accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)]
+
+    if others:
+        accepted += beyond(dict.fromkeys(others, 0)) or beyond(sizes)
     return Plan(tuple(accepted), ceiling)
 
 

@@ -238,10 +238,9 @@ class _Follower:
             return False
         index = np.expand_dims(kept.index, -2 if side.index == 1 else -1)
         shape = _example(node.outputs[0])
-        if any(size not in (1, whole) for size, whole in zip(reversed(index.shape), reversed(shape), strict=False)):
-            return False  # not all sizes are known
-        if index.ndim > len(shape):
-            return False
+        sizes = zip(reversed(index.shape), reversed(shape), strict=False)
+        if index.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
+            return False  # the output is not known to have these sizes
         self.values.append(kept)
         other = sides[1 - side.index]
         mean = self.facts.sums_to_one(node.inputs[other.index], other.inner)

@@ -46,7 +46,7 @@ def missing_shapes(graph: onnx.GraphProto, shape: Shapes) -> dict[str, list[Dim]
         return {}
     elements = _Elements(graph, known)
     for node in nodes:
-        dims = _WRITERS[node.op_type](node, known, elements) if node.op_type in _WRITERS and not node.domain else None
+        dims = _told(node, known, elements)
         if dims is not None and known(node.output[0]) is None:
             found[node.output[0]] = dims
     lacking = {name for n in nodes for name in n.output if known(name) is None}
@@ -63,19 +63,25 @@ def missing_shapes(graph: onnx.GraphProto, shape: Shapes) -> dict[str, list[Dim]
 def computed_sizes(
     graph: onnx.GraphProto, shape: Shapes, is_open: Callable[[Dim], bool]
 ) -> Iterator[tuple[str, list[Dim]]]:
-    """The shapes that computed operands give to tensors some of whose sizes are open, None where they do not tell.
+    """The shapes that operands give to tensors some of whose sizes are open, None where they do not tell.
 
     Inference by onnx follows the elements of operands, but only of operators as they are from opset 13 on.
     """
-    nodes = [n for n in graph.node if n.op_type in _SHAPED and not n.domain]
-    nodes = [n for n in nodes if any(map(is_open, shape(n.output[0]) or ()))]
+    writing = (n for n in graph.node if n.op_type in _WRITERS and not n.domain)
+    nodes = [n for n in writing if any(map(is_open, shape(n.output[0]) or ()))]
     if not nodes:
         return
     elements = _Elements(graph, shape)
     for node in nodes:
-        dims = _WRITERS[node.op_type](node, shape, elements)
+        dims = _told(node, shape, elements)
         if dims is not None:
             yield node.output[0], dims
+
+
+def _told(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
+    """The shape that the operands tell of what the node writes, None where they do not."""
+    told = _WRITERS.get(node.op_type) if not node.domain else None
+    return None if told is None else told(node, shape, elements)
 
 
 class _Elements:
@@ -246,8 +252,6 @@ _WRITERS: dict[str, Callable[[onnx.NodeProto, Shapes, _Elements], list[Dim] | No
     "ConstantOfShape": _filled,
     "Gemm": _multiplied,
 }
-# Those that are handed the shape.
-_SHAPED = ("Reshape", "Expand", "ConstantOfShape")
 
 
 # -- operators that take operands of one rank only -------------------------------------------------------------------

@@ -5,12 +5,10 @@ from __future__ import annotations
 import onnx
 
 from passes.adapters.placement import Policy
-from passes.cost import sum_over_nodes
 from passes.graph.construct import copied, take_apart
-from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
-from passes.pipeline.order import ShrinkOptions, Shrunk, finish, shrink, uncollected
+from passes.pipeline.order import ShrinkOptions, Shrunk, counted, finish, shrink, uncollected
 from passes.pipeline.report import Report
 from passes.planning.apply import apply
 from passes.planning.explain import explain
@@ -33,11 +31,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, adapters: Policy, target
         masked, held = explain(graph, facts, chosen, analysed.made)
         apply(graph, facts, chosen)
         finish(graph, options, analysed.faults, source=source)
-        file = exported(graph, source)
-        if inputs_with_defaults.overridable(source):
-            after = sum_over_nodes.count(file, at=before.at.sizes)
-        else:
-            after = sum_over_nodes.of_rewritten(file, graph, shrunk.at)
+        after = counted(source, exported(graph, source), graph, shrunk.at)
         take_apart(graph)
         facts.plans.clear()
         if after.flops <= before.flops and after.params <= before.params:

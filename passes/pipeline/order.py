@@ -184,9 +184,7 @@ def shrink(
         with recorder.step("clean", graph):
             file = exported(graph, source, store)
         with recorder.step("cost"):
-            if inputs_with_defaults.overridable(source):  # the file decides whether they are weights of it
-                return file, sum_over_nodes.count(file, at=at.sizes)
-            return file, sum_over_nodes.of_rewritten(file, graph, at)
+            return file, counted(source, file, graph, at)
 
     options = ShrinkOptions(adapters, align=align, at=at, runtime=target, keeps_analysis=keeps_analysis)
     result = compiled(source, options, write, recorder)
@@ -199,6 +197,13 @@ def shrink(
     report = Report(*costs, done.masked, done.held, recorder.seconds, notes, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
     return Shrunk(result.written, report, result.at, done.analysed)
+
+
+def counted(source: onnx.ModelProto, file: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
+    """The cost of the `file` that was written of a graph made of the source's, at what that was counted at."""
+    if inputs_with_defaults.overridable(source):  # the file decides whether they are weights of it
+        return sum_over_nodes.count(file, at=at.sizes)
+    return sum_over_nodes.of_rewritten(file, graph, at)
 
 
 def compiled(

@@ -269,5 +269,5 @@ _XEON = replace(
 #: for a processor that is not known, where convolutions are timed: no channels are put into channel blocks
 ANY = replace(_AVX512, name="any", channels_per_block=1, channel_multiple=1)
 
-#: by the instruction set that ONNX Runtime's kernels use on the processor
+#: by the kind of processor, which decides on the kernels that ONNX Runtime uses
 RATES: dict[str, Rates] = {rates.name: rates for rates in (_AVX512, _XEON, _ZEN4, _AVX2)}
