@@ -15,7 +15,7 @@ from passes.targets.openvino.processors import PROCESSORS
 
 TITLE = "any runtime"
 
-#: widths by the rates of ONNX Runtime, as all are alike to OpenVINO, and plans by those of both
+#: widths by the rates of ONNX Runtime, as no wider layer is faster in OpenVINO, and plans by those of both
 TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
 
 

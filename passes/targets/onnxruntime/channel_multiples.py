@@ -4,13 +4,14 @@ They are constant or have no reader, so the function is the same whether they ar
 little as it can; some axes then have widths for which there are no fast kernels. Slices that are only stored together
 (`coupled_slices.py`) get the same number of spare ones. By a table of rates (`estimated_time.py`) these numbers are
 improved one after the other until nothing gets faster, once from the plan as it is and once from round widths
-everywhere, as a convolution may only gain where both of its sides are round. The graph is planned again with what was
-found, and the plan that is estimated to be faster is taken.
+everywhere, as a convolution may only gain where both of its sides are round. Where several runtimes count, the numbers
+are those for the first, without those that cost the others too much. The graph is planned again with what was found,
+and the plan that is estimated to be faster is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,6 +55,9 @@ _SHARE_OPEN = 0.05
 # not rounded, to be made: all that were better took less than 1.24 times as long, or saved less than a hundredth. One
 # with adapters, and without constant maps that are added, was never better where it looked worse.
 _HOPE, _HOPE_WITH_ADAPTERS = 1.25, 1.0
+
+# How many times the share of time that a width costs one runtime it must win in another.
+_WORTH = 3.0
 
 # By what share a plan with adapters must be faster than one without: what they take depends on sizes that are open, and
 # on the runtime, more than anything else does.
@@ -212,7 +216,7 @@ def _estimate(graph: gs.Graph, start: _Choice) -> _Estimate:
     """The plan with the widths that are fastest for it."""
     coupled = CoupledSlices(graph, start.facts, start.plan)
     couplings = dict(enumerate(coupled.found))
-    extras = _fastest(start.timing, couplings)
+    extras = _fastest(start.weighed.timings, couplings)
     if not extras:
         return _Estimate(start, coupled, extras, start.least, start.time)
     least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
@@ -247,8 +251,12 @@ def _rounded(couplings: dict[int, Coupling], multiples: Mapping[int, int]) -> di
 # -- the fastest -----------------------------------------------------------------------------------------------------
 
 
-def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int]:
-    """How many more of each coupling to store, by its number."""
+def _fastest(timings: Sequence[Timing], couplings: Mapping[int, Coupling]) -> dict[int, int]:
+    """How many more of each coupling to store, by its number: what is fastest in the first of the runtimes.
+
+    Each wins `_WORTH` times what it costs the others.
+    """
+    timing, *others = timings
     at: dict[int, set[int]] = {}
     for index, step in enumerate(timing.plan.steps):
         for port in (*step.inputs, step.output):
@@ -267,7 +275,27 @@ def _fastest(timing: Timing, couplings: Mapping[int, Coupling]) -> dict[int, int
     starts = [{}, _rounded(found, whole)]
     tried = [_improved(timing, found, regions, near, whole, start) for start in starts]
     best = min(tried, key=lambda extras: timing.total(_gains(timing, couplings, extras)))
-    return {number: more for number, more in best.items() if more}
+    extras = {number: more for number, more in best.items() if more}
+    if not others:
+        return extras
+    won, *lost = (_won(each, couplings, regions, extras) for each in timings)
+    return {number: more for number, more in extras.items() if won[number] + _WORTH * sum(e[number] for e in lost) > 0}
+
+
+def _won(
+    timing: Timing, couplings: Mapping[int, Coupling], regions: Mapping[int, list[int]], extras: Mapping[int, int]
+) -> dict[int, float]:
+    """What each of them wins in a runtime, beside all the others: as a share of the time with all."""
+    gains, blocked = _gains(timing, couplings, extras), timing.unblocked()
+    time = timing.of(range(len(timing.plan.steps)), gains, blocked)
+    found = {}
+    for number, more in extras.items():
+        without = [*gains]
+        for slot, times in _slots(timing, couplings[number]):
+            without[slot] -= more * times
+        before, after = (timing.of(regions[number], each, [*blocked]) for each in (without, gains))
+        found[number] = (before - after) / time
+    return found
 
 
 def _whole_channel_blocks(timing: Timing, couplings: dict[int, Coupling]) -> dict[int, int]:

@@ -1,28 +1,70 @@
 """How fast OpenVINO is with which widths, on which processors: what plans are compared by.
 
-Its convolutions (oneDNN's) like the widths that those of ONNX Runtime like: they compute vectors of channels, too. What
-takes longer are adapters, as OpenVINO has reference kernels only for Gather, Pad and Concat of channels, on images with
-channels first, and reorders what is before and after them. Measured between convolutions in OpenVINO 2026.4 on one core
-of an Intel Xeon with AVX-512; the table for other processors is scaled by what ONNX Runtime takes there. Any operator
-takes twice as long by itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small classifier, AMD
-EPYC, Zen 4).
+Its convolutions hold the channels of a position side by side, whatever their number. They read as many as there are,
+and write whole vectors: a wider layer never takes less time, but for a vector that is not full where there is no
+AVX-512. Measured on single convolutions in OpenVINO 2026.4 on one core of an AMD EPYC (Zen 4), with AVX-512 and without
+(`brgconv_avx512`, `brgconv_avx2`): from 8 channels to 16 a layer of 48 filters reads 1.6 times as long. What takes
+longer than in ONNX Runtime are adapters, as OpenVINO has reference kernels only for Gather, Pad and Concat of channels,
+on images with channels first, and reorders what is before and after them: measured between convolutions on an Intel
+Xeon with AVX-512, and less on the AMD EPYC. Tables are scaled by what ONNX Runtime takes on the same processor. Any
+operator takes twice as long by itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small
+classifier, AMD EPYC, Zen 4).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, fields
 
-from passes.targets.onnxruntime.processors import RATES, Rates
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
+from passes.targets.onnxruntime.processors import RATES, Form, Rates
 
-# As many times what they take in ONNX Runtime.
+# As many times what they take in ONNX Runtime. What an adapter delivers is reordered before it and after it.
 _ADAPTED, _REORDERED, _NODE = 6.0, 2.0, 2.0
+_REORDERS = 2
 
-PROCESSORS: dict[str, Rates] = {
-    name: replace(
-        rates,
-        ns_per_adapted_element=_ADAPTED * rates.ns_per_adapted_element,
-        ns_per_reordered_element=_REORDERED * rates.ns_per_reordered_element,
-        ns_per_node=_NODE * rates.ns_per_node,
-    )
-    for name, rates in RATES.items()
-}
+# As how many vectors one counts that is not full, by the kind of processor: kernels of AVX2 write it slowly.
+_PART = {"avx2": 1.7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelsLast(Rates):
+    """Rates of kernels that hold the channels of each position side by side; `Rates` says what its fields mean.
+
+    vectors_charged_for_part: as how many vectors of the output, of `channels_per_block` channels, one counts that is
+        not full.
+    """
+
+    vectors_charged_for_part: float = 1.0
+
+    def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:
+        """Nothing is put into channel blocks."""
+        return "im2col"
+
+    def convolution(self, shape: ConvolutionShape, read: int, written: int) -> float:
+        """Nanoseconds of the convolution itself."""
+        positions = shape.batch * math.prod(shape.positions)
+        touched = read * math.prod(shape.strides) + written
+        time = self.ns_per_node + positions * touched * self.ns_per_touched_element
+        if shape.depthwise:
+            rate = self.ns_per_depthwise_mac if max(shape.strides) == 1 else self.ns_per_strided_depthwise_mac
+            return time + positions * shape.taps * self.padded(written) * rate
+        full, part = divmod(written / shape.groups, self.channels_per_block)
+        wide = self.channels_per_block * (full + (self.vectors_charged_for_part if part else 0.0))
+        return time + positions * shape.taps * read * wide * self.ns_per_nchwc_mac
+
+
+def _channels_last(rates: Rates) -> ChannelsLast:
+    """The table of a processor, by what ONNX Runtime takes there."""
+    values = {each.name: getattr(rates, each.name) for each in fields(rates)}
+    reordered = _REORDERED * rates.ns_per_reordered_element
+    scaled = {
+        "ns_per_adapted_element": _ADAPTED * rates.ns_per_adapted_element + _REORDERS * reordered,
+        "ns_per_reordered_element": reordered,
+        "ns_per_node": _NODE * rates.ns_per_node,
+        "vectors_charged_for_part": _PART.get(rates.name, 1.0),
+    }
+    return ChannelsLast(**values | scaled)
+
+
+PROCESSORS: dict[str, Rates] = {name: _channels_last(rates) for name, rates in RATES.items()}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
 
 from passes import count, shrink
 from passes.targets import registry
+from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
+from passes.targets.openvino.processors import PROCESSORS
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.passes.text import mask, model, random
@@ -65,6 +69,49 @@ def test_where_branches_meet_channels_are_computed_for_openvino(target: str, ada
     )
     found = operators(source, target)
     assert found.count("Pad") + found.count("Gather") == adapters
+
+
+def narrow(live: int) -> onnx.ModelProto:
+    """A tensor with so many live channels, read by a convolution of a window of one position."""
+    return model(
+        "(float[1,16,56,56] x) => (float[1,16,56,56] y)",
+        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
+        wa=random(24, 16, 1, 1),
+        wb=random(96, 24, 1, 1, seed=1),
+        wc=random(16, 96, 1, 1, seed=2),
+        ma=mask(*[0] * (24 - live), *[1] * live).reshape(1, 24, 1, 1),
+    )
+
+
+@pytest.mark.parametrize(("target", "kept"), [("onnxruntime", [16, 16]), ("openvino", [12, 8]), ("any", [16, 8])])
+def test_wider_layers_are_no_faster_in_openvino(target: str, kept: list[int]) -> None:
+    """For any runtime one is widened where ONNX Runtime wins much more than it costs OpenVINO."""
+    found = []
+    for live in (12, 8):
+        source = narrow(live)
+        result = shrink(source, target=target, align=registry.table(target, "zen4")).model
+        assert_same_function(source, result)
+        found.append(result.graph.initializer[0].dims[0])
+    assert found == kept
+
+
+READ = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positions=(28, 28))
+
+
+@pytest.mark.parametrize(("processor", "part"), [("zen4", 1.0), ("avx2", 1.7)])
+def test_convolutions_of_openvino_read_channels_and_write_vectors(processor: str, part: float) -> None:
+    rates = PROCESSORS[processor]
+    vector = rates.channels_per_block
+
+    def without_touching(read: int, written: int) -> float:
+        touched = math.prod(READ.positions) * (read + written) * rates.ns_per_touched_element
+        return rates.convolution(READ, read, written) - rates.ns_per_node - touched
+
+    one = without_touching(1, vector)
+    assert without_touching(24, vector) == pytest.approx(24 * one)
+    assert without_touching(24, 3 * vector) == pytest.approx(72 * one)
+    assert without_touching(24, 2 * vector + 1) == pytest.approx(24 * (2 + part) * one)
+    assert rates.form(READ, 16, 16) == "im2col"
 
 
 OPEN, FIXED = "(float[N,3,H,W] x) => (float[N,{},Y,X] y)", "(float[N,3,5,7] x) => (float[N,{},Y,X] y)"
