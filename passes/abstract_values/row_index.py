@@ -83,6 +83,10 @@ class Rows:
         """The size of the axis."""
         return self.places.size if self.course is None else self.course.extent
 
+    def is_each(self, rows: int) -> bool:
+        """Whether there are so many rows at as many positions, one after the other."""
+        return self.course is None and np.array_equal(self.places, np.arange(rows))
+
     def table(self) -> Index:
         """For a course: the row by `n mod stride` (size 1 where it does not matter), `min(p, left)` and
         `min(n - p * stride, right)`, counted from `min(low, 0)`; as small as possible.

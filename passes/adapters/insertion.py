@@ -18,6 +18,9 @@ from passes.adapters import price
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import SMALL, Array, Dim, Mask, shape_of
 
+# So many distinct rows of maps are few.
+_FEW_ROWS = 5
+
 #: constants for all slices along an axis, as one value each or as maps
 Fill = Array | ConstantMap
 
@@ -177,52 +180,67 @@ class Adapters:
         """The maps of channels along the axis as a tensor, of size 1 where they do not vary.
 
         The file stores the distinct rows only. Where the sizes are static ONNX Runtime expands them once, when it loads
-        the model. Else columns come first, from whole maps side by side, and then rows of columns: ONNX Runtime copies
-        what lies together 5 to 40 times as fast as single elements (measured on one core, 7 ns for each of these).
+        the model. Else they are stored in an order in which what is picked lies together (`_order`): ONNX Runtime
+        copies that 5 to 40 times as fast as single elements (measured on one core, 7 ns for each of these).
         """
-        current, columns_first = self._rows_of(constant_map, axis)
-        last = len(constant_map.index)
-        for place, rows in reversed(list(enumerate(constant_map.index))):
-            other = place + (place >= axis)
-            if rows is None:
-                continue
-            if rows.course is None and np.array_equal(rows.places, np.arange(constant_map.value.shape[place + 1])):
-                continue
-            if other == last and columns_first:
-                columns = self._node("Gather", [current, self._index(rows)], "maps_columns", current, axis=0)
-                current = self._node("Transpose", [columns], "maps_turned", current, perm=[*range(1, last + 1), 0])
-            else:
-                current = self._node("Gather", [current, self._index(rows)], "maps_expanded", current, axis=other)
+        order, last = self._order(constant_map, axis), len(constant_map.index)
+        current, channels_last = self._rows_of(constant_map, axis, order), order[-1] == axis != last
+        others = [a for a in range(last + 1) if a != axis]
+        for other in others if channels_last else reversed(others):
+            place = other - (other > axis)
+            rows = constant_map.index[place]
+            if rows is not None and not rows.is_each(constant_map.value.shape[place + 1]):
+                inputs = [current, self._index(rows)]
+                current = self._node("Gather", inputs, "maps_expanded", current, axis=order.index(other))
+            if other == last:  # columns, which come first or, in channels-last order, at last
+                current, order = self._in_order(current, order), [*range(last + 1)]
         return current
 
     def average(self, constant_map: ConstantMap, axis: int) -> gs.Tensor:
         """The means of the maps of channels along the axis over all of their positions, of size 1 there."""
-        current, columns_first = self._rows_of(constant_map, axis)
-        last = len(constant_map.index)
+        order = self._order(constant_map, axis)
+        current = self._rows_of(constant_map, axis, order)
         for place, rows in enumerate(constant_map.index):
             if rows is None:
                 continue
-            other = place + (place >= axis)
-            other = (other + 1) % (last + 1) if columns_first else other
+            other = order.index(place + (place >= axis))
             current = self._node("Gather", [current, self._index(rows)], "maps_expanded", current, axis=other)
             if self._editor.opset < 18:
                 current = self._node("ReduceMean", [current], "maps_mean", current, axes=[other])
             else:
                 current = self._node("ReduceMean", [current, self._editor.ints("axes", [other])], "maps_mean", current)
-        if columns_first:
-            current = self._node("Transpose", [current], "maps_turned", current, perm=[*range(1, last + 1), 0])
-        return current
+        return self._in_order(current, order)
 
-    def _rows_of(self, constant_map: ConstantMap, axis: int) -> tuple[gs.Tensor, bool]:
-        """The distinct rows of the maps as an initializer, stored once, and whether its columns come first."""
-        rows = constant_map.index[-1] if axis < len(constant_map.index) else None
-        columns_first = rows is not None and rows.course is not None
-        value = np.moveaxis(constant_map.value, 0, axis)
-        value = np.moveaxis(value, -1, 0) if columns_first else value
+    def _order(self, constant_map: ConstantMap, axis: int) -> list[int]:
+        """In which order the axes of maps are stored.
+
+        Where columns are picked at run time, channels come last, and all is moved at the end; OpenVINO, which computes
+        channels last, has nothing to move then. Where few rows are repeated, columns come first: then less is moved.
+        """
+        last = len(constant_map.index)
+        natural = [*range(last + 1)]
+        columns = constant_map.index[-1] if axis < last else None
+        if columns is None or columns.course is None:
+            return natural
+        distinct = constant_map.value.shape[1:-1]
+        repeated = [r for r, n in zip(constant_map.index, distinct, strict=False) if r is not None and not r.is_each(n)]
+        if repeated and max(distinct) <= _FEW_ROWS:
+            return [last, *natural[:-1]]
+        return [*(a for a in natural if a != axis), axis]
+
+    def _rows_of(self, constant_map: ConstantMap, axis: int, order: Sequence[int]) -> gs.Tensor:
+        """The distinct rows of the maps as an initializer with the axes in this order, stored once."""
+        value = np.transpose(np.moveaxis(constant_map.value, 0, axis), order)
         key = "maps", value.shape, str(value.dtype), value.tobytes()
         if key not in self._made:
             self._made[key] = self._editor.constant("maps", value)
-        return self._made[key], columns_first
+        return self._made[key]
+
+    def _in_order(self, tensor: gs.Tensor, order: Sequence[int]) -> gs.Tensor:
+        """A tensor whose axes are in this order, as one with them where they belong."""
+        if [*order] == sorted(order):
+            return tensor
+        return self._node("Transpose", [tensor], "maps_turned", tensor, perm=[order.index(a) for a in sorted(order)])
 
     def _index(self, rows: Rows) -> gs.Tensor:
         """The row at each position: int64 [size]."""

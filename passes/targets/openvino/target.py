@@ -15,7 +15,7 @@ from passes.targets.base import ChannelMultiples
 from passes.targets.onnxruntime import channel_multiples, fusions, space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import Rates
-from passes.targets.openvino import channel_orders, depth_to_space_convolutions, gather_columns
+from passes.targets.openvino import channel_orders, depth_to_space_convolutions
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
 
@@ -47,7 +47,6 @@ class OpenVino:
             space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.flops_of(graph))
         decompose_hard_sigmoid(graph, limit - sum_over_nodes.flops_of(graph))
         depth_to_space_convolutions.move_windows_to_channels(graph)
-        gather_columns.turn_tables(graph)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 

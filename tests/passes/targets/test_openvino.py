@@ -159,23 +159,3 @@ def test_windows_that_do_not_overlap_are_channels(source: onnx.ModelProto, expec
 )
 def test_other_transposed_convolutions_stay(source: onnx.ModelProto) -> None:
     assert "ConvTranspose" in operators(source, "openvino")
-
-
-def test_columns_of_maps_are_picked_along_their_axis() -> None:
-    """Channels that are masked before a bias are constants, and uneven after a border that is padded."""
-    source = model(
-        "(float[1,3,H,W] x) => (float[1,4,H,W] y)",
-        "c = Conv(x, w) m = Mul(c, k) a = Add(m, b)"
-        " d = Conv<group=40, pads=[1,1,1,1]>(a, v) r = Relu(d) y = Conv(r, z)",
-        w=random(40, 3, 1, 1),
-        k=(np.arange(40) < 4).astype(np.float32).reshape(40, 1, 1),
-        b=random(40, 1, 1, seed=1) + 2,
-        v=random(40, 1, 3, 3, seed=2),
-        z=random(4, 40, 1, 1, seed=3),
-    )
-    found = {target: shrink(source, target=target).model.graph.node for target in ("any", "openvino")}
-    for target, transposes in (("any", 1), ("openvino", 0)):
-        assert sum(node.op_type == "Transpose" for node in found[target]) == transposes
-        assert any(node.op_type == "Range" for node in found[target])
-    assert len(found["openvino"]) == len(found["any"]) - 1
-    assert_same_function(source, shrink(source, target="openvino").model)
