@@ -25,8 +25,13 @@ _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 # Bytes of weights that are copied sooner than left out.
 SOON_COPIED = 8 * 2**20
 
-# Kinds of attributes that hold tensors otherwise than one by itself.
-_WITH_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+# Bytes of a weight that are written sooner than its other fields are looked at one by one.
+_SOON_WRITTEN = 2**16
+
+# Kinds of attributes that hold tensors, or graphs that do.
+_WITH_TENSORS = frozenset(
+    kind for name, kind in AttributeProto.AttributeType.items() if "TENSOR" in name or "GRAPH" in name
+)
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -84,19 +89,26 @@ def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor stored in the model: initializers and attributes, dense and sparse, at any depth."""
     for owner in (model.graph, *model.functions):
-        for graph in all_graphs(owner):
-            if isinstance(graph, GraphProto):
-                yield from graph.initializer
-                yield from _parts(graph.sparse_initializer)
-    for node in all_nodes(model):
+        yield from _tensors(owner)
+
+
+def _tensors(graph: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
+    if isinstance(graph, GraphProto):
+        yield from graph.initializer
+        yield from _parts(graph.sparse_initializer)
+    for node in graph.node:
         for attribute in node.attribute:
             kind = attribute.type
+            if kind not in _WITH_TENSORS:
+                continue
             if kind == AttributeProto.TENSOR:
                 yield attribute.t
-            elif kind in _WITH_TENSORS:
+            else:
                 yield from attribute.tensors
                 yield from _parts([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])
                 yield from _parts(attribute.sparse_tensors)
+                for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                    yield from _tensors(body)
 
 
 def _parts(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
@@ -175,8 +187,8 @@ def model_bytes(model: ModelProto) -> int:
 
 
 def _message_bytes(tensor: TensorProto) -> int:
-    """Bytes of the tensor as a message; for those, protobuf would write it all."""
-    if not tensor.HasField("raw_data"):
+    """Bytes of the tensor as a message; for those, protobuf writes it all, which takes long where it is large."""
+    if not tensor.HasField("raw_data") or stored_bytes(tensor) < _SOON_WRITTEN:
         return int(tensor.ByteSize())
     rest = TensorProto()
     for field in TensorProto.DESCRIPTOR.fields:
