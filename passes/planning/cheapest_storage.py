@@ -46,11 +46,11 @@ class _Sweep:
         self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
         self.frugal = frugal
-        self._terms = flops_per_moved_element, frugal
         self.plan = StoragePlan()
         self.read: set[str] = set()  # what something reads, constants or not
         self.requirements: dict[Key, list[Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
+        self._priced = False  # whether what is decided depends on the price
 
     def run(self) -> StoragePlan:
         self._ask(self.ground.by_caller)
@@ -66,9 +66,12 @@ class _Sweep:
     def _visit(self, planned: Planned) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
         situation = self._situation(planned)
-        visit = planned.visits.get(situation)
+        priced = self.flops_per_moved_element, situation
+        visit = planned.visits.get(situation) or planned.visits.get(priced)
         if visit is None:
-            visit = planned.visits[situation] = self._decided(planned)
+            self._priced = False
+            visit = self._decided(planned)
+            planned.visits[priced if self._priced else situation] = visit
         self.plan.add(visit.plan)
         for asked in (planned.captured, visit.asked):
             if asked is not None:
@@ -82,7 +85,7 @@ class _Sweep:
             self.requirements[key].append(requirement)
 
     def _situation(self, planned: Planned) -> object:
-        """All that a decision depends on: requirements, of which equal ones are the same, the floor and the terms."""
+        """What a decision depends on beside the price: requirements, of which equal ones are the same, and floor."""
         floor, found = self.floor, list[object]()
         for tensor, axes in planned.outputs:
             found.append(tensor.name in self.read)
@@ -93,7 +96,7 @@ class _Sweep:
                     masks = floor.stored.get(key), floor.wider.get(key)
                     found.append((*(m is not None and m.tobytes() for m in masks), floor.why.get(key)))
         adds_maps = self.facts.adds_maps or not planned.reads_maps
-        return self._terms, adds_maps, planned.index in floor.intact, *found
+        return self.frugal, adds_maps, planned.index in floor.intact, *found
 
     def _decided(self, planned: Planned) -> Visit:
         node, plan = planned.node, StoragePlan()
@@ -148,7 +151,6 @@ class _Sweep:
         requirements, floor = self.requirements[tensor.name, axis], self.floor.stored.get((tensor.name, axis))
         if not requirements:
             return np.ones(size, bool)
-        demands = _distinct([requirement.demand for requirement in requirements])
         needed = self._needed(tensor, axis, size)
         computed = needed & ~self._constant(tensor, axis, size)
         if floor is not None:
@@ -158,9 +160,10 @@ class _Sweep:
         if all_set(least) or (not any_set(least) and self.ground.is_made_of_constants(tensor, axis)):
             return least
         arriving = planned.arriving(output, axis, size)
-        others = needed, *(live for _, _, live in arriving)
-        if least is computed and not any(any_set(other & ~least) for other in others):
+        spare = ~least
+        if least is computed and not any(any_set(other & spare) for other in (needed, *(a[2] for a in arriving))):
             return least  # no consumer needs more, and no more comes in
+        demands = _distinct([requirement.demand for requirement in requirements])
         tried = [demand.need for demand in demands[:_TRIED]]
         candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
         if least is not computed:  # slices that depend on others may be computed themselves
@@ -191,6 +194,7 @@ class _Sweep:
 
     def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, required: Mask) -> float:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
+        self._priced = True
         elements = volume(tensor) / required.size * repeated(tensor, self.ground.multiples)
         piece = price.piece_size(shape_of(tensor) or (), axis)
         return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
@@ -222,6 +226,8 @@ class _Sweep:
 
 def _distinct(demands: list[Demand]) -> list[Demand]:
     """Equal demands as one: they share an adapter, and each pays for what it reads without need."""
+    if len(demands) == 1:
+        return demands
     found: dict[tuple[bytes, bool], Demand] = {}
     for demand in demands:
         key = demand.need.tobytes(), demand.flexible

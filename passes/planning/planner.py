@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy, flops_per_moved_element
-from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of
+from passes.graph.tensors import Mask, all_set, any_set, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
 from passes.planning.groundwork import Groundwork
@@ -47,7 +47,7 @@ def plan(
         facts.plans[depends] = ground = Groundwork(graph, known)
     while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
         chosen = cheapest(ground, known, price, floor, frugal=options.frugal)
-        if options.adapters != "never" or not _Widening(graph, known, chosen, floor).run():
+        if options.adapters != "never" or not _Widening(ground, known, chosen, floor).run():
             return chosen
 
 
@@ -66,8 +66,8 @@ def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
 class _Widening:
     """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
 
-    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan, floor: StorageFloor) -> None:
-        self.graph = graph
+    def __init__(self, ground: Groundwork, facts: Facts, plan: StoragePlan, floor: StorageFloor) -> None:
+        self.ground = ground
         self.facts = facts
         self.plan = plan
         self.floor = floor
@@ -76,13 +76,13 @@ class _Widening:
 
     def run(self) -> bool:
         """Add to `floor` what takes the place of each adapter of the plan; whether that was anything."""
-        for index, node in enumerate(self.graph.nodes):
-            if index in self.plan.computed:
-                for i, tensor in present(node.inputs):
-                    if not is_constant(tensor) and tensor.name not in self.plan.absent:
-                        for axis, size in self.facts.axes(tensor):
-                            self._visit(index, node, i, axis, size)
-        for tensor in self.graph.outputs:
+        for planned in self.ground.nodes:
+            if planned.index in self.plan.computed:
+                for i, tensor, constant, axes in planned.inputs:
+                    if not constant and tensor.name not in self.plan.absent:
+                        for axis, size, _ in axes:
+                            self._visit(planned.index, planned.node, i, axis, size)
+        for tensor in self.ground.graph.outputs:
             for axis, size in self.facts.axes(tensor):
                 if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
                     self._store(tensor, axis, np.ones(size, bool))
@@ -91,13 +91,13 @@ class _Widening:
     def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
         """Let an input, along one axis, and the outputs store what spares this node an adapter there."""
         key = node.inputs[i].name, axis
-        if key not in self.stored and (index, i, axis) not in self.plan.required:
-            return  # whole on both sides
+        required, stored = self.plan.required.get((index, i, axis)), self.stored.get(key)
+        if required is stored and stored is self.plan.stored.get(key):
+            return  # what is stored, or whole on both sides
         tensor, whole = node.inputs[i], np.ones(size, bool)
-        required = self.plan.required.get((index, i, axis), whole)
+        required, stored = (whole if mask is None else mask for mask in (required, stored))
         if not any_set(required):
             return  # an operand that is left out
-        stored = self.stored.get(key, whole)
         if any_set(required & ~stored):
             self._store(tensor, axis, required)
         needless, unread = stored & ~required, self.plan.stored.get(key, whole) & ~required

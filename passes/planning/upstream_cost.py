@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.cost.tokens_per_example import repeated
@@ -57,5 +58,5 @@ class UpstreamCost:
         shares: list[float] = []
         if macs and node.inputs and not is_constant(source := node.inputs[0]):
             # a contraction sums over no more than what is live along the emptiest axis
-            shares = [float(self._facts.live(source, a).mean()) for a, _ in self._facts.axes(source)]
+            shares = [np.count_nonzero(self._facts.live(source, a)) / n for a, n in self._facts.axes(source)]
         return flops / size * min(shares, default=1.0) * repeated(tensor, self._multiples)

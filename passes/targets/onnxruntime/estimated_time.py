@@ -81,18 +81,19 @@ class Timing:
     def of(self, steps: Iterable[int], gains: Gains, blocked: Blocked) -> float:
         """Nanoseconds of some of the steps, in order. `blocked` says how tensors are written, and is told of theirs."""
         total, reordered = 0.0, set[tuple[int, bool]]()
+        asks, known = self.plan.asks, self._runs
         for index in steps:
-            widths, operands = self.plan.asks[index]
+            widths, operands = asks[index]
             asked = widths(gains), operands(blocked)
-            run = self._runs[index].get(asked)
+            run = known[index].get(asked)
             if run is None:
-                run = self._runs[index][asked] = self._run(self.plan.steps[index], gains, blocked)
-            total += run.time
-            for writer, wanted, time in run.reordered:
+                run = known[index][asked] = self._run(self.plan.steps[index], gains, blocked)
+            time, blocked[index], moved = run
+            total += time
+            for writer, wanted, moving in moved:
                 if (writer, wanted) not in reordered:
                     reordered.add((writer, wanted))
-                    total += time
-            blocked[index] = run.blocked
+                    total += moving
         return total
 
     def written_in_blocks(self) -> set[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, longest_chain
+from passes.cost.sum_over_nodes import flops_of
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, shape_of, volume
@@ -23,8 +24,8 @@ from passes.targets.onnxruntime.processors import Rates
 _BATCH_NORMALIZATION_FLOPS = 2
 
 
-def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int, *, gates: bool = True) -> None:
-    """Write what is done to NCHWc channel blocks so that they stay, for no more FLOPs in addition than these.
+def keep_nchwc_layout(graph: gs.Graph, rates: Rates, limit: int, *, gates: bool = True) -> None:
+    """Write what is done to NCHWc channel blocks so that they stay, for FLOPs up to `limit` in the whole graph.
 
     ONNX Runtime brings channels out of channel blocks for a Mul or Add whose operands are not of the same sizes, and
     into them again for the next convolution. A BatchNormalization after an operator that writes channel blocks it
@@ -32,10 +33,14 @@ def keep_nchwc_layout(graph: gs.Graph, rates: Rates, flops: int, *, gates: bool 
     no Mul or Add with constants stands between what these rates say to be in channel blocks, nor a product with a gate,
     as far as FLOPs go. What ONNX Runtime fuses stays as it is, and so do gates where they are not asked for.
     """
-    blocked = Timing(PlanSteps(Network(graph), untouched(graph)), rates).written_in_blocks()
     writer = _Writer(graph, fused_nodes(graph))
-    for node in graph.nodes:
-        gate = gate_operand(node, graph.opset) if gates else None
+    found = [(node, gate_operand(node, graph.opset) if gates else None) for node in graph.nodes]
+    found = [(node, gate) for node, gate in found if gate is not None or writer.affine(node) is not None]
+    if not found:
+        return
+    flops = limit - flops_of(graph)
+    blocked = Timing(PlanSteps(Network(graph), untouched(graph)), rates).written_in_blocks()
+    for node, gate in found:
         if gate is not None and blocked.issuperset(t.name for t in node.inputs):
             writer.spread(node, gate)
         affine, saved = writer.chain(node)
@@ -57,12 +62,13 @@ class _Writer:
 
     def chain(self, last: gs.Node) -> tuple[Affine | None, int]:
         """All scales and shifts up to this node as one, per channel, and their FLOPs; None if it is not the last."""
-        chain = longest_chain(last, self._affine, self.editor)
-        if chain is None or any(self._affine(n) is not None for n in last.outputs[0].outputs):
+        chain = longest_chain(last, self.affine, self.editor)
+        if chain is None or any(self.affine(n) is not None for n in last.outputs[0].outputs):
             return None, 0
         return chain.whole, sum(rules(node).cost(node)[0] for node in chain.nodes)
 
-    def _affine(self, node: gs.Node) -> Affine | None:
+    def affine(self, node: gs.Node) -> Affine | None:
+        """The scale and shift of images that the node is, unless the runtime fuses it with others."""
         if id(node) in self._fused:
             return None
         shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)

@@ -179,6 +179,7 @@ class PlanSteps:
             self._required.setdefault((index, i), []).append(axis)
         self._outputs = network.outputs
         self._parts: set[str] = set()  # what contractions write, scaled and shifted or not
+        self._ports: dict[str, Port] = {}  # by tensor, without adapters
         #: whether there are any
         self.adapters = False
         #: slices that are not read as their constant maps are added to what a contraction writes
@@ -217,9 +218,11 @@ class PlanSteps:
         computed = [(i, t, sizes) for i, t, sizes in node.operands if t.name not in self._plan.absent]
         adapters = [self._adapters(index, i, t, sizes) for i, t, sizes in computed]
         inputs = tuple(
-            self._port(t, sizes, found.get(1))
-            for (_, t, sizes), found in zip(computed, adapters, strict=True)
-            if len(sizes) > 2
+            [
+                self._port(t, sizes, found.get(1))
+                for (_, t, sizes), found in zip(computed, adapters, strict=True)
+                if len(sizes) > 2
+            ]
         )
         convolution = node.convolution if inputs else None
         affine = node.affine if len(inputs) == 1 else None
@@ -228,7 +231,7 @@ class PlanSteps:
         if free or node.macs:
             self._parts.add(output.name)
         multiplied = 0.0 if convolution else node.multiplied(index, self._plan)
-        mapped = list(self._mapped(index, node))
+        mapped = list(self._mapped(index, node)) if node.maps else []
         if node.adds_maps:
             self.mapped += [(key, unread) for key, unread, _ in mapped]
         self.writers[output.name] = len(self.steps)
@@ -252,7 +255,9 @@ class PlanSteps:
                 for (_, t, sizes), found in zip(computed, adapters, strict=True)
                 for axis, adapter in found.items()
                 if axis != 1 or len(sizes) < 3
-            ),
+            )
+            if any(adapters)
+            else (),
             given=output.name in self._outputs,
         )
 
@@ -269,7 +274,10 @@ class PlanSteps:
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
         found: dict[int, tuple[int, float]] = {}
-        for axis in sorted({*self._widths.get(tensor.name, ()), *self._required.get((index, i), ())}):
+        narrowed, required_axes = self._widths.get(tensor.name), self._required.get((index, i))
+        if narrowed is None and required_axes is None:
+            return found
+        for axis in sorted({*(narrowed or ()), *(required_axes or ())}):
             stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
             if stored is required:
                 continue
@@ -292,18 +300,18 @@ class PlanSteps:
         return [widths.get(axis, size) for axis, size in enumerate(sizes)]
 
     def _port(self, tensor: gs.Tensor, sizes: Sequence[int], adapter: tuple[int, float] | None = None) -> Port:
-        stored = self._stored(tensor, sizes)
-        width = stored[1] if len(stored) > 2 else 1
-        delivered, pieces = adapter or (None, 0.0)
-        return Port(
-            writer=self.writers.get(tensor.name, -1),
-            slot=self.slots.setdefault((tensor.name, 1), len(self.slots)),
-            width=width,
-            elements_per_channel=math.prod(stored) / max(width, 1),
-            shared=len(tensor.outputs) > 1,
-            delivered=delivered,
-            pieces=pieces,
-        )
+        port = self._ports.get(tensor.name)
+        if port is None:
+            stored = self._stored(tensor, sizes)
+            width = stored[1] if len(stored) > 2 else 1
+            self._ports[tensor.name] = port = Port(
+                writer=self.writers.get(tensor.name, -1),
+                slot=self.slots.setdefault((tensor.name, 1), len(self.slots)),
+                width=width,
+                elements_per_channel=math.prod(stored) / max(width, 1),
+                shared=len(tensor.outputs) > 1,
+            )
+        return port if adapter is None else port._replace(delivered=adapter[0], pieces=adapter[1])
 
 
 def _picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:

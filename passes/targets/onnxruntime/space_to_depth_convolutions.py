@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.cost.sum_over_nodes import flops_of
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Dim, is_constant, operand, shape_of
 from passes.ops.elementwise import is_pointwise
@@ -50,14 +51,15 @@ class _Form:
     flops: int
 
 
-def unroll(graph: gs.Graph, rates: Rates, flops: int) -> None:
-    """Let convolutions of few filters compute neighbours at once, for no more than so many FLOPs in addition.
+def unroll(graph: gs.Graph, rates: Rates, limit: int) -> None:
+    """Let convolutions of few filters compute neighbours at once, for FLOPs up to `limit` in the whole graph.
 
     Afterwards no convolution on two spatial axes of static sizes is left that these rates say to be so much faster in
     such a form, whatever its batch, as far as the FLOPs go.
     """
     unroller = _Unroller(graph, rates)
     found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
+    flops = limit - flops_of(graph) if found else 0
     for form, node in sorted(found, key=lambda pair: -pair[0].gain):
         if form.flops <= flops:
             flops -= form.flops

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from passes.cost import sum_over_nodes
 from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
@@ -51,9 +50,8 @@ class OnnxRuntime:
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):
-            spare = limit - sum_over_nodes.flops_of(graph)
-            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, spare, gates=not self.elsewhere)
-            space_to_depth_convolutions.unroll(graph, self.align, limit - sum_over_nodes.flops_of(graph))
+            keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit, gates=not self.elsewhere)
+            space_to_depth_convolutions.unroll(graph, self.align, limit)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 
