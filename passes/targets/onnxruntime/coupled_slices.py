@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,22 +29,30 @@ class Coupling:
 
 
 class CoupledSlices:
-    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none."""
+    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none.
+
+    Axes that are coupled slice by slice have their slices in one place.
+    """
 
     def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
         self._plan = plan
-        self._start: dict[Key, int] = {}
-        self._size = 0
         #: slices that would be stored if no adapters were written, as far as one looks from each alone
         self.restored: list[tuple[Key, Mask]] = []
-        for key, mask in plan.stored.items():
-            if key[0] not in plan.absent:
+        self._keys = [key for key in plan.stored if key[0] not in plan.absent]
+        self._first = list(range(len(self._keys)))  # by axis, one before it with which it is coupled slice by slice
+        self._start: dict[Key, int] = {}
+        self._size = 0
+        numbers = {key: number for number, key in enumerate(self._keys)}
+        wanted, links = self._coupled(graph, facts, numbers)
+        for number, key in enumerate(self._keys):
+            first = self._axis(number)
+            if first == number:
                 self._start[key] = self._size
-                self._size += mask.size
-        wanted = np.zeros(self._size, np.int64)
-        pairs = list(self._pairs(graph, facts, wanted))
-        first, second = (np.concatenate([np.zeros(0, np.int64), *(p[side] for p in pairs)]) for side in (0, 1))
-        self._class = _components(self._size, first, second)
+                self._size += plan.stored[key].size
+            else:
+                self._start[key] = self._start[self._keys[first]]
+        ends = [np.concatenate([np.zeros(0, np.int64), *(self._start[k[s]] + i[s] for k, i in links)]) for s in (0, 1)]
+        self._class = _components(self._size, *ends)
         self.found = self._couplings(wanted)
 
     def slices(self, coupling: Coupling, more: int) -> Iterator[tuple[Key, Mask]]:
@@ -62,8 +70,20 @@ class CoupledSlices:
         numbers, counts = np.unique(self._number[classes[~self._is_stored[classes]]], return_counts=True)
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
-    def _pairs(self, graph: gs.Graph, facts: Facts, wanted: Index) -> Iterator[tuple[Index, Index]]:
-        """Slices that are stored together; `wanted` counts the adapters that would have less to restore for each."""
+    def _axis(self, number: int) -> int:
+        """The first of the axes that are coupled slice by slice with this one, by their numbers."""
+        while self._first[number] != number:
+            self._first[number] = number = self._first[self._first[number]]
+        return number
+
+    def _coupled(
+        self, graph: gs.Graph, facts: Facts, numbers: Mapping[Key, int]
+    ) -> tuple[list[tuple[Key, Mask]], list[tuple[tuple[Key, Key], tuple[Index, Index]]]]:
+        """Slices of which adapters would have less to restore if they were stored, and pairs that are stored together.
+
+        Axes that are coupled slice by slice are no pairs, but noted as such.
+        """
+        wanted, links = [], []
         for index, node in enumerate(graph.nodes):
             if index not in self._plan.computed:
                 continue
@@ -71,56 +91,71 @@ class CoupledSlices:
             for i, tensor in present(node.inputs):
                 for axis in range(len(tensor.shape or ())):
                     key = tensor.name, axis
-                    required = self._plan.required.get((index, i, axis))
-                    if is_constant(tensor) or key not in self._start:
+                    if key not in numbers or is_constant(tensor):
                         continue
-                    stored = self._plan.stored[key]
+                    stored, required = self._plan.stored[key], self._plan.required.get((index, i, axis))
                     if required is not None and (required is stored or not any_set(required ^ stored)):
                         through.add((i, axis))
                     else:
-                        start, size = self._start[key], self._plan.stored[key].size
-                        wanted[start : start + size] += True if required is None else required
-                        self.restored.append((key, np.ones(size, bool) if required is None else required))
+                        wanted.append((key, np.ones(stored.size, bool) if required is None else required))
+                        self.restored.append(wanted[-1])
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
-                if (link.input, link.input_axis) in through and ends[1] in self._start:
-                    before, after = link.pairs(self._plan.stored[ends[0]].size)
-                    yield self._start[ends[0]] + before, self._start[ends[1]] + after
-                elif ends[0] in self._start and ends[1] in self._start:
+                if not all(end in numbers for end in ends):
+                    continue
+                sizes = [self._plan.stored[end].size for end in ends]
+                if (link.input, link.input_axis) not in through:
                     required = self._plan.required.get((index, link.input, link.input_axis))
                     if required is not None:
-                        size = self._plan.stored[ends[1]].size
-                        self.restored.append((ends[1], link.forward(self._plan.stored[ends[0]] & ~required, size)))
+                        unread = self._plan.stored[ends[0]] & ~required
+                        self.restored.append((ends[1], link.forward(unread, sizes[1])))
+                elif link.source is None and sizes[0] == sizes[1]:
+                    axes = sorted(self._axis(numbers[end]) for end in ends)
+                    self._first[axes[1]] = axes[0]
+                else:
+                    links.append((ends, link.pairs(sizes[0])))
+        return wanted, links
 
-    def _couplings(self, wanted: Index) -> list[Coupling]:
+    def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[Coupling]:
         """Classes by the axes along which they are coupled, each as often as it has slices there."""
-        keys = list(self._start)
-        sizes = [self._plan.stored[key].size for key in keys]
-        axis = np.repeat(np.arange(len(keys)), sizes)
-        is_stored = np.concatenate([np.zeros(0, bool), *(self._plan.stored[key] for key in keys)])
+        together: dict[int, list[int]] = {}  # axes that are coupled slice by slice, by the first of them
+        for number in range(len(self._keys)):
+            together.setdefault(self._axis(number), []).append(number)
+        is_stored, score = np.zeros(self._size, bool), np.zeros(self._size, np.int64)
+        for key in self._keys:
+            start, mask = self._start[key], self._plan.stored[key]
+            is_stored[start : start + mask.size] |= mask
+        for key, mask in wanted:
+            score[self._start[key] : self._start[key] + mask.size] += mask
+        sizes = [self._plan.stored[self._keys[first]].size for first in together]
+        firsts = np.repeat(np.array(list(together), np.int64), sizes)
         # a sum of one scattered number for each slice says along which axes, but for one chance in 2^64
-        signs = _scattered(len(keys))
-        signature, score = np.zeros(self._size, np.uint64), np.zeros(self._size, np.int64)
-        np.add.at(signature, self._class, signs[axis])
-        np.add.at(score, self._class, wanted)
-        stored = np.zeros(self._size, bool)
+        signs, sums = _scattered(len(self._keys)), np.zeros(len(self._keys), np.uint64)
+        for first, numbers in together.items():
+            sums[first] = signs[numbers].sum()
+        signature, stored = np.zeros(self._size, np.uint64), np.zeros(self._size, bool)
+        scores = np.zeros(self._size, np.int64)
+        np.add.at(signature, self._class, sums[firsts])
+        np.add.at(scores, self._class, score)
         np.logical_or.at(stored, self._class, is_stored)
         roots = np.unique(self._class)
         members: dict[int, list[int]] = {}
         for root, sign in zip(roots.tolist(), signature[roots].tolist(), strict=True):
             members.setdefault(sign, []).append(root)
-        slices: dict[int, dict[Key, int]] = {roots_[0]: {} for roots_ in members.values()}
-        for slot in np.flatnonzero(np.isin(self._class, list(slices))).tolist():
-            per_axis = slices[int(self._class[slot])]
-            per_axis[keys[axis[slot]]] = per_axis.get(keys[axis[slot]], 0) + 1
+        counts: dict[int, dict[int, int]] = {roots_[0]: {} for roots_ in members.values()}
+        for slot in np.flatnonzero(np.isin(self._class, list(counts))).tolist():
+            per_axis = counts[int(self._class[slot])]
+            per_axis[int(firsts[slot])] = per_axis.get(int(firsts[slot]), 0) + 1
         found = []
         self._is_stored, self._number = stored, np.zeros(self._size, np.int64)
         for number, classes in enumerate(map(np.array, members.values())):
             self._number[classes] = number
             spare = classes[~stored[classes]]
-            order = np.lexsort((spare, -score[spare]))
-            found.append(Coupling(slices[int(classes[0])], int(stored[classes].sum()), spare[order]))
+            order = np.lexsort((spare, -scores[spare]))
+            many = {axis: n for first, n in counts[int(classes[0])].items() for axis in together[first]}
+            slices = {self._keys[axis]: many[axis] for axis in sorted(many)}
+            found.append(Coupling(slices, int(stored[classes].sum()), spare[order]))
         return found
 
 
