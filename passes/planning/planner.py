@@ -81,7 +81,10 @@ class _Widening:
                 for i, tensor, constant, axes in planned.inputs:
                     if not constant and tensor.name not in self.plan.absent:
                         for axis, size, _ in axes:
-                            self._visit(planned.index, planned.node, i, axis, size)
+                            key, asked = (tensor.name, axis), self.plan.required.get((planned.index, i, axis))
+                            stored = self.stored.get(key)
+                            if asked is not stored or stored is not self.plan.stored.get(key):
+                                self._visit(planned.index, planned.node, i, axis, size)
         for tensor in self.ground.graph.outputs:
             for axis, size in self.facts.axes(tensor):
                 if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
@@ -89,15 +92,13 @@ class _Widening:
         return self.grew
 
     def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
-        """Let an input, along one axis, and the outputs store what spares this node an adapter there."""
+        """Let an input and the outputs store what spares this node an adapter of it, along one axis."""
         key = node.inputs[i].name, axis
-        required, stored = self.plan.required.get((index, i, axis)), self.stored.get(key)
-        if required is stored and stored is self.plan.stored.get(key):
-            return  # what is stored, or whole on both sides
         tensor, whole = node.inputs[i], np.ones(size, bool)
-        required, stored = (whole if mask is None else mask for mask in (required, stored))
+        required = self.plan.required.get((index, i, axis), whole)
         if not any_set(required):
             return  # an operand that is left out
+        stored = self.stored.get(key, whole)
         if any_set(required & ~stored):
             self._store(tensor, axis, required)
         needless, unread = stored & ~required, self.plan.stored.get(key, whole) & ~required

@@ -25,19 +25,23 @@ class UpstreamCost:
         self._facts = facts
         self._multiples = multiples
         self._found: dict[Key, float] = {}
+        self._costs: dict[int, tuple[int, int]] = {}  # FLOPs and multiply-adds, by node
 
     def per_slice(self, tensor: gs.Tensor, axis: int) -> float:
         """FLOPs of computing one more slice along the axis, with what that needs upstream."""
-        waiting = [(tensor, axis)]
+        found = self._found.get((tensor.name, axis))
+        if found is not None:
+            return found
+        waiting = [(tensor, axis, self._sources(tensor, axis))]
         while waiting:  # a chain may be longer than Python likes to call itself
-            current, a = waiting[-1]
-            sources = self._sources(current, a)
-            missing = [(t, b) for t, b in sources if (t.name, b) not in self._found]
-            waiting += missing
-            if not missing:
+            current, a, sources = waiting[-1]
+            missing = next(((t, b) for t, b in sources if (t.name, b) not in self._found), None)
+            if missing is not None:
+                waiting.append((*missing, self._sources(*missing)))
+            else:
                 waiting.pop()
                 # branches that meet again share what is before them: the most expensive one stands for all
-                before = max((self._found[t.name, b] for t, b in sources), default=0.0)
+                before = max([self._found[t.name, b] for t, b in sources], default=0.0)
                 self._found[current.name, a] = self._own(current, a) + before
         return self._found[tensor.name, axis]
 
@@ -54,7 +58,9 @@ class UpstreamCost:
         node, size = self._producer.get(tensor.name), self._facts.size(tensor, axis)
         if node is None or not size:
             return 0.0
-        flops, macs = rules(node).cost(node)
+        if id(node) not in self._costs:
+            self._costs[id(node)] = rules(node).cost(node)
+        flops, macs = self._costs[id(node)]
         shares: list[float] = []
         if macs and node.inputs and not is_constant(source := node.inputs[0]):
             # a contraction sums over no more than what is live along the emptiest axis
