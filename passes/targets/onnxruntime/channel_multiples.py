@@ -26,8 +26,8 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
 from passes.targets.base import ChannelMultiples, Width
 from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
-from passes.targets.onnxruntime.estimated_time import Timing
-from passes.targets.onnxruntime.plan_steps import Gains, Network, PlanSteps
+from passes.targets.onnxruntime.estimated_time import Blocked, Timing
+from passes.targets.onnxruntime.plan_steps import Gains, Network, PlanSteps, picked
 from passes.targets.onnxruntime.processors import Lines, Rates
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
@@ -251,6 +251,26 @@ def _rounded(couplings: dict[int, Coupling], multiples: Mapping[int, int]) -> di
 # -- the fastest -----------------------------------------------------------------------------------------------------
 
 
+class _Region:
+    """The steps that the width of a coupling matters to; what they take is remembered by all that it depends on."""
+
+    def __init__(self, timing: Timing, steps: Sequence[int]) -> None:
+        self.steps = steps
+        self._timing = timing
+        inside = [timing.plan.steps[index] for index in steps]
+        slots = {port.slot for step in inside for port in (*step.inputs, step.output)}
+        before = {port.writer for step in inside for port in step.inputs}.difference(steps)
+        self._widths, self._operands = picked(sorted(slots)), picked(sorted(before))
+        self._known: dict[tuple[object, object], float] = {}
+
+    def time(self, gains: Gains, blocked: Blocked) -> float:
+        """Nanoseconds of these steps. `blocked` says how what they read is written, and is left as it is."""
+        asked = self._widths(gains), self._operands(blocked)
+        if asked not in self._known:
+            self._known[asked] = self._timing.of(self.steps, gains, [*blocked])
+        return self._known[asked]
+
+
 def _fastest(timings: Sequence[Timing], couplings: Mapping[int, Coupling]) -> dict[int, int]:
     """How many more of each coupling to store, by its number: what is fastest in the first of the runtimes.
 
@@ -262,15 +282,15 @@ def _fastest(timings: Sequence[Timing], couplings: Mapping[int, Coupling]) -> di
         for port in (*step.inputs, step.output):
             at.setdefault(port.slot, set()).add(index)
     reached = _reached(timing)
-    regions: dict[int, list[int]] = {}
+    regions: dict[int, _Region] = {}
     for number, coupling in couplings.items():
         touched = {index for slot, _ in _slots(timing, coupling) for index in at[slot]}
         touched |= {later for index in touched for later in reached[index]}
         if coupling.spare.size and any(timing.plan.steps[index].convolution for index in touched):
-            regions[number] = sorted(touched)
+            regions[number] = _Region(timing, sorted(touched))
     found = {number: couplings[number] for number in regions}
     whole = _whole_channel_blocks(timing, found)
-    sets = {number: set(region) for number, region in regions.items()}
+    sets = {number: set(region.steps) for number, region in regions.items()}
     near = {a: {b for b in sets if b != a and not sets[a].isdisjoint(sets[b])} for a in sets}
     starts = [{}, _rounded(found, whole)]
     tried = [_improved(timing, found, regions, near, whole, start) for start in starts]
@@ -283,7 +303,7 @@ def _fastest(timings: Sequence[Timing], couplings: Mapping[int, Coupling]) -> di
 
 
 def _won(
-    timing: Timing, couplings: Mapping[int, Coupling], regions: Mapping[int, list[int]], extras: Mapping[int, int]
+    timing: Timing, couplings: Mapping[int, Coupling], regions: Mapping[int, _Region], extras: Mapping[int, int]
 ) -> dict[int, float]:
     """What each of them wins in a runtime, beside all the others: as a share of the time with all."""
     gains, blocked = _gains(timing, couplings, extras), timing.unblocked()
@@ -293,7 +313,7 @@ def _won(
         without = [*gains]
         for slot, times in _slots(timing, couplings[number]):
             without[slot] -= more * times
-        before, after = (timing.of(regions[number], each, [*blocked]) for each in (without, gains))
+        before, after = (timing.of(regions[number].steps, each, [*blocked]) for each in (without, gains))
         found[number] = (before - after) / time
     return found
 
@@ -324,7 +344,7 @@ def _reached(timing: Timing) -> list[set[int]]:
 def _improved(
     timing: Timing,
     couplings: dict[int, Coupling],
-    regions: dict[int, list[int]],
+    regions: Mapping[int, _Region],
     near: dict[int, set[int]],
     whole: Mapping[int, int],
     start: dict[int, int],
@@ -349,11 +369,11 @@ def _improved(
             for more in _candidates(couplings[number], before, timing.rates, whole[number]):
                 put(number, more)
                 doubt = 1 + _DOUBT if more else 1
-                times[more] = timing.of(regions[number], gains, [*blocked]) * doubt
+                times[more] = regions[number].time(gains, blocked) * doubt
             best = min(times, key=lambda more: (times[more], more))
             put(number, best)
             if best != before:
-                timing.of(regions[number], gains, blocked)
+                timing.of(regions[number].steps, gains, blocked)
                 waiting |= near[number]
     return extras
 

@@ -194,8 +194,7 @@ class PlanSteps:
                 self.steps.append(self._step(i, node, node.output))
         #: for each step what picks, of all gains, those that it depends on, and of all steps, those that it reads
         self.asks = [
-            (_picked([p.slot for p in (*s.inputs, s.output)]), _picked([p.writer for p in s.inputs]))
-            for s in self.steps
+            (picked([p.slot for p in (*s.inputs, s.output)]), picked([p.writer for p in s.inputs])) for s in self.steps
         ]
 
     def without(self, *, maps: bool = False, adapters: bool = False) -> PlanSteps:
@@ -314,7 +313,7 @@ class PlanSteps:
         return port if adapter is None else port._replace(delivered=adapter[0], pieces=adapter[1])
 
 
-def _picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
+def picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
     """What picks the values at these places."""
     return itemgetter(*places) if places else len
 
