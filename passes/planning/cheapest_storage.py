@@ -16,8 +16,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
-from passes.cost.tokens_per_example import repeated
-from passes.graph.tensors import Mask, all_set, any_set, shape_of, volume
+from passes.graph.tensors import Mask, all_set, any_set
 from passes.planning.groundwork import CALLER, Asked, Groundwork, Planned, Visit, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
@@ -195,9 +194,7 @@ class _Sweep:
     def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, required: Mask) -> float:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
         self._priced = True
-        elements = volume(tensor) / required.size * repeated(tensor, self.ground.multiples)
-        piece = price.piece_size(shape_of(tensor) or (), axis)
-        return price.of_moving(stored, required, elements, piece, self.flops_per_moved_element)
+        return price.of_moving(stored, required, *self.ground.slice_sizes(tensor, axis), self.flops_per_moved_element)
 
     def _settle(self, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
         """Fix what each consumer is given of what is stored (None: all)."""

@@ -10,9 +10,10 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Demand, Demands, Sets
+from passes.adapters.price import piece_size
 from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of
+from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
@@ -80,7 +81,16 @@ class Groundwork:
         for tensor in graph.outputs:
             reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
             self.by_caller.whole_tensor(tensor, facts, CALLER, 0, Cause(None, reason))
+        self._slices: dict[Key, tuple[float, int]] = {}
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
+
+    def slice_sizes(self, tensor: gs.Tensor, axis: int) -> tuple[float, int]:
+        """Elements of a slice along the axis, for one example, and how many of them lie together."""
+        found = self._slices.get((tensor.name, axis))
+        if found is None:
+            elements = volume(tensor) / (self.facts.size(tensor, axis) or 1) * repeated(tensor, self.multiples)
+            self._slices[tensor.name, axis] = found = elements, piece_size(shape_of(tensor) or (), axis)
+        return found
 
     def is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether constants along the axis make the tensor: its other sizes are known or those of graph inputs."""
