@@ -85,17 +85,19 @@ class _Sweep:
 
     def _situation(self, planned: Planned) -> object:
         """What a decision depends on beside the price: requirements, of which equal ones are the same, and floor."""
-        floor, found = self.floor, list[object]()
+        floor, requirements, whole = self.floor, self.requirements, self.whole
+        found: list[object] = [self.frugal, self.facts.adds_maps or not planned.reads_maps]
+        found.append(planned.index in floor.intact)
         for tensor, axes in planned.outputs:
             found.append(tensor.name in self.read)
             for _, _, key in axes:
-                found += map(id, self.requirements.get(key, ()))
-                found.append(key in self.whole)
+                if key in requirements:
+                    found += map(id, requirements[key])
+                found.append(key in whole)
                 if key in floor.stored or key in floor.wider:
                     masks = floor.stored.get(key), floor.wider.get(key)
                     found.append((*(m is not None and m.tobytes() for m in masks), floor.why.get(key)))
-        adds_maps = self.facts.adds_maps or not planned.reads_maps
-        return self.frugal, adds_maps, planned.index in floor.intact, *found
+        return tuple(found)
 
     def _decided(self, planned: Planned) -> Visit:
         node, plan = planned.node, StoragePlan()
@@ -206,6 +208,8 @@ class _Sweep:
         wider = stored & self.floor.wider[key] if key in self.floor.wider else None
         for requirement in requirements:
             given = self._given(tensor, axis, stored, wider, requirement.demand)
+            if given is not stored and given.tobytes() == stored.tobytes():
+                given = stored  # what is read as it is stored is seen at once
             if requirement.node != CALLER and not all_set(given):
                 plan.required[requirement.node, requirement.input, axis] = given
         plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))

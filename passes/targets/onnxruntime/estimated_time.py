@@ -109,26 +109,29 @@ class Timing:
 
     def _run(self, step: Step, gains: Gains, blocked: Blocked) -> _Run:
         runs_blocked, time = self._time(step, gains, blocked)
-        rates = self.rates
-        time += step.multiplied * rates.ns_per_im2col_mac + _NODES_OF_OPEN_MAP * rates.ns_per_node * step.open_maps
-        time += sum(self._restoring(delivery.elements, delivery.pieces) for delivery in step.adapters)
+        if step.multiplied or step.open_maps:
+            nodes = _NODES_OF_OPEN_MAP * self.rates.ns_per_node * step.open_maps
+            time += step.multiplied * self.rates.ns_per_im2col_mac + nodes
+        if step.adapters:
+            time += sum(self._restoring(delivery.elements, delivery.pieces) for delivery in step.adapters)
         if step.maps:
             elements = step.output.elements(gains)
             time += self._adding(step, elements) + (self._reorder(elements) if runs_blocked else 0.0)
         reordered = []
+        reads_blocked = runs_blocked and self._reads_blocks(step, gains)
         for port in step.inputs:
-            wanted = runs_blocked and self._reads_blocks(step, gains)
-            elements = port.elements(gains)
+            wanted = reads_blocked
             if port.delivered is not None:
                 time += self._restoring(port.delivered * port.elements_per_channel, port.pieces)
                 if wanted:
-                    time += self._reorder(elements)
+                    time += self._reorder(port.elements(gains))
                 wanted = False
             if wanted != blocked[port.writer]:
+                moving = self._reorder(port.elements(gains))
                 if port.shared:
-                    reordered.append((port.writer, wanted, self._reorder(elements)))
+                    reordered.append((port.writer, wanted, moving))
                 else:
-                    time += self._reorder(elements)
+                    time += moving
         writes = runs_blocked and not step.maps
         if writes and step.given:
             time += self._reorder(step.output.elements(gains))
@@ -149,11 +152,12 @@ class Timing:
 
     def _time(self, step: Step, gains: Gains, blocked: Blocked) -> tuple[bool, float]:
         """Whether the step runs on channel blocks, and how long it takes without what has to be moved for it."""
-        rates, written, elements = self.rates, step.output.stored(gains), step.output.elements(gains)
+        rates, written = self.rates, step.output.stored(gains)
         if step.convolution is not None:
             widths = self.read(step, gains), written
             form, time = rates.form(step.convolution, *widths), rates.convolution(step.convolution, *widths)
             return form != "im2col", time + (rates.loading(step.convolution, *widths) if self._from_memory else 0.0)
+        elements = written * step.output.elements_per_channel
         runs_blocked = self._runs_blocked(step, gains, blocked)
         if runs_blocked and step.channel_blocks == "always" and step.gated:
             # one operand is first brought to the positions of the other
@@ -171,7 +175,10 @@ class Timing:
     def _runs_blocked(self, step: Step, gains: Gains, blocked: Blocked) -> bool:
         """Whether a step that is no convolution runs on channel blocks, which all of its operands must be in."""
         operands = step.inputs
-        if not operands or not all(blocked[p.writer] and p.delivered is None for p in operands):
+        for port in operands:
+            if not blocked[port.writer] or port.delivered is not None:
+                return False
+        if not operands:
             return False
         if step.channel_blocks == "never":
             return step.free or step.scales
