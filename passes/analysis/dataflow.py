@@ -56,7 +56,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             # a value that is not finite is left to the run time: nothing may be derived from it
             usable = known.mask & _finite(known.value)
             if any_set(usable) and facts.size(tensor, axis) is not None:
-                facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
+                facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
         for output, axis, extent in _extents(node, facts):
             tensor = node.outputs[output]
             symbol = tensor.shape[axis]
@@ -101,11 +101,11 @@ def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap)
     new = constant_map.mask & finite & ~before
     uneven = new & constant_map.uneven
     if any_set(uneven):
-        facts.constant_map.setdefault(tensor.name, {})[axis] = replace(constant_map, mask=uneven)
+        facts.add_maps(tensor, axis, replace(constant_map, mask=uneven))
     even = new & ~uneven
     if any_set(even):
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
-        facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
+        facts.add_constants(tensor, axis, merge(axes[axis], first) if axis in axes else first)
 
 
 def _backward(graph: gs.Graph, facts: Facts) -> None:
