@@ -164,9 +164,11 @@ class Power(Elementwise):
 def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
-    mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
-    dtype = next((k.value.dtype for k in given if any_set(k.mask)), given[0].value.dtype)
-    return ConstantSlices(mask, np.zeros(mask.shape, dtype))
+    known = [k for k in given if any_set(k.mask)] or given[:1]
+    mask = known[0].mask & (known[0].value == 0)
+    for other in known[1:]:
+        mask |= other.mask & (other.value == 0)
+    return ConstantSlices(mask, np.zeros(mask.shape, known[0].value.dtype))
 
 
 @register("Where")

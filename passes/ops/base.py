@@ -31,7 +31,7 @@ from passes.abstract_values.slices import (
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, every, is_float, shape_of, volume
 from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -245,7 +245,7 @@ class Linked(Op):
                 continue
             if wanted is None:
                 n = facts.size(node.outputs[link.output], link.output_axis)
-                wanted = np.ones(n or 0, bool)
+                wanted = every(n or 0)
             need = link.backward(wanted, size)
             outputs = per_output.setdefault((link.input, link.input_axis), {})
             outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need

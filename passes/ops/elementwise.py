@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -60,8 +61,10 @@ class Elementwise(Linked):
             return []
         for axis in range(len(node.outputs[0].shape or ())):
             size = facts.size(node.outputs[0], axis)
+            if size is None:
+                continue
             along = [(i, a, facts.size(t, a)) for i, t in operands if (a := self.align(node, i, axis)) is not None]
-            if size is None or any(s not in (1, size) for _, _, s in along):
+            if any(s not in (1, size) for _, _, s in along):
                 continue  # an operand of unknown size there cannot be cut with the others
             found += [Link(i, a, 0, axis) for i, a, s in along if s == size]
         return found
@@ -79,23 +82,20 @@ class Elementwise(Linked):
         unknown = []
         one_decides = type(self).decided is not Elementwise.decided
         for index, tensor in present(node.inputs):
-            if index in aligned:
-                operands[index] = facts.known(tensor, aligned[index])
-            elif (value := facts.uniform(tensor)) is not None:
-                operands[index] = ConstantSlices(np.ones(size, bool), np.full(size, value))
-            if operands[index] is None:
+            known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
+            if known is None:
                 if not one_decides:
                     return None
                 unknown.append(index)
+            operands[index] = known
         if not any(operands):
             return None
+        all_known = None if unknown else _common([k.mask for k in operands if k is not None])
         for index in unknown:
             operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
-        masks = [k.mask for k in operands if k is not None]
-        all_known = masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
-        decided = self.decided(node, facts, operands)
-        values = self._values(node, facts, operands, all_known)
-        computed = None if values is None else ConstantSlices(all_known, values)
+        decided = self.decided(node, facts, operands) if one_decides else None
+        values = None if all_known is None else self._values(node, facts, operands, all_known)
+        computed = None if values is None or all_known is None else ConstantSlices(all_known, values)
         if decided is None or not any_set(decided.mask):
             return computed
         return decided if computed is None else merge(computed, decided)
@@ -133,7 +133,7 @@ class Elementwise(Linked):
             if operand is None:
                 return None
             operands[index] = operand
-        mask = np.asarray(np.logical_and.reduce([p.mask for p in operands.values()]))
+        mask = _common([p.mask for p in operands.values()])
         joint = refined(list(operands.values())) if any_set(mask) else None
         if joint is None:
             return None
@@ -291,9 +291,13 @@ class Elementwise(Linked):
         return True
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        bounds = [facts.lowest(t) for _, t in present(node.inputs)]
         rule = _LOWEST.get(node.op)
-        return -math.inf if rule is None else float(rule(bounds))
+        return -math.inf if rule is None else float(rule([facts.lowest(t) for _, t in present(node.inputs)]))
+
+
+def _common(masks: Sequence[Mask]) -> Mask:
+    """Slices that all of these have."""
+    return functools.reduce(np.logical_and, masks)
 
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()

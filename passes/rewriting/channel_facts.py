@@ -69,6 +69,7 @@ class Facts:
     _live: dict[str, AxisMask | None] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
+    _repeated: dict[tuple[str, int], ConstantSlices] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
 
     def of_copy(self) -> Facts:
@@ -231,6 +232,16 @@ class Facts:
             same = first.size > 0 and is_filled_with(values, first[0])
             self._uniform[tensor.name] = first[0] if same else None
         return self._uniform[tensor.name]
+
+    def repeated(self, tensor: gs.Tensor, size: int) -> ConstantSlices | None:
+        """So many slices that all hold the one value of an initializer; None if its elements differ."""
+        value = self.uniform(tensor)
+        if value is None:
+            return None
+        key = tensor.name, size
+        if key not in self._repeated:
+            self._repeated[key] = ConstantSlices(every(size), np.full(size, value))
+        return self._repeated[key]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
         """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
