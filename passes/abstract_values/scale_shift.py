@@ -16,7 +16,7 @@ from passes.graph.tensors import Array, Dim, is_constant, shape_of
 from passes.weights import statistics
 from passes.weights.streaming import lazy
 
-_SINGLE = np.finfo(np.float32)
+_TINY, _MOST = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ class ClampedAffine:
     @property
     def fits(self) -> bool:
         """Whether its numbers are neither too large for single precision nor too small, and it is not constant."""
-        tiny, most = float(_SINGLE.smallest_normal), float(_SINGLE.max)
-        inside = tiny <= abs(self.scale) <= most and abs(self.shift) <= most
-        return inside and self.low <= self.high and self.low <= most and self.high >= -most
+        inside = _TINY <= abs(self.scale) <= _MOST and abs(self.shift) <= _MOST
+        return inside and self.low <= self.high and self.low <= _MOST and self.high >= -_MOST
 
     def in_single_precision(self) -> ClampedAffine:
         """With its numbers rounded: six sixths are one again."""

@@ -184,9 +184,9 @@ class Names:
         """`hint`, with a number after it if it is taken."""
         if not self._taken:  # most never make a name
             for scope in with_bodies(self._graph):
-                self._taken.update(t.name for t in [*scope.inputs, *scope.outputs])
-                self._taken.update(n.name for n in scope.nodes)
-                self._taken.update(t.name for n in scope.nodes for t in [*n.inputs, *n.outputs])
+                self._taken.update([t.name for t in [*scope.inputs, *scope.outputs]])
+                for node in scope.nodes:
+                    self._taken.update([node.name], [t.name for t in node.inputs], [t.name for t in node.outputs])
         name, number = hint, 0
         while name in self._taken:
             number += 1

@@ -74,7 +74,8 @@ class Sum(Arithmetic):
         return linear_dependence.added(parts, [1.0, 1.0])
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
+        first = facts.lowest(node.inputs[0])
+        return first if first == -math.inf else first + facts.lowest(node.inputs[1])
 
 
 @register("Sub")
@@ -103,8 +104,8 @@ class Product(Arithmetic):
         return linear_dependence.multiplied(*parts)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        bounds = [facts.lowest(t) for t in node.inputs]
-        return 0.0 if node.inputs[0] is node.inputs[1] or min(bounds) >= 0 else -math.inf
+        first, second = node.inputs
+        return 0.0 if first is second or (facts.lowest(first) >= 0 and facts.lowest(second) >= 0) else -math.inf
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
@@ -142,8 +143,8 @@ class Quotient(Arithmetic):
         return linear_dependence.divided(*parts)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        numerator, denominator = (facts.lowest(t) for t in node.inputs)
-        return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
+        numerator, denominator = node.inputs
+        return 0.0 if facts.lowest(numerator) >= 0 and facts.lowest(denominator) > 0 else -math.inf
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())

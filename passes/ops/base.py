@@ -213,8 +213,11 @@ class Linked(Op):
             yield output, axis, known
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        ends = dict.fromkeys((link.output, link.output_axis) for link in facts.links(node))
-        live = {(output, axis): facts.live(node.outputs[output], axis) for output, axis in ends}
+        live: Sets = {}
+        for link in facts.links(node):
+            key = link.output, link.output_axis
+            if key not in live:
+                live[key] = facts.live(node.outputs[link.output], link.output_axis)
         for (index, axis), need in self._project(node, facts, live).items():
             yield index, axis, need
 
@@ -224,11 +227,10 @@ class Linked(Op):
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         links = facts.links(node)
-        sets = {key: stored[key] for link in links if (key := (link.output, link.output_axis)) in stored}
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
             key: Demand(need, reason=self.reason, echo=echo.get(key))
-            for key, need in self._project(node, facts, sets).items()
+            for key, need in self._project(node, facts, stored).items()
         }
 
     def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask]:
@@ -239,14 +241,11 @@ class Linked(Op):
         """
         per_output: dict[tuple[int, int], dict[int, Mask]] = {}
         for link in facts.links(node):
-            size = facts.size(node.inputs[link.input], link.input_axis)
-            wanted = sets.get((link.output, link.output_axis))
-            if size is None:
-                continue
-            if wanted is None:
-                n = facts.size(node.outputs[link.output], link.output_axis)
-                wanted = every(n or 0)
-            need = link.backward(wanted, size)
+            need = sets.get((link.output, link.output_axis))
+            if need is None:
+                need = every(facts.size(node.outputs[link.output], link.output_axis) or 0)
+            if link.source is not None:
+                need = link.backward(need, facts.size(node.inputs[link.input], link.input_axis) or 0)
             outputs = per_output.setdefault((link.input, link.input_axis), {})
             outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
         return {

@@ -63,25 +63,34 @@ class Elementwise(Linked):
             size = facts.size(node.outputs[0], axis)
             if size is None:
                 continue
-            along = [(i, a, facts.size(t, a)) for i, t in operands if (a := self.align(node, i, axis)) is not None]
-            if any(s not in (1, size) for _, _, s in along):
-                continue  # an operand of unknown size there cannot be cut with the others
-            found += [Link(i, a, 0, axis) for i, a, s in along if s == size]
+            along = []
+            for index, tensor in operands:
+                aligned = self.align(node, index, axis)
+                own = 1 if aligned is None else facts.size(tensor, aligned)
+                if aligned is not None and own == size:
+                    along.append(Link(index, aligned, 0, axis))
+                elif own != 1:
+                    break  # an operand of unknown size there cannot be cut with the others
+            else:
+                found += along
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        tensors = present(node.inputs)
         for axis, aligned in facts.aligned(node).items():
-            known = self._along(node, facts, axis, aligned)
+            known = self._along(node, facts, axis, tensors, aligned)
             if known is not None:
                 yield 0, axis, known
 
-    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantSlices | None:
+    def _along(
+        self, node: gs.Node, facts: Facts, axis: int, tensors: list[tuple[int, gs.Tensor]], aligned: dict[int, int]
+    ) -> ConstantSlices | None:
         size = facts.size(node.outputs[0], axis)
         assert size is not None
         operands: list[ConstantSlices | None] = [None] * len(node.inputs)
         unknown = []
         one_decides = type(self).decided is not Elementwise.decided
-        for index, tensor in present(node.inputs):
+        for index, tensor in tensors:
             known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
             if known is None:
                 if not one_decides:
@@ -107,17 +116,22 @@ class Elementwise(Linked):
         return span if isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        operands = [(index, tensor, is_constant(tensor)) for index, tensor in present(node.inputs)]
+        computed = [tensor.name for _, tensor, constant in operands if not constant]
+        if not all(name in facts.constant or name in facts.constant_map for name in computed):
+            return
         for axis, aligned in facts.aligned(node).items():
-            found = self._map(node, facts, axis, aligned) if self._may_map(node, facts, aligned) else None
-            if found is not None:
-                yield 0, axis, found
+            if self._may_map(operands, facts, aligned):
+                found = self._map(node, facts, axis, aligned)
+                if found is not None:
+                    yield 0, axis, found
 
     @staticmethod
-    def _may_map(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+    def _may_map(operands: list[tuple[int, gs.Tensor, bool]], facts: Facts, aligned: dict[int, int]) -> bool:
         """Whether all computed operands are known somewhere, and an operand makes them uneven."""
         uneven = False
-        for index, tensor in present(node.inputs):
-            if not is_constant(tensor):
+        for index, tensor, constant in operands:
+            if not constant:
                 if index not in aligned or facts.constants(tensor, aligned[index]) is None:
                     return False
                 uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
@@ -170,8 +184,10 @@ class Elementwise(Linked):
     @staticmethod
     def _may_depend(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
         """Whether some slices are linearly dependent already, or constants meet what is shared along the axis."""
-        if any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
+        if facts.dependence and any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
+        if len(aligned) == len(node.inputs):
+            return False
         shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
         return shared and any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
 
@@ -233,7 +249,7 @@ class Elementwise(Linked):
         if not any_set(mask):
             return None
         computed = self.fold(node, facts, [None if k is None else k.value[mask] for k in operands])
-        if computed is None or computed.shape != (int(mask.sum()),):
+        if computed is None or computed.shape != (np.count_nonzero(mask),):
             return None
         values = np.zeros(mask.shape, computed.dtype)
         values[mask] = computed

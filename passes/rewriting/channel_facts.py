@@ -69,7 +69,7 @@ class Facts:
     _live: dict[str, AxisMask | None] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
-    _repeated: dict[tuple[str, int], ConstantSlices] = field(default_factory=dict)
+    _repeated: dict[tuple[str, int], ConstantSlices | None] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
 
     def of_copy(self) -> Facts:
@@ -81,11 +81,11 @@ class Facts:
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
-        sizes = self._sizes.get(tensor.name)
-        if sizes is None:
-            self._sizes[tensor.name] = sizes = sizes_of(tensor)
-        try:  # asked everywhere, and hardly ever of an axis that is not there
-            return sizes[axis]
+        try:  # asked everywhere, mostly once more, and hardly ever of an axis that is not there
+            return self._sizes[tensor.name][axis]
+        except KeyError:
+            self._sizes[tensor.name] = sizes_of(tensor)
+            return self.size(tensor, axis)
         except IndexError:
             return None
 
@@ -235,12 +235,10 @@ class Facts:
 
     def repeated(self, tensor: gs.Tensor, size: int) -> ConstantSlices | None:
         """So many slices that all hold the one value of an initializer; None if its elements differ."""
-        value = self.uniform(tensor)
-        if value is None:
-            return None
         key = tensor.name, size
         if key not in self._repeated:
-            self._repeated[key] = ConstantSlices(every(size), np.full(size, value))
+            value = self.uniform(tensor)
+            self._repeated[key] = None if value is None else ConstantSlices(every(size), np.full(size, value))
         return self._repeated[key]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:

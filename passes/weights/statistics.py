@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from passes.graph.tensors import Array, Index, Mask
+from passes.graph.tensors import Array, Index, Mask, all_set
 from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
@@ -90,7 +90,7 @@ def is_finite(values: Array) -> bool:
 def is_filled_with(values: Array | Lazy, value: object) -> bool:
     """Whether all elements are this one."""
     blocks = values.blocks() if isinstance(values, Lazy) else [values]
-    return all(bool(np.all(block == value)) for block in blocks)
+    return all(all_set(np.asarray(block == value)) for block in blocks)
 
 
 def peaks(values: Array | Lazy, axis: int) -> Array:
