@@ -206,7 +206,7 @@ class Sliding:
         """How many distinct places there are after the windows; None where `over` gives nothing."""
         one = ConstantMap(constant_map.mask[:1], constant_map.value[:1], constant_map.index)
         found = self.over(one, 0.0)
-        return None if found is None else int(np.prod(found[1].shape[: 2 + len(self.windows)]))
+        return None if found is None else math.prod(found[1].shape[: 2 + len(self.windows)])
 
     def over(self, constant_map: ConstantMap, padding: float) -> tuple[tuple[Rows | None, ...], Array] | None:
         """What the windows cover of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].

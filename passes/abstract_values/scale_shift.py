@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from passes.graph.tensors import Array, Dim, is_constant, shape_of
 from passes.weights import statistics
 from passes.weights.streaming import lazy
 
+_finfo = functools.cache(ml_dtypes.finfo)
 _TINY, _MOST = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
 
@@ -118,13 +120,14 @@ def longest_chain(last: gs.Node, map_of: Callable[[gs.Node], _Map | None], edito
 
 def rounds(shift: Array | float, dtype: object) -> bool:
     """Whether to add this and take it away again rounds to halves or coarser, as is done on purpose."""
-    return bool(np.max(np.abs(shift), initial=0.0) * float(limits(dtype).eps) >= 0.5)
+    largest = abs(shift) if isinstance(shift, float) else np.abs(shift).max(initial=0.0)
+    return bool(largest * float(limits(dtype).eps) >= 0.5)
 
 
 def limits(dtype: object) -> np.finfo[Any]:
     """The extent and the steps of a floating-point type; those of single precision where it is none or not known."""
     known = np.float32 if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind in "biu" else dtype  # type: ignore[call-overload]
-    return ml_dtypes.finfo(known)  # type: ignore[no-untyped-call]
+    return _finfo(known)
 
 
 def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:

@@ -199,8 +199,8 @@ class Convolution(Op):
             return None
         index, windows = found  # [in, 1, tuples..., kernel...]
         tuples = windows.shape[1 : 2 + len(over)]
-        windows = windows.reshape(len(values), int(np.prod(tuples)), -1)  # [in, tuples, kernel]
-        value = np.zeros((outputs.size, int(np.prod(tuples))))
+        windows = windows.reshape(len(values), math.prod(tuples), -1)  # [in, tuples, kernel]
+        value = np.zeros((outputs.size, math.prod(tuples)))
         if groups == 1:
             value[outputs] = np.tensordot(weights, windows, axes=((1, 2), (0, 2)))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,7 +134,7 @@ def _may_change(weight: gs.Tensor) -> bool:
     if not is_constant(weight) or isinstance(weight.dtype, int) or isinstance(weight, Quantized):
         return False
     # what others read as it is would be stored twice
-    return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
+    return len(weight.outputs) == 1 or prod(weight.shape) <= SMALL
 
 
 def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
