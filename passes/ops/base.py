@@ -216,10 +216,11 @@ class Linked(Op):
         live: Sets = {}
         for link in facts.links(node):
             key = link.output, link.output_axis
-            if key not in live:
-                live[key] = facts.live(node.outputs[link.output], link.output_axis)
+            if key not in live and (some := facts.live_some(node.outputs[link.output], link.output_axis)) is not None:
+                live[key] = some
         for (index, axis), need in self._project(node, facts, live).items():
-            yield index, axis, need
+            if need is not None:
+                yield index, axis, need
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         linked = {(link.output, link.output_axis) for link in facts.links(node)}
@@ -229,32 +230,41 @@ class Linked(Op):
         links = facts.links(node)
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
-            key: Demand(need, reason=self.reason, echo=echo.get(key))
-            for key, need in self._project(node, facts, stored).items()
+            (index, axis): Demand(
+                every(facts.size(node.inputs[index], axis) or 0) if need is None else need,
+                reason=self.reason,
+                echo=echo.get((index, axis)),
+            )
+            for (index, axis), need in self._project(node, facts, stored).items()
         }
 
-    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask]:
-        """Slices of the inputs that these slices of the outputs come from.
+    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask | None]:
+        """Slices of the inputs that these slices of the outputs (all, of axes without a set) come from; None: all.
 
         Axes of one output that share an input axis (a Reshape that splits) narrow it together; different outputs each
         add to it.
         """
-        per_output: dict[tuple[int, int], dict[int, Mask]] = {}
+        per_output: dict[tuple[int, int], dict[int, Mask | None]] = {}
         for link in facts.links(node):
             need = sets.get((link.output, link.output_axis))
-            if need is None:
-                need = every(facts.size(node.outputs[link.output], link.output_axis) or 0)
             if link.source is not None:
-                need = link.backward(need, facts.size(node.inputs[link.input], link.input_axis) or 0)
-            outputs = per_output.setdefault((link.input, link.input_axis), {})
-            outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
-        return {
-            key: next(iter(needs.values())) if len(needs) == 1 else np.logical_or.reduce(list(needs.values()))
-            for key, needs in per_output.items()
-        }
+                outputs = every(facts.size(node.outputs[link.output], link.output_axis) or 0) if need is None else need
+                need = link.backward(outputs, facts.size(node.inputs[link.input], link.input_axis) or 0)
+            needs = per_output.setdefault((link.input, link.input_axis), {})
+            before = needs.get(link.output)
+            needs[link.output] = need if before is None else before if need is None else before & need
+        return {key: _union([*needs.values()]) for key, needs in per_output.items()}
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]
+
+
+def _union(sets: list[Mask | None]) -> Mask | None:
+    """Slices that are in any of these; None stands for all."""
+    given = [each for each in sets if each is not None]
+    if len(given) < len(sets):
+        return None
+    return given[0] if len(given) == 1 else np.asarray(np.logical_or.reduce(given))
 
 
 def gathered(places: Index, known: ConstantSlices, size: int) -> ConstantSlices:

@@ -47,6 +47,8 @@ def level(counts: Mask, groups: int) -> Mask:
 
     counts: bool [channels], channels divisible by groups. Returns bool [channels].
     """
+    if groups in (1, counts.size):
+        return counts
     rows = counts.reshape(groups, -1)
     most = int(rows.sum(axis=1).max(initial=0))
     order = np.argsort(~rows, axis=1, kind="stable")  # wanted slices first, then the others in order

@@ -152,10 +152,11 @@ class Elementwise(Linked):
         if joint is None:
             return None
         places, values = joint
-        shape = np.broadcast_shapes(*(v.shape for v in values))
+        shapes = {v.shape for v in values}
+        shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop()
         if not 0 < math.prod(shape[1:]) <= MOST_PLACES:
             return None
-        flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
+        flat = [(v if v.shape == shape else np.broadcast_to(v, shape))[mask].reshape(-1) for v in values]
         vectors = dict(zip(operands, flat, strict=True))
         computed = self.fold(node, facts, [vectors.get(i) for i in range(len(node.inputs))])
         if computed is None or computed.size != flat[0].size:
@@ -165,8 +166,9 @@ class Elementwise(Linked):
         return ConstantMap(mask, value, places)
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        computed = [index for index, tensor in present(node.inputs) if not is_constant(tensor)]
         for axis, aligned in facts.aligned(node).items():
-            if not self._may_depend(node, facts, aligned):
+            if not self._may_depend(node, facts, computed, aligned):
                 continue
             size = facts.size(node.outputs[0], axis) or 0
             parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
@@ -182,14 +184,13 @@ class Elementwise(Linked):
                 yield 0, axis, dependence
 
     @staticmethod
-    def _may_depend(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+    def _may_depend(node: gs.Node, facts: Facts, computed: list[int], aligned: dict[int, int]) -> bool:
         """Whether some slices are linearly dependent already, or constants meet what is shared along the axis."""
         if facts.dependence and any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
-        if len(aligned) == len(node.inputs):
+        if all([index in aligned for index in computed]):
             return False
-        shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
-        return shared and any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
+        return any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
 
     @staticmethod
     def _combination(node: gs.Node, facts: Facts, index: int, aligned: dict[int, int], size: int) -> Combination:

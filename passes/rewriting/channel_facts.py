@@ -227,8 +227,8 @@ class Facts:
         if not is_constant(tensor):
             return None
         if tensor.name not in self._uniform:
-            values = self._values(tensor)
-            first = next(iter(values.blocks())).reshape(-1)[:1]
+            values = self.value(tensor) if math.prod(tensor.shape) == 1 else self._values(tensor)
+            first = next(iter(values.blocks() if isinstance(values, Lazy) else (values,))).reshape(-1)[:1]
             same = first.size > 0 and is_filled_with(values, first[0])
             self._uniform[tensor.name] = first[0] if same else None
         return self._uniform[tensor.name]
@@ -247,20 +247,25 @@ class Facts:
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
+        some = self.live_some(tensor, axis)
+        return every(self.size(tensor, axis) or 0) if some is None else some
+
+    def live_some(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """As `live`, but None where all slices are read and none is constant."""
         axes = self._live_axes(tensor)
         if axes is None:
             return np.zeros(self.size(tensor, axis) or 0, bool)
-        if axis not in axes:
-            axes[axis] = self._varying(tensor, axis, self.read[tensor.name].get(axis))
-        live, dependence = axes[axis], self.dependence.get((tensor.name, axis))
-        return live if dependence is None else dependence.required(live)
+        live, dependence = axes.get(axis), self.dependence.get((tensor.name, axis))
+        if dependence is None:
+            return live
+        return dependence.required(every(self.size(tensor, axis) or 0) if live is None else live)
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
         return self._live_axes(tensor) is not None
 
     def _live_axes(self, tensor: gs.Tensor) -> AxisMask | None:
-        """What is read and not constant, along axes where that was asked; None if nothing of the tensor is."""
+        """What is read and not constant, along axes where that is not all; None if nothing of the tensor is."""
         name = tensor.name
         if name not in self.read:
             return None

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from passes.graph.tensors import Array, Index, Mask, all_set
+from passes.graph.tensors import Array, Index, Mask, all_set, any_set
 from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
@@ -229,19 +229,25 @@ class Nonzero:
 
     def columns(self, rows: Mask) -> Mask:
         """Columns in which any of these rows has a weight."""
-        live = self._rows > 0
-        asked = int(np.count_nonzero(live & rows))
-        zeros = int(np.count_nonzero(live)) - self._columns  # in each column, beside those of rows that are all zeros
-        sure = (self._columns > 0) & (zeros < asked)
-        if not asked or not ((self._columns > 0) & ~sure).any():
-            return np.asarray(sure)
-        return np.asarray(self.matrix[rows].any(axis=0))
+        certain = _met(rows, self._rows, self._columns)
+        return np.asarray(self.matrix[rows].any(axis=0)) if certain is None else certain
 
     def rows(self, columns: Mask) -> Mask:
         """Rows that have a weight in any of these columns."""
-        return self.transposed.columns(columns)
+        certain = _met(columns, self._columns, self._rows)
+        return np.asarray(self.matrix[:, columns].any(axis=1)) if certain is None else certain
 
     @property
     def transposed(self) -> Nonzero:
         """The same with rows and columns exchanged."""
         return Nonzero(self._columns, self._rows, lambda: self.matrix.T)
+
+
+def _met(asked: Mask, lines: Index, across: Index) -> Mask | None:
+    """Of the lines across, those in which any of the asked lines has a weight, by numbers of weights; None: in doubt."""
+    held, some = lines > 0, across > 0
+    most, chosen = int(np.count_nonzero(held)), int(np.count_nonzero(held & asked))
+    if chosen == most:
+        return np.asarray(some)
+    sure = np.asarray(some & (most - across < chosen))  # fewer zeros than asked lines, beside those of lines all zeros
+    return None if chosen and any_set(some & ~sure) else sure
