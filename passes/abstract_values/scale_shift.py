@@ -18,6 +18,11 @@ from passes.weights import statistics
 from passes.weights.streaming import lazy
 
 _finfo = functools.cache(ml_dtypes.finfo)
+#: a scale that changes nothing, and such a shift
+ONE, ZERO = np.ones(()), np.zeros(())
+ONE.setflags(write=False)
+ZERO.setflags(write=False)
+
 _TINY, _MOST = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
 
@@ -166,4 +171,4 @@ def keeps_shape(data: tuple[Dim, ...] | None, other: Sequence[Dim]) -> bool:
     """Whether broadcasting against the other shape, a constant's for instance, leaves that of the data as it is."""
     if data is None or len(other) > len(data):
         return False
-    return all(o in (1, d) for o, d in zip(reversed(other), reversed(data), strict=False))
+    return all([size in (1, dim) for size, dim in zip(other, data[len(data) - len(other) :], strict=True)])

@@ -10,6 +10,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.scale_shift import (
+    ONE,
+    ZERO,
     Affine,
     ClampedAffine,
     along_one_axis,
@@ -65,7 +67,7 @@ class Sum(Arithmetic):
     """Shifts; a scale and shift after it can become part of the shift."""
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, np.ones(()), values, axis)
+        return Affine(data, ONE, values, axis)
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_addend(node, affine)
@@ -85,7 +87,7 @@ class Difference(Arithmetic):
     commutes = False
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, np.ones(()), -values, axis)
+        return Affine(data, ONE, -values, axis)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, -1.0])
@@ -98,7 +100,7 @@ class Product(Arithmetic):
     neutral = 1.0
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, values, np.zeros(()), axis)
+        return Affine(data, values, ZERO, axis)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.multiplied(*parts)
@@ -137,7 +139,7 @@ class Quotient(Arithmetic):
     commutes = False
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
+        return Affine(data, 1 / values, ZERO, axis) if (values != 0).all() else None
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.divided(*parts)

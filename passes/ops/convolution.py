@@ -190,10 +190,12 @@ class Convolution(Op):
         over = self.windows(node)
         if over is None:
             return None
-        groups, weights = group_size(node), self.weights(node, facts)[outputs]
+        groups, weights = group_size(node), self.weights(node, facts)
         values, used = known.cleared().astype(np.float64), known.mask
         if groups == 1:
-            values, weights = values[used], weights[:, used]
+            values, weights = values[used], weights[np.ix_(outputs, used)]
+        else:
+            weights = weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
         sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
         found = sliding.over(ConstantMap(used[used] if groups == 1 else used, values, known.index), 0.0)
