@@ -244,27 +244,25 @@ class Linked(Op):
         Axes of one output that share an input axis (a Reshape that splits) narrow it together; different outputs each
         add to it.
         """
-        per_output: dict[tuple[int, int], dict[int, Mask | None]] = {}
+        per_output: dict[tuple[int, int, int], Mask | None] = {}
         for link in facts.links(node):
             need = sets.get((link.output, link.output_axis))
             if link.source is not None:
                 outputs = every(facts.size(node.outputs[link.output], link.output_axis) or 0) if need is None else need
                 need = link.backward(outputs, facts.size(node.inputs[link.input], link.input_axis) or 0)
-            needs = per_output.setdefault((link.input, link.input_axis), {})
-            before = needs.get(link.output)
-            needs[link.output] = need if before is None else before if need is None else before & need
-        return {key: _union([*needs.values()]) for key, needs in per_output.items()}
+            end = link.input, link.input_axis, link.output
+            before = per_output.get(end)
+            per_output[end] = need if before is None else before if need is None else before & need
+        found: dict[tuple[int, int], Mask | None] = {}
+        for (index, axis, _), need in per_output.items():
+            if (index, axis) in found:
+                other = found[index, axis]
+                need = None if need is None or other is None else need | other
+            found[index, axis] = need
+        return found
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]
-
-
-def _union(sets: list[Mask | None]) -> Mask | None:
-    """Slices that are in any of these; None stands for all."""
-    given = [each for each in sets if each is not None]
-    if len(given) < len(sets):
-        return None
-    return given[0] if len(given) == 1 else np.asarray(np.logical_or.reduce(given))
 
 
 def gathered(places: Index, known: ConstantSlices, size: int) -> ConstantSlices:
