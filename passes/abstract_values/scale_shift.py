@@ -171,4 +171,4 @@ def keeps_shape(data: tuple[Dim, ...] | None, other: Sequence[Dim]) -> bool:
     """Whether broadcasting against the other shape, a constant's for instance, leaves that of the data as it is."""
     if data is None or len(other) > len(data):
         return False
-    return all([size in (1, dim) for size, dim in zip(other, data[len(data) - len(other) :], strict=True)])
+    return all(size in (1, dim) for size, dim in zip(other, data[len(data) - len(other) :], strict=True))

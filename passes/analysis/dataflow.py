@@ -115,7 +115,7 @@ def _backward(graph: gs.Graph, facts: Facts) -> None:
     for node in reversed(graph.nodes):
         for tensor in captured(node):
             facts.mark_read(tensor, {})
-        if not any([facts.is_live(t) for t in node.outputs]):
+        if not any(map(facts.is_live, node.outputs)):
             continue
         per_input: dict[int, AxisMask] = {}
         for index, axis, mask in rules(node).reads(node, facts):

@@ -166,7 +166,7 @@ class Elementwise(Linked):
         return ConstantMap(mask, value, places)
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        computed = [index for index, tensor in present(node.inputs) if not is_constant(tensor)]
+        computed = {index for index, tensor in present(node.inputs) if not is_constant(tensor)}
         for axis, aligned in facts.aligned(node).items():
             if not self._may_depend(node, facts, computed, aligned):
                 continue
@@ -184,11 +184,11 @@ class Elementwise(Linked):
                 yield 0, axis, dependence
 
     @staticmethod
-    def _may_depend(node: gs.Node, facts: Facts, computed: list[int], aligned: dict[int, int]) -> bool:
+    def _may_depend(node: gs.Node, facts: Facts, computed: set[int], aligned: dict[int, int]) -> bool:
         """Whether some slices are linearly dependent already, or constants meet what is shared along the axis."""
         if facts.dependence and any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
-        if all([index in aligned for index in computed]):
+        if computed <= aligned.keys():
             return False
         return any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
 

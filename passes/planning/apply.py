@@ -84,7 +84,7 @@ def _differ(stored: Mask | None, required: Mask | None) -> bool:
 def _fits(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]) -> bool:
     """Whether the tensor stores these slices per axis (all, where none are given), and no others."""
     axes = range(len(rewriter.shape(tensor)))
-    return not any([_differ(rewriter.stored(tensor, a), required.get(a)) for a in axes])
+    return not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in axes)
 
 
 def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask], broadcast: bool) -> gs.Tensor:

@@ -20,6 +20,9 @@ _FEW = 16
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
     """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
+    if isinstance(values, Kept) and values.size == values.shape[axis]:
+        elements = values.values.reshape(-1)
+        return np.asarray(elements == elements), elements  # what is not a number is like nothing
     if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long, but in memory
         lines = [_Line(values, a) for a in ([axis] if isinstance(values, Kept) else range(len(values.shape)))]
         for start, _, block in values.placed():
@@ -172,6 +175,8 @@ def _counts(found: Mask) -> tuple[Index, Index]:
     Counting along both axes is slow. Mostly all are set that lie in a row and a column where any is; where few of these
     are not, those are found instead.
     """
+    if found.all():  # soon seen, as in `_reduced`
+        return np.full(len(found), found.shape[1]), np.full(found.shape[1], len(found))
     held = np.asarray(found.any(axis=1)), np.asarray(found.any(axis=0))
     sizes = [int(np.count_nonzero(some)) for some in held]
     zeros = sizes[0] * sizes[1] - int(np.count_nonzero(found))
@@ -244,7 +249,7 @@ class Nonzero:
 
 
 def _met(asked: Mask, lines: Index, across: Index) -> Mask | None:
-    """Of the lines across, those in which any of the asked lines has a weight, by numbers of weights; None: in doubt."""
+    """Of the lines across, those where any of the asked lines has a weight, by numbers of weights; None: in doubt."""
     held, some = lines > 0, across > 0
     most, chosen = int(np.count_nonzero(held)), int(np.count_nonzero(held & asked))
     if chosen == most:
