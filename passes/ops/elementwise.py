@@ -190,7 +190,7 @@ class Elementwise(Linked):
             return True
         if computed <= aligned.keys():
             return False
-        return any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
+        return any(i not in computed or a in facts.constant.get(node.inputs[i].name, ()) for i, a in aligned.items())
 
     @staticmethod
     def _combination(node: gs.Node, facts: Facts, index: int, aligned: dict[int, int], size: int) -> Combination:

@@ -227,10 +227,10 @@ class Facts:
         if not is_constant(tensor):
             return None
         if tensor.name not in self._uniform:
-            values = self.value(tensor) if math.prod(tensor.shape) == 1 else self._values(tensor)
-            first = next(iter(values.blocks() if isinstance(values, Lazy) else (values,))).reshape(-1)[:1]
-            same = first.size > 0 and is_filled_with(values, first[0])
-            self._uniform[tensor.name] = first[0] if same else None
+            values = lazy(tensor) or self.value(tensor)
+            some = (next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)
+            same = some.size > 0 and bool(some[0] == some[-1]) and is_filled_with(values, some[0])
+            self._uniform[tensor.name] = some[0] if same else None
         return self._uniform[tensor.name]
 
     def repeated(self, tensor: gs.Tensor, size: int) -> ConstantSlices | None:
