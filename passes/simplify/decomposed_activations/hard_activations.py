@@ -62,7 +62,7 @@ class _Fusion:
         self._found: dict[int, tuple[gs.Node, ClampedAffine | None]] = {}
 
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
-        """As `_clamped_affine`, of a node that nothing changes but to erase it."""
+        """As `_clamped_affine`, of a node that is erased at most, or becomes a HardSwish, which is none either."""
         if not node.outputs:
             return None
         if id(node) not in self._found:
@@ -122,7 +122,7 @@ class _Fusion:
 
     def clip(self, node: gs.Node) -> None:
         """Write a HardSigmoid as a Clip where the contraction before it takes its scale and shift."""
-        gate = _clamped_affine(node)
+        gate = self.clamped_affine(node)
         if gate is None or not gate.is_hard_sigmoid() or (gate.scale, gate.shift) == (1, 0):
             return
         if self._fuser.fold(Affine(gate.data, np.asarray(gate.scale), np.asarray(gate.shift), None)):
