@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -79,17 +78,17 @@ class Rows:
         """How many of `places` belong to each size."""
         return np.asarray([self.places.size]) if self.course is None else self.course.sizes
 
-    @cached_property
+    @functools.cached_property
     def span(self) -> int | Extent:
         """The size of the axis."""
         return self.places.size if self.course is None else self.course.extent
 
-    @cached_property
+    @functools.cached_property
     def count(self) -> int:
         """How many rows there are, if the last of them lies somewhere; one where the axis is empty."""
         return int(self.places.max(initial=0)) + 1
 
-    @cached_property
+    @functools.cached_property
     def lie_somewhere(self) -> bool:
         """Whether so many rows do, all of them."""
         return bool(np.bincount(self.places, minlength=1).all())
