@@ -52,7 +52,7 @@ class Absorbed:
         return smaller and 2 * 2.0 * self.taps * uneven >= FLOPS_PER_ADDED_ELEMENT
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # made often, and a frozen one takes four times as long to make
 class ConstantMap:
     """Constant maps: slices along one axis, the channels, that do not depend on the input and need not be uniform.
 
@@ -77,8 +77,8 @@ class ConstantMap:
         for axis, rows in enumerate(self.index):
             if rows is None:
                 continue
-            used = np.bincount(rows.places, minlength=value.shape[axis + 1]) > 0
-            if not used.all():
+            if rows.count != value.shape[axis + 1] or not rows.lie_somewhere:
+                used = np.bincount(rows.places, minlength=value.shape[axis + 1]) > 0
                 value = np.compress(used, value, axis=axis + 1)
                 rows = Rows((np.cumsum(used) - 1)[rows.places], rows.course)
             index[axis] = rows if value.shape[axis + 1] > 1 else None
@@ -175,6 +175,10 @@ def refined(patterns: Sequence[ConstantMap]) -> tuple[tuple[Rows | None, ...], l
     values = [p.value for p in patterns]
     for axis in range(len(patterns[0].index)):
         given = [p.index[axis] for p in patterns]
+        uneven = [(rows, v) for rows, v in zip(given, values, strict=True) if rows is not None]
+        if all(rows is uneven[0][0] and v.shape[axis + 1] == rows.count for rows, v in uneven):
+            index.append(uneven[0][0] if uneven else None)  # fine enough as they are
+            continue
         joint = together(given)
         if joint is None:
             return None
@@ -202,7 +206,7 @@ class Sliding:
         """How many distinct places there are after the windows; None where `over` gives nothing."""
         one = ConstantMap(constant_map.mask[:1], constant_map.value[:1], constant_map.index)
         found = self.over(one, 0.0)
-        return None if found is None else int(np.prod(found[1].shape[: 2 + len(self.windows)]))
+        return None if found is None else math.prod(found[1].shape[: 2 + len(self.windows)])
 
     def over(self, constant_map: ConstantMap, padding: float) -> tuple[tuple[Rows | None, ...], Array] | None:
         """What the windows cover of the maps: the rows of the output, and values [channels, 1, tuples..., windows...].
@@ -224,7 +228,7 @@ class Sliding:
             if np.array_equal(found[1], np.arange(value.shape[axis + 1])[:, None]):
                 value = value[..., None]
             else:
-                ends = [(0, int(a == axis + 1)) for a in range(value.ndim)]
-                padded = np.pad(value, ends, constant_values=padding)
+                row = (*value.shape[: axis + 1], 1, *value.shape[axis + 2 :])
+                padded = np.concatenate([value, np.full(row, padding, value.dtype)], axis=axis + 1)
                 value = np.moveaxis(np.take(padded, found[1], axis=axis + 1), axis + 2, -1)
         return tuple(index), value

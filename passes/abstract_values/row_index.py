@@ -78,10 +78,20 @@ class Rows:
         """How many of `places` belong to each size."""
         return np.asarray([self.places.size]) if self.course is None else self.course.sizes
 
-    @property
+    @functools.cached_property
     def span(self) -> int | Extent:
         """The size of the axis."""
         return self.places.size if self.course is None else self.course.extent
+
+    @functools.cached_property
+    def count(self) -> int:
+        """How many rows there are, if the last of them lies somewhere; one where the axis is empty."""
+        return int(self.places.max(initial=0)) + 1
+
+    @functools.cached_property
+    def lie_somewhere(self) -> bool:
+        """Whether so many rows do, all of them."""
+        return bool(np.bincount(self.places, minlength=1).all())
 
     def is_each(self, rows: int) -> bool:
         """Whether there are so many rows at as many positions, one after the other."""
@@ -133,7 +143,7 @@ def _windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | Non
         course = Course(span) if isinstance(span, Extent) else None
         rows = Rows(np.zeros(SIZES * (SIZES + 1) // 2 if isinstance(span, Extent) else span, np.int64), course)
     if window == Window(1):
-        return rows, np.arange(rows.places.max(initial=0) + 1)[:, None]
+        return rows, np.arange(rows.count)[:, None]
     course = None if rows.course is None else rows.course.through(window)
     if rows.course is not None and course is None:
         return None
@@ -176,7 +186,7 @@ def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None
         if other.left > course.left or other.right > course.right:
             course = replace(course, left=max(course.left, other.left), right=max(course.right, other.right))
     if all(r is first or np.array_equal(r.places, first.places) for r in uneven):
-        numbers = np.arange(first.places.max(initial=0) + 1)
+        numbers = np.arange(first.count)
         tuples = np.stack([np.zeros_like(numbers) if r is None else numbers for r in several], axis=1)
         return (first if course is first.course else Rows(first.places, course)), tuples
     none = np.zeros(first.places.size, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from passes.graph.tensors import Array, Dim, is_constant, shape_of
 from passes.weights import statistics
 from passes.weights.streaming import lazy
 
-_SINGLE = np.finfo(np.float32)
+_finfo = functools.cache(ml_dtypes.finfo)
+#: a scale that changes nothing, and such a shift
+ONE, ZERO = np.ones(()), np.zeros(())
+ONE.setflags(write=False)
+ZERO.setflags(write=False)
+
+_TINY, _MOST = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,8 @@ class ClampedAffine:
     @property
     def fits(self) -> bool:
         """Whether its numbers are neither too large for single precision nor too small, and it is not constant."""
-        tiny, most = float(_SINGLE.smallest_normal), float(_SINGLE.max)
-        inside = tiny <= abs(self.scale) <= most and abs(self.shift) <= most
-        return inside and self.low <= self.high and self.low <= most and self.high >= -most
+        inside = _TINY <= abs(self.scale) <= _MOST and abs(self.shift) <= _MOST
+        return inside and self.low <= self.high and self.low <= _MOST and self.high >= -_MOST
 
     def in_single_precision(self) -> ClampedAffine:
         """With its numbers rounded: six sixths are one again."""
@@ -119,13 +125,14 @@ def longest_chain(last: gs.Node, map_of: Callable[[gs.Node], _Map | None], edito
 
 def rounds(shift: Array | float, dtype: object) -> bool:
     """Whether to add this and take it away again rounds to halves or coarser, as is done on purpose."""
-    return bool(np.max(np.abs(shift), initial=0.0) * float(limits(dtype).eps) >= 0.5)
+    largest = abs(shift) if isinstance(shift, float) else np.abs(shift).max(initial=0.0)
+    return bool(largest * float(limits(dtype).eps) >= 0.5)
 
 
 def limits(dtype: object) -> np.finfo[Any]:
     """The extent and the steps of a floating-point type; those of single precision where it is none or not known."""
     known = np.float32 if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind in "biu" else dtype  # type: ignore[call-overload]
-    return ml_dtypes.finfo(known)  # type: ignore[no-untyped-call]
+    return _finfo(known)
 
 
 def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:
@@ -164,4 +171,4 @@ def keeps_shape(data: tuple[Dim, ...] | None, other: Sequence[Dim]) -> bool:
     """Whether broadcasting against the other shape, a constant's for instance, leaves that of the data as it is."""
     if data is None or len(other) > len(data):
         return False
-    return all(o in (1, d) for o, d in zip(reversed(other), reversed(data), strict=False))
+    return all(size in (1, dim) for size, dim in zip(other, data[len(data) - len(other) :], strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -74,15 +74,18 @@ class Link:
     output_axis: int
     source: Index | None = None
     split: bool = False
+    _pairs: tuple[Index, Index] | None = field(default=None, init=False, repr=False)
 
     def pairs(self, size: int) -> tuple[Index, Index]:
         """The input slices, and the output slice that each goes to: int64 [pairs] both; `size` is that of the input."""
-        if self.source is None:
-            return np.arange(size), np.arange(size)
-        if self.split:
-            return np.arange(size), self.source
-        outputs = np.flatnonzero(self.source >= 0)
-        return self.source[outputs], outputs
+        if self._pairs is None:
+            if self.source is None or self.split:
+                inputs = np.arange(size)
+                self._pairs = inputs, inputs if self.source is None else self.source
+            else:
+                outputs = np.flatnonzero(self.source >= 0)
+                self._pairs = self.source[outputs], outputs
+        return self._pairs
 
     def forward(self, inputs: Mask, size: int) -> Mask:
         """The output slices, bool [size], that come from any of these input slices."""

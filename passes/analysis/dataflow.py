@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,7 +12,7 @@ from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.slices import ConstantSlices, merge
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array, Mask, any_set, is_constant, shape_of
+from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, shape_of
 from passes.ops import rules
 from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import AxisMask, Facts
@@ -56,7 +55,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             # a value that is not finite is left to the run time: nothing may be derived from it
             usable = known.mask & _finite(known.value)
             if any_set(usable) and facts.size(tensor, axis) is not None:
-                facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
+                facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
         for output, axis, extent in _extents(node, facts):
             tensor = node.outputs[output]
             symbol = tensor.shape[axis]
@@ -90,22 +89,24 @@ def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap)
     if facts.size(tensor, axis) is None:
         return
     constant_map = constant_map.compact()
-    spans = [facts.span(tensor, a) for a in range(len(tensor.shape)) if a != axis]
-    if any(rows is not None and rows.span != span for rows, span in zip(constant_map.index, spans, strict=True)):
-        return
+    others = [a for a in range(len(tensor.shape)) if a != axis]
+    for rows, other in zip(constant_map.index, others, strict=True):
+        if rows is not None and rows.span != facts.span(tensor, other):
+            return
     if constant_map.value[0].size > MOST_PLACES:
         return
-    finite = _finite(constant_map.value).reshape(len(constant_map.mask), -1).all(axis=1)
+    finite = _finite(constant_map.value)
     axes = facts.constant.get(tensor.name, {})
-    before = axes[axis].mask if axis in axes else np.zeros(len(constant_map.mask), bool)
-    new = constant_map.mask & finite & ~before
+    new = constant_map.mask & ~axes[axis].mask if axis in axes else constant_map.mask
+    if not all_set(finite):
+        new = new & finite.reshape(len(constant_map.mask), -1).all(axis=1)
     uneven = new & constant_map.uneven
     if any_set(uneven):
-        facts.constant_map.setdefault(tensor.name, {})[axis] = replace(constant_map, mask=uneven)
+        facts.add_maps(tensor, axis, ConstantMap(uneven, constant_map.value, constant_map.index))
     even = new & ~uneven
     if any_set(even):
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
-        facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
+        facts.add_constants(tensor, axis, merge(axes[axis], first) if axis in axes else first)
 
 
 def _backward(graph: gs.Graph, facts: Facts) -> None:
@@ -114,7 +115,7 @@ def _backward(graph: gs.Graph, facts: Facts) -> None:
     for node in reversed(graph.nodes):
         for tensor in captured(node):
             facts.mark_read(tensor, {})
-        if not any(facts.is_live(t) for t in node.outputs):
+        if not any(map(facts.is_live, node.outputs)):
             continue
         per_input: dict[int, AxisMask] = {}
         for index, axis, mask in rules(node).reads(node, facts):

@@ -150,5 +150,5 @@ def _read(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
 
 def _live(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
     if not is_constant(tensor):
-        return analysis.facts.live(tensor, axis)
+        return analysis.facts.live(tensor, axis).copy()
     return _read(analysis, tensor, axis, size) & ~_constant(analysis, tensor, axis, size)

@@ -168,9 +168,11 @@ class GraphEditor:
 
     def _in_order(self, nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
         for node in nodes:
-            yield from self._in_order(self._before.get(id(node), ()))
+            if id(node) in self._before:
+                yield from self._in_order(self._before[id(node)])
             yield node
-            yield from self._in_order(self._after.get(id(node), ()))
+            if id(node) in self._after:
+                yield from self._in_order(self._after[id(node)])
 
 
 class Names:
@@ -179,17 +181,20 @@ class Names:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}
 
     def fresh(self, hint: str) -> str:
         """`hint`, with a number after it if it is taken."""
         if not self._taken:  # most never make a name
             for scope in with_bodies(self._graph):
-                self._taken.update(t.name for t in [*scope.inputs, *scope.outputs])
-                self._taken.update(n.name for n in scope.nodes)
-                self._taken.update(t.name for n in scope.nodes for t in [*n.inputs, *n.outputs])
-        name, number = hint, 0
+                self._taken.update([t.name for t in [*scope.inputs, *scope.outputs]])
+                self._taken.update([n.name for n in scope.nodes])
+                self._taken.update([t.name for n in scope.nodes for t in n.inputs])
+                self._taken.update([t.name for n in scope.nodes for t in n.outputs])
+        name, number = hint, self._numbers.get(hint, 0)  # those before are taken
         while name in self._taken:
             number += 1
             name = f"{hint}_{number}"
+        self._numbers[hint] = number
         self._taken.add(name)
         return name

@@ -40,10 +40,11 @@ _MOST = 2**27
 _SHAPE_DATA = 1024
 _OF_INTEGERS = ("Add", "Sub", "Mul", "Min", "Max", "Less", "Where")
 # These do the same to elements of any type, and have attributes.
-_MOVES: dict[str, Callable[..., Array]] = {
+_WITH_ATTRIBUTES: dict[str, Callable[..., Array]] = {
     "Cast": lambda x, to: x.astype(_plain(to)),
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis),
+    "HardSigmoid": lambda x, alpha=0.0, beta=0.0: _hard_sigmoid(x, alpha or 0.2, beta or 0.5),
     "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
     "Slice": lambda x, starts, ends, axes=None, steps=None: x[_cut(x, starts, ends, axes, steps)],
     "Squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes)),
@@ -58,7 +59,7 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
         return None
     standard = is_standard(node)
     fast = _FAST.get(node.op) if standard else None
-    moves = _MOVES.get(node.op) if standard else None
+    configured = _WITH_ATTRIBUTES.get(node.op) if standard else None
     chosen = operands[1:] if node.op == "Where" else operands  # by conditions
     kinds = {None if x is None else x.dtype.kind for x in chosen}
     with np.errstate(all="ignore"):
@@ -67,9 +68,9 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
                 return [np.asarray(fast(*operands))]
             except (TypeError, ValueError):  # too few operands, or such as do not fit each other
                 return None
-        if moves is not None and all(x is not None for x in operands):
+        if configured is not None and all(x is not None for x in operands):
             with contextlib.suppress(Exception):  # attributes that are left to the reference
-                return [np.asarray(moves(*operands, **node.attrs))]
+                return [np.asarray(configured(*operands, **node.attrs))]
         try:
             return _reference(node, opset, operands)
         except Exception:  # an operator, type or attribute that the reference does not implement
@@ -81,12 +82,16 @@ def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bo
 
     A few numbers can ask for any number of them.
     """
+    plain = is_standard(node) and node.op in _FAST
+    if plain and math.prod([x.size for x in operands if x is not None]) <= _MOST:
+        return False
     if all(static_shape(t) is not None for t in node.outputs if t.name):
         return False
-    shapes = [x.shape for x in operands if x is not None]
-    if is_standard(node) and (node.op in _FAST or node.op in _MOVES):
+    if plain:
         with contextlib.suppress(ValueError):  # operands that do not fit each other
-            return node.op in _FAST and math.prod(np.broadcast_shapes(*shapes)) > _MOST
+            return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None))) > _MOST
+        return False
+    if is_standard(node) and node.op in _WITH_ATTRIBUTES:
         return False
     model, feeds = _alone(node, opset, operands)
     small = {name: x for name, x in feeds.items() if x.size <= _SHAPE_DATA}
@@ -105,6 +110,11 @@ def _plain(element: int) -> np.dtype[Any]:
     if dtype.kind not in "biuf":
         raise TypeError(dtype)
     return dtype
+
+
+def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    scale, shift = (float(np.float32(number)) for number in (alpha, beta))  # which attributes hold
+    return np.asarray(np.maximum(0, np.minimum(1, x * scale + shift)).astype(x.dtype))
 
 
 def _whole(x: Array, shape: Array) -> Array:

@@ -34,7 +34,7 @@ def replace_captured(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
     """All graphs among the attributes of the graph's nodes, and of theirs."""
     for node in graph.nodes:
-        for body in subgraphs(node):
+        for body in subgraphs(node) if node.attrs else ():
             yield body
             yield from bodies(body)
 
@@ -47,7 +47,7 @@ def with_bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 def seen_outside(graph: gs.Graph) -> set[str]:
     """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
-    return {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
+    return {t.name for t in graph.outputs} | {t.name for n in graph.nodes if n.attrs for t in captured(n)}
 
 
 def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
@@ -64,4 +64,7 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
-    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):  # as of hardly any node
+            return [graph for graph in node.attrs.values() if isinstance(graph, gs.Graph)]
+    return []

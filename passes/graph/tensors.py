@@ -147,13 +147,18 @@ def inverse(order: Index) -> Index:
 
 
 def any_set(mask: Mask) -> bool:
-    """Whether any is set: `mask.any()`, which takes five times as long where there are few."""
-    return bool(np.count_nonzero(mask))
+    """Whether any is set: `mask.any()`, which takes ten times as long where there are few."""
+    return True in mask.tobytes()
 
 
 def all_set(mask: Mask) -> bool:
-    """Whether all are set: `mask.all()`, which takes five times as long where there are few."""
-    return bool(np.count_nonzero(mask) == mask.size)
+    """Whether all are set: `mask.all()`, which takes ten times as long where there are few."""
+    return False not in mask.tobytes()
+
+
+def every(size: int) -> Mask:
+    """All of so many slices: `np.ones`, which takes more than twice as long where there are few."""
+    return ~np.zeros(size, bool)
 
 
 def describe(node: gs.Node) -> str:

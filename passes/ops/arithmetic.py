@@ -10,6 +10,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.scale_shift import (
+    ONE,
+    ZERO,
     Affine,
     ClampedAffine,
     along_one_axis,
@@ -65,7 +67,7 @@ class Sum(Arithmetic):
     """Shifts; a scale and shift after it can become part of the shift."""
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, np.ones(()), values, axis)
+        return Affine(data, ONE, values, axis)
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_addend(node, affine)
@@ -74,7 +76,8 @@ class Sum(Arithmetic):
         return linear_dependence.added(parts, [1.0, 1.0])
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        return facts.lowest(node.inputs[0]) + facts.lowest(node.inputs[1])
+        first = facts.lowest(node.inputs[0])
+        return first if first == -math.inf else first + facts.lowest(node.inputs[1])
 
 
 @register("Sub")
@@ -84,7 +87,7 @@ class Difference(Arithmetic):
     commutes = False
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, np.ones(()), -values, axis)
+        return Affine(data, ONE, -values, axis)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, -1.0])
@@ -97,14 +100,14 @@ class Product(Arithmetic):
     neutral = 1.0
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, values, np.zeros(()), axis)
+        return Affine(data, values, ZERO, axis)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.multiplied(*parts)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        bounds = [facts.lowest(t) for t in node.inputs]
-        return 0.0 if node.inputs[0] is node.inputs[1] or min(bounds) >= 0 else -math.inf
+        first, second = node.inputs
+        return 0.0 if first is second or (facts.lowest(first) >= 0 and facts.lowest(second) >= 0) else -math.inf
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
@@ -136,14 +139,14 @@ class Quotient(Arithmetic):
     commutes = False
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
-        return Affine(data, 1 / values, np.zeros(()), axis) if (values != 0).all() else None
+        return Affine(data, 1 / values, ZERO, axis) if (values != 0).all() else None
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.divided(*parts)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        numerator, denominator = (facts.lowest(t) for t in node.inputs)
-        return 0.0 if numerator >= 0 and denominator > 0 else -math.inf
+        numerator, denominator = node.inputs
+        return 0.0 if facts.lowest(numerator) >= 0 and facts.lowest(denominator) > 0 else -math.inf
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
@@ -164,9 +167,11 @@ class Power(Elementwise):
 def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
-    mask = np.asarray(np.logical_or.reduce([k.mask & (k.value == 0) for k in given]))
-    dtype = next((k.value.dtype for k in given if any_set(k.mask)), given[0].value.dtype)
-    return ConstantSlices(mask, np.zeros(mask.shape, dtype))
+    known = [k for k in given if any_set(k.mask)] or given[:1]
+    mask = known[0].mask & (known[0].value == 0)
+    for other in known[1:]:
+        mask |= other.mask & (other.value == 0)
+    return ConstantSlices(mask, np.zeros(mask.shape, known[0].value.dtype))
 
 
 @register("Where")

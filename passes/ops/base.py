@@ -31,7 +31,7 @@ from passes.abstract_values.slices import (
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, every, is_float, shape_of, volume
 from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -213,10 +213,14 @@ class Linked(Op):
             yield output, axis, known
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        ends = dict.fromkeys((link.output, link.output_axis) for link in facts.links(node))
-        live = {(output, axis): facts.live(node.outputs[output], axis) for output, axis in ends}
+        live: Sets = {}
+        for link in facts.links(node):
+            key = link.output, link.output_axis
+            if key not in live and (some := facts.live_some(node.outputs[link.output], link.output_axis)) is not None:
+                live[key] = some
         for (index, axis), need in self._project(node, facts, live).items():
-            yield index, axis, need
+            if need is not None:
+                yield index, axis, need
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         linked = {(link.output, link.output_axis) for link in facts.links(node)}
@@ -224,35 +228,38 @@ class Linked(Op):
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         links = facts.links(node)
-        sets = {key: stored[key] for link in links if (key := (link.output, link.output_axis)) in stored}
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
-            key: Demand(need, reason=self.reason, echo=echo.get(key))
-            for key, need in self._project(node, facts, sets).items()
+            (index, axis): Demand(
+                every(facts.size(node.inputs[index], axis) or 0) if need is None else need,
+                reason=self.reason,
+                echo=echo.get((index, axis)),
+            )
+            for (index, axis), need in self._project(node, facts, stored).items()
         }
 
-    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask]:
-        """Slices of the inputs that these slices of the outputs come from.
+    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask | None]:
+        """Slices of the inputs that these slices of the outputs (all, of axes without a set) come from; None: all.
 
         Axes of one output that share an input axis (a Reshape that splits) narrow it together; different outputs each
         add to it.
         """
-        per_output: dict[tuple[int, int], dict[int, Mask]] = {}
+        per_output: dict[tuple[int, int, int], Mask | None] = {}
         for link in facts.links(node):
-            size = facts.size(node.inputs[link.input], link.input_axis)
-            wanted = sets.get((link.output, link.output_axis))
-            if size is None:
-                continue
-            if wanted is None:
-                n = facts.size(node.outputs[link.output], link.output_axis)
-                wanted = np.ones(n or 0, bool)
-            need = link.backward(wanted, size)
-            outputs = per_output.setdefault((link.input, link.input_axis), {})
-            outputs[link.output] = need if link.output not in outputs else outputs[link.output] & need
-        return {
-            key: next(iter(needs.values())) if len(needs) == 1 else np.logical_or.reduce(list(needs.values()))
-            for key, needs in per_output.items()
-        }
+            need = sets.get((link.output, link.output_axis))
+            if link.source is not None:
+                outputs = every(facts.size(node.outputs[link.output], link.output_axis) or 0) if need is None else need
+                need = link.backward(outputs, facts.size(node.inputs[link.input], link.input_axis) or 0)
+            end = link.input, link.input_axis, link.output
+            before = per_output.get(end)
+            per_output[end] = need if before is None else before if need is None else before & need
+        found: dict[tuple[int, int], Mask | None] = {}
+        for (index, axis, _), need in per_output.items():
+            if (index, axis) in found:
+                other = found[index, axis]
+                need = None if need is None or other is None else need | other
+            found[index, axis] = need
+        return found
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(k.input, k.input_axis) for k in facts.links(node) if (k.output, k.output_axis) == (output, axis)]

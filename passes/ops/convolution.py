@@ -47,6 +47,8 @@ def level(counts: Mask, groups: int) -> Mask:
 
     counts: bool [channels], channels divisible by groups. Returns bool [channels].
     """
+    if groups in (1, counts.size):
+        return counts
     rows = counts.reshape(groups, -1)
     most = int(rows.sum(axis=1).max(initial=0))
     order = np.argsort(~rows, axis=1, kind="stable")  # wanted slices first, then the others in order
@@ -188,10 +190,12 @@ class Convolution(Op):
         over = self.windows(node)
         if over is None:
             return None
-        groups, weights = group_size(node), self.weights(node, facts)[outputs]
+        groups, weights = group_size(node), self.weights(node, facts)
         values, used = known.cleared().astype(np.float64), known.mask
         if groups == 1:
-            values, weights = values[used], weights[:, used]
+            values, weights = values[used], weights[np.ix_(outputs, used)]
+        else:
+            weights = weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
         sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
         found = sliding.over(ConstantMap(used[used] if groups == 1 else used, values, known.index), 0.0)
@@ -199,8 +203,8 @@ class Convolution(Op):
             return None
         index, windows = found  # [in, 1, tuples..., kernel...]
         tuples = windows.shape[1 : 2 + len(over)]
-        windows = windows.reshape(len(values), int(np.prod(tuples)), -1)  # [in, tuples, kernel]
-        value = np.zeros((outputs.size, int(np.prod(tuples))))
+        windows = windows.reshape(len(values), math.prod(tuples), -1)  # [in, tuples, kernel]
+        value = np.zeros((outputs.size, math.prod(tuples)))
         if groups == 1:
             value[outputs] = np.tensordot(weights, windows, axes=((1, 2), (0, 2)))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -60,42 +61,50 @@ class Elementwise(Linked):
             return []
         for axis in range(len(node.outputs[0].shape or ())):
             size = facts.size(node.outputs[0], axis)
-            along = [(i, a, facts.size(t, a)) for i, t in operands if (a := self.align(node, i, axis)) is not None]
-            if size is None or any(s not in (1, size) for _, _, s in along):
-                continue  # an operand of unknown size there cannot be cut with the others
-            found += [Link(i, a, 0, axis) for i, a, s in along if s == size]
+            if size is None:
+                continue
+            along = []
+            for index, tensor in operands:
+                aligned = self.align(node, index, axis)
+                own = 1 if aligned is None else facts.size(tensor, aligned)
+                if aligned is not None and own == size:
+                    along.append(Link(index, aligned, 0, axis))
+                elif own != 1:
+                    break  # an operand of unknown size there cannot be cut with the others
+            else:
+                found += along
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        tensors = present(node.inputs)
         for axis, aligned in facts.aligned(node).items():
-            known = self._along(node, facts, axis, aligned)
+            known = self._along(node, facts, axis, tensors, aligned)
             if known is not None:
                 yield 0, axis, known
 
-    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantSlices | None:
+    def _along(
+        self, node: gs.Node, facts: Facts, axis: int, tensors: list[tuple[int, gs.Tensor]], aligned: dict[int, int]
+    ) -> ConstantSlices | None:
         size = facts.size(node.outputs[0], axis)
         assert size is not None
         operands: list[ConstantSlices | None] = [None] * len(node.inputs)
         unknown = []
         one_decides = type(self).decided is not Elementwise.decided
-        for index, tensor in present(node.inputs):
-            if index in aligned:
-                operands[index] = facts.known(tensor, aligned[index])
-            elif (value := facts.uniform(tensor)) is not None:
-                operands[index] = ConstantSlices(np.ones(size, bool), np.full(size, value))
-            if operands[index] is None:
+        for index, tensor in tensors:
+            known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
+            if known is None:
                 if not one_decides:
                     return None
                 unknown.append(index)
+            operands[index] = known
         if not any(operands):
             return None
+        all_known = None if unknown else _common([k.mask for k in operands if k is not None])
         for index in unknown:
             operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
-        masks = [k.mask for k in operands if k is not None]
-        all_known = masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
-        decided = self.decided(node, facts, operands)
-        values = self._values(node, facts, operands, all_known)
-        computed = None if values is None else ConstantSlices(all_known, values)
+        decided = self.decided(node, facts, operands) if one_decides else None
+        values = None if all_known is None else self._values(node, facts, operands, all_known)
+        computed = None if values is None or all_known is None else ConstantSlices(all_known, values)
         if decided is None or not any_set(decided.mask):
             return computed
         return decided if computed is None else merge(computed, decided)
@@ -107,17 +116,22 @@ class Elementwise(Linked):
         return span if isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        operands = [(index, tensor, is_constant(tensor)) for index, tensor in present(node.inputs)]
+        computed = [tensor.name for _, tensor, constant in operands if not constant]
+        if not all(name in facts.constant or name in facts.constant_map for name in computed):
+            return
         for axis, aligned in facts.aligned(node).items():
-            found = self._map(node, facts, axis, aligned) if self._may_map(node, facts, aligned) else None
-            if found is not None:
-                yield 0, axis, found
+            if self._may_map(operands, facts, aligned):
+                found = self._map(node, facts, axis, aligned)
+                if found is not None:
+                    yield 0, axis, found
 
     @staticmethod
-    def _may_map(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+    def _may_map(operands: list[tuple[int, gs.Tensor, bool]], facts: Facts, aligned: dict[int, int]) -> bool:
         """Whether all computed operands are known somewhere, and an operand makes them uneven."""
         uneven = False
-        for index, tensor in present(node.inputs):
-            if not is_constant(tensor):
+        for index, tensor, constant in operands:
+            if not constant:
                 if index not in aligned or facts.constants(tensor, aligned[index]) is None:
                     return False
                 uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
@@ -133,15 +147,16 @@ class Elementwise(Linked):
             if operand is None:
                 return None
             operands[index] = operand
-        mask = np.asarray(np.logical_and.reduce([p.mask for p in operands.values()]))
+        mask = _common([p.mask for p in operands.values()])
         joint = refined(list(operands.values())) if any_set(mask) else None
         if joint is None:
             return None
         places, values = joint
-        shape = np.broadcast_shapes(*(v.shape for v in values))
+        shapes = {v.shape for v in values}
+        shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop()
         if not 0 < math.prod(shape[1:]) <= MOST_PLACES:
             return None
-        flat = [np.broadcast_to(v, shape)[mask].reshape(-1) for v in values]
+        flat = [(v if v.shape == shape else np.broadcast_to(v, shape))[mask].reshape(-1) for v in values]
         vectors = dict(zip(operands, flat, strict=True))
         computed = self.fold(node, facts, [vectors.get(i) for i in range(len(node.inputs))])
         if computed is None or computed.size != flat[0].size:
@@ -151,8 +166,9 @@ class Elementwise(Linked):
         return ConstantMap(mask, value, places)
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        computed = {index for index, tensor in present(node.inputs) if not is_constant(tensor)}
         for axis, aligned in facts.aligned(node).items():
-            if not self._may_depend(node, facts, aligned):
+            if not self._may_depend(node, facts, computed, aligned):
                 continue
             size = facts.size(node.outputs[0], axis) or 0
             parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
@@ -168,12 +184,13 @@ class Elementwise(Linked):
                 yield 0, axis, dependence
 
     @staticmethod
-    def _may_depend(node: gs.Node, facts: Facts, aligned: dict[int, int]) -> bool:
+    def _may_depend(node: gs.Node, facts: Facts, computed: set[int], aligned: dict[int, int]) -> bool:
         """Whether some slices are linearly dependent already, or constants meet what is shared along the axis."""
-        if any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
+        if facts.dependence and any((node.inputs[i].name, a) in facts.dependence for i, a in aligned.items()):
             return True
-        shared = any(i not in aligned and not is_constant(t) for i, t in present(node.inputs))
-        return shared and any(is_constant(node.inputs[i]) or node.inputs[i].name in facts.constant for i in aligned)
+        if computed <= aligned.keys():
+            return False
+        return any(i not in computed or a in facts.constant.get(node.inputs[i].name, ()) for i, a in aligned.items())
 
     @staticmethod
     def _combination(node: gs.Node, facts: Facts, index: int, aligned: dict[int, int], size: int) -> Combination:
@@ -233,7 +250,7 @@ class Elementwise(Linked):
         if not any_set(mask):
             return None
         computed = self.fold(node, facts, [None if k is None else k.value[mask] for k in operands])
-        if computed is None or computed.shape != (int(mask.sum()),):
+        if computed is None or computed.shape != (np.count_nonzero(mask),):
             return None
         values = np.zeros(mask.shape, computed.dtype)
         values[mask] = computed
@@ -291,9 +308,13 @@ class Elementwise(Linked):
         return True
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
-        bounds = [facts.lowest(t) for _, t in present(node.inputs)]
         rule = _LOWEST.get(node.op)
-        return -math.inf if rule is None else float(rule(bounds))
+        return -math.inf if rule is None else float(rule([facts.lowest(t) for _, t in present(node.inputs)]))
+
+
+def _common(masks: Sequence[Mask]) -> Mask:
+    """Slices that all of these have."""
+    return functools.reduce(np.logical_and, masks)
 
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()

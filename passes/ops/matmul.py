@@ -411,8 +411,11 @@ class MatMul(MatrixProduct):
     _of_vectors = VectorProduct()
 
     def form(self, node: gs.Node) -> Op:
-        vectors = any(len(shape_of(t) or ()) == 1 for t in node.inputs)
-        return self._of_vectors if vectors else self
+        for tensor in node.inputs:  # asked of each node again and again
+            shape = tensor.shape
+            if shape is not None and len(shape) == 1:
+                return self._of_vectors
+        return self
 
     def addend(self, node: gs.Node) -> gs.Tensor | None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -35,20 +36,22 @@ def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
     _gather_from_shared(rewriter)
     rewriter.editor.finish()
     # only now: until here the rules are told the shapes that the tensors had
+    whole_outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
         for tensor in node.outputs:
-            if tensor.name in rewriter.shapes and not any(tensor is t for t in graph.outputs):
+            if tensor.name in rewriter.shapes and id(tensor) not in whole_outputs:
                 tensor.shape = rewriter.stored_shape(tensor)
 
 
 def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
     """Give the node at every input the slices that it requires."""
     for index, tensor in present(node.inputs):
-        required = {a: rewriter.required(node, index, a) for a in range(len(rewriter.shape(tensor)))}
+        axes = range(len(rewriter.shape(tensor)))
+        required = {a: mask for a in axes if (mask := rewriter.required(node, index, a)) is not None}
         if is_constant(tensor):
-            if any(r is not None for r in required.values()):
+            if required:
                 rewriter.set_input(node, index, rewriter.slice(tensor, required))
-        elif all(r is None or any_set(r) for r in required.values()):  # else the operand is left out
+        elif not _fits(rewriter, tensor, required) and all(map(any_set, required.values())):  # else it is left out
             adapted = _adapted(rewriter, tensor, required, _may_broadcast(rewriter, node, index))
             rewriter.set_input(node, index, adapted)
 
@@ -75,16 +78,22 @@ def _differ(stored: Mask | None, required: Mask | None) -> bool:
     if stored is None or required is None:
         mask = required if stored is None else stored
         return mask is not None and not all_set(mask)
-    return any_set(stored != required)
+    return stored is not required and any_set(stored != required)
 
 
-def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask | None], broadcast: bool) -> gs.Tensor:
+def _fits(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]) -> bool:
+    """Whether the tensor stores these slices per axis (all, where none are given), and no others."""
+    axes = range(len(rewriter.shape(tensor)))
+    return not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in axes)
+
+
+def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask], broadcast: bool) -> gs.Tensor:
     """The tensor with these slices per axis (all, where none are given), by adapters from those that it stores.
 
     broadcast: the axes along which it is constant may have size 1.
     """
     shape = rewriter.shape(tensor)
-    if not any(_differ(rewriter.stored(tensor, a), required.get(a)) for a in range(len(shape))):
+    if _fits(rewriter, tensor, required):
         return tensor
     whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int) and d <= MOST_SLICES}
     stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
@@ -154,11 +163,11 @@ def _gather_from_shared(rewriter: Rewriter) -> None:
     sizes: dict[str, int] = defaultdict(int)
     for (name, _), (origin, cut) in rewriter.cuts.items():
         widened = isinstance(origin, Quantized) and not isinstance(cut, Quantized)
-        sizes[name] += int(np.prod(cut.shape)) * (8 if widened else 1) if cut.outputs else 0
+        sizes[name] += prod(cut.shape) * (8 if widened else 1) if cut.outputs else 0
     editor = rewriter.editor
     for (name, cuts), (origin, cut) in rewriter.cuts.items():
         # what still reads all of the initializer keeps it in the file
-        if sizes[name] <= max(0 if origin.outputs else int(np.prod(origin.shape)), SMALL):
+        if sizes[name] <= max(0 if origin.outputs else prod(origin.shape), SMALL):
             continue
         current: gs.Tensor = origin
         for axis, packed in cuts:

@@ -17,7 +17,7 @@ from passes.abstract_values.constant_maps import ConstantMap, combined, uniform,
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, output_index, size_of, sizes_of
+from passes.graph.tensors import Array, Mask, all_set, any_set, every, is_constant, output_index, size_of, sizes_of
 from passes.weights.statistics import FINITE, Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
@@ -65,8 +65,11 @@ class Facts:
     _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _axes: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    _maps: dict[tuple[str, int], ConstantMap | None] = field(default_factory=dict)
+    _live: dict[str, AxisMask | None] = field(default_factory=dict)
     _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _uniform: dict[str, Array | None] = field(default_factory=dict)
+    _repeated: dict[tuple[str, int], ConstantSlices | None] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
 
     def of_copy(self) -> Facts:
@@ -78,11 +81,11 @@ class Facts:
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
-        sizes = self._sizes.get(tensor.name)
-        if sizes is None:
-            self._sizes[tensor.name] = sizes = sizes_of(tensor)
-        try:  # asked everywhere, and hardly ever of an axis that is not there
-            return sizes[axis]
+        try:  # asked everywhere, mostly once more, and hardly ever of an axis that is not there
+            return self._sizes[tensor.name][axis]
+        except KeyError:
+            self._sizes[tensor.name] = sizes_of(tensor)
+            return self.size(tensor, axis)
         except IndexError:
             return None
 
@@ -118,14 +121,12 @@ class Facts:
 
     def known(self, tensor: gs.Tensor, axis: int) -> ConstantSlices | None:
         """Constant slices along the axis, None if there are none (or none are known)."""
-        if not is_constant(tensor):
-            return self.constant.get(tensor.name, {}).get(axis)
-        axes = self.constant.setdefault(tensor.name, {})
-        if axis >= len(tensor.shape):
-            return None
-        if axis not in axes:
-            axes[axis] = ConstantSlices(*uniform_slices(self._values(tensor), axis))
-        return axes[axis]
+        axes = self.constant.get(tensor.name)
+        found = None if axes is None else axes.get(axis)
+        if found is None and is_constant(tensor) and axis < len(tensor.shape):
+            found = ConstantSlices(*uniform_slices(self._values(tensor), axis))
+            self.constant.setdefault(tensor.name, {})[axis] = found
+        return found
 
     def span(self, tensor: gs.Tensor, axis: int) -> Span:
         """The size of the axis: static or computed; None where nothing is known that could be used."""
@@ -140,8 +141,21 @@ class Facts:
         known, uneven = self.known(tensor, axis), self.constant_map.get(tensor.name, {}).get(axis)
         if known is None:
             return uneven
-        even = uniform(known.mask, known.value, len(tensor.shape) - 1)
-        return even if uneven is None else combined(known.mask, even, uneven)
+        key = tensor.name, axis
+        if key not in self._maps:
+            even = uniform(known.mask, known.value, len(tensor.shape) - 1)
+            self._maps[key] = even if uneven is None else combined(known.mask, even, uneven)
+        return self._maps[key]
+
+    def add_constants(self, tensor: gs.Tensor, axis: int, known: ConstantSlices) -> None:
+        """Note what is known of the slices along the axis, in place of what was known before."""
+        self.constant.setdefault(tensor.name, {})[axis] = known
+        self._maps.pop((tensor.name, axis), None)
+
+    def add_maps(self, tensor: gs.Tensor, axis: int, uneven: ConstantMap) -> None:
+        """Note which slices along the axis are constant maps and not uniform, in place of what was known before."""
+        self.constant_map.setdefault(tensor.name, {})[axis] = uneven
+        self._maps.pop((tensor.name, axis), None)
 
     def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
         """Slices that do not depend on the input, uniform or not; None if there are none."""
@@ -213,11 +227,19 @@ class Facts:
         if not is_constant(tensor):
             return None
         if tensor.name not in self._uniform:
-            values = self._values(tensor)
-            first = next(iter(values.blocks())).reshape(-1)[:1]
-            same = first.size > 0 and is_filled_with(values, first[0])
-            self._uniform[tensor.name] = first[0] if same else None
+            values = lazy(tensor) or self.value(tensor)
+            some = (next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)
+            same = some.size > 0 and bool(some[0] == some[-1]) and is_filled_with(values, some[0])
+            self._uniform[tensor.name] = some[0] if same else None
         return self._uniform[tensor.name]
+
+    def repeated(self, tensor: gs.Tensor, size: int) -> ConstantSlices | None:
+        """So many slices that all hold the one value of an initializer; None if its elements differ."""
+        key = tensor.name, size
+        if key not in self._repeated:
+            value = self.uniform(tensor)
+            self._repeated[key] = None if value is None else ConstantSlices(every(size), np.full(size, value))
+        return self._repeated[key]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
         """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
@@ -225,28 +247,39 @@ class Facts:
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
-        if not self.is_live(tensor):
+        some = self.live_some(tensor, axis)
+        return every(self.size(tensor, axis) or 0) if some is None else some
+
+    def live_some(self, tensor: gs.Tensor, axis: int) -> Mask | None:
+        """As `live`, but None where all slices are read and none is constant."""
+        axes = self._live_axes(tensor)
+        if axes is None:
             return np.zeros(self.size(tensor, axis) or 0, bool)
-        live = self._varying(tensor, axis, self.read[tensor.name].get(axis))
-        dependence = self.dependence.get((tensor.name, axis))
-        return live if dependence is None else dependence.required(live)
+        live, dependence = axes.get(axis), self.dependence.get((tensor.name, axis))
+        if dependence is None:
+            return live
+        return dependence.required(every(self.size(tensor, axis) or 0) if live is None else live)
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
-        read = self.read.get(tensor.name)
-        if read is None:
-            return False
-        constant, uneven = self.constant.get(tensor.name), self.constant_map.get(tensor.name)
-        if not constant and not uneven:  # as of most tensors
-            return all(map(any_set, read.values()))
-        axes = {*read, *(constant or ()), *(uneven or ())}
-        return all(any_set(self._varying(tensor, axis, read.get(axis))) for axis in axes)
+        return self._live_axes(tensor) is not None
+
+    def _live_axes(self, tensor: gs.Tensor) -> AxisMask | None:
+        """What is read and not constant, along axes where that is not all; None if nothing of the tensor is."""
+        name = tensor.name
+        if name not in self.read:
+            return None
+        if name not in self._live:
+            read, known = self.read[name], {*self.constant.get(name, ()), *self.constant_map.get(name, ())}
+            live = {axis: self._varying(tensor, axis, read.get(axis)) for axis in known.union(read)}
+            self._live[name] = live if all(map(any_set, live.values())) else None
+        return self._live[name]
 
     def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:
         """Those of the slices that are read (None: all) which are not constant."""
         constant = self.constants(tensor, axis)
         if constant is None:
-            return np.ones(self.size(tensor, axis) or 0, bool) if read is None else read
+            return every(self.size(tensor, axis) or 0) if read is None else read
         return ~constant if read is None else read & ~constant
 
     def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
@@ -255,3 +288,4 @@ class Facts:
         self.read[tensor.name] = {
             axis: both for axis in before.keys() & axes.keys() if not all_set(both := before[axis] | axes[axis])
         }
+        self._live.pop(tensor.name, None)

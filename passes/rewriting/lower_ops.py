@@ -64,7 +64,7 @@ class Rewriter:
         """How many slices are stored along the axis, None where that is not static."""
         stored = self.stored(tensor, axis)
         if stored is not None:
-            return int(stored.sum())
+            return int(np.count_nonzero(stored))
         shape = self.shape(tensor)
         dim = shape[axis] if axis < len(shape) else None
         return dim if isinstance(dim, int) else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.scale_shift import Affine, keeps_shape, limits, rounds, with_constant
+from passes.abstract_values.scale_shift import ONE, ZERO, Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph.editor import Change, GraphEditor
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
 from passes.weights.quantized import Quantized
@@ -61,7 +62,7 @@ class Fuser:
             values = (before.astype(np.float64) * scale + shift).astype(before.dtype)
         if rounds(before, values.dtype) or not np.isfinite(values).all():
             return False
-        scaling = Affine(data, affine.scale, np.zeros(()), affine.axis)
+        scaling = Affine(data, affine.scale, ZERO, affine.axis)
         if (affine.scale != 1).any() and not self.fold(scaling):
             return False
         node.inputs[0 if old is node.inputs[0] else 1] = self._editor.constant(old.name, values)
@@ -112,7 +113,7 @@ class Fuser:
                 return None  # all of the weights would be read again
             shift = np.asarray(weight.values, np.float64) * _per_weight(affine.shift, weight, axes, groups)
             shift = shift.sum(axis=tuple(a for a in range(shift.ndim) if a != axes[0]))
-            shifted = _mapped_bias(bias, np.ones(()), shift, weight.dtype)
+            shifted = _mapped_bias(bias, ONE, shift, weight.dtype)
             if shifted is None or rounds(affine.shift, weight.dtype):
                 return None
         return lambda: self._give(node, scaled, shifted)
@@ -133,7 +134,7 @@ def _may_change(weight: gs.Tensor) -> bool:
     if not is_constant(weight) or isinstance(weight.dtype, int) or isinstance(weight, Quantized):
         return False
     # what others read as it is would be stored twice
-    return len(weight.outputs) == 1 or int(np.prod(weight.shape)) <= SMALL
+    return len(weight.outputs) == 1 or prod(weight.shape) <= SMALL
 
 
 def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
@@ -148,7 +149,7 @@ def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
 
 def _mapped_bias(bias: gs.Constant | None, scale: Array, shift: Array, dtype: np.dtype[Any]) -> Array | None:
     """scale · bias + shift in this type, [channels]; None where it overflows, or adding the bias rounds on purpose."""
-    before = np.zeros(()) if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
+    before = ZERO if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         after = (scale * before + shift).astype(dtype)
     return after if np.isfinite(after).all() and not rounds(before, dtype) else None

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from passes.graph.tensors import Array, Index, Mask
+from passes.graph.tensors import Array, Index, Mask, all_set, any_set
 from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
@@ -20,6 +20,9 @@ _FEW = 16
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
     """Slices that hold one value throughout, and the first value of each slice: bool and the weight's type [size]."""
+    if isinstance(values, Kept) and values.size == values.shape[axis]:
+        elements = values.values.reshape(-1)
+        return np.asarray(elements == elements), elements  # what is not a number is like nothing
     if ("line", axis) not in values.notes:  # look at all axes at once: reading is what takes long, but in memory
         lines = [_Line(values, a) for a in ([axis] if isinstance(values, Kept) else range(len(values.shape)))]
         for start, _, block in values.placed():
@@ -90,7 +93,7 @@ def is_finite(values: Array) -> bool:
 def is_filled_with(values: Array | Lazy, value: object) -> bool:
     """Whether all elements are this one."""
     blocks = values.blocks() if isinstance(values, Lazy) else [values]
-    return all(bool(np.all(block == value)) for block in blocks)
+    return all(all_set(np.asarray(block == value)) for block in blocks)
 
 
 def peaks(values: Array | Lazy, axis: int) -> Array:
@@ -172,6 +175,8 @@ def _counts(found: Mask) -> tuple[Index, Index]:
     Counting along both axes is slow. Mostly all are set that lie in a row and a column where any is; where few of these
     are not, those are found instead.
     """
+    if found.all():  # soon seen, as in `_reduced`
+        return np.full(len(found), found.shape[1]), np.full(found.shape[1], len(found))
     held = np.asarray(found.any(axis=1)), np.asarray(found.any(axis=0))
     sizes = [int(np.count_nonzero(some)) for some in held]
     zeros = sizes[0] * sizes[1] - int(np.count_nonzero(found))
@@ -229,19 +234,25 @@ class Nonzero:
 
     def columns(self, rows: Mask) -> Mask:
         """Columns in which any of these rows has a weight."""
-        live = self._rows > 0
-        asked = int(np.count_nonzero(live & rows))
-        zeros = int(np.count_nonzero(live)) - self._columns  # in each column, beside those of rows that are all zeros
-        sure = (self._columns > 0) & (zeros < asked)
-        if not asked or not ((self._columns > 0) & ~sure).any():
-            return np.asarray(sure)
-        return np.asarray(self.matrix[rows].any(axis=0))
+        certain = _met(rows, self._rows, self._columns)
+        return np.asarray(self.matrix[rows].any(axis=0)) if certain is None else certain
 
     def rows(self, columns: Mask) -> Mask:
         """Rows that have a weight in any of these columns."""
-        return self.transposed.columns(columns)
+        certain = _met(columns, self._columns, self._rows)
+        return np.asarray(self.matrix[:, columns].any(axis=1)) if certain is None else certain
 
     @property
     def transposed(self) -> Nonzero:
         """The same with rows and columns exchanged."""
         return Nonzero(self._columns, self._rows, lambda: self.matrix.T)
+
+
+def _met(asked: Mask, lines: Index, across: Index) -> Mask | None:
+    """Of the lines across, those where any of the asked lines has a weight, by numbers of weights; None: in doubt."""
+    held, some = lines > 0, across > 0
+    most, chosen = int(np.count_nonzero(held)), int(np.count_nonzero(held & asked))
+    if chosen == most:
+        return np.asarray(some)
+    sure = np.asarray(some & (most - across < chosen))  # fewer zeros than asked lines, beside those of lines all zeros
+    return None if chosen and any_set(some & ~sure) else sure
