@@ -17,10 +17,9 @@ from maskc.frontend.graph_queries import (
     SOON_COPIED,
     STANDARD_DOMAINS,
     all_nodes,
-    all_tensors,
     copied,
     has_external,
-    tensor_bytes,
+    initializer_bytes,
     without_weights,
 )
 from passes.errors import in_brief
@@ -79,7 +78,7 @@ def check(model: ModelProto | Path) -> None:
         onnx.checker.check_model(str(model), full_check=True)
         return
     # where weights have to be inputs as well, they are looked at
-    many = model.ir_version > 3 and sum(map(tensor_bytes, all_tensors(model))) >= SOON_COPIED
+    many = model.ir_version > 3 and initializer_bytes(model) >= SOON_COPIED
     light = without_weights(model) if many or has_external(model) else model
     onnx.checker.check_model(_in_own_domain(light), full_check=True)
 

@@ -64,11 +64,11 @@ def inferred(model: onnx.ModelProto, *, gives_up: bool = False) -> Inferred:
                 dim.dim_param = f"input{number}_axis{axis}"
     if _hide_misread(light) | replaced:
         return Inferred(_infer(light), sound=False)
+    gives_up = gives_up and not any(True for _ in bodies_of(light.graph))
+    plain = _infer(light, strict=True, elements=False) if gives_up else None
     try:
-        return Inferred(_infer(light, strict=True), sound=True)
+        return Inferred(_infer(light, strict=True, plain=plain), sound=True)
     except GraphError:
-        if gives_up and not any(True for _ in bodies_of(light.graph)):
-            _infer(light, strict=True, elements=False)
         return Inferred(_infer(light), sound=False, failed=True)
 
 
@@ -90,7 +90,9 @@ def through_reshapes(light: onnx.ModelProto) -> int:
 
 def _tell(graph: onnx.GraphProto) -> bool:
     """Note all that can be told from what is known; whether there was anything."""
-    return _give_shapes(graph) | _name_computed(graph) | _name_determined(graph) | _name_padded(graph)
+    sizes = _Sizes(graph)
+    told = _give_shapes(graph, sizes) | _name_computed(graph, sizes) | _name_determined(graph, sizes)
+    return _name_padded(graph, sizes) | told
 
 
 def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
@@ -170,14 +172,18 @@ def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
     return ranks
 
 
-def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
+def _infer(
+    model: onnx.ModelProto, strict: bool = False, elements: bool = True, plain: onnx.ModelProto | None = None
+) -> onnx.ModelProto:
     """What onnx infers; strict, it raises GraphError where it finds, or thinks, that operands do not fit.
 
-    With `elements` it also follows those of vectors that are made of sizes.
+    With `elements` it also follows those of vectors that are made of sizes; `plain` is as for `with_elements`.
     """
     try:
         found = (
-            with_elements(model, strict) if elements else onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+            with_elements(model, strict, plain)
+            if elements
+            else onnx.shape_inference.infer_shapes(model, strict_mode=strict)
         )
     except Exception as error:
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
@@ -194,29 +200,42 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with large initializers as inputs, and large constants without their elements."""
-    light = described_as(model)
+    given = {v.name for v in model.graph.input}
+    large = [_is_large(t) for t in model.graph.initializer]
+    constants = any(node.op_type == "Constant" for node in model.graph.node)
+    if not constants and not any(large) and not any(t.name in given for t in model.graph.initializer):
+        light = onnx.ModelProto()
+        light.CopyFrom(model)  # all at once takes a fifth of the time
+        light.ClearField("training_info")
+    else:
+        light = described_as(model)
+        graph = light.graph
+        graph.node.extend(map(_emptied, model.graph.node) if constants else model.graph.node)
+        graph.value_info.extend(model.graph.value_info)
+        initializers = {t.name for t in model.graph.initializer}
+        graph.input.extend(v for v in model.graph.input if v.name not in initializers)
+        graph.output.extend(model.graph.output)
+        for tensor, is_large in zip(model.graph.initializer, large, strict=True):
+            if is_large:
+                graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            else:
+                graph.initializer.append(tensor)
+        graph.sparse_initializer.extend(model.graph.sparse_initializer)
     light.ir_version = max(model.ir_version, 4)
-    graph = light.graph
-    for node in model.graph.node:
-        graph.node.append(_emptied(node) if node.op_type == "Constant" else node)
-    graph.value_info.extend(model.graph.value_info)
-    initializers = {t.name for t in model.graph.initializer}
-    graph.input.extend(v for v in model.graph.input if v.name not in initializers)
-    graph.output.extend(model.graph.output)
-    _forget_declared(graph)
-    for tensor in model.graph.initializer:
-        if prod(tensor.dims) <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    _forget_declared(light.graph)
     return light
 
 
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    """Whether the values of an initializer are not looked at."""
+    return prod(tensor.dims) > INFERRED or bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
 def _emptied(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The constant, without its elements if there are many."""
-    stored = next((a.t for a in node.attribute if a.name == "value"), None)
-    if stored is None or node.domain or prod(stored.dims) <= INFERRED:
+    """The node, if it is a constant of many elements without these."""
+    constant = node.op_type == "Constant" and not node.domain
+    stored = next((a.t for a in node.attribute if a.name == "value"), None) if constant else None
+    if stored is None or prod(stored.dims) <= INFERRED:
         return node
     empty = onnx.TensorProto(dims=stored.dims, data_type=stored.data_type)
     return onnx.helper.make_node("Constant", [], node.output, node.name, value=empty)
@@ -245,13 +264,15 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     less than those inferred again.
     """
     told = written_by_unknown(graph)
-    written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
-    kept = [v for v in graph.value_info if v.name in told]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    for value in graph.output:
-        if value.name in written - told and value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
+    if graph.value_info:
+        kept = [v for v in graph.value_info if v.name in told]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    declared = {v.name: v.type.tensor_type for v in graph.output if v.type.tensor_type.HasField("shape")}
+    for node in graph.node if declared else ():  # inputs and initializers can be outputs too
+        for name in node.output:
+            if name in declared and name not in told:
+                declared[name].ClearField("shape")
     for body in bodies_of(graph):
         _forget_declared(body)
 
@@ -273,27 +294,17 @@ def _stand_in(domain: str, op: str) -> str:
     return "" if known else like
 
 
-def _give_shapes(graph: onnx.GraphProto) -> bool:
+def _give_shapes(graph: onnx.GraphProto, sizes: _Sizes) -> bool:
     """Write down the shapes that inference gave up and operators tell all the same; whether there were any."""
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    shaped = {name for name, value in values.items() if value.type.tensor_type.HasField("shape")}
-    if all(name in shaped or not name for node in graph.node for name in node.output):
+    if all(not name or sizes.known(name) is not None for node in graph.node for name in node.output):
         return False
-    initializers: dict[str, Sequence[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
-
-    def shape(name: str) -> Sequence[Dim] | None:
-        return dims_of(values[name]) if name in values else initializers.get(name)
-
-    found = missing_shapes(graph, shape)
+    found = missing_shapes(graph, sizes.known)
     for name, dims in found.items():
-        value = values.get(name)
-        if value is None:
-            value = graph.value_info.add(name=name)
-        declare(value, dims)
+        sizes.declare(name, dims)
     return bool(found)
 
 
-def _name_determined(graph: onnx.GraphProto) -> bool:
+def _name_determined(graph: onnx.GraphProto, sizes: _Sizes) -> bool:
     """Name or size what the inputs of reshapes, and of operators after them, determine; whether any was found.
 
     Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
@@ -303,15 +314,15 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     if not any(op in _RESHAPES for _, op in kinds):
         return False
     broadcasting = {kind for kind in set(kinds) if rules_of(*kind).like == BROADCASTS}
-    sizes, found = _Sizes(graph), False
+    given, found = sizes.given(), False
     for node, kind in zip(graph.node, kinds, strict=True):
         reshapes = kind[1] in _RESHAPES
         broadcasts = kind in broadcasting and len(node.input) > 1
         after = sizes.of(node.output[0]) if (reshapes or broadcasts) and node.output else []
-        if all(isinstance(d, int) or d in sizes.given for d in after):
+        if all(isinstance(d, int) or d in given for d in after):
             continue
         before = [sizes.of(name) for name in node.input]
-        known = sizes.given.union(*before)
+        known = given.union(*before)
         made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
         if reshapes:
             dims = _reshaped(before[0], after, made_up, sizes.copied(node))
@@ -323,9 +334,9 @@ def _name_determined(graph: onnx.GraphProto) -> bool:
     return found
 
 
-def _name_computed(graph: onnx.GraphProto) -> bool:
+def _name_computed(graph: onnx.GraphProto, sizes: _Sizes) -> bool:
     """Name or size what computed operands tell of the tensors that they shape; whether any was found."""
-    sizes, found = _Sizes(graph), False
+    found = False
     for name, computed in computed_sizes(graph, sizes.known, _is_open):
         before = sizes.of(name)
         if len(before) == len(computed):
@@ -338,22 +349,21 @@ def _name_computed(graph: onnx.GraphProto) -> bool:
 
 
 class _Sizes:
-    """The sizes of the tensors of a graph, while names that inference made up are replaced in it."""
+    """The sizes of the tensors of a graph, each read once, while names that inference made up are replaced in it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-        self._initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
-        self._vectors = {t.name: t for t in graph.initializer if len(t.dims) == 1}
-        #: names that sizes of inputs have
-        self.given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
+        self._graph = graph
+        #: what is declared of each tensor
+        self.values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+        self._initializers = {t.name: t for t in graph.initializer}
         self._renamed: dict[str, Dim] = {}
         self._read: dict[str, list[Dim] | None] = {}
 
     def known(self, name: str) -> list[Dim] | None:
         """The sizes of a tensor; None where the rank is not known."""
         if name not in self._read:
-            value = self._values.get(name)
-            self._read[name] = self._initializers.get(name) if value is None else dims_of(value)
+            value, stored = self.values.get(name), self._initializers.get(name)
+            self._read[name] = dims_of(value) if value is not None else None if stored is None else list(stored.dims)
         dims = self._read[name]
         return [*map(self.now, dims)] if self._renamed and dims else dims
 
@@ -361,11 +371,27 @@ class _Sizes:
         """The sizes of a tensor; none where the rank is not known."""
         return self.known(name) or []
 
+    def given(self) -> set[str]:
+        """Names that sizes of inputs have."""
+        return {d for v in self._graph.input for d in self.of(v.name) if isinstance(d, str)}
+
+    def vector(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of this name, if it is a vector."""
+        stored = self._initializers.get(name)
+        return stored if stored is not None and len(stored.dims) == 1 else None
+
     def copied(self, node: onnx.NodeProto) -> list[int]:
         """Axes of what a Reshape writes that it takes over from its data, by zeros in a constant operand."""
         if len(node.input) < 2 or any(a.name == "allowzero" and a.i for a in node.attribute):
             return []
-        return [axis for axis, zero in enumerate(_zeros(self._vectors.get(node.input[1]), None)) if zero]
+        return [axis for axis, zero in enumerate(_zeros(self.vector(node.input[1]), None)) if zero]
+
+    def declare(self, name: str, dims: Sequence[Dim]) -> None:
+        """Write down the shape of a tensor that had none."""
+        if name not in self.values:
+            self.values[name] = self._graph.value_info.add(name=name)
+        declare(self.values[name], dims)
+        self._read.pop(name, None)
 
     def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
         """Give these axes of the tensor these sizes, and note what they were `before`."""
@@ -373,15 +399,20 @@ class _Sizes:
             was = before[axis]
             if isinstance(was, str):
                 self._renamed[was] = dim
-            set_size(self._values[name].type.tensor_type.shape.dim[axis], dim)
-        self._read.pop(name, None)
+            set_size(self.values[name].type.tensor_type.shape.dim[axis], dim)
+        if dims:
+            self._read.pop(name, None)
 
     def replace_names(self) -> None:
         """Write down what was noted, wherever the names stand."""
-        for value in self._values.values() if self._renamed else ():
+        if not self._renamed:
+            return
+        for value in self.values.values():
             for proto in value.type.tensor_type.shape.dim:
                 if proto.dim_param in self._renamed:
                     set_size(proto, self.now(proto.dim_param))
+        self._renamed.clear()
+        self._read.clear()
 
     def now(self, dim: Dim) -> Dim:
         """What a size is called after all that was settled."""
@@ -412,15 +443,11 @@ def _broadcast(shapes: list[list[Dim]], after: list[Dim], made_up: set[str]) -> 
     return found
 
 
-def _name_padded(graph: onnx.GraphProto) -> bool:
+def _name_padded(graph: onnx.GraphProto, sizes: _Sizes) -> bool:
     """Carry sizes past a Pad of computed amounts where these are zeros all the same; whether any was found."""
     pads = [node for node in graph.node if node.op_type == "Pad" and len(node.input) in (2, 3)]
-    if not pads:
-        return False
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    constants = {t.name: t for t in graph.initializer if len(t.dims) == 1}
-    joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"}
-    found = False
+    joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"} if pads else {}
+    values, found = sizes.values, False
     for node in pads:
         if node.input[1] not in joined:
             continue
@@ -428,7 +455,7 @@ def _name_padded(graph: onnx.GraphProto) -> bool:
         after = values.get(node.output[0])
         if not before or after is None or len(dims_of(after) or ()) != len(before):
             continue
-        zero = [z for name in joined[node.input[1]].input for z in _zeros(constants.get(name), values.get(name))]
+        zero = [z for name in joined[node.input[1]].input for z in _zeros(sizes.vector(name), values.get(name))]
         if len(zero) != 2 * len(before):
             continue
         for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):

@@ -6,6 +6,7 @@ what can do with a part at a time goes through its blocks.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -292,6 +293,7 @@ class Made(Lazy):
         yield self._make()
 
 
+@functools.cache
 def bits(data_type: int) -> int:
     """Bits that an element of an ONNX type takes in a file."""
     number = re.match(r"U?INT(\d+)|FLOAT(\d+)E", onnx.TensorProto.DataType.Name(data_type))
