@@ -91,7 +91,7 @@ def completed(
     model, part, through = model or outline, [*graph.nodes] if part is None else part, False
     branches = any(map(subgraphs, graph.nodes))
     for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
-        annotate(part, found.model.graph, graph.inputs)
+        annotate(part, found.sizes, graph.inputs)
         _check_sizes(part, graph.inputs)
         if found.failed and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph)
@@ -105,7 +105,9 @@ def completed(
             outline = outlined(part, model, INFERRED)
             found = inferred(outline, gives_up=gives_up)
         else:  # last, as it takes a round for each layer of reshapes
-            rounds = 0 if through or not unfinished(part) else through_reshapes(found.model)
+            if through or not unfinished(part):
+                break
+            found, rounds = through_reshapes(found)
             if not rounds:
                 break
             through = rounds < ROUNDS
