@@ -63,12 +63,11 @@ def _misfit(tensor: TensorProto) -> str | None:
     """What is wrong with a tensor whose data are not of the size it declares; None if they are, or in a file."""
     if is_external(tensor):
         return None
-    shape = list(tensor.dims)
     if not tensor.HasField("raw_data"):
         try:
             onnx.numpy_helper.to_array(tensor)
         except ValueError:  # numpy's reshape
-            return f"the data of tensor '{tensor.name}' are not of the shape {shape} that it declares"
+            return f"the data of tensor '{tensor.name}' are not of the shape {list(tensor.dims)} that it declares"
         except Exception:  # a type that there is not, which the checker says
             return None
         return None
@@ -78,8 +77,9 @@ def _misfit(tensor: TensorProto) -> str | None:
         return f"the elements of tensor '{tensor.name}' are of no type that there is"
     held = len(tensor.raw_data)
     if held != declared:
+        shape = list(tensor.dims)
         return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
-    if any(len(getattr(tensor, field)) for field in _TYPED_DATA):
+    if any(getattr(tensor, field) for field in _TYPED_DATA):
         return f"the data of tensor '{tensor.name}' are there twice"
     return None
 

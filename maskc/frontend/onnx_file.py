@@ -165,7 +165,8 @@ def _in_own_domain(model: ModelProto) -> ModelProto:
     The checker then takes them, as it takes all that it does not know.
     """
     opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
-    if not any(missing_in_standard(node.domain, node.op_type, opset) for node in all_nodes(model)):
+    kinds = {(node.domain, node.op_type) for node in all_nodes(model)}
+    if not any(missing_in_standard(*kind, opset) for kind in kinds):
         return model
     moved = copied(model)
     for node in all_nodes(moved):

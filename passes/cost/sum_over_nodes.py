@@ -124,7 +124,7 @@ def _work(node: gs.Node) -> tuple[int, int]:
 
 
 def _widths(node: gs.Node, axis: int) -> tuple[int | None, int | None]:
-    """The channels that a layer writes, and those of its first input; None where that does not say, or is not static."""
+    """The channels that a layer writes and those of its first input; None where that does not say, or is not static."""
     stored = filters(node)
     width = stored or size_of(node.outputs[0], axis)
     several_positions = stored is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 
+from passes.graph.tensors import Dim
 from passes.model.declarations import dims_of
 from passes.model.graph_to_onnx import described_as
 
@@ -19,25 +20,50 @@ _MEASURES = frozenset({"Shape", "Size"})
 
 
 def with_elements(
-    model: onnx.ModelProto, strict: bool = False, plain: onnx.ModelProto | None = None
+    model: onnx.ModelProto, strict: bool = False, plain: onnx.ModelProto | None = None, *, short: bool = False
 ) -> onnx.ModelProto:
     """What onnx infers of a model, elements of vectors that are made of sizes followed where no vector is long.
 
-    plain: what it infers without following them, where it has been asked. Raises the errors of `onnx.shape_inference`.
+    plain: what it infers without following them, where it has been asked. short: whether all vectors are known not to
+    be long. Raises the errors of `onnx.shape_inference`.
     """
     written = model.SerializeToString()  # as inference would, each time
-    if plain is None:
-        plain = onnx.shape_inference.infer_shapes(written, strict_mode=strict)
-    ranks, bodies, long = {}, [*bodies_of(plain.graph)], False
+    if not short:
+        if plain is None:
+            plain = onnx.shape_inference.infer_shapes(written, strict_mode=strict)
+        if not _is_followed(model, plain):
+            return plain
+    return onnx.shape_inference.infer_shapes(written, strict_mode=strict, data_prop=True)
+
+
+def are_short(model: onnx.ModelProto, known: Callable[[str], Sequence[Dim] | None]) -> bool:
+    """Whether it is known that no vector of a model is long: by the shapes that are declared of all that is written.
+
+    Inference never contradicts these, and follows no elements through an operator of which it would infer other ones.
+    """
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value > _LONGEST:
+            return False
+    for name in (name for node in model.graph.node for name in node.output if name):
+        shape = known(name)
+        if shape is None or (len(shape) == 1 and not (isinstance(shape[0], int) and shape[0] <= _LONGEST)):
+            return False
+    return not any(True for _ in bodies_of(model.graph))
+
+
+def _is_followed(model: onnx.ModelProto, plain: onnx.ModelProto) -> bool:
+    """Whether there are elements to follow, and no vector is long; `plain` is what was inferred without."""
+    ranks: dict[str, int] = {}
     for value in (*plain.graph.input, *plain.graph.value_info, *plain.graph.output):
         dims = value.type.tensor_type.shape.dim
         ranks[value.name] = rank = len(dims)
-        long = long or (rank == 1 and dims[0].dim_value > _LONGEST)
-    if long or any(map(_has_long_vector, bodies)) or not (bodies or _follows_any(model.graph, ranks)):
-        return plain
-    if _makes_long_vector(model, plain):
-        return plain
-    return onnx.shape_inference.infer_shapes(written, strict_mode=strict, data_prop=True)
+        if rank == 1 and dims[0].dim_value > _LONGEST:
+            return False
+    bodies = [*bodies_of(plain.graph)]
+    if any(map(_has_long_vector, bodies)) or not (bodies or _follows_any(model.graph, ranks)):
+        return False
+    return not _makes_long_vector(model, plain)
 
 
 def _follows_any(graph: onnx.GraphProto, ranks: Mapping[str, int]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -13,7 +14,7 @@ from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import dtype_of
 from passes.model.declarations import dims_of, symbol_of, written_by_unknown
-from passes.model.element_inference import bodies_of, with_elements
+from passes.model.element_inference import are_short, bodies_of, with_elements
 from passes.model.graph_to_onnx import described_as
 from passes.model.known_sizes import Sizes, is_open
 from passes.model.told_sizes import tell
@@ -63,7 +64,7 @@ def inferred(model: onnx.ModelProto, *, gives_up: bool = False) -> Inferred:
     if _hide_misread(light) | replaced:
         return Inferred(*_infer(light), sound=False)
     gives_up = gives_up and not any(True for _ in bodies_of(light.graph))
-    plain = _infer(light, strict=True, elements=False)[0] if gives_up else None
+    plain = _infer_plain(light, strict=True) if gives_up else None
     try:
         return Inferred(*_infer(light, strict=True, plain=plain), sound=True)
     except GraphError:
@@ -79,7 +80,7 @@ def through_reshapes(found: Inferred) -> tuple[Inferred, int]:
     part, rounds = _rest(found), 0
     rest, sizes = (found.model, found.sizes) if part is None else (part, Sizes(part.graph))
     while rounds < ROUNDS and tell(sizes):
-        (rest, sizes), rounds = _infer(rest), rounds + 1
+        (rest, sizes), rounds = _infer(rest, short=are_short(rest, sizes.known)), rounds + 1
     if rounds and part is not None:
         _take_over(found.model.graph, rest.graph)
         rest, sizes = found.model, Sizes(found.model.graph)
@@ -141,7 +142,7 @@ def _hide_misread(light: onnx.ModelProto) -> bool:
     doubtful = misread(light.graph, frozenset())
     if not doubtful:
         return False
-    ranks = _ranks(_infer(light, elements=False)[0].graph)
+    ranks = _ranks(_infer_plain(light).graph)
     for node in doubtful:
         if ranks.get(node.output[0]) == 1:
             # an operator of one operand whose output is a vector of the same type and of unknown length
@@ -159,20 +160,20 @@ def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _infer(
-    model: onnx.ModelProto, strict: bool = False, elements: bool = True, plain: onnx.ModelProto | None = None
+    model: onnx.ModelProto, strict: bool = False, plain: onnx.ModelProto | None = None, *, short: bool = False
 ) -> tuple[onnx.ModelProto, Sizes]:
-    """What onnx infers, and its sizes; strict, it raises GraphError where it finds, or thinks, that some do not fit.
+    """What onnx infers, and its sizes; the arguments are those of `with_elements`.
 
-    With `elements` it also follows those of vectors that are made of sizes; `plain` is as for `with_elements`.
+    Raises GraphError where a tensor has less than no elements; strict, also where onnx finds, or thinks, that operands
+    do not fit.
     """
-    try:
-        found = (
-            with_elements(model, strict, plain)
-            if elements
-            else onnx.shape_inference.infer_shapes(model, strict_mode=strict)
-        )
-    except Exception as error:
-        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
+    with _contradictions():
+        found = with_elements(model, strict, plain, short=short)
+    return found, _check_extents(found)
+
+
+def _check_extents(found: onnx.ModelProto) -> Sizes:
+    """The sizes in what was inferred. Raises GraphError, naming it, where a tensor has less than no elements."""
     sizes = Sizes(found.graph)
     for value in found.graph.value_info:
         if None not in (sizes.known(value.name) or ()):
@@ -184,7 +185,22 @@ def _infer(
                     f"The shapes in the graph contradict each other: the {maker} '{value.name}' would have "
                     f"{dim.dim_value} elements along axis {axis}."
                 )
-    return found, sizes
+    return sizes
+
+
+def _infer_plain(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
+    """What onnx infers where it follows no elements; strict, it raises GraphError as `_infer` does."""
+    with _contradictions():
+        return onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+
+
+@contextmanager
+def _contradictions() -> Iterator[None]:
+    """What onnx raises in this block is a GraphError."""
+    try:
+        yield
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -243,7 +259,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     for value in strict.graph.value_info:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    _infer(strict, strict=True, elements=False)
+    _check_extents(_infer_plain(strict, strict=True))
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:
