@@ -184,10 +184,11 @@ def model_bytes(model: ModelProto) -> int:
     external = [tensor for tensor in tensors if is_external(tensor)]
     if external:
         return int(model.ByteSize()) + sum(map(tensor_bytes, external))
-    weights = sum(map(tensor_bytes, tensors))
+    stored = initializer_bytes(model)  # the first of the tensors
+    weights = stored + sum(map(tensor_bytes, tensors[len(model.graph.initializer) :]))
     if weights >= _MESSAGE_LIMIT:
         return weights
-    if initializer_bytes(model) < SOON_COPIED:
+    if stored < SOON_COPIED:
         return int(model.ByteSize())
     bare = without_initializers(model)
     beside = int(bare.graph.ByteSize())

@@ -80,10 +80,12 @@ def take_apart(graph: gs.Graph) -> None:
 
     Of subgraphs all is left.
     """
-    tensors = {id(t): t for n in graph.nodes for t in [*n.inputs, *n.outputs]}
-    tensors |= {id(t): t for t in [*graph.inputs, *graph.outputs]}
-    for owner in [*graph.nodes, *tensors.values()]:
-        vars(owner).clear()
+    for node in graph.nodes:
+        for tensor in (*node.inputs, *node.outputs):
+            vars(tensor).clear()
+        vars(node).clear()
+    for tensor in (*graph.inputs, *graph.outputs):
+        vars(tensor).clear()
     graph.nodes.clear()
 
 

@@ -126,15 +126,13 @@ def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
-        kinds = {(n.domain, n.op_type) for n in graph.node}
-        asked = {kind: op for kind in kinds if isinstance(op := rules_of(*kind), Slice)}
+        slices = [(n, op) for n in graph.node if isinstance(op := rules_of(n.domain, n.op_type), Slice)]
         bodies = [*bodies_of(graph)]
-        if not asked and not bodies:
+        if not slices and not bodies:
             return []
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
-        slices = ((n, asked.get((n.domain, n.op_type))) for n in graph.node)
-        found = [n for n, op in slices if op is not None and op.misread(n, known)]
+        found = [n for n, op in slices if op.misread(n, known)]
         for body in bodies:
             found += misread(body, known)
         return found
@@ -310,11 +308,12 @@ def annotate(nodes: Sequence[gs.Node], sizes: Sizes, inputs: Sequence[gs.Tensor]
             continue
         value = sizes.values.get(name)
         dims = None if value is None else sizes.known(name)
-        if tensor.shape != dims:  # asking takes less than setting
-            tensor.shape = None if dims is None else [*dims]
+        fields = vars(tensor)  # which its own setter looks for first
+        if fields["shape"] != dims:
+            fields["shape"] = None if dims is None else [*dims]
         element = 0 if value is None else value.type.tensor_type.elem_type
-        if element and tensor.dtype is not (dtype := dtype_of(element)):
-            tensor.dtype = dtype
+        if element:
+            fields["dtype"] = dtype_of(element)
     for node, proto in zip(nodes, sizes.graph.node, strict=True):
         for name, body in node.attrs.items():
             if isinstance(body, gs.Graph):
