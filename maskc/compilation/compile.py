@@ -318,7 +318,8 @@ def _check(compiled: ModelProto, source: Source, target: ModelProto) -> None:
 
 def _check_whole(model: ModelProto) -> None:
     """Run the ONNX checker. Raises its own exceptions."""
-    check(write_model_files.inlined(model) if write_model_files.embeds(model) else model)
+    small = has_external(model) and write_model_files.embeds(model)
+    check(write_model_files.inlined(model) if small else model)
 
 
 def _check_runs(source: Source, why: str) -> None:

@@ -63,12 +63,11 @@ def _misfit(tensor: TensorProto) -> str | None:
     """What is wrong with a tensor whose data are not of the size it declares; None if they are, or in a file."""
     if is_external(tensor):
         return None
-    shape = list(tensor.dims)
     if not tensor.HasField("raw_data"):
         try:
             onnx.numpy_helper.to_array(tensor)
         except ValueError:  # numpy's reshape
-            return f"the data of tensor '{tensor.name}' are not of the shape {shape} that it declares"
+            return f"the data of tensor '{tensor.name}' are not of the shape {list(tensor.dims)} that it declares"
         except Exception:  # a type that there is not, which the checker says
             return None
         return None
@@ -78,8 +77,9 @@ def _misfit(tensor: TensorProto) -> str | None:
         return f"the elements of tensor '{tensor.name}' are of no type that there is"
     held = len(tensor.raw_data)
     if held != declared:
+        shape = list(tensor.dims)
         return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
-    if any(len(getattr(tensor, field)) for field in _TYPED_DATA):
+    if any(getattr(tensor, field) for field in _TYPED_DATA):
         return f"the data of tensor '{tensor.name}' are there twice"
     return None
 
@@ -96,7 +96,8 @@ def _garbled(model: ModelProto) -> bytes | None:
                 texts += (node.name, node.op_type, node.domain)
                 texts += node.input
                 texts += node.output
-                texts += [attribute.name for attribute in node.attribute]
+                if node.attribute:
+                    texts += [attribute.name for attribute in node.attribute]
             if isinstance(scope, GraphProto):
                 texts += [tensor.name for tensor in scope.initializer]
                 for value in (*scope.input, *scope.output, *scope.value_info):
@@ -173,7 +174,9 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     given = {"", *outer, *inputs, *initializers}
     writers: dict[str, NodeProto] = {}
     for node in graph.node:
-        for name in filter(None, node.output):
+        for name in node.output:
+            if not name:
+                continue
             if name in writers:
                 yield f"nodes {label(writers[name])} and {label(node)} both write '{name}'"
             if name in given:
@@ -184,9 +187,12 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
         missing = _missing_input(node)
         if missing is not None:
             yield f"node {label(node)} has nothing as input {missing}, and needs something there"
-        if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
-            yield f"node {label(node)} has {odd}"
-        for name in _read(node, frozenset()):
+        held: list[GraphProto] = []
+        if node.attribute:  # asking takes less than going through none
+            if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
+                yield f"node {label(node)} has {odd}"
+            held += bodies(node)
+        for name in _read(node, frozenset()) if held else node.input:
             if name in ready:
                 continue
             if name not in writers:
@@ -194,7 +200,7 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
             else:
                 yield _late(node, name, writers)
         ready.update(node.output)
-        for body in bodies(node):
+        for body in held:
             yield from _faults(body, frozenset(ready))
     for value in graph.output:
         if value.name not in ready:

@@ -28,6 +28,9 @@ SOON_COPIED = 8 * 2**20
 # Bytes of a weight that are written sooner than its other fields are looked at one by one.
 _SOON_WRITTEN = 2**16
 
+# Bytes of an element of `float_data`.
+_FLOAT_BYTES = 4
+
 # Kinds of attributes that hold tensors, or graphs that do.
 _WITH_TENSORS = frozenset(
     kind for name, kind in AttributeProto.AttributeType.items() if "TENSOR" in name or "GRAPH" in name
@@ -56,7 +59,7 @@ class TensorType:
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
-    for attribute in node.attribute:
+    for attribute in node.attribute or ():  # asking takes less than going through none
         kind = attribute.type
         if kind == AttributeProto.GRAPH:
             yield attribute.g
@@ -97,7 +100,7 @@ def _tensors(graph: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
         yield from graph.initializer
         yield from _parts(graph.sparse_initializer)
     for node in graph.node:
-        for attribute in node.attribute:
+        for attribute in node.attribute or ():
             kind = attribute.type
             if kind not in _WITH_TENSORS:
                 continue
@@ -166,7 +169,13 @@ def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor's data as it is held in memory, or in an external file."""
     if is_external(tensor) or tensor.HasField("raw_data"):  # which is copied wherever it is asked for
         return stored_bytes(tensor)
-    return int(tensor.ByteSize())
+    # for the size of a message, protobuf writes it
+    return _FLOAT_BYTES * len(tensor.float_data) or int(tensor.ByteSize())
+
+
+def initializer_bytes(model: ModelProto) -> int:
+    """Bytes of the data that `without_initializers` leaves out."""
+    return sum(map(tensor_bytes, model.graph.initializer))
 
 
 def model_bytes(model: ModelProto) -> int:
@@ -175,10 +184,11 @@ def model_bytes(model: ModelProto) -> int:
     external = [tensor for tensor in tensors if is_external(tensor)]
     if external:
         return int(model.ByteSize()) + sum(map(tensor_bytes, external))
-    weights = sum(map(tensor_bytes, tensors))
+    stored = initializer_bytes(model)  # the first of the tensors
+    weights = stored + sum(map(tensor_bytes, tensors[len(model.graph.initializer) :]))
     if weights >= _MESSAGE_LIMIT:
         return weights
-    if weights < SOON_COPIED:
+    if stored < SOON_COPIED:
         return int(model.ByteSize())
     bare = without_initializers(model)
     beside = int(bare.graph.ByteSize())

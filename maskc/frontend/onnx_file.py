@@ -17,10 +17,9 @@ from maskc.frontend.graph_queries import (
     SOON_COPIED,
     STANDARD_DOMAINS,
     all_nodes,
-    all_tensors,
     copied,
     has_external,
-    tensor_bytes,
+    initializer_bytes,
     without_weights,
 )
 from passes.errors import in_brief
@@ -79,7 +78,7 @@ def check(model: ModelProto | Path) -> None:
         onnx.checker.check_model(str(model), full_check=True)
         return
     # where weights have to be inputs as well, they are looked at
-    many = model.ir_version > 3 and sum(map(tensor_bytes, all_tensors(model))) >= SOON_COPIED
+    many = model.ir_version > 3 and initializer_bytes(model) >= SOON_COPIED
     light = without_weights(model) if many or has_external(model) else model
     onnx.checker.check_model(_in_own_domain(light), full_check=True)
 
@@ -166,7 +165,8 @@ def _in_own_domain(model: ModelProto) -> ModelProto:
     The checker then takes them, as it takes all that it does not know.
     """
     opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
-    if not any(missing_in_standard(node.domain, node.op_type, opset) for node in all_nodes(model)):
+    kinds = {(node.domain, node.op_type) for node in all_nodes(model)}
+    if not any(missing_in_standard(*kind, opset) for kind in kinds):
         return model
     moved = copied(model)
     for node in all_nodes(moved):

@@ -78,10 +78,9 @@ def of_graph(graph: gs.Graph) -> Cost:
     for node in graph.nodes:
         op = rules(node)
         flops, macs = _work(node)
-        readers = [node, *(n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes)]
-        width = None if op.width_axis is None else filters(node) or size_of(node.outputs[0], op.width_axis)
+        width, reads = (None, None) if op.width_axis is None else _widths(node, op.width_axis)
         new = {}
-        for reader in readers:
+        for reader in [node, *(n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes)]:
             for tensor in reader.inputs:
                 if _is_weight(tensor) and id(tensor) not in weights:
                     new[id(tensor)] = math.prod(tensor.shape)
@@ -92,7 +91,7 @@ def of_graph(graph: gs.Graph) -> Cost:
         if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0
-        nodes.append(NodeCost(describe(node), str(node.op), flops, macs, width, params, _read_by(node)))
+        nodes.append(NodeCost(describe(node), str(node.op), flops, macs, width, params, reads))
     return Cost(
         flops=sum(n.flops for n in nodes),
         macs=sum(n.macs for n in nodes),
@@ -116,17 +115,20 @@ def flops_of(graph: gs.Graph) -> int:
 def _work(node: gs.Node) -> tuple[int, int]:
     """FLOPs and MACs of a node, those of the dearest of its subgraphs included."""
     flops, macs = rules(node).cost(node)
-    inside = [[_work(n) for n in body.nodes] for body in subgraphs(node)]
-    flops += max((sum(f for f, _ in costs) for costs in inside), default=0)
-    macs += max((sum(m for _, m in costs) for costs in inside), default=0)
+    bodies = subgraphs(node)
+    if bodies:
+        inside = [[_work(n) for n in body.nodes] for body in bodies]
+        flops += max(sum(f for f, _ in costs) for costs in inside)
+        macs += max(sum(m for _, m in costs) for costs in inside)
     return int(flops), int(macs)
 
 
-def _read_by(node: gs.Node) -> int | None:
-    """The channels of the first input of a layer; None where that does not say, or is not static."""
-    axis = rules(node).width_axis
-    several_positions = filters(node) is not None
-    return None if axis is None or several_positions or node.attrs.get("transA") else size_of(node.inputs[0], axis)
+def _widths(node: gs.Node, axis: int) -> tuple[int | None, int | None]:
+    """The channels that a layer writes and those of its first input; None where that does not say, or is not static."""
+    stored = filters(node)
+    width = stored or size_of(node.outputs[0], axis)
+    several_positions = stored is not None
+    return width, None if several_positions or node.attrs.get("transA") else size_of(node.inputs[0], axis)
 
 
 def _all_made(node: gs.Node, made: set[int]) -> bool:

@@ -59,11 +59,12 @@ def copied(graph: gs.Graph) -> gs.Graph:
     tensors: dict[int, gs.Tensor] = {}
 
     def own(tensor: gs.Tensor) -> gs.Tensor:
-        if id(tensor) not in tensors:
-            made: gs.Tensor = object.__new__(type(tensor))
+        made = tensors.get(id(tensor))
+        if made is None:
+            made = object.__new__(type(tensor))
             tensors[id(tensor)] = made
-            vars(made).update(vars(tensor) | _neighbours(made))
-        return tensors[id(tensor)]
+            vars(made).update(vars(tensor), **_neighbours(made))
+        return made
 
     inputs, outputs = ([own(t) for t in ends] for ends in (graph.inputs, graph.outputs))
     made = gs.Graph((), inputs, outputs, graph.name, graph.doc_string, graph.opset)
@@ -79,27 +80,41 @@ def take_apart(graph: gs.Graph) -> None:
 
     Of subgraphs all is left.
     """
-    tensors = {id(t): t for n in graph.nodes for t in [*n.inputs, *n.outputs]}
-    tensors |= {id(t): t for t in [*graph.inputs, *graph.outputs]}
-    for owner in [*graph.nodes, *tensors.values()]:
-        vars(owner).clear()
+    for node in graph.nodes:
+        for tensor in (*node.inputs, *node.outputs):
+            vars(tensor).clear()
+        vars(node).clear()
+    for tensor in (*graph.inputs, *graph.outputs):
+        vars(tensor).clear()
     graph.nodes.clear()
 
 
 class _Neighbours(SynchronizedList):  # type: ignore[misc]
     """What comes before or after a tensor or node, which it does not keep alive: that would be a cycle of its own."""
 
-    def __init__(self, owner: weakref.ref[gs.Tensor | gs.Node], field_name: str) -> None:
-        self.field_name = field_name
-        self._owner = owner
+    __slots__ = ("owner",)
+    __init__ = list.__init__  # a graph has thousands of them
+
+    owner: weakref.ref[gs.Tensor | gs.Node]
 
     @property
     def parent_obj(self) -> gs.Tensor | gs.Node | None:
         """The tensor or node, which the neighbours are told of."""
-        return self._owner()
+        return self.owner()
 
 
-def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, SynchronizedList]:
+class _Before(_Neighbours):
+    __slots__ = ()
+    field_name = "outputs"
+
+
+class _After(_Neighbours):
+    __slots__ = ()
+    field_name = "inputs"
+
+
+def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, _Neighbours]:
     """The lists of what comes before a tensor or node and after it, empty; they tell the other side of changes."""
-    weak = weakref.ref(owner)
-    return {"inputs": _Neighbours(weak, "outputs"), "outputs": _Neighbours(weak, "inputs")}
+    before, after = _Before(), _After()
+    before.owner = after.owner = weakref.ref(owner)
+    return {"inputs": before, "outputs": after}

@@ -16,12 +16,13 @@ from passes.graph.tensors import Dim
 
 def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
-    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+    tensor = value.type.tensor_type  # of what is no tensor it has no shape
+    if not tensor.HasField("shape"):
         return None
     # a size below zero is that of a branch which is never taken
     return [
         size if (size := dim.dim_value) > 0 or (size == 0 and dim.HasField("dim_value")) else (dim.dim_param or None)
-        for dim in value.type.tensor_type.shape.dim
+        for dim in tensor.shape.dim
     ]
 
 

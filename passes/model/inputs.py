@@ -96,8 +96,7 @@ def _fix_outputs(model: onnx.ModelProto) -> None:
     for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
         if dim.dim_value < 0:  # some exporters write -1 for what is not known
             dim.ClearField("dim_value")
-    light = inferred(model).model
-    through_reshapes(light)
+    light = through_reshapes(inferred(model))[0].model
     known = {v.name: v for v in light.graph.output}
     redeclare(model.graph, redeclared(model, {name: dims_of(value) for name, value in known.items()}))
     for value in model.graph.output:

@@ -90,11 +90,8 @@ class _Elements:
     def __init__(self, graph: onnx.GraphProto, shape: Shapes) -> None:
         self._shape = shape
         self._writers = {name: node for node in graph.node for name in node.output if name}
-        self._found: dict[str, Elements | None] = {
-            t.name: onnx.numpy_helper.to_array(t).astype(object)
-            for t in graph.initializer
-            if t.data_type in _INTEGERS and len(t.dims) < 2
-        }
+        self._stored = {t.name: t for t in graph.initializer}
+        self._found: dict[str, Elements | None] = {}
 
     def of(self, name: str) -> Elements | None:
         """The elements of a tensor; None where not even their number is known."""
@@ -116,6 +113,9 @@ class _Elements:
         return [name for name in node.input if name and name not in self._found]
 
     def _written(self, name: str, node: onnx.NodeProto | None) -> Elements | None:
+        stored = self._stored.get(name)
+        if stored is not None and stored.data_type in _INTEGERS and len(stored.dims) < 2:
+            return onnx.numpy_helper.to_array(stored).astype(object)
         dims = self._shape(name)
         unknown = None
         if dims is not None and len(dims) < 2 and all(isinstance(d, int) and 0 <= d <= _LONGEST for d in dims):

@@ -89,14 +89,15 @@ def completed(
     contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
     """
     model, part, through = model or outline, [*graph.nodes] if part is None else part, False
+    branches = any(map(subgraphs, graph.nodes))
     for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
-        annotate(part, found.model.graph, graph.inputs)
-        _check_sizes(graph)
+        annotate(part, found.sizes, graph.inputs)
+        _check_sizes(part, graph.inputs)
         if found.failed and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph)
             check(outline, found.model)
         folded = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
-        replaced = inline_taken_branches(graph) | _forget_misdeclared(graph)
+        replaced = branches and inline_taken_branches(graph) | _forget_misdeclared(graph)
         if folded or replaced:
             part, through = unfinished(graph.nodes) if found.sound and not replaced else [*graph.nodes], False
             if not part:
@@ -104,7 +105,9 @@ def completed(
             outline = outlined(part, model, INFERRED)
             found = inferred(outline, gives_up=gives_up)
         else:  # last, as it takes a round for each layer of reshapes
-            rounds = 0 if through or not unfinished(part) else through_reshapes(found.model)
+            if through or not unfinished(part):
+                break
+            found, rounds = through_reshapes(found)
             if not rounds:
                 break
             through = rounds < ROUNDS
@@ -136,15 +139,19 @@ def _check_nodes(graph: gs.Graph) -> None:
             raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
 
 
-def _check_sizes(graph: gs.Graph) -> None:
-    """Raise GraphError, naming it, where a tensor has more elements than any memory: before anything is made of it."""
-    for scope in with_bodies(graph):
-        for tensor in [*scope.inputs, *(t for node in scope.nodes for t in node.outputs)]:
-            if tensor.shape and volume(tensor) > MOST_ELEMENTS:
-                raise GraphError(
-                    f"Tensor `{tensor.name}` would be {written(tensor.shape)[:100]}, and may have {MOST_ELEMENTS:,} "
-                    "elements at most. Correct the sizes that it follows from."
-                )
+def _check_sizes(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor]) -> None:
+    """Raise GraphError, naming it, where a tensor has more elements than any memory: before anything is made of it.
+
+    That is one of the inputs, or one that the nodes write, or is in graphs that they hold.
+    """
+    for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
+        if tensor.shape and volume(tensor) > MOST_ELEMENTS:
+            raise GraphError(
+                f"Tensor `{tensor.name}` would be {written(tensor.shape)[:100]}, and may have {MOST_ELEMENTS:,} "
+                "elements at most. Correct the sizes that it follows from."
+            )
+    for body in (body for node in nodes for body in subgraphs(node)):
+        _check_sizes(body.nodes, body.inputs)
 
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx
@@ -12,11 +12,12 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import Dim, dtype_of
-from passes.model.declarations import declare, dims_of, set_size, symbol_of, written_by_unknown
-from passes.model.element_inference import bodies_of, with_elements
+from passes.graph.tensors import dtype_of
+from passes.model.declarations import dims_of, symbol_of, written_by_unknown
+from passes.model.element_inference import are_short, bodies_of, with_elements
 from passes.model.graph_to_onnx import described_as
-from passes.model.missing_shapes import BROADCASTS, computed_sizes, missing_shapes
+from passes.model.known_sizes import Sizes, is_open
+from passes.model.told_sizes import tell
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice
 
@@ -24,21 +25,19 @@ from passes.ops.slice_gather import Slice
 INFERRED = 1024
 #: most rounds at a time
 ROUNDS = 7
-# How the names begin that inference gives to sizes which it does not know.
-_MADE_UP = "unk__"
-_RESHAPES = ("Reshape", "Flatten")
 
 
 @dataclass(frozen=True)
 class Inferred:
     """What is known of the shapes in a model.
 
-    model: it without its large weights, with a shape for every tensor that inference can give one. sound: whether the
-    operands of all operators are known to fit each other; where they are not, `check` tells. failed: whether inference
-    found, or thought, that some do not.
+    model: it without its large weights, with a shape for every tensor that inference can give one. sizes: those that it
+    says. sound: whether the operands of all operators are known to fit each other; where they are not, `check` tells.
+    failed: whether inference found, or thought, that some do not.
     """
 
     model: onnx.ModelProto
+    sizes: Sizes
     sound: bool
     failed: bool = False
 
@@ -63,42 +62,37 @@ def inferred(model: onnx.ModelProto, *, gives_up: bool = False) -> Inferred:
             if not dim.HasField("dim_value") and not dim.dim_param:
                 dim.dim_param = f"input{number}_axis{axis}"
     if _hide_misread(light) | replaced:
-        return Inferred(_infer(light), sound=False)
+        return Inferred(*_infer(light), sound=False)
+    gives_up = gives_up and not any(True for _ in bodies_of(light.graph))
+    plain = _infer_plain(light, strict=True) if gives_up else None
     try:
-        return Inferred(_infer(light, strict=True), sound=True)
+        return Inferred(*_infer(light, strict=True, plain=plain), sound=True)
     except GraphError:
-        if gives_up and not any(True for _ in bodies_of(light.graph)):
-            _infer(light, strict=True, elements=False)
-        return Inferred(_infer(light), sound=False, failed=True)
+        return Inferred(*_infer(light), sound=False, failed=True)
 
 
-def through_reshapes(light: onnx.ModelProto) -> int:
-    """Note in an inferred model what layers of reshapes, and operators that inference gives up at, tell of shapes.
+def through_reshapes(found: Inferred) -> tuple[Inferred, int]:
+    """What layers of reshapes, and operators that inference gives up at, tell of shapes beside what was inferred.
 
-    Each round carries symbols past one more layer of reshapes. Returns how many said something, of at most `ROUNDS`.
+    Each round carries symbols past one more layer of reshapes. The number is that of those that said something, of at
+    most `ROUNDS`. What was inferred is changed.
     """
-    rest = part = _rest(light)
-    rounds = 0
-    while rounds < ROUNDS and _tell(rest.graph):
-        rest, rounds = _infer(rest), rounds + 1
-    if rounds and part is light:
-        light.CopyFrom(rest)
-    elif rounds:
-        _take_over(light.graph, rest.graph)
-    return rounds
+    part, rounds = _rest(found), 0
+    rest, sizes = (found.model, found.sizes) if part is None else (part, Sizes(part.graph))
+    while rounds < ROUNDS and tell(sizes):
+        (rest, sizes), rounds = _infer(rest, short=are_short(rest, sizes.known)), rounds + 1
+    if rounds and part is not None:
+        _take_over(found.model.graph, rest.graph)
+        rest, sizes = found.model, Sizes(found.model.graph)
+    return (replace(found, model=rest, sizes=sizes) if rounds else found), rounds
 
 
-def _tell(graph: onnx.GraphProto) -> bool:
-    """Note all that can be told from what is known; whether there was anything."""
-    return _give_shapes(graph) | _name_computed(graph) | _name_determined(graph) | _name_padded(graph)
-
-
-def _rest(light: onnx.ModelProto) -> onnx.ModelProto:
-    """The part of an inferred model of which not all is known, or which may compute sizes; itself, if it is all."""
-    values = {v.name: v for v in [*light.graph.input, *light.graph.value_info, *light.graph.output]}
-    nodes = [n for n in light.graph.node if any(name and not _is_settled(values.get(name)) for name in n.output)]
+def _rest(found: Inferred) -> onnx.ModelProto | None:
+    """The part of an inferred model of which not all is known, or which may compute sizes; None if it is all."""
+    light, values = found.model, found.sizes.values
+    nodes = [n for n in light.graph.node if any(name and not _is_settled(name, found.sizes) for name in n.output)]
     if len(nodes) == len(light.graph.node) or any(True for _ in bodies_of(light.graph)):  # bodies read what they name
-        return light
+        return None
     part = described_as(light)
     part.graph.node.extend(nodes)
     written = {name for n in nodes for name in n.output}
@@ -120,32 +114,25 @@ def _take_over(graph: onnx.GraphProto, part: onnx.GraphProto) -> None:
             graph.value_info.append(value)
 
 
-def _is_settled(value: onnx.ValueInfoProto | None) -> bool:
-    """Whether inference can say no more of it."""
-    dims = None if value is None else dims_of(value)
+def _is_settled(name: str, sizes: Sizes) -> bool:
+    """Whether inference can say no more of the tensor."""
+    dims = sizes.known(name)
     if dims is None or len(dims) < 2:  # of vectors and numbers it follows the elements, too
         return False
-    return not any(map(_is_open, dims))
-
-
-def _is_open(dim: Dim) -> bool:
-    """Whether inference knows nothing of a size."""
-    return dim is None or (isinstance(dim, str) and dim.startswith(_MADE_UP))
+    return not any(map(is_open, dims))
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
     """Have inference know no elements of vectors where it would believe wrong ones; whether there were any."""
 
     def misread(graph: onnx.GraphProto, outside: frozenset[str]) -> list[onnx.NodeProto]:
-        kinds = {(n.domain, n.op_type) for n in graph.node}
-        asked = {kind: op for kind in kinds if isinstance(op := rules_of(*kind), Slice)}
+        slices = [(n, op) for n in graph.node if isinstance(op := rules_of(n.domain, n.op_type), Slice)]
         bodies = [*bodies_of(graph)]
-        if not asked and not bodies:
+        if not slices and not bodies:
             return []
         known = outside | {t.name for t in graph.initializer}
         known |= {name for n in graph.node if not n.input for name in n.output}
-        slices = ((n, asked.get((n.domain, n.op_type))) for n in graph.node)
-        found = [n for n, op in slices if op is not None and op.misread(n, known)]
+        found = [n for n, op in slices if op.misread(n, known)]
         for body in bodies:
             found += misread(body, known)
         return found
@@ -153,7 +140,7 @@ def _hide_misread(light: onnx.ModelProto) -> bool:
     doubtful = misread(light.graph, frozenset())
     if not doubtful:
         return False
-    ranks = _ranks(_infer(light, elements=False).graph)
+    ranks = _ranks(_infer_plain(light).graph)
     for node in doubtful:
         if ranks.get(node.output[0]) == 1:
             # an operator of one operand whose output is a vector of the same type and of unknown length
@@ -170,18 +157,25 @@ def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
     return ranks
 
 
-def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) -> onnx.ModelProto:
-    """What onnx infers; strict, it raises GraphError where it finds, or thinks, that operands do not fit.
+def _infer(
+    model: onnx.ModelProto, strict: bool = False, plain: onnx.ModelProto | None = None, *, short: bool = False
+) -> tuple[onnx.ModelProto, Sizes]:
+    """What onnx infers, and its sizes; the arguments are those of `with_elements`.
 
-    With `elements` it also follows those of vectors that are made of sizes.
+    Raises GraphError where a tensor has less than no elements; strict, also where onnx finds, or thinks, that operands
+    do not fit.
     """
-    try:
-        found = (
-            with_elements(model, strict) if elements else onnx.shape_inference.infer_shapes(model, strict_mode=strict)
-        )
-    except Exception as error:
-        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
+    with _contradictions():
+        found = with_elements(model, strict, plain, short=short)
+    return found, _check_extents(found)
+
+
+def _check_extents(found: onnx.ModelProto) -> Sizes:
+    """The sizes in what was inferred. Raises GraphError, naming it, where a tensor has less than no elements."""
+    sizes = Sizes(found.graph)
     for value in found.graph.value_info:
+        if None not in (sizes.known(value.name) or ()):
+            continue
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_value < 0:  # a window that is larger than what it slides over
                 maker = next((f"output of {n.op_type}" for n in found.graph.node if value.name in n.output), "tensor")
@@ -189,34 +183,62 @@ def _infer(model: onnx.ModelProto, strict: bool = False, elements: bool = True) 
                     f"The shapes in the graph contradict each other: the {maker} '{value.name}' would have "
                     f"{dim.dim_value} elements along axis {axis}."
                 )
-    return found
+    return sizes
+
+
+def _infer_plain(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
+    """What onnx infers where it follows no elements; strict, it raises GraphError as `_infer` does."""
+    with _contradictions():
+        return onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+
+
+@contextmanager
+def _contradictions() -> Iterator[None]:
+    """What onnx raises in this block is a GraphError."""
+    try:
+        yield
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with large initializers as inputs, and large constants without their elements."""
-    light = described_as(model)
+    given = {v.name for v in model.graph.input}
+    large = [_is_large(t) for t in model.graph.initializer]
+    constants = any(node.op_type == "Constant" for node in model.graph.node)
+    if not constants and not any(large) and not any(t.name in given for t in model.graph.initializer):
+        light = onnx.ModelProto()
+        light.CopyFrom(model)  # all at once takes a fifth of the time
+        light.ClearField("training_info")
+    else:
+        light = described_as(model)
+        graph = light.graph
+        graph.node.extend(map(_emptied, model.graph.node) if constants else model.graph.node)
+        graph.value_info.extend(model.graph.value_info)
+        initializers = {t.name for t in model.graph.initializer}
+        graph.input.extend(v for v in model.graph.input if v.name not in initializers)
+        graph.output.extend(model.graph.output)
+        for tensor, is_large in zip(model.graph.initializer, large, strict=True):
+            if is_large:
+                graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            else:
+                graph.initializer.append(tensor)
+        graph.sparse_initializer.extend(model.graph.sparse_initializer)
     light.ir_version = max(model.ir_version, 4)
-    graph = light.graph
-    for node in model.graph.node:
-        graph.node.append(_emptied(node) if node.op_type == "Constant" else node)
-    graph.value_info.extend(model.graph.value_info)
-    initializers = {t.name for t in model.graph.initializer}
-    graph.input.extend(v for v in model.graph.input if v.name not in initializers)
-    graph.output.extend(model.graph.output)
-    _forget_declared(graph)
-    for tensor in model.graph.initializer:
-        if prod(tensor.dims) <= INFERRED and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    _forget_declared(light.graph)
     return light
 
 
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    """Whether the values of an initializer are not looked at."""
+    return prod(tensor.dims) > INFERRED or bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
 def _emptied(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The constant, without its elements if there are many."""
-    stored = next((a.t for a in node.attribute if a.name == "value"), None)
-    if stored is None or node.domain or prod(stored.dims) <= INFERRED:
+    """The node, if it is a constant of many elements without these."""
+    constant = node.op_type == "Constant" and not node.domain
+    stored = next((a.t for a in node.attribute if a.name == "value"), None) if constant else None
+    if stored is None or prod(stored.dims) <= INFERRED:
         return node
     empty = onnx.TensorProto(dims=stored.dims, data_type=stored.data_type)
     return onnx.helper.make_node("Constant", [], node.output, node.name, value=empty)
@@ -235,7 +257,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     for value in strict.graph.value_info:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    _infer(strict, strict=True, elements=False)
+    _check_extents(_infer_plain(strict, strict=True))
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:
@@ -245,13 +267,15 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     less than those inferred again.
     """
     told = written_by_unknown(graph)
-    written = {name for n in graph.node for name in n.output}  # inputs and initializers can be outputs too
-    kept = [v for v in graph.value_info if v.name in told]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    for value in graph.output:
-        if value.name in written - told and value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
+    if graph.value_info:
+        kept = [v for v in graph.value_info if v.name in told]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    declared = {v.name: v.type.tensor_type for v in graph.output if v.type.tensor_type.HasField("shape")}
+    for node in graph.node if declared else ():  # inputs and initializers can be outputs too
+        for name in node.output:
+            if name in declared and name not in told:
+                declared[name].ClearField("shape")
     for body in bodies_of(graph):
         _forget_declared(body)
 
@@ -273,210 +297,28 @@ def _stand_in(domain: str, op: str) -> str:
     return "" if known else like
 
 
-def _give_shapes(graph: onnx.GraphProto) -> bool:
-    """Write down the shapes that inference gave up and operators tell all the same; whether there were any."""
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    shaped = {name for name, value in values.items() if value.type.tensor_type.HasField("shape")}
-    if all(name in shaped or not name for node in graph.node for name in node.output):
-        return False
-    initializers: dict[str, Sequence[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
+def annotate(nodes: Sequence[gs.Node], sizes: Sizes, inputs: Sequence[gs.Tensor] = ()) -> None:
+    """Write the inferred shapes and element types onto the inputs and what the nodes write.
 
-    def shape(name: str) -> Sequence[Dim] | None:
-        return dims_of(values[name]) if name in values else initializers.get(name)
-
-    found = missing_shapes(graph, shape)
-    for name, dims in found.items():
-        value = values.get(name)
-        if value is None:
-            value = graph.value_info.add(name=name)
-        declare(value, dims)
-    return bool(found)
-
-
-def _name_determined(graph: onnx.GraphProto) -> bool:
-    """Name or size what the inputs of reshapes, and of operators after them, determine; whether any was found.
-
-    Inference gives an unknown dimension a name of its own, and another one to what is broadcast from two names. Such a
-    name is replaced wherever it stands.
+    The graph whose sizes these are has the same nodes.
     """
-    kinds = [(node.domain, node.op_type) for node in graph.node]
-    if not any(op in _RESHAPES for _, op in kinds):
-        return False
-    broadcasting = {kind for kind in set(kinds) if rules_of(*kind).like == BROADCASTS}
-    sizes, found = _Sizes(graph), False
-    for node, kind in zip(graph.node, kinds, strict=True):
-        reshapes = kind[1] in _RESHAPES
-        broadcasts = kind in broadcasting and len(node.input) > 1
-        after = sizes.of(node.output[0]) if (reshapes or broadcasts) and node.output else []
-        if all(isinstance(d, int) or d in sizes.given for d in after):
-            continue
-        before = [sizes.of(name) for name in node.input]
-        known = sizes.given.union(*before)
-        made_up = {d for d in after if isinstance(d, str) and d.startswith(_MADE_UP) and d not in known}
-        if reshapes:
-            dims = _reshaped(before[0], after, made_up, sizes.copied(node))
-        else:
-            dims = _broadcast(before, after, made_up)
-        sizes.settle(node.output[0], after, dims)
-        found = found or bool(dims)
-    sizes.replace_names()
-    return found
-
-
-def _name_computed(graph: onnx.GraphProto) -> bool:
-    """Name or size what computed operands tell of the tensors that they shape; whether any was found."""
-    sizes, found = _Sizes(graph), False
-    for name, computed in computed_sizes(graph, sizes.known, _is_open):
-        before = sizes.of(name)
-        if len(before) == len(computed):
-            pairs = enumerate(zip(before, map(sizes.now, computed), strict=True))
-            told = {axis: new for axis, (old, new) in pairs if _is_open(old) and new not in (None, old)}
-            sizes.settle(name, before, told)
-            found = found or bool(told)
-    sizes.replace_names()
-    return found
-
-
-class _Sizes:
-    """The sizes of the tensors of a graph, while names that inference made up are replaced in it."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-        self._initializers: dict[str, list[Dim]] = {t.name: list(t.dims) for t in graph.initializer}
-        self._vectors = {t.name: t for t in graph.initializer if len(t.dims) == 1}
-        #: names that sizes of inputs have
-        self.given = {d for v in graph.input for d in dims_of(v) or () if isinstance(d, str)}
-        self._renamed: dict[str, Dim] = {}
-        self._read: dict[str, list[Dim] | None] = {}
-
-    def known(self, name: str) -> list[Dim] | None:
-        """The sizes of a tensor; None where the rank is not known."""
-        if name not in self._read:
-            value = self._values.get(name)
-            self._read[name] = self._initializers.get(name) if value is None else dims_of(value)
-        dims = self._read[name]
-        return [*map(self.now, dims)] if self._renamed and dims else dims
-
-    def of(self, name: str) -> list[Dim]:
-        """The sizes of a tensor; none where the rank is not known."""
-        return self.known(name) or []
-
-    def copied(self, node: onnx.NodeProto) -> list[int]:
-        """Axes of what a Reshape writes that it takes over from its data, by zeros in a constant operand."""
-        if len(node.input) < 2 or any(a.name == "allowzero" and a.i for a in node.attribute):
-            return []
-        return [axis for axis, zero in enumerate(_zeros(self._vectors.get(node.input[1]), None)) if zero]
-
-    def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
-        """Give these axes of the tensor these sizes, and note what they were `before`."""
-        for axis, dim in dims.items():
-            was = before[axis]
-            if isinstance(was, str):
-                self._renamed[was] = dim
-            set_size(self._values[name].type.tensor_type.shape.dim[axis], dim)
-        self._read.pop(name, None)
-
-    def replace_names(self) -> None:
-        """Write down what was noted, wherever the names stand."""
-        for value in self._values.values() if self._renamed else ():
-            for proto in value.type.tensor_type.shape.dim:
-                if proto.dim_param in self._renamed:
-                    set_size(proto, self.now(proto.dim_param))
-
-    def now(self, dim: Dim) -> Dim:
-        """What a size is called after all that was settled."""
-        while isinstance(dim, str) and dim in self._renamed:
-            dim = self._renamed[dim]
-        return dim
-
-
-def _reshaped(before: list[Dim], after: list[Dim], made_up: set[str], copied: list[int]) -> dict[int, Dim]:
-    """What takes the place of axes of a reshaped tensor whose size is not known: those copied, and one more."""
-    unknown = [a for a, d in enumerate(after) if d is None or d in made_up]
-    found = {a: before[a] for a in copied if a in unknown and a < len(before) and before[a] is not None}
-    left = [a for a in unknown if a not in found]
-    if before and len(left) == 1:
-        dim = _missing(before, [found.get(a, d) for a, d in enumerate(after) if a != left[0]])
-        found |= {} if dim is None else {left[0]: dim}
-    return found
-
-
-def _broadcast(shapes: list[list[Dim]], after: list[Dim], made_up: set[str]) -> dict[int, Dim]:
-    """What takes the place of made-up names where operands of one size, or of that and 1, are broadcast."""
-    found: dict[int, Dim] = {}
-    for axis in (a for a, d in enumerate(after) if d in made_up):
-        place = len(after) - axis  # axes are aligned at the last
-        sizes = {dims[-place] for dims in shapes if len(dims) >= place} - {1}
-        if len(sizes) == 1 and None not in sizes:
-            found[axis] = sizes.pop()
-    return found
-
-
-def _name_padded(graph: onnx.GraphProto) -> bool:
-    """Carry sizes past a Pad of computed amounts where these are zeros all the same; whether any was found."""
-    pads = [node for node in graph.node if node.op_type == "Pad" and len(node.input) in (2, 3)]
-    if not pads:
-        return False
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    constants = {t.name: t for t in graph.initializer if len(t.dims) == 1}
-    joined = {n.output[0]: n for n in graph.node if n.op_type == "Concat"}
-    found = False
-    for node in pads:
-        if node.input[1] not in joined:
-            continue
-        before = dims_of(values[node.input[0]]) if node.input[0] in values else None
-        after = values.get(node.output[0])
-        if not before or after is None or len(dims_of(after) or ()) != len(before):
-            continue
-        zero = [z for name in joined[node.input[1]].input for z in _zeros(constants.get(name), values.get(name))]
-        if len(zero) != 2 * len(before):
-            continue
-        for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
-            if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
-                found = found or proto.dim_param != size
-                set_size(proto, size)
-    return found
-
-
-def _zeros(constant: onnx.TensorProto | None, value: onnx.ValueInfoProto | None) -> list[bool]:
-    """Which elements of a vector are known to be zero; none at all where its length is not known."""
-    if constant is not None:
-        return [bool(element == 0) for element in onnx.numpy_helper.to_array(constant)]
-    dims = None if value is None else dims_of(value)
-    return [False] * dims[0] if dims and isinstance(dims[0], int) else []
-
-
-def _missing(before: list[Dim], after: list[Dim]) -> Dim:
-    """The factor by which the product of `before` exceeds that of `after`, None if it is not one size or symbol."""
-    if None in before:
-        return None
-    left, taken = (Counter(d for d in dims if isinstance(d, str)) for dims in (before, after))
-    numerator, denominator = (prod(d for d in dims if isinstance(d, int)) for dims in (before, after))
-    names = list((left - taken).elements())
-    if taken - left or not numerator:  # of no elements any size may be the missing one
-        return None
-    if len(names) == 1 and numerator == denominator:
-        return names[0]
-    return numerator // denominator if not names and denominator and numerator % denominator == 0 else None
-
-
-def annotate(nodes: Sequence[gs.Node], light: onnx.GraphProto, inputs: Sequence[gs.Tensor] = ()) -> None:
-    """Write the inferred shapes and element types onto the inputs and what the nodes write; `light` has these nodes."""
-    values = {v.name: v for v in [*light.value_info, *light.output, *light.input]}
     for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
-        if isinstance(tensor, gs.Constant) or not tensor.name:
+        name = tensor.name
+        if not name or isinstance(tensor, gs.Constant):
             continue
-        value = values.get(tensor.name)
-        dims = None if value is None else dims_of(value)
-        if tensor.shape != dims:  # asking takes less than setting
-            tensor.shape = dims
+        value = sizes.values.get(name)
+        dims = None if value is None else sizes.known(name)
+        fields = vars(tensor)  # which its own setter looks for first
+        if fields["shape"] != dims:
+            fields["shape"] = None if dims is None else [*dims]
         element = 0 if value is None else value.type.tensor_type.elem_type
-        if element and tensor.dtype is not (dtype := dtype_of(element)):
-            tensor.dtype = dtype
-    for node, proto in zip(nodes, light.node, strict=True):
+        if element:
+            fields["dtype"] = dtype_of(element)
+    for node, proto in zip(nodes, sizes.graph.node, strict=True):
         for name, body in node.attrs.items():
             if isinstance(body, gs.Graph):
-                annotate(body.nodes, next(a.g for a in proto.attribute if a.name == name), body.inputs)
+                held = next(a.g for a in proto.attribute if a.name == name)
+                annotate(body.nodes, Sizes(held), body.inputs)
 
 
 def unfinished(nodes: Sequence[gs.Node]) -> list[gs.Node]:
@@ -494,6 +336,6 @@ def _is_finished(node: gs.Node) -> bool:
     for tensor in node.outputs:
         if tensor.name and (tensor.dtype is None or tensor.shape is None):
             return False
-        if any(map(_is_open, tensor.shape or ())):
+        if any(map(is_open, tensor.shape or ())):
             return False
     return all(_is_finished(inner) for body in subgraphs(node) for inner in body.nodes)

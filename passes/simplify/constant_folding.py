@@ -72,8 +72,14 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     known = op.from_shapes(node)
     if known is not None:
         return [known]
-    operands = [t for t in node.inputs if t.name]
-    if not operands or not all(is_constant(t) and not isinstance(t.dtype, int) for t in operands):
+    operands: list[gs.Constant] = []
+    for tensor in node.inputs:  # of nearly all nodes the first one is computed
+        if not tensor.name:
+            continue
+        if not is_constant(tensor) or isinstance(tensor.dtype, int):
+            return None
+        operands.append(tensor)
+    if not operands:
         return None
     if subgraphs(node) or op.contradiction(node):
         return None
@@ -125,7 +131,9 @@ def settle_operands(graph: gs.Graph) -> bool:
     editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
         op = rules(node)
-        found = op.settled(node) if isinstance(op, Reshape | Slice) else {}
+        if not isinstance(op, (Reshape, Slice)):
+            continue
+        found = op.settled(node)
         for index, values in found.items():
             constant = editor.constant(f"{node.outputs[0].name}_sizes", values)
             if index < len(node.inputs):

@@ -8,6 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from passes.model import shape_inference
+from passes.model.declarations import dims_of
+from passes.model.element_inference import are_short
 from passes.model.prepare import checked, prepared
 from tests.generators.networks import network
 from tests.passes.text import compiled, exact, model, operators, random
@@ -57,8 +59,25 @@ def test_a_part_that_is_inferred_again_gets_the_shapes_that_the_whole_does(monke
 
     sources = [network(seed).model for seed in range(40)] + [gated(20)]
     parts = [shapes(source) for source in sources]
-    monkeypatch.setattr(shape_inference, "_rest", lambda light: light)
+    monkeypatch.setattr(shape_inference, "_rest", lambda found: None)
     assert parts == [shapes(source) for source in sources]
+
+
+@pytest.mark.parametrize(
+    "length, declared, short",
+    [
+        (3, "int64[4] a, int64[7] b", True),
+        (3, "int64[4] a", False),
+        (3, "int64[4] a, int64[k] b", False),
+        (3, f"int64[4] a, int64[{2**40}] b", False),
+        (2**40, "int64[4] a, int64[7] b", False),
+    ],
+)
+def test_vectors_are_known_to_be_short_where_all_lengths_are_declared(length: int, declared: str, short: bool) -> None:
+    head = f"(float[N,2,2,2] x, int64[{length}] more) => (int64[k] y) <{declared}, int64[7] y>"
+    source = model(head, "a = Shape(x) b = Concat <axis = 0> (a, more) y = Identity(b)", checked=False)
+    shapes = {v.name: dims_of(v) for v in [*source.graph.input, *source.graph.value_info]}
+    assert are_short(source, shapes.get) is short
 
 
 def test_large_constants_in_nodes_say_their_shape() -> None:

@@ -1,0 +1,85 @@
+"""What is known of the sizes of a graph's tensors, read once, while names that inference made up are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from passes.graph.tensors import Dim
+from passes.model.declarations import declare, dims_of, set_size
+
+#: how the names begin that inference gives to sizes which it does not know
+MADE_UP = "unk__"
+
+
+def is_open(dim: Dim) -> bool:
+    """Whether inference knows nothing of a size."""
+    return dim is None or (isinstance(dim, str) and dim.startswith(MADE_UP))
+
+
+class Sizes:
+    """The sizes of the tensors of a graph, each read once, while names that inference made up are replaced in it."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        #: what is declared of each tensor
+        self.values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+        self._initializers = {t.name: t for t in graph.initializer}
+        self._renamed: dict[str, Dim] = {}
+        self._read: dict[str, list[Dim] | None] = {}
+
+    def known(self, name: str) -> list[Dim] | None:
+        """The sizes of a tensor; None where the rank is not known."""
+        if name not in self._read:
+            value, stored = self.values.get(name), self._initializers.get(name)
+            self._read[name] = dims_of(value) if value is not None else None if stored is None else list(stored.dims)
+        dims = self._read[name]
+        return [*map(self.now, dims)] if self._renamed and dims else dims
+
+    def of(self, name: str) -> list[Dim]:
+        """The sizes of a tensor; none where the rank is not known."""
+        return self.known(name) or []
+
+    def given(self) -> set[str]:
+        """Names that sizes of inputs have."""
+        return {d for v in self.graph.input for d in self.of(v.name) if isinstance(d, str)}
+
+    def vector(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of this name, if it is a vector."""
+        stored = self._initializers.get(name)
+        return stored if stored is not None and len(stored.dims) == 1 else None
+
+    def declare(self, name: str, dims: Sequence[Dim]) -> None:
+        """Write down the shape of a tensor that had none."""
+        if name not in self.values:
+            self.values[name] = self.graph.value_info.add(name=name)
+        declare(self.values[name], dims)
+        self._read.pop(name, None)
+
+    def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
+        """Give these axes of the tensor these sizes, and note what they were `before`."""
+        for axis, dim in dims.items():
+            was = before[axis]
+            if isinstance(was, str):
+                self._renamed[was] = dim
+            set_size(self.values[name].type.tensor_type.shape.dim[axis], dim)
+        if dims:
+            self._read.pop(name, None)
+
+    def replace_names(self) -> None:
+        """Write down what was noted, wherever the names stand."""
+        if not self._renamed:
+            return
+        for value in self.values.values():
+            for proto in value.type.tensor_type.shape.dim:
+                if proto.dim_param in self._renamed:
+                    set_size(proto, self.now(proto.dim_param))
+        self._renamed.clear()
+        self._read.clear()
+
+    def now(self, dim: Dim) -> Dim:
+        """What a size is called after all that was settled."""
+        while isinstance(dim, str) and dim in self._renamed:
+            dim = self._renamed[dim]
+        return dim
