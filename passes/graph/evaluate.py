@@ -44,7 +44,7 @@ _WITH_ATTRIBUTES: dict[str, Callable[..., Array]] = {
     "Cast": lambda x, to: x.astype(_plain(to)),
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis),
-    "HardSigmoid": lambda x, alpha=0.0, beta=0.0: _hard_sigmoid(x, alpha or 0.2, beta or 0.5),
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: _hard_sigmoid(x, alpha, beta),
     "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
     "Slice": lambda x, starts, ends, axes=None, steps=None: x[_cut(x, starts, ends, axes, steps)],
     "Squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes)),

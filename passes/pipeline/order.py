@@ -315,11 +315,11 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
             if around is None:
                 distinguish(graph)
             facts = dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
-    with recorder.step("layout"):
+    with recorder.step("layout", graph):
         chosen = plan(graph, facts, options)
     multiples = ChannelMultiples(chosen, facts)
     if options.align is not None:
-        with recorder.step("widths"):
+        with recorder.step("widths", graph):
             multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
     first_facts, chosen, facts = facts, multiples.plan, multiples.facts
     for known in (first_facts, facts):
