@@ -213,7 +213,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     else:
         light = described_as(model)
         graph = light.graph
-        graph.node.extend(map(_emptied, model.graph.node) if constants else model.graph.node)
+        graph.node.extend(map(_emptied, model.graph.node))
         graph.value_info.extend(model.graph.value_info)
         initializers = {t.name for t in model.graph.initializer}
         graph.input.extend(v for v in model.graph.input if v.name not in initializers)

@@ -161,8 +161,8 @@ class _Sweep:
         if all_set(least) or (not any_set(least) and self.ground.is_made_of_constants(tensor, axis)):
             return least
         arriving = planned.arriving(output, axis, size)
-        spare = ~least
-        if least is computed and not any(any_set(other & spare) for other in (needed, *(a[2] for a in arriving))):
+        others = needed, *(live for _, _, live in arriving)
+        if least is computed and not any(any_set(other & ~least) for other in others):
             return least  # no consumer needs more, and no more comes in
         demands = _distinct([requirement.demand for requirement in requirements])
         tried = [demand.need for demand in demands[:_TRIED]]

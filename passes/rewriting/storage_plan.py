@@ -51,6 +51,8 @@ class Settled:
 class StoragePlan:
     """Stored sets by `(tensor, axis)`, required sets by `(node index, input, axis)`; what is absent is whole.
 
+    A required set that equals what is stored is the same array, so that it is seen at once.
+
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
     stay, `absent` the names of tensors that are not computed. `settled` says in order what was decided, of axes where
     there was something to choose.

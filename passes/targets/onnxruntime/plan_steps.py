@@ -217,11 +217,9 @@ class PlanSteps:
         computed = [(i, t, sizes) for i, t, sizes in node.operands if t.name not in self._plan.absent]
         adapters = [self._adapters(index, i, t, sizes) for i, t, sizes in computed]
         inputs = tuple(
-            [
-                self._port(t, sizes, found.get(1))
-                for (_, t, sizes), found in zip(computed, adapters, strict=True)
-                if len(sizes) > 2
-            ]
+            self._port(t, sizes, found.get(1))
+            for (_, t, sizes), found in zip(computed, adapters, strict=True)
+            if len(sizes) > 2
         )
         convolution = node.convolution if inputs else None
         affine = node.affine if len(inputs) == 1 else None
@@ -230,7 +228,7 @@ class PlanSteps:
         if free or node.macs:
             self._parts.add(output.name)
         multiplied = 0.0 if convolution else node.multiplied(index, self._plan)
-        mapped = list(self._mapped(index, node)) if node.maps else []
+        mapped = list(self._mapped(index, node))
         if node.adds_maps:
             self.mapped += [(key, unread) for key, unread, _ in mapped]
         self.writers[output.name] = len(self.steps)
@@ -254,9 +252,7 @@ class PlanSteps:
                 for (_, t, sizes), found in zip(computed, adapters, strict=True)
                 for axis, adapter in found.items()
                 if axis != 1 or len(sizes) < 3
-            )
-            if any(adapters)
-            else (),
+            ),
             given=output.name in self._outputs,
         )
 
@@ -273,10 +269,7 @@ class PlanSteps:
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
         found: dict[int, tuple[int, float]] = {}
-        narrowed, required_axes = self._widths.get(tensor.name), self._required.get((index, i))
-        if narrowed is None and required_axes is None:
-            return found
-        for axis in sorted({*(narrowed or ()), *(required_axes or ())}):
+        for axis in sorted({*self._widths.get(tensor.name, ()), *self._required.get((index, i), ())}):
             stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
             if stored is required:
                 continue
