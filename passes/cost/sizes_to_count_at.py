@@ -23,6 +23,7 @@ from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of
 from passes.model.graph_to_onnx import described_as, outlined
 from passes.model.inputs import fix_inputs
+from passes.model.known_sizes import Sizes as KnownSizes
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.prepare import completed, shaped
 from passes.model.shape_inference import INFERRED, inferred
@@ -204,12 +205,22 @@ def _sized(model: onnx.ModelProto, graph: gs.Graph, outline: onnx.ModelProto, si
     found = inferred(light, gives_up=not asked)  # whose sizes they are wants to know which node contradicts them
     # what bodies read outside of them is not copied
     branches = any(map(subgraphs, graph.nodes))
+    if not asked and not branches:
+        _check_agreement(graph, found.sizes)  # all else takes several times as long
     sized = imported(inlined(inputs_with_defaults.opened(model))) if branches else copied(graph)
     try:
         return completed(light, sized, found, gives_up=not asked)
     except GraphError:
         take_apart(sized)
         raise
+
+
+def _check_agreement(graph: gs.Graph, found: KnownSizes) -> None:
+    """Raise GraphError where a tensor has another size at these sizes of inputs than the graph says it has at any."""
+    for tensor in _variables(graph):
+        for always, here in zip(tensor.shape or (), found.of(tensor.name), strict=False):
+            if isinstance(always, int) and isinstance(here, int) and always != here:
+                raise GraphError(f"Tensor `{tensor.name}` always has {always} where it would have {here} here.")
 
 
 def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Mapping[str, int]) -> gs.Graph:

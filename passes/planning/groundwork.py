@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -84,6 +85,19 @@ class Groundwork:
         self._slices: dict[Key, tuple[float, int]] = {}
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
+    def without_dependence(self, facts: Facts) -> Groundwork:
+        """The same for these facts, by which no slice depends on others.
+
+        Nodes that none of theirs did are the same, and what was decided there at no price is decided here, too.
+        """
+        other, dependent = copy.copy(self), {name for name, _ in self.facts.dependence}
+        other.facts, other.upstream = facts, UpstreamCost(self.graph, facts, self.multiples)
+        other.nodes = [
+            Planned(planned.index, planned.node, facts, self.multiples) if planned.reads_or_writes(dependent) else planned
+            for planned in self.nodes
+        ]
+        return other
+
     def slice_sizes(self, tensor: gs.Tensor, axis: int) -> tuple[float, int]:
         """Elements of a slice along the axis, for one example, and how many of them lie together."""
         found = self._slices.get((tensor.name, axis))
@@ -124,6 +138,10 @@ class Planned:
         for tensor in captured(node):
             self.captured = self.captured or Asked()
             self.captured.whole_tensor(tensor, facts, index, -1, Cause(node, kept_reasons.SUBGRAPH))
+
+    def reads_or_writes(self, names: Collection[str]) -> bool:
+        """Whether any operand or output is one of these tensors."""
+        return any(t.name in names for t in (*self.node.inputs, *self.node.outputs))
 
     def answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
         """What the outputs store when this is asked of them, and what that demands of the inputs.

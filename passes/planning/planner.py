@@ -42,13 +42,20 @@ def plan(
     # a slice that is computed from its representative needs an adapter
     depends = bool(facts.dependence) and options.adapters != "never"
     known = facts if depends or not facts.dependence else replace(facts, dependence={})
-    ground = facts.plans.get(depends)
-    if not isinstance(ground, Groundwork) or ground.graph is not graph:
-        facts.plans[depends] = ground = Groundwork(graph, known)
+    ground = _groundwork(graph, known, facts, depends=depends)
     while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
         chosen = cheapest(ground, known, price, floor, frugal=options.frugal)
         if options.adapters != "never" or not _Widening(ground, known, chosen, floor).run():
             return chosen
+
+
+def _groundwork(graph: gs.Graph, known: Facts, facts: Facts, *, depends: bool) -> Groundwork:
+    """What plans of the graph have in common, of which the `facts` remember some; `known` is what a plan may use."""
+    found, other = facts.plans.get(depends), facts.plans.get(True)
+    if not isinstance(found, Groundwork) or found.graph is not graph:
+        shared = isinstance(other, Groundwork) and other.graph is graph
+        facts.plans[depends] = found = other.without_dependence(known) if shared else Groundwork(graph, known)
+    return found
 
 
 def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
