@@ -18,12 +18,11 @@ from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
-from passes.graph.tensors import describe, is_float, static_shape
+from passes.graph.tensors import describe, element_of, is_constant, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of
 from passes.model.graph_to_onnx import described_as, outlined
 from passes.model.inputs import fix_inputs
-from passes.model.known_sizes import Sizes as KnownSizes
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.prepare import completed, shaped
 from passes.model.shape_inference import INFERRED, inferred
@@ -197,30 +196,35 @@ def _outline(model: onnx.ModelProto, graph: gs.Graph) -> onnx.ModelProto:
     return light
 
 
+def _shaped_by_operands(graph: gs.Graph) -> Iterator[onnx.ValueInfoProto]:
+    """What is known, whatever the sizes of the inputs, of tensors whose shapes computed operands tell."""
+    for node in graph.nodes:
+        if any(not is_constant(t) and len(t.shape or (0, 0)) < 2 for t in node.inputs[1:]):
+            for tensor in node.outputs:
+                if tensor.dtype is not None and any(isinstance(d, int) for d in tensor.shape or ()):
+                    dims = [d if isinstance(d, int) else None for d in tensor.shape]
+                    yield onnx.helper.make_tensor_value_info(tensor.name, element_of(tensor.dtype), dims)
+
+
 def _sized(model: onnx.ModelProto, graph: gs.Graph, outline: onnx.ModelProto, sizes: Sizes, *, asked: bool) -> gs.Graph:
     """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
     light = onnx.ModelProto()
     light.CopyFrom(outline)
     fix_inputs(light, sizes)
-    found = inferred(light, gives_up=not asked)  # whose sizes they are wants to know which node contradicts them
-    # what bodies read outside of them is not copied
     branches = any(map(subgraphs, graph.nodes))
-    if not asked and not branches:
-        _check_agreement(graph, found.sizes)  # all else takes several times as long
+    tries = not asked and not branches
+    if tries:  # with this a contradiction, or all there is to know, shows at once
+        told = {v.name for v in light.graph.value_info}
+        light.graph.value_info.extend(v for v in _shaped_by_operands(graph) if v.name not in told)
+    # whose sizes they are wants to know which node contradicts them
+    found = inferred(light, gives_up=not asked, believes=tries)
+    # what bodies read outside of them is not copied
     sized = imported(inlined(inputs_with_defaults.opened(model))) if branches else copied(graph)
     try:
         return completed(light, sized, found, gives_up=not asked)
     except GraphError:
         take_apart(sized)
         raise
-
-
-def _check_agreement(graph: gs.Graph, found: KnownSizes) -> None:
-    """Raise GraphError where a tensor has another size at these sizes of inputs than the graph says it has at any."""
-    for tensor in _variables(graph):
-        for always, here in zip(tensor.shape or (), found.of(tensor.name), strict=False):
-            if isinstance(always, int) and isinstance(here, int) and always != here:
-                raise GraphError(f"Tensor `{tensor.name}` always has {always} where it would have {here} here.")
 
 
 def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Mapping[str, int]) -> gs.Graph:

@@ -42,17 +42,17 @@ class Inferred:
     failed: bool = False
 
 
-def inferred(model: onnx.ModelProto, *, gives_up: bool = False) -> Inferred:
+def inferred(model: onnx.ModelProto, *, gives_up: bool = False, believes: bool = False) -> Inferred:
     """The shapes of all tensors, as far as inference can tell them; `through_reshapes` tells more.
 
-    What the model declares of inner tensors and outputs is no evidence, except where onnx does not know the operator
-    that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
+    What the model declares of inner tensors and outputs is no evidence unless one `believes` it, except where onnx does
+    not know the operator that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
     on. Raises GraphError when shapes contradict each other; where nodes hold no graphs and `gives_up`, at once.
     """
     light = _without_weights(model)
     replaced = _put_stand_ins(light.graph)
-    if replaced:
-        _forget_declared(light.graph)  # inference knows what writes these now
+    if not believes:
+        _forget_declared(light.graph)
     for value in [*light.graph.input, *light.graph.output, *light.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value < 0 or (dim.dim_param and not symbol_of(dim)):
@@ -225,7 +225,6 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
                 graph.initializer.append(tensor)
         graph.sparse_initializer.extend(model.graph.sparse_initializer)
     light.ir_version = max(model.ir_version, 4)
-    _forget_declared(light.graph)
     return light
 
 
@@ -250,6 +249,7 @@ def check(model: onnx.ModelProto, light: onnx.ModelProto) -> None:
     `light` is what was inferred of the model.
     """
     strict = _without_weights(model)  # and without stand-ins, which may be more particular than the operator is
+    _forget_declared(strict.graph)
     for node in strict.graph.node:
         node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
     del strict.graph.value_info[:]
