@@ -49,8 +49,8 @@ class Empty(list[Any]):
 class _Scope:
     """The tensors of one graph, and of those around it."""
 
-    def __init__(self, outside: Mapping[str, gs.Tensor], opset: int | None) -> None:
-        self._outside, self._opset = outside, opset
+    def __init__(self, outside: Mapping[str, gs.Tensor], opset: int | None, *, is_body: bool = False) -> None:
+        self._outside, self._opset, self._is_body = outside, opset, is_body
         self._own: dict[str, gs.Tensor] = {}
         self._said: dict[str, onnx.ValueInfoProto] = {}
 
@@ -62,8 +62,23 @@ class _Scope:
         inputs = [self._declared(v) for v in proto.input if v.name not in stored]
         outputs = [self._declared(v) for v in proto.output]
         made = gs.Graph((), inputs, outputs, proto.name, proto.doc_string, self._opset)
-        made.nodes = [self._node(n) for n in proto.node]
+        made.nodes = [self._node(n) for n in proto.node if not self._stores(n)]
         return made
+
+    def _stores(self, proto: onnx.NodeProto) -> bool:
+        """Whether the node is a constant that can be an initializer, and is one now; outputs need a node."""
+        if proto.op_type != "Constant" or proto.domain not in STANDARD_DOMAINS:
+            return False
+        if self._is_body or proto.output[0] in self._own:
+            return False
+        (value,) = proto.attribute
+        if value.type != AttributeProto.TENSOR:
+            return False
+        stored = constant(proto.output[0], _values(value.t))
+        if isinstance(stored.dtype, int):
+            return False
+        self._own[stored.name] = stored
+        return True
 
     def _declared(self, value: onnx.ValueInfoProto) -> gs.Tensor:
         """An input or output: these have names of their own."""
@@ -104,7 +119,7 @@ class _Scope:
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
-            body = _Scope({**self._outside, **self._own}, self._opset).graph(proto.g)
+            body = _Scope({**self._outside, **self._own}, self._opset, is_body=True).graph(proto.g)
             body.declared = [dims_of(value) for value in proto.g.output]
             return body
         try:

@@ -46,8 +46,9 @@ def inferred(model: onnx.ModelProto, *, gives_up: bool = False, believes: bool =
     """The shapes of all tensors, as far as inference can tell them; `through_reshapes` tells more.
 
     What the model declares of inner tensors and outputs is no evidence unless one `believes` it, except where onnx does
-    not know the operator that writes them. Every input dimension without a size gets a name, so that equal sizes can be recognised further
-    on. Raises GraphError when shapes contradict each other; where nodes hold no graphs and `gives_up`, at once.
+    not know the operator that writes them. Every input dimension without a size gets a name, so that equal sizes can be
+    recognised further on. Raises GraphError when shapes contradict each other; where nodes hold no graphs and
+    `gives_up`, at once.
     """
     light = _without_weights(model)
     replaced = _put_stand_ins(light.graph)

@@ -92,7 +92,7 @@ class _Sweep:
             found.append(tensor.name in self.read)
             for _, _, key in axes:
                 if key in requirements:
-                    found += map(id, requirements[key])
+                    found += requirements[key]
                 found.append(key in whole)
                 if key in floor.stored or key in floor.wider:
                     masks = floor.stored.get(key), floor.wider.get(key)

@@ -93,8 +93,8 @@ class Groundwork:
         other, dependent = copy.copy(self), {name for name, _ in self.facts.dependence}
         other.facts, other.upstream = facts, UpstreamCost(self.graph, facts, self.multiples)
         other.nodes = [
-            Planned(planned.index, planned.node, facts, self.multiples) if planned.reads_or_writes(dependent) else planned
-            for planned in self.nodes
+            Planned(known.index, known.node, facts, self.multiples) if known.reads_or_writes(dependent) else known
+            for known in self.nodes
         ]
         return other
 

@@ -51,11 +51,16 @@ def plan(
 
 def _groundwork(graph: gs.Graph, known: Facts, facts: Facts, *, depends: bool) -> Groundwork:
     """What plans of the graph have in common, of which the `facts` remember some; `known` is what a plan may use."""
-    found, other = facts.plans.get(depends), facts.plans.get(True)
-    if not isinstance(found, Groundwork) or found.graph is not graph:
-        shared = isinstance(other, Groundwork) and other.graph is graph
-        facts.plans[depends] = found = other.without_dependence(known) if shared else Groundwork(graph, known)
-    return found
+
+    def remembered(depends: bool) -> Groundwork | None:
+        ground = facts.plans.get(depends)
+        return ground if isinstance(ground, Groundwork) and ground.graph is graph else None
+
+    ground = remembered(depends)
+    if ground is None:
+        other = remembered(True)
+        facts.plans[depends] = ground = Groundwork(graph, known) if other is None else other.without_dependence(known)
+    return ground
 
 
 def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from passes import shrink
 from passes.model import shape_inference
 from passes.model.declarations import dims_of
 from passes.model.element_inference import are_short
@@ -78,6 +79,22 @@ def test_vectors_are_known_to_be_short_where_all_lengths_are_declared(length: in
     source = model(head, "a = Shape(x) b = Concat <axis = 0> (a, more) y = Identity(b)", checked=False)
     shapes = {v.name: dims_of(v) for v in [*source.graph.input, *source.graph.value_info]}
     assert are_short(source, shapes.get) is short
+
+
+@pytest.mark.parametrize("seed", [5236, 5296, 5467])
+def test_constants_in_nodes_tell_as_much_as_initializers(seed: int) -> None:
+    """Inference by onnx follows the elements of initializers only."""
+    source = network(seed).model
+    stored = [n for n in source.graph.node if n.op_type == "Constant"]
+    assert stored
+    moved = onnx.ModelProto()
+    moved.CopyFrom(source)
+    del moved.graph.node[:]
+    moved.graph.node.extend(n for n in source.graph.node if n not in stored)
+    for node in stored:
+        moved.graph.initializer.add().CopyFrom(node.attribute[0].t)
+        moved.graph.initializer[-1].name = node.output[0]
+    assert shrink(source).model.graph == shrink(moved).model.graph
 
 
 def test_large_constants_in_nodes_say_their_shape() -> None:
