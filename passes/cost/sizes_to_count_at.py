@@ -20,7 +20,7 @@ from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, element_of, is_constant, is_float, static_shape
 from passes.model import inputs_with_defaults
-from passes.model.declarations import symbol_of
+from passes.model.declarations import symbol_of, written_by_unknown
 from passes.model.graph_to_onnx import described_as, outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
@@ -192,7 +192,8 @@ def _outline(model: onnx.ModelProto, graph: gs.Graph) -> onnx.ModelProto:
     read = {v.name for v in light.graph.input}
     sizes, _ = _inputs(model, {})
     light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)
-    _forget_shapes(light.graph.output)
+    told = written_by_unknown(light.graph)
+    _forget_shapes(v for v in light.graph.output if v.name not in told)
     return light
 
 

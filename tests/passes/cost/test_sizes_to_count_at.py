@@ -92,6 +92,16 @@ def test_operators_of_the_runtime_are_counted_at_the_sizes_too() -> None:
     assert cost.macs == 4 * 3 * 64 and not cost.at.unknown
 
 
+def test_what_an_unknown_operator_writes_is_counted_as_it_is_declared() -> None:
+    """Be it an output or in between; nothing else tells its shape."""
+    source = model("(float[N,3,H,W] x) => (float[N,3,H,W] y)", "h = Relu(x) y = Relu(h)")
+    for node in source.graph.node:
+        node.op_type, node.domain = "Twist", "acme"
+    source.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    source.graph.value_info.append(onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    assert [node.flops for node in count(source).nodes] == [3 * 224 * 224] * 2
+
+
 def test_a_batch_has_a_name_or_stands_first() -> None:
     body = "y = MatMul(x, w)"
     for signature, sizes in (
