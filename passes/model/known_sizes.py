@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -25,6 +25,8 @@ class Sizes:
         self.graph = graph
         #: what is declared of each tensor
         self.values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+        #: tensors of which more was told
+        self.changed: set[str] = set()
         self._initializers = {t.name: t for t in graph.initializer}
         self._renamed: dict[str, Dim] = {}
         self._read: dict[str, list[Dim] | None] = {}
@@ -45,6 +47,10 @@ class Sizes:
         """Names that sizes of inputs have."""
         return {d for v in self.graph.input for d in self.of(v.name) if isinstance(d, str)}
 
+    def initializer(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of this name."""
+        return self._initializers.get(name)
+
     def vector(self, name: str) -> onnx.TensorProto | None:
         """The initializer of this name, if it is a vector."""
         stored = self._initializers.get(name)
@@ -55,7 +61,16 @@ class Sizes:
         if name not in self.values:
             self.values[name] = self.graph.value_info.add(name=name)
         declare(self.values[name], dims)
+        self.changed.add(name)
         self._read.pop(name, None)
+
+    def learn(self, values: Iterable[onnx.ValueInfoProto]) -> None:
+        """Write down what was found out of some tensors."""
+        for value in values:
+            if value.name not in self.values:
+                self.values[value.name] = self.graph.value_info.add()
+            self.values[value.name].CopyFrom(value)
+            self._read.pop(value.name, None)
 
     def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
         """Give these axes of the tensor these sizes, and note what they were `before`."""
@@ -65,6 +80,7 @@ class Sizes:
                 self._renamed[was] = dim
             set_size(self.values[name].type.tensor_type.shape.dim[axis], dim)
         if dims:
+            self.changed.add(name)
             self._read.pop(name, None)
 
     def replace_names(self) -> None:
@@ -75,6 +91,7 @@ class Sizes:
             for proto in value.type.tensor_type.shape.dim:
                 if proto.dim_param in self._renamed:
                     set_size(proto, self.now(proto.dim_param))
+                    self.changed.add(value.name)
         self._renamed.clear()
         self._read.clear()
 

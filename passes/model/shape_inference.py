@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import dtype_of
-from passes.model.declarations import dims_of, symbol_of, written_by_unknown
+from passes.model.declarations import declare, dims_of, symbol_of, written_by_unknown
 from passes.model.element_inference import are_short, bodies_of, with_elements
 from passes.model.graph_to_onnx import described_as
 from passes.model.known_sizes import Sizes, is_open
@@ -25,6 +25,8 @@ from passes.ops.slice_gather import Slice
 INFERRED = 1024
 #: most rounds at a time
 ROUNDS = 7
+# What stands for all names of sizes in a part of a model.
+_NAMES = "names of sizes"
 
 
 @dataclass(frozen=True)
@@ -78,41 +80,58 @@ def through_reshapes(found: Inferred) -> tuple[Inferred, int]:
     Each round carries symbols past one more layer of reshapes. The number is that of those that said something, of at
     most `ROUNDS`. What was inferred is changed.
     """
-    part, rounds = _rest(found), 0
-    rest, sizes = (found.model, found.sizes) if part is None else (part, Sizes(part.graph))
+    whole = any(True for _ in bodies_of(found.model.graph))  # which read what they name
+    rest = found.model if whole else _rest(found)
+    sizes, rounds = found.sizes if rest is found.model else Sizes(rest.graph), 0
     while rounds < ROUNDS and tell(sizes):
-        (rest, sizes), rounds = _infer(rest, short=are_short(rest, sizes.known)), rounds + 1
-    if rounds and part is not None:
-        _take_over(found.model.graph, rest.graph)
-        rest, sizes = found.model, Sizes(found.model.graph)
-    return (replace(found, model=rest, sizes=sizes) if rounds else found), rounds
-
-
-def _rest(found: Inferred) -> onnx.ModelProto | None:
-    """The part of an inferred model of which not all is known, or which may compute sizes; None if it is all."""
-    light, values = found.model, found.sizes.values
-    nodes = [n for n in light.graph.node if any(name and not _is_settled(name, found.sizes) for name in n.output)]
-    if len(nodes) == len(light.graph.node) or any(True for _ in bodies_of(light.graph)):  # bodies read what they name
-        return None
-    part = described_as(light)
-    part.graph.node.extend(nodes)
-    written = {name for n in nodes for name in n.output}
-    read = {name for n in nodes for name in n.input}
-    part.graph.initializer.extend(t for t in light.graph.initializer if t.name in read)
-    part.graph.sparse_initializer.extend(light.graph.sparse_initializer)
-    part.graph.input.extend(v for name, v in values.items() if name in read - written)
-    part.graph.value_info.extend(v for name, v in values.items() if name in written)
-    return part
-
-
-def _take_over(graph: onnx.GraphProto, part: onnx.GraphProto) -> None:
-    """Note in the graph what was found out of a part of it."""
-    values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
-    for value in part.value_info:
-        if value.name in values:
-            values[value.name].CopyFrom(value)
+        rounds += 1
+        if whole:
+            rest, sizes = _infer(rest, short=are_short(rest, sizes.known))
         else:
-            graph.value_info.append(value)
+            _tell_further(rest, sizes)
+    if whole:
+        return replace(found, model=rest, sizes=sizes), rounds
+    if rounds and rest is not found.model:
+        found.sizes.learn(rest.graph.value_info)
+    return found, rounds
+
+
+def _tell_further(model: onnx.ModelProto, sizes: Sizes) -> None:
+    """Write down what inference makes of what the sizes were told: it is asked of what comes after that only."""
+    changed, nodes = set(sizes.changed), []
+    for node in model.graph.node:
+        reads = not changed.isdisjoint(node.input)
+        if reads:
+            changed.update(node.output)
+        if reads or any(len(sizes.known(name) or ()) < 2 for name in node.output):
+            nodes.append(node)
+    part = _excerpt(model, nodes, sizes)
+    names = {d for name in sizes.values for d in sizes.of(name) if isinstance(d, str)}
+    declare(part.graph.value_info.add(name=_NAMES), sorted(names))  # new names are to be others
+    found, _ = _infer(part, short=are_short(part, sizes.known))
+    sizes.changed.clear()
+    sizes.learn(v for v in found.graph.value_info if v.name != _NAMES)
+
+
+def _rest(found: Inferred) -> onnx.ModelProto:
+    """The part of an inferred model of which not all is known, or which may compute sizes."""
+    light = found.model
+    nodes = [n for n in light.graph.node if any(name and not _is_settled(name, found.sizes) for name in n.output)]
+    return light if len(nodes) == len(light.graph.node) else _excerpt(light, nodes, found.sizes)
+
+
+def _excerpt(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sizes) -> onnx.ModelProto:
+    """These nodes of an inferred model, with what is known of all that they read and write."""
+    part = described_as(model)
+    part.graph.node.extend(nodes)
+    written = dict.fromkeys(name for n in nodes for name in n.output)
+    read = dict.fromkeys(name for n in nodes for name in n.input)
+    part.graph.initializer.extend(stored for name in read if (stored := sizes.initializer(name)) is not None)
+    part.graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    inputs = (name for name in read if name not in written)
+    part.graph.input.extend(sizes.values[name] for name in inputs if name in sizes.values)
+    part.graph.value_info.extend(sizes.values[name] for name in written if name in sizes.values)
+    return part
 
 
 def _is_settled(name: str, sizes: Sizes) -> bool:

@@ -123,6 +123,7 @@ def _name_padded(sizes: Sizes) -> bool:
             if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
                 found = found or proto.dim_param != size
                 set_size(proto, size)
+                sizes.changed.add(node.output[0])
     return found
 
 
