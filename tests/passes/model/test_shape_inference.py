@@ -48,17 +48,47 @@ def test_symbols_are_carried_past_any_number_of_gates(gates: int) -> None:
     }
 
 
+def flattened(layers: int, opset: int) -> onnx.ModelProto:
+    """Positions that a computed shape makes one axis, then so many convolutions along it, each with a shape computed.
+
+    Inference loses a product of sizes, and up to opset 12 whatever is computed of them. Another output has open sizes
+    of its own.
+    """
+    lines = [
+        "o = Conv<strides=[3,3]>(x, w) z = Relu(o) c = Conv<strides=[2,2]>(x, w) s = Shape(c)",
+        "n = Slice(s, zero, one) h = Slice(s, two, three) v = Slice(s, three, four) p = Mul(h, v)",
+        "d = Concat<axis=0>(n, four, p) r0 = Reshape(c, d)",
+    ]
+    for i in range(layers):
+        lines.append(
+            f"k{i} = Conv<pads=[1,1], strides=[2]>(r{i}, wk) s{i} = Shape(k{i}) l{i} = Slice(s{i}, two, three)"
+        )
+        lines.append(f"d{i} = Concat<axis=0>(n, four, l{i}) r{i + 1} = Reshape(k{i}, d{i})")
+    lines.append(f"y = Relu(r{layers})")
+    numbers = {name: np.array([number]) for number, name in enumerate(("zero", "one", "two", "three", "four"))}
+    weights = {"w": random(CHANNELS, 3, 1, 1), "wk": random(CHANNELS, CHANNELS, 3)}
+    found = model("(float[N,3,H,W] x) => (float[N,4,L] y, float[N,4,A,B] z)", "\n".join(lines), **numbers, **weights)
+    found.opset_import[0].version = opset
+    return found
+
+
 def test_a_part_that_is_inferred_again_gets_the_shapes_that_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of models of open sizes; names that inference makes up for sizes may differ."""
+    """Of models of open sizes; what inference calls sizes may differ, but not which of them are the same."""
 
     def shapes(source: onnx.ModelProto) -> dict[str, list[object]]:
-        written = [t for n in prepared(source).nodes for t in n.outputs]
+        written, names = [t for n in prepared(source).nodes for t in n.outputs], dict[str, int]()
         return {
-            t.name: [d if d is None or not str(d).startswith("unk__") else "unk" for d in t.shape or ["no rank"]]
+            t.name: [
+                names.setdefault(d, -1 - len(names)) if str(d).startswith("unk__") else d
+                for d in t.shape or ["no rank"]
+            ]
             for t in written
         }
 
-    sources = [network(seed).model for seed in range(60)] + [gated(20)]
+    sources = [network(seed).model for seed in range(40)] + [
+        gated(20),
+        *(flattened(n, opset) for n in range(3) for opset in (12, 17)),
+    ]
     parts = [shapes(source) for source in sources]
     excerpt = shape_inference._excerpt
     monkeypatch.setattr(shape_inference, "_rest", lambda found: found.model)
