@@ -33,9 +33,18 @@ class Rectifier(Elementwise):
 class HardSigmoid(Elementwise):
     """A ramp from 0 to 1."""
 
+    stands_for = 3  # a scale, a shift and a clip
+
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         scale, shift = node.attrs.get("alpha", np.float32(0.2)), node.attrs.get("beta", np.float32(0.5))
         return ClampedAffine(node.inputs[0], float(scale), float(shift), 0.0, 1.0)
+
+
+@register("HardSwish")
+class HardSwish(Elementwise):
+    """The product of its operand and a ramp of it."""
+
+    stands_for = 4
 
 
 @register("Min", "Max")

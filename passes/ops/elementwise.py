@@ -45,6 +45,8 @@ class Elementwise(Linked):
     foldable = True
     like = "Sum"
     reason = kept_reasons.COMBINED
+    #: how many simple operators it stands for, in estimates of what a slice costs to compute
+    stands_for = 1
 
     def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
@@ -328,7 +330,7 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 }
 
 register(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSwish".split(),
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
     *"Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),

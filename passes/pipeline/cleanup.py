@@ -32,7 +32,7 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
     factor_out_of_sums.factor_out(graph)
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
-        hard_activations.fuse(graph)
+        hard_activations.fuse_into_contractions(graph)
         fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
     one_hot_to_gather.look_up(graph)
     dead_code.drop_identities(graph)

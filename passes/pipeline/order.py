@@ -41,6 +41,7 @@ from passes.planning.planner import PlanOptions, constant_operands, plan
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
+from passes.simplify.decomposed_activations import hard_activations
 from passes.targets import registry
 from passes.targets.base import ChannelMultiples, Target, Width
 from passes.targets.onnxruntime.channel_multiples import Align
@@ -263,6 +264,7 @@ def shrink_graph(
         faults = options.target.faults(graph)  # unused nodes are still there, and count as readers
         if around is None:
             simplified(graph)
+            hard_activations.fuse(graph)  # the fewer nodes there are, the less there is to analyse
         else:
             constant_folding.fold_constants(graph)
             dead_code.drop_unused(graph)

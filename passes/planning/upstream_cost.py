@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.cost.tokens_per_example import repeated
 from passes.graph.tensors import is_constant, output_index
 from passes.ops import rules
+from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 
@@ -59,10 +60,17 @@ class UpstreamCost:
         if node is None or not size:
             return 0.0
         if id(node) not in self._costs:
-            self._costs[id(node)] = rules(node).cost(node)
+            self._costs[id(node)] = _work(node)
         flops, macs = self._costs[id(node)]
         shares: list[float] = []
         if macs and node.inputs and not is_constant(source := node.inputs[0]):
             # a contraction sums over no more than what is live along the emptiest axis
             shares = [np.count_nonzero(self._facts.live(source, a)) / n for a, n in self._facts.axes(source)]
         return flops / size * min(shares, default=1.0) * repeated(tensor, self._multiples)
+
+
+def _work(node: gs.Node) -> tuple[int, int]:
+    """FLOPs and multiply-adds; an operator that takes the place of several counts as these."""
+    op = rules(node)
+    flops, macs = op.cost(node)
+    return flops * op.stands_for if isinstance(op, Elementwise) else flops, macs

@@ -33,7 +33,19 @@ def fuse(graph: gs.Graph) -> None:
     is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others. The
     opset is raised where that makes a HardSwish.
     """
+    _fuse_chains(_Fusion(GraphEditor(graph)), graph)
+
+
+def fuse_into_contractions(graph: gs.Graph) -> None:
+    """As `fuse`, and write a HardSigmoid as a Clip where the contraction before it takes its scale and shift."""
     fusion = _Fusion(GraphEditor(graph))
+    _fuse_chains(fusion, graph)
+    for node in graph.nodes:
+        fusion.clip(node)
+    fusion.editor.finish()
+
+
+def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
     for node in reversed(graph.nodes):
         chain = longest_chain(node, fusion.clamped_affine, fusion.editor)
         if chain is not None and not fusion.move_factor(chain):
@@ -44,9 +56,7 @@ def fuse(graph: gs.Graph) -> None:
         for product, (data, gate) in swishes:
             erase(gate)
             become(product, "HardSwish", [data])
-    for node in graph.nodes:
-        fusion.clip(node)
-    fusion.editor.finish()
+        fusion.editor.finish()
 
 
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
@@ -121,7 +131,7 @@ class _Fusion:
         return None
 
     def clip(self, node: gs.Node) -> None:
-        """Write a HardSigmoid as a Clip where the contraction before it takes its scale and shift."""
+        """Write a HardSigmoid as a Clip if the contraction before it takes its scale and shift."""
         gate = self.clamped_affine(node)
         if gate is None or not gate.is_hard_sigmoid() or (gate.scale, gate.shift) == (1, 0):
             return
