@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.kept_reasons import Reason
 from passes.abstract_values.linear_dependence import LinearDependence
-from passes.graph.tensors import Array, Index, Mask
+from passes.graph.tensors import Array, Index, Mask, bits
 
 
 @dataclass(eq=False)  # made by the thousand, and a frozen one takes four times as long to make
@@ -47,6 +48,11 @@ class Demand:
     echo: tuple[int, int] | None = None
     order: Index | None = None
     flops: float = 0.0
+
+    @functools.cached_property
+    def bits(self) -> int:
+        """Those of `need`."""
+        return bits(self.need)
 
 
 Constants = Iterator[tuple[int, int, ConstantSlices]]  # output, axis, what is known

@@ -16,7 +16,7 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import SMALL, Array, Dim, Mask, shape_of
+from passes.graph.tensors import SMALL, Array, Dim, Mask, bits, shape_of
 
 # So many distinct rows of maps are few.
 _FEW_ROWS = 5
@@ -88,7 +88,7 @@ class Adapters:
         fill = _even(fill)
         values = np.unique(fill[missing])
         if len(values) == 1 and self._can_pad(values):
-            if price.only_at_ends(have, want):
+            if price.only_at_ends(bits(have), bits(want)):
                 kept = np.flatnonzero(have[want])
                 return self._pad(tensor, sizes, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
             wider = self._pad(tensor, sizes, axis, (0, 1), values[0])

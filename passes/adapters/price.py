@@ -8,11 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import Demand
-from passes.graph.tensors import Dim, Mask, any_set
+from passes.graph.tensors import Dim
 
 # An adapter moves every element it delivers once. Measured in ONNX Runtime on one core, moving an element takes about
 # as long as 32 multiply-adds of a convolution or matrix product.
@@ -31,14 +28,13 @@ _USUAL_SIZE = 32
 _MOVES_OF_A_DEPENDENT_SLICE = 3
 
 
-def only_at_ends(stored: Mask, required: Mask) -> bool:
-    """Whether what is stored only has to be padded at its ends, or cut there."""
-    widened = any_set(required & ~stored)
-    if widened and any_set(stored & ~required):
+def only_at_ends(stored: int, required: int) -> bool:
+    """Whether what is stored only has to be padded at its ends, or cut there: `bits` of both."""
+    inner, outer = stored & required, stored | required
+    if inner not in (stored, required):
         return False
-    inner, outer = (stored, required) if widened else (required, stored)
-    order = np.flatnonzero(inner[outer])
-    return order.size > 0 and int(order[-1] - order[0]) + 1 == order.size
+    span = (1 << inner.bit_length()) - (inner & -inner)  # from the first of them to the last
+    return inner > 0 and outer & span == inner
 
 
 def piece_size(shape: Sequence[Dim], axis: int) -> int:
@@ -46,30 +42,28 @@ def piece_size(shape: Sequence[Dim], axis: int) -> int:
     return math.prod(d if isinstance(d, int) and d > 0 else _USUAL_SIZE for d in shape[axis + 1 :])
 
 
-def of_moving(stored: Mask, required: Mask, slice_elements: float, piece: int, flops_per_element: float) -> float:
-    """FLOPs that an adapter is worth which makes the `required` slices of those `stored`: bool [size] both.
+def of_moving(stored: int, required: int, slice_elements: float, piece: int, flops_per_element: float) -> float:
+    """FLOPs that an adapter is worth which makes the `required` slices of those `stored`: `bits` of both.
 
     slice_elements: elements of one slice. piece: elements that lie together after one index of the axis.
     """
-    elements = float(np.count_nonzero(required)) * slice_elements
+    elements = float(required.bit_count()) * slice_elements
     pieces = 0.0 if only_at_ends(stored, required) else MOVED_ELEMENTS_PER_PIECE / piece
     return flops_per_element * elements * (1 + pieces)
 
 
-def at_input(
-    stored: Mask, demand: Demand, dependence: LinearDependence | None, moving: Callable[[Mask], float]
-) -> float:
+def at_input(stored: int, demand: Demand, dependent: int, moving: Callable[[int], float]) -> float:
     """FLOPs that a consumer's input costs: an adapter, or reading slices that the consumer does not need.
 
-    moving: what it takes to move the slices that are needed.
+    dependent: slices that are computed from their representatives, as `bits`, like those `stored`. moving: what it
+    takes to move the slices that are needed.
     """
-    exact = not demand.flexible
-    if exact and not any_set(stored ^ demand.need):
+    exact, need = not demand.flexible, demand.bits
+    if exact and stored == need:
         return 0.0
-    missing = any_set(demand.need & ~stored)
-    moved = moving(demand.need)
-    if missing and dependence is not None and any_set(demand.need & dependence.mask & ~stored):
+    missing, moved = need & ~stored, moving(need)
+    if missing & dependent:
         moved *= _MOVES_OF_A_DEPENDENT_SLICE
-    if exact or missing or not any_set(stored):
+    if exact or missing or not stored:
         return moved
-    return min(moved, demand.flops * float(np.count_nonzero(stored & ~demand.need)))
+    return min(moved, demand.flops * float((stored & ~need).bit_count()))

@@ -8,6 +8,7 @@ always) an adapter restores at that consumer's input.
 from __future__ import annotations
 
 import functools
+import operator
 from collections import defaultdict
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
-from passes.graph.tensors import Mask, all_set, any_set
+from passes.graph.tensors import Mask, all_set, any_set, bits, mask_of
 from passes.planning.groundwork import CALLER, Asked, Groundwork, Planned, Visit, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
@@ -128,7 +129,7 @@ class _Sweep:
         if empty and not any(self.ground.is_made_of_constants(tensor, axis) for axis in empty):
             for axis in empty:
                 asked[axis] = asked[axis].copy()
-                asked[axis][int(self._needed(tensor, axis, axes[axis]).argmax())] = True
+                asked[axis][int(mask_of(self._needed(tensor, axis), axes[axis]).argmax())] = True
         return asked
 
     def _store(self, plan: StoragePlan, planned: Planned, sets: Sets) -> None:
@@ -141,10 +142,10 @@ class _Sweep:
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
-    def _needed(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
-        """The slices that some consumer needs."""
-        needs = [requirement.demand.need for requirement in self.requirements[tensor.name, axis]]
-        return needs[0] if len(needs) == 1 else np.asarray(np.logical_or.reduce([np.zeros(size, bool), *needs]))
+    def _needed(self, tensor: gs.Tensor, axis: int) -> int:
+        """The slices that some consumer needs, as `bits`."""
+        needs = [requirement.demand.bits for requirement in self.requirements[tensor.name, axis]]
+        return functools.reduce(operator.or_, needs, 0)
 
     def _choose(self, planned: Planned, output: int, axis: int, size: int) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
@@ -152,38 +153,36 @@ class _Sweep:
         requirements, floor = self.requirements[tensor.name, axis], self.floor.stored.get((tensor.name, axis))
         if not requirements:
             return np.ones(size, bool)
-        needed = self._needed(tensor, axis, size)
-        computed = needed & ~self._constant(tensor, axis, size)
-        if floor is not None:
-            computed |= floor
+        needed = self._needed(tensor, axis)
+        computed = needed & ~bits(self._constant(tensor, axis, size)) | (0 if floor is None else bits(floor))
         dependence = self.facts.dependence.get((tensor.name, axis))
-        least = computed if dependence is None else dependence.required(computed)
-        if all_set(least) or (not any_set(least) and self.ground.is_made_of_constants(tensor, axis)):
-            return least
+        least = computed if dependence is None else bits(dependence.required(mask_of(computed, size)))
+        if least.bit_count() == size or (not least and self.ground.is_made_of_constants(tensor, axis)):
+            return mask_of(least, size)
         arriving = planned.arriving(output, axis, size)
-        others = needed, *(live for _, _, live in arriving)
-        if least is computed and not any(any_set(other & ~least) for other in others):
-            return least  # no consumer needs more, and no more comes in
+        if least == computed and not any(other & ~least for other in (needed, *(live for _, _, live in arriving))):
+            return mask_of(least, size)  # no consumer needs more, and no more comes in
         demands = _distinct([requirement.demand for requirement in requirements])
-        tried = [demand.need for demand in demands[:_TRIED]]
-        candidates: list[Mask] = [least, *(least | need for need in tried), least | needed]
-        if least is not computed:  # slices that depend on others may be computed themselves
+        tried = [demand.bits for demand in demands[:_TRIED]]
+        candidates = [least, *(least | need for need in tried), least | needed]
+        if least != computed:  # slices that depend on others may be computed themselves
             candidates += [computed, *(computed | need for need in tried)]
         candidates += [least | live for _, _, live in arriving]  # what the producer's inputs store anyway
-        different = list({candidate.tobytes(): candidate for candidate in candidates}.values())
+        different = list(dict.fromkeys(candidates))
         if len(different) == 1:
-            return least
+            return mask_of(least, size)
         flops_per_slice = self.ground.upstream.per_slice(tensor, axis)
-        costly = ~planned.added(output, axis, size)
+        free = planned.added(output, axis, size) if planned.op.moves else 0
+        dependent = 0 if dependence is None else bits(dependence.mask)
 
-        def cost(stored: Mask) -> float:
-            computing = np.count_nonzero(stored & costly) * flops_per_slice
+        def cost(stored: int) -> float:
+            computing = (stored & ~free).bit_count() * flops_per_slice
             moving = functools.partial(self._moving, tensor, axis, stored)
-            restoring = sum(price.at_input(stored, demand, dependence, moving) for demand in demands)
-            narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if any_set(live & ~stored))
+            restoring = sum(price.at_input(stored, demand, dependent, moving) for demand in demands)
+            narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if live & ~stored)
             return float(computing + restoring + narrowing)
 
-        return np.array(min(different, key=cost))
+        return mask_of(min(different, key=cost), size)
 
     def _constant(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
         """Slices that need not be computed, as they can be stored as constants: bool [size]."""
@@ -193,7 +192,7 @@ class _Sweep:
             return constant
         return constant & ~uneven.mask  # the maps take more room than the weights that make them
 
-    def _moving(self, tensor: gs.Tensor, axis: int, stored: Mask, required: Mask) -> float:
+    def _moving(self, tensor: gs.Tensor, axis: int, stored: int, required: int) -> float:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
         self._priced = True
         return price.of_moving(stored, required, *self.ground.slice_sizes(tensor, axis), self.flops_per_moved_element)
@@ -220,7 +219,7 @@ class _Sweep:
         if demand.flexible and any_set(stored) and not any_set(need & ~stored):
             unneeded = stored & ~need if wider is None else stored & ~need & ~wider
             needless = demand.flops * float(np.count_nonzero(unneeded))
-            reads_all = not any_set(need) or needless <= self._moving(tensor, axis, stored, need)
+            reads_all = not any_set(need) or needless <= self._moving(tensor, axis, bits(stored), demand.bits)
             return stored if reads_all else need
         return not_empty(demand, stored)
 
@@ -229,9 +228,9 @@ def _distinct(demands: list[Demand]) -> list[Demand]:
     """Equal demands as one: they share an adapter, and each pays for what it reads without need."""
     if len(demands) == 1:
         return demands
-    found: dict[tuple[bytes, bool], Demand] = {}
+    found: dict[tuple[int, bool], Demand] = {}
     for demand in demands:
-        key = demand.need.tobytes(), demand.flexible
+        key = demand.bits, demand.flexible
         same = found.get(key)
         found[key] = demand if same is None else replace(demand, flops=same.flops + demand.flops)
     return list(found.values())

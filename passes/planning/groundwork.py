@@ -14,7 +14,7 @@ from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters.price import piece_size
 from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Mask, all_set, any_set, is_constant, present, shape_of, volume
+from passes.graph.tensors import Mask, all_set, any_set, bits, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
@@ -133,7 +133,7 @@ class Planned:
         self.visits: dict[object, Visit] = {}
         self._facts = facts
         self._answers: dict[object, Answer] = {}
-        self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, Mask]]] = {}
+        self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
         for tensor in captured(node):
             self.captured = self.captured or Asked()
@@ -176,13 +176,13 @@ class Planned:
                     asked.requirements.append(((tensor.name, axis), requirement))
         return asked
 
-    def arriving(self, output: int, axis: int, size: int) -> list[tuple[gs.Tensor, int, Mask]]:
-        """Inputs and axes as wide as the output, with the output slices that come from what is live there."""
+    def arriving(self, output: int, axis: int, size: int) -> list[tuple[gs.Tensor, int, int]]:
+        """Inputs and axes as wide as the output, with the output slices that come from what is live there: `bits`."""
         if (output, axis) not in self._arriving:
             self._arriving[output, axis] = list(self._live(output, axis, size))
         return self._arriving[output, axis]
 
-    def _live(self, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, Mask]]:
+    def _live(self, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, int]]:
         node, facts = self.node, self._facts
         for i, a in self.op.carries(node, facts, output, axis):
             source = node.inputs[i]
@@ -196,16 +196,16 @@ class Planned:
             for link in facts.links(node):
                 if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
                     live = link.forward(live, size)
-            yield source, a, live
+            yield source, a, bits(live)
 
-    def added(self, output: int, axis: int, size: int) -> Mask:
-        """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them."""
+    def added(self, output: int, axis: int, size: int) -> int:
+        """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them. `bits`."""
         links = [k for k in self._facts.links(self.node) if (k.output, k.output_axis) == (output, axis)]
-        if not self.op.moves or not links:
-            return np.zeros(size, bool)
+        if not links:
+            return 0
         sizes = [self._facts.size(self.node.inputs[k.input], k.input_axis) or 0 for k in links]
         moved = [k.forward(np.ones(n, bool), size) for k, n in zip(links, sizes, strict=True)]
-        return np.asarray(~np.logical_or.reduce(moved))
+        return bits(~np.logical_or.reduce(moved))
 
 
 def not_empty(demand: Demand, stored: Mask) -> Mask:

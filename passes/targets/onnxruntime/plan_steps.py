@@ -16,7 +16,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
-from passes.graph.tensors import Mask, any_set, is_constant, present, shape_of
+from passes.graph.tensors import Mask, any_set, bits, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
@@ -277,7 +277,7 @@ class PlanSteps:
             if any_set(stored ^ required):
                 self.adapters = True
                 block = math.prod(self._stored(tensor, sizes)[axis + 1 :])
-                pieces = 0.0 if only_at_ends(stored, required) else 1 / max(block, 1)
+                pieces = 0.0 if only_at_ends(bits(stored), bits(required)) else 1 / max(block, 1)
                 found[axis] = int(np.count_nonzero(required)), pieces
         return found
 
