@@ -13,12 +13,10 @@ from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
-from passes.ops.convolution import Conv
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
 from passes.targets.onnxruntime.estimated_time import Timing
 from passes.targets.onnxruntime.fusions import fused_nodes
-from passes.targets.onnxruntime.operator_kernels import channel_blocks
 from passes.targets.onnxruntime.plan_steps import Network, PlanSteps, gate_operand
 from passes.targets.onnxruntime.processors import Rates
 
@@ -37,7 +35,7 @@ def keep_nchwc_layout(graph: gs.Graph, rates: Rates, limit: int, *, gates: bool 
     """
     writer = _Writer(graph, fused_nodes(graph))
     found = [(node, gate_operand(node, graph.opset) if gates else None) for node in graph.nodes]
-    found = [(node, gate) for node, gate in found if gate is not None or writer.stands_before_blocks(node)]
+    found = [(node, gate) for node, gate in found if gate is not None or writer.affine(node) is not None]
     if not found:
         return
     flops = limit - flops_of(graph)
@@ -68,15 +66,6 @@ class _Writer:
         if chain is None or any(self.affine(n) is not None for n in last.outputs[0].outputs):
             return None, 0
         return chain.whole, sum(rules(node).cost(node)[0] for node in chain.nodes)
-
-    def stands_before_blocks(self, node: gs.Node) -> bool:
-        """Whether it is a scale and shift of images, after which channel blocks may be written."""
-        readers = [reader for tensor in node.outputs for reader in tensor.outputs]
-        return self.affine(node) is not None and any(map(self._may_write_blocks, readers))
-
-    def _may_write_blocks(self, node: gs.Node) -> bool:
-        kept = isinstance(rules(node), Conv) or channel_blocks(node) != "never"
-        return kept or id(node) in self._fused or self.affine(node) is not None
 
     def affine(self, node: gs.Node) -> Affine | None:
         """The scale and shift of images that the node is, unless the runtime fuses it with others."""
