@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
+from passes.ops.activations import Clip, Extremum, HardSigmoid
 from passes.ops.arithmetic import is_product
 from passes.rewriting.weight_scaling import Fuser
 from passes.simplify.raise_opset import raise_opset
@@ -27,17 +28,18 @@ _MOST = 2.0**16
 
 
 def fuse(graph: gs.Graph) -> None:
-    """Write chains of scales, shifts and clips with as few nodes as they need.
+    """Write chains of scales, shifts and clips with as few nodes as they need, where there are clips at all.
 
     Afterwards a chain takes no more nodes than the map that it is, and a factor after a product, one of whose operands
     is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others. The
     opset is raised where that makes a HardSwish.
     """
-    _fuse_chains(_Fusion(GraphEditor(graph)), graph)
+    if any(isinstance(rules(node), (Clip, Extremum, HardSigmoid)) for node in graph.nodes):
+        _fuse_chains(_Fusion(GraphEditor(graph)), graph)
 
 
 def fuse_into_contractions(graph: gs.Graph) -> None:
-    """As `fuse`, and write a HardSigmoid as a Clip where the contraction before it takes its scale and shift."""
+    """The same for all chains; a HardSigmoid is a Clip where the contraction before it takes its scale and shift."""
     fusion = _Fusion(GraphEditor(graph))
     _fuse_chains(fusion, graph)
     for node in graph.nodes:
