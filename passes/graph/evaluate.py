@@ -45,6 +45,7 @@ _WITH_ATTRIBUTES: dict[str, Callable[..., Array]] = {
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis),
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: _hard_sigmoid(x, alpha, beta),
+    "HardSwish": lambda x: _hard_swish(x),
     "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
     "Slice": lambda x, starts, ends, axes=None, steps=None: x[_cut(x, starts, ends, axes, steps)],
     "Squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes)),
@@ -115,6 +116,12 @@ def _plain(element: int) -> np.dtype[Any]:
 def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
     scale, shift = (float(np.float32(number)) for number in (alpha, beta))  # which attributes hold
     return np.asarray(np.maximum(0, np.minimum(1, x * scale + shift)).astype(x.dtype))
+
+
+def _hard_swish(x: Array) -> Array:
+    if x.dtype == np.float16:
+        raise TypeError(x.dtype)  # rounded in between
+    return np.asarray(x * _hard_sigmoid(x, 1 / 6, 0.5))
 
 
 def _whole(x: Array, shape: Array) -> Array:
