@@ -67,12 +67,10 @@ class _Scope:
 
     def _stores(self, proto: onnx.NodeProto) -> bool:
         """Whether the node is a constant that can be an initializer, and is one now; outputs need a node."""
-        if proto.op_type != "Constant" or proto.domain not in STANDARD_DOMAINS:
+        if proto.op_type != "Constant" or proto.domain not in STANDARD_DOMAINS or len(proto.attribute) != 1:
             return False
-        if self._is_body or proto.output[0] in self._own:
-            return False
-        (value,) = proto.attribute
-        if value.type != AttributeProto.TENSOR:
+        value = proto.attribute[0]
+        if self._is_body or value.type != AttributeProto.TENSOR or proto.output[0] in self._own:
             return False
         stored = constant(proto.output[0], _values(value.t))
         if isinstance(stored.dtype, int):

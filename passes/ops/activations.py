@@ -44,7 +44,7 @@ class HardSigmoid(Elementwise):
 class HardSwish(Elementwise):
     """The product of its operand and a ramp of it."""
 
-    stands_for = 4
+    stands_for = 4  # the ramp and the product
 
 
 @register("Min", "Max")
