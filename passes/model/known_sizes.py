@@ -72,16 +72,18 @@ class Sizes:
             self.values[value.name].CopyFrom(value)
             self._read.pop(value.name, None)
 
-    def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
-        """Give these axes of the tensor these sizes, and note what they were `before`."""
+    def put(self, name: str, dims: Mapping[int, Dim]) -> None:
+        """Give these axes of the tensor these sizes."""
         for axis, dim in dims.items():
-            was = before[axis]
-            if isinstance(was, str):
-                self._renamed[was] = dim
             set_size(self.values[name].type.tensor_type.shape.dim[axis], dim)
         if dims:
             self.changed.add(name)
             self._read.pop(name, None)
+
+    def settle(self, name: str, before: list[Dim], dims: Mapping[int, Dim]) -> None:
+        """The same, and note what they were `before`: a name stands for another size wherever it is."""
+        self._renamed |= {was: dim for axis, dim in dims.items() if isinstance(was := before[axis], str)}
+        self.put(name, dims)
 
     def replace_names(self) -> None:
         """Write down what was noted, wherever the names stand."""

@@ -8,7 +8,7 @@ from math import prod
 import onnx
 
 from passes.graph.tensors import Dim
-from passes.model.declarations import dims_of, set_size
+from passes.model.declarations import dims_of
 from passes.model.known_sizes import MADE_UP, Sizes, is_open
 from passes.model.missing_shapes import BROADCASTS, computed_sizes, missing_shapes
 from passes.ops.base import rules_of
@@ -119,11 +119,14 @@ def _name_padded(sizes: Sizes) -> bool:
         zero = [z for name in joined[node.input[1]].input for z in _zeros(sizes.vector(name), values.get(name))]
         if len(zero) != 2 * len(before):
             continue
-        for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True)):
-            if zero[axis] and zero[axis + len(before)] and size is not None and not proto.HasField("dim_value"):
-                found = found or proto.dim_param != size
-                set_size(proto, size)
-                sizes.changed.add(node.output[0])
+        told = {
+            axis: size
+            for axis, (size, proto) in enumerate(zip(before, after.type.tensor_type.shape.dim, strict=True))
+            if zero[axis] and zero[axis + len(before)] and not proto.HasField("dim_value")
+            if size not in (None, proto.dim_param)
+        }
+        sizes.put(node.output[0], told)
+        found = found or bool(told)
     return found
 
 

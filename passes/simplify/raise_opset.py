@@ -21,10 +21,11 @@ _OLDEST = 11
 _DROPPED = {("Resize", "coordinate_transformation_mode"): "tf_half_pixel_for_nn"}
 
 
-def raise_opset(graph: gs.Graph, opset: int) -> bool:
+def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
     """Whether the graph, its subgraphs with it, is one of this opset now, or of a later one.
 
     Attributes that became operands are written as these. Nothing is changed where a node would mean something else.
+    brought: an operator that the opset brought, of which there are nodes already.
     """
     if graph.opset >= opset:
         return True
@@ -36,7 +37,7 @@ def raise_opset(graph: gs.Graph, opset: int) -> bool:
             for scope in with_bodies(graph)
             for editor in [GraphEditor(scope)]
             for node in scope.nodes
-            if is_standard(node) and not _means_the_same(node, scope.opset, opset)
+            if is_standard(node) and node.op != brought and not _means_the_same(node, scope.opset, opset)
         ]
     )
     if change is None:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
-from passes.ops.activations import Clip, Extremum, HardSigmoid
+from passes.ops.activations import Clip, Extremum, HardSigmoid, HardSwish
 from passes.ops.arithmetic import is_product
 from passes.rewriting.weight_scaling import Fuser
 from passes.simplify.raise_opset import raise_opset
@@ -31,17 +31,24 @@ def fuse(graph: gs.Graph) -> None:
     """Write chains of scales, shifts and clips with as few nodes as they need, where there are clips at all.
 
     Afterwards a chain takes no more nodes than the map that it is, and a factor after a product, one of whose operands
-    is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others. The
-    opset is raised where that makes a HardSwish.
+    is such a chain, is part of that chain. In single precision only: ONNX Runtime has no HardSigmoid for others. There
+    may be a HardSwish of which the opset knows nothing yet.
     """
     if any(isinstance(rules(node), (Clip, Extremum, HardSigmoid)) for node in graph.nodes):
         _fuse_chains(_Fusion(GraphEditor(graph)), graph)
 
 
 def fuse_into_contractions(graph: gs.Graph) -> None:
-    """The same for all chains; a HardSigmoid is a Clip where the contraction before it takes its scale and shift."""
+    """The same for all chains; a HardSigmoid is a Clip where the contraction before it takes its scale and shift.
+
+    The opset is raised where there is a HardSwish; where it cannot be, that is two operators.
+    """
     fusion = _Fusion(GraphEditor(graph))
     _fuse_chains(fusion, graph)
+    swishes = [node for node in graph.nodes if isinstance(rules(node), HardSwish)]
+    if swishes and not raise_opset(graph, _HARD_SWISH, "HardSwish"):
+        for node in swishes:
+            fusion.spell(node)
     for node in graph.nodes:
         fusion.clip(node)
     fusion.editor.finish()
@@ -53,12 +60,10 @@ def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
         if chain is not None and not fusion.move_factor(chain):
             fusion.shorten(chain)
     fusion.editor.finish()
-    swishes = [(node, found) for node in graph.nodes if (found := fusion.swish(node)) is not None]
-    if swishes and raise_opset(graph, _HARD_SWISH):
-        for product, (data, gate) in swishes:
-            erase(gate)
-            become(product, "HardSwish", [data])
-        fusion.editor.finish()
+    for product, (data, gate) in [(node, found) for node in graph.nodes if (found := fusion.swish(node)) is not None]:
+        erase(gate)
+        become(product, "HardSwish", [data])
+    fusion.editor.finish()
 
 
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
@@ -131,6 +136,14 @@ class _Fusion:
             if (gate.scale, gate.shift) == (float(np.float32(1 / 6)), 0.5):
                 return data, before
         return None
+
+    def spell(self, node: gs.Node) -> None:
+        """Write a HardSwish as the product that it is."""
+        data, output = node.inputs[0], node.outputs[0]
+        gate = self.editor.variable(f"{output.name}_gate", output.dtype, output.shape)
+        attrs = {"alpha": float(np.float32(1 / 6)), "beta": 0.5}
+        self.editor.emit("HardSigmoid", [data], gate, f"{node.name or output.name}_hardsigmoid", attrs, before=node)
+        become(node, "Mul", [data, gate])
 
     def clip(self, node: gs.Node) -> None:
         """Write a HardSigmoid as a Clip if the contraction before it takes its scale and shift."""

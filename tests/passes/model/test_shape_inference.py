@@ -12,6 +12,9 @@ from passes.model import shape_inference
 from passes.model.declarations import dims_of
 from passes.model.element_inference import are_short
 from passes.model.prepare import checked, prepared
+from tests.generators.architectures import build
+from tests.generators.exported import unet_exported
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.passes.text import compiled, exact, model, operators, random
 
@@ -86,6 +89,7 @@ def test_a_part_that_is_inferred_again_gets_the_shapes_that_the_whole_does(monke
         }
 
     sources = [network(seed).model for seed in range(40)] + [
+        build(unet_exported, Masks()).model(),
         gated(20),
         *(flattened(n, opset) for n in range(3) for opset in (12, 17)),
     ]
