@@ -53,7 +53,7 @@ class Sizes:
 
     def vector(self, name: str) -> onnx.TensorProto | None:
         """The initializer of this name, if it is a vector."""
-        stored = self._initializers.get(name)
+        stored = self.initializer(name)
         return stored if stored is not None and len(stored.dims) == 1 else None
 
     def declare(self, name: str, dims: Sequence[Dim]) -> None:

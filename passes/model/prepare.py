@@ -68,7 +68,7 @@ def shaped(
     graph = imported(model) if graph is None else graph
     decomposed = decompose(graph)
     part = unfinished(graph.nodes) if known else [*graph.nodes]
-    as_it_is = not decomposed and not known and len(part) == len(model.graph.node)  # without Constant nodes
+    as_it_is = not decomposed and not known and len(part) == len(model.graph.node)  # no node became a constant
     outline = model if as_it_is else outlined(part, model, INFERRED)
     return completed(outline, graph, inferred(outline), part, keep, model)
 

@@ -22,6 +22,7 @@ from passes.rewriting.weight_scaling import Fuser
 from passes.simplify.raise_opset import raise_opset
 
 _HARD_SWISH = 14  # the opset that brought the operator
+_SCALE, _SHIFT = float(np.float32(1 / 6)), 0.5  # of its ramp
 _CLIP_BY_OPERANDS = 11  # before, its bounds are attributes
 # Without a factor so large or so small the product could leave the range of single precision.
 _MOST = 2.0**16
@@ -133,7 +134,7 @@ class _Fusion:
             gate = None if before is None else rules(before).clamped_affine(before)
             if before is None or gate is None or gate.data is not data or not gate.is_hard_sigmoid():
                 continue
-            if (gate.scale, gate.shift) == (float(np.float32(1 / 6)), 0.5):
+            if (gate.scale, gate.shift) == (_SCALE, _SHIFT):
                 return data, before
         return None
 
@@ -141,7 +142,7 @@ class _Fusion:
         """Write a HardSwish as the product that it is."""
         data, output = node.inputs[0], node.outputs[0]
         gate = self.editor.variable(f"{output.name}_gate", output.dtype, output.shape)
-        attrs = {"alpha": float(np.float32(1 / 6)), "beta": 0.5}
+        attrs = {"alpha": _SCALE, "beta": _SHIFT}
         self.editor.emit("HardSigmoid", [data], gate, f"{node.name or output.name}_hardsigmoid", attrs, before=node)
         become(node, "Mul", [data, gate])
 

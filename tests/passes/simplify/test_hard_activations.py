@@ -50,6 +50,13 @@ def test_before_opset_14_the_opset_is_raised(body: str) -> None:
     assert result.report.notes == ("The opset is raised from 13 to 14, for the operator HardSwish.",)
 
 
+def test_for_one_of_which_nothing_is_left_the_opset_stays() -> None:
+    body = SPELLED["Add, Clip, Mul, Div"].replace("y =", "h =") + "\n y = Mul(h, none)"
+    result = compiled(spelled(body, opset=13, none=np.zeros((1, 4, 1, 1))))
+    assert "HardSwish" not in operators(result)
+    assert [said.version for said in result.model.opset_import] == [13]
+
+
 def test_where_the_opset_cannot_be_raised_it_is_two() -> None:
     """Before opset 13 a Softmax over an inner axis is one over all axes from there on."""
     body = SPELLED["Add, Clip, Mul, Div"].replace("y =", "h =") + "\n y = Softmax<axis=2>(h)"
