@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -22,11 +23,11 @@ _SHAPE_DATA = 1024
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
 _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 
-# Bytes of weights that are copied sooner than left out.
-SOON_COPIED = 8 * 2**20
+# Bytes of weights that protobuf writes sooner, to count them, than the rest is counted without them.
+SOON_WRITTEN = 8 * 2**20
 
-# Bytes of a weight that are written sooner than its other fields are looked at one by one.
-_SOON_WRITTEN = 2**16
+# The same of one of them.
+_SOON_WRITTEN_ALONE = 2**16
 
 # Bytes of an element of `float_data`.
 _FLOAT_BYTES = 4
@@ -35,6 +36,8 @@ _FLOAT_BYTES = 4
 _WITH_TENSORS = frozenset(
     kind for name, kind in AttributeProto.AttributeType.items() if "TENSOR" in name or "GRAPH" in name
 )
+
+_WITH_GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -60,11 +63,12 @@ class TensorType:
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attribute or ():  # asking takes less than going through none
-        kind = attribute.type
-        if kind == AttributeProto.GRAPH:
-            yield attribute.g
-        elif kind == AttributeProto.GRAPHS:
-            yield from attribute.graphs
+        if attribute.type in _WITH_GRAPHS:
+            yield from _held(attribute)
+
+
+def _held(attribute: AttributeProto) -> Sequence[GraphProto]:
+    return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
 
 
 def copied(model: ModelProto) -> ModelProto:
@@ -77,8 +81,9 @@ def copied(model: ModelProto) -> ModelProto:
 def all_graphs(graph: GraphProto | onnx.FunctionProto) -> Iterator[Any]:
     """The graph (or local function) and every graph nested in it."""
     yield graph
-    for node in graph.node:
-        for body in bodies(node):
+    # asking whether there are attributes takes less than going through none
+    for holding in [a for node in graph.node if node.attribute for a in node.attribute if a.type in _WITH_GRAPHS]:
+        for body in _held(holding):
             yield from all_graphs(body)
 
 
@@ -173,9 +178,22 @@ def tensor_bytes(tensor: TensorProto) -> int:
     return _FLOAT_BYTES * len(tensor.float_data) or int(tensor.ByteSize())
 
 
-def initializer_bytes(model: ModelProto) -> int:
-    """Bytes of the data that `without_initializers` leaves out."""
-    return sum(map(tensor_bytes, model.graph.initializer))
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of the data that `without_weights` may leave out."""
+    constants = (node.attribute[0].t for node in large_constants(model.graph))
+    return sum(map(tensor_bytes, (*model.graph.initializer, *constants)))
+
+
+def large_constants(graph: GraphProto) -> list[NodeProto]:
+    """The nodes that are weights: constants of more elements than shape inference looks at."""
+    return [
+        node
+        for node in graph.node
+        if node.op_type == "Constant"
+        and node.domain in STANDARD_DOMAINS
+        and [attribute.name for attribute in node.attribute] == ["value"]
+        and math.prod(node.attribute[0].t.dims) > _SHAPE_DATA
+    ]
 
 
 def model_bytes(model: ModelProto) -> int:
@@ -184,32 +202,44 @@ def model_bytes(model: ModelProto) -> int:
     external = [tensor for tensor in tensors if is_external(tensor)]
     if external:
         return int(model.ByteSize()) + sum(map(tensor_bytes, external))
-    stored = initializer_bytes(model)  # the first of the tensors
-    weights = stored + sum(map(tensor_bytes, tensors[len(model.graph.initializer) :]))
+    weights = sum(map(tensor_bytes, tensors))
     if weights >= _MESSAGE_LIMIT:
         return weights
-    if stored < SOON_COPIED:
+    if weights < SOON_WRITTEN:
         return int(model.ByteSize())
-    bare = without_initializers(model)
+    constants = large_constants(model.graph)
+    bare = without_initializers(model, constants)
     beside = int(bare.graph.ByteSize())
-    graph = beside + sum(_field(_message_bytes(tensor)) for tensor in model.graph.initializer)
+    graph = beside + sum(_field(_tensor_message_bytes(tensor)) for tensor in model.graph.initializer)
+    graph += sum(map(_field, map(_constant_bytes, constants)))
     return int(bare.ByteSize()) - _field(beside) + _field(graph)
 
 
-def _message_bytes(tensor: TensorProto) -> int:
+def _tensor_message_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor as a message; for those, protobuf writes it all, which takes long where it is large."""
-    if not tensor.HasField("raw_data") or stored_bytes(tensor) < _SOON_WRITTEN:
+    if not tensor.HasField("raw_data") or stored_bytes(tensor) < _SOON_WRITTEN_ALONE:
         return int(tensor.ByteSize())
-    rest = TensorProto()
-    for field in TensorProto.DESCRIPTOR.fields:
-        if field.name == "raw_data":
+    return _bytes_without(tensor, "raw_data") + _field(stored_bytes(tensor))
+
+
+def _constant_bytes(node: NodeProto) -> int:
+    """The same of a Constant node."""
+    attribute = node.attribute[0]
+    value = _bytes_without(attribute, "t") + _field(_tensor_message_bytes(attribute.t))
+    return _bytes_without(node, "attribute") + _field(value)
+
+
+def _bytes_without(message: Message, left_out: str) -> int:
+    """Bytes of a message without one of its fields."""
+    rest = type(message)()
+    for field, value in message.ListFields():
+        if field.name == left_out:
             continue
-        value = getattr(tensor, field.name)
-        if field.is_repeated:
+        if field.is_repeated or field.message_type is not None:
             getattr(rest, field.name).MergeFrom(value)
-        elif tensor.HasField(field.name):
-            getattr(rest, field.name).CopyFrom(value) if field.message_type else setattr(rest, field.name, value)
-    return int(rest.ByteSize()) + _field(stored_bytes(tensor))
+        else:
+            setattr(rest, field.name, value)
+    return int(rest.ByteSize())
 
 
 def _field(size: int) -> int:
@@ -227,13 +257,17 @@ def type_of(value: ValueInfoProto) -> TensorType:
 
 
 def without_weights(model: ModelProto) -> ModelProto:
-    """A copy for shape inference in which large initializers are declared but not stored.
+    """A copy for shape inference in which large initializers and constants are declared but not stored.
 
     It has the same shapes as the model, and is small however many weights the model has.
     """
-    light = without_initializers(model)
+    constants = large_constants(model.graph)
+    light = without_initializers(model, constants)
     light.ir_version = max(model.ir_version, 4)
     graph = light.graph
+    for node in constants:
+        value = node.attribute[0].t
+        graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], value.data_type, value.dims))
     declared = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= _SHAPE_DATA and not is_external(tensor):
@@ -243,12 +277,15 @@ def without_weights(model: ModelProto) -> ModelProto:
     return light
 
 
-def without_initializers(model: ModelProto) -> ModelProto:
-    """A copy in which the graph has no initializers."""
-    bare = ModelProto()
+def without_initializers(model: ModelProto, nodes: Sequence[NodeProto] = ()) -> ModelProto:
+    """A copy in which the graph has no initializers, and none of these nodes."""
+    bare, gone = ModelProto(), {node.output[0] for node in nodes}
     for copy, original in ((bare, model), (bare.graph, model.graph)):
         for field, value in original.ListFields():
             if field.name in ("graph", "initializer"):
+                continue
+            if field.name == "node" and gone:
+                copy.node.extend(node for node in value if gone.isdisjoint(node.output))
                 continue
             if field.is_repeated or field.message_type is not None:
                 getattr(copy, field.name).MergeFrom(value)

@@ -14,12 +14,11 @@ from onnx.inliner import inline_local_functions
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes
 from maskc.frontend.graph_queries import (
-    SOON_COPIED,
     STANDARD_DOMAINS,
     all_nodes,
     copied,
     has_external,
-    initializer_bytes,
+    weight_bytes,
     without_weights,
 )
 from passes.errors import in_brief
@@ -28,6 +27,8 @@ from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
 
+# Bytes of weights that the checker is shown sooner than the model is copied without them.
+_SOON_SHOWN = 2**20
 
 # What is put in place of masks is written in operators that were all there then.
 OLDEST_OPSET = 9
@@ -78,7 +79,7 @@ def check(model: ModelProto | Path) -> None:
         onnx.checker.check_model(str(model), full_check=True)
         return
     # where weights have to be inputs as well, they are looked at
-    many = model.ir_version > 3 and initializer_bytes(model) >= SOON_COPIED
+    many = model.ir_version > 3 and weight_bytes(model) >= _SOON_SHOWN
     light = without_weights(model) if many or has_external(model) else model
     onnx.checker.check_model(_in_own_domain(light), full_check=True)
 

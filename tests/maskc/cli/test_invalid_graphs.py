@@ -223,7 +223,7 @@ def test_a_graph_that_is_not_valid(
     compile_refused(source, "not a valid ONNX model", *words)
     with pytest.raises(InputError):
         frontend.read(make())
-    monkeypatch.setattr(onnx_file, "SOON_COPIED", 0)  # as if there were many weights, which the checker is not shown
+    monkeypatch.setattr(onnx_file, "_SOON_SHOWN", 0)  # as if there were many weights, which the checker is not shown
     monkeypatch.setattr(graph_queries, "_SHAPE_DATA", 8)
     with pytest.raises(InputError):
         frontend.read(make())
