@@ -191,14 +191,13 @@ class Convolution(Op):
         if over is None:
             return None
         groups, weights = group_size(node), self.weights(node, facts)
-        values, used = known.cleared().astype(np.float64), known.mask
-        if groups == 1:
-            values, weights = values[used], weights[np.ix_(outputs, used)]
-        else:
-            weights = weights[outputs]
+        asked, inputs = outputs.reshape(groups, -1).any(axis=1), known.mask.size // groups  # of which groups
+        used = known.mask if groups == 1 else np.repeat(asked, inputs)
+        values = known.cleared()[used].astype(np.float64)
+        weights = weights[np.ix_(outputs, used)] if groups == 1 else weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
         sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
-        found = sliding.over(ConstantMap(used[used] if groups == 1 else used, values, known.index), 0.0)
+        found = sliding.over(ConstantMap(used[used], values, known.index), 0.0)
         if found is None:
             return None
         index, windows = found  # [in, 1, tuples..., kernel...]
@@ -208,9 +207,10 @@ class Convolution(Op):
         if groups == 1:
             value[outputs] = np.tensordot(weights, windows, axes=((1, 2), (0, 2)))
         else:
-            group_of = np.flatnonzero(outputs) // (outputs.size // groups)
-            per_group = windows.reshape(groups, -1, *windows.shape[1:])  # [groups, in / group, tuples, kernel]
-            value[outputs] = np.einsum("mik,mitk->mt", weights, per_group[group_of])
+            group_of = np.cumsum(asked)[np.flatnonzero(outputs) // (outputs.size // groups)] - 1
+            per_group = windows.reshape(-1, inputs, *windows.shape[1:])  # [groups asked, inputs, tuples, kernel]
+            each = per_group if len(group_of) == len(per_group) else per_group[group_of]
+            value[outputs] = np.einsum("mik,mitk->mt", weights, each)
         return ConstantMap(outputs, value.reshape(outputs.size, *tuples), index)
 
     # -- backward ------------------------------------------------------------------------------------------------
