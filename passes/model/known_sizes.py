@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 
@@ -13,15 +13,16 @@ from passes.model.declarations import declare, dims_of, set_size
 MADE_UP = "unk__"
 
 
-def is_open(dim: Dim) -> bool:
-    """Whether inference knows nothing of a size."""
-    return dim is None or (isinstance(dim, str) and dim.startswith(MADE_UP))
+def is_open(dim: Dim, given: Collection[str]) -> bool:
+    """Whether inference knows nothing of a size. `given` are names that inputs have, which begin as they like."""
+    return dim is None or (isinstance(dim, str) and dim.startswith(MADE_UP) and dim not in given)
 
 
 class Sizes:
     """The sizes of the tensors of a graph, each read once, while names that inference made up are replaced in it."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, given: Collection[str] | None = None) -> None:
+        """`given` are the names that sizes of a model's inputs have, where the graph is an excerpt of it."""
         self.graph = graph
         #: what is declared of each tensor
         self.values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
@@ -30,6 +31,7 @@ class Sizes:
         self._initializers = {t.name: t for t in graph.initializer}
         self._renamed: dict[str, Dim] = {}
         self._read: dict[str, list[Dim] | None] = {}
+        self._given = self._named() if given is None else given
 
     def known(self, name: str) -> list[Dim] | None:
         """The sizes of a tensor; None where the rank is not known."""
@@ -45,7 +47,25 @@ class Sizes:
 
     def given(self) -> set[str]:
         """Names that sizes of inputs have."""
+        return self._named().union(self._given)
+
+    def has_open(self, name: str) -> bool:
+        """Whether there is more to know of the shape of a tensor."""
+        dims = self.known(name)
+        return dims is None or any(map(self.is_open, dims))
+
+    def _named(self) -> set[str]:
         return {d for v in self.graph.input for d in self.of(v.name) if isinstance(d, str)}
+
+    def is_open(self, dim: Dim) -> bool:
+        """`is_open` in the model that the graph is of, or is an excerpt of."""
+        return is_open(dim, self._given)
+
+    def excerpt(self, graph: onnx.GraphProto) -> Sizes:
+        """The sizes of an excerpt of the graph."""
+        part = Sizes(graph, self._given)
+        part.changed |= self.changed
+        return part
 
     def initializer(self, name: str) -> onnx.TensorProto | None:
         """The initializer of this name."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from passes.graph.tensors import Dim
 from passes.ops.base import rules_of
+from passes.ops.slice_gather import keeps_axis, ranges
 
 #: a number or vector of sizes: int where it is known, a symbol, None where nothing is known
 Elements = NDArray[Any]
@@ -246,11 +247,32 @@ def _multiplied(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> lis
     ]
 
 
+def _sliced(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim] | None:
+    """The sizes along the axes that stay whole."""
+    before, attributes = shape(node.input[0]), {a.name: list(a.ints) for a in node.attribute}
+    operands = [elements.of(name) if name else None for name in node.input[1:]]
+    if any(name and not _are_numbers(of) for name, of in zip(node.input[1:], operands, strict=True)):
+        return None
+    bounds = [None if of is None else of.tolist() for of in operands]
+    if attributes:
+        bounds = [attributes.get(name) for name in ("starts", "ends", "axes")]
+    found = ranges(len(before or ()), *bounds)
+    if before is None or found is None:
+        return None
+    return [d if a not in found or keeps_axis(before, a, *found[a]) else None for a, d in enumerate(before)]
+
+
+def _are_numbers(elements: Elements | None) -> bool:
+    """Whether all elements of a vector are known."""
+    return elements is not None and elements.ndim == 1 and all(isinstance(each, int) for each in elements)
+
+
 _WRITERS: dict[str, Callable[[onnx.NodeProto, Shapes, _Elements], list[Dim] | None]] = {
     "Reshape": _reshaped,
     "Expand": _expanded,
     "ConstantOfShape": _filled,
     "Gemm": _multiplied,
+    "Slice": _sliced,
 }
 
 

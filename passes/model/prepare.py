@@ -25,6 +25,7 @@ from passes.model.shape_inference import (
     annotate,
     check,
     inferred,
+    tell_at_once,
     through_reshapes,
     unfinished,
 )
@@ -67,7 +68,7 @@ def shaped(
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
     decomposed = decompose(graph)
-    part = unfinished(graph.nodes) if known else [*graph.nodes]
+    part = unfinished(graph.nodes, graph.inputs) if known else [*graph.nodes]
     as_it_is = not decomposed and not known and len(part) == len(model.graph.node)  # no node became a constant
     outline = model if as_it_is else outlined(part, model, INFERRED)
     return completed(outline, graph, inferred(outline), part, keep, model)
@@ -91,6 +92,7 @@ def completed(
     """
     model, part, through = model or outline, [*graph.nodes] if part is None else part, False
     branches = any(map(subgraphs, graph.nodes))
+    tell_at_once(found)
     for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
         annotate(part, found.sizes, graph.inputs)
         _check_sizes(part, graph.inputs)
@@ -100,13 +102,14 @@ def completed(
         folded = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
         replaced = branches and inline_taken_branches(graph) | _forget_misdeclared(graph)
         if folded or replaced:
-            part, through = unfinished(graph.nodes) if found.sound and not replaced else [*graph.nodes], False
+            through, whole = False, replaced or not found.sound
+            part = [*graph.nodes] if whole else unfinished(graph.nodes, graph.inputs)
             if not part:
                 break
             outline = outlined(part, model, INFERRED)
             found = inferred(outline, gives_up=gives_up)
         else:  # last, as it takes a round for each layer of reshapes
-            if through or not unfinished(part):
+            if through or not unfinished(part, graph.inputs):
                 break
             found, rounds = through_reshapes(found)
             if not rounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -82,18 +82,29 @@ def through_reshapes(found: Inferred) -> tuple[Inferred, int]:
     """
     whole = any(True for _ in bodies_of(found.model.graph))  # which read what they name
     rest = found.model if whole else _rest(found)
-    sizes, rounds = found.sizes if rest is found.model else Sizes(rest.graph), 0
-    while rounds < ROUNDS and tell(sizes):
+    sizes, rounds = found.sizes if rest is found.model else found.sizes.excerpt(rest.graph), 0
+    while rounds < ROUNDS and (tell(sizes) or sizes.changed):
         rounds += 1
         if whole:
             rest, sizes = _infer(rest, short=are_short(rest, sizes.known))
-        else:
+        elif any(map(sizes.has_open, (name for n in rest.graph.node for name in n.output if name))):
             _tell_further(rest, sizes)
+        else:
+            break
     if whole:
         return replace(found, model=rest, sizes=sizes), rounds
     if rounds and rest is not found.model:
         found.sizes.learn(rest.graph.value_info)
     return found, rounds
+
+
+def tell_at_once(found: Inferred) -> None:
+    """Note what `through_reshapes` would, without another inference, where sizes of inputs have names to be carried on.
+
+    The inference that follows on folded constants is then asked of less.
+    """
+    if found.sound and found.sizes.given() and not any(True for _ in bodies_of(found.model.graph)):
+        tell(found.sizes)
 
 
 def _tell_further(model: onnx.ModelProto, sizes: Sizes) -> None:
@@ -116,8 +127,9 @@ def _tell_further(model: onnx.ModelProto, sizes: Sizes) -> None:
 def _rest(found: Inferred) -> onnx.ModelProto:
     """The part of an inferred model of which not all is known, or which may compute sizes."""
     light = found.model
-    nodes = [n for n in light.graph.node if any(name and not _is_settled(name, found.sizes) for name in n.output)]
-    return light if len(nodes) == len(light.graph.node) else _excerpt(light, nodes, found.sizes)
+    sizes = found.sizes
+    nodes = [n for n in light.graph.node if not all(_is_settled(name, sizes) for name in n.output)]
+    return light if len(nodes) == len(light.graph.node) else _excerpt(light, nodes, sizes)
 
 
 def _excerpt(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sizes) -> onnx.ModelProto:
@@ -135,11 +147,13 @@ def _excerpt(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Siz
 
 
 def _is_settled(name: str, sizes: Sizes) -> bool:
-    """Whether inference can say no more of the tensor."""
+    """Whether inference can say no more of the tensor, or there is none."""
+    if not name:
+        return True
     dims = sizes.known(name)
     if dims is None or len(dims) < 2:  # of vectors and numbers it follows the elements, too
         return False
-    return not any(map(is_open, dims))
+    return not any(map(sizes.is_open, dims))
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
@@ -341,21 +355,22 @@ def annotate(nodes: Sequence[gs.Node], sizes: Sizes, inputs: Sequence[gs.Tensor]
                 annotate(body.nodes, Sizes(held), body.inputs)
 
 
-def unfinished(nodes: Sequence[gs.Node]) -> list[gs.Node]:
+def unfinished(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor]) -> list[gs.Node]:
     """Nodes that write something whose shape is not known, but for sizes of inputs, and those that may write sizes.
 
-    None where all shapes are known.
+    None where all shapes are known. inputs: those of the graph that the nodes are of.
     """
-    missing = {id(node) for node in nodes if not _is_finished(node)}
+    given = {dim for tensor in inputs for dim in tensor.shape or () if isinstance(dim, str)}
+    missing = {id(node) for node in nodes if not _is_finished(node, given)}
     if not missing:
         return []
     return [n for n in nodes if id(n) in missing or any(t.shape is not None and len(t.shape) < 2 for t in n.outputs)]
 
 
-def _is_finished(node: gs.Node) -> bool:
+def _is_finished(node: gs.Node, given: Collection[str]) -> bool:
     for tensor in node.outputs:
         if tensor.name and (tensor.dtype is None or tensor.shape is None):
             return False
-        if any(map(is_open, tensor.shape or ())):
+        if any(is_open(dim, given) for dim in tensor.shape or ()):
             return False
-    return all(_is_finished(inner) for body in subgraphs(node) for inner in body.nodes)
+    return all(_is_finished(inner, given) for body in subgraphs(node) for inner in body.nodes)

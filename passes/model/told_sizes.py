@@ -9,7 +9,7 @@ import onnx
 
 from passes.graph.tensors import Dim
 from passes.model.declarations import dims_of
-from passes.model.known_sizes import MADE_UP, Sizes, is_open
+from passes.model.known_sizes import MADE_UP, Sizes
 from passes.model.missing_shapes import BROADCASTS, computed_sizes, missing_shapes
 from passes.ops.base import rules_of
 
@@ -47,6 +47,11 @@ def _name_determined(sizes: Sizes) -> bool:
         broadcasts = kind in broadcasting and len(node.input) > 1
         after = sizes.of(node.output[0]) if (reshapes or broadcasts) and node.output else []
         if all(isinstance(d, int) or d in given for d in after):
+            if reshapes and after:  # what is known of its outcome tells of what it reads
+                read = sizes.of(node.input[0])
+                dims = _reshaped(after, read, {d for d in read if sizes.is_open(d)}, [])  # type: ignore[misc]
+                sizes.settle(node.input[0], read, dims)
+                found = found or bool(dims)
             continue
         before = [sizes.of(name) for name in node.input]
         known = given.union(*before)
@@ -64,11 +69,11 @@ def _name_determined(sizes: Sizes) -> bool:
 def _name_computed(sizes: Sizes) -> bool:
     """Name or size what computed operands tell of the tensors that they shape; whether any was found."""
     found = False
-    for name, computed in computed_sizes(sizes.graph, sizes.known, is_open):
+    for name, computed in computed_sizes(sizes.graph, sizes.known, sizes.is_open):
         before = sizes.of(name)
         if len(before) == len(computed):
             pairs = enumerate(zip(before, map(sizes.now, computed), strict=True))
-            told = {axis: new for axis, (old, new) in pairs if is_open(old) and new not in (None, old)}
+            told = {axis: new for axis, (old, new) in pairs if sizes.is_open(old) and new not in (None, old)}
             sizes.settle(name, before, told)
             found = found or bool(told)
     sizes.replace_names()

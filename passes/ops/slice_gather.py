@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,19 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demands, Link, Sets
-from passes.graph.tensors import Array, Index, int_list, is_constant, operand, shape_of, size_of
+from passes.graph.tensors import (
+    MOST_ELEMENTS,
+    Array,
+    Dim,
+    Index,
+    int_list,
+    is_constant,
+    operand,
+    present,
+    product,
+    shape_of,
+    size_of,
+)
 from passes.ops.base import register, rules
 from passes.ops.gather_scatter import Picking, settled
 from passes.ops.movement import Movement, same_axis
@@ -40,22 +52,11 @@ class Slice(Movement):
 
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())
-        if not rank:
-            return None
         if "starts" in node.attrs:
-            starts, ends, axes, steps = node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"), None
-        else:
-            starts, ends = int_list(operand(node, 1)), int_list(operand(node, 2))
-            axes, steps = int_list(operand(node, 3)), int_list(operand(node, 4))
-            if (axes is None and operand(node, 3) is not None) or (steps is None and operand(node, 4) is not None):
-                return None
-        if starts is None or ends is None:
+            return ranges(rank, node.attrs["starts"], node.attrs["ends"], node.attrs.get("axes"))
+        if any(int_list(tensor) is None for _, tensor in present(node.inputs[1:])):
             return None
-        axes = list(range(len(starts))) if axes is None else [a % rank for a in axes]
-        steps = [1] * len(starts) if steps is None else steps
-        if not len(set(axes)) == len(axes) == len(starts) == len(ends) == len(steps):
-            return None  # of an axis that is given twice nobody says which counts
-        return {a: (s, e, k) for a, s, e, k in zip(axes, starts, ends, steps, strict=True)}
+        return ranges(rank, *(int_list(operand(node, index)) for index in range(1, 5)))
 
     def contradiction(self, node: gs.Node) -> str:
         return "its step is 0" if 0 in (int_list(operand(node, 4)) or ()) else ""
@@ -65,12 +66,19 @@ class Slice(Movement):
         shape, ranges = shape_of(node.inputs[0]), None if "starts" in node.attrs else self._ranges(node)
         if shape is None or ranges is None:
             return {}
-        whole = {a for a, r in ranges.items() if r[0] == 0 and r[1] >= _END and r[2] == 1 and not is_static([shape[a]])}
+        whole = {a for a, r in ranges.items() if not is_static([shape[a]]) and keeps_axis(shape, a, *r)}
         kept = [(a, *r) for a, r in ranges.items() if a not in whole]
         if not whole or not kept:
             return {}
         axes, starts, ends, steps = np.asarray(kept, np.int64).T
         return {1: starts, 2: ends, 3: axes} | ({4: steps} if operand(node, 4) is not None else {})
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        """All axes are whole."""
+        shape, ranges = shape_of(node.inputs[0]), self._ranges(node)
+        if shape is None or ranges is None:
+            return None
+        return node.inputs[0] if all(keeps_axis(shape, axis, *bounds) for axis, bounds in ranges.items()) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         ranges = self._ranges(node)
@@ -109,6 +117,36 @@ class Slice(Movement):
             strict=True,
         )
         rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
+
+
+def ranges(
+    rank: int,
+    starts: Sequence[int] | None,
+    ends: Sequence[int] | None,
+    axes: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+) -> dict[int, tuple[int, int, int]] | None:
+    """By axis, from the front, the start, end and step of a Slice with these operands; None where they say nothing."""
+    if starts is None or ends is None or not rank:
+        return None
+    axes = range(len(starts)) if axes is None else [axis % rank for axis in axes]
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(set(axes)) == len(axes) == len(starts) == len(ends) == len(steps):
+        return None  # of an axis that is given twice nobody says which counts
+    return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
+def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int) -> bool:
+    """Whether this range keeps an axis of a tensor of this shape whole.
+
+    An axis of open size ends before what no tensor has as many elements of.
+    """
+    if (start, step) != (0, 1):
+        return False
+    size, others = shape[axis], [size for a, size in enumerate(shape) if a != axis]
+    if is_static([size]):
+        return end >= int(size)  # type: ignore[arg-type]
+    return end >= _END or (is_static(others) and end * product(others) >= MOST_ELEMENTS)
 
 
 @register("Gather")

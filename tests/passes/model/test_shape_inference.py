@@ -171,6 +171,67 @@ def test_an_open_batch_is_the_same_after_a_slice_that_leaves_it_whole() -> None:
     exact(source, N=(1, 3))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "start", "end", "step", "kept"),
+    [
+        ("N,40,30", 0, 2**31 - 1, 1, True),
+        ("N,40,30", 0, 10**9, 1, True),  # no tensor has so many elements
+        ("N,T,30", 0, 10**9, 1, False),  # T may be 0
+        ("N,0,30", 0, 10**9, 1, False),
+        ("N,4,30", 0, 10**9, 1, False),
+        ("N,40,30", 1, 2**31 - 1, 1, False),
+        ("N,40,30", 0, 2**31 - 1, 2, False),
+        ("8,40,30", 0, 8, 1, True),
+        ("8,40,30", 0, 7, 1, False),
+    ],
+)
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_slice_of_a_whole_axis_is_left_out(
+    sizes: str, start: int, end: int, step: int, kept: bool, opset: int
+) -> None:
+    if opset < 10 and step != 1:
+        pytest.skip("has no steps")
+    bounds = {"begin": np.array([start]), "end": np.array([end]), "axes": np.array([0]), "step": np.array([step])}
+    body = "s = Slice (x, begin, end, axes, step)  y = Relu (s)"
+    if opset < 10:
+        body, bounds = f"s = Slice <starts = [{start}], ends = [{end}], axes = [0]> (x)  y = Relu (s)", {}
+    source = model(f"(float[{sizes}] x) => (float[M,P,30] y)", body, opset=opset, **bounds)
+    before = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
+    assert (before["s"] is not None and list(map(str, before["s"])) == sizes.split(",")) == kept
+    assert [n.op for n in prepared(source).nodes] == [*([] if kept else ["Slice"]), "Relu"]
+
+
+def test_a_name_may_begin_as_those_that_inference_makes_up() -> None:
+    """As those do that tf2onnx gives to the batch: it is carried as any other is."""
+    source = model(
+        "(float[unk__0,6,4] x) => (float[unk__1,24] y)",
+        "r = Reshape (x, flat)  s = Slice (r, zero, end, zero)  b = Reshape (s, back)  y = Relu (b)",
+        flat=np.array([-1, 1200]),
+        zero=np.array([0]),
+        end=np.array([10**9]),
+        back=np.array([-1, 24]),
+    )
+    source.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 300
+    shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
+    assert shapes["r"] == shapes["s"] == ["unk__0", 1200]
+    exact(source, unk__0=(1, 3))
+
+
+def test_what_is_known_of_a_reshape_tells_of_what_it_reads() -> None:
+    source = model(
+        "(float[N,6,4] x) => (float[N,24] y)",
+        "s = Shape (x)  n = Gather (s, first)  m = Max (n, n)  t = Concat <axis = 0> (m, six, four)"
+        " e = Expand (x, t)  f = Concat <axis = 0> (n, all)  r = Reshape (e, f)  y = Relu (r)",
+        first=np.array([0]),
+        six=np.array([6]),
+        four=np.array([4]),
+        all=np.array([24]),
+    )
+    shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
+    assert shapes["e"] == ["N", 6, 4] and shapes["r"] == ["N", 24]
+    exact(source, N=(1, 3))
+
+
 def test_a_zero_copies_a_size_that_inference_learns_late() -> None:
     """Where onnx gives up the rank of a Reshape, it makes up names for the sizes of what comes after."""
     source = model(
