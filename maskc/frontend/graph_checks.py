@@ -7,6 +7,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import chain
+from operator import attrgetter
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
@@ -39,7 +40,7 @@ _EQUATION = frozenset(string.ascii_letters + ",.-> ")
 _TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 # Where a tensor may hold its data if not as they are.
-_TYPED_DATA = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_typed_data = attrgetter("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
 def label(node: NodeProto) -> str:
@@ -79,7 +80,7 @@ def _misfit(tensor: TensorProto) -> str | None:
     if held != declared:
         shape = list(tensor.dims)
         return f"the data of tensor '{tensor.name}' {shape} are {held:,} bytes, and {declared:,} are declared"
-    if any(getattr(tensor, field) for field in _TYPED_DATA):
+    if any(_typed_data(tensor)):
         return f"the data of tensor '{tensor.name}' are there twice"
     return None
 
@@ -172,39 +173,46 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     yield from (f"two inputs are called '{name}'" for name in _twice(inputs))
     yield from (f"two initializers are called '{name}'" for name in _twice(initializers))
     given = {"", *outer, *inputs, *initializers}
-    writers: dict[str, NodeProto] = {}
-    for node in graph.node:
-        for name in node.output:
-            if not name:
-                continue
-            if name in writers:
-                yield f"nodes {label(writers[name])} and {label(node)} both write '{name}'"
-            if name in given:
-                yield f"node {label(node)} writes '{name}', which has a value already"
-            writers[name] = node
+    written = [name for node in graph.node for name in node.output if name]
+    if len({*written}) < len(written) or not given.isdisjoint(written):
+        yield from _written_twice(graph, given)
     ready = set(given)
     for node in graph.node:
-        missing = _missing_input(node)
-        if missing is not None:
+        read = list(node.input)
+        if not all(read) and (missing := _missing_input(node)) is not None:
             yield f"node {label(node)} has nothing as input {missing}, and needs something there"
         held: list[GraphProto] = []
-        if node.attribute:  # asking takes less than going through none
+        if node.attribute and node.op_type != "Constant":  # asking takes less than going through them
             if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
                 yield f"node {label(node)} has {odd}"
             held += bodies(node)
-        for name in _read(node, frozenset()) if held else node.input:
-            if name in ready:
-                continue
-            if name not in writers:
-                yield f"node {label(node)} reads '{name}', which nothing writes"
-            else:
-                yield _late(node, name, writers)
+            read = list(_read(node, frozenset())) if held else read
+        if not ready.issuperset(read):
+            yield _not_ready(node, next(name for name in read if name not in ready), graph)
         ready.update(node.output)
         for body in held:
             yield from _faults(body, frozenset(ready))
     for value in graph.output:
         if value.name not in ready:
             yield f"nothing writes the output '{value.name}'"
+
+
+def _written_twice(graph: GraphProto, given: Set[str]) -> Iterator[str]:
+    """Names that are written though they are written already, or `given`."""
+    writers: dict[str, NodeProto] = {}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in writers:
+                yield f"nodes {label(writers[name])} and {label(node)} both write '{name}'"
+            if name in given:
+                yield f"node {label(node)} writes '{name}', which has a value already"
+            writers[name] = node
+
+
+def _not_ready(node: NodeProto, name: str, graph: GraphProto) -> str:
+    """The node reads what nothing before it writes."""
+    writers = {name: other for other in graph.node for name in other.output}
+    return _late(node, name, writers) if name in writers else f"node {label(node)} reads '{name}', which nothing writes"
 
 
 def _impossible_attribute(node: NodeProto) -> str:
@@ -234,7 +242,7 @@ def _missing_input(node: NodeProto) -> int | None:
 
     These are the first one of an operator that cannot do without, and those of which there may be any number.
     """
-    if all(node.input) or not onnx.defs.has(node.op_type, node.domain):
+    if not onnx.defs.has(node.op_type, node.domain):
         return None
     kinds = onnx.defs.OpSchema.FormalParameterOption
     formal = [each.option for each in onnx.defs.get_schema(node.op_type, node.domain).inputs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -56,12 +56,8 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             usable = known.mask & _finite(known.value)
             if any_set(usable) and facts.size(tensor, axis) is not None:
                 facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
-        for output, axis, extent in _extents(node, facts):
-            tensor = node.outputs[output]
-            symbol = tensor.shape[axis]
-            if extent is None or (isinstance(extent.root, tuple) and symbol in symbols):
-                extent = Extent(symbol if symbol in symbols else (tensor.name, axis))
-            facts._extents[tensor.name, axis] = extent
+        for output, axis, extent in _extents(node, facts, symbols):
+            facts._extents[node.outputs[output].name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep(facts, node.outputs[output], axis, constant_map)
         if isinstance(op, Softmax) and (mean := op.sums_to_one(node, facts)) is not None:
@@ -76,12 +72,15 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
                 facts.dependence[node.outputs[output].name, axis] = left
 
 
-def _extents(node: gs.Node, facts: Facts) -> Iterator[tuple[int, int, Extent | None]]:
-    """Axes of the outputs that are not static, with their size as far as the operator says."""
+def _extents(node: gs.Node, facts: Facts, symbols: Set[str]) -> Iterator[tuple[int, int, Extent]]:
+    """Axes of the outputs that are not static, with their size: one of the `symbols`, or what the operator says."""
     for output, tensor in enumerate(node.outputs) if facts.opset >= 11 else ():
         for axis, dim in enumerate(shape_of(tensor) or ()):
-            if not isinstance(dim, int):
-                yield output, axis, rules(node).extent(node, facts, output, axis)
+            if isinstance(dim, str) and dim in symbols:
+                yield output, axis, Extent(dim)
+            elif not isinstance(dim, int):
+                found = rules(node).extent(node, facts, output, axis)
+                yield output, axis, Extent((tensor.name, axis)) if found is None else found
 
 
 def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:

@@ -64,7 +64,7 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
-    for value in node.attrs.values():
+    for value in node.attrs.values() if node.attrs else ():
         if isinstance(value, gs.Graph):  # as of hardly any node
             return [graph for graph in node.attrs.values() if isinstance(graph, gs.Graph)]
     return []

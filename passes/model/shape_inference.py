@@ -371,6 +371,7 @@ def _is_finished(node: gs.Node, given: Collection[str]) -> bool:
     for tensor in node.outputs:
         if tensor.name and (tensor.dtype is None or tensor.shape is None):
             return False
-        if any(is_open(dim, given) for dim in tensor.shape or ()):
-            return False
+        for dim in tensor.shape or ():
+            if not isinstance(dim, int) and is_open(dim, given):
+                return False
     return all(_is_finished(inner, given) for body in subgraphs(node) for inner in body.nodes)

@@ -51,6 +51,7 @@ class Op:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         renamed_hooks.adopt(cls)
+        cls.has_forms = cls.form is not Op.form
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
@@ -159,6 +160,8 @@ class Op:
         """The rules for this form of the operator, where one operator has several that have little in common."""
         return self
 
+    #: whether some node's `form` is another one
+    has_forms = False
     #: whether every element of the outputs is one of input 0
     only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
@@ -299,7 +302,8 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; `UNKNOWN` if there are none."""
-    return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
+    op = _RULES.get((node.domain, node.op), UNKNOWN)
+    return op.form(node) if op.has_forms else op  # asked of every node many times
 
 
 def rules_of(domain: str, op: str) -> Op:

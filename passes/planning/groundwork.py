@@ -134,6 +134,7 @@ class Planned:
         self._facts = facts
         self._answers: dict[object, Answer] = {}
         self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
+        self._added: dict[tuple[int, int], int] = {}
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
         for tensor in captured(node):
             self.captured = self.captured or Asked()
@@ -200,6 +201,11 @@ class Planned:
 
     def added(self, output: int, axis: int, size: int) -> int:
         """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them. `bits`."""
+        if (output, axis) not in self._added:
+            self._added[output, axis] = self._padding(output, axis, size)
+        return self._added[output, axis]
+
+    def _padding(self, output: int, axis: int, size: int) -> int:
         links = [k for k in self._facts.links(self.node) if (k.output, k.output_axis) == (output, axis)]
         if not links:
             return 0

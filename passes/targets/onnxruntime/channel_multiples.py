@@ -129,8 +129,11 @@ class _Estimate:
         """Nanoseconds of a plan of these timings which stores these slices, too, as far as can be told without it."""
         more, couplings = self.coupled.needed(wanted), dict(enumerate(self.coupled.found))
         numbers = self.extras.keys() | more.keys()
-        both = [{n: combined((self.extras.get(n, 0), more.get(n, 0))) for n in numbers} for combined in (sum, max)]
-        return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in both)
+        together, largest = (
+            {n: combined((self.extras.get(n, 0), more.get(n, 0))) for n in numbers} for combined in (sum, max)
+        )
+        tried = [together] if together == largest else [together, largest]
+        return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in tried)
 
 
 def choose_channel_multiples(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index, Mask, any_set, is_constant, present
+from passes.graph.tensors import Index, Mask, any_set, is_constant
 from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
@@ -84,15 +84,16 @@ class CoupledSlices:
         Axes that are coupled slice by slice are no pairs, but noted as such.
         """
         wanted, links = [], []
+        narrowed: dict[str, list[int]] = {}  # axes by tensor
+        for name, axis in sorted(numbers):
+            narrowed.setdefault(name, []).append(axis)
         for index, node in enumerate(graph.nodes):
-            if index not in self._plan.computed:
+            if index not in self._plan.computed or not any(t.name in narrowed for t in node.inputs):
                 continue
             through = set()
-            for i, tensor in present(node.inputs):
-                for axis in range(len(tensor.shape or ())):
+            for i, tensor in enumerate(node.inputs):
+                for axis in () if is_constant(tensor) else narrowed.get(tensor.name, ()):
                     key = tensor.name, axis
-                    if key not in numbers or is_constant(tensor):
-                        continue
                     stored, required = self._plan.stored[key], self._plan.required.get((index, i, axis))
                     if required is not None and (required is stored or not any_set(required ^ stored)):
                         through.add((i, axis))

@@ -269,7 +269,10 @@ class PlanSteps:
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
         found: dict[int, tuple[int, float]] = {}
-        for axis in sorted({*self._widths.get(tensor.name, ()), *self._required.get((index, i), ())}):
+        narrowed, asked = self._widths.get(tensor.name), self._required.get((index, i))
+        if narrowed is None and asked is None:
+            return found
+        for axis in sorted({*(narrowed or ()), *(asked or ())}):
             stored, required = self._plan.stored.get((tensor.name, axis)), self._plan.required.get((index, i, axis))
             if stored is required:
                 continue
