@@ -79,11 +79,9 @@ def of_graph(graph: gs.Graph) -> Cost:
         op = rules(node)
         flops, macs = _work(node)
         width, reads = (None, None) if op.width_axis is None else _widths(node, op.width_axis)
-        new = {}
-        for reader in [node, *(n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes)]:
-            for tensor in reader.inputs:
-                if _is_weight(tensor) and id(tensor) not in weights:
-                    new[id(tensor)] = math.prod(tensor.shape)
+        inside = [n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes]
+        read = [*node.inputs, *(t for n in inside for t in n.inputs)] if inside else node.inputs
+        new = {id(t): math.prod(t.shape) for t in read if id(t) not in weights and _is_weight(t)}
         weights |= new
         params = sum(new.values())
         if passed:

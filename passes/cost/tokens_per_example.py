@@ -7,7 +7,7 @@ after each stride, and where a reshape merges an open batch with tokens or windo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -35,7 +35,7 @@ def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
         found |= _usual_inputs(graph)
     for node in graph.nodes:
         if facts is not None:
-            found |= {d: n for d, n in _after_windows(node, facts, found) if d not in given and d not in found}
+            found |= dict(_after_windows(node, facts, found, given))
         if not isinstance(rules(node), Rearrangement):
             continue
         before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
@@ -60,11 +60,13 @@ def _usual_inputs(graph: gs.Graph) -> dict[str, int]:
     }
 
 
-def _after_windows(node: gs.Node, facts: Facts, found: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Open sizes of what the node writes that follow from those of inputs."""
+def _after_windows(
+    node: gs.Node, facts: Facts, found: Mapping[str, int], given: Collection[str]
+) -> Iterator[tuple[str, int]]:
+    """Open sizes of what the node writes that follow from those of inputs, but for those `found` and those `given`."""
     for tensor in node.outputs:
         for axis, dim in enumerate(shape_of(tensor) or ()):
-            if not isinstance(dim, str):
+            if not isinstance(dim, str) or dim in given or dim in found:
                 continue
             span = facts.span(tensor, axis)
             if isinstance(span, Extent) and isinstance(span.root, str) and span.root in found:

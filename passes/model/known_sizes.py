@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
@@ -32,6 +33,11 @@ class Sizes:
         self._renamed: dict[str, Dim] = {}
         self._read: dict[str, list[Dim] | None] = {}
         self._given = self._named() if given is None else given
+
+    @functools.cached_property
+    def writers(self) -> dict[str, onnx.NodeProto]:
+        """The node that writes each tensor which one writes."""
+        return {name: node for node in self.graph.node for name in node.output if name}
 
     def known(self, name: str) -> list[Dim] | None:
         """The sizes of a tensor; None where the rank is not known."""

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from passes.graph.tensors import Dim
+from passes.model.known_sizes import Sizes
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import keeps_axis, ranges
 
@@ -32,20 +33,22 @@ _LONGEST = 1024
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 
-def missing_shapes(graph: onnx.GraphProto, shape: Shapes) -> dict[str, list[Dim]]:
-    """The shapes of tensors of which `shape` knows none, where an operator that writes or reads them says their rank.
+def missing_shapes(sizes: Sizes) -> dict[str, list[Dim]]:
+    """The shapes of tensors of which none is known, where an operator that writes or reads them says their rank.
 
     The nodes are in order; what is found for one tensor serves others.
     """
     found: dict[str, list[Dim]] = {}
 
     def known(name: str) -> Sequence[Dim] | None:
-        return found[name] if name in found else shape(name)
+        return found[name] if name in found else sizes.known(name)
 
-    nodes = [n for n in graph.node if any(name and shape(name) is None for name in n.output)]
-    if not nodes:
+    graph = sizes.graph
+    unknown = {name for name in sizes.writers if sizes.known(name) is None}
+    if not unknown:
         return {}
-    elements = _Elements(graph, known)
+    nodes = [n for n in graph.node if not unknown.isdisjoint(n.output)]
+    elements = _Elements(sizes, known)
     for node in nodes:
         dims = _told(node, known, elements)
         if dims is not None and known(node.output[0]) is None:
@@ -61,20 +64,16 @@ def missing_shapes(graph: onnx.GraphProto, shape: Shapes) -> dict[str, list[Dim]
     return found
 
 
-def computed_sizes(
-    graph: onnx.GraphProto, shape: Shapes, is_open: Callable[[Dim], bool]
-) -> Iterator[tuple[str, list[Dim]]]:
+def computed_sizes(sizes: Sizes) -> Iterator[tuple[str, list[Dim]]]:
     """The shapes that operands give to tensors some of whose sizes are open, None where they do not tell.
 
     Inference by onnx follows the elements of operands, but only of operators as they are from opset 13 on.
     """
-    writing = (n for n in graph.node if n.op_type in _WRITERS and not n.domain)
-    nodes = [n for n in writing if any(map(is_open, shape(n.output[0]) or ()))]
-    if not nodes:
-        return
-    elements = _Elements(graph, shape)
+    writing = (n for n in sizes.graph.node if n.op_type in _WRITERS and not n.domain)
+    nodes = [n for n in writing if any(map(sizes.is_open, sizes.of(n.output[0])))]
+    elements = _Elements(sizes, sizes.known)
     for node in nodes:
-        dims = _told(node, shape, elements)
+        dims = _told(node, sizes.known, elements)
         if dims is not None:
             yield node.output[0], dims
 
@@ -88,17 +87,16 @@ def _told(node: onnx.NodeProto, shape: Shapes, elements: _Elements) -> list[Dim]
 class _Elements:
     """What is known of the elements of numbers and vectors of integers."""
 
-    def __init__(self, graph: onnx.GraphProto, shape: Shapes) -> None:
+    def __init__(self, sizes: Sizes, shape: Shapes) -> None:
+        self._sizes = sizes
         self._shape = shape
-        self._writers = {name: node for node in graph.node for name in node.output if name}
-        self._stored = {t.name: t for t in graph.initializer}
         self._found: dict[str, Elements | None] = {}
 
     def of(self, name: str) -> Elements | None:
         """The elements of a tensor; None where not even their number is known."""
         waiting = [name]
         while waiting:  # by hand, as chains may be longer than Python lets functions call each other
-            node = self._writers.get(waiting[-1])
+            node = self._sizes.writers.get(waiting[-1])
             missing = [] if node is None or waiting[-1] in self._found else self._operands(node)
             if missing:
                 waiting += missing
@@ -114,7 +112,7 @@ class _Elements:
         return [name for name in node.input if name and name not in self._found]
 
     def _written(self, name: str, node: onnx.NodeProto | None) -> Elements | None:
-        stored = self._stored.get(name)
+        stored = self._sizes.initializer(name)
         if stored is not None and stored.data_type in _INTEGERS and len(stored.dims) < 2:
             return onnx.numpy_helper.to_array(stored).astype(object)
         dims = self._shape(name)

@@ -23,9 +23,7 @@ def tell(sizes: Sizes) -> bool:
 
 def _give_shapes(sizes: Sizes) -> bool:
     """Write down the shapes that inference gave up and operators tell all the same; whether there were any."""
-    if all(not name or sizes.known(name) is not None for node in sizes.graph.node for name in node.output):
-        return False
-    found = missing_shapes(sizes.graph, sizes.known)
+    found = missing_shapes(sizes)
     for name, dims in found.items():
         sizes.declare(name, dims)
     return bool(found)
@@ -54,14 +52,14 @@ def _name_determined(sizes: Sizes) -> bool:
                 found = found or bool(dims)
             continue
         before = [sizes.of(name) for name in node.input]
-        known = given.union(*before)
-        made_up = {d for d in after if isinstance(d, str) and d.startswith(MADE_UP) and d not in known}
+        made_up = {d for d in after if isinstance(d, str) and d.startswith(MADE_UP)}.difference(given, *before)
         if reshapes:
             dims = _reshaped(before[0], after, made_up, _copied(node, sizes))
         else:
-            dims = _broadcast(before, after, made_up)
-        sizes.settle(node.output[0], after, dims)
-        found = found or bool(dims)
+            dims = _broadcast(before, after, made_up) if made_up else {}
+        if dims:
+            sizes.settle(node.output[0], after, dims)
+            found = True
     sizes.replace_names()
     return found
 
@@ -69,7 +67,7 @@ def _name_determined(sizes: Sizes) -> bool:
 def _name_computed(sizes: Sizes) -> bool:
     """Name or size what computed operands tell of the tensors that they shape; whether any was found."""
     found = False
-    for name, computed in computed_sizes(sizes.graph, sizes.known, sizes.is_open):
+    for name, computed in computed_sizes(sizes):
         before = sizes.of(name)
         if len(before) == len(computed):
             pairs = enumerate(zip(before, map(sizes.now, computed), strict=True))

@@ -51,7 +51,6 @@ class Op:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         renamed_hooks.adopt(cls)
-        cls.has_forms = cls.form is not Op.form
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
@@ -94,7 +93,7 @@ class Op:
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """FLOPs and MACs for one example: so many FLOPs for each element of the outputs that are floating-point."""
-        return sum(volume(t) * self.flops_per_element for t in node.outputs if is_float(t)), 0
+        return self.flops_per_element * sum([volume(t) for t in node.outputs if is_float(t)]), 0
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
@@ -160,8 +159,6 @@ class Op:
         """The rules for this form of the operator, where one operator has several that have little in common."""
         return self
 
-    #: whether some node's `form` is another one
-    has_forms = False
     #: whether every element of the outputs is one of input 0
     only_picks = False
     #: whether the operator only moves data: a constant that it adds is padding, not a mask
@@ -302,8 +299,7 @@ def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
 
 def rules(node: gs.Node) -> Op:
     """The rules of a node's operator; `UNKNOWN` if there are none."""
-    op = _RULES.get((node.domain, node.op), UNKNOWN)
-    return op.form(node) if op.has_forms else op  # asked of every node many times
+    return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
 
 
 def rules_of(domain: str, op: str) -> Op:
