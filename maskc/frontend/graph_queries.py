@@ -191,7 +191,8 @@ def large_constants(graph: GraphProto) -> list[NodeProto]:
         for node in graph.node
         if node.op_type == "Constant"
         and node.domain in STANDARD_DOMAINS
-        and [attribute.name for attribute in node.attribute] == ["value"]
+        and len(node.attribute) == 1
+        and node.attribute[0].name == "value"
         and math.prod(node.attribute[0].t.dims) > _SHAPE_DATA
     ]
 

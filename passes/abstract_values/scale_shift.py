@@ -137,10 +137,13 @@ def limits(dtype: object) -> np.finfo[Any]:
 
 def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:
     """The computed and the constant operand of a node that has one of each, in this order; None for others."""
-    if len(node.inputs) != 2 or is_constant(node.inputs[0]) == is_constant(node.inputs[1]):
+    if len(node.inputs) != 2:
         return None
     first, second = node.inputs
-    return (second, first) if is_constant(first) else (first, second)
+    swapped = is_constant(first)
+    if swapped == is_constant(second):
+        return None
+    return (second, first) if swapped else (first, second)
 
 
 def along_one_axis(constant: gs.Constant, output: gs.Tensor) -> tuple[Array, int | None] | None:

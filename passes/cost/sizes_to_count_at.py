@@ -309,4 +309,7 @@ def _depends_on_data(node: gs.Node, unknown: Collection[int]) -> bool:
 
 def _known(tensor: gs.Tensor, given: Collection[str]) -> bool:
     """Whether all sizes of the tensor are known, or among those `given`."""
-    return tensor.shape is not None and all(d in given if isinstance(d, str) else d is not None for d in tensor.shape)
+    for dim in () if tensor.shape is None else tensor.shape:
+        if dim is None or (isinstance(dim, str) and dim not in given):
+            return False
+    return tensor.shape is not None

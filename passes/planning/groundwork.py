@@ -172,7 +172,8 @@ class Planned:
                     asked.whole.add((tensor.name, axis))
                 else:
                     demand = demand or Demand(np.ones(size, bool), reason=no_demand)
-                    per_graph = demand if self.times == 1 else replace(demand, flops=demand.flops * self.times)
+                    flops = demand.flops * self.times
+                    per_graph = demand if flops == demand.flops else replace(demand, flops=flops)
                     requirement = Requirement(per_graph, self.index, i, Cause(self.node, demand.reason))
                     asked.requirements.append(((tensor.name, axis), requirement))
         return asked

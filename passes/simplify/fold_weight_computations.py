@@ -42,7 +42,8 @@ def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
     """Nodes that depend on initializers alone, in order, those that share large ones or results together."""
     groups: dict[int, list[gs.Node]] = {}  # by the id of a tensor that its nodes read or write
     for node in graph.nodes:
-        if not any(isinstance(t, gs.Constant) or id(t) in groups for t in node.inputs[:1]):
+        first = node.inputs[0] if node.inputs else None
+        if not isinstance(first, gs.Constant) and id(first) not in groups:
             continue  # nearly all: an operator's first operand is its data
         operands = [t for _, t in present(node.inputs)]
         if not _plain(node) or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
