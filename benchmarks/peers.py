@@ -73,7 +73,7 @@ class Subject:
 
 
 def chain(net: dense.Network) -> None:
-    """Convolutions one behind the other, with no branch and no head: what any tool of this kind can shrink."""
+    """Convolutions one after the other, with no branch and no head: what any tool of this kind can shrink."""
     x = net.input("x", [1, 3, net.side, net.side], channels=3)
     for layer in range(6):
         x = net.conv_bn_relu(x, net.wide(64), 3, f"{layer}", stride=2 if layer in (1, 3) else 1)
@@ -81,7 +81,7 @@ def chain(net: dense.Network) -> None:
 
 
 def subjects(side: int) -> Iterator[Subject]:
-    """Networks with half of their channels masked consistently, published ones with half masked behind each layer."""
+    """Networks with half of their channels masked consistently, published ones with half masked after each layer."""
     for name, architecture in {"chain": chain, **dense.NETWORKS}.items():
 
         def load(architecture: Callable[[dense.Network], None] = architecture) -> onnx.ModelProto:

@@ -45,7 +45,7 @@ class Published:
         return passes.fix_sizes(model, {required_inputs(model)[0].name: self.sizes}) if fixed else model
 
     def masked(self, *, fixed: bool = True, keep: float = 0.5, seed: int = 1) -> onnx.ModelProto:
-        """The model with a random mask of its own, a multiplication, behind each convolution and matrix product."""
+        """The model with a random mask of its own, a multiplication, after each convolution and matrix product."""
         return mask_layers(self.load(fixed=fixed), keep=keep, seed=seed)[0]
 
     def logits(self, *, seed: int = 1) -> onnx.ModelProto:

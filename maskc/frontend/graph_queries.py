@@ -23,10 +23,10 @@ _SHAPE_DATA = 1024
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
 _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 
-# Bytes of weights that protobuf writes sooner, to count them, than the rest is counted without them.
+# Bytes of weights up to which a model is written to be measured; with more, only what is beside them is.
 SOON_WRITTEN = 8 * 2**20
 
-# The same of one of them.
+# Bytes of a weight up to which its message is.
 _SOON_WRITTEN_ALONE = 2**16
 
 # Bytes of an element of `float_data`.
@@ -68,6 +68,7 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _held(attribute: AttributeProto) -> Sequence[GraphProto]:
+    """The graphs of an attribute of one of these kinds."""
     return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
 
 
