@@ -2,13 +2,14 @@
 
 Its convolutions hold the channels of a position side by side, whatever their number. They read as many as there are,
 and write whole vectors: a wider layer never takes less time, but for a vector that is not full where there is no
-AVX-512. Measured on single convolutions in OpenVINO 2026.4 on one core of an AMD EPYC (Zen 4), with AVX-512 and without
-(`brgconv_avx512`, `brgconv_avx2`): from 8 channels to 16 a layer of 48 filters reads 1.6 times as long. What takes
-longer than in ONNX Runtime are adapters, as OpenVINO has reference kernels only for Gather, Pad and Concat of channels,
-on images with channels first, and reorders what is before and after them: measured between convolutions on an Intel
-Xeon with AVX-512, and less on the AMD EPYC. Tables are scaled by what ONNX Runtime takes on the same processor. Any
-operator takes twice as long by itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small
-classifier, AMD EPYC, Zen 4).
+AVX-512, or on a Zen 5. Measured on single convolutions in OpenVINO 2026.4 on one core of an AMD EPYC (Zen 4), with
+AVX-512 and without (`brgconv_avx512`, `brgconv_avx2`): from 8 channels to 16 a layer of 48 filters reads 1.6 times as
+long. On a Zen 5 half-masked published models are 1.03 times as fast with the number of AVX2 for a vector that is not
+full (three seeds of five models, sizes open), basic-pitch up to 1.25 times. What takes longer than in ONNX Runtime are
+adapters, as OpenVINO has reference kernels only for Gather, Pad and Concat of channels, on images with channels first,
+and reorders what is before and after them: measured between convolutions on an Intel Xeon with AVX-512, and less on the
+AMD EPYC. Tables are scaled by what ONNX Runtime takes on the same processor. Any operator takes twice as long by
+itself: 1.7 µs at open sizes where ONNX Runtime takes 0.9 (adapters of a small classifier, AMD EPYC, Zen 4).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from passes.targets.onnxruntime.processors import RATES, Form, Rates
 _ADAPTED, _REORDERED, _NODE = 6.0, 2.0, 2.0
 _REORDERS = 2
 
-# As how many vectors one counts that is not full, by the kind of processor: kernels of AVX2 write it slowly.
-_PART = {"avx2": 1.7}
+# As how many vectors one counts that is not full, by the kind of processor: kernels of AVX2 write it slowly, and so do
+# those of AVX-512 on a Zen 5, from which the table for other processors that have it comes.
+_PART = {"avx2": 1.7, "avx512": 1.7}
 
 
 @dataclass(frozen=True, kw_only=True)
