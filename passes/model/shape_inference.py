@@ -148,12 +148,8 @@ def _excerpt(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Siz
 
 def _is_settled(name: str, sizes: Sizes) -> bool:
     """Whether inference can say no more of the tensor, or there is none."""
-    if not name:
-        return True
-    dims = sizes.known(name)
-    if dims is None or len(dims) < 2:  # of vectors and numbers it follows the elements, too
-        return False
-    return not any(map(sizes.is_open, dims))
+    # of vectors and numbers it follows the elements, too
+    return not name or (len(sizes.of(name)) > 1 and not sizes.has_open(name))
 
 
 def _hide_misread(light: onnx.ModelProto) -> bool:
