@@ -17,8 +17,8 @@ from rich.table import Table
 
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import timed
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths.convolution_shape import ConvolutionShape
 
 SIDES = (56, 28, 14)
 WIDTHS = {

@@ -31,7 +31,8 @@ from rich.table import Table
 import passes
 from benchmarks.record import session
 from maskc.compilation.detect_cpu import instruction_set, processor, table_name
-from passes.targets.onnxruntime.processors import RATES, Rates
+from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths.rates import Rates
 from tests.generators.running import with_sizes
 from tests.models import networks
 

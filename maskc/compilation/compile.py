@@ -48,7 +48,8 @@ from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
 from passes.targets import registry
-from passes.targets.onnxruntime.processors import RATES, Lines, Rates
+from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths.rates import Lines, Rates
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.

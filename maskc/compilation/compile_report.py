@@ -16,7 +16,7 @@ from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from passes.planning.explanation import Held, MaskedAxis
-from passes.targets.base import Width
+from passes.targets.widths.wider_layers import Width
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from passes.cost.sizes_to_count_at import Sizes
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
 from passes.targets import registry
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.processors import ANY, Rates
+from passes.targets.onnxruntime.processors import ANY
+from passes.targets.widths.convolution_shape import ConvolutionShape
+from passes.targets.widths.rates import Rates
 from passes.weights.external_file import Store
 
 # One layer is run for so many seconds, and so often at least.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maskc.results.verification import Verification
     from passes.cost.cost_values import CountedAt
     from passes.planning.explanation import Held
-    from passes.targets.base import Width
+    from passes.targets.widths.wider_layers import Width
 
 
 # Of inputs, and of their sizes, no more are named.

@@ -43,8 +43,9 @@ from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
 from passes.targets import registry
-from passes.targets.base import ChannelMultiples, Target, Width
-from passes.targets.onnxruntime.channel_multiples import Align
+from passes.targets.base import Target
+from passes.targets.widths.channel_multiples import Align, choose_channel_multiples
+from passes.targets.widths.wider_layers import ChannelMultiples, Width
 from passes.weights.external_file import Store
 from passes.weights.statistics import is_finite
 
@@ -322,7 +323,7 @@ def planned(graph: gs.Graph, options: ShrinkOptions, recorder: Recorder, around:
     multiples = ChannelMultiples(chosen, facts)
     if options.align is not None:
         with recorder.step("widths", graph):
-            multiples = options.target.choose_channel_multiples(graph, facts, chosen, options)
+            multiples = choose_channel_multiples(graph, facts, chosen, options.align, options)
     first_facts, chosen, facts = facts, multiples.plan, multiples.facts
     for known in (first_facts, facts):
         known.plans.clear()  # which know the facts, too

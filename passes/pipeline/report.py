@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from passes.cost.cost_values import Cost
 from passes.planning.explanation import Held, MaskedAxis
-from passes.targets.base import Width
+from passes.targets.widths.wider_layers import Width
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from passes.targets.base import Target
-from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.processors import Lines, Rates
+from passes.targets.widths.channel_multiples import Align
+from passes.targets.widths.rates import Lines, Rates
 
 #: what a model is compiled for where nothing else is said
 DEFAULT = "any"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from passes.targets.onnxruntime.channel_multiples import Align
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.targets.openvino import channel_orders
 from passes.targets.openvino.processors import PROCESSORS
+from passes.targets.widths.channel_multiples import Align
 
 TITLE = "any runtime"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from passes.targets.onnxruntime.processors import Lines
 from passes.targets.onnxruntime.target import OnnxRuntime
+from passes.targets.widths.rates import Lines
 
 TITLE = "ONNX Runtime on CUDA"
 

@@ -15,10 +15,10 @@ from passes.graph.tensors import Array, shape_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
-from passes.targets.onnxruntime.estimated_time import Timing
-from passes.targets.onnxruntime.fusions import fused_nodes
-from passes.targets.onnxruntime.plan_steps import Network, PlanSteps, gate_operand
-from passes.targets.onnxruntime.processors import Rates
+from passes.targets.widths.estimated_time import Timing
+from passes.targets.widths.fusions import fused_nodes
+from passes.targets.widths.plan_steps import Network, PlanSteps, gate_operand
+from passes.targets.widths.rates import Rates
 
 # For each element.
 _BATCH_NORMALIZATION_FLOPS = 2

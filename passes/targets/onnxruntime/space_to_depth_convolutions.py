@@ -20,9 +20,9 @@ from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Dim, is_constant, operand, shape_of
 from passes.ops.elementwise import is_pointwise
 from passes.ops.shape import is_static
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
-from passes.targets.onnxruntime.operator_kernels import channel_blocks
-from passes.targets.onnxruntime.processors import Rates
+from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
+from passes.targets.widths.operator_kernels import channel_blocks
+from passes.targets.widths.rates import Rates
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import lazy
 

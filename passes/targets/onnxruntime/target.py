@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from passes.planning.planner import PlanOptions
-from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StoragePlan
-from passes.targets.base import ChannelMultiples
 from passes.targets.onnxruntime import (
-    channel_multiples,
-    fusions,
     half_precision_transpose,
     integer_kernels,
     keep_nchwc_layout,
@@ -21,8 +15,10 @@ from passes.targets.onnxruntime import (
     space_to_depth_convolutions,
     squeeze_reshapes,
 )
-from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.processors import RATES, Rates
+from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths import fusions
+from passes.targets.widths.channel_multiples import Align
+from passes.targets.widths.rates import Rates
 
 TITLE = "ONNX Runtime on CPUs"
 TABLES = RATES
@@ -30,7 +26,7 @@ TABLES = RATES
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """A `passes.targets.base.Target`. By `align` channels stay for the sake of widths; with rates, forms are chosen.
+    """A `passes.targets.base.Target`. By `align`, where it is rates, forms are chosen.
 
     elsewhere: whether the model is to be fast in other runtimes as well, and forms that are slower there are left out.
     """
@@ -40,13 +36,6 @@ class OnnxRuntime:
 
     def fused_nodes(self, graph: gs.Graph) -> Set[int]:
         return fusions.fused_nodes(graph)
-
-    def choose_channel_multiples(
-        self, graph: gs.Graph, facts: Facts, plan: StoragePlan, options: PlanOptions
-    ) -> ChannelMultiples:
-        if self.align is None:
-            return ChannelMultiples(plan, facts)
-        return channel_multiples.choose_channel_multiples(graph, facts, plan, self.align, options)
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.processors import RATES, Form, Rates
+from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths.convolution_shape import ConvolutionShape
+from passes.targets.widths.rates import Form, Rates
 
 # As many times what they take in ONNX Runtime. What an adapter delivers is reordered before it and after it.
 _ADAPTED, _REORDERED, _NODE = 6.0, 2.0, 2.0

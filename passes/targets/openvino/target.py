@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from passes.cost import sum_over_nodes
-from passes.planning.planner import PlanOptions
-from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StoragePlan
-from passes.targets.base import ChannelMultiples
-from passes.targets.onnxruntime import channel_multiples, fusions, space_to_depth_convolutions, squeeze_reshapes
-from passes.targets.onnxruntime.channel_multiples import Align
-from passes.targets.onnxruntime.processors import Rates
+from passes.targets.onnxruntime import space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.openvino import channel_orders, depth_to_space_convolutions
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
+from passes.targets.widths import fusions
+from passes.targets.widths.channel_multiples import Align
+from passes.targets.widths.rates import Rates
 
 TITLE = "OpenVINO on CPUs"
 TABLES = PROCESSORS
@@ -25,7 +22,7 @@ TABLES = PROCESSORS
 
 @dataclass(frozen=True)
 class OpenVino:
-    """A `passes.targets.base.Target`. By `align` plans are compared, and channels stay where all widths are asked for.
+    """A `passes.targets.base.Target`. By `align`, where it is rates, forms are chosen.
 
     It fuses the patterns that ONNX Runtime fuses. What it gets wrong of a source is right in the compiled model.
     """
@@ -34,13 +31,6 @@ class OpenVino:
 
     def fused_nodes(self, graph: gs.Graph) -> Set[int]:
         return fusions.fused_nodes(graph)
-
-    def choose_channel_multiples(
-        self, graph: gs.Graph, facts: Facts, plan: StoragePlan, options: PlanOptions
-    ) -> ChannelMultiples:
-        if self.align is None:
-            return ChannelMultiples(plan, facts)
-        return channel_multiples.choose_channel_multiples(graph, facts, plan, self.align, options)
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):

@@ -17,12 +17,12 @@ from maskc.errors import InputError
 from maskc.frontend import external_data, write_model_files
 from maskc.report.wording import masked_line
 from passes.model.prepare import prepared
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
-from passes.targets.onnxruntime.fusions import fusions
 from passes.targets.onnxruntime.processors import ANY, RATES
+from passes.targets.widths.convolution_shape import ConvolutionShape
+from passes.targets.widths.fusions import fusions
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
-from tests.passes.targets.test_channel_multiples import chain, widths
+from tests.passes.targets.widths.test_channel_multiples import chain, widths
 from tests.passes.text import loaded, model
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import passes
 from passes.adapters.placement import POLICIES
-from passes.targets.onnxruntime.channel_multiples import Align
+from passes.targets.widths.channel_multiples import Align
 from tests.generators.networks import network
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from passes import count, shrink
 from passes.targets import registry
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape
 from passes.targets.openvino.processors import PROCESSORS
+from passes.targets.widths.convolution_shape import ConvolutionShape
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.passes.text import mask, model, random

@@ -24,11 +24,11 @@ from passes.planning import planner
 from passes.planning.planner import PlanOptions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
-from passes.targets.base import ChannelMultiples, Width
-from passes.targets.onnxruntime.coupled_slices import CoupledSlices, Coupling
-from passes.targets.onnxruntime.estimated_time import Blocked, Timing
-from passes.targets.onnxruntime.plan_steps import Gains, Network, PlanSteps, picked
-from passes.targets.onnxruntime.processors import Lines, Rates
+from passes.targets.widths.coupled_slices import CoupledSlices, Coupling
+from passes.targets.widths.estimated_time import Blocked, Timing
+from passes.targets.widths.plan_steps import Gains, Network, PlanSteps, picked
+from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.wider_layers import ChannelMultiples, Width
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
 Align = int | Lines | Rates | Literal["all"]

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.expression_match import ANY, Expression, X, match_around
 from passes.graph.tensors import is_standard
 from passes.simplify.decomposed_activations import gelu
-from passes.targets.onnxruntime.operator_kernels import ChannelBlocks
+from passes.targets.widths.operator_kernels import ChannelBlocks
 
 
 @dataclass(frozen=True)

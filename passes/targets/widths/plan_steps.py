@@ -21,9 +21,9 @@ from passes.ops import rules
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
-from passes.targets.onnxruntime.convolution_shape import ConvolutionShape, convolution_shape
-from passes.targets.onnxruntime.fusions import Fusion, fusions
-from passes.targets.onnxruntime.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
+from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
+from passes.targets.widths.fusions import Fusion, fusions
+from passes.targets.widths.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness
 
 _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 

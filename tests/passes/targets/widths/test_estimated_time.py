@@ -9,9 +9,9 @@ import pytest
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.planner import plan
-from passes.targets.onnxruntime.estimated_time import Timing
-from passes.targets.onnxruntime.plan_steps import Network, PlanSteps
 from passes.targets.onnxruntime.processors import RATES
+from passes.targets.widths.estimated_time import Timing
+from passes.targets.widths.plan_steps import Network, PlanSteps
 from tests.generators import architectures
 from tests.generators.net import Masks
 

@@ -12,7 +12,7 @@ from passes.graph.tensors import Index, Mask, any_set, is_constant
 from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
-from passes.targets.onnxruntime.convolution_shape import is_depthwise
+from passes.targets.widths.convolution_shape import is_depthwise
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from passes.rewriting.storage_plan import Key
-from passes.targets.onnxruntime.plan_steps import Gains, PlanSteps, Step
-from passes.targets.onnxruntime.processors import Rates
+from passes.targets.widths.plan_steps import Gains, PlanSteps, Step
+from passes.targets.widths.rates import Rates
 
 # A constant map that is added is read as well: it takes so many times what another elementwise operator does. Where
 # sizes are open it is made at run time, of rows and of columns, by some operators more.
