@@ -20,7 +20,7 @@ help:
 	@echo "make test-fast  the tests that need no TensorFlow"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-release  more of the same, for hours"
-	@echo "make lint       ruff check and format check, and which room imports which"
+	@echo "make lint       ruff, which room imports which, and the wording of pages and messages"
 	@echo "make format     rewrite the sources as ruff wants them"
 	@echo "make types      mypy --strict on maskc and passes"
 	@echo "make docs       the documentation, into site/"
@@ -47,6 +47,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python -m lint
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """Writes docs/operators.md: what the rules of each ONNX operator say, read off the classes themselves.
 
-Run `python docs/operators.py` after a change of rules; a test compares the file with what this would write.
+Run `python docs/operators.py` after a change of rules; `make lint` compares the file with what this would write.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the JSON Schemas of what `--report out.json` and `maskc sweep` write, from its classes: maskc/report/schema.
 
-Run `python docs/report_schema.py` after a change of them; tests compare the files with what this would write.
+Run `python docs/report_schema.py` after a change of them; `make lint` compares the files with what this would write.
 """
 
 from __future__ import annotations

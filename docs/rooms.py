@@ -1,8 +1,8 @@
 """Draws docs/rooms.svg: the rooms of both packages, from the roof to the ground, and which imports which.
 
-Run `python docs/rooms.py` after a change of rooms; a test compares the file with what this would draw. The rooms and
-their order are those of the contract in pyproject.toml, and an arrow is an import that does not follow from others by
-way of a room in between.
+Run `python docs/rooms.py` after a change of rooms; `make lint` compares the file with what this would draw. The rooms
+and their order are those of the contract in pyproject.toml, and an arrow is an import that does not follow from others
+by way of a room in between.
 """
 
 from __future__ import annotations

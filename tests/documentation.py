@@ -81,6 +81,12 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def runs(block: Block) -> bool:
+    """Whether a block is for running and says nothing against it."""
+    runnable = block.language in ("python", "console", "sh") or block.title or block.said("printed") is not None
+    return bool(runnable) and block.said("not run") is None
+
+
 def markers(page: Path) -> list[str]:
     """The pytest markers that a page asks for."""
     return [marker for marker in MARKERS if f"<!-- {marker} -->" in page.read_text(encoding="utf-8")]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +15,15 @@ import numpy as np
 import onnx
 import pytest
 import typer
-import yaml
 from onnx import numpy_helper
 
 from maskc.cli import app
 from passes.ops import base
-from tests.documentation import PAGES, ROOT, Block, Reader, blocks, comparable, markers, session
+from tests.documentation import PAGES, ROOT, Reader, blocks, comparable, markers, runs, session
 from tests.maskc.command import maskc
 from tests.passes import text
 
 FIXTURES = ROOT / "fixtures"
-PARSERS: dict[str, Callable[[str], Any]] = {"yaml": yaml.safe_load, "json": json.loads}
-LANGUAGES = {"python", "console", "sh", "text", *PARSERS}
-
-# The blocks that are not run, by their first line. A new one is to be added here, so that none slips in.
-NOT_RUN = {
-    "README.md": [
-        "pip install .                  # the compiler: numpy, onnx, ONNX Runtime",
-        "make demo    # the table above",
-    ],
-    "CONTRIBUTING.md": ["make test-fast   # seconds: everything that needs no TensorFlow"],
-    "ci.md": ["ranking/"],
-    "trainer.md": [
-        "maskc train --model net.yaml --features features.yaml --data 'train-*' -o unpruned --pruning.flops_target 1",
-        "with tf.distribute.MirroredStrategy().scope():",
-    ],
-    "tutorial-keras.md": ["pip install '.[demo]'"],
-    "tutorial-onnx.md": ["pip install ."],
-}
-
-# Files that readers have, not the repository.
-GIVEN = {"flops.json", "manifest.json"}
-
-
-def runs(block: Block) -> bool:
-    """Whether a block is for running and says nothing against it."""
-    runnable = block.language in ("python", "console", "sh") or block.title or block.said("printed") is not None
-    return bool(runnable) and block.said("not run") is None
-
-
 RUN = [page for page in PAGES if any(map(runs, blocks(page)))]
 
 
@@ -215,64 +183,6 @@ def test_the_page_is_true(page: Path, directory: Path) -> None:
         reader.rewrite(page)
 
 
-def test_guides_say_at_once_what_to_do() -> None:
-    """A command, a function or an option is in the first hundred words of each tutorial and guide."""
-    nav = (
-        (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("  - Tutorials:")[2].partition("  - Reference:")[0]
-    )
-    guides = re.findall(r": ([\w-]+\.md)$", nav, re.M)
-    assert len(guides) >= 15
-    for guide in guides:
-        page = re.sub(r"<!--.*?-->", "", (ROOT / "docs" / guide).read_text(encoding="utf-8"), flags=re.S)
-        assert "`" in " ".join(page.split()[:100]), guide
-
-
-def test_the_readme_quotes_the_benchmarks() -> None:
-    """Each figure of its table is in the rows of that network on the page of benchmarks."""
-    quoted = (
-        (ROOT / "README.md")
-        .read_text()
-        .partition("<!-- quoted from benchmarks/pages/benchmarks.md -->\n")[2]
-        .partition("\n\n")[0]
-    )
-    measured = [
-        line.split("|")
-        for line in (ROOT / "benchmarks" / "pages" / "benchmarks.md").read_text().splitlines()
-        if "|" in line
-    ]
-    for row in quoted.splitlines()[2:]:
-        network, *figures = (cell.strip() for cell in row.strip("|").split("|"))
-        known = [cells for cells in measured if re.fullmatch(rf"{network}(, 1 thread|, 1, fixed)?", cells[1].strip())]
-        words = {cell.strip().partition(" ")[0] for cells in known for cell in cells}
-        assert known and set(filter(None, figures)) <= words, (network, figures)
-
-
-def test_every_block_is_run_or_is_known_not_to_be() -> None:
-    found: dict[str, list[str]] = {}
-    for page in PAGES:
-        for block in blocks(page):
-            assert block.language in LANGUAGES, (
-                f"{block} has the language {block.language!r}; indented blocks have none"
-            )
-            if not runs(block) and block.language not in PARSERS:
-                found.setdefault(page.name, []).append(block.text.splitlines()[0])
-    assert found == NOT_RUN
-
-
-def test_data_in_the_pages_can_be_parsed() -> None:
-    parsed = [PARSERS[b.language](b.text) for page in PAGES for b in blocks(page) if b.language in PARSERS]
-    assert parsed and all(parsed)
-
-
-def test_files_that_pages_name_exist() -> None:
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    there = {f"/{path}" for path in files.stdout.split()}
-    written = {block.title for page in PAGES for block in blocks(page)}
-    for page in PAGES:
-        for name in set(re.findall(r"`([\w/]+\.(?:py|yml|json|toml))`", page.read_text())) - written - GIVEN:
-            assert any(path.endswith(f"/{name}") for path in there), f"{page.name} names {name}"
-
-
 def test_what_is_compared() -> None:
     assert comparable("a  b\n", False) == comparable("a b", False)
     assert comparable("took 1.5 s, 3 ms", False) == comparable("took 17 s, 12.25 ms", False)
@@ -304,14 +214,6 @@ def test_a_page_that_lies_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             reader.follow(block)
         with pytest.raises(AssertionError, match=complaint):
             reader.follow(last)
-
-
-def test_the_reference_of_training_has_all_that_is_public() -> None:
-    """What users need comes first."""
-    listed = re.findall(r"^::: maskc\.train\.(\w+)", (ROOT / "docs" / "api-train.md").read_text(), re.M)
-    module = ast.parse((ROOT / "maskc" / "train" / "__init__.py").read_text())
-    (public,) = (item.value for item in module.body if isinstance(item, ast.Assign))
-    assert listed[0] == "MaskLayer" and sorted(listed) == sorted(ast.literal_eval(public))
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import maskc
-from benchmarks import page, pruning
+from benchmarks import pruning
 from benchmarks.peers import python_of
-from benchmarks.sections import compiled_models, pruned_models
+from benchmarks.sections import pruned_models
 
 SMALL = pruning.Settings(
     side=32,
@@ -134,14 +134,6 @@ def test_calls_are_clocked_and_left_as_they_were() -> None:
         assert [Counter().twice(n) for n in (1, 2)] == [2, 4]
     assert len(seconds) == 2 and min(seconds) > 0
     assert Counter.twice is method
-
-
-def test_the_page_has_what_the_records_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_models, "PICTURE", tmp_path / compiled_models.PICTURE.name)
-    text = page.PAGE.read_text()
-    for name, make in page.PARTS:
-        if (page.RESULTS / f"{name}.json").exists():
-            assert make(page._read(name)) in text, name
 
 
 def test_the_table_has_a_row_for_each_way_that_is_done() -> None:

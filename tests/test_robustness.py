@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import interruptions, robustness
-from benchmarks.page import PAGE
-from benchmarks.sections import correctness
 from tests.generators.hostile import FAULTS, Attempts, Case, attempt
 from tests.generators.mutated_models import mutated, mutated_masks
 from tests.generators.networks import network
@@ -96,12 +94,9 @@ def test_what_is_left_is_found(tmp_path: Path) -> None:
         onnx.load(tmp_path / "half.onnx")
 
 
-def test_the_page_says_what_the_records_hold() -> None:
-    page = PAGE.read_text()
+def test_the_records_hold_no_fault() -> None:
     found = record("robustness")
     assert found["onnx"]["faults"] == found["shell"]["faults"] == found["mutated"]["faults"] == []
-    assert correctness.robustness(found) in page
     ended = record("interruptions")
-    assert correctness.interruptions(ended) in page
     assert ended["threads"]["other_bytes"] == 0 and ended["threads"]["printed"] == ""
     assert all(each["left"] == [] for each in ended["interruptions"].values())

@@ -8,14 +8,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import typer
 
+from lint.files import ROOT, SOURCES, read
 from maskc.cli import app
-from tests.documentation import PAGES, ROOT
+from tests.documentation import PAGES
 
-PHRASES = tomllib.loads((ROOT / "tests" / "wording.toml").read_text(encoding="utf-8"))["phrase"]
-SOURCES = sorted([*(ROOT / "maskc").rglob("*.py"), *(ROOT / "passes").rglob("*.py")])
+PHRASES = tomllib.loads(read("tests/wording.toml"))["phrase"]
+REFERENCES = ("api.md", "api-passes.md", "api-train.md")
 TEMPLATES = sorted((ROOT / "maskc").rglob("*.j2"))
 # Of a page, what is not prose: comments, code and what programs print, and the targets of links. Comments of shell
 # and Python are.
@@ -99,47 +99,30 @@ def _file(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
-def test_of_pages(page: Path) -> None:
-    wrong = found(page.name, prose(page))
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("page", ["api.md", "api-passes.md", "api-train.md"])
-def test_of_references(page: str) -> None:
-    asked = re.findall(r"^::: (\S+)", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
-    not_prose = re.compile(r"^ +\w+: |^ *>>> .*", re.M)  # the names of arguments, and examples
+def references(page: str) -> Iterator[tuple[str, str]]:
+    """The docstrings that a reference shows, by their names, without the names of arguments and examples."""
+    asked = re.findall(r"^::: (\S+)", read(f"docs/{page}"), re.M)
     texts = [text for path in asked for text in described(path)]
-    assert len(texts) >= len(asked)
-    wrong = [
-        line
-        for name, text in texts
-        for line in found(name, " ".join(NOT_PROSE.sub(" ", not_prose.sub(" ", text)).split()))
-    ]
-    assert not wrong, "\n".join(wrong)
+    assert len(texts) >= len(asked), f"docs/{page}: a name without a docstring"
+    for name, text in texts:
+        yield name, " ".join(NOT_PROSE.sub(" ", re.sub(r"^ +\w+: |^ *>>> .*", " ", text, flags=re.M)).split())
 
 
-def test_of_help() -> None:
-    wrong = [line for name, text in helps() for line in found(name, text)]
-    assert not wrong, "\n".join(wrong)
+def texts() -> Iterator[tuple[str, str]]:
+    """All that users read, with where it stands."""
+    yield from ((page.name, prose(page)) for page in PAGES)
+    for page in REFERENCES:
+        yield from references(page)
+    yield from helps()
+    for source in SOURCES:
+        yield from ((f"{source.relative_to(ROOT)}:{number}", text) for number, text in messages(source))
+    yield from ((file.name, NOT_PROSE.sub(" ", file.read_text())) for file in TEMPLATES)
 
 
-def test_of_messages() -> None:
-    wrong = [
-        line
-        for source in SOURCES
-        for number, text in messages(source)
-        for line in found(f"{source.relative_to(ROOT)}:{number}", text)
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-def test_of_reports() -> None:
-    wrong = [line for file in TEMPLATES for line in found(file.name, NOT_PROSE.sub(" ", file.read_text()))]
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("phrase", [pytest.param(phrase, id=phrase["today"]) for phrase in PHRASES])
-def test_that_each_phrase_is_found(phrase: dict[str, str]) -> None:
-    assert phrase["say"] and re.search(phrase["find"], phrase["today"], re.I)
-    assert found(f"a page {phrase.get('where', '')}", phrase["today"])
+def faults() -> Iterator[str]:
+    """Phrases of the list where users read them, and entries of the list that do not find their own example."""
+    for phrase in PHRASES:
+        if not phrase["say"] or not found(f"a page {phrase.get('where', '')}", phrase["today"]):
+            yield f"tests/wording.toml: {phrase['find']!r} does not find {phrase['today']!r}"
+    for where, text in texts():
+        yield from found(where, text)
