@@ -7,8 +7,6 @@ sizes a value. `find_mask` and its relatives say of one tensor what to compute. 
 of one's own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
-import warnings
-
 from passes.adapters.placement import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.cost.sum_over_nodes import count
@@ -49,11 +47,3 @@ __all__ = [
     "report_with",
     "shrink",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """`Known`, the earlier name of `ConstantSlices`, for one version more."""
-    if name != "Known":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("passes.Known is called passes.ConstantSlices now.", FutureWarning, stacklevel=2)
-    return ConstantSlices

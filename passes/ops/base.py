@@ -32,7 +32,6 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, every, is_float, shape_of, volume
-from passes.rewriting import renamed_hooks
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
@@ -47,10 +46,6 @@ class Op:
 
     Subclasses override what they understand. All rules are functions of their arguments: an instance has no state.
     """
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        renamed_hooks.adopt(cls)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Forward: which slices of the outputs are constant, given what is known of the inputs."""
@@ -171,9 +166,6 @@ class Op:
     foldable = False
     #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none
     like = ""
-
-
-renamed_hooks.adopt(Op)
 
 
 class Linked(Op):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
@@ -78,11 +77,6 @@ class Rewriter:
     def required(self, node: gs.Node, index: int, axis: int) -> Mask | None:
         """Slices that the node being rewritten requires of input `index` along the axis, None if it requires all."""
         return self.plan.required.get((self._index, index, axis))
-
-    def seen(self, node: gs.Node, index: int, axis: int) -> Mask | None:
-        """The earlier name of `required`, for one version more."""
-        warnings.warn("`rewriter.seen` is called `rewriter.required` now.", FutureWarning, stacklevel=2)
-        return self.required(node, index, axis)
 
     # -- changes ---------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passes.ops import Op
-from passes.rewriting.renamed_hooks import RENAMED
 
 #: methods, attributes and properties of `Op` together
 MOST = 32
@@ -31,7 +30,7 @@ def classes(base: type[Op]) -> Iterator[type[Op]]:
 
 
 def members() -> list[str]:
-    return [name for name in vars(Op) if not name.startswith("__") and name not in RENAMED]
+    return [name for name in vars(Op) if not name.startswith("__")]
 
 
 def test_few_questions_are_asked_of_every_operator() -> None:
