@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from unittest.mock import patch
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
@@ -336,56 +337,15 @@ def check(
 # -- reading a graph --------------------------------------------------------------------------------
 
 
-def _show(array: Array) -> str:
-    if array.size <= 8:
-        return str(array.tolist())
-    if array.dtype.kind == "f" and array.ndim:
-        dead = [
-            f"axis {axis}: {zero} of {array.shape[axis]} zero"
-            for axis in range(array.ndim)
-            if (zero := int((~array.any(axis=tuple(i for i in range(array.ndim) if i != axis))).sum()))
-        ]
-        return "; ".join(dead) or "..."
-    return "..."
-
-
 def describe(model: ModelProto) -> str:
-    """The graph as one line per node, for a person to read."""
-    try:
+    """The graph with all inferred shapes in ONNX's textual syntax, as tests write one; large weights without values."""
+    with contextlib.suppress(Exception):
         model = onnx.shape_inference.infer_shapes(model)
-    except Exception as error:
-        return f"(shape inference fails: {error})\n" + "\n".join(_lines(model, {}))
-    shapes = {
-        i.name: "x".join(
-            str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in i.type.tensor_type.shape.dim
-        )
-        for i in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    }
-    return "\n".join(_lines(model, shapes))
-
-
-def _lines(model: ModelProto, shapes: Mapping[str, str]) -> Iterator[str]:
-    graph = model.graph
-    versions = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
-    yield f"opset {versions}, ir {model.ir_version}"
-    yield "inputs " + ", ".join(f"{i.name}[{shapes.get(i.name, '')}]" for i in graph.input)
-    for tensor in graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        yield f"  {tensor.name}: {array.dtype}{list(array.shape)} {_show(array)}"
-    for node in graph.node:
-        attributes = []
-        for a in node.attribute:
-            value = helper.get_attribute_value(a)
-            if isinstance(value, TensorProto):
-                array = numpy_helper.to_array(value)
-                value = f"{array.dtype}{list(array.shape)} {_show(array)}"
-            elif isinstance(value, onnx.GraphProto):
-                value = (
-                    "{"
-                    + " ; ".join(f"{n.op_type}({', '.join(n.input)})->{', '.join(n.output)}" for n in value.node)
-                    + "}"
-                )
-            attributes.append(f"{a.name}={value}")
-        made = ", ".join(f"{o}[{shapes.get(o, '')}]" for o in node.output)
-        yield f"  {made} = {node.op_type}({', '.join(node.input)}) {' '.join(attributes)}"
-    yield "outputs " + ", ".join(f"{o.name}[{shapes.get(o.name, '')}]" for o in graph.output)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for graph in graphs(copy.graph):
+        for tensor in graph.initializer:
+            if math.prod(tensor.dims) > 8:
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+    return onnx.printer.to_text(copy)
