@@ -29,8 +29,8 @@ import numpy as np
 import onnx
 
 import maskc
+from benchmarks.hostile import resident
 from benchmarks.large import transformer
-from tests.generators.hostile import resident
 from tests.generators.networks import network
 
 HERE = Path(__file__).parent

@@ -27,9 +27,9 @@ from typing import Any
 
 import onnx
 
+from benchmarks.hostile import BYTES, FAULTS, SECONDS, Attempts, Case, Ended, is_stated, onnx_test_models
+from benchmarks.mutated_models import mutated, mutated_masks
 from benchmarks.sections import correctness
-from tests.generators.hostile import BYTES, FAULTS, SECONDS, Attempts, Case, Ended, is_stated, onnx_test_models
-from tests.generators.mutated_models import mutated, mutated_masks
 from tests.generators.networks import network
 
 HERE = Path(__file__).parent

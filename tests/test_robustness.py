@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import interruptions, robustness
-from tests.generators.hostile import FAULTS, Attempts, Case, attempt
-from tests.generators.mutated_models import mutated, mutated_masks
+from benchmarks.hostile import FAULTS, Attempts, Case, attempt
+from benchmarks.mutated_models import mutated, mutated_masks
 from tests.generators.networks import network
 from tests.maskc import build
 

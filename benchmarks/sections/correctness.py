@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.hostile import FAULTS
 from benchmarks.sections.parts import section
-from tests.generators.hostile import FAULTS
 
 _CAMPAIGNS = {"onnx": "onnx's test models", "mutated": "mutated, from Python", "shell": "mutated, from the shell"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,34 @@ from tests.generators.check import adapters_cost, assert_same_function, check
 from tests.generators.form import assert_well_formed
 
 Array = NDArray[Any]
+_VERSIONS = {"ai.onnx.ml": 4}  # of domains; 1 of all others
 
 
-def model(signature: str, body: str, opset: int = 17, *, checked: bool = True, **weights: Array) -> onnx.ModelProto:
-    """`signature`: "(float[N,4] x) => (float[N,3] y)"; `body`: the nodes; weights by name; `checked`: it is valid."""
-    parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {signature} {{ {body} }}')
+def model(
+    signature: str, body: str, opset: int = 17, *, ir: int = 8, checked: bool = True, **weights: Array | tuple[int, ...]
+) -> onnx.ModelProto:
+    """A model in ONNX's textual syntax.
+
+    `signature`: "(float[N,4] x) => (float[N,3] y)", and between < and > the shapes that it notes of inner tensors.
+    `body`: the nodes, with their names in brackets; their domains are imported. `weights`, by name: their values, or
+    their shapes, for normal numbers that depend on name and shape alone. `checked`: the model is valid.
+    """
+    domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", body)))
+    imports = ", ".join(f'"{domain}": {_VERSIONS.get(domain, 1)}' for domain in domains)
+    imports = f'"": {opset}, {imports}' if domains else f'"": {opset}'
+    parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {signature} {{ {body} }}")
     for name, values in weights.items():
-        array = np.asarray(values)
+        array = drawn(name, *values) if isinstance(values, tuple) else np.asarray(values)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         parsed.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     if checked:
         onnx.checker.check_model(parsed, full_check=True)
     return parsed
+
+
+def drawn(name: str, *shape: int) -> Array:
+    """Normal float32 numbers that depend on the name."""
+    return np.random.default_rng([0, *name.encode()]).normal(size=shape).astype(np.float32)
 
 
 def compiled(source: onnx.ModelProto, target: str = registry.DEFAULT) -> Shrunk:

@@ -1,9 +1,11 @@
-"""What is written for ONNX Runtime's own operators computes what its kernels do."""
+"""Contrib operators: decompositions compute what the kernels of ONNX Runtime do, and channels around others go."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,15 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+from passes import Shrunk, shrink
 from passes.errors import GraphError
 from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS, missing_in_standard
+from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import checked
 from passes.ops import Op, base, register
+from tests.passes import text
+from tests.passes.text import compiled
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -448,13 +454,10 @@ def test_rules_of_a_users_own_come_first() -> None:
 
 
 def test_those_in_a_subgraph_are_decomposed() -> None:
-    bodies = [onnx.parser.parse_graph("b () => (float[2,4] o) { o = com.microsoft.QuickGelu (x) }") for _ in range(2)]
-    bodies[1].node[0].output[0] = bodies[1].output[0].name = "other"
-    node = helper.make_node("If", ["c"], ["y"], then_branch=bodies[0], else_branch=bodies[1])
-    inputs = [helper.make_tensor_value_info("x", 1, [2, 4]), helper.make_tensor_value_info("c", 9, [])]
-    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 1, [2, 4])])
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    branches = (
+        f"{n}_branch = {n} () => (float[2,4] o{n}) {{ o{n} = com.microsoft.QuickGelu(x) }}" for n in ("then", "else")
+    )
+    model = text.model("(float[2,4] x, bool c) => (float[2,4] y)", f"y = If<{', '.join(branches)}>(c)")
     written = decomposed(model)
     onnx.checker.check_model(written, full_check=True)
     for attribute in written.graph.node[0].attribute:
@@ -477,3 +480,145 @@ def test_a_layout_for_one_machine_is_refused(domain: str, op: str, attrs: dict[s
 def test_a_layer_keeps_its_name(op: str, layer: str) -> None:
     model, _ = model_of(op, FORMS[op](np.random.default_rng(0)), 17)
     assert [n.op_type for n in decomposed(model).graph.node if n.name == model.graph.node[0].name] == [layer]
+
+
+# -- operators that stay ---------------------------------------------------------------------------------------------
+
+
+def kept(*bits: int) -> Array:
+    return np.asarray(bits, np.float32)
+
+
+def widths(result: Shrunk) -> set[tuple[int, ...]]:
+    return {tuple(t.dims) for t in result.model.graph.initializer}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("bias", ["c", ""])
+def test_rows_of_a_weight_in_blocks_go(bits: int, flat: bool, bias: str) -> None:
+    """Masked columns of the product are not computed, and the layer after it reads only the others."""
+    rng = np.random.default_rng(0)
+    scales, zeros = floats(rng, 6, 2), rng.integers(0, 255, (6, -(-2 * bits // 8))).astype(np.uint8)
+    result = compiled(
+        text.model(
+            "(float[N,5,32] x) => (float[N,5,3] y)",
+            f"h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, z, , {bias})\n"
+            "g = Mul(h, m)\n y = MatMul(g, w)",
+            b=rng.integers(0, 255, (6, 2, 2 * bits)).astype(np.uint8),
+            s=scales.reshape(-1) if flat else scales,
+            z=zeros.reshape(-1) if flat else zeros,
+            m=kept(0, 1, 0, 1, 0, 1),
+            w=(6, 3),
+            **({"c": floats(rng, 6)} if bias else {}),
+        )
+    )
+    assert (3, 2, 2 * bits) in widths(result) and (3, 3) in widths(result)
+    assert result.report.after.macs * 2 == result.report.before.macs
+
+
+def test_channels_after_grouped_attention_go() -> None:
+    """The operator stays whole; what comes after it has shapes."""
+    result = compiled(
+        text.model(
+            "(float[1,5,6] x) => (float[1,5,3] y)",
+            "queries = MatMul(x, q)\n keys = MatMul(x, k)\n values = MatMul(x, v)\n"
+            "a, pk, pv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+            "(queries, keys, values, , , lengths, total)\n h = MatMul(a, w)\n g = Mul(h, m)\n y = MatMul(g, o)",
+            q=(6, 32),
+            k=(6, 16),
+            v=(6, 16),
+            w=(32, 6),
+            o=(6, 3),
+            m=kept(0, 1, 0, 1, 0, 1),
+            lengths=np.asarray([4], np.int32),
+            total=np.asarray(5, np.int32),
+        )
+    )
+    assert {(32, 3), (3, 3)} <= widths(result)
+
+
+@pytest.mark.parametrize("heads", [0, 4])
+def test_heads_go_through_a_rotation(heads: int) -> None:
+    """Of a tensor [batch, heads, tokens, channels], unless the number of heads is written down."""
+    angles = np.random.default_rng(0).uniform(0, 3, (9, 4))
+    result = compiled(
+        text.model(
+            "(float[2,5,6] x) => (float[2,5,3] y)",
+            "f = MatMul(x, w)\n h = Reshape(f, shape)\n t = Transpose<perm=[0,2,1,3]>(h)\n g = Mul(t, m)\n"
+            f"r = com.microsoft.RotaryEmbedding<num_heads={heads}>(g, at, cos, sin)\n"
+            "b = Transpose<perm=[0,2,1,3]>(r)\n n = Reshape(b, merged)\n y = MatMul(n, o)",
+            w=(6, 32),
+            o=(32, 3),
+            m=kept(0, 1, 0, 1).reshape(4, 1, 1),
+            cos=np.cos(angles),
+            sin=np.sin(angles),
+            at=np.arange(5)[None].repeat(2, 0),
+            shape=np.asarray([0, 0, 4, 8]),
+            merged=np.asarray([0, 0, 32]),
+        )
+    )
+    assert ((6, 16) in widths(result)) == (heads == 0)
+
+
+# -- operators of any form -------------------------------------------------------------------------------------------
+
+ALL = sorted({*OPERATORS, *OUTPUT_SHAPES, *IN_STANDARD_DOMAIN})
+
+
+def domain_of(op: str) -> str:
+    return "" if op in IN_STANDARD_DOMAIN else "com.microsoft"
+
+
+@pytest.mark.parametrize("op", ALL)
+def test_operators_without_operands_or_attributes_end_in_no_raw_error(op: str) -> None:
+    name = ".".join(filter(None, (domain_of(op), op)))
+    for operands in range(10):
+        body = f"y = {name}({', '.join(['x'] * operands)})"
+        with contextlib.suppress(GraphError):
+            shrink(text.model("(float[n,4] x) => (float[n,4] y)", body, 13, checked=False))
+
+
+ATTRIBUTES: dict[str, list[Any]] = {
+    "num_heads": [0, 1, 2, -1],
+    "kv_num_heads": [0, 1, 2],
+    "K": [0, 4],
+    "N": [0, 4],
+    "axis": [-1, 7],
+    "opset": [11, 13],
+    "alpha": [2.0],
+    "transA": [1],
+    "transBatchA": [1],
+    "activation": ["Relu", "Clip", "none"],
+    "activation_params": [[1.0], [0.0, 1.0]],
+    "qkv_hidden_sizes": [[2, 2, 2], [1], [0, 0, 0]],
+}
+SHAPES: list[list[int | str]] = [[], [1], [4], ["n", 4], [2, 3, 4], ["n", 3, 12], [12], [4, 12], [1, 2, 3, 3], [0, 4]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_operators_of_any_form_end_in_no_raw_error(seed: int) -> None:
+    """Nobody has checked them before: operands, types, shapes and attributes at random."""
+    rng = Random(seed)
+    for op in ALL:
+        inputs, stored = [], [numpy_helper.from_array(text.drawn("w", 4, 2), "w")]
+        names = [f"i{index}" if rng.random() > 0.1 else "" for index in range(rng.randrange(10))]
+        for name in filter(None, names):
+            shape, kind = rng.choice(SHAPES), rng.choice([np.float32] * 4 + [np.uint8, np.int32, np.float16])
+            if rng.random() < 0.5:
+                values = text.drawn(name, *(3 if d == "n" else int(d) for d in shape))
+                stored.append(numpy_helper.from_array(np.asarray(values * 3).astype(kind), name))
+            else:
+                element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+                inputs.append(helper.make_tensor_value_info(name, element, shape))
+        attributes = {name: rng.choice(values) for name, values in ATTRIBUTES.items() if rng.random() < 0.3}
+        outputs = [f"o{index}" for index in range(rng.choice([1, 1, 2, 4]))]
+        nodes = [
+            helper.make_node(op, names, outputs, domain=domain_of(op), **attributes),
+            helper.make_node("Relu", [outputs[0]], ["r"]),
+            helper.make_node("MatMul", ["r", "w"], ["y"]),
+        ]
+        graph = helper.make_graph(nodes, "any", inputs, [helper.make_tensor_value_info("y", 1, None)], stored)
+        imports = [helper.make_opsetid("", rng.choice([11, 13, 17, 21])), helper.make_opsetid("com.microsoft", 1)]
+        with contextlib.suppress(GraphError):
+            shrink(helper.make_model(graph, opset_imports=imports))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from benchmarks.hostile import RANDOM
 from tests.generators.check import check, describe
-from tests.generators.hostile import RANDOM
 from tests.generators.node_cases import Case, cases, operators
 from tests.generators.running import CannotRunError, Runner
 
