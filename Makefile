@@ -47,7 +47,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
-	$(BIN)/python -m lint
+	$(BIN)/python -m tests.lint
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lint.files import ROOT, SOURCES, read, script
+from tests.lint.files import ROOT, SOURCES, read, script
 
 ENTRIES = 16  # of a folder
 OPERATORS = 28  # of passes/ops

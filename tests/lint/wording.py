@@ -10,9 +10,9 @@ from pathlib import Path
 
 import typer
 
-from lint.files import ROOT, SOURCES, read
 from maskc.cli import app
 from tests.documentation import PAGES
+from tests.lint.files import ROOT, SOURCES, read
 
 PHRASES = tomllib.loads(read("tests/wording.toml"))["phrase"]
 REFERENCES = ("api.md", "api-passes.md", "api-train.md")

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from lint.files import ROOT, read
 from tests.documentation import PAGES, blocks, runs
+from tests.lint.files import ROOT, read
 
 PARSERS: dict[str, Callable[[str], Any]] = {"yaml": yaml.safe_load, "json": json.loads}
 LANGUAGES = {"python", "console", "sh", "text", *PARSERS}

@@ -12,7 +12,7 @@ import onnx
 
 from benchmarks import growth, large, page
 from benchmarks.sections import compiled_models
-from lint.files import ROOT, read, script
+from tests.lint.files import ROOT, read, script
 
 COMPILE_TIME = {"growth": growth, "large": large}
 

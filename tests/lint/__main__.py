@@ -1,10 +1,10 @@
-"""`python -m lint`: all checks, each fault on a line; exit code 1 where there is one."""
+"""`python -m tests.lint`: all checks, each fault on a line; exit code 1 where there is one."""
 
 from __future__ import annotations
 
 import sys
 
-from lint import generated, pages, rooms, wording
+from tests.lint import generated, pages, rooms, wording
 
 CHECKS = (rooms.faults, wording.faults, pages.faults, generated.faults)
 
