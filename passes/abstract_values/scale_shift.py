@@ -140,10 +140,9 @@ def with_constant(node: gs.Node) -> tuple[gs.Tensor, gs.Constant] | None:
     if len(node.inputs) != 2:
         return None
     first, second = node.inputs
-    swapped = is_constant(first)
-    if swapped == is_constant(second):
-        return None
-    return (second, first) if swapped else (first, second)
+    if is_constant(first):
+        return None if is_constant(second) else (second, first)
+    return (first, second) if is_constant(second) else None
 
 
 def along_one_axis(constant: gs.Constant, output: gs.Tensor) -> tuple[Array, int | None] | None:

@@ -16,7 +16,21 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import SMALL, Array, Dim, Mask, bits, shape_of
+from passes.graph.tensors import (
+    SMALL,
+    Array,
+    Dim,
+    Dtype,
+    Mask,
+    bits,
+    dimensions,
+    numpy_dtype,
+    rank_of,
+    shape_of,
+    values_of,
+)
+
+_INT64 = np.dtype(np.int64)
 
 # So many distinct rows of maps are few.
 _FEW_ROWS = 5
@@ -93,7 +107,7 @@ class Adapters:
                 return self._pad(tensor, sizes, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
             wider = self._pad(tensor, sizes, axis, (0, 1), values[0])
         else:
-            vector = values.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))])
+            vector = values.reshape([-1 if a == axis else 1 for a in range(rank_of(tensor))])
             wider = self.append(tensor, sizes, axis, self._editor.constant("fill", vector), len(values))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
@@ -121,15 +135,15 @@ class Adapters:
         if not (want & ~have & ~(missing & (original >= 0))).any():  # all that is missing is stored elsewhere
             return self._gather(tensor, axis, np.where(have, place, place[original])[want])
         current = self.fit(tensor, sizes, axis, have, want, fill, None)
-        shape = [-1 if a == axis else 1 for a in range(len(tensor.shape))]
+        shape, dtype = [-1 if a == axis else 1 for a in range(rank_of(tensor))], numpy_dtype(tensor)
         for number, rep in enumerate(dependence.reps):
-            factor = np.where(missing, dependence.coef[:, number], 0)[want].astype(tensor.dtype).reshape(shape)
+            factor = np.where(missing, dependence.coef[:, number], 0)[want].astype(dtype).reshape(shape)
             if factor.any():
                 picked = self._gather(tensor, axis, place[[rep]])
                 if (factor != 1).any():
                     picked = self._node("Mul", [picked, self._editor.constant("factor", factor)], "scaled", tensor)
                 current = self._node("Add", [current, picked], f"{tensor.name}_followed", tensor)
-        shift = np.where(missing, dependence.shift, 0)[want].astype(tensor.dtype).reshape(shape)
+        shift = np.where(missing, dependence.shift, 0)[want].astype(dtype).reshape(shape)
         if shift.any():
             inputs = [current, self._editor.constant("shift", shift)]
             current = self._node("Add", inputs, f"{tensor.name}_shifted", tensor)
@@ -153,7 +167,7 @@ class Adapters:
                 values = values[:1]  # an operator that reads it must not become a constant as large
             vector = values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             constant, uneven = self._editor.constant(f"{tensor.name}_constant", vector), False
-        if broadcast or (not uneven and sizes == list(constant.shape)):
+        if broadcast or (not uneven and sizes == list(dimensions(constant))):
             self._made[key] = constant
         else:
             self._made[key] = self._node("Expand", [constant, self._shape(sizes)], f"{tensor.name}_expanded", tensor)
@@ -172,7 +186,7 @@ class Adapters:
     def _axis_size(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
         """The size that the axis has at run time: [1]."""
         shape = self._once("Shape", [tensor], f"{tensor.name}_shape")
-        if len(tensor.shape) == 1:
+        if rank_of(tensor) == 1:
             return shape
         return self._once("Gather", [shape, self._editor.ints("axis", [axis])], f"{tensor.name}_size", axis=0)
 
@@ -303,18 +317,20 @@ class Adapters:
             self._made[key] = self._editor.constant("number", np.asarray(value, np.int64))
         return self._made[key]
 
-    def _once(self, op: str, inputs: list[gs.Tensor], hint: str, dtype: object = None, **attrs: object) -> gs.Tensor:
+    def _once(self, op: str, inputs: list[gs.Tensor], hint: str, dtype: Dtype = _INT64, **attrs: object) -> gs.Tensor:
         """The integers that a node computes; the same node is made once."""
-        key = op, *(t.values.tobytes() if isinstance(t, gs.Constant) else t.name for t in inputs)
+        key = op, *(values_of(t).tobytes() if isinstance(t, gs.Constant) else t.name for t in inputs)
         if key not in self._made:
-            self._made[key] = self._node(op, inputs, hint, None, **attrs)
-            self._made[key].dtype = dtype or np.int64
+            self._made[key] = made = self._node(op, inputs, hint, None, **attrs)
+            made.dtype = dtype
         return self._made[key]
 
     # -- single nodes ----------------------------------------------------------------------------------------------
 
-    def _node(self, op: str, inputs: list[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object) -> gs.Tensor:
-        output = self._editor.variable(hint, np.int64 if like is None else like.dtype)
+    def _node(
+        self, op: str, inputs: Sequence[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object
+    ) -> gs.Variable:
+        output = self._editor.variable(hint, _INT64 if like is None else like.dtype)
         return self._editor.emit(op, inputs, output, f"{hint}_{op.lower()}", attrs)
 
     def _gather(self, tensor: gs.Tensor, axis: int, index: Array) -> gs.Tensor:
@@ -326,19 +342,19 @@ class Adapters:
 
     def _pad(
         self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, amounts: tuple[int, int], value: Array
-    ) -> gs.Tensor:
-        pads = np.zeros((2, len(tensor.shape)), np.int64)
+    ) -> gs.Variable:
+        pads = np.zeros((2, rank_of(tensor)), np.int64)
         pads[:, axis] = amounts
         hint = f"{tensor.name}_padded"
         if self._editor.opset < 11:
             padded = self._node("Pad", [tensor], hint, tensor, pads=pads.reshape(-1).tolist(), value=float(value))
         else:
-            constant = self._editor.constant("fill", np.asarray(value, tensor.dtype))
+            constant = self._editor.constant("fill", np.asarray(value, numpy_dtype(tensor)))
             padded = self._node("Pad", [tensor, self._editor.ints("pads", pads.reshape(-1)), constant], hint, tensor)
         padded.shape = _longer(sizes, axis, int(sum(amounts)))
         return padded
 
-    def append(self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, constant: gs.Tensor, more: int) -> gs.Tensor:
+    def append(self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, constant: gs.Tensor, more: int) -> gs.Variable:
         """`tensor`, of these sizes, with so many slices of a constant after its own, of its other sizes at run time."""
         hint = tensor.name
         bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]

@@ -12,7 +12,7 @@ from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.slices import ConstantSlices, merge
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, shape_of
+from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, rank_of, shape_of
 from passes.ops import rules
 from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import AxisMask, Facts
@@ -88,7 +88,7 @@ def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap)
     if facts.size(tensor, axis) is None:
         return
     constant_map = constant_map.compact()
-    others = [a for a in range(len(tensor.shape)) if a != axis]
+    others = [a for a in range(rank_of(tensor)) if a != axis]
     for rows, other in zip(constant_map.index, others, strict=True):
         if rows is not None and rows.span != facts.span(tensor, other):
             return

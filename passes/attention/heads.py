@@ -17,7 +17,7 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, present, shape_of
+from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, numpy_dtype, present, shape_of
 from passes.ops import rules
 from passes.ops.matmul import MatrixProduct, Side
 from passes.ops.shape import Rearrangement, Reshape
@@ -315,9 +315,9 @@ class _Writer:
 
         current = tensor
         if not kept.all():
-            current = emit("Mul", current, "needed", kept.astype(tensor.dtype).reshape(shape))
+            current = emit("Mul", current, "needed", kept.astype(numpy_dtype(tensor)).reshape(shape))
         if shift.any():
-            current = emit("Add", current, "constants", shift.astype(tensor.dtype).reshape(shape))
+            current = emit("Add", current, "constants", shift.astype(numpy_dtype(tensor)).reshape(shape))
         if (order != np.arange(order.size)).any():
             current = emit("Gather", current, "order", order, axis=axis)
         return current

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of
+from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of, stored, values_of
 from passes.ops import rules
 from passes.ops.concat_split import Split
 from passes.ops.shape import Reshape, Transpose
@@ -146,11 +146,11 @@ class _Hoist:
         current = source
         for node in chain:
             inputs = [  # the values themselves are shared; only the part of them is made new
-                self.editor.constant(t.name, t._values) if isinstance(t, gs.Constant) else copies.get(t.name, t)
+                self.editor.constant(t.name, stored(t)) if isinstance(t, gs.Constant) else copies.get(t.name, t)
                 for t in node.inputs
             ]
             output, name = node.outputs[0], node.name or node.op.lower()
-            copies[output.name] = copy = self.editor.variable(output.name, output.dtype, list(output.shape))
+            copies[output.name] = copy = self.editor.variable(output.name, output.dtype, output.shape)
             current = self.editor.emit(node.op, inputs, copy, name, node.attrs, domain=node.domain, before=self.reshape)
         shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
         picked = self.editor.variable(f"{source.name}_part", source.dtype, shape)
@@ -172,11 +172,10 @@ def _parts(node: gs.Node, tensor: gs.Tensor, axis: int) -> list[_Part] | None:
     """What the node picks of the tensor along the axis, None if it does something else."""
     op, rank = rules(node), len(shape_of(tensor) or ())
     if isinstance(op, Gather) and node.inputs[0] is tensor and is_constant(node.inputs[1]):
-        index = np.asarray(node.inputs[1].values)
-        size = tensor.shape[axis]
-        if index.ndim or int(node.attrs.get("axis", 0)) % rank != axis:
+        index, size = values_of(node.inputs[1]), size_of(tensor, axis)
+        if size is None or index.ndim or int(node.attrs.get("axis", 0)) % rank != axis:
             return None
-        start = int(index) % int(size)
+        start = int(index) % size
         return [_Part(node.outputs[0], axis, start, start + 1, True)]
     if isinstance(op, Split) and int(node.attrs.get("axis", 0)) % rank == axis:
         sizes = [size for t in node.outputs if (size := size_of(t, axis)) is not None]

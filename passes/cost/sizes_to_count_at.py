@@ -18,7 +18,7 @@ from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
-from passes.graph.tensors import describe, element_of, is_constant, is_float, static_shape
+from passes.graph.tensors import describe, dimensions, element_of, is_constant, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of, written_by_unknown
 from passes.model.graph_to_onnx import described_as, outlined
@@ -203,7 +203,7 @@ def _shaped_by_operands(graph: gs.Graph) -> Iterator[onnx.ValueInfoProto]:
         if any(not is_constant(t) and len(t.shape or (0, 0)) < 2 for t in node.inputs[1:]):
             for tensor in node.outputs:
                 if tensor.dtype is not None and any(isinstance(d, int) for d in tensor.shape or ()):
-                    dims = [d if isinstance(d, int) else None for d in tensor.shape]
+                    dims = [d if isinstance(d, int) else None for d in dimensions(tensor)]
                     yield onnx.helper.make_tensor_value_info(tensor.name, element_of(tensor.dtype), dims)
 
 
@@ -232,7 +232,7 @@ def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Ma
     """A copy of the graph, where it has open sizes, in which these stand in place of their names."""
     sized = copied(graph) if symbols else graph
     for tensor in {id(t): t for t in _variables(sized)}.values() if symbols else ():
-        if tensor.shape is not None:
+        if isinstance(tensor, gs.Variable) and tensor.shape is not None:
             tensor.shape = [symbols.get(d) if isinstance(d, str) else d for d in tensor.shape]
     light = described_as(model)
     light.graph.input.extend(model.graph.input)

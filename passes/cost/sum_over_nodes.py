@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TypeGuard
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -81,7 +81,7 @@ def of_graph(graph: gs.Graph) -> Cost:
         width, reads = (None, None) if op.width_axis is None else _widths(node, op.width_axis)
         inside = [n for body in subgraphs(node) for scope in with_bodies(body) for n in scope.nodes]
         read = [*node.inputs, *(t for n in inside for t in n.inputs)] if inside else node.inputs
-        new = {id(t): math.prod(t.shape) for t in read if id(t) not in weights and _is_weight(t)}
+        new = {id(t): math.prod(t.shape) for t in read if _is_weight(t) and id(t) not in weights}
         weights |= new
         params = sum(new.values())
         if passed:
@@ -101,8 +101,8 @@ def of_graph(graph: gs.Graph) -> Cost:
 def params_of(graph: gs.Graph) -> int:
     """The parameters of a graph, as `of_graph` counts them."""
     nodes = (node for scope in with_bodies(graph) for node in scope.nodes)
-    weights = {id(t): t for node in nodes for t in node.inputs if _is_weight(t)}
-    return sum(math.prod(t.shape) for t in weights.values())
+    weights = {id(t): math.prod(t.shape) for node in nodes for t in node.inputs if _is_weight(t)}
+    return sum(weights.values())
 
 
 def flops_of(graph: gs.Graph) -> int:
@@ -134,8 +134,8 @@ def _all_made(node: gs.Node, made: set[int]) -> bool:
     return all(is_constant(t) or id(t) in made for _, t in present(node.inputs))
 
 
-def _is_weight(tensor: gs.Tensor) -> bool:
-    return is_constant(tensor) and (is_float(tensor) or np.dtype(tensor.dtype).itemsize == 1)
+def _is_weight(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
+    return is_constant(tensor) and (is_float(tensor) or tensor.dtype.itemsize == 1)
 
 
 # The operators that make weights for several positions of those that are stored, the last first.

@@ -14,11 +14,11 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
-from passes.graph.tensors import Array, Dim
+from passes.graph.tensors import Array, Dim, Dtype
 
 
 def variable(
-    name: str, dtype: object = None, shape: Sequence[Dim] | None = None, kind: str = "tensor_type"
+    name: str, dtype: Dtype | None = None, shape: Sequence[Dim] | None = None, kind: str = "tensor_type"
 ) -> gs.Variable:
     """As `gs.Variable`."""
     tensor = gs.Variable.__new__(gs.Variable)
@@ -51,6 +51,16 @@ def node(
         list.append(tensor.outputs, made)
     for tensor in outputs:
         list.append(tensor.inputs, made)
+    return made
+
+
+def snapshot(node: gs.Node) -> gs.Node:
+    """The node as it is now: its tensors do not count it among their producers and consumers."""
+    made = gs.Node.__new__(gs.Node)
+    around = _neighbours(made)
+    vars(made).update(op=node.op, name=node.name, attrs=dict(node.attrs), domain=node.domain, **around)
+    list.extend(around["inputs"], node.inputs)
+    list.extend(around["outputs"], node.outputs)
     return made
 
 
@@ -89,7 +99,7 @@ def take_apart(graph: gs.Graph) -> None:
     graph.nodes.clear()
 
 
-class _Neighbours(SynchronizedList):  # type: ignore[misc]
+class _Neighbours(SynchronizedList[Any]):
     """What comes before or after a tensor or node, which it does not keep alive: that would be a cycle of its own."""
 
     __slots__ = ("owner",)

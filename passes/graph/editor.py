@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,7 +12,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph import construct
 from passes.graph.subgraphs import seen_outside, with_bodies
-from passes.graph.tensors import Array, Dim
+from passes.graph.tensors import Array, Dim, Dtype
+
+_Tensor = TypeVar("_Tensor", bound=gs.Tensor)
 
 #: what is left to do once it is known that all of it can be done
 Change = Callable[[], None]
@@ -126,7 +128,7 @@ class GraphEditor:
         """A new initializer: int64 [values]."""
         return self.constant(hint, np.asarray(values, np.int64))
 
-    def variable(self, hint: str, dtype: object = None, shape: Sequence[Dim] | None = None) -> gs.Variable:
+    def variable(self, hint: str, dtype: Dtype | None = None, shape: Sequence[Dim] | None = None) -> gs.Variable:
         """A new tensor that a node is to write."""
         return construct.variable(self.names.fresh(hint), dtype, shape)
 
@@ -134,14 +136,14 @@ class GraphEditor:
         self,
         op: str,
         inputs: Sequence[gs.Tensor],
-        output: gs.Tensor,
+        output: _Tensor,
         name: str,
         attrs: Mapping[str, Any] | None = None,
         *,
         domain: str | None = None,
         before: gs.Node | None = None,
         after: gs.Node | None = None,
-    ) -> gs.Tensor:
+    ) -> _Tensor:
         """Put a new node in, and return its output. `name` is a hint.
 
         It comes right before `before`, or after `after` and all that was put there.

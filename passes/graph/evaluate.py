@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from passes.graph.process_wide import without_warnings
-from passes.graph.tensors import Array, is_standard, static_shape
+from passes.graph.tensors import Array, is_standard, static_shape, values_of
 
 # The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
 _FAST: dict[str, Callable[..., Array]] = {
@@ -166,5 +166,5 @@ def _alone(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> tuple
 
 def _attribute(value: object) -> object:
     if isinstance(value, gs.Constant):
-        return onnx.numpy_helper.from_array(np.asarray(value.values))
+        return onnx.numpy_helper.from_array(values_of(value))
     return value

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import is_constant
+from passes.graph.tensors import is_constant, numpy_dtype, values_of
 
 #: The tensor; any initializer.
 X, ANY = "x", "any"
@@ -90,7 +90,7 @@ def number_of(tensor: gs.Tensor) -> float | None:
     """The one number that an initializer holds, None if it holds more."""
     if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) != 1:
         return None
-    return float(np.asarray(tensor.values).reshape(()))
+    return float(values_of(tensor).reshape(()))
 
 
 def emit_expression(
@@ -103,7 +103,7 @@ def emit_expression(
             return data
         if isinstance(each, tuple):
             return emit(each, editor.variable(f"{output.name}_{str(each[0]).lower()}", data.dtype, data.shape))
-        return editor.constant(f"{output.name}_number", np.asarray(each, data.dtype))
+        return editor.constant(f"{output.name}_number", np.asarray(each, numpy_dtype(data)))
 
     def emit(each: Expression, into: gs.Tensor) -> gs.Tensor:
         assert isinstance(each, tuple)

@@ -6,6 +6,15 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
+from passes.graph.tensors import Dim
+
+
+class Body(gs.Graph):
+    """A graph that is an attribute of a node of control flow."""
+
+    #: shapes of its outputs as the model declares them, which computed ones may not be
+    declared: list[list[Dim] | None]
+
 
 def captured(node: gs.Node) -> list[gs.Tensor]:
     """Tensors of the outer graph that the subgraphs of this node name."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 Index = NDArray[np.int64]
 Dim = int | str | None
+#: an element type: the number of an ONNX type where numpy has none for it
+Dtype = np.dtype[Any] | int
 
 #: how nodes call the domain of the standard's operators
 STANDARD_DOMAINS = (None, "", "ai.onnx")
@@ -34,14 +36,37 @@ MOST_SLICES = 2**22
 MOST_ELEMENTS = 2**40
 
 
-def is_constant(tensor: gs.Tensor) -> bool:
+def is_constant(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether the tensor is an initializer (a sparse one is left as it is, like something computed)."""
-    return isinstance(tensor, gs.Constant) and not isinstance(tensor._values, SparseValues)
+    return isinstance(tensor, gs.Constant) and not isinstance(stored(tensor), SparseValues)
 
 
-def is_sparse(tensor: gs.Tensor) -> bool:
+def is_sparse(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether the tensor is a sparse initializer."""
-    return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
+    return isinstance(tensor, gs.Constant) and isinstance(stored(tensor), SparseValues)
+
+
+def stored(tensor: gs.Constant) -> Array | LazyValues:
+    """What an initializer holds: an array, or values that are read when they are needed, which this does not do."""
+    return tensor._values
+
+
+def store(tensor: gs.Constant, values: Array | LazyValues) -> None:
+    """Let an initializer hold other values."""
+    tensor._values = values
+
+
+def values_of(tensor: gs.Tensor) -> Array:
+    """The elements of an initializer, which are read if need be."""
+    assert isinstance(tensor, gs.Constant), tensor.name
+    return np.asarray(tensor.values)
+
+
+def initializer(node: gs.Node, index: int) -> gs.Constant:
+    """Input `index` of a node that has an initializer there."""
+    tensor = node.inputs[index]
+    assert isinstance(tensor, gs.Constant), tensor.name
+    return tensor
 
 
 def is_standard(node: gs.Node) -> bool:
@@ -55,12 +80,21 @@ def shape_of(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
     return None if shape is None else tuple(shape)
 
 
+def dimensions(tensor: gs.Tensor) -> Sequence[Dim]:
+    """`shape_of` a tensor whose rank is known."""
+    assert tensor.shape is not None, tensor.name
+    return tensor.shape
+
+
+def rank_of(tensor: gs.Tensor) -> int:
+    """Number of dimensions of a tensor of which it is known."""
+    return len(dimensions(tensor))
+
+
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     """The shape, None unless every size is static."""
-    shape = tensor.shape
-    if shape is None or not all(isinstance(d, _INTEGERS) for d in shape):
-        return None
-    return tuple(map(int, shape))
+    sizes = [int(d) for d in tensor.shape or () if isinstance(d, _INTEGERS)]
+    return tuple(sizes) if tensor.shape is not None and len(sizes) == len(tensor.shape) else None
 
 
 def size_of(tensor: gs.Tensor, axis: int) -> int | None:
@@ -96,7 +130,7 @@ def product(dims: Iterable[Dim]) -> int:
 
 
 @functools.cache
-def dtype_of(element: int) -> np.dtype[Any] | int:
+def dtype_of(element: int) -> Dtype:
     """What numpy has for an element type of ONNX, or the number of the type."""
     try:
         return onnx.helper.tensor_dtype_to_np_dtype(element)
@@ -104,9 +138,19 @@ def dtype_of(element: int) -> np.dtype[Any] | int:
         return element
 
 
-def element_of(dtype: np.dtype[Any] | int) -> int:
-    """The element type of ONNX for what `dtype_of` says."""
+def element_of(dtype: Dtype | None) -> int:
+    """The element type of ONNX for what `dtype_of` says; 0, undefined, for none."""
+    if dtype is None:
+        return onnx.TensorProto.UNDEFINED
     return dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def numpy_dtype(tensor: gs.Tensor) -> np.dtype[Any]:
+    """The type of the elements, float32 where it is not known. Raises TypeError for a type that numpy does not have."""
+    dtype = tensor.dtype
+    if isinstance(dtype, int):
+        raise TypeError(f"numpy has no type for the elements of {tensor.name}")
+    return np.dtype(np.float32) if dtype is None else dtype
 
 
 def is_float(tensor: gs.Tensor) -> bool:
@@ -183,4 +227,4 @@ def int_list(tensor: gs.Tensor | None) -> list[int] | None:
     """Values of a constant integer operand, None if it is absent or computed at run time."""
     if tensor is None or not is_constant(tensor):
         return None
-    return [int(v) for v in np.asarray(tensor.values).reshape(-1)]
+    return [int(v) for v in values_of(tensor).reshape(-1)]

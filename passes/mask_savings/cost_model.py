@@ -257,7 +257,7 @@ class _Building:
 
     # -- axes ----------------------------------------------------------------------------------------------------
 
-    def _label(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, int, tuple[Dim, ...]]]:
+    def _label(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, int, int, tuple[Dim, ...]]]:
         """Note the dimensions of the axes of a tensor; those that vary otherwise than the coupling says are yielded."""
         shape = shape_of(tensor) or ()
         for axis, size in enumerate(shape):
@@ -268,16 +268,17 @@ class _Building:
             if number is not None and self.dimensions[number].then == then:
                 self._axes[tensor.name, axis] = number, 0
             else:
-                yield tensor, axis, then
+                yield tensor, axis, size, then
 
-    def _follow(self, places: Sequence[tuple[gs.Tensor, int, tuple[Dim, ...]]]) -> None:
+    def _follow(self, places: Sequence[tuple[gs.Tensor, int, int, tuple[Dim, ...]]]) -> None:
         """Find the dimensions with which axes vary that the coupling does not reach, as of what an adapter makes.
 
         Of several that vary alike the one is believed that has the groups of an axis beside it, in an operand of its
         producer or in what reads it; where none is beside it, the only one.
         """
-        alike = {(tensor.name, axis): self._alike(tensor.shape[axis], then) for tensor, axis, then in places}
-        waiting = {(tensor.name, axis): tensor for tensor, axis, _ in places}
+        alike = {(tensor.name, axis): self._alike(size, then) for tensor, axis, size, then in places}
+        sizes = {(tensor.name, axis): size for tensor, axis, size, _ in places}
+        waiting = {(tensor.name, axis): tensor for tensor, axis, _, _ in places}
         while waiting:
             beside = {key: self._with_groups_beside(tensor, alike[key]) for key, tensor in waiting.items()}
             found = {key: numbers for key, numbers in beside.items() if len(numbers) == 1}
@@ -285,7 +286,8 @@ class _Building:
             if not found:
                 break
             for key, (number,) in found.items():
-                more = waiting.pop(key).shape[key[1]] - self.dimensions[number].size
+                del waiting[key]
+                more = sizes[key] - self.dimensions[number].size
                 if more >= 0:
                     self._axes[key] = number, more
                 else:

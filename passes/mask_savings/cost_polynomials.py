@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Array, is_constant
+from passes.graph import construct
+from passes.graph.tensors import Array, is_constant, shape_of, stored
 from passes.ops import rules
 
 #: an axis of a node's tensors: "inputs" or "outputs", which of them, and the axis
@@ -54,22 +55,21 @@ def evaluated(coefficients: Array, sizes: Array) -> Array:
 
 
 def _flops(node: gs.Node, sizes: Mapping[Place, int]) -> int:
-    trial = gs.Node(node.op, node.name, node.attrs, domain=node.domain)
-    trial.inputs = [_resized(tensor, "inputs", index, sizes) for index, tensor in enumerate(node.inputs)]
-    trial.outputs = [_resized(tensor, "outputs", index, sizes) for index, tensor in enumerate(node.outputs)]
+    inputs = [_resized(tensor, "inputs", index, sizes) for index, tensor in enumerate(node.inputs)]
+    outputs = [_resized(tensor, "outputs", index, sizes) for index, tensor in enumerate(node.outputs)]
+    trial = construct.node(node.op, node.name, node.attrs, inputs, outputs, node.domain)
     return rules(trial).cost(trial)[0]
 
 
 def _resized(tensor: gs.Tensor, side: str, index: int, sizes: Mapping[Place, int]) -> gs.Tensor:
     """A tensor like this one, of other sizes."""
     if tensor.is_empty():
-        return gs.Variable.empty()
-    shape = tensor.shape and [sizes.get((side, index, axis), size) for axis, size in enumerate(tensor.shape)]
-    if is_constant(tensor) and any(key[:2] == (side, index) for key in sizes):
-        return gs.Constant(tensor.name, np.broadcast_to(np.zeros((), tensor.dtype), shape))
-    # a constant may be large, and is never changed
-    return (
-        gs.Constant(tensor.name, tensor._values)
-        if is_constant(tensor)
-        else gs.Variable(tensor.name, tensor.dtype, shape)
-    )
+        return construct.variable("")
+    if is_constant(tensor):
+        shape = [sizes.get((side, index, axis), size) for axis, size in enumerate(tensor.shape)]
+        changes = any(key[:2] == (side, index) for key in sizes)
+        values = np.broadcast_to(np.zeros((), tensor.dtype), shape) if changes else stored(tensor)
+        return construct.constant(tensor.name, values)
+    dims = shape_of(tensor)
+    resized = None if dims is None else [sizes.get((side, index, axis), size) for axis, size in enumerate(dims)]
+    return construct.variable(tensor.name, tensor.dtype, resized)

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from passes.graph.subgraphs import captured, shared_constants
+from passes.graph.subgraphs import Body, captured, shared_constants
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, element_of, is_sparse, is_standard
 from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
@@ -99,7 +99,7 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     for tensor in read.values():
         if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
             _append(model.graph, tensor)
-        elif isinstance(tensor, gs.Constant) or tensor.type == "tensor_type":
+        elif not isinstance(tensor, gs.Variable) or tensor.type == "tensor_type":
             model.graph.input.extend([] if tensor.name in written else [_declared(tensor)])
         elif tensor.name in given:
             model.graph.input.append(given[tensor.name])
@@ -115,7 +115,7 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
 
 def _is_foreign(node: gs.Node) -> bool:
     """Whether onnx does not know the operator, so that nobody could infer what it writes."""
-    return not is_standard(node) and not onnx.defs.has(node.op, node.domain)
+    return not is_standard(node) and not onnx.defs.has(node.op, node.domain or "")
 
 
 def add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | None = None) -> None:
@@ -152,7 +152,7 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
         proto.doc_string = graph.doc_string
     proto.input.extend(_declared(t) for t in graph.inputs)
     proto.output.extend(_declared(t) for t in graph.outputs)
-    for value, dims in zip(proto.output, getattr(graph, "declared", ()), strict=False):
+    for value, dims in zip(proto.output, graph.declared if isinstance(graph, Body) else (), strict=False):
         _redeclare_open(value, dims)
     for tensor in _constants(graph):
         if outside is None or tensor.name not in outside:
@@ -165,7 +165,7 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
 
 def _declared(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     """The type and shape of a tensor, as far as they are known and need be said."""
-    kind = "tensor_type" if isinstance(tensor, gs.Constant) else tensor.type
+    kind = tensor.type if isinstance(tensor, gs.Variable) else "tensor_type"
     if tensor.dtype is None or kind not in _DECLARED:
         return onnx.ValueInfoProto(name=tensor.name)
     return _DECLARED[kind](tensor.name, element_of(tensor.dtype), tensor.shape)

@@ -15,6 +15,7 @@ from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, variable
+from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
 from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
@@ -27,8 +28,7 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
     """The graph of a model, with weights that are read as they lie in the model, and without shapes.
 
     Attributes are the numbers, strings, lists of these, initializers and graphs that they hold. Those of other types,
-    which no operator here reads, stay the `AttributeProto` that they are. A graph that is an attribute has `declared`:
-    the shapes that it declares of its outputs.
+    which no operator here reads, stay the `AttributeProto` that they are. A graph that is an attribute is a `Body`.
     """
     return _Scope({}, opset_of(model)).graph(model.graph)
 
@@ -61,7 +61,9 @@ class _Scope:
         self._said = {v.name: v for v in proto.value_info}
         inputs = [self._declared(v) for v in proto.input if v.name not in stored]
         outputs = [self._declared(v) for v in proto.output]
-        made = gs.Graph((), inputs, outputs, proto.name, proto.doc_string, self._opset)
+        made = (Body if self._is_body else gs.Graph)((), inputs, outputs, proto.name, proto.doc_string, self._opset)
+        if isinstance(made, Body):
+            made.declared = [dims_of(value) for value in proto.output]
         made.nodes = [self._node(n) for n in proto.node if not self._stores(n)]
         return made
 
@@ -117,9 +119,7 @@ class _Scope:
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
-            body = _Scope({**self._outside, **self._own}, self._opset, is_body=True).graph(proto.g)
-            body.declared = [dims_of(value) for value in proto.g.output]
-            return body
+            return _Scope({**self._outside, **self._own}, self._opset, is_body=True).graph(proto.g)
         try:
             if kind == AttributeProto.STRING:
                 return proto.s.decode()
@@ -149,7 +149,7 @@ def _values(stored: onnx.TensorProto | onnx.SparseTensorProto) -> LazyValues:
     return Inline(stored) if large else values
 
 
-class Stored(LazyValues):  # type: ignore[misc]
+class Stored(LazyValues):
     """Values that are read when they are first asked for, and kept then, in the type that numpy has for them."""
 
     def __init__(self, stored: onnx.TensorProto) -> None:

@@ -8,7 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.shape_inference import infer_node_outputs
 
-from passes.graph.tensors import dtype_of, element_of, is_constant, is_standard, present
+from passes.graph.tensors import dtype_of, element_of, is_constant, is_standard, present, values_of
 from passes.model.declarations import dims_of
 from passes.model.graph_to_onnx import add_node
 from passes.model.shape_inference import INFERRED
@@ -39,7 +39,7 @@ class Types:
         if not op or any(t.dtype is None for t in read.values()):
             return
         values = {
-            name: onnx.numpy_helper.from_array(t.values, name)
+            name: onnx.numpy_helper.from_array(values_of(t), name)
             for name, t in read.items()
             if is_constant(t) and not isinstance(t.dtype, int) and math.prod(t.shape) <= INFERRED
         }
@@ -54,6 +54,6 @@ class Types:
             return
         for tensor in node.outputs:
             kind = found.get(tensor.name)
-            if kind is not None and kind.tensor_type.elem_type:
+            if kind is not None and kind.tensor_type.elem_type and isinstance(tensor, gs.Variable):
                 tensor.dtype = dtype_of(kind.tensor_type.elem_type)
                 tensor.shape = dims_of(onnx.ValueInfoProto(type=kind))

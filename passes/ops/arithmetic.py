@@ -20,7 +20,7 @@ from passes.abstract_values.scale_shift import (
     with_constant,
 )
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.tensors import Array, any_set, is_constant, shape_of
+from passes.graph.tensors import Array, any_set, dimensions, is_constant, shape_of, values_of
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
@@ -37,7 +37,7 @@ class Arithmetic(Elementwise):
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         first, second = node.inputs
         for data, constant in ((first, second), (second, first))[: 2 if self.commutes else 1]:
-            if is_filled_with(constant, self.neutral) and keeps_shape(shape_of(data), constant.shape):
+            if is_filled_with(constant, self.neutral) and keeps_shape(shape_of(data), dimensions(constant)):
                 return data
         return None
 
@@ -180,12 +180,12 @@ class Where(Elementwise):
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         condition, chosen, other = node.inputs
-        truth = np.asarray(condition.values) if is_constant(condition) else np.array([False, True])
+        truth = values_of(condition) if is_constant(condition) else np.array([False, True])
         if truth.any() != truth.all():
             return None
         taken, left = (chosen, other) if truth.all() else (other, chosen)
         shape, beside = shape_of(taken), shape_of(left)
-        alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, condition.shape)
+        alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, dimensions(condition))
         return taken if alike else None
 
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Dim, is_float, operand, product, shape_of, volume
+from passes.graph.tensors import Dim, is_float, numpy_dtype, operand, product, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import Facts
@@ -33,7 +33,7 @@ class Attention(Op):
         else:
             k = writing.emit("Transpose", [k], _permuted(shape_of(k) or (), (0, 1, 3, 2)), perm=[0, 1, 3, 2])
         scale = float(node.attrs.get("scale", 0.0)) or float(size) ** -0.5
-        factor = writing.constant("scale", np.asarray(scale, q.dtype))
+        factor = writing.constant("scale", np.asarray(scale, numpy_dtype(q)))
         shape: list[Dim] = list(shape_of(q) or ())
         scaled = writing.emit("Mul", [q, factor], shape)
         shape[-1] = (shape_of(k) or (None,))[-1]

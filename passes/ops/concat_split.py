@@ -10,7 +10,7 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.editor import Change
-from passes.graph.tensors import Index, is_constant, shape_of, size_of
+from passes.graph.tensors import Index, is_constant, rank_of, shape_of, size_of
 from passes.ops.base import axis_attribute, register
 from passes.ops.movement import Movement, stored_alike
 from passes.rewriting.channel_facts import Facts
@@ -24,7 +24,7 @@ class Concat(Movement):
     """Operands side by side along `axis`; one that stores nothing there is left out."""
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        return axis if axis != node.attrs["axis"] % len(node.outputs[0].shape) else None
+        return axis if axis != node.attrs["axis"] % rank_of(node.outputs[0]) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.outputs[0])
@@ -89,7 +89,7 @@ class Concat(Movement):
         demands = super().required_inputs(node, facts, stored)
         if not demands:
             return {}
-        axis = node.attrs["axis"] % len(node.outputs[0].shape)
+        axis = node.attrs["axis"] % rank_of(node.outputs[0])
         return {
             key: Demand(d.need, optional=key[1] == axis, reason=d.reason, echo=d.echo) for key, d in demands.items()
         }

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices
-from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import is_constant, operand, shape_of, size_of
+from passes.graph.subgraphs import Body, subgraphs
+from passes.graph.tensors import is_constant, operand, shape_of, size_of, values_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 
@@ -83,9 +83,11 @@ class Rounds(ControlFlow):
         body = subgraphs(node)[0]
         ports, found = self.ports(node, body), False
         for (outer, inner), (_, out) in zip(ports.enter, ports.leave, strict=True):
-            given, declared = shape_of(node.inputs[outer]), shape_of(body.inputs[inner])
+            entered = body.inputs[inner]
+            given, declared = shape_of(node.inputs[outer]), shape_of(entered)
             if given is not None and declared is not None and len(given) != len(declared):
-                body.inputs[inner].shape = body.declared[out] = None
+                assert isinstance(entered, gs.Variable) and isinstance(body, Body)
+                entered.shape = body.declared[out] = None
                 found = True
         return found
 
@@ -159,7 +161,7 @@ class Scan(Rounds):
 
 
 def _is_true(tensor: gs.Tensor) -> bool:
-    return is_constant(tensor) and bool(np.asarray(tensor.values).all())
+    return is_constant(tensor) and bool(values_of(tensor).all())
 
 
 @register("If")
@@ -168,9 +170,11 @@ class If(ControlFlow):
 
     def taken(self, node: gs.Node) -> gs.Graph | None:
         condition = node.inputs[0]
-        if not is_constant(condition) or np.asarray(condition.values).size != 1:
+        if not is_constant(condition) or values_of(condition).size != 1:
             return None
-        return node.attrs["then_branch" if np.asarray(condition.values).all() else "else_branch"]
+        branch = node.attrs["then_branch" if values_of(condition).all() else "else_branch"]
+        assert isinstance(branch, gs.Graph)
+        return branch
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         branches = [(body, inside) for body in subgraphs(node) if (inside := facts.inside.get(id(body))) is not None]

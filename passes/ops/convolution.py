@@ -20,12 +20,15 @@ from passes.graph.tensors import (
     Index,
     Mask,
     any_set,
+    initializer,
     inverse,
     is_constant,
+    numpy_dtype,
     operand,
     product,
     shape_of,
     size_of,
+    values_of,
     volume,
 )
 from passes.ops.base import Op, register, rules
@@ -129,7 +132,7 @@ class Convolution(Op):
                 return
             mask, total = mask & constant.mask, total + constant.value
         if any_set(mask):
-            yield 0, 1, ConstantSlices(mask, total.astype(node.outputs[0].dtype or np.float32))
+            yield 0, 1, ConstantSlices(mask, total.astype(numpy_dtype(node.outputs[0])))
 
     @staticmethod
     def _touched(nonzero: Nonzero, channels: Mask, groups: int) -> Mask:
@@ -173,7 +176,7 @@ class Convolution(Op):
         value = result.value
         if constant is not None:
             value = value + constant.value.reshape(-1, *[1] * len(result.index))
-        yield 0, 1, ConstantMap(mask, value.astype(node.outputs[0].dtype or np.float32), result.index)
+        yield 0, 1, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), result.index)
 
     def windows(self, node: gs.Node) -> list[Window] | None:
         """The windows over the spatial axes, None if they are not understood."""
@@ -301,7 +304,7 @@ class Convolution(Op):
         return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
 
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
-        return tuple(node.inputs[1].shape[2:])
+        return tuple(initializer(node, 1).shape[2:])
 
     # -- rewriting -----------------------------------------------------------------------------------------------
 
@@ -367,18 +370,18 @@ class Convolution(Op):
         """Add what these maps bring to the output: its distinct rows and columns, expanded when the model is loaded."""
         added = self.convolved(rewriter.before, rewriter.facts, maps, outputs)
         assert added is not None
-        value = added.value[added.mask].astype(rewriter.before.inputs[1].dtype)
+        value = added.value[added.mask].astype(numpy_dtype(rewriter.before.inputs[1]))
         rewriter.add_after(node, rewriter.expanded(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
     @staticmethod
     def _add_bias(node: gs.Node, rewriter: Rewriter, shift: Array) -> None:
-        bias, dtype = operand(node, 2), np.dtype(rewriter.before.inputs[1].dtype)
+        bias, dtype = operand(node, 2), numpy_dtype(rewriter.before.inputs[1])
         if not shift.any():
             return
         if bias is None:
             rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
         elif is_constant(bias):
-            values = (shift + np.asarray(bias.values, np.float64)).astype(dtype)
+            values = (shift + values_of(bias).astype(np.float64)).astype(dtype)
             rewriter.set_input(node, 2, rewriter.shifted(bias, shift, values))
         else:
             rank = len(rewriter.shape(rewriter.before.outputs[0]))

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Reads, Sets
-from passes.graph.tensors import Array, Dim, Mask, is_constant, product, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, numpy_dtype, product, shape_of, values_of, volume
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -131,7 +131,7 @@ class SumOfProducts(Op):
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         labels = self.labels(node, facts)
-        dtype = node.outputs[0].dtype or np.float32
+        dtype = numpy_dtype(node.outputs[0])
         dead = {k: np.logical_or.reduce([facts.zero(node.inputs[i], a) for i, a in k.at]) for k in labels}
         nothing = any(k.out is None and dead[k].all() for k in labels)
         pair = self._pair(node)
@@ -268,7 +268,7 @@ class SumOfProducts(Op):
         given, _ = self._grid(inner, removed)
         if not given.any():
             return
-        w = np.asarray(before.inputs[weight].values)
+        w = values_of(before.inputs[weight])
         for k in labels:
             stored, at = left.get(k.letter), dict(k.at)
             if k.out is not None and stored is not None and weight in at:
@@ -280,7 +280,7 @@ class SumOfProducts(Op):
         rank = len(rewriter.shape(before.outputs[0]))
         sizes = iter(total.shape)
         shape = [next(sizes) if a in outs else 1 for a in range(rank)]
-        rewriter.add_after(node, total.reshape(shape).astype(before.outputs[0].dtype or np.float32))
+        rewriter.add_after(node, total.reshape(shape).astype(numpy_dtype(before.outputs[0])))
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """A scale along an axis that only the weights have; a shift has no place here."""

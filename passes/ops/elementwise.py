@@ -29,7 +29,9 @@ from passes.graph.tensors import (
     is_float,
     operand,
     present,
+    rank_of,
     shape_of,
+    values_of,
 )
 from passes.ops.base import Linked, register, rules
 from passes.rewriting.channel_facts import Facts
@@ -223,7 +225,7 @@ class Elementwise(Linked):
     ) -> ConstantMap | None:
         """What is known of one operand, as maps of slices along this axis of the output; None if nothing is."""
         tensor, output = node.inputs[index], node.outputs[0]
-        size, rank = facts.size(output, axis) or 0, len(output.shape)
+        size, rank = facts.size(output, axis) or 0, rank_of(output)
         own: int | None = aligned.get(index)
         if own is not None:
             constant_map = facts.maps(tensor, own)
@@ -402,6 +404,6 @@ class Dropout(Copy):
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         mode = operand(node, 2)
-        never = mode is None or (is_constant(mode) and not np.any(mode.values))
+        never = mode is None or (is_constant(mode) and not values_of(mode).any())
         mask_is_read = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
         return node.inputs[0] if never and not mask_is_read else None

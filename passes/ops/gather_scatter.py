@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
-from passes.graph.tensors import Array, Index, Mask, is_constant, product, shape_of, size_of
+from passes.graph.construct import constant
+from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, product, shape_of, size_of, values_of
 from passes.ops.base import axis_attribute, gathered, register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -124,7 +125,7 @@ def _components(node: gs.Node, first: int) -> list[Index] | None:
     values = np.asarray(node.inputs[1].values)
     found = []
     for k in range(count):
-        index = settled(gs.Constant("", values[..., k]), size_of(node.inputs[0], first + k))
+        index = settled(constant("", values[..., k]), size_of(node.inputs[0], first + k))
         if index is None:
             return None
         found.append(index)
@@ -137,7 +138,7 @@ def _renumbered(node: gs.Node, rewriter: Rewriter, first: int) -> None:
     masks = [rewriter.required(node, 0, first + k) for k in range(count)]
     if all(required is None for required in masks):
         return
-    values = np.array(node.inputs[1].values, np.int64)
+    values = values_of(node.inputs[1]).astype(np.int64)
     for k, required in enumerate(masks):
         if required is not None:
             values[..., k] = (np.cumsum(required) - 1)[values[..., k]]
@@ -267,7 +268,7 @@ class ScatterND(Scattering):
         for axis in range(tuples.shape[1]):
             size = facts.size(node.inputs[0], axis) or 0
             data = facts.known(node.inputs[0], axis)
-            dtype = node.outputs[0].dtype or np.float32
+            dtype = numpy_dtype(node.outputs[0])
             found = ConstantSlices(np.zeros(size, bool), np.zeros(size, dtype)) if data is None else data
             touched, written = self._overwritten(node, facts, tuples, axis)
             kept = ConstantSlices(found.mask & ~touched, found.value)
@@ -285,11 +286,11 @@ class ScatterND(Scattering):
         count = product(shape[:-1])
         known = None
         if is_constant(updates):
-            flat = gs.Constant(f"{updates.name}/rows", facts.value(updates).reshape(count, -1))
-            known = facts.known(flat, 0) if flat.values.size else None
+            rows = facts.value(updates).reshape(count, -1)
+            known = facts.known(constant(f"{updates.name}/rows", rows), 0) if rows.size else None
         elif len(shape) == 2:
             known = facts.known(updates, 0)
-        return ConstantSlices(np.zeros(count, bool), np.zeros(count, updates.dtype)) if known is None else known
+        return ConstantSlices(np.zeros(count, bool), np.zeros(count, numpy_dtype(updates))) if known is None else known
 
     @staticmethod
     def _overwritten(node: gs.Node, facts: Facts, tuples: Array, axis: int) -> tuple[Mask, Mask]:

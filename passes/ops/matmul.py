@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,7 +15,21 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Reads, Sets
 from passes.graph.editor import Change, all_or_none
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, operand, product, shape_of, volume
+from passes.graph.tensors import (
+    Array,
+    Index,
+    Mask,
+    inverse,
+    is_constant,
+    numpy_dtype,
+    operand,
+    product,
+    rank_of,
+    shape_of,
+    size_of,
+    values_of,
+    volume,
+)
 from passes.ops.base import Op, register
 from passes.ops.einsum import VectorProduct
 from passes.rewriting.channel_facts import Facts
@@ -83,7 +98,7 @@ class MatrixProduct(Op):
             dead = [facts.zero(node.inputs[i], a) for i, a in enumerate(aligned) if a is not None]
             if self.addend(node) is None and dead and np.logical_or.reduce(dead).any():
                 mask = np.logical_or.reduce(dead)
-                found[axis] = ConstantSlices(mask, np.zeros(mask.shape, node.outputs[0].dtype or np.float32))
+                found[axis] = ConstantSlices(mask, np.zeros(mask.shape, numpy_dtype(node.outputs[0])))
         for axis, known in found.items():
             if known.mask.any():
                 yield 0, axis, known
@@ -117,11 +132,11 @@ class MatrixProduct(Op):
         return self._plus_addend(node, facts, weight.out, mask, total)
 
     def _plus_addend(self, node: gs.Node, facts: Facts, axis: int, mask: Mask, total: Array) -> ConstantSlices | None:
-        dtype = node.outputs[0].dtype or np.float32
+        dtype = numpy_dtype(node.outputs[0])
         c = self.addend(node)
         if c is None:
             return ConstantSlices(mask, total.astype(dtype))
-        aligned = axis - (len(node.outputs[0].shape) - len(c.shape or ()))
+        aligned = axis - (rank_of(node.outputs[0]) - len(c.shape or ()))
         if aligned >= 0 and facts.size(c, aligned) == mask.size:
             known = facts.known(c, aligned)
         else:
@@ -246,7 +261,7 @@ class MatrixProduct(Op):
             if known is not None:
                 mask = ~facts.nonzero(w, (weight.inner, weight.free)).columns(~known.mask)
                 value = self._product(facts, w, weight, known, known.mask)
-                yield 0, weight.out, ConstantMap(mask, value.astype(node.outputs[0].dtype or np.float32), known.index)
+                yield 0, weight.out, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), known.index)
 
     @staticmethod
     def _product(facts: Facts, w: gs.Tensor, weight: Side, known: ConstantMap, slices: Mask) -> Array:
@@ -272,7 +287,7 @@ class MatrixProduct(Op):
             size = facts.size(node.outputs[0], axis)
             if size is None:
                 continue
-            own = [axis - (out - len(t.shape)) for t in node.inputs[:2]]
+            own = [axis - (out - rank_of(t)) for t in node.inputs[:2]]
             sizes = [facts.size(t, a) if a >= 0 else 1 for t, a in zip(node.inputs[:2], own, strict=True)]
             if None not in sizes:
                 left, right = (a if a >= 0 and s == size else None for a, s in zip(own, sizes, strict=True))
@@ -338,18 +353,18 @@ class MatrixProduct(Op):
         y = rewriter.before.outputs[0]
         others = {a: rewriter.stored(y, a) for a in range(len(rewriter.shape(y)))}
         kept = others.pop(axis)
-        value = (added.value if kept is None else added.value[kept]).astype(y.dtype or np.float32)
+        value = (added.value if kept is None else added.value[kept]).astype(numpy_dtype(y))
         stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, others)
         rewriter.add_after(node, rewriter.expanded(stored, axis))
 
     def _add(self, node: gs.Node, rewriter: Rewriter, axis: int, total: Array) -> None:
         """Add a vector along `axis` of the output: into a constant addend, else by an Add after it."""
         rank = len(rewriter.shape(rewriter.before.outputs[0]))
-        dtype = rewriter.before.outputs[0].dtype or np.float32
+        dtype = numpy_dtype(rewriter.before.outputs[0])
         vector = total.reshape([-1] + [1] * (rank - 1 - axis)) if axis < rank - 1 else total
         c = self.addend(node)
         if c is not None and is_constant(c):
-            added = (self.beta(node) * np.asarray(c.values, np.float64) + vector).astype(dtype)
+            added = (self.beta(node) * values_of(c).astype(np.float64) + vector).astype(dtype)
             node.attrs["beta"] = 1.0
             rewriter.set_input(node, 2, rewriter.shifted(c, vector, added))
         else:
@@ -437,9 +452,8 @@ class Gemm(MatrixProduct):
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         bias, axis = self.addend(node), 0 if node.attrs.get("transB", 0) else 1
-        columns = shape_of(node.inputs[1])
-        constant = bias is None or is_constant(bias)
-        wide = bias is None or (constant and columns is not None and int(np.prod(bias.shape)) == columns[axis])
+        columns = size_of(node.inputs[1], axis)
+        wide = bias is None or (is_constant(bias) and prod(bias.shape) == columns)
         plain = self.alpha(node) == self.beta(node) == 1.0
         return plain and wide and fuser.into_weights(node, affine, axis, 1)
 
@@ -448,7 +462,7 @@ class Gemm(MatrixProduct):
         if index != 0 or affine.axis not in (None, 1) or node.attrs.get("transA", 0):
             return None
         if affine.shift.any():
-            wide = bias is None or list(bias.shape) == [list(node.inputs[1].shape or (0, 0))[out]]
+            wide = bias is None or shape_of(bias) == (size_of(node.inputs[1], out),)
             if not wide or self.alpha(node) != 1 or self.beta(node) != 1:
                 return None
         return fuser.from_inputs(node, affine, (out, 1 - out))

@@ -14,7 +14,7 @@ from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, every, is_constant, is_float, present, size_of
+from passes.graph.tensors import Array, every, is_constant, is_float, numpy_dtype, present, rank_of, size_of
 from passes.ops.base import Linked
 from passes.rewriting.channel_facts import Facts
 
@@ -73,7 +73,7 @@ class Movement(Linked):
         known, output = facts.maps(node.inputs[part.input], part.input_axis), node.outputs[part.output]
         if known is None or part.split:
             return None
-        rank, rows = len(output.shape), list(known.index)
+        rank, rows = rank_of(output), list(known.index)
         targets: dict[int, list[int]] = {}  # output axis: the axes of the input that lie along it
         for place, given in enumerate(known.index):
             if given is not None:
@@ -107,7 +107,7 @@ class Movement(Linked):
         """The axis of the output that positions along this axis of the input go to, and the rows there."""
         output = node.outputs[part.output]
         if rows.course is not None:
-            for a in range(len(output.shape)):
+            for a in range(rank_of(output)):
                 if self.along(node, part.input, part.output, a) == axis and facts.span(output, a) == rows.span:
                     return a, rows
             return None
@@ -202,6 +202,6 @@ def _evaluated(
     results = evaluate(node, facts.opset, [np.moveaxis(value, 0, axis), *rest])
     if results is None or results[0].shape != np.moveaxis(value, 0, axis).shape:
         return None
-    full = np.zeros((known.mask.size, *value.shape[1:]), node.outputs[0].dtype or np.float32)
+    full = np.zeros((known.mask.size, *value.shape[1:]), numpy_dtype(node.outputs[0]))
     full[known.mask] = np.moveaxis(results[0], axis, 0)
     return ConstantMap(known.mask, full, tuple(index))

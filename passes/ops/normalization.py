@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
-from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, present, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, numpy_dtype, operand, present, shape_of, volume
 from passes.ops.base import UNKNOWN, Op, axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
@@ -236,7 +236,7 @@ class RMSNormalization(NormalizationFromAxis):
             at.finish(result, axis, required, out, scale, bias)
             return
         factors = rewriter.constant("scale", (scale[required] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
-        share = rewriter.constant("share", np.asarray(np.sqrt(k / n), rewriter.before.inputs[0].dtype))
+        share = rewriter.constant("share", np.asarray(np.sqrt(k / n), numpy_dtype(rewriter.before.inputs[0])))
         inputs = [rewriter.emit("Mul", [node.inputs[0], share], node.inputs[0]), factors]
         if (required == out).all():
             node.inputs = inputs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Array, Mask
+from passes.graph.tensors import Array, Mask, numpy_dtype
 from passes.rewriting.lower_ops import Rewriter
 
 
@@ -41,11 +41,11 @@ class DecomposedNormalization:
 
     def __init__(self, node: gs.Node, rewriter: Rewriter) -> None:
         self.node, self.rewriter = node, rewriter
-        self.dtype = np.dtype(rewriter.before.inputs[0].dtype)
+        self.dtype = numpy_dtype(rewriter.before.inputs[0])
         self.narrow = self.dtype.itemsize < 4  # statistics of half precision are taken in single precision
         self.data = rewriter.cast(node.inputs[0], np.dtype(np.float32)) if self.narrow else node.inputs[0]
 
-    def emit(self, op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Tensor:
+    def emit(self, op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Variable:
         return self.rewriter.emit(op, list(inputs), self.data, **attrs)
 
     def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
@@ -53,7 +53,7 @@ class DecomposedNormalization:
 
     def _number(self, value: Array | float) -> gs.Constant:
         """One number, or a column of one for each group."""
-        values = np.asarray(value, self.data.dtype)
+        values = np.asarray(value, numpy_dtype(self.data))
         return self.rewriter.constant("statistic", values.reshape(()) if values.size == 1 else values.reshape(-1, 1))
 
     def times(self, tensor: gs.Tensor, value: Array | float) -> gs.Tensor:
@@ -104,5 +104,7 @@ class DecomposedNormalization:
         factors = self.rewriter.constant("scale", scale[out].astype(self.dtype).reshape(along))
         addends = self.rewriter.constant("bias", bias[out].astype(self.dtype).reshape(along))
         scaled = self.rewriter.emit("Mul", [result, factors], like)
-        result.shape, scaled.shape = list(shape), list(shape)  # ones and zeros are required to do nothing
+        for tensor in (result, scaled):
+            assert isinstance(tensor, gs.Variable)
+            tensor.shape = list(shape)  # ones and zeros are required to do nothing
         self.rewriter.become(self.node, "Add", [scaled, addends])

@@ -10,7 +10,7 @@ from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.symbolic_sizes import Extent, Window
-from passes.graph.tensors import MOST_SLICES, int_list, operand, shape_of
+from passes.graph.tensors import MOST_SLICES, int_list, numpy_dtype, operand, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -93,8 +93,8 @@ class Pad(Movement):
         value = self._value(node, facts)
         for link in facts.links(node):
             if link.source is not None and value is not None:
-                key, dtype = (0, link.output_axis), node.inputs[0].dtype
-                values = np.full(link.source.shape, value, np.float32 if dtype is None else dtype)
+                key, dtype = (0, link.output_axis), numpy_dtype(node.inputs[0])
+                values = np.full(link.source.shape, value, dtype)
                 border = ConstantSlices(link.source < 0, values)
                 found[key] = merge(border, found[key]) if key in found else border
         for (output, axis), known in found.items():

@@ -14,7 +14,7 @@ from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged,
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
 from passes.graph.editor import Change
-from passes.graph.tensors import Array, Index, shape_of, volume
+from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
@@ -179,11 +179,12 @@ class GlobalPool(Pool):
         if np.array_equal(found, wanted):
             return
         pooled = rewriter.emit(str(node.op), [node.inputs[0]], output)
-        pooled.shape = [output.shape[0], int(found.sum()), *output.shape[2:]]
+        batch, _, *positions = dimensions(output)
+        pooled.shape = sizes = [batch, int(found.sum()), *positions]
         if missing.any():
             chosen = ConstantMap(uneven.mask[missing], uneven.value[missing], uneven.index)
             average = rewriter.adapters.average(chosen, 1)
-            pooled = rewriter.adapters.append(pooled, pooled.shape, 1, average, int(missing.sum()))
+            pooled = rewriter.adapters.append(pooled, sizes, 1, average, int(missing.sum()))
         index = (np.where(found, np.cumsum(found), found.sum() + np.cumsum(missing)) - 1)[wanted]
         if np.array_equal(index, np.arange(found.sum() + missing.sum())):
             rewriter.become(node, "Identity", [pooled])

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
-from passes.graph.tensors import Array, Dim, Mask, is_constant, operand, product, shape_of, volume
+from passes.graph.tensors import (
+    Array,
+    Dim,
+    Mask,
+    initializer,
+    is_constant,
+    numpy_dtype,
+    operand,
+    product,
+    rank_of,
+    shape_of,
+    volume,
+)
 from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.rewriting.channel_facts import Facts
@@ -63,8 +76,8 @@ class Quantize(Quantization):
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         x, scale, zero = [*operands, None][:3]
-        dtype = node.outputs[0].dtype
-        if x is None or scale is None or dtype is None or np.dtype(dtype).kind not in "iu" or x.dtype.kind not in "fi":
+        dtype = numpy_dtype(node.outputs[0])
+        if x is None or scale is None or dtype.kind not in "iu" or x.dtype.kind not in "fi":
             return None
         limits = np.iinfo(dtype)
         with np.errstate(all="ignore"):
@@ -92,13 +105,17 @@ class Dequantize(Quantization):
         if self.contradiction(node):
             return None
         stored, scale, zero = (operand(node, i) for i in range(3))
-        if stored is None or scale is None or not all(is_constant(t) for t in (stored, scale, zero) if t is not None):
+        if stored is None or not _is_plain(stored) or scale is None or not _is_plain(scale):
             return None
-        if any(isinstance(t, Quantized) or isinstance(t.dtype, int) for t in (stored, scale, zero) if t is not None):
+        if not (zero is None or _is_plain(zero)):
             return None
-        whole = stored.dtype == np.int32 or np.dtype(stored.dtype).name.lstrip("u") in _FEW_BITS
+        whole = stored.dtype == np.int32 or stored.dtype.name.lstrip("u") in _FEW_BITS
         typed = node.attrs.get("output_dtype", 0) == 0
         return Quantized(node.outputs[0].name, stored, scale, zero, node.attrs) if whole and typed else None
+
+
+def _is_plain(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
+    return is_constant(tensor) and not isinstance(tensor, Quantized) and not isinstance(tensor.dtype, int)
 
 
 _FEW_BITS = {"int2", "int4", "int8", "int16"}
@@ -135,7 +152,7 @@ class IntegerProduct(Op):
         """Whether weights and what stands beside them are initializers, and the sizes fit together."""
         weight, data, axis = node.inputs[self.operands.weight], node.inputs[0], self.axis(node)
         ranks = {len(shape_of(tensor) or ()) for tensor in (data, node.outputs[0])}
-        if not self._has_constants(node) or len(weight.shape) < 2 or len(ranks) > 1:
+        if not (is_constant(weight) and self._has_constants(node)) or len(weight.shape) < 2 or len(ranks) > 1:
             return False
         sizes = facts.size(data, axis), facts.size(node.outputs[0], axis)
         return self.is_plain(node) and sizes == (weight.shape[self.inner], weight.shape[self.free])
@@ -146,7 +163,7 @@ class IntegerProduct(Op):
 
     def is_plain(self, node: gs.Node) -> bool:
         """Whether every output channel may read every input channel."""
-        return len(node.inputs[self.operands.weight].shape) == 2
+        return rank_of(node.inputs[self.operands.weight]) == 2
 
     def _points(self, node: gs.Node, facts: Facts) -> Array:
         """Zero points of the weights: one, or one for each output channel."""
@@ -194,14 +211,14 @@ class IntegerProduct(Op):
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         if not self.is_understood(node, facts):
             return {}
-        axis, size = self.axis(node), int(node.inputs[self.operands.weight].shape[self.free])
+        axis, size = self.axis(node), initializer(node, self.operands.weight).shape[self.free]
         outputs = stored.get((0, axis), np.ones(size, bool))
         need = self._nonzero(node, facts).rows(outputs) & ~self._at_zero(node, facts)
         flops = 2.0 * self.cost(node)[1] / need.size
         demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
         for index in self.operands.per_output:
             tensor = operand(node, index)
-            if tensor is not None and list(tensor.shape) == [size]:
+            if tensor is not None and shape_of(tensor) == (size,):
                 demands[index, 0] = Demand(outputs)
         return demands
 
@@ -358,9 +375,9 @@ class MatMulNBits(Op):
         if kept is None:
             return
         for index in _BY_ROW:
-            tensor = operand(before, index)
-            if tensor is not None:
-                rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(kept, int(tensor.shape[0]))}))
+            if operand(before, index) is not None:
+                tensor = initializer(before, index)
+                rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(kept, tensor.shape[0])}))
         node.attrs["N"] = int(kept.sum())
 
     def cost(self, node: gs.Node) -> tuple[int, int]:

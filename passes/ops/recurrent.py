@@ -9,7 +9,18 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
-from passes.graph.tensors import Array, Mask, is_constant, operand, product, shape_of, static_shape, volume
+from passes.graph.tensors import (
+    Array,
+    Mask,
+    initializer,
+    is_constant,
+    numpy_dtype,
+    operand,
+    product,
+    shape_of,
+    static_shape,
+    volume,
+)
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -75,7 +86,7 @@ class Recurrent(Op):
 
     def units(self, node: gs.Node) -> int:
         """Number of hidden units."""
-        return int(node.inputs[1].shape[1]) // self.gates
+        return initializer(node, 1).shape[1] // self.gates
 
     def _per_gate(self, node: gs.Node, facts: Facts, index: int) -> Array:
         """Weights as [ways, gates, units, columns]."""
@@ -95,7 +106,7 @@ class Recurrent(Op):
         zero = self._zero(node, facts)
         if zero.any():
             for output, axis in self._hidden(node):
-                yield output, axis, ConstantSlices(zero, np.zeros(zero.size, node.outputs[output].dtype or np.float32))
+                yield output, axis, ConstantSlices(zero, np.zeros(zero.size, numpy_dtype(node.outputs[output])))
 
     def _zero(self, node: gs.Node, facts: Facts) -> Mask:
         """Units that are zero at all times."""
@@ -178,7 +189,7 @@ class Recurrent(Op):
         required = rewriter.required(node, 0, 2)
         masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
         kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
-        features = np.ones(before.inputs[1].shape[2], bool) if required is None else required
+        features = np.ones(initializer(before, 1).shape[2], bool) if required is None else required
         if kept.all() and features.all():
             return
         rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept)[..., features]))

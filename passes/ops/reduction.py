@@ -11,7 +11,18 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Mask, int_list, is_constant, is_float, operand, product, shape_of, volume
+from passes.graph.tensors import (
+    Array,
+    Mask,
+    int_list,
+    is_constant,
+    is_float,
+    numpy_dtype,
+    operand,
+    product,
+    shape_of,
+    volume,
+)
 from passes.ops.base import Linked, Preserved, axis_attribute, register
 from passes.ops.movement import filled, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -198,7 +209,7 @@ class ReduceSum(Reduce):
         self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask, weights: Array, total: float, scale: float = 1.0
     ) -> None:
         """scale · (reduction of weights · slices) + total."""
-        data, dtype = node.inputs[0], rewriter.before.inputs[0].dtype
+        data, dtype = node.inputs[0], numpy_dtype(rewriter.before.inputs[0])
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
         if (weights != 1).any():
             shape = [-1 if a == axis else 1 for a in range(rank)]
@@ -256,7 +267,7 @@ class ReduceExtremum(Reduce):
             return
         extremum = removed.max() if node.op == "ReduceMax" else removed.min()
         reduced = rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
-        limit = rewriter.constant("limit", np.asarray(extremum, rewriter.before.inputs[0].dtype))
+        limit = rewriter.constant("limit", np.asarray(extremum, numpy_dtype(rewriter.before.inputs[0])))
         rewriter.become(node, node.op.removeprefix("Reduce"), [reduced, limit])
 
 

@@ -12,7 +12,19 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
-from passes.graph.tensors import MOST_SLICES, SMALL, Array, Mask, all_set, any_set, is_constant, present, size_of
+from passes.graph.tensors import (
+    MOST_SLICES,
+    SMALL,
+    Array,
+    Dim,
+    Mask,
+    all_set,
+    any_set,
+    is_constant,
+    numpy_dtype,
+    present,
+    size_of,
+)
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -39,7 +51,7 @@ def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
     whole_outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
         for tensor in node.outputs:
-            if tensor.name in rewriter.shapes and id(tensor) not in whole_outputs:
+            if isinstance(tensor, gs.Variable) and tensor.name in rewriter.shapes and id(tensor) not in whole_outputs:
                 tensor.shape = rewriter.stored_shape(tensor)
 
 
@@ -102,7 +114,7 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]
     if empty is not None:
         constants = _constants(rewriter.facts, tensor, empty)
         made = rewriter.adapters.create(tensor, shape, empty, wanted, constants, broadcast)
-        if not is_constant(made):
+        if isinstance(made, gs.Variable):
             made.shape = [int(wanted[a].sum()) if a in wanted else d for a, d in enumerate(shape)]
         return made
     current, sizes = tensor, rewriter.stored_shape(tensor) or []
@@ -119,13 +131,14 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]
             dependence = None
         current = rewriter.adapters.fit(current, sizes, axis, have, want, constants, dependence)
         sizes = [int(want.sum()) if a == axis else d for a, d in enumerate(sizes)]
+        assert isinstance(current, gs.Variable)
         current.shape = sizes
     return current
 
 
 def _constants(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | ConstantMap:
     """The constants along the axis, as maps where they are not uniform; 0 where none is known, which nothing reads."""
-    dtype = tensor.dtype or np.float32
+    dtype = numpy_dtype(tensor)
     maps = facts.maps(tensor, axis) if axis in facts.constant_map.get(tensor.name, {}) else None
     if maps is not None:
         return ConstantMap(maps.mask, maps.cleared().astype(dtype), maps.index)
@@ -145,7 +158,7 @@ def _finish_outputs(graph: gs.Graph, rewriter: Rewriter) -> None:
         whole = _adapted(rewriter, tensor, {}, False)
         if whole is tensor:
             continue
-        if is_constant(whole):
+        if not isinstance(whole, gs.Variable):
             whole = editor.emit("Identity", [whole], editor.variable(tensor.name), f"{tensor.name}_copy")
         # the name so far was that of an inner tensor; the whole one is what the caller asks for
         name, dtype, shape = tensor.name, tensor.dtype, tensor.shape
@@ -170,11 +183,12 @@ def _gather_from_shared(rewriter: Rewriter) -> None:
         if sizes[name] <= max(0 if origin.outputs else prod(origin.shape), SMALL):
             continue
         current: gs.Tensor = origin
+        shape: list[Dim] = list(origin.shape)
         for axis, packed in cuts:
             index = editor.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
-            output = editor.variable(f"{name}_cut", cut.dtype)
+            shape[axis] = index.shape[0]
+            output = editor.variable(f"{name}_cut", cut.dtype, list(shape))
             current = editor.emit(
                 "Gather", [current, index], output, f"{name}_gather", {"axis": axis}, after=editor.start
             )
-        current.shape = list(cut.shape)
         replace_tensor(cut, current)

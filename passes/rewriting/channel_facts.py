@@ -17,7 +17,19 @@ from passes.abstract_values.constant_maps import ConstantMap, combined, uniform,
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import Array, Mask, all_set, any_set, every, is_constant, output_index, size_of, sizes_of
+from passes.graph.tensors import (
+    Array,
+    Mask,
+    all_set,
+    any_set,
+    every,
+    is_constant,
+    output_index,
+    rank_of,
+    size_of,
+    sizes_of,
+    values_of,
+)
 from passes.weights.statistics import FINITE, Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
@@ -143,7 +155,7 @@ class Facts:
             return uneven
         key = tensor.name, axis
         if key not in self._maps:
-            even = uniform(known.mask, known.value, len(tensor.shape) - 1)
+            even = uniform(known.mask, known.value, rank_of(tensor) - 1)
             self._maps[key] = even if uneven is None else combined(known.mask, even, uneven)
         return self._maps[key]
 
@@ -198,7 +210,7 @@ class Facts:
 
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""
-        return np.asarray(tensor.values)
+        return values_of(tensor)
 
     def _values(self, tensor: gs.Tensor) -> Lazy:
         """The elements of an initializer, which may be elsewhere; what is found out about them is noted there."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
-from passes.graph.tensors import SMALL, Index, is_constant, output_index, shape_of
+from passes.graph.tensors import SMALL, Index, initializer, is_constant, output_index
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Picked, moved
 
@@ -42,8 +42,8 @@ class Orders:
             return None
 
         def resize() -> None:
-            shape = shape_of(tensor)
-            tensor.shape = None if shape is None else [order.size if a == axis else d for a, d in enumerate(shape)]
+            if isinstance(tensor, gs.Variable) and tensor.shape is not None:
+                tensor.shape = [order.size if a == axis else d for a, d in enumerate(tensor.shape)]
 
         return sequence([change, resize])
 
@@ -71,7 +71,9 @@ class Orders:
             return None  # others read it as it is, and it would be stored twice
 
         def change() -> None:
-            values = moved(node.inputs[index], Picked({axis: order}))  # which another change may have put in order
+            values = moved(
+                initializer(node, index), Picked({axis: order})
+            )  # which another change may have put in order
             node.inputs[index] = self._editor.constant(tensor.name, values)
 
         return change

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,8 +10,9 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
+from passes.graph import construct
 from passes.graph.editor import GraphEditor, become
-from passes.graph.tensors import Array, Dim, Mask, all_set, is_constant, shape_of
+from passes.graph.tensors import Array, Dim, Mask, all_set, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.weights.quantized import Quantized
@@ -34,15 +34,14 @@ class Rewriter:
         self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
         self.adapters = Adapters(self.editor, tensors)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
-        self.before: gs.Node = SimpleNamespace()
+        self.before = construct.node("", "", {}, (), ())
         self._index = -1
         self._next: gs.Node | None = None  # the first of those that are put after it
 
     def begin(self, index: int, node: gs.Node) -> None:
         """Turn to the next node, which has this index in the plan."""
         self._index, self._next, self.editor.place = index, None, node
-        names = {"op": node.op, "name": node.name, "domain": node.domain, "attrs": dict(node.attrs)}
-        self.before = SimpleNamespace(**names, inputs=list(node.inputs), outputs=list(node.outputs))
+        self.before = construct.snapshot(node)
 
     # -- what is stored and required ---------------------------------------------------------------------------------
 
@@ -84,8 +83,9 @@ class Rewriter:
         """A new initializer."""
         return self.editor.constant(hint, values)
 
-    def slice(self, tensor: gs.Constant, axes: Mapping[int, Mask | None]) -> gs.Constant:
+    def slice(self, tensor: gs.Tensor, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
+        assert isinstance(tensor, gs.Constant), tensor.name
         cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not all_set(m)}
         if not cuts:
             return tensor
@@ -95,8 +95,9 @@ class Rewriter:
             self.cuts[key] = tensor, self.moved(tensor, kept)
         return self.cuts[key][1]
 
-    def moved(self, tensor: gs.Constant, move: Callable[[Array], Array]) -> gs.Constant:
+    def moved(self, tensor: gs.Tensor, move: Callable[[Array], Array]) -> gs.Constant:
         """A new initializer with elements of this one, in as many bits."""
+        assert isinstance(tensor, gs.Constant), tensor.name
         if isinstance(tensor, Quantized):
             found = tensor.moved(self.editor.names.fresh(tensor.name), move)
             if found is not None:
@@ -106,7 +107,7 @@ class Rewriter:
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""
         if isinstance(tensor, Quantized):
-            old = np.asarray(tensor.values, np.float64)
+            old = values_of(tensor).astype(np.float64)
             rounding = 4 * np.finfo(np.float32).eps * (np.abs(old) + np.abs(shift))
             found = tensor.holding(self.editor.names.fresh(tensor.name), values, rounding)
             if found is not None:
@@ -136,7 +137,7 @@ class Rewriter:
         """Replace all outputs."""
         node.outputs = list(tensors)
 
-    def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Tensor:
+    def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Variable:
         """A new node ahead of the one being rewritten; its output has the element type of `like`."""
         output = self.editor.variable(f"{self.before.outputs[0].name}_{op.lower()}", like.dtype)
         return self.editor.emit(op, inputs, output, f"{self.before.name}_{op.lower()}", attrs)
@@ -207,11 +208,11 @@ class Rewriter:
             return
         sizes = np.asarray([c if ch else 0 for c, ch in zip(counts, changed, strict=True)], np.int64)
         if is_constant(operand):
-            new = np.asarray(operand.values).astype(np.int64).reshape(-1)
+            new = values_of(operand).astype(np.int64).reshape(-1)
             padded = np.ones(len(shape), np.int64)
             padded[len(shape) - len(new) :] = new
             self.set_input(node, index, self.constant("shape", np.where(changed, sizes, padded)))
             return
-        patched = self.editor.variable(f"{operand.name}_stored", np.int64, [len(shape)])
+        patched = self.editor.variable(f"{operand.name}_stored", np.dtype(np.int64), [len(shape)])
         inputs = [self.constant("changed", changed), self.constant("sizes", sizes), operand]
         self.set_input(node, index, self.editor.emit("Where", inputs, patched, f"{operand.name}_sizes"))

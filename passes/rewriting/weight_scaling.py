@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import ONE, ZERO, Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph.editor import Change, GraphEditor
-from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of
+from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of, values_of
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
 from passes.weights.streaming import Lazy, lazy, scaled
@@ -57,7 +57,7 @@ class Fuser:
         scale, shift = (v.reshape(along) if v.ndim else v for v in (affine.scale, affine.shift))
         if not all(keeps_shape(tuple(old.shape), v.shape) for v in (scale, shift)):
             return False
-        before = np.asarray(old.values)
+        before = values_of(old)
         with np.errstate(over="ignore", invalid="ignore"):
             values = (before.astype(np.float64) * scale + shift).astype(before.dtype)
         if rounds(before, values.dtype) or not np.isfinite(values).all():
@@ -76,7 +76,7 @@ class Fuser:
         weight, bias = node.inputs[1], operand(node, 2)
         if not _may_change(weight) or (bias is not None and not is_constant(bias)):
             return False
-        channels = int(weight.shape[axis])
+        channels = weight.shape[axis]
         if affine.axis not in (None, output_axis):
             return False
         if any(v.size not in (1, channels) for v in (affine.scale, affine.shift)):
@@ -100,7 +100,7 @@ class Fuser:
         weight, bias = node.inputs[1], operand(node, 2)
         if not _may_change(weight):
             return None
-        if any(v.size not in (1, int(weight.shape[axes[1]]) * groups) for v in (affine.scale, affine.shift)):
+        if any(v.size not in (1, weight.shape[axes[1]] * groups) for v in (affine.scale, affine.shift)):
             return None
         scaled = shifted = None
         if (affine.scale != 1).any():
@@ -111,7 +111,7 @@ class Fuser:
             values = lazy(weight)
             if (bias is not None and not is_constant(bias)) or (values is not None and values.on_disk):
                 return None  # all of the weights would be read again
-            shift = np.asarray(weight.values, np.float64) * _per_weight(affine.shift, weight, axes, groups)
+            shift = values_of(weight).astype(np.float64) * _per_weight(affine.shift, weight, axes, groups)
             shift = shift.sum(axis=tuple(a for a in range(shift.ndim) if a != axes[0]))
             shifted = _mapped_bias(bias, ONE, shift, weight.dtype)
             if shifted is None or rounds(affine.shift, weight.dtype):
@@ -128,7 +128,7 @@ class Fuser:
             node.inputs = [*list(node.inputs)[:2], constant]
 
 
-def _may_change(weight: gs.Tensor) -> bool:
+def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether a node may change its weights."""
     # a quantised one, scaled, would lie between its steps
     if not is_constant(weight) or isinstance(weight.dtype, int) or isinstance(weight, Quantized):
@@ -144,12 +144,12 @@ def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
     values = lazy(weight)
     if values is not None and values.on_disk:
         return scaled(values, factors)
-    return (np.asarray(weight.values) * factors).astype(weight.dtype, copy=False)
+    return (values_of(weight) * factors).astype(weight.dtype, copy=False)
 
 
 def _mapped_bias(bias: gs.Constant | None, scale: Array, shift: Array, dtype: np.dtype[Any]) -> Array | None:
     """scale · bias + shift in this type, [channels]; None where it overflows, or adding the bias rounds on purpose."""
-    before = ZERO if bias is None else np.asarray(bias.values, np.float64).reshape(-1)
+    before = ZERO if bias is None else values_of(bias).astype(np.float64).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         after = (scale * before + shift).astype(dtype)
     return after if np.isfinite(after).all() and not rounds(before, dtype) else None
@@ -158,30 +158,30 @@ def _mapped_bias(bias: gs.Constant | None, scale: Array, shift: Array, dtype: np
 def _per_weight(values: Array, weight: gs.Constant, axes: tuple[int, int], groups: int) -> Array:
     """For each element of the weights, the value of the input channel that it is multiplied with; broadcasts."""
     (out, inner), shape = axes, [1] * len(weight.shape)
-    shape[inner] = read = int(weight.shape[inner])
+    shape[inner] = read = weight.shape[inner]
     rows = np.broadcast_to(values, read * groups).reshape(groups, read)
     if groups == 1:
         return rows.reshape(shape)
-    shape[out] = written = int(weight.shape[out])
+    shape[out] = written = weight.shape[out]
     rows = np.repeat(rows, written // groups, axis=0)
     return rows.reshape(shape) if out < inner else rows.T.reshape(shape)
 
 
 def _keeps_precision_of_inputs(weight: gs.Constant, scale: Array, axes: tuple[int, int], groups: int) -> bool:
     """As `_keeps_precision`, scaled along the channels of the input."""
-    (out, inner), read = axes, int(weight.shape[axes[1]])
+    (out, inner), read = axes, weight.shape[axes[1]]
     scale = np.broadcast_to(scale, read * groups)
     if groups == 1:
         return _keeps_precision(weight, inner, scale)
     # each row of the weights meets the channels of its group: the smallest and the largest scale of these
     spans = np.abs(scale).reshape(groups, read)
-    outer = np.repeat([spans.min(axis=1), spans.max(axis=1)], int(weight.shape[out]) // groups, axis=1)
+    outer = np.repeat([spans.min(axis=1), spans.max(axis=1)], weight.shape[out] // groups, axis=1)
     return all(_keeps_precision(weight, out, each) for each in outer)
 
 
 def _keeps_precision(weight: gs.Constant, axis: int, scale: Array) -> bool:
     """Whether weights scaled along the axis are finite, and no slice becomes too small for its type to be exact."""
-    values = lazy(weight) or np.asarray(weight.values)
+    values = lazy(weight) or values_of(weight)
     precision = limits(values.dtype)
     most, tiny = float(precision.max), float(precision.smallest_normal)
     before = peaks(values, axis).astype(np.float64)

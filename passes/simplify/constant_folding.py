@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
 from passes.ops import rules
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
@@ -40,9 +40,9 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         if results is None:
             continue
         if any(id(t) in outputs for t in node.outputs):  # the name of a graph output needs a node that writes it
-            whole = len(results) == 1 and not isinstance(results[0], gs.Constant)
-            if whole and rules(node).passes_on(node) is None:
-                become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", results[0])])
+            value = results[0]
+            if len(results) == 1 and not isinstance(value, gs.Constant) and rules(node).passes_on(node) is None:
+                become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", value)])
             continue
         computed = computed or bool(node.inputs)
         if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
@@ -97,9 +97,9 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     """The result of a node that reads one weight of few bits, with as few bits; None where it is not one exactly."""
-    operands = [None if t.is_empty() else np.asarray(t.values) for t in node.inputs]
-    position, *others = (i for i, t in enumerate(node.inputs) if isinstance(t, Quantized))
-    weight, name = node.inputs[position], node.outputs[0].name
+    operands = [None if t.is_empty() else values_of(t) for t in node.inputs]
+    (position, weight), *others = ((i, t) for i, t in enumerate(node.inputs) if isinstance(t, Quantized))
+    name = node.outputs[0].name
     if others or len(node.outputs) > 1:
         return None
 
@@ -110,7 +110,7 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
         return results[0]
 
     try:
-        result = apply(np.asarray(weight.values))
+        result = apply(weight.values)
         found = weight.moved(name, apply) if rules(node).moves else weight.holding(name, result)
     except (ValueError, TypeError):
         return None
@@ -119,8 +119,7 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
 
 def _result_size(node: gs.Node) -> int:
     """Elements of the result where its shape is known beforehand, else 0."""
-    shapes = [t.shape for t in node.outputs if t.shape is not None]
-    return sum(math.prod(s) for s in shapes if all(isinstance(d, int) for d in s))
+    return sum(math.prod(shape) for t in node.outputs if (shape := static_shape(t)) is not None)
 
 
 def settle_operands(graph: gs.Graph) -> bool:
@@ -161,7 +160,7 @@ def share_constants(graph: gs.Graph) -> None:
         for index, tensor in enumerate(list(node.inputs)):
             if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
                 continue
-            values = np.asarray(tensor.values)
+            values = values_of(tensor)
             if values.dtype == object:
                 continue
             first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import is_float, shape_of
+from passes.graph.tensors import is_float, numpy_dtype, shape_of
 from passes.ops.arithmetic import is_product, is_sum
 
 
@@ -25,7 +25,7 @@ def factor_out(graph: gs.Graph) -> None:
             continue
         product, gate = found
         output = total.outputs[0]
-        one = editor.constant(f"{gate.name}_one", np.ones((), gate.dtype))
+        one = editor.constant(f"{gate.name}_one", np.ones((), numpy_dtype(gate)))
         more = editor.variable(f"{gate.name}_more", gate.dtype, gate.shape)
         editor.emit("Add", [gate, one], more, f"{gate.name}_add", before=product)
         product.inputs = [more if tensor is gate else tensor for tensor in product.inputs]
@@ -41,7 +41,9 @@ def _gated(total: gs.Node, editor: GraphEditor) -> Iterator[tuple[gs.Node, gs.Te
         if product is None or not is_product(product) or not any(t is data for t in product.inputs):
             continue
         gate = next((t for t in product.inputs if t is not data), None)
-        shape, whole = (None if gate is None else shape_of(gate)), shape_of(other)
+        if gate is None:
+            continue
+        shape, whole = shape_of(gate), shape_of(other)
         if shape is None or whole is None or not is_float(data):
             continue
         if len(shape) < len(whole) or any(dim == 1 != along for dim, along in zip(shape, whole, strict=True)):

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from types import SimpleNamespace
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.construct import snapshot
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape, values_of
 from passes.ops import rules
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import LARGE, Lazy, Made, lazy
 
 #: nodes, each with the ids of its operands and results, so that they can be computed again once the graph is another
-Steps = list[SimpleNamespace]
+Steps = list[gs.Node]
 
 
 def made_of_constants(graph: gs.Graph, keep: Collection[str] = ()) -> list[tuple[gs.Tensor, Array | Lazy]]:
@@ -91,7 +90,7 @@ def computed(nodes: list[gs.Node], wanted: list[gs.Tensor], opset: int, room: in
 
     Large results are computed whenever they are asked for, where their sources are not kept in memory either.
     """
-    steps = [_step(node) for node in nodes]
+    steps = [snapshot(node) for node in nodes]
     results = _run(steps, opset)
     if results is None or any(id(t) not in results for t in wanted):
         return None
@@ -101,20 +100,11 @@ def computed(nodes: list[gs.Node], wanted: list[gs.Tensor], opset: int, room: in
     return [_again(steps, opset, id(t), results[id(t)]) if on_disk else results[id(t)] for t in wanted]
 
 
-def _step(node: gs.Node) -> SimpleNamespace:
-    """What is to be remembered of a node to compute it again."""
-    alone = SimpleNamespace(op=node.op, domain=node.domain, name=node.name, attrs=dict(node.attrs))
-    alone.inputs, alone.outputs = list(node.inputs), list(node.outputs)
-    return alone
-
-
 def _run(steps: Steps, opset: int) -> dict[int, Array] | None:
     """The results by the id of their tensors; None where one cannot be had."""
     values: dict[int, Array] = {}
     for step in steps:
-        operands = [
-            None if t.is_empty() else values[id(t)] if id(t) in values else np.asarray(t.values) for t in step.inputs
-        ]
+        operands = [None if t.is_empty() else values[id(t)] if id(t) in values else values_of(t) for t in step.inputs]
         results = rules(step).computed(step, opset, operands) or []
         made = {id(t): (t, r) for t, r in zip(step.outputs, results, strict=False) if not t.is_empty()}
         if any(static_shape(t) not in (None, r.shape) for t, r in made.values()):

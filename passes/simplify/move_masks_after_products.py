@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase_keeping_input
-from passes.graph.tensors import Mask, is_float, shape_of
+from passes.graph.tensors import Mask, is_float, numpy_dtype, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import is_product
 
@@ -44,10 +44,10 @@ def move_masks(graph: gs.Graph, keep: Collection[str] = ()) -> None:
         if found.number == 1:
             erase_keeping_input(found.scaling, found.data)
         else:
-            number = editor.constant(f"{output.name}_factor", np.asarray(found.number, output.dtype))
+            number = editor.constant(f"{output.name}_factor", np.asarray(found.number, numpy_dtype(output)))
             become(found.scaling, "Mul", [found.data, number])
         whole = editor.variable(f"{output.name}_whole", output.dtype, output.shape)
-        mask = editor.constant(f"{output.name}_mask", found.mask.astype(output.dtype))
+        mask = editor.constant(f"{output.name}_mask", found.mask.astype(numpy_dtype(output)))
         product.outputs = [whole]
         editor.emit("Mul", [whole, mask], output, f"{output.name}_masked", after=product)
     editor.finish()

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase
-from passes.graph.tensors import Array, is_constant, is_float, is_standard, shape_of
+from passes.graph.tensors import Array, is_constant, is_float, is_standard, numpy_dtype, shape_of
 from passes.ops import rules
 from passes.ops.matmul import MatMul
 from passes.weights.quantized import Quantized
@@ -105,7 +105,7 @@ def _write(node: gs.Node, found: _OneHot, rows: Array, editor: GraphEditor) -> N
         return editor.emit(op, inputs, result, f"{output.name}_{op.lower()}", attrs, before=node)
 
     def number(value: int) -> gs.Tensor:
-        return editor.constant("row", np.asarray(value, tokens.dtype))
+        return editor.constant("row", np.asarray(value, numpy_dtype(tokens)))
 
     if editor.opset < _AXES_ARE_INPUT:
         flat = emit("Squeeze", [tokens], {"axes": [-1]})

@@ -11,11 +11,11 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array
+from passes.graph.tensors import Array, values_of
 from passes.weights.streaming import Picked, moved
 
 
-class Quantized(gs.Constant):  # type: ignore[misc]
+class Quantized(gs.Constant):
     """`(stored - zero) · scale`, an initializer whose values are computed when they are asked for, and not kept.
 
     `stored` is of an integer type; `scale` and `zero` (None: 0) hold one element, or one for each index along `axis`,
@@ -46,10 +46,10 @@ class Quantized(gs.Constant):  # type: ignore[misc]
     @property
     def values(self) -> Array:
         """The weight, in the type of the scale."""
-        stored, scale = np.asarray(self.stored.values), np.asarray(self.scale.values)
+        stored, scale = values_of(self.stored), values_of(self.scale)
         wide = stored.astype(np.int64)
         if self.zero is not None:
-            wide = wide - self._spread(np.asarray(self.zero.values)).astype(np.int64)
+            wide = wide - self._spread(values_of(self.zero)).astype(np.int64)
         # ONNX Runtime computes in single precision, whatever the scale is
         return np.asarray((wide.astype(np.float32) * self._spread(scale).astype(np.float32)).astype(scale.dtype))
 
@@ -65,7 +65,7 @@ class Quantized(gs.Constant):  # type: ignore[misc]
     def moved(self, name: str, move: Callable[[Array], Array]) -> Quantized | None:
         """The weight after its elements were moved or dropped; None where scales would have to be stored for each."""
         stored = gs.Constant(f"{name}_quantised", moved(self.stored, move))
-        scale = np.asarray(self.scale.values)
+        scale = values_of(self.scale)
         if scale.size == 1:
             return Quantized(name, stored, self.scale, self.zero, {k: v for k, v in self.attrs.items() if k != "axis"})
         if isinstance(move, Picked) and not self.block and stored.shape[self.axis] > 1:  # they run along one axis
@@ -90,7 +90,7 @@ class Quantized(gs.Constant):  # type: ignore[misc]
     def _with(self, name: str, stored: gs.Constant, chosen: Array, attrs: Mapping[str, object]) -> Quantized:
         """The same scales and zero points, those `chosen`."""
         scale, zero = (
-            None if t is None else gs.Constant(t.name, np.asarray(np.asarray(t.values).reshape(-1)[chosen]))
+            None if t is None else gs.Constant(t.name, np.asarray(values_of(t).reshape(-1)[chosen]))
             for t in (self.scale, self.zero)
         )
         assert scale is not None
@@ -98,11 +98,11 @@ class Quantized(gs.Constant):  # type: ignore[misc]
 
     def holding(self, name: str, values: Array, slack: Array | float = 0.0) -> Quantized | None:
         """Other values [same shape] in the same steps, where they fall on them but for `slack`; None if they do not."""
-        dtype = np.asarray(self.stored.values).dtype
+        dtype = values_of(self.stored).dtype
         if values.shape != tuple(self.stored.shape):
             return None
-        zero = np.zeros(()) if self.zero is None else self._spread(np.asarray(self.zero.values)).astype(np.float64)
-        scale = self._spread(np.asarray(self.scale.values)).astype(np.float64)
+        zero = np.zeros(()) if self.zero is None else self._spread(values_of(self.zero)).astype(np.float64)
+        scale = self._spread(values_of(self.scale)).astype(np.float64)
         with np.errstate(all="ignore"):
             steps = np.rint(values.astype(np.float64) / scale) + zero
             whole = steps.astype(dtype)
@@ -113,7 +113,7 @@ class Quantized(gs.Constant):  # type: ignore[misc]
         return made if (np.abs(made.values.astype(np.float64) - values) <= slack).all() else None
 
 
-class _Values(LazyValues):  # type: ignore[misc]
+class _Values(LazyValues):
     """Shape and type of a weight that is not computed yet."""
 
     def __init__(self, weight: Quantized) -> None:

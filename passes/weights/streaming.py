@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.errors import GraphError
-from passes.graph.tensors import Array, Index
+from passes.graph.tensors import Array, Index, stored, values_of
 
 #: bytes of a block: little beside any memory, and much beside what a step of a loop takes
 BLOCK = 1 << 22
@@ -29,13 +29,14 @@ BLOCK = 1 << 22
 LARGE = 1 << 16
 
 
-class Lazy(LazyValues):  # type: ignore[misc]
+class Lazy(LazyValues):
     """An array [shape] that is not in memory.
 
     Its blocks follow each other along the axis `lead`; axes before it have at most one slice. `on_disk`: it takes no
     memory while nobody asks for it.
     """
 
+    shape: list[int]
     on_disk = False
 
     def __init__(self, shape: list[int], dtype: np.dtype[np.generic], lead: int | None = None) -> None:
@@ -260,7 +261,7 @@ def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     values = lazy(tensor)
     if values is not None and values.on_disk and isinstance(move, Picked):
         return Cut(values, move.picked)
-    return np.ascontiguousarray(move(np.asarray(tensor.values)))
+    return np.ascontiguousarray(move(values_of(tensor)))
 
 
 def contracted(values: Lazy, axis: int, factors: Array) -> Array:
@@ -309,5 +310,5 @@ def stored_bytes(tensor: onnx.TensorProto) -> int:
 
 def lazy(tensor: gs.Tensor) -> Lazy | None:
     """The values of an initializer that are not kept, None if they are, or if it is none."""
-    values = tensor._values if isinstance(tensor, gs.Constant) else None
+    values = stored(tensor) if isinstance(tensor, gs.Constant) else None
     return values if isinstance(values, Lazy) else None

@@ -20,6 +20,7 @@ from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.keras import WATCHED, from_model
 from maskc.train.models.calls import functional, is_functional
 from passes.analysis import dataflow
+from passes.graph.tensors import numpy_dtype
 from passes.model.prepare import checked
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
@@ -176,9 +177,11 @@ def _analysed(graph: ModelProto, watched: Sequence[Any]) -> list[Channels | None
     nodes = checked(graph)
     dead_code.drop_identities(nodes)
     sums = next((tensor for tensor in nodes.outputs if tensor.name == WATCHED), None)
+    if sums is None:  # no tensor has channels
+        return []
     nodes.outputs = [tensor for tensor in nodes.outputs if tensor is not sums]
     facts = dataflow.analyse(nodes)
-    together = None if sums is None or len(watched) == 1 else _written(sums, "Concat")
+    together = None if len(watched) == 1 else _written(sums, "Concat")
     found: list[Channels | None] = []
     for part, tensor in zip([sums] if together is None else together.inputs, watched, strict=True):
         total = _written(part, "ReduceSum")
@@ -209,9 +212,9 @@ def _channels(tensor: gs.Tensor, facts: Facts) -> Channels | None:
     wanted = np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
     known = facts.known(tensor, axis)
     if known is None:
-        constant, value = np.zeros(size, bool), np.zeros(size, tensor.dtype)
+        constant, value = np.zeros(size, bool), np.zeros(size, numpy_dtype(tensor))
     else:
-        constant, value = known.mask, np.where(known.mask, known.value, 0).astype(tensor.dtype)
+        constant, value = known.mask, np.where(known.mask, known.value, 0).astype(numpy_dtype(tensor))
     # Maps, which differ from place to place, are computed, as is what they are made of: nothing reads that, as to the
     # compiler they are constants.
     uneven = facts.constant_map.get(tensor.name, {}).get(axis)

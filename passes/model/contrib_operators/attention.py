@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.graph.tensors import numpy_dtype
 from passes.model.contrib_operators.call import Call
 from passes.model.contrib_operators.quantized import scaled_product
 
@@ -134,4 +135,4 @@ def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
     zero, one = call.scalar(0), call.scalar(1)
     places = call.op("Range", call.op("Sub", keys, queries), keys, one)
     after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))
-    return call.op("Where", after, call.number(np.finfo(np.dtype(q.dtype)).min, q), call.number(0.0, q))
+    return call.op("Where", after, call.number(np.finfo(numpy_dtype(q)).min, q), call.number(0.0, q))

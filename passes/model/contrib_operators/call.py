@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X
-from passes.graph.tensors import Array, element_of, operand, shape_of
+from passes.graph.tensors import Array, element_of, numpy_dtype, operand, shape_of
 from passes.model.types_by_node import Types
 
 # The first of these has the name of the node: reports, comparisons and baselines know layers by their names.
@@ -114,7 +114,7 @@ class Call:
     def number(self, value: float | Array, like: gs.Tensor) -> gs.Constant:
         """An initializer of the element type of `like`; raises NotCoveredError where that is not known."""
         self.needs(like.dtype is not None and not isinstance(like.dtype, int))
-        return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, like.dtype))
+        return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, numpy_dtype(like)))
 
     def ints(self, *values: int) -> gs.Constant:
         """An initializer: int64 [values]."""

@@ -89,7 +89,7 @@ def _is_laid_out(node: gs.Node) -> bool:
     return node.op in _CHANNELS_LAST or bool(node.attrs.get("channels_last", 0))
 
 
-def missing_in_standard(domain: str, op: str, opset: int) -> bool:
+def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
     """Whether ONNX Runtime has this operator in the domain of the standard, and the standard's opset has not."""
     return domain in STANDARD_DOMAINS and op in IN_STANDARD_DOMAIN and opset < IN_STANDARD_DOMAIN[op][0]
 
@@ -127,7 +127,7 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, types: Types
     outputs = list(node.outputs)
     erase(node)
     for output, tensor in zip(outputs, standing, strict=False):
-        if not output.is_empty():
+        if isinstance(output, gs.Variable) and not output.is_empty():
             output.dtype, output.shape = tensor.dtype, tensor.shape
             replace_tensor(tensor, output)
             writer = tensor.inputs[0]

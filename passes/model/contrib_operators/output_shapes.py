@@ -48,6 +48,6 @@ def tell_shapes(node: gs.Node) -> bool:
     except MALFORMED:
         return False
     for tensor, shape in zip(node.outputs, shapes, strict=False):
-        if not tensor.is_empty():
+        if isinstance(tensor, gs.Variable) and not tensor.is_empty():
             tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)
     return bool(shapes)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import is_constant, operand, shape_of
+from passes.graph.tensors import is_constant, operand, shape_of, values_of
 from passes.weights.quantized import Quantized
 
 # Those whose weights and biases may be floats.
@@ -70,15 +70,15 @@ def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
     ends = [operand(node, 1), operand(node, 2)] if node.op == "Clip" else []
     if scale is None or any(t is not None and not is_constant(t) for t in (scale, zero, *ends)):
         return False
-    steps = np.zeros((), np.uint8) if zero is None else zero.values
+    steps = np.zeros((), np.uint8) if zero is None else values_of(zero)
     if steps.dtype.kind not in "iu":
         return False
     low, high = (node.attrs.get(name) for name in ("min", "max"))
     if ends:
-        low, high = (given if end is None else end.values for given, end in zip((low, high), ends, strict=True))
+        low, high = (given if end is None else values_of(end) for given, end in zip((low, high), ends, strict=True))
     low = 0.0 if node.op == "Relu" else low
     limits = np.iinfo(steps.dtype)
-    least, most = ((end - steps.astype(np.float64)) * scale.values for end in (limits.min, limits.max))
+    least, most = ((end - steps.astype(np.float64)) * values_of(scale) for end in (limits.min, limits.max))
     return bool((low is None or (least >= low).all()) and (high is None or (most <= high).all()))
 
 

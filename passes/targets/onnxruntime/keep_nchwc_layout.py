@@ -11,7 +11,7 @@ from passes.abstract_values.scale_shift import Affine, longest_chain
 from passes.cost.sum_over_nodes import flops_of
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Array, shape_of, volume
+from passes.graph.tensors import Array, dimensions, shape_of, size_of, volume
 from passes.ops import rules
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
@@ -78,7 +78,7 @@ class _Writer:
 
     def spread(self, node: gs.Node, index: int) -> None:
         """A Resize of that operand to the positions of the other one, before the node."""
-        gate, shape = node.inputs[index], list(node.inputs[1 - index].shape)
+        gate, shape = node.inputs[index], dimensions(node.inputs[1 - index])
         wide = self.editor.variable(f"{gate.name}_spread", np.dtype(np.float32), shape)
         scales = self.editor.constant("scales", np.array([1, 1, *shape[2:]], np.float32))
         attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -89,7 +89,7 @@ class _Writer:
     def normalize(self, last: gs.Node, affine: Affine) -> None:
         """A BatchNormalization in place of the nodes that end with this one."""
         output = last.outputs[0]
-        channels = int(output.shape[1])
+        channels = size_of(output, 1) or 0
 
         def constant(name: str, values: Array) -> gs.Constant:
             spread = np.broadcast_to(np.asarray(values, np.float32), channels).copy()

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import operand
+from passes.graph.tensors import numpy_dtype, operand, values_of
 from passes.ops import rules
 from passes.ops.pad import Pad
 from passes.ops.pooling import MaxPool
@@ -38,8 +38,7 @@ def keep_apart(graph: gs.Graph, before: Collection[str]) -> None:
         if graph.opset < 11:
             pad.attrs["value"] = float(np.finfo(np.float32).smallest_subnormal)
         else:
-            dtype = pad.inputs[0].dtype or np.dtype(np.float32)
-            fill = editor.constant("fill", np.asarray(-0.0, dtype))
+            fill = editor.constant("fill", np.asarray(-0.0, numpy_dtype(pad.inputs[0])))
             pad.inputs = [*pad.inputs[:2], fill, *pad.inputs[3:]]
 
 
@@ -63,5 +62,5 @@ def _fills_with_zeros(pad: gs.Node) -> bool:
     fill = operand(pad, 2)
     if fill is not None and not isinstance(fill, gs.Constant):
         return False
-    value = np.asarray(pad.attrs.get("value", 0.0)) if fill is None else fill.values
+    value = np.asarray(pad.attrs.get("value", 0.0)) if fill is None else values_of(fill)
     return bool((value == 0).all() and not np.signbit(value).any()) and value.dtype.kind == "f"

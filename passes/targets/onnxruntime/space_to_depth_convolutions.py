@@ -17,7 +17,17 @@ import onnx_graphsurgeon as gs
 
 from passes.cost.sum_over_nodes import flops_of
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import Dim, is_constant, operand, shape_of
+from passes.graph.tensors import (
+    Dim,
+    dimensions,
+    initializer,
+    is_constant,
+    numpy_dtype,
+    operand,
+    shape_of,
+    size_of,
+    values_of,
+)
 from passes.ops.elementwise import is_pointwise
 from passes.ops.shape import is_static
 from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
@@ -81,7 +91,7 @@ class _Unroller:
             return None
         if not self._can_be_changed(node, shape):
             return None
-        written, read = (int(d) for d in node.inputs[1].shape[:2])
+        written, read = initializer(node, 1).shape[:2]
         before = self._rates.convolution(convolution, read, written)
         best = max(self._forms_of(convolution, read, written), key=lambda form: form.gain, default=None)
         return best if best is not None and best.gain > max(_WORTH, _SHARE * before) else None
@@ -127,20 +137,22 @@ class _Unroller:
     def write(self, node: gs.Node, form: _Form) -> None:
         """Write the convolution in this form, and after it and its activation what orders the positions."""
         axis, many = form.axis, form.neighbours
-        batch, (written, *positions) = node.outputs[0].shape[0], map(int, node.outputs[0].shape[1:])
-        kernel, bias = int(node.inputs[1].shape[2 + axis]), operand(node, 2)
+        batch, *sizes = dimensions(node.outputs[0])
+        written, *positions = (int(size) for size in sizes if size is not None)  # only the batch may be open
+        weight, bias = initializer(node, 1), operand(node, 2)
+        kernel = weight.shape[2 + axis]
         stride = int(node.attrs.get("strides", [1, 1])[axis])
         pads = [int(p) for p in node.attrs.get("pads", [0, 0, 0, 0])]
-        size = int(node.inputs[0].shape[2 + axis])
+        size = size_of(node.inputs[0], 2 + axis) or 0
         steps = -(-positions[axis] // many)
         reach = (steps * many - 1) * stride + kernel
         pads[2 + axis] = max(reach - size - pads[axis], 0)
-        node.inputs[1] = self._side_by_side(node, axis, many, stride)
+        node.inputs[1] = self._side_by_side(node, weight, axis, many, stride)
         if bias is not None:
-            node.inputs[2] = self.editor.constant(bias.name, np.repeat(np.asarray(bias.values), many))
+            node.inputs[2] = self.editor.constant(bias.name, np.repeat(values_of(bias), many))
         strides = list(node.attrs.get("strides", [1, 1]))
         strides[axis] = stride * many
-        node.attrs |= {"strides": strides, "pads": pads, "kernel_shape": list(node.inputs[1].shape[2:])}
+        node.attrs |= {"strides": strides, "pads": pads, "kernel_shape": list(dimensions(node.inputs[1])[2:])}
         apart = [*positions]
         apart[axis] = steps
         last = node
@@ -152,10 +164,9 @@ class _Unroller:
         last.outputs = [self._variable(output, [batch, written * many, *apart])]
         self._order(last, output, batch, [written, many, *apart], axis, positions)
 
-    def _side_by_side(self, node: gs.Node, axis: int, many: int, stride: int) -> gs.Tensor:
+    def _side_by_side(self, node: gs.Node, weight: gs.Constant, axis: int, many: int, stride: int) -> gs.Tensor:
         """The weights as those of neighbours: [filters · neighbours, in, ...], one longer along the axis."""
-        weight = node.inputs[1]
-        shape = [int(d) for d in weight.shape]
+        shape = list(weight.shape)
         kernel = shape[2 + axis]
         place = np.arange(kernel + stride * (many - 1)) - stride * np.arange(many)[:, None]
         place = np.where((place >= 0) & (place < kernel), place, kernel)  # where no weight lies there is a zero
@@ -212,7 +223,7 @@ class _Unroller:
             self.editor.emit("Slice", [longer, *bounds], output, f"{output.name}_cut", after=last)
 
     def _variable(self, like: gs.Tensor, shape: Sequence[Dim]) -> gs.Variable:
-        return self.editor.variable(f"{like.name}_apart", np.dtype(like.dtype), shape)
+        return self.editor.variable(f"{like.name}_apart", numpy_dtype(like), shape)
 
     def _ints(self, values: list[int]) -> gs.Constant:
         return self.editor.ints("sizes", values)

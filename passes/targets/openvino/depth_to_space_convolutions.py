@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become
-from passes.graph.tensors import Dim, is_constant, operand, shape_of
+from passes.graph.tensors import Dim, dimensions, initializer, is_constant, operand, shape_of, values_of
 from passes.ops import rules
 from passes.ops.conv_transpose import ConvTranspose
 from passes.ops.elementwise import is_pointwise
@@ -31,7 +31,7 @@ def move_windows_to_channels(graph: gs.Graph) -> None:
         if side is None:
             continue
         activations = list(_activations(node, editor))
-        filters, positions = node.outputs[0].shape[1], node.outputs[0].shape[2:]
+        _, filters, *positions = dimensions(node.outputs[0])
         if filters == 1 or (activations and not is_static(positions)):
             _write(node, activations, side, editor)
     editor.finish()
@@ -45,7 +45,7 @@ def _side(node: gs.Node) -> int | None:
     if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
         return None
     values = lazy(weight)
-    height, width = map(int, weight.shape[2:])
+    height, width = weight.shape[2:]
     alike = (
         [*node.attrs.get("strides", [1, 1])] == [height, height] == [height, width]
         and [*node.attrs.get("dilations", [1, 1])] == [1, 1]
@@ -65,12 +65,12 @@ def _activations(node: gs.Node, editor: GraphEditor) -> Iterator[gs.Node]:
 
 
 def _write(node: gs.Node, activations: list[gs.Node], side: int, editor: GraphEditor) -> None:
-    data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
-    read, filters = map(int, weight.shape[:2])
-    windows = np.asarray(weight.values).transpose(2, 3, 1, 0).reshape(-1, read, 1, 1)  # [side · side · filters, ...]
+    data, weight, bias = node.inputs[0], initializer(node, 1), operand(node, 2)
+    read, filters = weight.shape[:2]
+    windows = values_of(weight).transpose(2, 3, 1, 0).reshape(-1, read, 1, 1)  # [side · side · filters, ...]
     operands = [data, editor.constant(weight.name, windows)]
     if bias is not None:
-        operands.append(editor.constant(bias.name, np.tile(np.asarray(bias.values), side * side)))
+        operands.append(editor.constant(bias.name, np.tile(values_of(bias), side * side)))
     become(node, "Conv", operands, {"kernel_shape": [1, 1]})
     before = shape_of(data) or ()
     deep: list[Dim] = [before[0], side * side * filters, *before[2:]]

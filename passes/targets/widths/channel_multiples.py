@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Mask, describe, static_shape
+from passes.graph.tensors import Mask, describe, numpy_dtype, static_shape
 from passes.ops import rules
 from passes.planning import planner
 from passes.planning.planner import PlanOptions
@@ -240,7 +240,7 @@ def _multiples(graph: gs.Graph, couplings: list[Coupling], align: int | Lines) -
     """What the width of each coupling is rounded up to a multiple of: by the smallest elements that are stored so."""
     if isinstance(align, int):
         return dict.fromkeys(range(len(couplings)), align)
-    sizes = {name: np.dtype(tensor.dtype).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
+    sizes = {name: numpy_dtype(tensor).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
     elements = ([sizes[name] for name, _ in coupling.slices_per_class if sizes.get(name)] for coupling in couplings)
     return {number: align.multiple(min(found, default=4)) for number, found in enumerate(elements)}
 
