@@ -76,10 +76,7 @@ class _Command(TyperGroup):
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
-                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
-                2,
-                error,
-                words,
+                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.", 2, error, words
             )
         return code
 

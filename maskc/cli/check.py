@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_error, volume
-from maskc.cli.shared_options import (
-    Adapters,
-    At,
-    Debug,
-    Jobs,
-    Json,
-    Masks,
-    Memory,
-    Quiet,
-    Rules,
-    Shape,
-    Timeout,
-    Trust,
-    Verbose,
-)
+from maskc.inspection.options import ReadOptions
 
 
-@app.command(epilog=EXIT_CODES)
+@command()
 def check(
     models: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="MODEL", help="The models to check; by default all of the baseline."),
+        list[Path] | None, typer.Argument(metavar="MODEL", help="The models to check; by default all of the baseline.")
     ] = None,
+    *,
     baseline: Annotated[Path, typer.Option(metavar="FILE", help="The baseline file; see docs/ci.md.")] = Path(
         "flops.json"
     ),
@@ -43,12 +29,9 @@ def check(
         float, typer.Option(metavar="F", help="How far FLOPs may rise above the baseline: 0.01 is one percent.")
     ] = 0.0,
     min_reduction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F", help="Fail when FLOPs before divided by FLOPs after is less than this.", show_default=False
-        ),
+        float | None, typer.Option(metavar="F", help="Fail when FLOPs before divided by FLOPs after is less than this.")
     ] = None,
-    jobs: Jobs = None,
+    jobs: shared.Jobs = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,24 +41,15 @@ def check(
                 "What to print: table, markdown, junit, github or json. With a file it is written there and the "
                 "table still printed; may be repeated."
             ),
-            show_default=False,
         ),
     ] = None,
-    masks: Masks = None,
-    shape: Shape = None,
-    at: At = None,
+    options: Annotated[ReadOptions, Without("signature")],
     adapters: Annotated[
-        Adapters | None,
-        typer.Option(help="With --update: how the models named are compiled, as for compile.", show_default=False),
+        Literal["auto", "always", "never"] | None,
+        typer.Option(help="With --update: how the models named are compiled, as for compile."),
     ] = None,
-    rules: Rules = None,
-    trust: Trust = False,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    rules: shared.Rules = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Compile models again and fail if FLOPs increased.
 
@@ -90,39 +64,25 @@ def check(
 
     maskc check --format github --format junit=check.xml
     """
-    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.regression import check as regress
     from maskc.regression import output_formats
     from maskc.regression.findings import Limits
 
-    if not update and (masks or shape or at or adapters):
+    if not update and (options != ReadOptions() or adapters):
         raise typer.BadParameter(
             "--masks, --shape, --at and --adapters are kept in the baseline: give them with --update."
         )
-    targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *(models or ())))
-    limits = Limits(tolerance, min_reduction)
+    named = models or ()
+    how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
+    targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *named))
     changed = False
     if update:
         outcomes, changed = regress.update(
-            baseline,
-            models or (),
-            masks=masks,
-            shapes=parse(shape or ()),
-            at=parse_at(at or ()),
-            adapters=adapters.value if adapters else None,
-            limits=limits,
-            jobs=jobs,
-            rules=rules or (),
+            baseline, named, masks=options.mask_file, shapes=options.shapes, at=options.at, adapters=adapters, **how
         )
     else:
-        outcomes = regress.check(baseline, models or (), limits=limits, jobs=jobs, rules=rules or ())
-    for name, file in targets:
-        if file is not None:
-            output_formats.write(outcomes, name, file)
-        elif name == "table":
-            output_formats.show(outcomes, console())
-        else:
-            sys.stdout.write(output_formats.FORMATS[name](outcomes))
+        outcomes = regress.check(baseline, named, **how)
+    output_formats.write_all(outcomes, targets, console())
     if volume.quiet:
         for line in output_formats.failures(outcomes):
             print_error(f"Error: {line}")

@@ -7,30 +7,24 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import At, Debug, Json, Memory, Quiet, Rules, Shape, Signature, Timeout, Trust, Verbose
+from maskc.inspection.options import ReadOptions
 
 
-@app.command(epilog=EXIT_CODES)
+@command()
 def diff(
     before: Annotated[
         Path,
         typer.Argument(metavar="A", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
     ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one of these.", show_default=False)],
+    *,
     every: Annotated[bool, typer.Option("--all", help="Show unchanged layers, too; --json always has them.")] = False,
-    shape: Shape = None,
-    at: At = None,
-    signature: Signature = None,
-    rules: Rules = None,
-    trust: Trust = False,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    options: Annotated[ReadOptions, Without("masks")],
+    rules: shared.Rules = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Compare two models layer by layer.
 
@@ -43,11 +37,10 @@ def diff(
     Example: maskc diff model.onnx model.compiled.onnx
     """
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.inspection.diff import diff as run
 
     load(rules or ())
-    result = run(before, after, shapes=parse(shape or ()), at=parse_at(at or ()), signature=signature)
+    result = run(before, after, shapes=options.shapes, at=options.at, signature=options.signature)
     if as_json:
         print_json(result.to_json())
         return

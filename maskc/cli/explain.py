@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli import shared_options as option
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_json, warn
+from maskc.compilation.options import CompileOptions
 
 _CODE = re.compile(r"[A-Za-z]\d{3}")
 
 
-@app.command(epilog=EXIT_CODES)
+@command()
 def explain(
     model: Annotated[
         Path,
@@ -25,21 +26,9 @@ def explain(
             show_default=False,
         ),
     ],
-    masks: option.Masks = None,
-    shape: option.Shape = None,
-    signature: option.Signature = None,
-    target: option.Targeting = "any",
-    adapters: option.Adapting = option.Adapters.auto,
-    align: option.Aligning = "auto",
-    align_for: option.AlignFor = None,
-    rules: option.Rules = None,
-    trust: option.Trust = False,
-    timeout: option.Timeout = None,
-    memory: option.Memory = None,
-    as_json: option.Json = False,
-    quiet: option.Quiet = False,
-    verbose: option.Verbose = False,
-    debug: option.Debug = False,
+    options: Annotated[CompileOptions, Without("at"), Without("align_seconds")],
+    rules: shared.Rules = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Show which operators keep masked channels alive, and why.
 
@@ -53,22 +42,11 @@ def explain(
     if _CODE.fullmatch(str(model)) and not model.exists():
         _show_reason(str(model).upper(), as_json)
         return
-    from maskc.compilation.compile import explain as run
-    from maskc.compilation.options import parse_align
+    from maskc.compilation.compile import explain_with
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse
 
     load(rules or ())
-    result = run(
-        model,
-        masks,
-        shapes=parse(shape or ()),
-        signature=signature,
-        adapters=adapters.value,
-        align=parse_align(align),
-        align_for=align_for,
-        target=target,
-    )
+    result = explain_with(model, options)
     warn(result.warnings)
     if as_json:
         told = result.to_json()
@@ -76,7 +54,7 @@ def explain(
         return
     from maskc.report.terminal import show_explanation
 
-    show_explanation(result.document(), console(), masks=masks is not None)
+    show_explanation(result.document(), console(), masks=options.masks is not None)
 
 
 def _show_reason(code: str, as_json: bool) -> None:

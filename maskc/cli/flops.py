@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import command
 from maskc.cli.output import console, print_json
-from maskc.cli.shared_options import (
-    At,
-    Debug,
-    Json,
-    Masks,
-    Memory,
-    Model,
-    Quiet,
-    Rules,
-    Shape,
-    Signature,
-    Timeout,
-    Trust,
-    Verbose,
-)
+from maskc.inspection.options import ReadOptions
 
 
-@app.command(epilog=EXIT_CODES)
-def flops(
-    model: Model,
-    masks: Masks = None,
-    shape: Shape = None,
-    at: At = None,
-    signature: Signature = None,
-    rules: Rules = None,
-    trust: Trust = False,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@command()
+def flops(model: shared.Model, options: ReadOptions, rules: shared.Rules = None, as_json: shared.Json = False) -> None:
     """Count FLOPs, multiply-accumulates and parameters.
 
     The sizes that it is counted at are said first; --at counts at others.
@@ -45,11 +18,10 @@ def flops(
     Example: maskc flops model.onnx
     """
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.inspection.flops import flops as run
 
     load(rules or ())
-    cost = run(model, masks, shapes=parse(shape or ()), at=parse_at(at or ()), signature=signature)
+    cost = run(model, options.masks, shapes=options.shapes, at=options.at, signature=options.signature)
     if as_json:
         from maskc.results.json_values import plain
 

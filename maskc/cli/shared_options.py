@@ -1,9 +1,9 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options of several commands, besides those of reading, compiling and verifying."""
 
 from __future__ import annotations
 
 import os
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +11,9 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.output import volume
+from maskc.options import option
 
 _EITHER = "-q and -v cannot both be given"
-
-
-class Adapters(StrEnum):
-    """Where adapters restore constant channels for the operators that need them."""
-
-    auto = "auto"
-    always = "always"
-    never = "never"
 
 
 def _set_quiet(value: bool) -> bool:
@@ -69,147 +62,19 @@ Models = Annotated[
         metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory; or several.", show_default=False
     ),
 ]
-Masks = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help=(
-            "More masks: an .npz or .safetensors file of 1-D arrays of 0 and 1. Keys are `tensor` or "
-            "`tensor@axis` for tensors of the ONNX graph; without an axis it is 1 for rank 3 and more and "
-            "the last one otherwise."
-        ),
-        show_default=False,
-    ),
-]
-Shape = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=1x3x224x224",
-        help=(
-            "Fix the symbolic sizes of an input; may be repeated. `?` leaves a size as it is, a name renames it. "
-            "With commas, as in NAME=?,128, names may contain an x."
-        ),
-        show_default=False,
-    ),
-]
-At = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=1x3x224x224",
-        help=(
-            "Count FLOPs at these sizes of an input, without fixing them; may be repeated. By default a batch of 1, "
-            "images of 224 x 224 and 128 for other open sizes, or the first others that the model accepts."
-        ),
-        show_default=False,
-    ),
-]
-Signature = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Which signature or function of a SavedModel to read; by default the serving signature.",
-        show_default=False,
-    ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        callback=_set_trust,
-        help="Read a SavedModel that reaches files, Python or other machines; reading and verifying one runs it.",
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        min=0.0,
-        callback=_set_timeout,
-        help="End it after so many seconds, whatever it is doing; nothing is written then.",
-        show_default=False,
-    ),
-]
-Memory = Annotated[
-    float | None,
-    typer.Option(
-        "--memory",
-        metavar="GB",
-        min=0.0,
-        callback=_set_memory,
-        help="End it when it takes more than so many gigabytes of memory; nothing is written then.",
-        show_default=False,
-    ),
-]
 Rules = Annotated[
     list[Path] | None,
-    typer.Option(
-        metavar="FILE.py",
-        help="Python code with rules for custom operators; may be repeated.",
-        show_default=False,
-    ),
-]
-Adapting = Annotated[
-    Adapters,
-    typer.Option(
-        help=(
-            "Whether to restore constant channels at the operators that need them, with a Pad, Gather or Concat: where "
-            "that is cheaper than computing them, wherever it saves FLOPs, or never."
-        )
-    ),
-]
-Targeting = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        metavar="RUNTIME",
-        help=(
-            "The runtime to optimize for: onnxruntime, openvino, cuda or tensorrt; any weighs ONNX Runtime and "
-            "OpenVINO against each other."
-        ),
-    ),
-]
-Aligning = Annotated[
-    str,
-    typer.Option(
-        "--align",
-        metavar="none|N|auto|measure",
-        help=(
-            "Keep a few removable channels where that channel count suits the kernels: none, up to multiples of N, by "
-            "a table for this processor (auto), or by timing each layer here (measure)."
-        ),
-    ),
-]
-AlignFor = Annotated[
-    str | None,
-    typer.Option(
-        "--align-for",
-        metavar="avx2|avx512|xeon|zen4|cuda",
-        help="The processor that --align auto is for; by default this one.",
-        show_default=False,
-    ),
-]
-AlignSeconds = Annotated[
-    float, typer.Option(metavar="SECONDS", help="How long --align measure may time layers; the times are cached.")
+    typer.Option(metavar="FILE.py", help="Python code with rules for custom operators; may be repeated."),
 ]
 Reports = Annotated[
     list[Path] | None,
     typer.Option(
-        "--report",
-        metavar="FILE.html|FILE.json",
-        help="Write a report as a page or as data; may be repeated.",
-        show_default=False,
+        "--report", metavar="FILE.html|FILE.json", help="Write a report as a page or as data; may be repeated."
     ),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        "--jobs",
-        "-j",
-        metavar="N",
-        help="How many models to compile at a time; by default one per core.",
-        show_default=False,
-    ),
+    typer.Option("--jobs", "-j", metavar="N", help="How many models to compile at a time; by default one per core."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors.")]
@@ -217,3 +82,29 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Log each step and its time on stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a command may do, which the options see to by themselves."""
+
+    trust: bool = option(
+        False,
+        "Read a SavedModel that reaches files, Python or other machines; reading and verifying one runs it.",
+        "--trust",
+        callback=_set_trust,
+    )
+    timeout: float | None = option(
+        None,
+        "End it after so many seconds, whatever it is doing; nothing is written then.",
+        metavar="SECONDS",
+        min=0.0,
+        callback=_set_timeout,
+    )
+    memory: float | None = option(
+        None,
+        "End it when it takes more than so many gigabytes of memory; nothing is written then.",
+        metavar="GB",
+        min=0.0,
+        callback=_set_memory,
+    )

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_error, print_json
-from maskc.cli.shared_options import (
-    At,
-    Debug,
-    Jobs,
-    Json,
-    Memory,
-    Models,
-    Quiet,
-    Rules,
-    Shape,
-    Signature,
-    Timeout,
-    Trust,
-    Verbose,
-)
-from maskc.cli.verify import Provider
+from maskc.inspection.options import ReadOptions
+from maskc.verification.options import Provider
 
 
-@app.command(epilog=EXIT_CODES)
+@command()
 def sweep(
-    models: Models,
+    models: shared.Models,
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -38,87 +27,57 @@ def sweep(
             "-o",
             metavar="DIR",
             help="The directory to write to. By default beside the model, under its name with .sweep.",
-            show_default=False,
         ),
     ] = None,
     targets: Annotated[
         str | None,
         typer.Option(
-            metavar="0.5,0.25",
-            help="Fractions of the model's FLOPs to keep: masks are made by weight magnitude.",
-            show_default=False,
+            metavar="0.5,0.25", help="Fractions of the model's FLOPs to keep: masks are made by weight magnitude."
         ),
     ] = None,
     masks: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="A mask file, as for compile, used as one sparsity level; may be repeated.",
-            show_default=False,
-        ),
+        typer.Option(metavar="FILE", help="A mask file, as for compile, used as one sparsity level; may be repeated."),
     ] = None,
     align: Annotated[
         str | None,
-        typer.Option(
-            metavar="none,auto,measure,8",
-            help="The values of --align to compile each sparsity level with.",
-            show_default=False,
-        ),
+        typer.Option(metavar="none,auto,measure,8", help="The values of --align to compile each sparsity level with."),
     ] = None,
     adapters: Annotated[
         str | None,
-        typer.Option(
-            metavar="auto,always,never",
-            help="The values of --adapters to compile each sparsity level with.",
-            show_default=False,
-        ),
+        typer.Option(metavar="auto,always,never", help="The values of --adapters to compile each sparsity level with."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(
-            metavar="any,openvino",
-            help="The values of --target to compile each sparsity level with.",
-            show_default=False,
-        ),
+        typer.Option(metavar="any,openvino", help="The values of --target to compile each sparsity level with."),
     ] = None,
     quality: Annotated[
         str | None,
         typer.Option(
-            metavar="COMMAND",
-            help="A command that measures quality: it has {model} in it and prints a number last.",
-            show_default=False,
+            metavar="COMMAND", help="A command that measures quality: it has {model} in it and prints a number last."
         ),
     ] = None,
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="Lower quality is better, as for a loss or an error.")
     ] = False,
-    shape: Shape = None,
-    at: At = None,
-    signature: Signature = None,
+    reading: Annotated[ReadOptions, Without("masks")],
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare each model with its source before it is written.")
     ] = True,
-    provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = Provider.cpu,
+    provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = "cpu",
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long to measure the latency of each model; 0 to skip.")
     ] = 2.0,
-    jobs: Jobs = None,
+    jobs: shared.Jobs = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
             help="Compile on the Ray cluster at this address; `auto` finds a running one. Needs maskc[ray].",
-            show_default=False,
         ),
     ] = None,
-    rules: Rules = None,
-    trust: Trust = False,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    rules: shared.Rules = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Compile and measure a model at several sparsity levels.
 
@@ -134,32 +93,30 @@ def sweep(
     from maskc.compilation.compile import default_output
     from maskc.compilation.options import parse_align
     from maskc.frontend.custom_rules import load
-    from maskc.frontend.input_sizes import parse, parse_at
     from maskc.sweeps import run
 
     load(rules or ())
-    axes: dict[str, list[Any]] = {}
-    if align is not None:
-        axes["align"] = [parse_align(word) for word in _values("--align", align)]
-    if adapters is not None:
-        axes["adapters"] = _values("--adapters", adapters)
-    if target is not None:
-        axes["target"] = _values("--target", target)
-    named = [[(key, value) for value in values] for key, values in axes.items()]
+    parsers: dict[str, Callable[[str], Any]] = {"align": parse_align, "adapters": str, "target": str}
+    given = {"align": align, "adapters": adapters, "target": target}
+    axes = [
+        [(name, parsers[name](word)) for word in _values(f"--{name}", words)]
+        for name, words in given.items()
+        if words is not None
+    ]
     directory = output or default_output(models[0]).with_suffix("").with_suffix(".sweep")
     result = run.sweep(
         models,
         directory,
         targets=_numbers("--targets", targets),
         masks=masks or (),
-        policies=[dict(pairs) for pairs in itertools.product(*named)],
+        policies=[dict(pairs) for pairs in itertools.product(*axes)],
         quality=quality,
         lower_is_better=lower_is_better,
-        shapes=parse(shape or ()),
-        at=parse_at(at or ()),
-        signature=signature,
+        shapes=reading.shapes,
+        at=reading.at,
+        signature=reading.signature,
         verify=verify,
-        provider=provider.value,
+        provider=provider,
         seconds=seconds,
         jobs=jobs,
         ray=ray,

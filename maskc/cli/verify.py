@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli import shared_options as shared
+from maskc.cli.command import command
 from maskc.cli.output import console, print_error, print_json, volume
-from maskc.cli.shared_options import (
-    At,
-    Debug,
-    Json,
-    Masks,
-    Memory,
-    Quiet,
-    Reports,
-    Shape,
-    Signature,
-    Timeout,
-    Trust,
-    Verbose,
-)
 from maskc.errors import NotEquivalentError, UndecidedError
+from maskc.inspection.options import ReadOptions
+from maskc.verification.options import VerifyOptions
 
 
-class Provider(StrEnum):
-    """What runs the models, and where."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    openvino = "openvino"
-    auto = "auto"
-
-
-@app.command(epilog=EXIT_CODES)
+@command()
 def verify(
     reference: Annotated[
         Path,
@@ -48,83 +26,18 @@ def verify(
         ),
     ],
     compiled: Annotated[
-        Path,
-        typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False),
+        Path, typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False)
     ],
-    masks: Masks = None,
-    shape: Shape = None,
-    at: At = None,
-    signature: Signature = None,
-    provider: Annotated[
-        Provider,
-        typer.Option(
-            help=(
-                "Where to run: ONNX Runtime on the CPU, CUDA or TensorRT (without fallback), OpenVINO on the CPU, or "
-                "auto: CUDA if it is usable, else the CPU."
-            )
-        ),
-    ] = Provider.cpu,
+    reading: ReadOptions,
+    options: VerifyOptions,
     inputs: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.npz",
-            help="Real data to compare on as well, by input name: a file or a directory of files.",
-            show_default=False,
+            metavar="FILE.npz", help="Real data to compare on as well, by input name: a file or a directory of files."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", help="How many random inputs to compare on.")] = 16,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random inputs.")] = 0,
-    rtol: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F",
-            help=(
-                "Relative tolerance, as a share of the largest value of the output. By default 8 ulp × √depth, at most "
-                "1e-5, or 1e-12 if all is float64 and 1e-3 if any is half precision; ten times that against "
-                "TensorFlow."
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    atol: Annotated[float, typer.Option(metavar="F", help="Absolute tolerance.")] = 0.0,
-    min_reduction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F",
-            help="Fail when FLOPs before divided by FLOPs after is less than this.",
-            show_default=False,
-        ),
-    ] = None,
-    exact: Annotated[
-        bool | None,
-        typer.Option(
-            "--exact/--no-exact",
-            help=(
-                "Compare in double precision as well, in the ONNX reference evaluator, where rounding does not hide "
-                "errors of logic. By default if that takes no more than a few seconds."
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    dump: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="If the models differ, write the smallest subgraphs that do, and an input, to this directory.",
-            show_default=False,
-        ),
-    ] = None,
-    bench: Annotated[
-        bool, typer.Option("--bench", help="Measure the latency of both, side by side, on the provider.")
-    ] = False,
-    report: Reports = None,
-    trust: Trust = False,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    report: shared.Reports = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Check numerically that the outputs of two models match.
 
@@ -139,28 +52,9 @@ def verify(
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
-    from maskc.frontend.input_sizes import parse, parse_at
-    from maskc.verification.verify import verify as run
+    from maskc.verification.verify import verify_with
 
-    result = run(
-        reference,
-        compiled,
-        masks=masks,
-        shapes=parse(shape or ()),
-        at=parse_at(at or ()),
-        signature=signature,
-        provider=provider.value,
-        inputs=inputs,
-        samples=samples,
-        seed=seed,
-        rtol=rtol,
-        atol=atol,
-        min_reduction=min_reduction,
-        exact=exact,
-        dump=dump,
-        bench=bench,
-        reports=report or (),
-    )
+    result = verify_with(reference, compiled, reading, options, inputs=inputs, reports=report or ())
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.command import command
 from maskc.cli.output import print_json
 from maskc.cli.shared_options import Json
 
 
-@app.command(epilog=EXIT_CODES)
+@command(limits=False)
 def version(as_json: Json = False) -> None:
     """Print the versions of maskc and its libraries."""
     from maskc.report.terminal import versions

@@ -30,7 +30,7 @@ from maskc.errors import (
 )
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.graph_queries import has_external, model_bytes
-from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check
 from maskc.progress import Listener, detail, listening, stage
@@ -125,10 +125,23 @@ def compile(
         (8, 8)
         >>> compiled.save("small.onnx")
     """
-    checks = VerifyOptions(provider, samples, seed, rtol, atol, exact=False, bisect=False) if verify else None
-    options = CompileOptions(masks, shapes, adapters, align, align_for, align_seconds, checks, at, target=target)
+    checks = VerifyOptions(
+        provider=provider, samples=samples, seed=seed, rtol=rtol, atol=atol, exact=False, bisect=False
+    )
+    options = CompileOptions(
+        masks=masks,
+        shapes=shapes,
+        at=at,
+        signature=signature,
+        target=target,
+        adapters=adapters,
+        align=align,
+        align_for=align_for,
+        align_seconds=align_seconds,
+        verify=checks if verify else None,
+    )
     with nullcontext() if progress is None else listening(progress):
-        return _compile(fixed(frontend.read(model, signature=signature), shapes), options, compares=verify)
+        return _compile(options.read(model), options, compares=verify)
 
 
 @telling()
@@ -153,15 +166,13 @@ def compile_file(
     files.check_target(output)
     if any(report.resolve() == output.resolve() for report in reports):
         raise InputError("The report and the compiled model cannot be the same file.")
-    source = frontend.read(model, stay=True, signature=options.signature)
-    masks = (Path(options.masks),) if isinstance(options.masks, (str, os.PathLike)) else ()
-    read = (*source.files, *masks)
+    source = options.read(model, stay=True)
+    read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
     for report in reports:
         files.check_not_read(report, read, "report")
-    source = fixed(source, options.shapes)
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:
             compiled = _compile(source, options, store, compares=True, advises=advises or bool(reports))
@@ -209,9 +220,24 @@ def explain(
         >>> explain("model.onnx").held
         ()
     """
-    options = CompileOptions(masks, shapes, adapters, align, align_for, target=target)
-    source = fixed(frontend.read(model, signature=signature), shapes)
-    return _compile(source, options, compares=True, advises=True).report
+    return explain_with(
+        model,
+        CompileOptions(
+            masks=masks,
+            shapes=shapes,
+            signature=signature,
+            target=target,
+            adapters=adapters,
+            align=align,
+            align_for=align_for,
+        ),
+    )
+
+
+def explain_with(model: frontend.Model, options: CompileOptions) -> CompileReport:
+    """`explain` with the options as one value; nothing is verified."""
+    options = dataclasses.replace(options, verify=None)
+    return _compile(options.read(model), options, compares=True, advises=True).report
 
 
 def _compile(

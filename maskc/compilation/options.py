@@ -1,17 +1,17 @@
-"""How a model is compiled."""
+"""Options of a compilation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from maskc.errors import InputError
-from maskc.frontend.input_sizes import Shapes
-from maskc.frontend.mask_files import Masks
+from maskc.inspection.options import ReadOptions
+from maskc.options import option
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import POLICIES, Policy
-from passes.cost.sizes_to_count_at import Sizes
-from passes.targets import registry
+
+if TYPE_CHECKING:
+    from passes.adapters.placement import Policy
 
 #: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it
@@ -32,25 +32,52 @@ VERIFY_SAMPLES = 5
 VERIFY = VerifyOptions(samples=VERIFY_SAMPLES, exact=False, bisect=False)
 
 
-@dataclass(frozen=True)
-class CompileOptions:
+def parse_align(word: str) -> Align:
+    """What was given to `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
+    return _checked(int(word) if word.isascii() and word.isdigit() else cast("Align", word))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions(ReadOptions):
     """The options of `maskc.compile`, which says what they mean; `verify` is None where nothing is to be verified.
 
     Raises `InputError` when one of them cannot be used.
     """
 
-    masks: Masks | None = None
-    shapes: Shapes | None = None
-    adapters: Policy = "auto"
-    align: Align = "auto"
-    align_for: str | None = None
-    align_seconds: float = SECONDS
+    target: str = option(
+        "any",
+        "The runtime to optimize for: onnxruntime, openvino, cuda or tensorrt; any weighs ONNX Runtime and OpenVINO "
+        "against each other.",
+        metavar="RUNTIME",
+    )
+    adapters: Policy = option(
+        "auto",
+        "Whether to restore constant channels at the operators that need them, with a Pad, Gather or Concat: where "
+        "that is cheaper than computing them, wherever it saves FLOPs, or never.",
+        kind=Literal["auto", "always", "never"],
+    )
+    align: Align = option(
+        "auto",
+        "Keep a few removable channels where that channel count suits the kernels: none, up to multiples of N, by a "
+        "table for this processor (auto), or by timing each layer here (measure).",
+        metavar="none|N|auto|measure",
+        kind=str,
+        parse=parse_align,
+    )
+    align_for: str | None = option(
+        None,
+        "The processor that --align auto is for; by default this one.",
+        metavar="avx2|avx512|xeon|zen4|cuda",
+    )
+    align_seconds: float = option(
+        SECONDS, "How long --align measure may time layers; the times are cached.", metavar="SECONDS"
+    )
     verify: VerifyOptions | None = VERIFY
-    at: Sizes | None = None
-    signature: str | None = None
-    target: str = registry.DEFAULT
 
     def __post_init__(self) -> None:
+        from passes.adapters.placement import POLICIES
+        from passes.targets import registry
+
         if self.adapters not in POLICIES:
             raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{self.adapters}'.")
         _checked(self.align)
@@ -69,11 +96,6 @@ class CompileOptions:
             )
         if not self.align_seconds > 0:
             raise InputError(f"The seconds to measure for must be more than 0, and not {self.align_seconds:g}.")
-
-
-def parse_align(word: str) -> Align:
-    """What was given to `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
-    return _checked(int(word) if word.isascii() and word.isdigit() else cast("Align", word))
 
 
 def _checked(align: Align) -> Align:

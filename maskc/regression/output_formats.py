@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,9 +168,15 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
     return found if printed else [*found, ("table", None)]
 
 
-def write(outcomes: Sequence[Outcome], name: str, file: Path) -> None:
-    """Write one of the formats to a file. Raises `InputError` when that fails."""
-    write_model_files.write_text(file, FORMATS[name](outcomes))
+def write_all(outcomes: Sequence[Outcome], targets: Sequence[tuple[str, Path | None]], out: Console) -> None:
+    """Print and write formats, as `targets` gives them. Raises `InputError` when a file cannot be written."""
+    for name, file in targets:
+        if file is not None:
+            write_model_files.write_text(file, FORMATS[name](outcomes))
+        elif name == "table":
+            show(outcomes, out)
+        else:
+            sys.stdout.write(FORMATS[name](outcomes))
 
 
 _NARROW_TITLES = ("At", "FLOPs,\nbaseline", "FLOPs,\nnow", "Change", "Channels\nremoved", "Verdict")

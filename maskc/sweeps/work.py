@@ -38,11 +38,6 @@ class Task:
     output: Path
     options: CompileOptions
 
-    @property
-    def masks(self) -> Path | None:
-        """The file of masks that is compiled in."""
-        return self.options.masks if isinstance(self.options.masks, Path) else None
-
 
 @dataclass(frozen=True)
 class Done:
@@ -114,7 +109,7 @@ def _scattered(ray: Any, tasks: Sequence[Task], most: int, rules: list[bytes]) -
                 index, task = waiting.pop(0)
                 if task.files not in stored:
                     stored[task.files] = ray.put(_content(task.files, task.model.parent))
-                masks = None if task.masks is None else task.masks.read_bytes()
+                masks = None if task.options.mask_file is None else task.options.mask_file.read_bytes()
                 running[remote.remote(__version__, _for_here(task), stored[task.files], masks, rules)] = index
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             index = running.pop(ready)
@@ -143,8 +138,8 @@ def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: lis
             (inside / name).parent.mkdir(parents=True, exist_ok=True)
             (inside / name).write_bytes(data)
         here = replace(task, model=inside / task.model.name, output=out / task.output.name)
-        if masks is not None and task.masks is not None:
-            file = inside / f"masks{task.masks.suffix}"
+        if masks is not None and task.options.mask_file is not None:
+            file = inside / f"masks{task.options.mask_file.suffix}"
             file.write_bytes(masks)
             here = replace(here, options=replace(task.options, masks=file))
         sources = [inside / f"rules_{number}.py" for number in range(len(rules))]

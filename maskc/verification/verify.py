@@ -16,6 +16,7 @@ from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import apply_masks
 from maskc.inspection.flops import count_both
+from maskc.inspection.options import ReadOptions
 from maskc.report import files
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
@@ -71,6 +72,7 @@ def verify(
         >>> verify("model.onnx", "model.onnx", samples=2).reduction
         1.0
     """
+    reading = ReadOptions(masks=masks, shapes=shapes, at=at, signature=signature)
     options = VerifyOptions(
         provider=provider,
         samples=samples,
@@ -82,9 +84,23 @@ def verify(
         dump=None if dump is None else Path(dump),
         bench=bench,
     )
+    return verify_with(reference, compiled, reading, options, inputs=inputs, reports=reports)
+
+
+def verify_with(
+    reference: frontend.Model,
+    compiled: frontend.Model,
+    reading: ReadOptions,
+    options: VerifyOptions,
+    *,
+    inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    reports: Sequence[str | os.PathLike[str]] = (),
+) -> Verification:
+    """`verify` with its options as two values: how the models are read, and how they are compared."""
+    masks, shapes, at = reading.masks, reading.shapes, reading.at
     targets = [Path(report) for report in reports]
     files.check(targets)
-    sources = [frontend.read(model, signature=signature) for model in (reference, compiled)]
+    sources = [frontend.read(model, signature=reading.signature) for model in (reference, compiled)]
     given = [Path(item) for item in (masks, inputs) if isinstance(item, (str, os.PathLike))]
     for path in targets:
         files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")

@@ -197,7 +197,7 @@ def test_files_that_are_read_never_go(tmp_path: Path) -> None:
     renamed = (tmp_path / "out.onnx").rename(tmp_path / "renamed.onnx")
     masks = {"w1@1": np.arange(64) % 2}
     np.savez(tmp_path / "masks.npz", **masks)
-    compile_file(renamed, tmp_path / "out.onnx", CompileOptions(tmp_path / "masks.npz", verify=None))
+    compile_file(renamed, tmp_path / "out.onnx", CompileOptions(masks=tmp_path / "masks.npz", verify=None))
     assert data in files(tmp_path)
     api.compile(renamed, masks).save(tmp_path / "out.onnx")
     assert data in files(tmp_path)
@@ -274,5 +274,5 @@ def test_weights_that_share_their_place_in_a_file_are_stored_once(
     size = sum((tmp_path / name).stat().st_size for name in files(tmp_path) if name.startswith("out"))
     assert size < source.stat().st_size + (tmp_path / "weights").stat().st_size + 8192
     np.savez(tmp_path / "masks.npz", **{"w2@0": np.arange(128) % 2})  # they still have their names
-    masked = compile_file(source, compiled, CompileOptions(tmp_path / "masks.npz"))
+    masked = compile_file(source, compiled, CompileOptions(masks=tmp_path / "masks.npz"))
     assert masked.verification is not None and masked.after.flops < report.after.flops

@@ -1,0 +1,96 @@
+"""Commands made of functions, with an option for each field of a dataclass parameter."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+
+import typer
+
+from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.shared_options import Debug, Limits, Quiet, Verbose
+from maskc.options import Option, options_of
+
+_VOLUME = {"quiet": Quiet, "verbose": Verbose, "debug": Debug}
+# These stand last in the help.
+_PRINTING = ("as_json", *_VOLUME)
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class Without(NamedTuple):
+    """The option of a dataclass that a command does not have: `Annotated[ReadOptions, Without("masks")]`."""
+
+    name: str
+
+
+class _Group(NamedTuple):
+    """A dataclass, and those of its options that a command has."""
+
+    kind: type
+    options: dict[str, Option]
+
+    def taken_from(self, given: dict[str, Any]) -> Any:
+        """The dataclass with the values of a command line, from which they are removed."""
+        values = {name: given.pop(name) for name in self.options}
+        for name, option in self.options.items():
+            if option.parse is not None and values[name] is not None:
+                values[name] = option.parse(values[name])
+        return self.kind(**values)
+
+
+def command(*, limits: bool = True) -> Callable[[Function], Function]:
+    """Register a function as the command of its name.
+
+    Options that all commands have are added and, with `limits`, those on time, memory and trust. They work by
+    themselves: the function does not get them.
+    """
+    shared = [
+        *(_parameters_of(options_of(Limits)) if limits else ()),
+        *(_parameter(name, hint, False) for name, hint in _VOLUME.items()),
+    ]
+
+    def register(function: Function) -> Function:
+        groups: dict[str, _Group] = {}
+        parameters = sorted([*_parameters(function, groups), *shared], key=lambda each: each.name in _PRINTING)
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            for parameter in shared:
+                del given[parameter.name]
+            function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)
+
+        # typer reads these, instead of those of the function
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(epilog=EXIT_CODES)(run)
+        return function
+
+    return register
+
+
+def _parameters(function: Function, groups: dict[str, _Group]) -> Iterator[inspect.Parameter]:
+    """The parameters of a function; one that is a dataclass of options is put into `groups`, and gives its options."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, *details = get_args(hints[name]) or (hints[name],)
+        left_out = {detail.name for detail in details if isinstance(detail, Without)}
+        options = {key: option for key, option in options_of(kind).items() if key not in left_out}
+        if options:
+            groups[name] = _Group(kind, options)
+            yield from _parameters_of(options)
+        else:
+            yield _parameter(name, hints[name], parameter.default)
+
+
+def _parameters_of(options: Mapping[str, Option]) -> Iterator[inspect.Parameter]:
+    for name, option in options.items():
+        details = typer.Option(*option.flags, help=option.help, **option.details)
+        yield _parameter(name, Annotated[option.kind, details], option.default)
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
