@@ -46,6 +46,8 @@ def schema(kind: Any = Document, name: str = "report", version: int = SCHEMA) ->
     for definition in (made, *made["$defs"].values()):
         definition["description"] = " ".join(definition["description"].replace("`", "").split())
         definition["required"] = list(definition["properties"])
+    for item in made["properties"].values():
+        item.pop("default", None)  # all are written
     made["properties"]["schema"] = {"const": version}
     return head | {key: made[key] for key in made if key != "title"}
 

@@ -115,9 +115,9 @@ def tell_end(message: str, code: int) -> int:
 
 
 def _versions() -> str:
-    from maskc.report.terminal import versions
+    from maskc.results.environment import installed_versions
 
-    return ", ".join(f"{name} {number}" for name, number in versions().items())
+    return ", ".join(f"{name} {number}" for name, number in installed_versions().items())
 
 
 app = typer.Typer(

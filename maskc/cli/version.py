@@ -10,9 +10,9 @@ from maskc.cli.shared_options import Json
 @command(limits=False)
 def version(as_json: Json = False) -> None:
     """Print the versions of maskc and its libraries."""
-    from maskc.report.terminal import versions
+    from maskc.results.environment import installed_versions
 
-    found = versions()
+    found = installed_versions()
     if as_json:
         print_json(found)
         return

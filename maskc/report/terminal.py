@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import platform
 import re
 from collections.abc import Collection, Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +25,6 @@ from maskc.report.wording import (
     where_run,
     width_lines,
 )
-from maskc.results.environment import __version__
 
 if TYPE_CHECKING:
     from maskc.results.diff import Change, Diff
@@ -48,11 +44,6 @@ PIPE_WIDTH = 120
 # Terminals of fewer columns get a narrower table of errors.
 NARROW = 100
 
-_LIBRARIES = (
-    *("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorflow", "keras", "tf2onnx"),
-)
-
 # Of a file's own descriptions no more is shown.
 _LONGEST = 100
 
@@ -70,15 +61,6 @@ def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
     for title in figures:
         made.add_column(title, justify="right", no_wrap=no_wrap)
     return made
-
-
-def versions() -> dict[str, str]:
-    """The versions of what runs here: maskc, Python and the libraries that results depend on."""
-    found = {"maskc": __version__, "Python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 # Said where nothing is masked and no masks were given.

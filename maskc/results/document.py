@@ -6,10 +6,11 @@ docs/report_schema.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from maskc.results.environment import __version__, machine, now, versions
+from maskc.results.environment import __version__, loaded_versions, machine, now
+from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
@@ -69,7 +70,36 @@ class Checked:
     parting: FirstDifference | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A model before and after, which a report can be written of.
+
+    `model` and `output` are the paths of both, None for a model in memory, and `before` and `after` their figures.
+    `layers` are the nodes of both that multiply and accumulate; `latency` is None where it was not measured.
+    """
+
+    model: str | None = None
+    output: str | None = None
+    before: Figures
+    after: Figures
+    layers: tuple[Layer, ...] = ()
+    latency: Latency | None = None
+
+    @property
+    def reduction(self) -> float:
+        """FLOPs before over FLOPs after; infinite when nothing is left to compute."""
+        return self.before.reduction_to(self.after)
+
+    def document(self) -> Document:
+        """The report."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as values that `json` can write; docs/report.md describes them."""
+        return dict(plain(self.document()))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Document:
     """A report of `maskc compile` or `maskc verify`.
 
@@ -83,33 +113,40 @@ class Document:
     are null.
     """
 
-    schema: int
+    schema: int = SCHEMA
     command: Literal["compile", "verify"]
-    maskc: str
-    versions: dict[str, str]
-    machine: str
-    date: str
+    maskc: str = __version__
+    versions: dict[str, str] = field(default_factory=loaded_versions)
+    machine: str = field(default_factory=machine)
+    date: str = field(default_factory=now)
     model: str | None
     output: str | None
     before: Figures
     after: Figures
     reduction: float | None
-    channels: Channels | None
+    channels: Channels | None = None
     layers: tuple[Layer, ...]
-    masked: tuple[MaskedAxis, ...] | None
-    held: tuple[Held, ...] | None
-    widths: tuple[Width, ...] | None
-    kept_for_speed: KeptForSpeed | None
-    verification: Checked | None
+    masked: tuple[MaskedAxis, ...] | None = None
+    held: tuple[Held, ...] | None = None
+    widths: tuple[Width, ...] | None = None
+    kept_for_speed: KeptForSpeed | None = None
+    verification: Checked | None = None
     latency: Latency | None
-    seconds: dict[str, float] | None
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    seconds: dict[str, float] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, command: Literal["compile", "verify"], result: object, **more: Any) -> Document:
-        """The report of a result: its values of the same names, `more` in their place, and null for all others."""
-        values: dict[str, Any] = dict.fromkeys(item.name for item in fields(cls))
-        known = {"maskc": __version__, "date": now(), "notes": (), "warnings": ()} | vars(result) | more
-        values |= {name: value for name, value in known.items() if name in values}
-        return cls(**values | {"schema": SCHEMA, "command": command, "versions": versions(), "machine": machine()})
+    def of(cls, command: Literal["compile", "verify"], result: Compared, **more: Any) -> Document:
+        """The report of a result, with `more` that only this command says."""
+        return cls(
+            command=command,
+            model=result.model,
+            output=result.output,
+            before=result.before,
+            after=result.after,
+            reduction=result.reduction,
+            layers=result.layers,
+            latency=result.latency,
+            **more,
+        )

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from os import cpu_count
 
 #: the version of maskc, which the models that it writes carry as well
 __version__ = "0.1.0"
 
-# What figures may depend on, beside maskc.
-_LIBRARIES = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "openvino", "tensorflow")
+# Modules that figures may depend on, and the distributions that they come from.
+_LOADED = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "openvino", "tensorflow")
+_INSTALLED = (
+    *("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorflow", "keras", "tf2onnx"),
+)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of what was loaded, by name."""
+def loaded_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that were loaded, by the names of their modules."""
     # OpenVINO tells the number of its build as well, with dashes.
-    loaded = {name: sys.modules[name].__version__.partition("-")[0] for name in _LIBRARIES if name in sys.modules}
+    loaded = {name: sys.modules[name].__version__.partition("-")[0] for name in _LOADED if name in sys.modules}
     return {"python": platform.python_version()} | loaded
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of maskc, Python and the libraries that are installed, by the names of their distributions."""
+    found = {"maskc": __version__, "Python": platform.python_version()}
+    for name in _INSTALLED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def machine() -> str:

@@ -25,7 +25,7 @@ from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.inspection.flops import count
-from maskc.results.environment import __version__, machine, now, versions
+from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.results.totals import Figures
 from maskc.runtime.session import choose_provider
 from maskc.sweeps import work
@@ -112,7 +112,7 @@ def sweep(
         result = Sweep(
             schema=SCHEMA,
             maskc=__version__,
-            versions=versions(),
+            versions=loaded_versions(),
             machine=machine(),
             date=now(),
             provider=choose_provider(provider),

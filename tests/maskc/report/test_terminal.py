@@ -14,6 +14,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.report import terminal
 from maskc.report.wording import ranges, size
 from maskc.results.diff import Diff
+from maskc.results.environment import installed_versions
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.totals import Figures
@@ -91,7 +92,7 @@ def test_no_word_of_the_steps_is_cut_in_a_terminal() -> None:
     lines = screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
     assert lines[0].startswith("maskc ") and max(map(len, lines)) <= 80
     words = {word.strip(",") for line in lines for word in line.split()}
-    assert words >= {word for item in terminal.versions().items() for word in item}
+    assert words >= {word for item in installed_versions().items() for word in item}
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])
