@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from tests.passes import text
 
 FLOAT = TensorProto.FLOAT
 
@@ -50,49 +52,43 @@ def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
-def mlp(masked: bool = True, hidden: int = 16) -> ModelProto:
-    """x[n,8] → MatMul, Add, Relu, mask over every second channel, MatMul → y[n,4]."""
-    mask = np.tile([1.0, 0.0], hidden // 2)
-    nodes = [
-        node("MatMul", "x w1", "a", name="first"),
-        node("Add", "a b1", "b"),
-        node("Relu", "b", "c"),
-        node("Mul", "c mask", "d") if masked else node("Identity", "c", "d"),
-        node("MatMul", "d w2", "y", name="second"),
-    ]
-    weights = [weight("w1", 8, hidden), weight("b1", hidden), weight("w2", hidden, 4)]
-    return model(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights + [constant("mask", mask)] * masked)
+MLP = """
+    [first] a = MatMul(x, w1)
+    b = Add(a, b1)
+    c = Relu(b)
+    d = Mul(c, mask)
+    [second] y = MatMul(d, w2)
+"""
 
 
-def cnn() -> ModelProto:
+def mlp(masked: bool = True, hidden: int = 16, edits: Mapping[str, str] | None = None, **weights: Any) -> ModelProto:
+    """x[n,8] → MatMul, Add, Relu, mask over every second channel, MatMul → y[n,4]; with edits of its text."""
+    signature, body = "(float[n,8] x) => (float[n,4] y)", MLP if masked else MLP.replace("Mul(c, mask)", "Identity(c)")
+    for old, new in (edits or {}).items():
+        assert old in signature or old in body, old
+        signature, body = signature.replace(old, new), body.replace(old, new)
+    given = {"w1": (8, hidden), "b1": (hidden,), "w2": (hidden, 4)}
+    mask = {"mask": np.tile([1.0, 0.0], hidden // 2)} if masked else {}
+    return text.model(signature, body, checked=False, **given | mask | weights)
+
+
+def cnn(**weights: Any) -> ModelProto:
     """x[n,3,8,8] → Conv, BatchNormalization, Relu → pooled → y[n,4], with no masks in the graph."""
-    nodes = [
-        node("Conv", "x k", "conv", pads=[1, 1, 1, 1]),
-        node("BatchNormalization", "conv scale shift mean var", "normal"),
-        node("Relu", "normal", "act"),
-        node("GlobalAveragePool", "act", "pooled"),
-        node("Flatten", "pooled", "flat"),
-        node("MatMul", "flat w", "y"),
-    ]
-    weights = [
-        weight("k", 6, 3, 3, 3),
-        weight("scale", 6),
-        weight("shift", 6),
-        weight("mean", 6),
-        constant("var", np.linspace(0.5, 2, 6)),
-        weight("w", 6, 4),
-    ]
-    return model(nodes, [value("x", ["n", 3, 8, 8])], [value("y", ["n", 4])], weights)
+    body = """
+        conv = Conv<pads=[1,1,1,1]>(x, k)
+        normal = BatchNormalization(conv, scale, shift, mean, var)
+        act = Relu(normal)
+        pooled = GlobalAveragePool(act)
+        flat = Flatten(pooled)
+        y = MatMul(flat, w)
+    """
+    given = {"k": (6, 3, 3, 3), "scale": (6,), "shift": (6,), "mean": (6,), "var": np.linspace(0.5, 2, 6), "w": (6, 4)}
+    return text.model("(float[n,3,8,8] x) => (float[n,4] y)", body, checked=False, **given | weights)
 
 
 def custom() -> ModelProto:
     """The MLP with an operator in the middle that only its owner knows."""
-    built = mlp()
-    for item in built.graph.node:
-        if item.op_type == "Relu":
-            item.op_type, item.domain = "Fancy", "com.example"
-    built.opset_import.append(helper.make_opsetid("com.example", 1))
-    return built
+    return mlp(edits={"Relu": "com.example.Fancy"})
 
 
 def save(built: ModelProto, path: Path) -> Path:
@@ -134,11 +130,11 @@ def sparse(*indices: int) -> onnx.ModelProto:
     return built
 
 
-def fancy(*nodes: onnx.NodeProto, inputs: tuple[str, ...] = ("i",)) -> onnx.ModelProto:
-    """The MLP with its custom operator as a local function of these nodes."""
+def fancy(node: str, inputs: str = "i") -> onnx.ModelProto:
+    """The MLP with its custom operator as a local function of this node."""
     built = custom()
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
-    built.functions.append(helper.make_function("com.example", "Fancy", inputs, ["o"], nodes, imports))
+    head = '<opset_import: ["": 17, "com.example": 1], domain: "com.example">'
+    built.functions.append(onnx.parser.parse_function(f"{head} Fancy ({inputs}) => (o) {{ {node} }}"))
     return built
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
 from typer.testing import CliRunner, Result
 
 from maskc.cli import app
@@ -32,6 +33,13 @@ def process(*arguments: Any, code: str | None = None, **environment: str) -> sub
         check=False,
         timeout=300,
     )
+
+
+def compiled(model: ModelProto, directory: Path, *options: Any) -> Result:
+    """`maskc compile m.onnx`, in this process, of a model that is saved there."""
+    source = directory / "m.onnx"
+    source.write_bytes(model.SerializeToString())
+    return maskc("compile", source, *options)
 
 
 def refused(result: Result, code: int, *words: str) -> None:

@@ -16,131 +16,110 @@ from maskc.compilation import compile
 from maskc.verification.inputs import Sample
 from maskc.verification.intermediate_tensors import where_odd
 from tests.maskc import build
-from tests.maskc.build import node, value
-from tests.maskc.command import maskc, process, refused
+from tests.maskc.command import compiled, process, refused
+from tests.passes import text
+
+SIDES = ("then", "else")
 
 
-def vectorizer(**attributes: Any) -> onnx.NodeProto:
-    pool = {"ngram_counts": [0, 2], "ngram_indexes": [0, 1], "pool_int64s": [1, 2, 3, 4, 5, 6], "max_skip_count": 0}
-    lengths = {"min_gram_length": 2, "max_gram_length": 2}
-    return helper.make_node("TfIdfVectorizer", ["x"], ["y"], mode="TF", **lengths, **pool | attributes)
+def matrix(body: str, opset: int = 17, **weights: Any) -> onnx.ModelProto:
+    """A model of a matrix of four columns to another."""
+    return text.model("(float[n,4] x) => (float[n,4] y)", body, opset, checked=False, **weights)
+
+
+def vectorizer(indexes: str = "0,1", skips: int = 0) -> str:
+    """A node that counts pairs of words."""
+    pool = f"ngram_counts=[0,2], ngram_indexes=[{indexes}], pool_int64s=[1,2,3,4,5,6], max_skip_count={skips}"
+    return f'y = TfIdfVectorizer<mode="TF", min_gram_length=2, max_gram_length=2, {pool}>(x)'
 
 
 def test_a_fill_of_two_values(tmp_path: Path) -> None:
     """ONNX wants one, and its checker looks at none."""
-    filled = helper.make_node("ConstantOfShape", ["s"], ["c"], value=build.constant("two", [0.5, 0.5]))
-    nodes = [node("Shape", "x", "s"), filled, node("Mul", "x c", "y")]
-    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
-    result = maskc("compile", build.save(built, tmp_path / "m.onnx"))
+    built = matrix("s = Shape(x)\n c = ConstantOfShape<value = float[2] {0.5, 0.5}>(s)\n y = Mul(x, c)")
+    result = compiled(built, tmp_path)
     assert result.exit_code == 0 and "Not verified" in result.stderr, result.stderr
 
 
 def test_a_vector_of_less_than_no_elements(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Constant", [], ["a"], value=build.constant("five", [5], np.int64)),
-        node("Neg", "a", "b"),
-        helper.make_node("ConstantOfShape", ["b"], ["c"], value=build.constant("one", [1], np.int64)),
-        node("Shape", "x", "s"),
-        node("Concat", "s c", "t", axis=0),
-        node("Reshape", "x t", "m"),
-        node("Relu", "m", "y"),
-    ]
-    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "ConstantOfShape")
+    body = """
+        a = Constant<value = int64[1] {5}>()
+        b = Neg(a)
+        c = ConstantOfShape<value = int64[1] {1}>(b)
+        s = Shape(x)
+        t = Concat<axis=0>(s, c)
+        m = Reshape(x, t)
+        y = Relu(m)
+    """
+    refused(compiled(matrix(body), tmp_path), 2, "ConstantOfShape")
 
 
 def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
     """What is split is another tensor then, and is not to be compared with the source's where outputs hardly move."""
-    nodes = [
-        node("Conv", "x k bias", "a"),
-        node("Conv", "a l bias", "b"),
-        node("Split", "b sizes", "p q", axis=1),
-        node("Mul", "p mask", "r"),
-        node("Cos", "q", "s"),
-        node("Concat", "r s", "c", axis=1),
-        node("MatMul", "c w", "y"),
-    ]
-    weights = [
-        *(build.weight("k", 4, 3, 1, 1), build.weight("l", 4, 4, 1, 1), build.constant("bias", np.zeros(4))),
-        *(build.constant("sizes", [3, 1], np.int64), build.constant("mask", np.reshape([2, 3, 0.5], (3, 1, 1)))),
-        build.weight("w", 5, 2),
-    ]
-    built = build.model(nodes, [value("x", ["n", 3, 4, 5])], [value("y", ["n", 4, 4, 2])], weights)
-    compiled = api.compile(built, verify=False).model
-    split = next(item for item in compiled.graph.node if item.op_type == "Split")
+    body = """
+        a = Conv(x, k, bias)
+        b = Conv(a, l, bias)
+        p, q = Split<axis=1>(b, sizes)
+        r = Mul(p, mask)
+        s = Cos(q)
+        c = Concat<axis=1>(r, s)
+        y = MatMul(c, w)
+    """
+    weights = {"k": (4, 3, 1, 1), "l": (4, 4, 1, 1), "bias": np.zeros(4), "w": (5, 2), "sizes": np.array([3, 1])}
+    mask = np.reshape([2, 3, 0.5], (3, 1, 1))
+    built = text.model("(float[n,3,4,5] x) => (float[n,4,4,2] y)", body, mask=mask, **weights)
+    result = api.compile(built, verify=False).model
+    split = next(item for item in result.graph.node if item.op_type == "Split")
     assert split.input[0] not in {name for item in built.graph.node for name in item.output}
 
 
 def test_an_operator_without_its_input(tmp_path: Path) -> None:
     """onnx's inference of it crashes, and so does ONNX Runtime."""
-    encoder = helper.make_node("LabelEncoder", [""], ["y"], domain="ai.onnx.ml", keys_strings=["a"], values_int64s=[0])
-    built = build.model([encoder], [value("x", [5])], [value("y", [5], onnx.TensorProto.INT64)], domains=["ai.onnx.ml"])
-    built.opset_import[-1].version = 4
+    encoder = 'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_int64s=[0]>("")'
+    built = text.model("(float[5] x) => (int64[5] y)", encoder, checked=False)
     done = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert done.returncode == 2 and "LabelEncoder -> 'y' has nothing as input 1" in done.stderr, done.stderr
 
 
 def test_one_of_any_number_of_inputs_that_is_none(tmp_path: Path) -> None:
     """ONNX Runtime crashes at it."""
-    least = helper.make_node("Min", ["x", ""], ["y"])
-    built = build.model([least], [value("x", [3])], [value("y", [3])])
+    built = text.model("(float[3] x) => (float[3] y)", 'y = Min(x, "")', checked=False)
     done = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert done.returncode == 2 and "Min -> 'y' has nothing as input 2" in done.stderr, done.stderr
 
 
-def test_a_slice_along_one_axis_twice(tmp_path: Path) -> None:
-    sizes = {"starts": [1, 0], "ends": [3, 2, 5], "axes": [1, 1]}
-    for starts, ends in (("starts", "ends"), ("axes", "starts")):
-        built = build.model(
-            [node("Slice", f"x {starts} {ends} axes", "y")],
-            [value("x", ["n", 8])],
-            [value("y", None)],
-            [build.constant(name, values, np.int64) for name, values in sizes.items()],
-        )
-        result = maskc("compile", build.save(built, tmp_path / "m.onnx"))
-        assert "failed unexpectedly" not in result.stderr, result.stderr
+@pytest.mark.parametrize("operands", ["starts, ends, axes", "axes, starts, axes"])
+def test_a_slice_along_one_axis_twice(tmp_path: Path, operands: str) -> None:
+    sizes = {"starts": np.array([1, 0]), "ends": np.array([3, 2, 5]), "axes": np.array([1, 1])}
+    built = text.model("(float[n,8] x) => (float y)", f"y = Slice(x, {operands})", checked=False, **sizes)
+    built.graph.output[0].type.tensor_type.ClearField("shape")
+    assert "failed unexpectedly" not in compiled(built, tmp_path).stderr
 
 
 def test_an_input_of_no_elements_along_an_endless_axis() -> None:
-    shape = [2**62, 0, 4]
-    built = build.model([node("Relu", "x", "y")], [value("x", shape)], [value("y", shape)])
-    (warning,) = api.compile(built).report.warnings
+    shape = f"float[{2**62},0,4]"
+    (warning,) = api.compile(text.model(f"({shape} x) => ({shape} y)", "y = Relu(x)")).report.warnings
     assert warning.startswith("Not verified") and "elements" in warning
 
 
 def test_a_window_larger_than_an_image_of_no_elements(tmp_path: Path) -> None:
     """ONNX does not know the operator, so that its checker infers nothing after it."""
-    fused = helper.make_node("FusedConv", ["x", "k"], ["a"], domain="com.microsoft", activation="Relu")
-    built = build.model(
-        [fused, node("Relu", "a", "y")],
-        [value("x", [1, 4, 0, 6])],
-        [value("y", [1, 6, 4, 2])],
-        [build.weight("k", 6, 4, 5, 5)],
-        domains=["com.microsoft"],
-    )
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "output of Conv", "would have -4 elements")
+    body = 'a = com.microsoft.FusedConv<activation="Relu">(x, k)\n y = Relu(a)'
+    built = text.model("(float[1,4,0,6] x) => (float[1,6,4,2] y)", body, checked=False, k=(6, 4, 5, 5))
+    refused(compiled(built, tmp_path), 2, "output of Conv", "would have -4 elements")
 
 
 def test_a_tensor_of_no_elements_that_onnx_runtime_broadcasts_to_more(tmp_path: Path) -> None:
-    nodes = [
-        node("Expand", "x none", "a"),
-        node("Mul", "a mask", "b"),
-        node("Min", "one b", "c"),
-        node("MatMul", "c w", "y"),
-    ]
-    weights = [
-        *(build.constant("none", [0, 1], np.int64), build.constant("mask", [[1, 0, 1, 1]])),
-        *(build.constant("one", [[1, 1, 1, 1]]), build.weight("w", 4, 3)),
-    ]
-    built = build.model(nodes, [value("x", [1, 4])], [value("y", [0, 3])], weights)
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 1, "tensor 'a' of the reference has no elements")
+    body = "a = Expand(x, none)\n b = Mul(a, mask)\n c = Min(one, b)\n y = MatMul(c, w)"
+    weights = {"none": np.array([0, 1]), "mask": np.array([[1.0, 0, 1, 1]]), "one": np.ones((1, 4)), "w": (4, 3)}
+    built = text.model("(float[1,4] x) => (float[0,3] y)", body, checked=False, **weights)
+    refused(compiled(built, tmp_path), 1, "tensor 'a' of the reference has no elements")
 
 
 def test_elements_of_no_type(tmp_path: Path) -> None:
     built = build.mlp()
     built.graph.node[0].attribute.append(helper.make_attribute("unread", build.constant("odd", [1.0])))
     built.graph.node[0].attribute[-1].t.data_type = 2**31 - 1
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "tensor 'odd' are of no type that there is")
+    refused(compiled(built, tmp_path), 2, "tensor 'odd' are of no type that there is")
 
 
 def test_data_of_twice_the_declared_size(tmp_path: Path) -> None:
@@ -148,196 +127,140 @@ def test_data_of_twice_the_declared_size(tmp_path: Path) -> None:
     built = build.mlp()
     built.graph.initializer.append(build.constant("odd", [2.0]))
     built.graph.initializer[-1].data_type = onnx.TensorProto.INT16
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "tensor 'odd' [1] are 4 bytes, and 2 are")
+    refused(compiled(built, tmp_path), 2, "tensor 'odd' [1] are 4 bytes, and 2 are")
 
 
-def test_a_shape_that_is_a_number(tmp_path: Path) -> None:
-    for operator in ("Reshape", "Expand"):
-        built = build.model(
-            [node("Foo", "x", "a"), node(operator, "a shape", "b"), node("Relu", "b", "y")],
-            [value("x", ["n", 4])],
-            [value("y", ["n", 4])],
-            [build.constant("shape", 4, np.int64)],
-            domains=["com.example"],
-        )
-        built.graph.node[0].domain = "com.example"
-        result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
-        assert "failed unexpectedly" not in result.stderr, result.stderr
+@pytest.mark.parametrize("operator", ["Reshape", "Expand"])
+def test_a_shape_that_is_a_number(tmp_path: Path, operator: str) -> None:
+    built = matrix(f"a = com.example.Foo(x)\n b = {operator}(a, shape)\n y = Relu(b)", shape=np.array(4))
+    assert "failed unexpectedly" not in compiled(built, tmp_path, "--no-verify").stderr
 
 
 def test_a_norm_along_an_axis_that_constants_lack(tmp_path: Path) -> None:
-    nodes = [node("Foo", "x", "a"), node("LpNormalization", "c", "b", axis=1), node("Mul", "a b", "y")]
-    built = build.model(
-        nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], [build.weight("c", 4)], domains=["com.example"]
-    )
-    built.graph.node[0].domain = "com.example"
-    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
-    assert "failed unexpectedly" not in result.stderr, result.stderr
+    built = matrix("a = com.example.Foo(x)\n b = LpNormalization<axis=1>(c)\n y = Mul(a, b)", c=(4,))
+    assert "failed unexpectedly" not in compiled(built, tmp_path, "--no-verify").stderr
 
 
 def test_an_axis_padded_beyond_all_memory() -> None:
-    built = build.model(
-        [node("Mul", "x mask", "a"), node("Pad", "a pads", "y")],
-        [value("x", ["n", 2, 4])],
-        [value("y", ["n", 2, 2**31 + 4])],
-        [build.constant("mask", [[1], [0]]), build.constant("pads", [0, 0, 2**31, 0, 0, 0], np.int64)],
+    built = text.model(
+        f"(float[n,2,4] x) => (float[n,2,{2**31 + 4}] y)",
+        "a = Mul(x, mask)\n y = Pad(a, pads)",
+        mask=np.array([[1.0], [0]]),
+        pads=np.array([0, 0, 2**31, 0, 0, 0]),
     )
     assert api.compile(built, verify=False).model.graph.node[-1].op_type == "Pad"
 
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_mask_of_sizes(tmp_path: Path, stored: bool) -> None:
-    built = build.model(
-        [node("Split", "x sizes", "y z", axis=1)],
-        [value("x", ["n", 8]), *([] if stored else [value("sizes", [2], TensorProto.INT64)])],
-        [value("y", ["n", 4]), value("z", ["n", 4])],
-        [build.constant("sizes", [4, 4], np.int64)] if stored else [],
-    )
+    signature = f"(float[n,8] x{'' if stored else ', int64[2] sizes'}) => (float[n,4] y, float[n,4] z)"
+    built = text.model(signature, "y, z = Split<axis=1>(x, sizes)", **({"sizes": np.array([4, 4])} if stored else {}))
     np.savez(tmp_path / "masks.npz", sizes=[1, 0])
-    source = build.save(built, tmp_path / "m.onnx")
-    refused(maskc("compile", source, "--masks", tmp_path / "masks.npz"), 2, "'sizes' holds sizes or indices")
+    refused(compiled(built, tmp_path, "--masks", tmp_path / "masks.npz"), 2, "'sizes' holds sizes or indices")
 
 
 def test_a_shape_that_only_optimizations_of_onnx_runtime_believe(tmp_path: Path) -> None:
     """They take the number of rows for the one that is noted."""
-    nodes = [
-        node("Relu", "x", "a"),
-        node("Shape", "a", "s"),
-        node("Expand", "c s", "b"),
-        node("Add", "a b", "y"),
-    ]
-    built = build.model(nodes, [value("x", ["n", 4])], [value("y", ["m", 4])], [build.weight("c", 1, 1)])
-    built.graph.value_info.append(value("a", [7, 4]))
-    source = build.save(built, tmp_path / "m.onnx")
-    refused(maskc("compile", source), 1, "without ONNX Runtime's optimizations, which believe the shapes")
+    signature = "(float[n,4] x) => (float[m,4] y) <float[7,4] a>"
+    body = "a = Relu(x)\n s = Shape(a)\n b = Expand(c, s)\n y = Add(a, b)"
+    built = text.model(signature, body, checked=False, c=(1, 1))
+    refused(compiled(built, tmp_path), 1, "without ONNX Runtime's optimizations, which believe the shapes")
 
 
 def test_constants_that_do_not_fit_after_an_operator_of_one_runtime(tmp_path: Path) -> None:
     """Nothing infers their shapes, so nothing says before that they do not."""
-    nodes = [
-        helper.make_node("Foo", ["x"], ["a"], domain="com.example"),
-        node("Mul", "p q", "r"),
-        node("Mul", "a r", "y"),
-    ]
-    weights = [build.weight("p", 7), build.weight("q", 4)]
-    built = build.model(nodes, [value("x", ["n", 7])], [value("y", ["n", 7])], weights, domains=["com.example"])
-    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
-    assert "failed unexpectedly" not in result.stderr, result.stderr
+    body = "a = com.example.Foo(x)\n r = Mul(p, q)\n y = Mul(a, r)"
+    built = text.model("(float[n,7] x) => (float[n,7] y)", body, checked=False, p=(7,), q=(4,))
+    assert "failed unexpectedly" not in compiled(built, tmp_path, "--no-verify").stderr
 
 
 def test_an_input_without_a_type_that_nothing_reads(tmp_path: Path) -> None:
     built = build.mlp()
-    built.graph.input.append(value("unread", ["n"], onnx.TensorProto.UNDEFINED))
-    refused(
-        maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, "the elements of the input 'unread' have no type"
-    )
+    built.graph.input.append(build.value("unread", ["n"], onnx.TensorProto.UNDEFINED))
+    refused(compiled(built, tmp_path), 2, "the elements of the input 'unread' have no type")
 
 
 def test_a_size_is_not_read_off_an_input_of_a_type_that_its_opset_lacks(tmp_path: Path) -> None:
     """No runtime takes the model, and onnx's checker does, as nothing reads the input."""
-    built = build.model(
-        [node("Mul", "x mask", "a"), node("MatMul", "a w", "b"), node("Add", "b bias", "y")],
-        [value("x", ["n", "t", 1]), value("x2", ["n", "t", 1], onnx.TensorProto.UINT2)],
-        [value("y", ["n", "t", 3])],
-        [build.constant("mask", [0]), build.weight("w", 1, 3), build.weight("bias", 3)],
-        opset=20,
-        ir_version=10,
-    )
-    result = maskc("compile", build.save(built, tmp_path / "m.onnx"), "--no-verify")
+    signature = "(float[n,t,1] x, uint8[n,t,1] x2) => (float[n,t,3] y)"
+    body = "a = Mul(x, mask)\n b = MatMul(a, w)\n y = Add(b, bias)"
+    built = text.model(signature, body, 20, ir=10, mask=np.array([0.0]), w=(1, 3), bias=(3,))
+    built.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.UINT2
+    result = compiled(built, tmp_path, "--no-verify")
     assert result.exit_code == 0, result.stderr
 
 
 def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp_path: Path) -> None:
     """onnx's checker knows no types after FusedMatMul, and ONNX Runtime refuses the model."""
-    product = helper.make_node("FusedMatMul", ["x", "w"], ["a"], domain="com.microsoft")
-    built = build.model(
-        [product, node("BitwiseOr", "a b", "y")],
-        [value("x", ["n", 4])],
-        [value("y", ["n", 4])],
-        [build.weight("w", 4, 4), build.weight("b", 4)],
-        opset=18,
-        domains=["com.microsoft"],
-    )
-    source = build.save(built, tmp_path / "m.onnx")
-    refused(maskc("compile", source), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
+    built = matrix("a = com.microsoft.FusedMatMul(x, w)\n y = BitwiseOr(a, b)", 18, w=(4, 4), b=(4,))
+    refused(compiled(built, tmp_path), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("node", "said"),
     [
-        (helper.make_node("GatherND", ["x", "at"], ["y"], batch_dims=-2), "-2 batch dimensions"),
-        (helper.make_node("LayerNormalization", ["x", "s"], ["y"], axis=2**31), "the axis 2147483648"),
-        (helper.make_node("Einsum", ["x", "x"], ["y"], equation="abc,\nc"), r"'\n' in its equation"),
-        (helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1), "2 outputs, and num_outputs says 1"),
-        (helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16, saturate=5), "saturate = 5, which is 0 or 1"),
+        ("y = GatherND<batch_dims=-2>(x, at)", "-2 batch dimensions"),
+        (f"y = LayerNormalization<axis={2**31}>(x, s)", "the axis 2147483648"),
+        ('y = Einsum<equation="abc,\nc">(x, x)', r"'\n' in its equation"),
+        ("y, z = Split<num_outputs=1>(x)", "2 outputs, and num_outputs says 1"),
+        (f"y = Cast<to={TensorProto.BFLOAT16}, saturate=5>(x)", "saturate = 5, which is 0 or 1"),
     ],
 )
-def test_attributes_at_which_libraries_end_the_process_or_never_end(
-    tmp_path: Path, made: onnx.NodeProto, said: str
-) -> None:
-    weights = [build.constant("at", [[0], [1]], np.int64), build.weight("s", 2)]
-    built = build.model([made], [value("x", [2, 2, 2])], [value("y", [2, 2])], weights, opset=18)
+def test_attributes_at_which_libraries_end_the_process_or_never_end(tmp_path: Path, node: str, said: str) -> None:
+    weights = {"at": np.array([[0], [1]]), "s": (2,)}
+    built = text.model("(float[2,2,2] x) => (float[2,2] y)", node, 18, checked=False, **weights)
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 2 and said in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("node", "said"),
     [
-        (helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=1, kv_num_heads=2**32), "4294967296 heads"),
-        (helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2**33, kv_num_heads=1), "8589934592 heads"),
-        (vectorizer(ngram_indexes=[0]), "4 n-grams and 1 indices"),
-        (vectorizer(max_skip_count=2**32), "4294967296 elements to skip"),
+        (f"y = Attention<q_num_heads=1, kv_num_heads={2**32}>(x, x, x)", "4294967296 heads"),
+        (f"y = Attention<q_num_heads={2**33}, kv_num_heads=1>(x, x, x)", "8589934592 heads"),
+        (vectorizer(indexes="0"), "4 n-grams and 1 indices"),
+        (vectorizer(skips=2**32), "4294967296 elements to skip"),
     ],
 )
-def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, made: onnx.NodeProto, said: str) -> None:
+def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, node: str, said: str) -> None:
     """Such a model is compiled, and not verified."""
-    words = made.op_type == "TfIdfVectorizer"
-    given = value("x", [4], TensorProto.INT64) if words else value("x", [1, 2, 2])
-    built = build.model([made], [given], [value("y", [2] if words else [1, 2, 2])], opset=23, ir_version=10)
+    signature = "(int64[4] x) => (float[2] y)" if "TfIdf" in node else "(float[1,2,2] x) => (float[1,2,2] y)"
+    built = text.model(signature, node, 23, ir=10, checked=False)
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 0 and said in " ".join(result.stderr.split()), result
 
 
 @pytest.mark.parametrize(
-    ("made", "weights", "said"),
+    ("node", "weights", "said"),
     [
-        (node("Slice", "x zero two one zero", "y"), {}, "step"),
-        (node("Resize", "x none scales", "y"), {}, "its scale 0 is not above 0"),
-        (node("ScatterND", "x at updates", "y"), {"updates": [3, 2, 2]}, "size 3 along axis 0, and its indices"),
-        (node("ScatterND", "x at updates", "y"), {"updates": [1, 2]}, "2 axes, and its indices and data ask for 3"),
+        ("Slice(x, zero, two, one, zero)", {"zero": [0], "one": [1], "two": [2]}, "step"),
+        ("Resize(x, none, scales)", {"none": np.zeros(0), "scales": [1.0, 0, 2]}, "its scale 0 is not above 0"),
+        ("ScatterND(x, at, new)", {"at": [[0]], "new": (3, 2, 2)}, "size 3 along axis 0, and its indices"),
+        ("ScatterND(x, at, new)", {"at": [[0]], "new": (1, 2)}, "2 axes, and its indices and data ask for 3"),
     ],
 )
-def test_operands_that_contradict_an_operator(
-    tmp_path: Path, made: onnx.NodeProto, weights: dict[str, list[int]], said: str
-) -> None:
-    numbers = {"zero": [0], "one": [1], "two": [2], "at": [[0]]}
-    constants = [build.constant(name, values, np.int64) for name, values in numbers.items()]
-    constants += [build.constant("none", np.zeros(0)), build.constant("scales", [1, 0, 2])]
-    constants += [build.weight(name, *shape) for name, shape in weights.items()]
-    used = [tensor for tensor in constants if tensor.name in made.input]
-    built = build.model([made], [value("x", ["n", 2, 2])], [value("y", [None, None, None])], used, opset=13)
-    refused(maskc("compile", build.save(built, tmp_path / "m.onnx")), 2, said)
+def test_operands_that_contradict_an_operator(tmp_path: Path, node: str, weights: dict[str, Any], said: str) -> None:
+    signature = "(float[n,2,2] x) => (float[?,?,?] y)"
+    refused(compiled(text.model(signature, f"y = {node}", 13, checked=False, **weights), tmp_path), 2, said)
 
 
 def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
     """It would be larger than what is computed."""
-    nodes = [
-        node("Shape", "x", "s"),
-        node("Gather", "s first", "n", axis=0),
-        node("Concat", "n ones", "t", axis=0),
-        node("Expand", "x t", "e"),
-        node("Concat", "x e", "c", axis=1),
-        node("Tile", "c often", "y"),
-    ]
-    weights = [build.constant("first", [0], np.int64), build.constant("ones", [1], np.int64)]
-    weights.append(build.constant("often", [1, 2**25], np.int64))
-    built = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", None])], weights, opset=11)
+    body = """
+        s = Shape(x)
+        n = Gather<axis=0>(s, first)
+        t = Concat<axis=0>(n, ones)
+        e = Expand(x, t)
+        c = Concat<axis=1>(x, e)
+        y = Tile(c, often)
+    """
+    weights = {"first": np.array([0]), "ones": np.array([1]), "often": np.array([1, 2**25])}
+    built = text.model("(float[n,8] x) => (float[n,?] y)", body, 11, **weights)
     assert "elements, and up to" in " ".join(api.compile(built).report.warnings)
 
 
 def test_an_output_of_another_shape_than_declared_is_said() -> None:
-    built = build.model([node("Transpose", "x", "y", perm=[1, 0])], [value("x", ["n", "t"])], [value("y", ["n", "t"])])
+    built = text.model("(float[n,t] x) => (float[n,t] y)", "y = Transpose<perm=[1,0]>(x)", checked=False)
     for shape, said in (((2, 3), "'y' of the reference is [3, 2], which it declares as [n, t]"), ((2, 2), "None")):
         array = np.ones(shape, np.float32)
         assert said in str(where_odd(built, Sample("given", {"x": array}, {"y": array.T})))
@@ -345,47 +268,40 @@ def test_an_output_of_another_shape_than_declared_is_said() -> None:
 
 def test_frames_of_no_elements(tmp_path: Path) -> None:
     """ONNX Runtime divides by their length."""
-    made = helper.make_node("STFT", ["x", "step", "", "length"], ["y"])
-    built = build.model(
-        [made],
-        [value("x", [1, 64, 1]), value("step", [], TensorProto.INT64), value("length", [], TensorProto.INT64)],
-        [value("y", [1, None, None, 2])],
-    )
+    signature = "(float[1,64,1] x, int64 step, int64 length) => (float[1,?,?,2] y)"
+    built = text.model(signature, "y = STFT(x, step, , length)")
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 0 and ("Verified" in result.stdout or "Not verified" in result.stderr), result
 
 
 def test_a_branch_that_declares_a_type_that_there_is_not(tmp_path: Path) -> None:
-    branches = []
-    for name, kind in (("a", 1000), ("b", TensorProto.FLOAT)):
-        branch = onnx.GraphProto(name=name, node=[node("Relu", "x", name)])
-        branch.output.add(name=name).type.tensor_type.elem_type = kind
-        branches.append(branch)
-    chosen = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
-    ends = [value("x", ["n", 4]), value("c", [], TensorProto.BOOL)], [value("y", ["n", 4])]
-    built = build.save(build.model([chosen], *ends), tmp_path / "m.onnx")
-    refused(maskc("compile", built), 2, "'a' has elements of the type 1000, which there is not")
+    branches = ", ".join(f"{name}_branch = {name} () => (float {name}) {{ {name} = Relu(x) }}" for name in SIDES)
+    signature = "(float[n,4] x, bool c) => (float[n,4] y)"
+    built = text.model(signature, f"y = If<{branches}>(c)", checked=False)
+    for attribute in built.graph.node[0].attribute:
+        kind = attribute.g.output[0].type.tensor_type
+        kind.ClearField("shape")
+        kind.elem_type = 1000 if attribute.name == "then_branch" else TensorProto.FLOAT
+    refused(compiled(built, tmp_path), 2, "'then' has elements of the type 1000, which there is not")
 
 
 def test_attributes_of_a_local_function_that_its_caller_gives(tmp_path: Path) -> None:
-    inner = node("Softmax", "a", "b")
-    inner.attribute.add(name="axis", ref_attr_name="along", type=onnx.AttributeProto.INT)
-    opsets = [helper.make_opsetid("", 17)]
-    function = helper.make_function("own", "Scores", ["a"], ["b"], [inner], opsets, attributes=["along"])
-    call = helper.make_node("Scores", ["x"], ["y"], domain="own", along=1)
-    built = build.model([call], [value("x", ["n", 4])], [value("y", ["n", 4])], domains=["own"], functions=[function])
-    assert maskc("compile", build.save(built, tmp_path / "m.onnx")).exit_code == 0
+    built = matrix("y = own.Scores<along=1>(x)")
+    head = '<opset_import: ["": 17], domain: "own">'
+    function = onnx.parser.parse_function(f"{head} Scores <along> (a) => (b) {{ b = Softmax<axis: int = @along>(a) }}")
+    built.functions.append(function)
+    assert compiled(built, tmp_path).exit_code == 0
 
 
 def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -> None:
     """The checker does not follow what is joined, so what contradicts itself may show only in constants."""
-    nodes = [node("Concat", "three four", "wide", axis=0), node("Expand", "x wide", "y")]
-    ends = [value("x", [2, 4])], [value("y", [None, None])]
-    weights = [build.constant(name, [size], np.int64) for name, size in (("three", 3), ("four", 4))]
-    source = frontend.read(build.model(nodes, *ends, weights))
-    compiled = build.model(nodes[1:], *ends, [build.constant("wide", [3, 4], np.int64)])
+    signature, last = "(float[2,4] x) => (float[?,?] y)", "y = Expand(x, wide)"
+    sizes = {"three": np.array([3]), "four": np.array([4])}
+    joined = text.model(signature, f"wide = Concat<axis=0>(three, four)\n {last}", checked=False, **sizes)
+    source = frontend.read(joined)
+    result = text.model(signature, last, checked=False, wide=np.array([3, 4]))
     with pytest.raises(api.InputError, match="is not a valid ONNX model: with its constants computed, "):
-        compile._check(compiled, source, source.model)
+        compile._check(result, source, source.model)
     good = frontend.read(build.mlp())
     with pytest.raises(api.NotEquivalentError, match="a fault of maskc"):
-        compile._check(compiled, good, good.model)
+        compile._check(result, good, good.model)

@@ -66,7 +66,7 @@ def test_training_information_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_local_function(tmp_path: Path) -> None:
-    told = good(build.fancy(build.node("Relu", "i", "o")), tmp_path)
+    told = good(build.fancy("o = Relu(i)"), tmp_path)
     assert told["verification"]["passed"] and told["channels"]["held"] == 0
 
 
