@@ -10,8 +10,9 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError
-from maskc.frontend.graph_queries import all_tensors, is_external, without_initializers
+from maskc.frontend.graph_queries import all_tensors, is_external
 from passes.errors import in_brief
+from passes.model.outline import without_initializers
 from passes.weights.streaming import LARGE, stored_bytes
 
 # bytes: external data that are more in all stay in their files, and are read when they are asked for.

@@ -13,7 +13,6 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from maskc.frontend.graph_queries import (
-    STANDARD_DOMAINS,
     all_graphs,
     all_nodes,
     all_tensors,
@@ -22,10 +21,11 @@ from maskc.frontend.graph_queries import (
     fresh,
     is_external,
     type_of,
-    without_weights,
 )
+from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
 from passes.model.element_inference import with_elements
+from passes.model.outline import outline
 from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.
@@ -334,7 +334,7 @@ def completed(model: ModelProto) -> ModelProto:
     if not _bare(model.graph.output):
         return model
     try:
-        inferred = with_elements(without_weights(model))
+        inferred = with_elements(outline(model))
     except onnx.shape_inference.InferenceError:  # the checker says it better
         return model
     types = {value.name: value.type for value in inferred.graph.output}
@@ -362,7 +362,7 @@ def forget_inner_shapes(model: ModelProto) -> bool:
 
 def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
     """Let outputs declare what onnx infers for them, in place, where that is another shape; a note for each."""
-    bare = without_weights(model)
+    bare = outline(model)
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:

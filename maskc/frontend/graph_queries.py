@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,10 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model.element_inference import with_elements
+from passes.model.outline import large_constants, outline, without_initializers
 from passes.weights.streaming import External, stored_bytes
-
-# Tensors of at most this many elements may hold shapes, axes or indices, which shape inference wants to read.
-_SHAPE_DATA = 1024
 
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
 _MESSAGE_LIMIT = 2**31 - 64 * 2**20
@@ -38,8 +36,6 @@ _WITH_TENSORS = frozenset(
 )
 
 _WITH_GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
-
-STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 HALF_TYPES = frozenset(
     value
@@ -180,22 +176,9 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 
 def weight_bytes(model: ModelProto) -> int:
-    """Bytes of the data that `without_weights` may leave out."""
+    """Bytes of the data that `outline` leaves out."""
     constants = (node.attribute[0].t for node in large_constants(model.graph))
     return sum(map(tensor_bytes, (*model.graph.initializer, *constants)))
-
-
-def large_constants(graph: GraphProto) -> list[NodeProto]:
-    """The nodes that are weights: constants of more elements than shape inference looks at."""
-    return [
-        node
-        for node in graph.node
-        if node.op_type == "Constant"
-        and node.domain in STANDARD_DOMAINS
-        and len(node.attribute) == 1
-        and node.attribute[0].name == "value"
-        and math.prod(node.attribute[0].t.dims) > _SHAPE_DATA
-    ]
 
 
 def model_bytes(model: ModelProto) -> int:
@@ -258,50 +241,12 @@ def type_of(value: ValueInfoProto) -> TensorType:
     return TensorType(tensor.elem_type, tuple(sizes))
 
 
-def without_weights(model: ModelProto) -> ModelProto:
-    """A copy for shape inference in which large initializers and constants are declared but not stored.
-
-    It has the same shapes as the model, and is small however many weights the model has.
-    """
-    constants = large_constants(model.graph)
-    light = without_initializers(model, constants)
-    light.ir_version = max(model.ir_version, 4)
-    graph = light.graph
-    for node in constants:
-        value = node.attribute[0].t
-        graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], value.data_type, value.dims))
-    declared = {value.name for value in model.graph.input}
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SHAPE_DATA and not is_external(tensor):
-            graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return light
-
-
-def without_initializers(model: ModelProto, nodes: Sequence[NodeProto] = ()) -> ModelProto:
-    """A copy in which the graph has no initializers, and none of these nodes."""
-    bare, gone = ModelProto(), {node.output[0] for node in nodes}
-    for copy, original in ((bare, model), (bare.graph, model.graph)):
-        for field, value in original.ListFields():
-            if field.name in ("graph", "initializer"):
-                continue
-            if field.name == "node" and gone:
-                copy.node.extend(node for node in value if gone.isdisjoint(node.output))
-                continue
-            if field.is_repeated or field.message_type is not None:
-                getattr(copy, field.name).MergeFrom(value)
-            else:
-                setattr(copy, field.name, value)
-    return bare
-
-
 def tensor_types(model: ModelProto) -> dict[str, TensorType]:
     """Types of all tensors of the main graph, inferred where the model does not state them.
 
     Tensors that nothing is known about are there with element type 0 and no shape.
     """
-    inferred = with_elements(without_weights(model))
+    inferred = with_elements(outline(model))
     graph = inferred.graph
     types = {name: TensorType(0, None) for node in graph.node for name in node.output if name}
     for value in (*graph.value_info, *graph.output, *graph.input):

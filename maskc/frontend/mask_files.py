@@ -16,7 +16,6 @@ from maskc.errors import InputError
 from maskc.frontend import npz_files
 from maskc.frontend.graph_queries import (
     HALF_TYPES,
-    STANDARD_DOMAINS,
     TensorType,
     all_graphs,
     array_of,
@@ -26,6 +25,7 @@ from maskc.frontend.graph_queries import (
     fresh,
     tensor_types,
 )
+from passes.graph.tensors import STANDARD_DOMAINS
 
 # Mul takes these only since opset 14; the other numbers since opset 7.
 _SMALL_INTEGERS = frozenset(map(TensorProto.DataType.Value, "INT8 INT16 UINT8 UINT16".split()))

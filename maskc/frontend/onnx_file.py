@@ -13,16 +13,11 @@ from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes
-from maskc.frontend.graph_queries import (
-    STANDARD_DOMAINS,
-    all_nodes,
-    copied,
-    has_external,
-    weight_bytes,
-    without_weights,
-)
+from maskc.frontend.graph_queries import all_nodes, copied, has_external, weight_bytes
 from passes.errors import in_brief
+from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
+from passes.model.outline import outline
 
 # Protobuf cannot read or write a message larger than this, so weights beyond it are in external files.
 PROTOBUF_LIMIT = 2**31 - 1
@@ -80,7 +75,7 @@ def check(model: ModelProto | Path) -> None:
         return
     # where weights have to be inputs as well, they are looked at
     many = model.ir_version > 3 and weight_bytes(model) >= _SOON_SHOWN
-    light = without_weights(model) if many or has_external(model) else model
+    light = outline(model) if many or has_external(model) else model
     onnx.checker.check_model(_in_own_domain(light), full_check=True)
 
 
@@ -215,7 +210,7 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
     graph_checks.name_nodes(named)
     try:
         if isinstance(error, onnx.shape_inference.InferenceError):
-            onnx.shape_inference.infer_shapes(without_weights(named), check_type=True, strict_mode=True)
+            onnx.shape_inference.infer_shapes(outline(named), check_type=True, strict_mode=True)
         elif not has_external(model):
             onnx.checker.check_model(_in_own_domain(named))
     except type(error) as again:

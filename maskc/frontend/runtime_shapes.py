@@ -9,9 +9,10 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info
 
 from maskc.errors import UnavailableError
-from maskc.frontend.graph_queries import copied, without_weights
+from maskc.frontend.graph_queries import copied
 from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from passes.model.declarations import dims_of, symbols, written_by_unknown
+from passes.model.outline import outline
 
 
 def noted(model: ModelProto) -> ModelProto:
@@ -38,7 +39,7 @@ def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
         ort = import_onnxruntime()
     except UnavailableError:  # which is said where something is to be run
         return []
-    light = without_weights(model)
+    light = outline(model)
     notes = [value for value in light.graph.value_info if value.name not in wanted]
     del light.graph.value_info[:]
     light.graph.value_info.extend(notes)

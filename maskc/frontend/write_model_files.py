@@ -15,17 +15,10 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
 from maskc.frontend.external_data import STAYS, relocate
-from maskc.frontend.graph_queries import (
-    all_tensors,
-    array_of,
-    copied,
-    has_external,
-    is_external,
-    tensor_bytes,
-    without_initializers,
-)
+from maskc.frontend.graph_queries import all_tensors, array_of, copied, has_external, is_external, tensor_bytes
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.frontend.part_folders import part_folder
+from passes.model.outline import without_initializers
 from passes.weights.external_file import Store
 
 # Below protobuf's limit by what the graph beside its weights may take.

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_nodes, without_weights
+from maskc.frontend.graph_queries import all_nodes
+from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model.element_inference import with_elements
+from passes.model.outline import outline
 
 # By operator: how many of its inputs may have an empty name.
 _FULL = {"DFT": 2, "LayerNormalization": 1}
@@ -79,7 +81,7 @@ def why_endless(model: ModelProto) -> str | None:
 
 def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
     try:
-        graph = with_elements(without_weights(model)).graph
+        graph = with_elements(outline(model)).graph
     except onnx.shape_inference.InferenceError:
         graph = model.graph
     yield from graph.input

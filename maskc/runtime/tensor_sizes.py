@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from maskc.frontend.graph_queries import copied, without_weights
+from maskc.frontend.graph_queries import copied
 from maskc.runtime.random_inputs import Port
 from passes.abstract_values.symbolic_sizes import spatial_windows
 from passes.errors import GraphError
 from passes.model.declarations import dims_of, written_by_unknown
 from passes.model.element_inference import with_elements
+from passes.model.outline import outline
 from passes.model.prepare import shaped
 
 Shapes = Mapping[str, Sequence[int | str | None] | None]
@@ -34,7 +35,7 @@ class TensorSizes:
 
     def __init__(self, model: ModelProto, ports: Sequence[Port], compiled: ModelProto | None = None) -> None:
         self._compiled = None if compiled is None else TensorSizes(compiled, ports)
-        self._model = without_weights(model)
+        self._model = outline(model)
         graph = self._model.graph
         believed = written_by_unknown(graph)
         noted = [value for value in graph.value_info if value.name in believed]

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import RunError, UnavailableError
-from maskc.frontend.graph_queries import STANDARD_DOMAINS, all_graphs, all_nodes, copied, is_external, tensor_types
+from maskc.frontend.graph_queries import all_graphs, all_nodes, copied, is_external, tensor_types
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session, load
 from maskc.verification.error_statistics import FOREIGN_FLOATS, Distance, distance, epsilon
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.tolerance import NOISE_FACTOR
+from passes.graph.tensors import STANDARD_DOMAINS
 
 # How many copies of the reference with rounded weights there are, and how often each is run on rounded inputs
 # before a movement counts as never seen.

@@ -21,9 +21,10 @@ from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, dimensions, element_of, is_constant, is_float, static_shape
 from passes.model import inputs_with_defaults
 from passes.model.declarations import symbol_of, written_by_unknown
-from passes.model.graph_to_onnx import described_as, outlined
+from passes.model.graph_to_onnx import outlined
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
+from passes.model.outline import described_as
 from passes.model.prepare import completed, shaped
 from passes.model.shape_inference import INFERRED, inferred
 from passes.ops import rules

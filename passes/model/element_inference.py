@@ -9,7 +9,7 @@ import onnx
 
 from passes.graph.tensors import Dim
 from passes.model.declarations import dims_of
-from passes.model.graph_to_onnx import described_as
+from passes.model.outline import described_as
 
 # Sizes: inference that follows elements writes down those of any vector, and of long ones they fill the memory.
 _LONGEST = 2**20

@@ -17,6 +17,7 @@ from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, element_of, is_sp
 from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
+from passes.model.outline import described_as
 from passes.ops import rules
 from passes.ops.resize import Resize
 from passes.weights.external_file import Store
@@ -33,6 +34,8 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     if store is not None:
         store.clear()
     model = described_as(source)
+    model.ClearField("training_info")  # which names weights
+    model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
     _raise_opset(model, graph.opset)
     told, opened = annotated(source), symbols(source) - {""}
     initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
@@ -68,23 +71,8 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
             model.ir_version = max(model.ir_version, least)
 
 
-def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
-    """An empty model with every field of the source but its graph's contents, and training: that names old weights."""
-    model = onnx.ModelProto()
-    for field, value in source.ListFields():
-        if field.name in ("graph", "training_info"):
-            continue
-        if field.is_repeated:
-            getattr(model, field.name).extend(value)
-        else:
-            setattr(model, field.name, value)
-    model.graph.name = source.graph.name
-    model.graph.doc_string = source.graph.doc_string
-    return model
-
-
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
-    """These nodes of a graph without its weights, for shape inference; what they read of others is an input.
+    """An outline of some nodes of a graph: what they read of others is an input.
 
     So are initializers of more than `largest` elements, and inputs of the graph that nothing here reads.
     """
@@ -94,23 +82,30 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     written = {t.name for node in nodes for t in node.outputs}
     model.graph.output.extend(v for v in source.graph.output if v.name in written)  # what others declare may be false
     model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
-    given = {v.name: v for v in source.graph.input}
-    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
-    for tensor in read.values():
-        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
-            _append(model.graph, tensor)
-        elif not isinstance(tensor, gs.Variable) or tensor.type == "tensor_type":
-            model.graph.input.extend([] if tensor.name in written else [_declared(tensor)])
-        elif tensor.name in given:
-            model.graph.input.append(given[tensor.name])
-    initializers = {t.name for t in source.graph.initializer}
-    model.graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
+    _add_operands(model.graph, nodes, written, source, largest)
     for node in nodes:
         add_node(model.graph, node)
         if _is_foreign(node):
             known = [t for t in node.outputs if t.name not in told and t.dtype is not None and t.shape is not None]
             model.graph.value_info.extend(map(_declared, known))
     return model
+
+
+def _add_operands(
+    graph: onnx.GraphProto, nodes: Sequence[gs.Node], written: Collection[str], source: onnx.ModelProto, largest: int
+) -> None:
+    """Add what the nodes read and do not write, and the inputs of the source, as `outlined` says."""
+    given = {v.name: v for v in source.graph.input}
+    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
+    for tensor in read.values():
+        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
+            _append(graph, tensor)
+        elif isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
+            graph.input.extend([given[tensor.name]] if tensor.name in given else [])
+        elif tensor.name not in written:
+            graph.input.append(_declared(tensor))
+    initializers = {t.name for t in source.graph.initializer}
+    graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
 
 
 def _is_foreign(node: gs.Node) -> bool:

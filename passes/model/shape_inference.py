@@ -15,8 +15,8 @@ from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import dtype_of
 from passes.model.declarations import declare, dims_of, symbol_of, written_by_unknown
 from passes.model.element_inference import are_short, bodies_of, with_elements
-from passes.model.graph_to_onnx import described_as
 from passes.model.known_sizes import Sizes, is_open
+from passes.model.outline import described_as
 from passes.model.told_sizes import tell
 from passes.ops.base import rules_of
 from passes.ops.slice_gather import Slice

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import RunError, UnavailableError
-from maskc.frontend.graph_queries import array_of, is_external, without_initializers
+from maskc.frontend.graph_queries import array_of, is_external
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Outputs, Sample
+from passes.model.outline import without_initializers
 
 # Weights are moved in groups, one after the other in the order of the graph, as many as cost so many FLOPs.
 _BUDGET = 2e8

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto
 
 from maskc.frontend import graph_queries
-from maskc.frontend.graph_queries import SOON_WRITTEN, model_bytes, weight_bytes, without_weights
+from maskc.frontend.graph_queries import SOON_WRITTEN, model_bytes, weight_bytes
+from passes.model.outline import outline
 from tests.maskc import build
 
 
@@ -27,7 +28,7 @@ def test_constants_in_nodes_are_weights(monkeypatch: pytest.MonkeyPatch) -> None
     for tensor in built.graph.initializer:
         built.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], doc_string="?", value=tensor))
     del built.graph.initializer[:]
-    light, size = without_weights(built), len(built.SerializeToString())
+    light, size = outline(built), len(built.SerializeToString())
     assert 2**16 < weight_bytes(built) < size and len(light.SerializeToString()) < size - weight_bytes(built) + 2**12
     onnx.checker.check_model(light, full_check=True)
     monkeypatch.setattr(graph_queries, "SOON_WRITTEN", 0)
