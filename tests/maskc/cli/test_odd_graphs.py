@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import passes
 from maskc.frontend import write_model_files
 from tests.maskc import build
-from tests.maskc.command import compile_refused, maskc, refused
+from tests.maskc.command import compile_refused, compiled, maskc, refused
+from tests.passes import text
 
 
-def good(built: onnx.ModelProto, directory: Path) -> dict[str, Any]:
+def good(built: onnx.ModelProto, directory: Path, *options: Any) -> dict[str, Any]:
     """The report of a compilation from the shell that must work; what it wrote is valid."""
-    result = maskc("compile", build.save(built, directory / "m.onnx"), "--json")
+    result = compiled(built, directory, "--json", *options)
     assert result.exit_code == 0, result.stderr
     told: dict[str, Any] = json.loads(result.stdout)
     onnx.checker.check_model(told["output"], full_check=True)
@@ -39,9 +39,8 @@ def test_node_names_given_twice(tmp_path: Path) -> None:
 
 def test_a_function_of_the_standard_whose_default_onnx_forgets(tmp_path: Path) -> None:
     """Its inference of MeanVarianceNormalization of opset 13 fails where the axes are left to their default."""
-    shape = [2, 3, 4, 5]
-    nodes = [build.node("MeanVarianceNormalization", "x", "m"), build.node("Relu", "m", "y")]
-    built = build.model(nodes, [build.value("x", shape)], [build.value("y", shape)], opset=13)
+    body = "m = MeanVarianceNormalization(x)\n y = Relu(m)"
+    built = text.model("(float[2,3,4,5] x) => (float[2,3,4,5] y)", body, 13, checked=False)
     assert good(built, tmp_path)["verification"]["passed"]
 
 
@@ -56,9 +55,7 @@ def test_a_sparse_initializer(tmp_path: Path) -> None:
 def test_training_information_is_left_out(tmp_path: Path) -> None:
     built = build.mlp()
     training = built.training_info.add()
-    training.algorithm.CopyFrom(
-        helper.make_graph([build.node("Relu", "w1", "next")], "step", [], [build.value("next", [8, 16])])
-    )
+    training.algorithm.CopyFrom(onnx.parser.parse_graph("step () => (float[8,16] next) { next = Relu(w1) }"))
     training.update_binding.add(key="w1", value="next")
     told = good(built, tmp_path)
     assert "training information" in told["notes"][0]
@@ -83,66 +80,52 @@ def test_a_format_that_onnx_runtime_does_not_read_yet(tmp_path: Path) -> None:
         assert told["warnings"] == []
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [((8, 0), (0, 4)), ((8, 16), (16, 0)), ((0, 16), (16, 4))],
-    ids=["inner", "output", "input"],
-)
-def test_axes_of_size_zero(tmp_path: Path, shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    (rows, inner), (_, columns) = shapes
-    nodes = [build.node("MatMul", "x w", "h"), build.node("Relu", "h", "r"), build.node("MatMul", "r v", "y")]
-    weights = [build.weight("w", rows, inner), build.weight("v", inner, columns)]
-    built = build.model(nodes, [build.value("x", ["n", rows])], [build.value("y", ["n", columns])], weights)
-    told = good(built, tmp_path)
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(8, 0, 4), (8, 16, 0), (0, 16, 4)])
+def test_axes_of_size_zero(tmp_path: Path, rows: int, inner: int, columns: int) -> None:
+    signature = f"(float[n,{rows}] x) => (float[n,{columns}] y)"
+    body = "h = MatMul(x, w)\n r = Relu(h)\n y = MatMul(r, v)"
+    told = good(text.model(signature, body, checked=False, w=(rows, inner), v=(inner, columns)), tmp_path)
     assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
 
 
 @pytest.mark.parametrize(("where", "size"), [("input", -1), ("output", -1), ("output", -7), ("value_info", -(2**63))])
 def test_a_size_below_zero_is_open(tmp_path: Path, where: str, size: int) -> None:
     """Exporters write -1 for a batch of any size, and ONNX Runtime takes it for that; onnx dies of some notes."""
-    built = build.mlp()
-    built.graph.node.extend([build.node("Shape", "x", "sizes"), build.node("Slice", "sizes zero one", "batch")])
-    built.graph.initializer.extend([build.constant(n, [v], np.int64) for n, v in (("zero", 0), ("one", 1))])
-    built.graph.output.append(build.value("batch", [1], TensorProto.INT64))
-    built.graph.value_info.append(build.value("sizes", [2], TensorProto.INT64))
+    more = "sizes = Shape(x) batch = Slice(sizes, zero, one) [first]"
+    edits = {"float[n,4] y)": "float[n,4] y, int64[1] batch) <int64[2] sizes>", "[first]": more}
+    built = build.mlp(edits=edits, zero=np.array([0]), one=np.array([1]))
     getattr(built.graph, where)[0].type.tensor_type.shape.dim[0].dim_value = size
     assert good(built, tmp_path)["verification"]["passed"]
 
 
 def test_sizes_are_read_off_an_input_whose_type_shape_takes(tmp_path: Path) -> None:
     """An input of 8 bits has the same open size, and no Shape of this opset takes it."""
-    nodes = [build.node("Mul", "x none", "a"), build.node("Add", "a shift", "y")]
-    weights = [build.constant("none", np.zeros(4)), build.weight("shift", 4)]
-    inputs = [build.value("x", ["n", 4]), build.value("other", ["n", 3], TensorProto.FLOAT8E5M2)]
-    built = build.model(nodes, inputs, [build.value("y", ["n", 4])], weights, opset=17, ir_version=9)
-    good(built, tmp_path)
+    signature = "(float[n,4] x, float8e5m2[n,3] other) => (float[n,4] y)"
+    good(text.model(signature, "a = Mul(x, none)\n y = Add(a, shift)", ir=9, none=np.zeros(4), shift=(4,)), tmp_path)
 
 
-@pytest.mark.parametrize(("op", "inputs"), [("LayerNormalization", ["x", "scale", ""]), ("DFT", ["x", "", ""])])
-def test_an_operator_at_which_onnx_runtime_dies(tmp_path: Path, op: str, inputs: list[str]) -> None:
+@pytest.mark.parametrize(("call", "size"), [('LayerNormalization(x, scale, "")', 1), ('DFT(x, "", "")', 2)])
+def test_an_operator_at_which_onnx_runtime_dies(tmp_path: Path, call: str, size: int) -> None:
     """It has an empty name in place of an input that it may leave out."""
-    nodes = [helper.make_node(op, inputs, ["z"], name="norm"), build.node("Mul", "z scale", "y")]
-    ends = [build.value("x", ["n", 4, 1])], [build.value("y", ["n", 4, 1 if op == "LayerNormalization" else 2])]
-    built = build.model(nodes, *ends, [build.weight("scale", 1)], opset=20)
+    signature = f"(float[n,4,1] x) => (float[n,4,{size}] y)"
+    built = text.model(signature, f"[norm] z = {call}\n y = Mul(z, scale)", 20, checked=False, scale=(1,))
     (note,) = good(built, tmp_path)["warnings"]
-    assert note.startswith("Not verified: ") and f"ends the process at {op} 'norm'" in note
+    assert note.startswith("Not verified: ") and f"ends the process at {call.partition('(')[0]} 'norm'" in note
 
 
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        (["n", 2**28], "its inputs have 268,435,456 elements, and up to 16,777,216 are drawn"),
-        ([2**21, "n"], "its inputs hold 2,097,152 examples, and up to 1,048,576 are drawn"),
+        (f"n,{2**28}", "its inputs have 268,435,456 elements, and up to 16,777,216 are drawn"),
+        (f"{2**21},n", "its inputs hold 2,097,152 examples, and up to 1,048,576 are drawn"),
     ],
 )
 def test_inputs_too_large_to_draw_are_not_loaded(
-    shape: list[int | str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shape: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime takes all memory for some."""
     monkeypatch.setattr("maskc.verification.compare.load", None)
-    built = build.model(
-        [build.node("ReduceMax", "x", "y", keepdims=1)], [build.value("x", shape)], [build.value("y", [1, 1])]
-    )
+    built = text.model(f"(float[{shape}] x) => (float[1,1] y)", "y = ReduceMax<keepdims=1>(x)")
     (note,) = good(built, tmp_path)["warnings"]
     assert note == (
         f"Not verified: No random input was found that the reference accepts ({said}). Give real data with --inputs."
@@ -150,19 +133,9 @@ def test_inputs_too_large_to_draw_are_not_loaded(
 
 
 def test_padding_around_nothing() -> None:
-    nodes = [
-        build.node("Mul", "x none", "a"),
-        build.node("Add", "a shift", "b"),
-        helper.make_node("Pad", ["b", "pads"], ["c"]),
-        build.node("Conv", "c w", "y"),
-    ]
-    weights = [
-        build.constant("none", np.zeros((3, 1, 1))),
-        build.weight("shift", 3, 1, 1),
-        numpy_helper.from_array(np.array([0, 0, 2, 2, 0, 0, 2, 2]), "pads"),
-        build.weight("w", 5, 3, 3, 3),
-    ]
-    built = build.model(nodes, [build.value("x", ["n", 3, 0, 4])], [build.value("y", ["n", 5, 2, 6])], weights)
+    weights = {"none": np.zeros((3, 1, 1)), "shift": (3, 1, 1), "pads": np.array([0, 0, 2, 2, 0, 0, 2, 2])}
+    body = "a = Mul(x, none)\n b = Add(a, shift)\n c = Pad(b, pads)\n y = Conv(c, w)"
+    built = text.model("(float[n,3,0,4] x) => (float[n,5,2,6] y)", body, w=(5, 3, 3, 3), **weights)
     result = passes.shrink(built)
     onnx.checker.check_model(result.model, full_check=True)
     x = np.zeros((2, 3, 0, 4), np.float32)
@@ -170,17 +143,14 @@ def test_padding_around_nothing() -> None:
 
 
 def test_a_part_of_size_zero(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Concat", ["x", "none"], ["c"], axis=1), build.node("MatMul", "c w", "y")]
-    weights = [build.weight("none", 2, 0), build.weight("w", 8, 2)]
-    built = build.model(nodes, [build.value("x", [2, 8])], [build.value("y", [2, 2])], weights)
+    body = "c = Concat<axis=1>(x, none)\n y = MatMul(c, w)"
+    built = text.model("(float[2,8] x) => (float[2,2] y)", body, none=(2, 0), w=(8, 2))
     assert good(built, tmp_path)["verification"]["passed"]
 
 
 def test_graphs_without_nodes(tmp_path: Path) -> None:
-    through = build.model([], [build.value("x", [2])], [build.value("x", [2])])
-    assert good(through, tmp_path)["verification"]["passed"]
-    constant = build.model([], [], [build.value("w", [2])], [build.weight("w", 2)])
-    assert good(constant, tmp_path)["verification"]["passed"]
+    for signature, weights in (("(float[2] x) => (float[2] x)", {}), ("() => (float[2] w)", {"w": (2,)})):
+        assert good(text.model(signature, "", checked=False, **weights), tmp_path)["verification"]["passed"]
 
 
 def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,37 +187,36 @@ def test_an_opset_from_the_future(tmp_path: Path) -> None:
 
 
 def test_shape_notes_that_contradict_the_graph_are_ignored(tmp_path: Path) -> None:
-    built = build.mlp()
-    built.graph.value_info.append(build.value("c", ["n", 17]))
-    source = build.save(built, tmp_path / "m.onnx")
-    result = maskc("compile", source, "--json")
-    assert result.exit_code == 0, result.stderr
-    assert any("contradict" in note for note in json.loads(result.stdout)["warnings"])
+    told = good(build.mlp(edits={"float[n,4] y)": "float[n,4] y) <float[n,17] c>"}), tmp_path)
+    assert any("contradict" in note for note in told["warnings"])
 
 
 @pytest.mark.parametrize("where", ["output", "value_info"])
 def test_shapes_that_a_body_declares_wrongly_are_ignored(tmp_path: Path, where: str) -> None:
     """As Paddle's exporter writes Loops; ONNX Runtime warns and goes by what is computed."""
-    branches = {
-        f"{name}_branch": helper.make_graph([build.node("Neg", term, name)], name, [], [build.value(name, None)])
-        for name, term in (("then", "one"), ("else", "two"))
-    }
-    choice = helper.make_node("If", ["on"], ["shift"], name="choice", **branches)
-    nodes = [build.node("Identity", "on", "still"), choice, build.node("Add", "h shift", "next")]
-    ends = [build.value("round", [], TensorProto.INT64), build.value("on", [], TensorProto.BOOL)]
-    outs = [build.value("still", [], TensorProto.BOOL), build.value("next", None)]
-    body = helper.make_graph(nodes, "body", [*ends, build.value("h", None)], outs)
-    branch = next(attribute.g for attribute in body.node[1].attribute if attribute.name == "then_branch")
-    wrong = {"output": (branch.output, "then"), "value_info": (body.value_info, "shift")}
-    declared, name = wrong[where]
-    declared.extend([build.value(name, [])])  # it is a vector
-    del declared[:-1]
-    constants = [build.constant("rounds", 2, np.int64), build.constant("yes", True, np.bool_)]
-    constants += [build.constant("one", np.ones(16)), build.constant("two", np.full(16, 2.0))]
-    built = build.mlp()
-    built.graph.node[3].input[0] = "looped"
-    built.graph.node.insert(3, helper.make_node("Loop", ["rounds", "yes", "c"], ["looped"], name="loop", body=body))
-    built.graph.initializer.extend(constants)
+    loop = """
+    [loop] looped = Loop(rounds, yes, c) <body = body (int64 round, bool on, float h) => (bool still, float next)
+        <float shift>
+        {
+            still = Identity(on)
+            [choice] shift = If(on) <
+                then_branch = then () => (float then) { then = Neg(one) },
+                else_branch = else () => (float else) { else = Neg(two) }
+            >
+            next = Add(h, shift)
+        }
+    >
+    d = Mul(looped, mask)"""
+    weights = {"rounds": np.array(2), "yes": np.array(True), "one": np.ones(16), "two": np.full(16, 2.0)}
+    built = build.mlp(edits={"d = Mul(c, mask)": loop}, **weights)
+    body = next(node for node in built.graph.node if node.op_type == "Loop").attribute[0].g
+    branches = [attribute.g for attribute in body.node[1].attribute]
+    untyped = [body.input[2], body.output[1], *(branch.output[0] for branch in branches)]
+    if where == "output":
+        untyped.remove(branches[0].output[0])  # it is a vector, declared as a number
+        del body.value_info[:]
+    for value in untyped:
+        value.type.tensor_type.ClearField("shape")
     told = good(built, tmp_path)
     assert told["verification"]["passed"] and "contradict the graph" in told["warnings"][0]
 
@@ -267,9 +236,8 @@ def test_outputs_without_a_shape_are_given_the_inferred_one(tmp_path: Path, type
 
 
 def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
-    nodes = [build.node("Reshape", "x s", "y")]
-    inputs = [build.value("x", ["n", 4]), build.value("s", ["k"], TensorProto.INT64)]
-    built = build.model(nodes, inputs, [onnx.ValueInfoProto(name="y")])
+    built = text.model("(float[n,4] x, int64[k] s) => (float y)", "y = Reshape(x, s)", checked=False)
+    built.graph.output[0].ClearField("type")
     compile_refused(build.save(built, tmp_path / "m.onnx"), "the output 'y' has no shape, and none can be inferred")
     built = build.mlp()
     built.graph.input[0].type.tensor_type.ClearField("shape")
@@ -279,13 +247,8 @@ def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("masked", [False, True], ids=["as it is", "masks from a file"])
 def test_a_format_in_which_initializers_are_inputs(tmp_path: Path, masked: bool) -> None:
     """Constants are initializers afterwards, which that format would have among the inputs."""
-    nodes = [
-        build.node("Constant", "", "bias", value=build.constant("bias", [1.0, 2.0, 3.0, 4.0])),
-        build.node("Add", "x bias", "sum"),
-        build.node("Relu", "sum", "y"),
-    ]
-    built = build.model(nodes, [build.value("x", [2, 4])], [build.value("y", [2, 4])], ir_version=3)
-    source = build.save(built, tmp_path / "m.onnx")
+    body = "bias = Constant<value = float[4] {1.0, 2.0, 3.0, 4.0}>()\n sum = Add(x, bias)\n y = Relu(sum)"
+    source = build.save(text.model("(float[2,4] x) => (float[2,4] y)", body, ir=3), tmp_path / "m.onnx")
     np.savez(tmp_path / "masks.npz", sum=np.array([1, 0, 1, 0]))
     options = ("--masks", tmp_path / "masks.npz") if masked else ()
     result = maskc("compile", source, "-o", tmp_path / "out.onnx", *options)

@@ -15,34 +15,28 @@ from maskc.errors import InputError
 from maskc.frontend.input_sizes import fixed, parse
 from passes.model.declarations import dims_of
 from tests.maskc import build
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import compiled, maskc, refused
+from tests.passes import text
 
 
 def padded() -> onnx.ModelProto:
     """x[n,3,h,w] → Conv, mask, shift, padded depthwise Conv, Conv: a border pattern where the sizes are known."""
-    nodes = [
-        build.node("Conv", "x k", "a", name="first"),
-        build.node("Mul", "a mask", "b"),
-        build.node("Add", "b shift", "c"),
-        build.node("Conv", "c d", "e", group=16, pads=[1, 1, 1, 1], name="depthwise"),
-        build.node("Conv", "e p", "y", name="last"),
-    ]
-    weights = [
-        build.weight("k", 16, 3, 1, 1),
-        build.constant("mask", np.tile([1.0, 0.0, 0.0, 0.0], 4).reshape(1, 16, 1, 1)),
-        build.weight("shift", 1, 16, 1, 1),
-        build.weight("d", 16, 1, 3, 3),
-        build.weight("p", 64, 16, 1, 1),
-    ]
-    inputs = [build.value("x", ["n", 3, "h", "w"])]
-    return build.model(nodes, inputs, [build.value("y", ["n", 64, "h", "w"])], weights)
+    body = """
+        [first] a = Conv(x, k)
+        b = Mul(a, mask)
+        c = Add(b, shift)
+        [depthwise] e = Conv<group=16, pads=[1,1,1,1]>(c, d)
+        [last] y = Conv(e, p)
+    """
+    weights = {"k": (16, 3, 1, 1), "shift": (1, 16, 1, 1), "d": (16, 1, 3, 3), "p": (64, 16, 1, 1)}
+    mask = np.tile([1.0, 0.0, 0.0, 0.0], 4).reshape(1, 16, 1, 1)
+    return text.model("(float[n,3,h,w] x) => (float[n,64,h,w] y)", body, mask=mask, **weights)
 
 
 def two_inputs() -> onnx.ModelProto:
     """y[n,4] = left[n,4] + right[n,4]; the outer one has an inner size of its own."""
-    nodes = [build.node("Add", "left right", "s"), build.node("MatMul", "s w", "y")]
-    inputs = [build.value("left", ["n", 4]), build.value("right", ["n", 4])]
-    return build.model(nodes, inputs, [build.value("y", ["n", 2])], [build.weight("w", 4, 2)])
+    signature = "(float[n,4] left, float[n,4] right) => (float[n,2] y)"
+    return text.model(signature, "s = Add(left, right)\n y = MatMul(s, w)", w=(4, 2))
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
@@ -58,10 +52,10 @@ def test_the_compiled_model_has_the_sizes_and_computes_the_same(tmp_path: Path) 
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["verification"]["passed"]
-    compiled = onnx.load(told["output"])
-    assert shapes(compiled) == {"x": [1, 3, 12, 10], "y": [1, 64, 12, 10]}
+    small = onnx.load(told["output"])
+    assert shapes(small) == {"x": [1, 3, 12, 10], "y": [1, 64, 12, 10]}
     x = np.random.default_rng(0).normal(size=(1, 3, 12, 10)).astype(np.float32)
-    wanted, got = build.run(source, x=x)["y"], build.run(compiled, x=x)["y"]
+    wanted, got = build.run(source, x=x)["y"], build.run(small, x=x)["y"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -86,12 +80,12 @@ def test_figures_are_those_at_the_sizes(tmp_path: Path) -> None:
 def test_verify_takes_the_same_sizes(tmp_path: Path) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
     assert maskc("compile", source, "--shape", "x=?x3x12x10").exit_code == 0
-    compiled = tmp_path / "m.compiled.onnx"
-    assert maskc("verify", source, compiled, "--shape", "x=?x3x12x10").exit_code == 0
-    assert maskc("verify", source, compiled, "--shape", "x=batch,3,12,10").exit_code == 0
-    unlike = maskc("verify", source, compiled)
+    small = tmp_path / "m.compiled.onnx"
+    assert maskc("verify", source, small, "--shape", "x=?x3x12x10").exit_code == 0
+    assert maskc("verify", source, small, "--shape", "x=batch,3,12,10").exit_code == 0
+    unlike = maskc("verify", source, small)
     assert unlike.exit_code == 1 and "give the same --shape" in " ".join(unlike.stdout.split())
-    assert maskc("verify", source, compiled, "--shape", "x=?x3x12x11").exit_code == 1
+    assert maskc("verify", source, small, "--shape", "x=?x3x12x11").exit_code == 1
 
 
 def test_a_size_of_minus_one_at_an_output_is_one_that_is_not_known() -> None:
@@ -176,35 +170,33 @@ def test_sizes_that_contradict_each_other() -> None:
 
 
 def test_sizes_that_the_graph_does_not_take(tmp_path: Path) -> None:
-    nodes = [build.node("MatMul", "x w", "y", name="product")]
-    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", [4, 2])], [build.weight("w", 6, 2)])
+    model = text.model("(float[n,m] x) => (float[4,2] y)", "[product] y = MatMul(x, w)", checked=False, w=(6, 2))
     source = build.save(model, tmp_path / "m.onnx")
     refused(maskc("compile", source, "--shape", "x=5x5"), 2, "does not work at these input sizes", "product")
 
 
 @pytest.mark.parametrize("computed", [False, True], ids=["plain", "computed"])
 @pytest.mark.parametrize("sizes", ["x=5x6", "x=?x6", None])
-@pytest.mark.parametrize("declared", [[4, 2], [1, "rows", "columns"]])
+@pytest.mark.parametrize("declared", ["4,2", "1,rows,columns"])
 def test_an_output_of_another_shape_than_it_declares(
-    tmp_path: Path, computed: bool, sizes: str | None, declared: list[int | str]
+    tmp_path: Path, computed: bool, sizes: str | None, declared: str
 ) -> None:
     """ONNX Runtime warns of such an output, and runs the model. The result declares what is true."""
-    nodes = [build.node("Reshape", "x shape", "r"), build.node("MatMul", "r w", "z"), build.node("Mul", "z mask", "m")]
-    weights = [build.constant("shape", [-1, 6], np.int64), build.weight("w", 6, 2), build.constant("mask", [1, 0])]
-    nodes.append(build.node("MatMul", "m v", "y"))
-    weights.append(build.weight("v", 2, 3))
+    body = "r = Reshape(x, shape)\n z = MatMul(r, w)\n m = Mul(z, mask)\n y = MatMul(m, v)"
+    weights = {"shape": np.array([-1, 6]), "w": (6, 2), "mask": np.array([1.0, 0]), "v": (2, 3)}
     if computed:  # by a Concat that holds the product of two sizes, which onnx does not see through
-        weights[0] = build.constant("columns", [6], np.int64)
-        weights += [build.constant(name, [i], np.int64) for i, name in enumerate(("first", "second"))]
-        nodes[:0] = [
-            build.node("Shape", "x", "sizes"),
-            build.node("Gather", "sizes first", "n"),
-            build.node("Gather", "sizes second", "k"),
-            build.node("Mul", "n k", "elements"),
-            build.node("Div", "elements columns", "rows"),
-            build.node("Concat", "rows columns", "shape", axis=0),
-        ]
-    model = build.model(nodes, [build.value("x", ["n", "m"])], [build.value("y", declared)], weights)
+        weights |= {"columns": np.array([6]), "first": np.array([0]), "second": np.array([1])}
+        del weights["shape"]
+        body = f"""
+            sizes = Shape(x)
+            n = Gather(sizes, first)
+            k = Gather(sizes, second)
+            elements = Mul(n, k)
+            rows = Div(elements, columns)
+            shape = Concat<axis=0>(rows, columns)
+            {body}
+        """
+    model = text.model(f"(float[n,m] x) => (float[{declared}] y)", body, checked=False, **weights)
     source, target = build.save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
     result = maskc("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
     assert result.exit_code == 0, result.stderr
@@ -221,9 +213,8 @@ def test_an_output_of_another_shape_than_it_declares(
 
 
 def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
-    nodes = [build.node("Identity", "w", "y")]
-    source = build.save(build.model(nodes, [], [build.value("y", [2])], [build.weight("w", 2)]), tmp_path / "m.onnx")
-    refused(maskc("compile", source, "--shape", "x=5"), 2, "its inputs are none")
+    model = text.model("() => (float[2] y)", "y = Identity(w)", w=(2,))
+    refused(compiled(model, tmp_path, "--shape", "x=5"), 2, "its inputs are none")
 
 
 @pytest.mark.parametrize("adapters", ["auto", "always", "never"])
@@ -242,9 +233,7 @@ def test_another_word_for_adapters(tmp_path: Path) -> None:
 
 
 def test_a_note_where_sizes_of_one_input_are_fixed_and_an_output_fixes_what_another_leaves_open() -> None:
-    nodes = [build.node("MatMul", "a w", "c"), build.node("Relu", "b", "d")]
-    inputs = [build.value("a", ["n", 4]), build.value("b", ["m", 2])]
-    outputs = [build.value("c", [5, 3]), build.value("d", ["m", 2])]
-    source = frontend.read(build.model(nodes, inputs, outputs, [build.weight("w", 4, 3)]))
+    signature = "(float[n,4] a, float[m,2] b) => (float[5,3] c, float[m,2] d)"
+    source = frontend.read(text.model(signature, "c = MatMul(a, w)\n d = Relu(b)", checked=False, w=(4, 3)))
     notes = fixed(source, {"b": (7, 2)}).notes
     assert any("Output `c` is declared as [5, 3] and is [n, 3];" in note for note in notes)

@@ -12,36 +12,21 @@ from maskc.frontend.input_sizes import fixed
 from passes.abstract_values import kept_reasons
 from passes.model.declarations import dims_of
 from tests.maskc import build
+from tests.passes import text
 
 
 def expanded() -> onnx.ModelProto:
     """x[n,4] → one more axis, by an operator of ONNX Runtime; product, mask over every second channel, product."""
-    nodes = [
-        build.node("ExpandDims", "x axis", "e", domain="com.microsoft"),
-        build.node("MatMul", "e v", "p"),
-        build.node("Mul", "p mask", "m"),
-        build.node("MatMul", "m w", "y"),
-    ]
-    weights = [
-        build.constant("axis", 1, np.int32),
-        build.weight("v", 4, 8),
-        build.constant("mask", [1, 0] * 4),
-        build.weight("w", 8, 3),
-    ]
-    ends = [build.value("x", ["n", 4])], [build.value("y", ["n", 1, 3])]
-    return build.model(nodes, *ends, weights, domains=["com.microsoft"])
+    body = "e = com.microsoft.ExpandDims(x, axis)\n p = MatMul(e, v)\n m = Mul(p, mask)\n y = MatMul(m, w)"
+    weights = {"axis": np.array(1, np.int32), "v": (4, 8), "mask": np.array([1.0, 0] * 4), "w": (8, 3)}
+    return text.model("(float[n,4] x) => (float[n,1,3] y)", body, checked=False, **weights)
 
 
 def distances() -> onnx.ModelProto:
     """x[n,4] → distances to 8 points, a mask over every second one, product → y[n,3]; of these nobody tells a shape."""
-    nodes = [
-        build.node("CDist", "x points", "d", domain="com.microsoft", metric="euclidean"),
-        build.node("Mul", "d mask", "m"),
-        build.node("Gemm", "m w", "y"),
-    ]
-    weights = [build.weight("points", 8, 4), build.constant("mask", [1, 0] * 4), build.weight("w", 8, 3)]
-    ends = [build.value("x", ["n", 4])], [build.value("y", ["n", 3])]
-    return build.model(nodes, *ends, weights, domains=["com.microsoft"])
+    body = 'd = com.microsoft.CDist<metric="euclidean">(x, points)\n m = Mul(d, mask)\n y = Gemm(m, w)'
+    weights = {"points": (8, 4), "mask": np.array([1.0, 0] * 4), "w": (8, 3)}
+    return text.model("(float[n,4] x) => (float[n,3] y)", body, checked=False, **weights)
 
 
 def of(source: Source) -> dict[str, object]:
