@@ -15,9 +15,9 @@ import maskc
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
-from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.json_values import plain
+from maskc.train import saved_model
 from maskc.train.cost import computational_cost
 
 MANIFEST = "manifest.json"

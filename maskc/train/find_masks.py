@@ -7,9 +7,8 @@ size is not static.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -21,7 +20,9 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow import keras as keras_frontend
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.frontend.tensorflow.functions import frozen
+from maskc.frontend.tensorflow.tf2onnx_internals import frozen
+from maskc.train.keras_internals import all_layers, intercepted, producer
+from maskc.train.models.calls import is_functional, nodes_within
 from passes.analysis.find_mask import Keep
 from passes.errors import in_brief
 
@@ -105,10 +106,22 @@ def _probed(model: Any, tensor: Any) -> tuple[ModelProto, str]:
 def _traced(model: Any, tensor: Any) -> tuple[Any, str]:
     """The concrete function of a model's inference, and the name of a layer's output in it."""
     operation = _operation(model, tensor)
-    seen: list[Any] = []
-    with _watched(operation, seen):
+    outputs = [n.outputs for n in (nodes_within(model) if is_functional(model) else ()) if n.operation is operation]
+    shape = outputs[0][0].shape if [len(tensors) for tensors in outputs] == [1] else None
+    tensors: list[Any] = []
+
+    def watched(operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        if isinstance(result, tf.Tensor):
+            # The name of what a call within the function returns would be lost.
+            name = "maskc_asked"
+            result = tf.identity(result, name) if shape is None else tf.ensure_shape(result, shape, name)
+            tensors.append(result)
+        return result
+
+    with intercepted([operation], watched):
         function = keras_frontend.from_model(model, f"The model {model.name!r}").function
-    own = list({id(t): t for t in seen if getattr(t, "graph", None) is function.graph}.values())
+    own = list({id(t): t for t in tensors if getattr(t, "graph", None) is function.graph}.values())
     if len(own) != 1:
         often = f"is called {len(own)} times" if own else "is not called, or gives more than one tensor,"
         raise InputError(f"The layer {operation.name!r} {often} in the model {model.name!r}: ask of another one.")
@@ -118,44 +131,22 @@ def _traced(model: Any, tensor: Any) -> tuple[Any, str]:
 def _operation(model: Any, tensor: Any) -> Any:
     """The layer, or other Keras operation, that is meant."""
     if isinstance(tensor, keras.KerasTensor):
-        return tensor._keras_history.operation
+        return producer(tensor)
     if isinstance(tensor, keras.layers.Layer):
         return tensor
-    found = [layer for layer in model._flatten_layers() if layer.name == tensor]
-    found += [op for op in getattr(model, "operations", ()) if op.name == tensor and op not in found]
-    if len(found) == 1:
-        return found[0]
-    many = f"{len(found)} layers" if found else "no layer"
-    hint = _near(tensor, [layer.name for layer in model._flatten_layers()])
+    layers = all_layers(model)
+    matches = [layer for layer in layers if layer.name == tensor]
+    matches += [op for op in getattr(model, "operations", ()) if op.name == tensor and op not in matches]
+    if len(matches) == 1:
+        return matches[0]
+    many = f"{len(matches)} layers" if matches else "no layer"
+    hint = _near(tensor, [layer.name for layer in layers])
     raise InputError(f"The model {model.name!r} has {many} with the name {tensor!r}.{hint}")
 
 
 def _near(name: object, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-@contextlib.contextmanager
-def _watched(operation: Any, seen: list[Any]) -> Iterator[None]:
-    """Adds what an operation returns to `seen`, if it is one tensor."""
-    original = operation.call
-    nodes = getattr(operation, "_inbound_nodes", ())
-    shape = operation.output.shape if len(nodes) == 1 and hasattr(operation.output, "shape") else None
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        result = original(*arguments, **keywords)
-        if isinstance(result, tf.Tensor):
-            # The name of what a call within the function returns would be lost.
-            name = "maskc_asked"
-            result = tf.identity(result, name) if shape is None else tf.ensure_shape(result, shape, name)
-            seen.append(result)
-        return result
-
-    object.__setattr__(operation, "call", call)
-    try:
-        yield
-    finally:
-        object.__delattr__(operation, "call")
 
 
 def _concrete(function: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from maskc.train.importance import (
     mean_over_replicas,
     over_axis,
 )
+from maskc.train.keras_internals import all_layers, forward_pass
 
 
 @runtime_checkable
@@ -45,25 +45,9 @@ class Observation:
     """
 
     model: weakref.ref[Any]
-    context: weakref.ref[Any]
+    forward_pass: weakref.ref[Any]
     reduction: Reduction | None
     calls: int = 1
-
-
-class _Signal(keras.Variable):  # type: ignore[misc]
-    """Importance scores: trainable for training steps, which compute gradients by them, but no parameter to train.
-
-    `model.summary()` asks each variable the same question, so the answer depends on who asks.
-    """
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the variable takes part in training steps."""
-        return bool(self._trainable) and not _asked_in("print_summary", sys._getframe(1))
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
 
 
 @dataclass(frozen=True)
@@ -91,9 +75,9 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         signal: float32, the importance of each entry: a moving average, by the method of the optimizer. With
             "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
             `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
-            the mask. It counts as trainable, because that is how the ordinary backward pass of `fit` delivers the
-            statistic to the optimizer. Under any optimizer but `PruningOptimizer` its gradient is zero. In
-            `model.summary()` it is among the parameters that are not trainable.
+            the mask. It counts as trainable, in `model.summary()` as well, because that is how the ordinary backward
+            pass of `fit` delivers the statistic to the optimizer. Under any optimizer but `PruningOptimizer` its
+            gradient is zero.
 
     Args:
         groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
@@ -130,21 +114,6 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self._progress: Callable[[], Any] = lambda: None  # what a layer is given directly it takes for its state
         self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
-    @property
-    def supports_jit(self) -> bool:
-        """Whether a model with this layer may be compiled with XLA: if that is asked for.
-
-        Pruning decisions are taken on the host, where XLA cannot go, and therefore between executions of a training
-        step that is compiled by it. So "auto" leaves it out, and `jit_compile=True` does not.
-        """
-        # Keras asks the same question for both, by this attribute and without a word on who asks; where the answer is
-        # no, it takes back `jit_compile=True` too. It has no other way for a layer to say what "auto" should be.
-        return not _asked_in("_resolve_auto_jit_compile", sys._getframe(1))
-
-    @supports_jit.setter
-    def supports_jit(self, value: bool) -> None:
-        """Keras sets it when a layer is made; the answer above stands."""
-
     def build(self, input_shape: tuple[int | None, ...] | None) -> None:
         """Creates the weights for an input of shape `(batch, ..., channels)`.
 
@@ -162,7 +131,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         # On several replicas all copies are given the same values, so that of the first one stands for all.
         same = {"autocast": False, "aggregation": "only_first_replica"}
         self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
-        self.signal = _Signal("zeros", shape, "float32", trainable=True, name="signal", **same)
+        self.signal = self.add_weight(shape=shape, initializer="zeros", dtype="float32", name="signal", **same)
         # An optimizer is given variables and must find its way to the mask.
         self.signal._maskc_layer = weakref.ref(self)
 
@@ -180,7 +149,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         if (progress := self._progress()) is not None:
             progress.training = bool(training)
         if not training:
-            self._seen_by = weakref.ref(self._get_call_context().entry_layer)
+            self._seen_by = weakref.ref(forward_pass(self).outermost)
             return inputs * _along(mask, inputs.shape.rank, self.axis)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
@@ -230,18 +199,18 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def _observe(self) -> Gathering | None:
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
-        context = self._get_call_context()
-        model = context.entry_layer
-        optimizer = optimizer_of(model)
+        call = forward_pass(self)
+        optimizer = optimizer_of(call.outermost)
         if optimizer is None and self._gatherer is not None:
             optimizer = self._gatherer()
         if not isinstance(optimizer, Gatherer):
             return None
-        gathering = optimizer.gathering(model)
-        if self.observation is not None and self.observation.context() is context:
+        gathering = optimizer.gathering(call.outermost)
+        if self.observation is not None and self.observation.forward_pass() is call.identity:
             self.observation.calls += 1
         else:
-            self.observation = Observation(weakref.ref(model), weakref.ref(context), gathering.reduction)
+            references = weakref.ref(call.outermost), weakref.ref(call.identity)
+            self.observation = Observation(*references, gathering.reduction)
         return gathering
 
 
@@ -259,7 +228,7 @@ def layer_of(variable: Any) -> MaskLayer | None:
 
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer)]
+    return [layer for layer in all_layers(model) if isinstance(layer, MaskLayer)]
 
 
 def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay: Any) -> None:
@@ -277,12 +246,3 @@ def _along(mask: Any, rank: int, axis: int) -> Any:
     if rank < 3 or axis % rank < rank - 1:
         return over_axis(mask, rank, axis)
     return tf.transpose(tf.reshape(mask, (1, -1, *[1] * (rank - 2))), (0, *range(2, rank), 1))
-
-
-def _asked_in(function: str, frame: Any) -> bool:
-    """Whether it is this function of Keras that asks, or one that it calls."""
-    while frame is not None and "keras" in frame.f_code.co_filename:
-        if frame.f_code.co_name == function:
-            return True
-        frame = frame.f_back
-    return False

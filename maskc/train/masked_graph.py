@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.train.keras_internals import all_layers, input_signature
 from maskc.train.mask_layer import MaskLayer
 from passes.mask_savings.compiled_cost import collect
 from passes.model.inputs import bind
@@ -101,7 +102,7 @@ def filled(graph: ModelProto, masks: Mapping[str, NDArray[np.float32]] | None = 
 
 def _large_kernels(model: Any) -> list[Any]:
     """The kernels of dense layers and convolutions that the graph is converted without."""
-    layers = [layer for layer in model._flatten_layers() if type(layer) in _WITH_KERNELS and layer.built]
+    layers = [layer for layer in all_layers(model) if type(layer) in _WITH_KERNELS and layer.built]
     plain = [layer for layer in layers if isinstance(layer.kernel, keras.Variable)]
     found = {id(layer.kernel): layer.kernel for layer in plain if layer.kernel.dtype == layer.compute_dtype}
     return [kernel for kernel in found.values() if np.prod(kernel.shape) >= LARGE and _is_float(kernel)]
@@ -159,10 +160,8 @@ def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> 
 
 def _inputs(model: Any) -> tuple[Any, list[Any]]:
     """The structure of the model's positional arguments, and a named TensorSpec for each tensor in it."""
-    from keras.src.export.export_utils import get_input_signature
-
     try:
-        structure = get_input_signature(model)
+        structure = input_signature(model)
     except ValueError as error:
         raise InputError(f"The inputs of the model {model.name!r} are not known: call it once on data.") from error
     specs = [

@@ -65,7 +65,7 @@ class PruningTrainer:
         batch_size: of arrays; other data come in batches.
         seed: of the shuffling of arrays.
         checkpoint_every, summary_every: updates between two of them.
-        compile_options: further arguments of `model.compile`, `weighted_metrics` for instance.
+        compile_options: further arguments of `model.compile`, `weighted_metrics` for instance; `jit_compile` is False.
 
     Example:
         >>> trainer = PruningTrainer(model, keras.losses.BinaryCrossentropy(from_logits=True), "run", metrics=["auc"],
@@ -115,7 +115,8 @@ class PruningTrainer:
         self._monitor = monitor
         self._batch_size, self._seed = batch_size, seed
         self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
-        self._compile_options = dict(compile_options or {})
+        # With Keras's default for GPUs, XLA, decisions would be taken after an execution of several steps.
+        self._compile_options = {"jit_compile": False, **(compile_options or {})}
         self._inner = placed(optimizer, model.distribute_strategy)
         self._settings = {
             "prune_every": pruning_iter,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
@@ -20,6 +21,14 @@ _COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")
 def uncounted(name: str) -> str:
     """A name without the numbers that say only when something was made."""
     return _COUNTER.sub("", name)
+
+
+def sort_by_name(graph: Any) -> None:
+    """Order the nodes of a tf2onnx graph, and of graphs inside it, by their names."""
+    graph.reset_nodes(sorted(graph.get_nodes(), key=lambda node: (uncounted(node.name), len(node.name), node.name)))
+    for node in graph.get_nodes():
+        for body in (node.get_body_graphs() or {}).values():
+            sort_by_name(body)
 
 
 def canonical(model: ModelProto) -> None:

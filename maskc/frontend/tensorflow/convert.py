@@ -1,16 +1,14 @@
-"""TensorFlow models: how they are imported, run and converted to ONNX.
+"""Conversion of TensorFlow functions to ONNX by tf2onnx, and the same functions run for comparison.
 
 TensorFlow itself is imported by the first function here that needs it, never by importing this module.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,21 +97,12 @@ class TensorFlowModel:
         return widened(self.function)
 
 
-def placeholders(function: Any) -> list[str]:
-    """Names of the tensors that a concrete function is called with, in order, without its variables."""
-    captured = {tensor.name for tensor in function.graph.internal_captures}
-    return [tensor.name for tensor in function.inputs if tensor.name not in captured]
-
-
 def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
     """Freeze the function and run tf2onnx's converter and, where it may be rearranged, optimizers over it."""
     tf = import_tensorflow()
-    from tf2onnx import optimizer, tf_loader, utils
-    from tf2onnx.tfonnx import process_tf_graph
-
-    from maskc.frontend.tensorflow import functions, layer_normalization, operators, recurrent, reshapes
+    from maskc.frontend.tensorflow import functions, operators
+    from maskc.frontend.tensorflow import tf2onnx_internals as internals
     from maskc.frontend.tensorflow.canonical_order import canonical
-    from maskc.frontend.tensorflow.graph_optimizers import optimizers, sort
     from maskc.frontend.tensorflow.layer_names import name_by_layer
 
     size = sum(math.prod(v.shape) * v.dtype.size for v in source.function.variables if v.shape.is_fully_defined())
@@ -122,45 +111,27 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
             f"{source.name} cannot be converted to ONNX: it has {size / 1e9:.1f} GB of weights, and a graph of "
             "TensorFlow holds 2 GB at most. Convert it in parts."
         )
-    inputs = placeholders(source.function)
+    inputs = internals.placeholders(source.function)
     outputs = [tensor.name for tensor in source.function.outputs if tensor.dtype != tf.resource]
     renamed = dict(zip(inputs, source.inputs, strict=True)) | dict(zip(outputs, source.outputs, strict=True))
-
-    def run(careful: bool) -> ModelProto:
-        # tf2onnx numbers the names it makes up with one counter per process; the same model is to give the
-        # same bytes.
-        utils.INTERNAL_NAME = 1
-        with tf.Graph().as_default() as graph:
-            tf.import_graph_def(frozen, name="")
-            converted = process_tf_graph(
-                graph,
-                opset=OPSET,
-                input_names=inputs,
-                output_names=outputs,
-                extra_opset=[operators.opset()],
-                initialized_tables=tables,
-                tensors_to_rename=renamed,
-            )
-        for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
-            sort(converted)
-            step(converted)
-        chosen = optimizers(rearranged)
-        converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=chosen)
-        model: ModelProto = converted.make_model(source.name)
-        return model
-
     failed: list[str] = []
     try:
-        with quiet(), quiet_stderr(), _failures(failed), tf.device("/CPU:0"):
-            with functions.captures_kept(source.function):
-                # As a large model, or tf2onnx holds the weights eight times more and optimizes once on its own.
-                frozen, tables = tf_loader.from_trackable(source.owner, source.function, inputs, outputs, True)
+        with quiet(), quiet_stderr(), internals.failed_nodes() as failed, tf.device("/CPU:0"):
+            frozen, tables = internals.frozen_with_tables(source.owner, source.function, outputs)
             frozen = functions.optimized(frozen, inputs, outputs)
+            arguments = {
+                "opset": OPSET,
+                "input_names": inputs,
+                "output_names": outputs,
+                "extra_opset": [operators.opset()],
+                "initialized_tables": tables,
+                "tensors_to_rename": renamed,
+            }
             try:
-                model = run(careful=False)
+                model = _by_tf2onnx(frozen, arguments, rearranged, careful=False)
             except Exception:
                 # An optimizer that fails is skipped only at the price of copying all weights before each one.
-                model = run(careful=True)
+                model = _by_tf2onnx(frozen, arguments, rearranged, careful=True)
     except Exception as error:
         where = f"layer '{_layer(failed[0])}', " if failed else ""
         raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error
@@ -173,26 +144,26 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
     return model
 
 
-@contextlib.contextmanager
-def _failures(nodes: list[str]) -> Iterator[None]:
-    """Add the names of nodes that tf2onnx fails on, which it tells only its log."""
+def _by_tf2onnx(frozen: Any, arguments: Mapping[str, Any], rearranged: bool, careful: bool) -> ModelProto:
+    """A frozen `GraphDef` in ONNX; `careful` skips optimizers that fail."""
+    import tensorflow as tf
+    from tf2onnx import optimizer
+    from tf2onnx.tfonnx import process_tf_graph
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if isinstance(record.args, tuple) and str(record.msg).startswith("Failed to convert node"):
-                nodes.append(str(record.args[0]))
+    from maskc.frontend.tensorflow import layer_normalization, recurrent, reshapes
+    from maskc.frontend.tensorflow.canonical_order import sort_by_name
+    from maskc.frontend.tensorflow.tf2onnx_internals import optimizers, restart_numbering
 
-    logger, listener = logging.getLogger("tf2onnx.tfonnx"), Listener()
-    level, propagate = logger.level, logger.propagate
-    try:
-        logger.addHandler(listener)
-        logger.propagate = False
-        logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        logger.removeHandler(listener)
-        logger.propagate = propagate
-        logger.setLevel(level)
+    restart_numbering()
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(frozen, name="")
+        converted = process_tf_graph(graph, **arguments)
+    for step in (reshapes.simplify, layer_normalization.fold, recurrent.fold):
+        sort_by_name(converted)
+        step(converted)
+    converted = optimizer.optimize_graph(converted, catch_errors=careful, optimizers=optimizers(rearranged))
+    model: ModelProto = converted.make_model("model")
+    return model
 
 
 def _layer(node: str) -> str:

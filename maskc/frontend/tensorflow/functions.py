@@ -1,20 +1,14 @@
-"""TensorFlow's functions: frozen, with compiled ones inlined, and in float32 where they compute in bfloat16."""
+"""TensorFlow functions prepared for conversion: compiled calls inlined, bfloat16 computed in float32."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
+
+from maskc.frontend.tensorflow.side_effects import nodes_of
+from maskc.frontend.tensorflow.tf2onnx_internals import folded, frozen
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _COMPILED = "_XlaMustCompile"
-
-
-def frozen(function: Any) -> Any:
-    """A concrete function with its variables as constants and what it calls inlined."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
 
 
 def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
@@ -24,38 +18,13 @@ def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
     TensorFlow leaves such a call alone when it inlines. How a function would be compiled means nothing to ONNX.
     `inputs` and `outputs` are names of tensors. `graph` is changed.
     """
-    import tensorflow as tf
-    from tf2onnx.tf_loader import fix_freezing_errors, fix_freezing_errors_part2, tf_optimize
-
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         if node.op in _CALLS:
             node.attr.pop(_COMPILED, None)
     for function in graph.library.function:
         for mark in (_COMPILED, "_noinline"):
             function.attr.pop(mark, None)
-    whole = fix_freezing_errors_part2(fix_freezing_errors(graph))
-    with tf.Graph().as_default():
-        return tf_optimize(inputs, outputs, whole)
-
-
-@contextlib.contextmanager
-def captures_kept(function: Any) -> Iterator[None]:
-    """Give a concrete function back what it captures.
-
-    tf2onnx takes lookup tables away from the function that it freezes, and since TensorFlow 2.13 does not return them;
-    the function could not be run any more.
-    """
-    captures = function.graph.function_captures
-    kept = [(table, dict(table)) for table in (captures.by_val_internal, captures.by_val_external)]
-    inputs = list(function._captured_inputs)
-    try:
-        yield
-    finally:
-        for table, content in kept:
-            table.clear()
-            for key, value in content.items():
-                table[key] = value
-        function._captured_inputs = inputs
+    return folded(graph, inputs, outputs)
 
 
 def widened(function: Any) -> Any | None:
@@ -99,14 +68,8 @@ def _has_any(graph: Any) -> bool:
         return False
     kind = tf.bfloat16.as_datatype_enum
     return any(
-        kind in (v.type, v.tensor.dtype, *v.list.type) for n in _nodes(graph.as_graph_def()) for v in n.attr.values()
+        kind in (v.type, v.tensor.dtype, *v.list.type) for n in nodes_of(graph.as_graph_def()) for v in n.attr.values()
     )
-
-
-def _nodes(definition: Any) -> Iterator[Any]:
-    yield from definition.node
-    for function in definition.library.function:
-        yield from function.node_def
 
 
 def _widen(definition: Any) -> None:
@@ -114,7 +77,7 @@ def _widen(definition: Any) -> None:
     import tensorflow as tf
 
     bfloat16, float32 = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
-    for node in _nodes(definition):
+    for node in nodes_of(definition):
         for value in node.attr.values():
             if value.type == bfloat16:
                 value.type = float32

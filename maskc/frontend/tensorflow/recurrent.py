@@ -17,6 +17,7 @@ from onnx import TensorProto
 from maskc.frontend.tensorflow.loops import Activation, Array, Body
 from maskc.frontend.tensorflow.operators.registry import constant, make, past_identities
 from maskc.frontend.tensorflow.size_formulas import Sizes
+from maskc.frontend.tensorflow.tf2onnx_internals import fresh_name
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,11 @@ def fold(graph: Any) -> None:
 
 def _named(graph: Any, node: Any) -> Any:
     """The operator in the scope of its layer, which tf2onnx forgets; it is that of its data, which the layer turned."""
-    from tf2onnx import utils
-
     data = past_identities(node.inputs[0])
     scope = "" if data is None else data.name.rpartition("/")[0]
     if not scope or "/" in node.name:
         return node
-    return graph.change_node_name(node, utils.make_name(f"{scope}/{node.type}"))
+    return graph.change_node_name(node, fresh_name(f"{scope}/{node.type}"))
 
 
 def _sum_over(body: Body, name: str, state: str) -> tuple[str, Array, Array, Array] | None:

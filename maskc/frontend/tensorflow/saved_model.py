@@ -12,8 +12,9 @@ from typing import Any
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow import side_effects
-from maskc.frontend.tensorflow.convert import TensorFlowModel, placeholders
+from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
+from maskc.frontend.tensorflow.tf2onnx_internals import placeholders
 from passes.errors import in_brief
 
 # In the order in which they are looked for: what TensorFlow Serving calls, then what Keras exports beside it.
@@ -22,25 +23,6 @@ _SIGNATURES = ("serving_default", "serve")
 # Operators whose results TensorFlow's optimizers make constants of, and how many elements these may have.
 _FILLS = ("Fill", "Range", "LinSpace", "ZerosLike", "OnesLike")
 _MOST_ELEMENTS = 2**28
-
-
-def write(model: Any, path: Path) -> None:
-    """Write what a Keras model computes in inference as a SavedModel.
-
-    Keras's own export leaves it to each layer whether it is trained, and those that augment data say so by default: a
-    SavedModel with a RandomFlip would turn the images that it is served.
-    """
-    import keras
-    from keras.src.export.export_utils import get_input_signature
-
-    def serve(*inputs: Any) -> Any:
-        return model(*inputs, training=False)
-
-    with quiet():
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint("serve", serve, get_input_signature(model))
-        archive.write_out(path, verbose=False)
 
 
 def read(path: Path, name: str | None = None, signature: str | None = None) -> TensorFlowModel:

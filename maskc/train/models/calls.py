@@ -7,23 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.models import Functional
+
+from maskc.train.keras_internals import functional, nodes
 
 
 def is_functional(operation: Any) -> bool:
     """Whether it is a model whose layers can be taken one by one."""
-    return isinstance(operation, (Functional, keras.Sequential))
-
-
-def functional(model: Any) -> Any:
-    """The functional model of a Sequential one; any other as it is."""
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def nodes(graph: Any) -> list[Any]:
-    """The calls in a functional model, in the order in which Keras makes them again."""
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
+    return isinstance(operation, keras.Sequential) or (
+        isinstance(operation, keras.Model) and isinstance(operation, keras.Function)
+    )
 
 
 def calls(graph: Any) -> Iterator[tuple[Any, tuple[int, int]]]:
@@ -46,11 +38,14 @@ def last_calls(model: Any) -> set[tuple[int, int]]:
     return {call for node, call in calls(graph) if gives(node, graph)}
 
 
+def nodes_within(model: Any) -> Iterator[Any]:
+    """The calls in a functional model, and at each call of a model in it those in that."""
+    for node in nodes(functional(model)):
+        yield node
+        if is_functional(node.operation):
+            yield from nodes_within(node.operation)
+
+
 def visits(model: Any) -> Counter[int]:
     """How often each layer and operation is called when the model is, by its id."""
-    found: Counter[int] = Counter()
-    for node in nodes(functional(model)):
-        found[id(node.operation)] += 1
-        if is_functional(node.operation):
-            found += visits(node.operation)
-    return found
+    return Counter(id(node.operation) for node in nodes_within(model))

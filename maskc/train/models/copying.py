@@ -7,6 +7,7 @@ from typing import Any
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
+from maskc.train.keras_internals import all_layers
 from maskc.train.mask_layer import MaskLayer
 
 
@@ -36,8 +37,8 @@ def _unbuilt(config: Any) -> Any:
 
 def take_weights(copy: Any, old: Any) -> None:
     """Gives a copy the weights of a layer; masks in the copy that the layer does not have stay as they are."""
-    own = [layer for layer in copy._flatten_layers() if not isinstance(layer, MaskLayer)]
-    theirs = [layer for layer in old._flatten_layers() if not isinstance(layer, MaskLayer)]
+    own = [layer for layer in all_layers(copy) if not isinstance(layer, MaskLayer)]
+    theirs = [layer for layer in all_layers(old) if not isinstance(layer, MaskLayer)]
     for mine, other in zip(own, theirs, strict=True):
         store: dict[str, Any] = {}
         other.save_own_variables(store)

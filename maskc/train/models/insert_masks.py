@@ -13,10 +13,11 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
+from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
-from maskc.train.models.calls import calls, functional, gives, is_functional, last_calls, nodes
+from maskc.train.models.calls import calls, gives, is_functional, last_calls
 from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.errors import GraphError

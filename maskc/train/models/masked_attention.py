@@ -6,23 +6,24 @@ from typing import Any
 
 import keras
 
+from maskc.train.keras_internals import JoinedHeads, output_projection
 from maskc.train.mask_layer import MaskLayer
 
 
-class _MaskedHeads:
+class _MaskedHeads(JoinedHeads):
     """Puts a `MaskLayer` between the heads' outputs, `(batch, ..., heads, size)`, before they are joined."""
 
     # Keras gives each shape to the argument that is called like the tensor.
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Creates the weights, of the mask as well."""
         super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
-        joined = self._output_dense.kernel.shape  # type: ignore[attr-defined]
+        joined = output_projection(self).kernel.shape
         self.head_mask = MaskLayer(axis=-2, name=f"{self.name}_head_mask", dtype=self.dtype_policy)  # type: ignore[attr-defined]
         self.head_mask.build((None, None, *joined[:2]))
 
-    def _compute_attention(self, *arguments: Any, **named: Any) -> tuple[Any, Any]:
-        output, scores = super()._compute_attention(*arguments, **named)  # type: ignore[misc]
-        return self.head_mask(output), scores
+    def on_heads(self, outputs: Any) -> Any:
+        """Returns the outputs that are not masked; the others are zeros."""
+        return self.head_mask(outputs)
 
 
 @keras.saving.register_keras_serializable(package="maskc")

@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
+from maskc.train.keras_internals import in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
-from maskc.train.optimizer.step import act_when_due, around_executions, find_model, in_xla, outside_of_tracing, prune
+from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
 from maskc.train.selection.pruner import Pruned, Pruner, Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
@@ -239,7 +240,7 @@ class PruningOptimizer(Wrapping):
         if trainable_variables is None:
             if not self.built:
                 raise InputError("Call build(model.trainable_variables), or give apply the variables.")
-            trainable_variables = self._trainable_variables
+            trainable_variables = trained_variables(self)
         variables = list(trainable_variables)
         if not self.built:
             with keras.name_scope(self.name, caller=self):
@@ -255,24 +256,17 @@ class PruningOptimizer(Wrapping):
         # Where data end without notice, a last step is begun and given up: what has no gradients is no update.
         given = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
         with tf.control_dependencies(given):
-            self._iterations.assign_add(1)
+            self.iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
-        around_executions(pruner, self)
+        settle_around_executions(pruner, self)
         if in_xla():
             if self._settled is None:
                 with tf.init_scope():
                     self._settled = int(self._step.numpy())
             return
-
-        def decide(strategy: Any = None) -> None:
-            act_when_due(pruner, self.masked_layers(), self._step, self._flops)
-
-        if tf.distribute.in_cross_replica_context():
-            decide()
-        else:
-            # Copies of a variable can be set from inside of a condition only together, not by each replica.
-            tf.__internal__.distribute.interim.maybe_merge_call(decide, tf.distribute.get_strategy())
+        # Copies of a variable can be set from inside of a condition only together, not by each replica.
+        on_all_replicas(lambda: act_when_due(pruner, self.masked_layers(), self._step, self._flops))
 
     def minimize(
         self,
@@ -342,7 +336,7 @@ class PruningOptimizer(Wrapping):
             raise InputError(
                 "minimize does not know what to train: give the optimizer a model that is built, or minimize variables."
             )
-        return list(self._trainable_variables)
+        return trained_variables(self)
 
     def _differentiated(self, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
         """A loss, or what a function of no arguments computes, and its gradients, scaled where losses are."""
@@ -428,11 +422,11 @@ class PruningOptimizer(Wrapping):
     @property
     def _step(self) -> Any:
         """The variable that counts updates."""
-        return self._iterations if self._counter is None else self._counter
+        return self.iterations if self._counter is None else self._counter
 
     def masked_layers(self) -> list[MaskLayer]:
         """Returns the layers whose masks this optimizer prunes."""
-        return [layer for layer in map(layer_of, self._trainable_variables) if layer is not None]
+        return [layer for layer in map(layer_of, trained_variables(self)) if layer is not None]
 
     # What mask layers ask for
 
@@ -465,15 +459,15 @@ class PruningOptimizer(Wrapping):
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
         self.prune_if_due()
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
 
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved."""
-        if len(store.keys()) != len(self._variables) + 1:
+        if len(store.keys()) != len(self.own_variables) + 1:
             warnings.warn(f"The saved state of {self.name!r} does not fit it and is left out.", stacklevel=2)
             return
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self.own_variables):
             variable.assign(store[str(index)])
         self._history[:] = [tuple(row) for row in np.asarray(store["history"]).tolist()]

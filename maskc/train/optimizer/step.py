@@ -6,16 +6,15 @@ before and after.
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
 from maskc.errors import InputError
+from maskc.train.keras_internals import around_executions
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.selection.pruner import Pruner
 
@@ -36,7 +35,7 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
     observations = [layer.observation for layer in layers if layer.observation]
     if not observations:
         for model in (given, *(layer.seen_by() for layer in layers)):
-            if isinstance(model, keras.Model) and not model._call_has_training_arg:
+            if isinstance(model, keras.Model) and "training" not in inspect.signature(model.call).parameters:
                 raise InputError(
                     f"The `call` of the model {model.name!r} takes no `training`, so its masks cannot distinguish "
                     "training from inference: add the argument training=None."
@@ -86,29 +85,6 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
     return tf.constant(True)
 
 
-@contextlib.contextmanager
-def outside_of_tracing() -> Iterator[None]:
-    """Within, variables have their values at once, and the step that is being traced knows nothing of them.
-
-    Otherwise TensorFlow, once it has traced the first step, traces it again to be sure that it makes no more variables.
-    Under a strategy, which makes a variable for each replica by a creator of its own, nothing is done.
-    """
-    if tf.distribute.has_strategy():
-        yield
-        return
-    with tf.init_scope(), tf.variable_creator_scope(_create):
-        yield
-
-
-def _create(next_creator: Any, **given: Any) -> Any:
-    return resource_variable_ops.default_variable_creator_v2(None, **given)
-
-
-def in_xla() -> bool:
-    """Whether a function is being traced that XLA is to compile."""
-    return bool(tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
-
-
 class Settling(Protocol):
     """An optimizer that takes open decisions, and tells what one failed at."""
 
@@ -119,32 +95,15 @@ class Settling(Protocol):
         """Raises what a decision failed at, if any did."""
 
 
-def around_executions(pruner: Pruner, optimizer: Settling) -> None:
-    """Lets every later execution of `model.train_function` begin and end with what the optimizer has to do outside.
+def settle_around_executions(pruner: Pruner, optimizer: Settling) -> None:
+    """Lets every later execution of `fit` begin and end with what the optimizer has to do outside of it.
 
     That is to take the decisions that a step compiled by XLA left open, to count with the present weights where the
     target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it.
-    Begin, because the first execution is under way when this is called for the first time. Does nothing to a function
-    that was wrapped before, or in a custom loop, where there is none.
     """
-    model = pruner.model()
-    function = getattr(model, "train_function", None)
-    pruner.raises = function is None
-    by, original = getattr(function, "maskc_wrapped", (None, function))
-    if original is None or (by is not None and by() is optimizer):
-        return
-    reference = weakref.ref(optimizer)
+    pruner.raises = not around_executions(pruner.model(), optimizer, _settle)
 
-    def act() -> None:
-        if (alive := reference()) is not None:
-            alive.raise_failure()
-            alive.prune_if_due()
 
-    def execute(*arguments: Any) -> Any:
-        act()
-        logs = original(*arguments)
-        act()
-        return logs
-
-    execute.maskc_wrapped = reference, original  # type: ignore[attr-defined]
-    model.train_function = execute
+def _settle(optimizer: Settling) -> None:
+    optimizer.raise_failure()
+    optimizer.prune_if_due()

@@ -16,9 +16,14 @@ class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]
     inner_optimizer: Any
 
     @property
+    def own_variables(self) -> list[Any]:
+        """The variables of this optimizer alone."""
+        return list(super().variables)
+
+    @property
     def variables(self) -> list[Any]:
         """The variables of this optimizer and of the wrapped one."""
-        return [*self._variables, *self.inner_optimizer.variables]
+        return [*self.own_variables, *self.inner_optimizer.variables]
 
     @property
     def learning_rate(self) -> Any:

@@ -14,13 +14,14 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.keras_internals import strategy_of
 
 
 def placed(optimizer: Any, strategy: Any) -> Any:
     """The Keras optimizer (or that of this name), or one like it where it was not made under the strategy."""
     with strategy.scope():
         given = keras.optimizers.get(optimizer)
-        if strategy.num_replicas_in_sync > 1 and given._distribution_strategy is not strategy:
+        if strategy.num_replicas_in_sync > 1 and strategy_of(given) is not strategy:
             given = given.from_config(given.get_config())
     return given
 

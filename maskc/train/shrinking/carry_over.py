@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from maskc.train.keras_internals import trained_variables
 from maskc.train.mask_layer import layer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.shrinking.rebuild import Successor
@@ -48,10 +49,10 @@ def _carry(old: Any, new: Any, successors: Mapping[int, Successor]) -> None:
         after.assign(before)
     if isinstance(getattr(old, "inner_optimizer", None), keras.optimizers.Optimizer):
         _carry(old.inner_optimizer, new.inner_optimizer, successors)
-    position = {id(variable): index for index, variable in enumerate(old._trainable_variables)}
+    position = {id(variable): index for index, variable in enumerate(trained_variables(old))}
     for name in _slots(old):
         mine, theirs = getattr(new, name), getattr(old, name)
-        for index, variable in enumerate(new._trainable_variables):
+        for index, variable in enumerate(trained_variables(new)):
             successor = successors.get(id(variable))
             if successor is None or id(successor.before) not in position:
                 continue
@@ -63,9 +64,9 @@ def _carry(old: Any, new: Any, successors: Mapping[int, Successor]) -> None:
 
 def _slots(optimizer: Any) -> Iterator[str]:
     """Names of the attributes that hold one variable for each weight."""
-    count = len(optimizer._trainable_variables)
+    trained = {id(variable) for variable in trained_variables(optimizer)}
     for name, value in vars(optimizer).items():
-        if name == "_trainable_variables" or not isinstance(value, list) or len(value) != count or not count:
+        if not isinstance(value, list) or not value or len(value) != len(trained) or trained & set(map(id, value)):
             continue
         if all(slot is None or isinstance(slot, keras.Variable) for slot in value):
             yield name

@@ -10,6 +10,7 @@ from maskc.errors import NotEquivalentError
 from maskc.frontend.tensorflow.keras import WATCHED, from_model
 from maskc.runtime import random_inputs
 from maskc.runtime.random_inputs import Inputs
+from maskc.train.keras_internals import all_layers
 from maskc.train.shrinking.known_channels import Known
 from maskc.verification.error_statistics import epsilon, farthest
 from maskc.verification.tolerance import NOISE_FACTOR, ROUNDINGS, TENSORFLOW_FACTOR
@@ -32,7 +33,7 @@ def check_outputs(model: Any, small: Any, known: Known) -> None:
         return {name: found[name] for name in own}
 
     ports = random_inputs.ports(known.graph)
-    layers = list(model._flatten_layers())
+    layers = all_layers(model)
     coarsest = max((_epsilon(layer.compute_dtype) for layer in layers), default=_epsilon("float32"))
     # kernels for other numbers of channels sum in other orders
     allowed = TENSORFLOW_FACTOR * ROUNDINGS * coarsest * np.sqrt(len(layers))

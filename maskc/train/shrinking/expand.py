@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from maskc.train.keras_internals import functional, nodes, repeat_calls
 from maskc.train.mask_layer import mask_layers
-from maskc.train.models.calls import functional, is_functional, nodes
+from maskc.train.models.calls import is_functional
 from maskc.train.shrinking.rules.table import has_rule
 
 
@@ -29,9 +30,7 @@ def expanded(model: Any) -> Any:
             return operation(*args, **kwargs)
         return opened[id(operation)](_tensors(args, kwargs))
 
-    inputs = keras.tree.map_structure(lambda tensor: tensor, graph._inputs_struct)
-    outputs = graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
-    return keras.Model(inputs, outputs, name=model.name)
+    return keras.Model(graph.input, repeat_calls(graph, graph.input, call), name=model.name)
 
 
 def _opens(operation: Any) -> bool:
@@ -46,7 +45,8 @@ def _opens(operation: Any) -> bool:
 def _opened(layer: Any, args: Any, kwargs: Any) -> Any:
     if is_functional(layer):
         return expanded(layer)
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    own: dict[str, Any] = {}
+    layer.save_own_variables(own)
     if own or isinstance(layer, (keras.layers.Wrapper, keras.layers.RNN)):
         return layer
     made = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in _tensors(args, kwargs)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from onnx import ModelProto
 
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.keras import WATCHED, from_model
-from maskc.train.models.calls import functional, is_functional
+from maskc.train.keras_internals import functional, intercepted
+from maskc.train.models.calls import is_functional
 from passes.analysis import dataflow
 from passes.graph.tensors import numpy_dtype
 from passes.model.prepare import checked
@@ -105,18 +104,20 @@ def known_channels(model: Any) -> Known:
     Raises:
         InputError: if the model cannot be converted to ONNX.
     """
-    recorded: list[tuple[int, list[Any], list[Any]]] = []
+    records: list[tuple[int, list[Any], list[Any]]] = []
     watched: dict[Any, Any] = {}  # tensors by references to them, which can be keys
 
-    def record(operation: Any, arguments: Any, outputs: Any) -> Any:
+    def recorded(operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # The converter merges what layers do, a padding and a convolution, so that the padded tensor is read no more.
-        outputs = keras.tree.map_structure(lambda t: tf.stop_gradient(t) if tf.is_tensor(t) else t, outputs)
-        sides = [[t for t in keras.tree.flatten(side) if tf.is_tensor(t)] for side in (arguments, outputs)]
+        outputs = keras.tree.map_structure(
+            lambda t: tf.stop_gradient(t) if tf.is_tensor(t) else t, call(*args, **kwargs)
+        )
+        sides = [[t for t in keras.tree.flatten(side) if tf.is_tensor(t)] for side in ((args, kwargs), outputs)]
         watched.update({tensor.ref(): tensor for tensor in sides[1] if _has_channels(tensor)})
-        recorded.append((id(operation), sides[0], sides[1]))
+        records.append((id(operation), sides[0], sides[1]))
         return outputs
 
-    with _recorded(_leaves(model), record):
+    with intercepted(_leaves(model), recorded):
         traced = from_model(model, name=f"The model {model.name!r}", watched=lambda: list(watched.values()))
     graph = traced.to_onnx(rearranged=False)
     known = dict(zip(watched, _analysed(graph, list(watched.values())), strict=True))
@@ -128,7 +129,7 @@ def known_channels(model: Any) -> Known:
         return Channels.unknown(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if found is None else found
 
     calls = defaultdict(list)
-    for operation, *sides in recorded:
+    for operation, *sides in records:
         inputs, outputs = (tuple(map(channels, side)) for side in sides)
         shapes = [tuple(tuple(t.shape.as_list()) for t in side) for side in sides]
         calls[operation].append(Call(inputs, outputs, (shapes[0], shapes[1])))
@@ -142,29 +143,6 @@ def _leaves(model: Any) -> Iterator[Any]:
             yield from _leaves(operation)
         else:
             yield operation
-
-
-@contextlib.contextmanager
-def _recorded(operations: Iterator[Any], record: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
-    """Lets calls of these return what `record` makes of their arguments and of what they return."""
-
-    def recording(operation: Any) -> Callable[..., Any]:
-        call = operation.call
-
-        @functools.wraps(call)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return record(operation, (args, kwargs), call(*args, **kwargs))
-
-        return wrapper
-
-    changed = list({id(operation): operation for operation in operations}.values())
-    try:
-        for operation in changed:
-            object.__setattr__(operation, "call", recording(operation))
-        yield
-    finally:
-        for operation in changed:
-            vars(operation).pop("call", None)
 
 
 def _has_channels(tensor: Any) -> bool:

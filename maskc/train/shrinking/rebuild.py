@@ -12,8 +12,9 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
-from maskc.train.models.calls import functional, is_functional, last_calls, nodes, visits
+from maskc.train.models.calls import is_functional, last_calls, visits
 from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import without_head_mask
 from maskc.train.shrinking.known_channels import Array, Call, Calls, Channels, Mask
@@ -59,7 +60,7 @@ class Rebuilt:
         self._called: Counter[int] = Counter()
         self._copies: dict[int, Any] = {}
         self._selected: dict[tuple[int, bytes], Any] = {}
-        self._names = {layer.name for layer in model._flatten_layers()}
+        self._names = {layer.name for layer in all_layers(model)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
 
     def _rebuilt(self, model: Any, given: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
@@ -75,9 +76,9 @@ class Rebuilt:
             return step(operation, args, kwargs, (id(operation), called[id(operation)]) in last)
 
         narrows = [replace(narrow, tensor=tensor) for narrow, tensor in zip(given, inputs, strict=True)]
-        outputs = graph._run_through_graph(narrows, operation_fn=lambda operation: operation, call_fn=call)
+        outputs = repeat_calls(graph, narrows, call)
         tensors = keras.tree.map_structure(lambda narrow: narrow.tensor, outputs)
-        packed = keras.tree.pack_sequence_as(graph._inputs_struct, inputs)
+        packed = keras.tree.pack_sequence_as(graph.input, inputs)
         copy = keras.Model(packed, tensors, name=model.name)
         copy.trainable = model.trainable
         return copy, keras.tree.flatten(outputs)
@@ -93,7 +94,7 @@ class Rebuilt:
         copy, outputs = self._copies[id(model)]
         tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in given])))
         made = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
-        return keras.tree.pack_sequence_as(functional(model)._outputs_struct, made)
+        return keras.tree.pack_sequence_as(functional(model).output, made)
 
     def _leaf(self, layer: Any, args: Any, kwargs: Any, whole: bool) -> Any:
         given = _narrows((args, kwargs))
@@ -249,7 +250,7 @@ def _places(model: Any) -> tuple[Counter[int], set[int]]:
 
 def _input(tensor: Any, narrow: _Narrow) -> Any:
     shape = tensor.shape if narrow.stored is None else (*tensor.shape[:-1], int(narrow.stored.sum()))
-    made = keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+    made = keras.Input(batch_shape=shape, dtype=tensor.dtype, name=producer(tensor).name)
     made.name = tensor.name  # which is another one where the user gave none
     return made
 

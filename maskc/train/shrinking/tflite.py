@@ -18,9 +18,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
-from maskc.train.models.calls import functional
+from maskc.train import saved_model
+from maskc.train.keras_internals import functional
 from maskc.verification.error_statistics import farthest
 from passes.errors import in_brief
 
@@ -138,7 +138,7 @@ def compared(model: Any, before: bytes, after: bytes, data: Sequence[NDArray[Any
     examples = [array[:1] for array in data] or [_drawn(tensor, rng) for tensor in model.inputs]
     examples = [array.astype(tensor.dtype) for array, tensor in zip(examples, model.inputs, strict=True)]
     inputs = {tensor.name: array for tensor, array in zip(model.inputs, examples, strict=True)}
-    packed = keras.tree.pack_sequence_as(functional(model)._inputs_struct, examples)
+    packed = keras.tree.pack_sequence_as(functional(model).input, examples)
     expected = [np.asarray(output) for output in keras.tree.flatten(model(packed, training=False))]
     first, second = Interpreter(before), Interpreter(after)
     named = [{str(number): x for number, x in enumerate(side)} for side in (expected, second.run(inputs))]

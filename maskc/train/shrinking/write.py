@@ -13,10 +13,10 @@ import passes
 from maskc import progress
 from maskc.errors import InputError, NotEquivalentError
 from maskc.frontend.part_folders import part_folder
-from maskc.frontend.tensorflow import saved_model
 from maskc.frontend.tensorflow.keras import load, to_onnx
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.totals import Figures
+from maskc.train import saved_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import tflite
 from maskc.train.shrinking.shrink import shrink

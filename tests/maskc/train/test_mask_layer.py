@@ -57,22 +57,6 @@ def test_weights_start_as_ones_and_zeros_and_only_the_signal_is_trainable() -> N
     assert [v.name for v in layer.non_trainable_weights] == ["mask"]
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-def test_summary_counts_signals_as_no_parameters_to_train(fitted: bool) -> None:
-    inputs = keras.Input((4,))
-    inner = keras.Sequential([keras.layers.Dense(3), MaskLayer(name="mask")])
-    model = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
-    model.compile("sgd", "mse")
-    if fitted:
-        model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
-    lines: list[str] = []
-    model.summary(print_fn=lambda line, **_: lines.append(line))
-    shown = "\n".join(lines)
-    assert "Trainable params: 23 " in shown  # (4 + 1) · 3 and (3 + 1) · 2
-    assert "Non-trainable params: 6 " in shown
-    assert inner.get_layer("mask").signal.trainable
-
-
 def test_input_gradient_is_masked() -> None:
     layer = MaskLayer()
     x = tf.ones((2, 3))

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import cast, column, constant, converts, elementwise, make, replace
+from maskc.frontend.tensorflow.tf2onnx_internals import numpy_type
 
 
 @converts("Erfc")
@@ -117,12 +118,10 @@ def sign_bit(graph: Any, node: Any) -> None:
 
 def _asks_for_sign(node: Any) -> bool:
     """Whether a BitwiseAnd leaves only the first bit of floating-point numbers."""
-    from tf2onnx import utils
-
     cast, mask = node.inputs
     if cast.type != "Bitcast" or not mask.is_const():
         return False
     value = np.asarray(mask.get_tensor_value(as_list=False))
-    source = np.dtype(utils.map_onnx_to_numpy_type(node.graph.get_dtype(cast.input[0])))
+    source = np.dtype(numpy_type(node.graph.get_dtype(cast.input[0])))
     whole = value.dtype.kind == "i" and source.kind == "f" and source.itemsize == value.itemsize
     return whole and value.size == 1 and int(value.item()) == np.iinfo(value.dtype).min

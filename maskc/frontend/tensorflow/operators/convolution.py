@@ -6,16 +6,15 @@ from typing import Any
 
 from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
 from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
+from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
 
 
 @converts("Conv2D", "Conv3D")
 def convolution(graph: Any, node: Any) -> None:
     """As tf2onnx does it, with the groups of every layout: the kernel has the input channels of one group."""
-    from tf2onnx.onnx_opset.nn import ConvOp
-
     shape, kernel = graph.get_shape(node.input[0]), graph.get_shape(node.input[1])
     channels = shape[-1 if _channels_last(node) else 1] if shape else -1
-    ConvOp.version_13(graph, node)
+    convert_as_tf2onnx(graph, node)
     node.set_attr("group", channels // kernel[-2] if channels > 0 else 1)
 
 

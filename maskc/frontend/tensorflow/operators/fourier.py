@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskc.frontend.tensorflow.operators.registry import become, constant, converts, make, replace
+from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx, fresh_name
 
 # What tells a transform that was converted here: its last axis holds the real parts and then the imaginary parts.
 _MARK = "maskc_rfft"
@@ -15,8 +16,6 @@ _MARK = "maskc_rfft"
 @converts("RFFT")
 def transform(graph: Any, node: Any) -> None:
     """One matrix product for the real and the imaginary parts, where nothing else is asked of the result."""
-    from tf2onnx import utils
-
     given = graph.get_shape(node.input[0])
     size = -1 if given is None else given[-1]
     readers = {reader.type for reader in graph.find_output_consumers(node.output[0])}
@@ -31,7 +30,7 @@ def transform(graph: Any, node: Any) -> None:
         x = make(graph, "Slice", [x, *bounds], [*given[:-1], length], dtype)
     matrix = constant(graph, np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), dtype)
     shape = [*given[:-1], 2 * (length // 2 + 1)]
-    become(graph, node, "MatMul", [x, matrix], shape, dtype, utils.make_name(f"{node.name}/{_MARK}"))
+    become(graph, node, "MatMul", [x, matrix], shape, dtype, fresh_name(f"{node.name}/{_MARK}"))
 
 
 _PARTS = ("Real", "Imag", "ComplexAbs")
@@ -40,12 +39,10 @@ _PARTS = ("Real", "Imag", "ComplexAbs")
 @converts(*_PARTS)
 def part(graph: Any, node: Any) -> None:
     """One half of a transform, or the root of the sum of squares of both."""
-    from tf2onnx.onnx_opset.signal import ComplexAbsOp
-
     if _MARK not in node.inputs[0].name:
         if node.type != "ComplexAbs":
             raise ValueError(f"{node.name} ({node.type}) is asked of complex numbers")
-        ComplexAbsOp.version_13(graph, node)
+        convert_as_tf2onnx(graph, node)
         return
     pair = node.input[0]
     shape, dtype = graph.get_shape(pair), graph.get_dtype(pair)

@@ -17,6 +17,7 @@ from maskc.frontend.tensorflow.operators.registry import (
     past_identities,
     replace,
 )
+from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
 
 
 @converts("ReverseV2")
@@ -35,11 +36,9 @@ def reverse(graph: Any, node: Any) -> None:
 @converts("OneHot")
 def one_hot(graph: Any, node: Any) -> None:
     """Comparison with 0, 1, …: an index below 0 is nowhere, where ONNX's OneHot counts from the end."""
-    from tf2onnx.onnx_opset.tensor import OneHot
-
     indices, axis, rank = node.input[0], node.get_attr_value("axis"), graph.get_rank(node.input[0])
     if not node.inputs[1].is_const() or (rank is None and axis != -1):
-        OneHot.version_13(graph, node)
+        convert_as_tf2onnx(graph, node)
         return
     after = 0 if axis == -1 else rank - axis
     given, shape, dtype = graph.get_shape(indices), graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
@@ -102,11 +101,9 @@ def select(graph: Any, node: Any) -> None:
 @converts("LookupTableFindV2")
 def lookup(graph: Any, node: Any, tables: Tables) -> None:
     """A LabelEncoder from integers to integers; where there are strings, as tf2onnx does it."""
-    from tf2onnx.custom_opsets.onnx_ml import LookupTableFind
-
     keys, output = node.input[1], node.output[0]
     if not {graph.get_dtype(keys), graph.get_dtype(output)} <= {TensorProto.INT64, TensorProto.INT32}:
-        LookupTableFind.version_8(graph, node, initialized_tables=tables)
+        convert_as_tf2onnx(graph, node, initialized_tables=tables)
         return
     table = past_identities(node.inputs[0])
     stored, values = tables[table.get_attr_value("shared_name")]

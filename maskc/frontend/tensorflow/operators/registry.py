@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper
 
+from maskc.frontend.tensorflow.tf2onnx_internals import fresh_name, numpy_type, register
+
 Shape: TypeAlias = list[int] | None
 Tables: TypeAlias = Mapping[bytes, tuple[NDArray[Any], NDArray[Any]]]
 Conversion: TypeAlias = Callable[..., None]
@@ -42,10 +44,8 @@ def converts(*operators: str) -> Callable[[Conversion], Conversion]:
 
 def opset() -> Any:
     """What `tf2onnx.tfonnx.process_tf_graph` takes as `extra_opset` to use the conversions of this package."""
-    from tf2onnx.handler import tf_op
-
     for operator, conversion in _TABLE.items():
-        tf_op.register_handler(_adapted(conversion), 1, [operator], DOMAIN, {})
+        register(operator, _adapted(conversion), DOMAIN)
     return helper.make_opsetid(DOMAIN, 1)
 
 
@@ -64,21 +64,16 @@ def _adapted(conversion: Conversion) -> Callable[..., None]:
 
 def constant(graph: Any, value: ArrayLike, dtype: int | None = None) -> str:
     """The name of a new constant, of one of ONNX's types; int64 by default."""
-    from tf2onnx import utils
-
-    kind = np.int64 if dtype is None else utils.map_onnx_to_numpy_type(dtype)
-    name: str = graph.make_const(
-        utils.make_name(f"{_CONVERTED.get()}const"), np.ascontiguousarray(np.asarray(value, kind))
-    ).output[0]
+    kind = np.int64 if dtype is None else numpy_type(dtype)
+    array = np.ascontiguousarray(np.asarray(value, kind))
+    name: str = graph.make_const(fresh_name(f"{_CONVERTED.get()}const"), array).output[0]
     return name
 
 
 def make(graph: Any, operator: str, inputs: Sequence[str], shape: Shape, dtype: int, **attributes: Any) -> str:
     """The output of a new node."""
-    from tf2onnx import utils
-
-    called = utils.make_name(f"{_CONVERTED.get()}{operator}")
-    node = graph.make_node(operator, list(inputs), attr=attributes, shapes=[shape], dtypes=[dtype], name=called)
+    named = fresh_name(f"{_CONVERTED.get()}{operator}")
+    node = graph.make_node(operator, list(inputs), attr=attributes, shapes=[shape], dtypes=[dtype], name=named)
     name: str = node.output[0]
     return name
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from maskc.frontend.tensorflow.operators.registry import cast, constant, converts, make, replace
+from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
 
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -20,14 +21,12 @@ def resize(graph: Any, node: Any) -> None:
     With sizes known beforehand, nearest neighbours at a ratio that is no whole number are picked by their numbers;
     areas and cubic splines, whose coefficients TensorFlow takes from a table, are one matrix for each axis.
     """
-    from tf2onnx.onnx_opset.nn import Resize
-
     kind = node.type.removeprefix("Resize")
     shape = graph.get_shape(node.input[0])
     if shape is None or -1 in shape[1:3] or not node.inputs[1].is_const():
         if kind in ("Area", "Bicubic"):
             raise ValueError(f"{node.name} ({node.type}) resizes images whose size is not fixed")
-        Resize.version_11(graph, node)
+        convert_as_tf2onnx(graph, node)
         return
     sizes = list(zip(shape[1:3], node.inputs[1].get_tensor_value(), strict=True))
     corners, half = (bool(node.get_attr_value(name)) for name in ("align_corners", "half_pixel_centers"))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
+from maskc.train.keras_internals import output_projection
 from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.shrinking.known_channels import Mask
 from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, even, known, slices
@@ -56,7 +57,7 @@ def _multi_head(layer: Any, place: Place) -> Narrowed | None:
     taken = _taken(place)
     if taken is None or len(place.call.outputs) != 1:
         return None
-    heads = at_least_one(_heads(layer, layer._output_dense))
+    heads = at_least_one(_heads(layer, output_projection(layer)))
     given = place.wanted
     config = {"num_heads": int(heads.sum()), "output_shape": (int(given.sum()),)}
     return Narrowed(taken, [given], config, _weights(layer.name, place, taken, heads, heads))
@@ -68,7 +69,7 @@ def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
     if taken is None or len(place.call.outputs) != 1:
         return None
     whole = np.ones(known(place.call.outputs[0]).size, bool)
-    used = at_least_one(_heads(layer, layer._output_dense)).reshape(layer.num_key_value_heads, -1)
+    used = at_least_one(_heads(layer, output_projection(layer))).reshape(layer.num_key_value_heads, -1)
     shared: Mask = np.asarray(used.any(1))
     heads = even(used, shared).reshape(-1)
     taken[0] = whole

@@ -1,0 +1,195 @@
+"""Each name of Keras and TensorFlow that is not public does what `maskc.train` takes it to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from maskc.train import keras_internals as internals
+
+pytestmark = pytest.mark.tensorflow
+
+
+def chain() -> Any:
+    """Two layers, in a Sequential model in a functional one."""
+    inputs = keras.Input((3,), name="x")
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="inside")], name="inner")
+    return keras.Model(inputs, layers.Dense(2, name="last")(inner(inputs)))
+
+
+def test_layers_at_any_depth() -> None:
+    model = chain()
+    assert {layer.name for layer in internals.all_layers(model)} >= {model.name, "inner", "inside", "last"}
+
+
+def test_the_functional_model_of_a_sequential_one() -> None:
+    model = chain()
+    inner = internals.functional(model.get_layer("inner"))
+    assert isinstance(inner, keras.Function)
+    assert [node.operation.name for node in internals.nodes(inner)] == ["inside"]
+    assert internals.functional(model) is model
+
+
+def test_calls_in_order_with_their_tensors() -> None:
+    model = chain()
+    first, second = internals.nodes(model)
+    assert (first.operation.name, second.operation.name) == ("inner", "last")
+    assert first.input_tensors[0] is model.inputs[0]
+    assert second.outputs[0] is model.outputs[0]
+
+
+def test_calls_are_repeated_on_other_values() -> None:
+    called: list[str] = []
+
+    def call(operation: Any, value: str, **_: Any) -> str:
+        called.append(operation.name)
+        return f"{operation.name}({value})"
+
+    assert internals.repeat_calls(chain(), "x", call) == "last(inner(x))"
+    assert called == ["inner", "last"]
+
+
+def test_the_producer_of_a_tensor() -> None:
+    model = chain()
+    assert internals.producer(model.outputs[0]) is model.get_layer("last")
+    assert internals.producer(model.inputs[0]).name == "x"
+
+
+def test_the_signature_of_a_model_that_declares_no_inputs() -> None:
+    class Plain(keras.Model):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x + 1
+
+    model = Plain()
+    with pytest.raises(ValueError, match="built"):
+        internals.input_signature(model)
+    model(np.zeros((2, 5), np.float32))
+    (spec,) = internals.input_signature(model)
+    assert tuple(spec.shape) == (None, 5)
+
+
+def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
+    passes: list[internals.ForwardPass] = []
+
+    class Asking(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            passes.append(internals.forward_pass(self))
+            return x
+
+    inputs = keras.Input((3,))
+    layer = Asking()
+    model = keras.Model(inputs, layer(layer(inputs)))
+    passes.clear()
+    model(np.zeros((1, 3)))
+    model(np.zeros((1, 3)))
+    assert [each.outermost for each in passes] == [model] * 4
+    first, again, second, _ = (each.identity for each in passes)
+    assert first is again is not second
+
+
+def test_calls_are_intercepted() -> None:
+    dense = layers.Dense(2, kernel_initializer="ones")
+
+    def twice(operation: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+        assert operation is dense
+        return 2 * call(*args, **kwargs)
+
+    assert np.array_equal(dense(np.ones((1, 3))), [[3, 3]])
+    with internals.intercepted([dense, dense], twice):
+        assert np.array_equal(dense(np.ones((1, 3))), [[6, 6]])
+    assert np.array_equal(dense(np.ones((1, 3))), [[3, 3]])
+
+
+@pytest.mark.parametrize("kind", [layers.MultiHeadAttention, layers.GroupQueryAttention])
+def test_outputs_of_heads_before_they_are_joined(kind: Any) -> None:
+    shapes: list[Any] = []
+
+    class Watched(internals.JoinedHeads, kind):  # type: ignore[misc]
+        def on_heads(self, outputs: Any) -> Any:
+            shapes.append(tuple(outputs.shape))
+            return outputs
+
+    attention = Watched(4, 5) if kind is layers.MultiHeadAttention else Watched(5, 4, 2)
+    x = np.zeros((1, 3, 8), np.float32)
+    attention(x, x)
+    assert shapes[-1] == (1, 3, 4, 5)
+    assert tuple(internals.output_projection(attention).kernel.shape) == (4, 5, 8)
+
+
+def test_the_variables_and_the_strategy_of_an_optimizer() -> None:
+    model = chain()
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+    assert [v.path for v in internals.trained_variables(optimizer)] == [v.path for v in model.trainable_variables]
+    assert internals.strategy_of(optimizer) is tf.distribute.get_strategy()
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        assert internals.strategy_of(keras.optimizers.SGD()) is strategy
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_whether_xla_compiles_what_is_traced(compiled: bool) -> None:
+    traced: list[bool] = []
+
+    @tf.function(jit_compile=compiled)
+    def step(x: Any) -> Any:
+        traced.append(internals.in_xla())
+        return x + 1
+
+    step(tf.constant(1))
+    assert traced == [compiled]
+    assert not internals.in_xla()
+
+
+def test_an_action_for_all_replicas_is_done_once() -> None:
+    done: list[int] = []
+    internals.on_all_replicas(lambda: done.append(0))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    strategy.run(lambda: internals.on_all_replicas(lambda: done.append(1)))
+    with strategy.scope():
+        internals.on_all_replicas(lambda: done.append(2))
+    assert done == [0, 1, 2]
+
+
+def test_variables_made_outside_of_tracing_have_values_and_cause_no_second_trace() -> None:
+    made: list[Any] = []
+    traces: list[int] = []
+
+    @tf.function
+    def step(x: Any) -> Any:
+        traces.append(1)
+        if not made:
+            with internals.outside_of_tracing():
+                made.append(keras.Variable(3.0))
+                assert float(made[0].numpy()) == 3
+        return x + made[0]
+
+    assert float(step(tf.constant(1.0))) == 4
+    assert len(traces) == 1
+
+
+def test_actions_around_executions_of_fit() -> None:
+    class Owner:
+        acted = 0
+
+        def act(self) -> None:
+            self.acted += 1
+
+    model, owner = chain(), Owner()
+    model.compile("sgd", "mse")
+    assert not internals.around_executions(model, owner, Owner.act)
+    model.make_train_function()
+    for _ in range(2):
+        assert internals.around_executions(model, owner, Owner.act)
+    x, y = np.zeros((6, 3)), np.zeros((6, 2))
+    model.fit(x, y, batch_size=2, verbose=0)
+    assert owner.acted == 2 * 3
+    other = Owner()
+    internals.around_executions(model, other, Owner.act)
+    model.fit(x, y, batch_size=2, verbose=0)
+    assert (owner.acted, other.acted) == (6, 6)
