@@ -98,7 +98,7 @@ def measured(subject: Subject, seed: int) -> dict[str, float]:
         if subject.high == 2:
             feed[info.name] = (feed[info.name] * scale).astype(feed[info.name].dtype)
     least = least_macs(masked, kept, feeds)
-    left = {policy: passes.shrink(masked, policy).report.after.macs for policy in POLICIES}
+    left = {policy: passes.shrink(masked, adapters=policy).report.after.macs for policy in POLICIES}
     return {"before": passes.count(masked).macs, "least": least, **{p: left[p] for p in POLICIES}}
 
 

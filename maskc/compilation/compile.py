@@ -44,6 +44,7 @@ from passes.cost.sizes_to_count_at import Sizes
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import checked
+from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
@@ -259,9 +260,9 @@ def _compile(
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     before = shrunk.report.before  # with the multiplications that `masks` puts in: that is the model that was trained
-    held, kept, fewest = kept_for_speed(target, shrunk, options, compares=compares)
+    held, kept, fewest = kept_for_speed(target, shrunk, compares=compares)
     if advises:
-        held = with_advice(target, shrunk, fewest, held, options)
+        held = with_advice(target, shrunk, fewest, held)
     # the converter calls tensors otherwise than the author does their layers
     nodes = () if source.tensorflow is None else target.graph.node
     written = {name: node.name for node in nodes for name in node.output}
@@ -286,20 +287,11 @@ def _compile(
 
 def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None, keeps: bool) -> Shrunk:
     """Run the passes with the widths of the options."""
+    how = ShrinkOptions(adapters=options.adapters, at=options.at, target=options.target, keeps_analysis=keeps)
     if options.align == "measure":
-        table, seconds = RATES.get(table_name()), options.align_seconds
-        return fastest(model, options.adapters, watch, table, seconds, store, options.at, options.target)
+        return fastest(model, how, RATES.get(table_name()), options.align_seconds, watch, store)
     align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
-    return passes.shrink(
-        model,
-        options.adapters,
-        watch=watch,
-        store=store,
-        align=align,
-        at=options.at,
-        target=options.target,
-        keeps_analysis=keeps,
-    )
+    return passes.shrink(model, how, align=align, watch=watch, store=store)
 
 
 def _table(options: CompileOptions) -> Rates | Lines | None:

@@ -9,7 +9,6 @@ from onnx import ModelProto
 
 import passes
 from maskc import progress
-from maskc.compilation.options import CompileOptions
 from maskc.frontend.graph_queries import has_external
 from maskc.results.document import KeptForSpeed
 from passes import Shrunk
@@ -21,7 +20,7 @@ _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 
 
 def kept_for_speed(
-    model: ModelProto, shrunk: Shrunk, options: CompileOptions, *, compares: bool
+    model: ModelProto, shrunk: Shrunk, *, compares: bool
 ) -> tuple[tuple[Held, ...], KeptForSpeed | None, Report]:
     """The masked channels that are kept, told apart, a summary (None where no layer keeps any for speed), and a report.
 
@@ -37,7 +36,7 @@ def kept_for_speed(
     held, plain = report.held, None
     if compares and not has_external(model):
         with progress.stage("Compiling without channels kept for speed"):
-            plain = passes.report_with(model, shrunk, options.adapters, options.target)
+            plain = passes.report_with(model, shrunk)
         held = tuple(_told_apart(held, plain.held, _ADVICE if plain.after.flops < report.after.flops else ""))
     kept = sum(len(item.channels) for item in held if item.aligned)
     without = None if plain is None else plain.after.flops

@@ -27,11 +27,9 @@ from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.inputs import one_sample
-from passes.adapters.placement import Policy
-from passes.cost.sizes_to_count_at import Sizes
+from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.order import Shrunk
 from passes.pipeline.trace import Watch
-from passes.targets import registry
 from passes.targets.onnxruntime.processors import ANY
 from passes.targets.widths.convolution_shape import ConvolutionShape
 from passes.targets.widths.rates import Rates
@@ -80,29 +78,27 @@ class Measured(Rates):
 
 def fastest(
     model: onnx.ModelProto,
-    adapters: Policy,
-    watch: Watch,
+    options: ShrinkOptions,
     table: Rates | None,
     seconds: float,
+    watch: Watch,
     store: Store | None = None,
-    at: Sizes | None = None,
-    target: str = registry.DEFAULT,
 ) -> Shrunk:
     """The compiled model that runs fastest here: with the fewest channels, with widths chosen by timing, or with all.
 
     All are timed in turns with their source. A model that cannot be run here on random inputs, or whose weights are too
     many to have three such models in memory, is compiled with widths that were chosen by the times of its layers; the
-    weights of the latter go to the store. FLOPs are counted `at` these sizes.
+    weights of the latter go to the store.
     """
     large = not embeds(model, EMBEDDED_LIMIT)
     rates, save = measured(table, seconds)
     with progress.stage("Timing layers"):
         kept = store if large else None
-        wide = passes.shrink(model, adapters, watch=watch, align=rates, store=kept, at=at, target=target)
+        wide = passes.shrink(model, options, align=rates, watch=watch, store=kept)
     save()
     if large:
         return wide
-    narrow = passes.shrink(model, adapters, watch=watch, at=at, target=target)
+    narrow = passes.shrink(model, options, watch=watch)
     try:
         with progress.stage("Timing the model"):
             ratios = _ratios([model, narrow.model, wide.model])
@@ -111,7 +107,7 @@ def fastest(
     against_source, against_narrow = ratios
     best = wide if against_narrow[1] <= 1 else narrow
     slow = against_source[1] if best is wide else against_source[0]
-    return passes.shrink(model, adapters, watch=watch, align="all", at=at, target=target) if slow > _NOISE else best
+    return passes.shrink(model, options, align="all", watch=watch) if slow > _NOISE else best
 
 
 def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:

@@ -13,7 +13,6 @@ from onnx import ModelProto
 
 import passes
 from maskc import progress
-from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import has_external
 from maskc.frontend.mask_files import apply_masks
@@ -47,9 +46,7 @@ class _Trial:
         return set(item.channels) - left
 
 
-def with_advice(
-    model: ModelProto, shrunk: Shrunk, report: Report, held: Sequence[Held], options: CompileOptions
-) -> tuple[Held, ...]:
+def with_advice(model: ModelProto, shrunk: Shrunk, report: Report, held: Sequence[Held]) -> tuple[Held, ...]:
     """What is held, with advice that was found to remove these channels and to lower the FLOPs.
 
     shrunk: the compiled model. report: of that with the fewest channels, which the trials are compared with; channels
@@ -59,20 +56,19 @@ def with_advice(
     if not needed or has_external(model):
         return tuple(held)
     with progress.stage("Trying what would remove the channels that are kept"):
-        trials = [trial for trial in _trials(model, shrunk, report, needed, options) if trial.saved > 0]
+        trials = [trial for trial in _trials(model, shrunk, report, needed) if trial.saved > 0]
     return tuple(part for item in held for part in ([item] if item.aligned else _advised(item, trials)))
 
 
-def _trials(
-    model: ModelProto, shrunk: Shrunk, report: Report, needed: Sequence[Held], options: CompileOptions
-) -> Iterator[_Trial]:
+def _trials(model: ModelProto, shrunk: Shrunk, report: Report, needed: Sequence[Held]) -> Iterator[_Trial]:
+    fewest = dataclasses.replace(shrunk.options, align=None, keeps_analysis=False)
     if masks := _masks_of_others(needed):
         with contextlib.suppress(InputError):  # of a tensor that the file does not have, or one that takes no mask
             changed = apply_masks(model, masks)
-            found = passes.shrink(changed, options.adapters, at=report.before.at.sizes, target=options.target).report
+            found = passes.shrink(changed, fewest, at=report.before.at.sizes).report
             yield _Trial("share the mask or mask both", found, report.after.flops)
-    if options.adapters != "always":
-        found = passes.report_with(model, shrunk, "always", options.target)
+    if shrunk.options.adapters != "always":
+        found = passes.report_with(model, shrunk, adapters="always")
         yield _Trial("compile with `--adapters always`", found, report.after.flops)
 
 

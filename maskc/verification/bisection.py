@@ -224,7 +224,7 @@ def _traced(reference: ModelProto, compiled: ModelProto) -> Trace | None:
     for policy in POLICIES:
         trace = Trace()
         try:
-            made = _traits(passes.shrink(reference, policy, trace).model)
+            made = _traits(passes.shrink(reference, adapters=policy, trace=trace).model)
         except Exception:  # whatever is wrong with the compiler, this only looks for it
             return None
         alike = len(wanted & made) / max(len(wanted | made), 1)

@@ -18,6 +18,7 @@ from passes.graph.tensors import is_constant, store
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import shaped
 from passes.pipeline import order
+from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.trace import Recorder
 from passes.simplify.constant_folding import fold_constants
 
@@ -65,7 +66,8 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes |
             graph, _ = at_sizes(exported(graph, model), graph, at.sizes)
         return graph, sum_over_nodes.of_graph(graph)
 
-    found = order.compiled(model, order.ShrinkOptions(adapters, explains=False, at=at), counted, Recorder())
+    options = ShrinkOptions(adapters=adapters, explains=False, at=at)
+    found = order.attempts(model, options, counted, Recorder())
     nodes: dict[str, int] = {}
     for node in found.after.nodes:
         if node.flops:

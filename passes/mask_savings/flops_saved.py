@@ -13,6 +13,7 @@ from passes.mask_savings.mask_entry_equivalence import equivalence_classes, when
 from passes.model.inputs import bind, split
 from passes.model.prepare import prepared
 from passes.pipeline import order
+from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.trace import Recorder
 
 #: told how many evaluations are done, and of how many
@@ -58,8 +59,8 @@ def flops_by_group(
         return flops, np.zeros(0)
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
     graph = prepared(bind(model, masks), keep=masks)  # a mask of ones is looked at as well
-    planned = order.planned(graph, order.ShrinkOptions(explains=False), Recorder())
-    class_of = equivalence_classes(graph, planned, masks, group, structure, when_zeroed(model, masks))
+    plan = order.plan_graph(graph, ShrinkOptions(explains=False), Recorder())
+    class_of = equivalence_classes(graph, plan, masks, group, structure, when_zeroed(model, masks))
     values, sizes = np.concatenate(list(masks.values())), {name: len(mask) for name, mask in masks.items()}
     saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
     live = np.unique(group[group >= 0])

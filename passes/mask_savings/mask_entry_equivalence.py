@@ -15,7 +15,7 @@ from passes.model.inputs import bind
 from passes.model.prepare import prepared
 from passes.ops import Link, Linked, rules
 from passes.ops.convolution import partitions
-from passes.pipeline.order import Planned
+from passes.pipeline.order import GraphPlan
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 
@@ -51,7 +51,7 @@ def when_zeroed(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Zeroed:
 
 def equivalence_classes(
     graph: gs.Graph,
-    planned: Planned,
+    plan: GraphPlan,
     masks: Mapping[str, Array],
     group: Index,
     coupling: Mapping[str, Index],
@@ -61,7 +61,7 @@ def equivalence_classes(
 
     group: for each entry of the masks, one after the other, its group, or -1. coupling: what `coupled` says of them.
     """
-    labels = _labels(graph, planned, masks, zeroed)
+    labels = _labels(graph, plan, masks, zeroed)
     offsets = np.cumsum([0, *(len(mask) for mask in masks.values())])
     label = np.concatenate(
         [
@@ -78,14 +78,14 @@ def equivalence_classes(
     return outer
 
 
-def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Zeroed) -> dict[Key, Index]:
+def _labels(graph: gs.Graph, plan: GraphPlan, masks: Collection[str], zeroed: Zeroed) -> dict[Key, Index]:
     """A number for each slice, the same for slices of one axis that play the same part in the graph.
 
     Starts from what is known and stored of each slice and what becomes of it when it is masked, then gathers along
     links in both directions what is connected to it, as in colour refinement. Initializers other than masks keep what
     they start from: two layers that share one have nothing to do with each other.
     """
-    found = planned.facts
+    found = plan.facts
     labels: dict[Key, Index] = {}
     links: list[tuple[Key, Key, Link]] = []
     divisions: list[tuple[Key, list[Index]]] = []
@@ -95,7 +95,7 @@ def _labels(graph: gs.Graph, planned: Planned, masks: Collection[str], zeroed: Z
         for axis in range(len(shape_of(tensor) or ())):
             size = size_of(tensor, axis)
             if size:
-                state, masked = _start(planned, tensor, axis, size), zeroed.get((name, axis))
+                state, masked = _start(plan, tensor, axis, size), zeroed.get((name, axis))
                 if masked is not None and len(masked) == size:
                     state = state + 16 * masked
                 labels[name, axis] = state * 1000003 + place * 31 + axis
@@ -153,12 +153,12 @@ def _joined(a: Index, b: Index, link: Link) -> tuple[Index, Index]:
     return _mix(a, from_b), _mix(b, from_a)
 
 
-def _start(planned: Planned, tensor: gs.Tensor, axis: int, size: int) -> Index:
-    facts = planned.facts
+def _start(plan: GraphPlan, tensor: gs.Tensor, axis: int, size: int) -> Index:
+    facts = plan.facts
     if is_constant(tensor):
         value = facts.value(tensor) if len(tensor.shape) == 1 else np.ones(size)
         return (value == 0).astype(np.int64) if value.dtype.kind in "fiub" else np.zeros(size, np.int64)
-    stays = planned.plan.stays(tensor.name, axis, size)
+    stays = plan.plan.stays(tensor.name, axis, size)
     return np.asarray(_known(facts, tensor, axis) + 4 * stays + 8 * facts.live(tensor, axis), np.int64)
 
 

@@ -46,7 +46,7 @@ class _Sweep:
         self.flops_per_moved_element = flops_per_moved_element
         self.floor = floor
         self.frugal = frugal
-        self.plan = StoragePlan()
+        self.plan = StoragePlan(floor=floor)
         self.read: set[str] = set()  # what something reads, constants or not
         self.requirements: dict[Key, list[Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant

@@ -14,53 +14,54 @@ from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
 from passes.planning.groundwork import Groundwork
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import StorageFloor, StoragePlan
+from passes.rewriting.storage_plan import NO_FLOOR, StorageFloor, StoragePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """What a plan may do.
 
     adapters: `auto` restores constants at a consumer's input where that costs less than computing them; `always` takes
     adapters to cost nothing, so that the fewest FLOPs are left; `never` writes none: the producers compute what their
     consumers require. A tensor that is constant altogether is a constant operand in any case. frugal: no constant map
-    is stored that takes more than the weights that make it.
+    is stored that takes more than the weights that make it. adds_maps: contractions may add the contribution of
+    constant maps, as a map, instead of reading these channels.
     """
 
     adapters: Policy = "auto"
     frugal: bool = False
+    adds_maps: bool = True
 
 
-def plan(
-    graph: gs.Graph, facts: Facts, options: PlanOptions = PlanOptions(), floor: StorageFloor | None = None
-) -> StoragePlan:
-    """What each tensor of an analysed graph stores; `floor` in any case, which grows where no adapters may be written.
+class Planner:
+    """Plans of one analysed graph, which have in common what is looked up of it once."""
 
-    Raises ValueError for a policy that there is not.
-    """
-    price, floor = flops_per_moved_element(options.adapters), floor or StorageFloor()
-    # a slice that is computed from its representative needs an adapter
-    depends = bool(facts.dependence) and options.adapters != "never"
-    known = facts if depends or not facts.dependence else replace(facts, dependence={})
-    ground = _groundwork(graph, known, facts, depends=depends)
-    while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
-        chosen = cheapest(ground, known, price, floor, frugal=options.frugal)
-        if options.adapters != "never" or not _Widening(ground, known, chosen, floor).run():
-            return chosen
+    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
+        self.graph = graph
+        self.facts = facts
+        self._groundwork: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
 
+    def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor = NO_FLOOR) -> StoragePlan:
+        """What each tensor stores: `floor` in any case, and more where no adapters may be written.
 
-def _groundwork(graph: gs.Graph, known: Facts, facts: Facts, *, depends: bool) -> Groundwork:
-    """What plans of the graph have in common, of which the `facts` remember some; `known` is what a plan may use."""
-
-    def remembered(depends: bool) -> Groundwork | None:
-        ground = facts.plans.get(depends)
-        return ground if isinstance(ground, Groundwork) and ground.graph is graph else None
-
-    ground = remembered(depends)
-    if ground is None:
-        other = remembered(True)
-        facts.plans[depends] = ground = Groundwork(graph, known) if other is None else other.without_dependence(known)
-    return ground
+        Raises ValueError for a policy that there is not.
+        """
+        price = flops_per_moved_element(options.adapters)
+        # a slice that is computed from its representative needs an adapter
+        depends = bool(self.facts.dependence) and options.adapters != "never"
+        if depends not in self._groundwork:
+            known = self.facts if depends else replace(self.facts, dependence={})
+            self._groundwork[depends] = Groundwork(self.graph, known)
+        ground = self._groundwork[depends]
+        facts = replace(ground.facts, adds_maps=options.adds_maps)
+        while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
+            chosen = cheapest(ground, facts, price, floor, frugal=options.frugal)
+            if options.adapters != "never":
+                return chosen
+            wider = _Widening(ground, chosen, floor).run()
+            if wider is None:
+                return chosen
+            floor = wider
 
 
 def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
@@ -78,16 +79,16 @@ def constant_operands(graph: gs.Graph, plan: StoragePlan) -> list[str]:
 class _Widening:
     """Adds to what is stored until nothing needs an adapter, by one sweep from the inputs to the outputs."""
 
-    def __init__(self, ground: Groundwork, facts: Facts, plan: StoragePlan, floor: StorageFloor) -> None:
+    def __init__(self, ground: Groundwork, plan: StoragePlan, floor: StorageFloor) -> None:
         self.ground = ground
-        self.facts = facts
+        self.facts = ground.facts
         self.plan = plan
-        self.floor = floor
+        self.floor = replace(floor, stored=dict(floor.stored), intact=set(floor.intact))
         self.stored = dict(plan.stored)
         self.grew = False
 
-    def run(self) -> bool:
-        """Add to `floor` what takes the place of each adapter of the plan; whether that was anything."""
+    def run(self) -> StorageFloor | None:
+        """The floor with what takes the place of each adapter of the plan; None if that is nothing."""
         for planned in self.ground.nodes:
             if planned.index in self.plan.computed:
                 for i, tensor, constant, axes in planned.inputs:
@@ -101,7 +102,7 @@ class _Widening:
             for axis, size in self.facts.axes(tensor):
                 if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
                     self._store(tensor, axis, np.ones(size, bool))
-        return self.grew
+        return self.floor if self.grew else None
 
     def _visit(self, index: int, node: gs.Node, i: int, axis: int, size: int) -> None:
         """Let an input and the outputs store what spares this node an adapter of it, along one axis."""

@@ -70,9 +70,6 @@ class Facts:
     bound: dict[str, float] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
-    #: what the plans of the graph have in common, by whether slices may be made of their representatives, and with
-    #: these facts whether they add maps or not
-    plans: dict[bool, object] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
@@ -89,7 +86,7 @@ class Facts:
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
         own = {name: dict(value) for name, value in values.items() if isinstance(value, dict)}
         own["constant"] = {name: dict(axes) for name, axes in self.constant.items()}
-        return Facts(**values | own | {"plans": {}, "_links": {}, "_aligned": {}})
+        return Facts(**values | own | {"_links": {}, "_aligned": {}})
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""

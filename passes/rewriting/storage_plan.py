@@ -47,6 +47,24 @@ class Settled:
     words: str
 
 
+@dataclass(frozen=True)
+class StorageFloor:
+    """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole.
+
+    `wider` is what of it is stored so that the channel count suits the kernels, which consumers read if they can, with
+    words (`why`).
+    """
+
+    stored: dict[Key, Mask] = field(default_factory=dict)
+    intact: set[int] = field(default_factory=set)
+    wider: dict[Key, Mask] = field(default_factory=dict)
+    why: dict[Key, str] = field(default_factory=dict)
+
+
+#: nothing is stored but what is worth it
+NO_FLOOR = StorageFloor()
+
+
 @dataclass
 class StoragePlan:
     """Stored sets by `(tensor, axis)`, required sets by `(node index, input, axis)`; what is absent is whole.
@@ -55,7 +73,7 @@ class StoragePlan:
 
     `stored[key]` that is all False: the tensor is not computed at all. `computed` holds the indices of the nodes that
     stay, `absent` the names of tensors that are not computed. `settled` says in order what was decided, of axes where
-    there was something to choose.
+    there was something to choose. `floor` is what was to be stored in any case.
     """
 
     stored: dict[Key, Mask] = field(default_factory=dict)
@@ -63,6 +81,7 @@ class StoragePlan:
     computed: set[int] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     settled: list[Settled] = field(default_factory=list)
+    floor: StorageFloor = NO_FLOOR
 
     def add(self, part: StoragePlan) -> None:
         """Take over what was decided elsewhere."""
@@ -82,17 +101,3 @@ class StoragePlan:
 def untouched(graph: gs.Graph) -> StoragePlan:
     """The plan that leaves the graph as it is."""
     return StoragePlan(computed=set(range(len(graph.nodes))))
-
-
-@dataclass
-class StorageFloor:
-    """What is stored whatever it costs, and the indices of nodes that are left as they are: their outputs are whole.
-
-    `wider` is what of it is stored so that the channel count suits the kernels, which consumers read if they can, with
-    words (`why`).
-    """
-
-    stored: dict[Key, Mask] = field(default_factory=dict)
-    intact: set[int] = field(default_factory=set)
-    wider: dict[Key, Mask] = field(default_factory=dict)
-    why: dict[Key, str] = field(default_factory=dict)

@@ -81,7 +81,7 @@ def test_random_masks_behind_every_layer(published: Published) -> None:
     assert assert_exact(fixed, cases=feeds[:1])
     least = least_macs(fixed, kept, feeds)
     for policy, most in (("auto", published.most), ("always", published.most_always)):
-        smaller = shrink(fixed, policy)
+        smaller = shrink(fixed, adapters=policy)
         assert_same_function(fixed, smaller.model, cases=feeds)
         left = smaller.report.after.macs
         print(f"{published.file}, {policy}: {left} MACs left, {least} at least, {left / least:.3f}")

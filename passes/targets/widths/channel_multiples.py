@@ -20,15 +20,13 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Mask, describe, numpy_dtype, static_shape
 from passes.ops import rules
-from passes.planning import planner
-from passes.planning.planner import PlanOptions
-from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan, untouched
+from passes.planning.planner import Planner, PlanOptions
+from passes.rewriting.storage_plan import NO_FLOOR, Key, StorageFloor, StoragePlan, untouched
 from passes.targets.widths.coupled_slices import CoupledSlices, Coupling
 from passes.targets.widths.estimated_time import Blocked, Timing
 from passes.targets.widths.plan_steps import Gains, Network, PlanSteps, picked
 from passes.targets.widths.rates import Lines, Rates
-from passes.targets.widths.wider_layers import ChannelMultiples, Width
+from passes.targets.widths.wider_layers import WiderPlan, Width
 
 #: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
 Align = int | Lines | Rates | Literal["all"]
@@ -84,12 +82,10 @@ class _Weighed:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A plan, what was stored in any case, and how many nanoseconds it is estimated to take."""
+    """A plan, and how many nanoseconds it is estimated to take."""
 
     plan: StoragePlan
-    facts: Facts
     options: PlanOptions
-    least: StorageFloor
     weighed: _Weighed
     time: float
 
@@ -110,7 +106,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """How many nanoseconds a plan would take with the widths that `least` gives it, if nothing else changed.
+    """How many nanoseconds a plan would take with the widths that `floor` gives it, if nothing else changed.
 
     extras: how many more of each coupling that stores.
     """
@@ -118,7 +114,7 @@ class _Estimate:
     start: _Choice
     coupled: CoupledSlices
     extras: dict[int, int]
-    least: StorageFloor
+    floor: StorageFloor
     time: float
 
     def compared(self) -> float:
@@ -136,44 +132,50 @@ class _Estimate:
         return min(other.total(_gains(other.timings[0], couplings, extras)) for extras in tried)
 
 
-def choose_channel_multiples(
-    graph: gs.Graph, facts: Facts, plan: StoragePlan, align: Align, options: PlanOptions
-) -> ChannelMultiples:
-    """The plan with wider axes where that is wanted or faster, the facts it uses, and the layers that it concerns.
+def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOptions) -> WiderPlan:
+    """The plan with wider axes where that is wanted or faster, and the layers that it concerns.
 
     `plan` was made with these options. With rates, no plan is returned that they say takes longer than
     `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
     and channels that are constant maps are computed where that is faster than to add their contribution as a map.
     """
     if align == "all":
-        least = _everything(plan, "kept, because the model with fewer channels was measured to be slower")
-        result = planner.plan(graph, facts, options, least)
-        return ChannelMultiples(result, facts, tuple(_widths(graph, plan, result, least)))
-    if isinstance(align, int | Lines):
-        coupled = CoupledSlices(graph, facts, plan)
-        extras = _rounded(_written(graph, coupled.found), _multiples(graph, coupled.found, align))
-        reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
-        least = _least(coupled, plan, extras, reason, StorageFloor())
-        result = planner.plan(graph, facts, options, least) if extras else plan
-        return ChannelMultiples(result, facts, tuple(_widths(graph, plan, result, least)))
+        floor = _everything(plan, "kept, because the model with fewer channels was measured to be slower")
+        return _reported(planner, plan, planner.plan(options, floor))
+    if isinstance(align, Rates):
+        return _fastest_plan(planner, plan, align, options)
+    coupled = CoupledSlices(planner.graph, planner.facts, plan)
+    extras = _rounded(_written(planner.graph, coupled.found), _multiples(planner.graph, coupled.found, align))
+    reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
+    floor = _floor(coupled, plan, extras, reason, NO_FLOOR)
+    return _reported(planner, plan, planner.plan(options, floor) if extras else plan)
 
-    network = Network(graph, facts)
+
+def _reported(planner: Planner, before: StoragePlan, after: StoragePlan, speedup: float | None = None) -> WiderPlan:
+    """The second plan, with the layers that are wider than in the first."""
+    return WiderPlan(after, tuple(_widths(planner.graph, before, after)), speedup)
+
+
+def _fastest_plan(planner: Planner, plan: StoragePlan, align: Rates, options: PlanOptions) -> WiderPlan:
+    """The plan that rates say is the fastest."""
+    graph = planner.graph
+    network = Network(graph, planner.facts)
     runtimes = [align] if align.beside is None else [align, align.beside]
     everything = PlanSteps(network, untouched(graph))
     if not any(step.convolution for step in everything.steps):
-        return ChannelMultiples(plan, facts)
+        return WiderPlan(plan)
     wholes = [Timing(everything, rates) for rates in runtimes]
     whole = wholes[0].total()
     weights = tuple(whole / timing.total() / len(wholes) for timing in wholes)  # each as a share of all channels' time
 
-    def choice(facts: Facts, options: PlanOptions, least: StorageFloor, made: StoragePlan | None = None) -> _Choice:
-        result = planner.plan(graph, facts, options, least) if made is None else made
+    def choice(options: PlanOptions, floor: StorageFloor = NO_FLOOR, made: StoragePlan | None = None) -> _Choice:
+        result = planner.plan(options, floor) if made is None else made
         steps = PlanSteps(network, result)
         weighed = _Weighed(tuple(Timing(steps, rates) for rates in runtimes), weights)
-        return _Choice(result, facts, options, least, weighed, weighed.total())
+        return _Choice(result, options, weighed, weighed.total())
 
-    first = choice(facts, options, StorageFloor(), plan)
-    found, weighed, mapped = _estimate(graph, first), first.weighed, first.timing.plan.mapped
+    first = choice(options, made=plan)
+    found, weighed, mapped = _estimate(planner, first), first.weighed, first.timing.plan.mapped
     restored = found.coupled.restored if options.adapters == "auto" and first.timing.plan.adapters else []
     looks = []
     for maps, adapters in ((False, True), (True, False), (True, True)):  # what to do without
@@ -181,25 +183,22 @@ def choose_channel_multiples(
             wanted = [*(mapped if maps else ()), *(restored if adapters else ())]
             look = found.first_look(weighed.without(maps=maps, adapters=adapters), wanted)
             looks.append((not adapters, look, maps, adapters))
-    estimates, computing = [found], replace(facts, adds_maps=False)
+    estimates = [found]
     for _, look, maps, adapters in sorted(looks):
         hope = _HOPE if adapters else _HOPE_WITH_ADAPTERS
         if look < hope * min(estimate.time for estimate in estimates):
-            policy = replace(options, adapters="never") if adapters else options
-            estimates.append(_estimate(graph, choice(computing if maps else facts, policy, StorageFloor())))
+            policy = "never" if adapters else options.adapters
+            estimates.append(_estimate(planner, choice(replace(options, adapters=policy, adds_maps=not maps))))
     best = min((estimate.start for estimate in estimates), key=_Choice.compared)
     for estimate in sorted(estimates, key=_Estimate.compared):
         if estimate.compared() < best.compared():  # a plan is made only where it may be the fastest
-            planned = choice(estimate.start.facts, estimate.start.options, estimate.least)
-            best = min(best, planned, key=_Choice.compared)
+            best = min(best, choice(estimate.start.options, estimate.floor), key=_Choice.compared)
     if whole < best.time:
-        best = choice(
-            facts, options, _everything(plan, "kept, because the model with fewer channels is estimated to be slower")
-        )
+        words = "kept, because the model with fewer channels is estimated to be slower"
+        best = choice(options, _everything(plan, words))
     if first.time <= whole and not _is_worth_it(graph, first, best):
-        return ChannelMultiples(plan, facts)
-    widths = tuple(_widths(graph, plan, best.plan, best.least))
-    return ChannelMultiples(best.plan, best.facts, widths, first.compared() / best.compared())
+        return WiderPlan(plan)
+    return _reported(planner, plan, best.plan, first.compared() / best.compared())
 
 
 def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
@@ -215,15 +214,15 @@ def _is_worth_it(graph: gs.Graph, before: _Choice, after: _Choice) -> bool:
     return first - second > _SHARE_OPEN * first
 
 
-def _estimate(graph: gs.Graph, start: _Choice) -> _Estimate:
+def _estimate(planner: Planner, start: _Choice) -> _Estimate:
     """The plan with the widths that are fastest for it."""
-    coupled = CoupledSlices(graph, start.facts, start.plan)
+    coupled = CoupledSlices(planner.graph, planner.facts, start.plan)
     couplings = dict(enumerate(coupled.found))
     extras = _fastest(start.weighed.timings, couplings)
     if not extras:
-        return _Estimate(start, coupled, extras, start.least, start.time)
-    least = _least(coupled, start.plan, extras, "which runs faster than {}", start.least)
-    return _Estimate(start, coupled, extras, least, start.weighed.total(_gains(start.timing, couplings, extras)))
+        return _Estimate(start, coupled, extras, start.plan.floor, start.time)
+    floor = _floor(coupled, start.plan, extras, "which runs faster than {}", start.plan.floor)
+    return _Estimate(start, coupled, extras, floor, start.weighed.total(_gains(start.timing, couplings, extras)))
 
 
 def _written(graph: gs.Graph, couplings: list[Coupling]) -> dict[int, Coupling]:
@@ -407,19 +406,19 @@ def _slots(timing: Timing, coupling: Coupling) -> list[tuple[int, int]]:
 # -- what is stored --------------------------------------------------------------------------------------------------
 
 
-def _least(
+def _floor(
     coupled: CoupledSlices, plan: StoragePlan, extras: dict[int, int], reason: str, base: StorageFloor
 ) -> StorageFloor:
     """So many spare slices of each coupling, with the reason for each axis, beside what is stored in any case."""
-    least = StorageFloor(dict(base.stored), set(base.intact))
+    floor = StorageFloor(dict(base.stored), set(base.intact))
     for number, more in extras.items():
         for key, mask in coupled.slices(coupled.found[number], more):
-            least.wider[key] = least.wider.get(key, np.zeros(mask.size, bool)) | mask
-    for key, mask in least.wider.items():
-        least.stored[key] = least.stored.get(key, np.zeros(mask.size, bool)) | mask
+            floor.wider[key] = floor.wider.get(key, np.zeros(mask.size, bool)) | mask
+    for key, mask in floor.wider.items():
+        floor.stored[key] = floor.stored.get(key, np.zeros(mask.size, bool)) | mask
         before = int(plan.stored[key].sum())
-        least.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
-    return least
+        floor.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
+    return floor
 
 
 def _everything(plan: StoragePlan, why: str) -> StorageFloor:
@@ -428,7 +427,7 @@ def _everything(plan: StoragePlan, why: str) -> StorageFloor:
     return StorageFloor(dict(wider), wider=wider, why=dict.fromkeys(wider, why))
 
 
-def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan, least: StorageFloor) -> Iterator[Width]:
+def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan) -> Iterator[Width]:
     """The layers that are wider in the second plan."""
     for index, node in enumerate(graph.nodes):
         axis = rules(node).width_axis
@@ -440,5 +439,7 @@ def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan, least: Sto
             continue
         kept = int(after.stays(*key, was.size).sum())
         if kept > was.sum():
-            reason = least.why.get(key, "computed, because that is faster than restoring them where they are needed")
+            reason = after.floor.why.get(
+                key, "computed, because that is faster than restoring them where they are needed"
+            )
             yield Width(describe(node), str(node.op), int(was.sum()), kept, was.size, reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 
 
@@ -21,13 +20,12 @@ class Width:
 
 
 @dataclass(frozen=True)
-class ChannelMultiples:
-    """A plan with the channel counts that a target chose, the facts that it uses, and the layers that it concerns.
+class WiderPlan:
+    """A plan with channel counts that kernels are faster with, and the layers that it concerns.
 
     speedup: the estimated time of the plan with the fewest channels over that of this one; None without an estimate.
     """
 
     plan: StoragePlan
-    facts: Facts
     widths: tuple[Width, ...] = ()
     speedup: float | None = None

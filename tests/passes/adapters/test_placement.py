@@ -45,7 +45,7 @@ def residual() -> onnx.ModelProto:
 @pytest.mark.parametrize(("adapters_are", "widths"), [("always", (5, 5, 7)), ("never", (7, 7, 7))])
 def test_a_residual_sum(adapters_are: Policy, widths: tuple[int, ...]) -> None:
     source = residual()
-    result = shrink(source, adapters_are)
+    result = shrink(source, adapters=adapters_are)
     assert_same_function(source, result.model)
     weights = {t.name: t.dims for t in result.model.graph.initializer}
     convolutions = [weights[n.input[1]] for n in result.model.graph.node if n.op_type == "Conv"]
@@ -67,7 +67,7 @@ def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
         mb=mask(0, 1, 0, 0, rank=2),
         mc=mask(0, 0, 1, 0, rank=2),
     )
-    result = shrink(source, "never")
+    result = shrink(source, adapters="never")
     assert_same_function(source, result.model)
     assert adapters(source, result.model) == []
     weights = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
@@ -81,7 +81,7 @@ def test_architectures(name: str) -> None:
     source = net.model()
     flops = {}
     for policy in ("auto", "always", "never"):
-        result = shrink(source, policy)
+        result = shrink(source, adapters=policy)
         assert_same_function(source, result.model, ranges=net.ranges)
         assert_well_formed(source, result.model)
         flops[policy] = result.report.after.flops
@@ -95,7 +95,7 @@ def test_random_networks(first: int) -> None:
     for seed in range(first, first + 20):
         net = network(seed)
         for policy in ("always", "never"):
-            result = shrink(net.model, policy)
+            result = shrink(net.model, adapters=policy)
             assert_same_function(net.model, result.model, symbols=net.symbols, ranges=net.ranges)
             if policy == "never":
                 assert adapters(net.model, result.model) == [], f"network({seed})"
@@ -109,12 +109,12 @@ def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
         wb=random(4, 3, seed=1),
         none=mask(0, 0, 0, rank=2),
     )
-    result = shrink(source, "never")
+    result = shrink(source, adapters="never")
     assert_same_function(source, result.model)
     assert any("that are inserted because something reads them: s." in note for note in result.report.notes)
-    assert shrink(source).report.notes == shrink(residual(), "never").report.notes == ()
+    assert shrink(source).report.notes == shrink(residual(), adapters="never").report.notes == ()
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValueError, match="auto, always, never"):
-        shrink(residual(), "sometimes")  # type: ignore[arg-type]
+        shrink(residual(), adapters="sometimes")  # type: ignore[arg-type]

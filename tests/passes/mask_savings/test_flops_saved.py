@@ -132,7 +132,7 @@ def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) 
 def test_training_counts_what_the_compiled_file_has(name: str | int, adapters: Policy) -> None:
     """Fixtures, and random networks by their seeds: there is one order of passes, whether a file is written or not."""
     source = network(name).model if isinstance(name, int) else onnx.load(FIXTURES / f"{name}.onnx")
-    assert compiled_cost(source, adapters).flops == shrink(source, adapters).report.after.flops
+    assert compiled_cost(source, adapters).flops == shrink(source, adapters=adapters).report.after.flops
 
 
 def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ def test_the_report_is_that_of_a_compilation(seed: int, align: Align | None) -> 
     model = network(seed).model
     shrunk = passes.shrink(model, align=align, keeps_analysis=True)
     for policy in POLICIES:
-        found = passes.report_with(model, shrunk, policy)
-        compiled = passes.shrink(model, policy).report
+        found = passes.report_with(model, shrunk, adapters=policy)
+        compiled = passes.shrink(model, adapters=policy).report
         assert (found.before, found.after) == (compiled.before, compiled.after)
         assert (found.masked, found.held) == (compiled.masked, compiled.held)
 

@@ -65,7 +65,7 @@ def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
     for _ in range(2):
         gc.collect()
         start = time.process_time()
-        shrink(source, adapters)
+        shrink(source, adapters=adapters)
         times.append(time.process_time() - start)
     return min(times)
 
@@ -75,7 +75,7 @@ def seconds(source: onnx.ModelProto, adapters: Policy) -> float:
 def test_four_times_the_graph_takes_about_four_times_the_calls(
     graph: Callable[[int], onnx.ModelProto], adapters: Policy
 ) -> None:
-    shrink(graph(5), adapters)  # what is imported and remembered is not counted
+    shrink(graph(5), adapters=adapters)  # what is imported and remembered is not counted
     assert calls(graph(80), adapters) < 5.5 * calls(graph(20), adapters)
 
 
@@ -85,5 +85,5 @@ def test_four_times_the_graph_takes_about_four_times_the_calls(
 def test_four_times_the_graph_takes_about_four_times_as_long(
     graph: Callable[[int], onnx.ModelProto], adapters: Policy
 ) -> None:
-    shrink(graph(10), adapters)  # what is imported and remembered is not counted
+    shrink(graph(10), adapters=adapters)  # what is imported and remembered is not counted
     assert seconds(graph(240), adapters) < 9 * seconds(graph(60), adapters)

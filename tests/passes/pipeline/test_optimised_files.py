@@ -57,7 +57,7 @@ def optimised(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelPro
 def compare(source: onnx.ModelProto, level: str, folder: Path, adapters: Policy = "auto") -> onnx.ModelProto:
     """Compile both, as they are read; returns the optimised one's result, which computes what its source does."""
     source, saved = runtime_shapes.noted(source), runtime_shapes.noted(optimised(source, level, folder))
-    expected, found = shrink(source, adapters).report, shrink(saved, adapters)
+    expected, found = shrink(source, adapters=adapters).report, shrink(saved, adapters=adapters)
     assert found.report.before.flops <= expected.before.flops
     assert found.report.after.flops == pytest.approx(expected.after.flops, rel=NEAR)
     return found.model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +11,7 @@ from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
 from passes.planning.cheapest_storage import cheapest
 from passes.planning.groundwork import Groundwork
-from passes.planning.planner import PlanOptions, plan
+from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.storage_plan import StorageFloor
 from tests.generators.networks import network
 from tests.passes.text import compiled, mask, model, operators, random, weight
@@ -199,16 +197,14 @@ def test_a_plan_does_not_depend_on_those_made_before(seed: int) -> None:
     """What was decided at a node is remembered, by all that it depends on."""
     graph = prepared(network(seed).model)
     facts, rng = understood(graph)[0], np.random.default_rng(seed)
-    first = plan(graph, facts)
+    planner = Planner(graph, facts)
+    first = planner.plan()
     for policy in ("auto", "never", "always", "auto"):
         for share in (0.0, 0.2, 0.7):
             more = {key: mask | (rng.random(mask.size) < share) for key, mask in first.stored.items() if mask.any()}
-            floors = [StorageFloor(dict(more), wider=dict(more)) for _ in range(2)]
-            options = PlanOptions(policy)
-            plans = [
-                plan(graph, known, options, f)
-                for known, f in zip((facts, replace(facts, plans={})), floors, strict=True)
-            ]
+            floor = StorageFloor(more, wider=more)
+            options = PlanOptions(adapters=policy)
+            plans = [each.plan(options, floor) for each in (planner, Planner(graph, facts))]
             assert plans[0].computed == plans[1].computed and plans[0].absent == plans[1].absent
             for one, other in ((plans[0].stored, plans[1].stored), (plans[0].required, plans[1].required)):
                 assert one.keys() == other.keys()

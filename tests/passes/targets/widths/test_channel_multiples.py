@@ -14,7 +14,7 @@ import passes.targets.widths.channel_multiples
 from passes import count, shrink
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
-from passes.planning.planner import plan
+from passes.planning.planner import Planner
 from passes.rewriting.storage_plan import untouched
 from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.processors import ANY, RATES
@@ -293,7 +293,7 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
     source = architectures.build(getattr(architectures, name), masks).model()
     graph = prepared(source)
     found, _ = understood(graph)
-    narrow = Timing(PlanSteps(Network(graph), plan(graph, found)), AVX512).total()
+    narrow = Timing(PlanSteps(Network(graph), Planner(graph, found).plan()), AVX512).total()
     everything = Timing(PlanSteps(Network(graph), untouched(graph)), AVX512).total()
     compiled = prepared(shrink(source, align=AVX512).model)
     time = Timing(PlanSteps(Network(compiled), untouched(compiled)), AVX512).total()
@@ -383,7 +383,7 @@ def masked_sum() -> onnx.ModelProto:
 
 
 def adapters_of(source: onnx.ModelProto, rates: Rates) -> list[str]:
-    result = shrink(source, "auto", align=rates)
+    result = shrink(source, align=rates)
     assert_same_function(source, result.model)
     return [n.op_type for n in result.model.graph.node if n.op_type in ("Gather", "Pad", "Concat")]
 

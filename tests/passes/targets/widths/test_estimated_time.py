@@ -8,7 +8,7 @@ import pytest
 
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
-from passes.planning.planner import plan
+from passes.planning.planner import Planner
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.plan_steps import Network, PlanSteps
@@ -23,7 +23,7 @@ def test_a_step_takes_as_long_as_where_nothing_is_remembered(name: str) -> None:
     """At random widths, one after the other, against a timing that was asked for nothing before."""
     graph = prepared(architectures.build(getattr(architectures, name), Masks(consistent=False)).model())
     facts, _ = understood(graph)
-    steps, rng = PlanSteps(Network(graph, facts), plan(graph, facts)), Random(0)
+    steps, rng = PlanSteps(Network(graph, facts), Planner(graph, facts).plan()), Random(0)
     timing = Timing(steps, RATES["avx512"])
     times = set()
     for _ in range(20):

@@ -1,0 +1,34 @@
+"""Options of a compilation, one value from `passes.shrink` down to the planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from passes.cost.sizes_to_count_at import Sizes
+from passes.planning.planner import PlanOptions
+from passes.targets import registry
+from passes.targets.base import Target
+from passes.targets.widths.channel_multiples import Align
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkOptions(PlanOptions):
+    """How a model is compiled; `PlanOptions` has the options of its plan.
+
+    align: widths are rounded up to multiples of this number, or as rates say that it runs faster, where there are
+    channels to keep; None keeps no channel for that. target: the name of the runtime to compile for, a folder of
+    `passes/targets`; its forms are written, and its faults avoided. at: sizes of inputs to count FLOPs at, as for
+    `passes.count`; the result takes any that the model takes. explains: whether to say what is masked, and why what
+    stays does. keeps_analysis: whether `report_with` is to find the analysis, and need not repeat it.
+    """
+
+    align: Align | None = None
+    target: str = registry.DEFAULT
+    at: Sizes | None = None
+    explains: bool = True
+    keeps_analysis: bool = False
+
+    @property
+    def runtime(self) -> Target:
+        """The target itself."""
+        return registry.kind(self.target).make(self.align)
