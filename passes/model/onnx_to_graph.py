@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, variable
+from passes.graph.name_scopes import captured_names, distinguish
 from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
 from passes.model.declarations import dims_of
@@ -29,8 +30,16 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
 
     Attributes are the numbers, strings, lists of these, initializers and graphs that they hold. Those of other types,
     which no operator here reads, stay the `AttributeProto` that they are. A graph that is an attribute is a `Body`.
+
+    The standard does not say which tensor is meant where an initializer of a body has the name of one outside. It is
+    that which ONNX Runtime takes: the initializer, unless another body of the same node reads the one outside. Those
+    that are taken get names of their own.
     """
-    return _Scope({}, opset_of(model)).graph(model.graph)
+    scope = _Scope({}, opset_of(model))
+    graph = scope.graph(model.graph)
+    if scope.shadows:
+        distinguish(graph)
+    return graph
 
 
 def opset_of(model: onnx.ModelProto) -> int | None:
@@ -51,13 +60,16 @@ class _Scope:
 
     def __init__(self, outside: Mapping[str, gs.Tensor], opset: int | None, *, is_body: bool = False) -> None:
         self._outside, self._opset, self._is_body = outside, opset, is_body
+        #: whether an initializer here, or in a body, has the name of a tensor outside
+        self.shadows = False
         self._own: dict[str, gs.Tensor] = {}
         self._said: dict[str, onnx.ValueInfoProto] = {}
 
-    def graph(self, proto: onnx.GraphProto) -> gs.Graph:
-        """The graph; its nodes are in order."""
+    def graph(self, proto: onnx.GraphProto, entering: Collection[str] = ()) -> gs.Graph:
+        """The graph; its nodes are in order. entering: names of tensors outside that no initializer here shadows."""
         stored = {t.name: t for t in proto.initializer} | {t.values.name: t for t in proto.sparse_initializer}
-        self._own |= {name: constant(name, _values(t)) for name, t in stored.items() if name not in self._outside}
+        self._own |= {name: constant(name, _values(t)) for name, t in stored.items() if name not in entering}
+        self.shadows |= not self._outside.keys().isdisjoint(self._own)
         self._said = {v.name: v for v in proto.value_info}
         inputs = [self._declared(v) for v in proto.input if v.name not in stored]
         outputs = [self._declared(v) for v in proto.output]
@@ -100,13 +112,14 @@ class _Scope:
         return self._own[name]
 
     def _node(self, proto: onnx.NodeProto) -> gs.Node:
-        attrs = {attribute.name: self._attribute(attribute) for attribute in proto.attribute}
+        entering = captured_names(proto)
+        attrs = {attribute.name: self._attribute(attribute, entering) for attribute in proto.attribute}
         inputs, outputs = [self._read(name) for name in proto.input], [self._written(name) for name in proto.output]
         return node(
             proto.op_type, proto.name, attrs, inputs, outputs, proto.domain if proto.HasField("domain") else None
         )
 
-    def _attribute(self, proto: AttributeProto) -> object:
+    def _attribute(self, proto: AttributeProto, entering: Collection[str]) -> object:
         kind = proto.type
         if kind == AttributeProto.INT:
             return proto.i
@@ -119,7 +132,10 @@ class _Scope:
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
-            return _Scope({**self._outside, **self._own}, self._opset, is_body=True).graph(proto.g)
+            scope = _Scope({**self._outside, **self._own}, self._opset, is_body=True)
+            body = scope.graph(proto.g, entering)
+            self.shadows |= scope.shadows
+            return body
         try:
             if kind == AttributeProto.STRING:
                 return proto.s.decode()

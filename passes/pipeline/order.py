@@ -21,6 +21,7 @@ from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Basis
 from passes.graph.construct import copied, take_apart
+from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
@@ -30,7 +31,7 @@ from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.report import Report
-from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, distinguish
+from passes.pipeline.subgraph_bodies import Enclosing, analyse_body
 from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.explain import explain

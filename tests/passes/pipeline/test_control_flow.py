@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -387,3 +388,39 @@ def test_what_a_loop_of_no_rounds_collects_has_the_shape_that_its_body_declares(
         given = {"rounds": np.array(rounds), "x": np.ones(5, np.float32), "start": np.ones(1, np.float32)}
         expected, found = build.run(source, **given), build.run(made, **given)
         assert found["all"].shape == expected["all"].shape == (rounds, 1)
+
+
+OWN = "<float[1] w = {2}>"
+
+
+@pytest.mark.parametrize("outside", ["u = Identity(w)", "w = Abs(u)"], ids=["initializer", "computed"])
+@pytest.mark.parametrize("then", [OWN, ""])
+@pytest.mark.parametrize("inner", ["<float[1] w = {5}>", ""])
+@pytest.mark.parametrize("other", [OWN, ""])
+@pytest.mark.parametrize("reads", ["w", "k"])
+def test_names_of_initializers_in_branches_mean_what_they_mean_to_onnx_runtime(
+    outside: str, then: str, inner: str, other: str, reads: str
+) -> None:
+    source = graph(
+        f"""(float[N,16] x, bool q) => (float[N,16] y) {{
+            {outside}
+            m = Mul(x, k)
+            i = If (q) <
+                then_branch = yes () => (float[N,16] t) {then} {{
+                    a = Mul(m, w)
+                    t = If (q) <
+                        then_branch = inner () => (float[N,16] s) {inner} {{ s = Mul(a, w) }},
+                        else_branch = other () => (float[N,16] r) {other} {{ r = Mul(a, {reads}) }}> }},
+                else_branch = no () => (float[N,16] e) {other} {{ e = Mul(m, {reads}) }}>
+            y = Mul(i, w)
+        }}""",
+        k=KEEP,
+        **{"w" if outside.startswith("u") else "u": np.array([3.0])},
+    )
+    for taken in (True, False):
+        feeds = {"x": np.ones((2, 16), np.float32), "q": np.array(taken)}
+        wanted, result = (
+            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+            for model in (source, shrink(source).model)
+        )
+        np.testing.assert_array_equal(result, wanted)
