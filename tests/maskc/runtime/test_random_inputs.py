@@ -16,16 +16,22 @@ from maskc.runtime.random_inputs import KINDS, Inputs, Port
 from maskc.runtime.session import load
 from maskc.runtime.tensor_sizes import TensorSizes
 from tests.maskc import build
-from tests.maskc.build import node, value
+from tests.passes import text
 
 
 def shapes(planned: random_inputs.Plan) -> list[dict[str, int]]:
     return [dict(sizes) for sizes in planned.sizes]
 
 
+def tiled(times: int) -> onnx.ModelProto:
+    """The maximum of so many copies of four copies of the input."""
+    body = "a = Tile(x, times) y = ReduceMax<keepdims=0>(a)"
+    return text.model("(float[n,8] x) => (float y)", body, times=np.array([times, 4]))
+
+
 def test_only_inputs_without_a_default_are_drawn() -> None:
     model = build.mlp()
-    model.graph.input.append(value("b1", [16]))
+    model.graph.input.append(build.value("b1", [16]))
     assert [port.name for port in random_inputs.ports(model)] == ["x"]
 
 
@@ -45,33 +51,25 @@ def test_a_batch_that_is_refused_is_left_out() -> None:
 
 
 def test_sizes_without_names_have_some_all_the_same() -> None:
-    model = build.model([node("Identity", "x", "y")], [value("x", [None, 3, None])], [value("y", [None, 3, None])])
+    model = text.model("(float[?,3,?] x) => (float[?,3,?] y)", "y = Identity(x)")
     planned = random_inputs.plan(random_inputs.ports(model), lambda inputs: None, 0)
     assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
     assert {sizes["x[2]"] for sizes in shapes(planned)} == {64, 17, 1, 2}
 
 
 @pytest.mark.parametrize(
-    ("window", "attributes", "least"),
+    ("window", "least"),
     [
-        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2]}, 5),
-        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, 2),
-        ("LpPool", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, 2),
-        ("Conv", {"dilations": [2, 2]}, 4),
+        ("MaxPool<kernel_shape=[3,3], strides=[2,2]>(r)", 5),
+        ("AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)", 2),
+        ('LpPool<kernel_shape=[3,3], auto_pad="SAME_UPPER">(r)', 2),
+        ("Conv<dilations=[2,2]>(r, kernel)", 4),
     ],
 )
-def test_images_are_no_smaller_than_windows(window: str, attributes: dict[str, Any], least: int) -> None:
+def test_images_are_no_smaller_than_windows(window: str, least: int) -> None:
     """ONNX Runtime pools over less than a window, where ONNX knows no place for it."""
-    sizes = ["n", 3, "h", "w"]
-    nodes = [
-        helper.make_node("Relu", ["x"], ["r"]),
-        helper.make_node(window, ["r", "kernel"][: 1 + (window == "Conv")], ["p"], **attributes),
-        helper.make_node("Conv", ["p", "one"], ["a"]),
-        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2]),
-        helper.make_node("GlobalMaxPool", ["b"], ["y"]),
-    ]
-    weights = [build.weight("kernel", 3, 3, 2, 2), build.weight("one", 4, 3, 1, 1)]
-    built = build.model(nodes, [value("x", sizes)], [value("y", ["n", 4, 1, 1])], weights)
+    body = f"r = Relu(x) p = {window} a = Conv(p, one) b = MaxPool<kernel_shape=[2,2]>(a) y = GlobalMaxPool(b)"
+    built = text.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, kernel=(3, 3, 2, 2), one=(4, 3, 1, 1))
     ports = random_inputs.ports(built)
     inside = TensorSizes(built, ports)
     tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
@@ -81,10 +79,8 @@ def test_images_are_no_smaller_than_windows(window: str, attributes: dict[str, A
 
 def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
     """Beside the first length that is long enough others are tried that are longer, as none of the usual ones is."""
-    nodes = [helper.make_node("Conv", ["x", "window"], ["y"], strides=[160])]
-    built = build.model(
-        nodes, [value("x", ["n", 1, "t"])], [value("y", ["n", 4, "s"])], [build.weight("window", 4, 1, 400)]
-    )
+    signature = "(float[n,1,t] x) => (float[n,4,s] y)"
+    built = text.model(signature, "y = Conv<strides=[160]>(x, window)", window=(4, 1, 400))
     ports = random_inputs.ports(built)
     session = load(built, "cpu")
     planned = shapes(random_inputs.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
@@ -93,12 +89,7 @@ def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
 
 
 def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None:
-    built = build.model(
-        [node("Tile", "x times", "a"), node("ReduceMax", "a", "y", keepdims=0)],
-        [value("x", ["n", 8])],
-        [value("y", [])],
-        [build.constant("times", [2**24, 4], np.int64)],
-    )
+    built = tiled(2**24)
     ports = random_inputs.ports(built)
     inside = TensorSizes(built, ports)
     assert inside.largest({"n": 3}) == 3 * 2**24 * 32
@@ -107,12 +98,7 @@ def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None
 
 
 def test_larger_sizes_are_left_where_tensors_inside_get_large() -> None:
-    built = build.model(
-        [node("Tile", "x times", "a"), node("ReduceMax", "a", "y", keepdims=0)],
-        [value("x", ["n", 8])],
-        [value("y", [])],
-        [build.constant("times", [2**20, 4], np.int64)],
-    )
+    built = tiled(2**20)
     ports = random_inputs.ports(built)
     planned = random_inputs.plan(ports, lambda inputs: None, 0, None, TensorSizes(built, ports))
     assert [sizes["n"] for sizes in planned.sizes] == [1, 2]
@@ -120,35 +106,25 @@ def test_larger_sizes_are_left_where_tensors_inside_get_large() -> None:
 
 def test_what_only_the_compiled_model_tells_is_counted() -> None:
     """A Range of computed ends, which onnx does not follow, and which are constants afterwards."""
-    nodes = [
-        *(node("Shape", "x", "sizes"), node("Size", "sizes", "rank"), node("Sub", "rank many", "first")),
-        *(node("Range", "first rank one", "a"), node("Cast", "a", "f", to=1), node("ReduceMax", "f", "m", keepdims=0)),
-        node("Mul", "x m", "y"),
-    ]
-    weights = [build.constant("many", 2**29, np.int64), build.constant("one", 1, np.int64)]
-    built = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
-    result = api.compile(built, verify=True)
+    body = """
+        sizes = Shape(x) rank = Size(sizes) first = Sub(rank, many)
+        a = Range(first, rank, one) f = Cast<to=1>(a) m = ReduceMax<keepdims=0>(f)
+        y = Mul(x, m)
+    """
+    weights = {"many": np.array(2**29), "one": np.array(1)}
+    result = api.compile(text.model("(float[n,8] x) => (float[n,8] y)", body, **weights), verify=True)
     assert any("a tensor in it has 536,870,912 elements" in warning for warning in result.report.warnings)
 
 
 def test_what_is_noted_of_operators_that_onnx_does_not_know_is_believed() -> None:
-    made = helper.make_node("Foo", ["x"], ["a"], domain="com.example")
-    built = build.model(
-        [made, node("Relu", "a", "b"), node("ReduceMax", "b", "y", keepdims=0)],
-        [value("x", ["n", 8])],
-        [value("y", [])],
-        domains=["com.example"],
-    )
-    built.graph.value_info.extend([value("a", ["n", 1000]), value("b", [7, 10**6])])
+    signature = f"(float[n,8] x) => (float y) <float[n,1000] a, float[7,{10**6}] b>"
+    body = "a = com.example.Foo(x) b = Relu(a) y = ReduceMax<keepdims=0>(b)"
+    built = text.model(signature, body, checked=False)
     assert TensorSizes(built, random_inputs.ports(built)).largest({"n": 3}) == 3000
 
 
 def test_one_size_per_name() -> None:
-    model = build.model(
-        [node("Identity", "x", "y")],
-        [value("x", ["n", "t"]), value("mask", ["n", "t"]), value("other", ["n", "s"])],
-        [value("y", ["n", "t"])],
-    )
+    model = text.model("(float[n,t] x, float[n,t] mask, float[n,s] other) => (float[n,t] y)", "y = Identity(x)")
 
     def run(inputs: Inputs) -> None:
         assert inputs["x"].shape == inputs["mask"].shape
@@ -177,130 +153,78 @@ def test_same_seed_same_values() -> None:
     assert not (first[0] == other[0]).all()
 
 
-def index_model(*between: onnx.NodeProto, last: str) -> onnx.ModelProto:
-    nodes = [*between, node("Gather", f"table {last}", "y")]
-    return build.model(
-        nodes,
-        [value("x", ["n"], TensorProto.INT64)],
-        [value("y", ["n", 3])],
-        [
-            build.weight("table", 7, 3),
-            build.constant("zero", 0, np.int64),
-            build.constant("rows", 7, np.int64),
-        ],
-    )
+def looked_up(body: str, **weights: Any) -> onnx.ModelProto:
+    """Rows of a table of seven for integers."""
+    return text.model("(int64[n] x) => (float[n,3] y)", body, **{"table": (7, 3)} | weights)
 
 
 @pytest.mark.parametrize(
-    ("between", "last"),
+    "body",
     [
-        ([], "x"),
-        ([node("Identity", "x", "i")], "i"),
-        ([node("Cast", "x", "i", to=TensorProto.INT32)], "i"),
+        "y = Gather(table, x)",
+        "i = Identity(x) y = Gather(table, i)",
+        "i = Cast<to=6>(x) y = Gather(table, i)",
         # How negative indices are made positive.
-        (
-            [
-                node("Less", "x zero", "below"),
-                node("Add", "x rows", "above"),
-                node("Where", "below above x", "i"),
-            ],
-            "i",
-        ),
+        "below = Less(x, zero) above = Add(x, rows) i = Where(below, above, x) y = Gather(table, i)",
     ],
 )
-def test_the_range_of_indices_is_that_of_the_table(between: list[onnx.NodeProto], last: str) -> None:
-    (port,) = random_inputs.ports(index_model(*between, last=last))
+def test_the_range_of_indices_is_that_of_the_table(body: str) -> None:
+    (port,) = random_inputs.ports(looked_up(body, zero=np.array(0), rows=np.array(7)))
     assert port.entries == 7
     drawn = random_inputs.draw([port], {"n": 500}, "gaussian", np.random.default_rng(0), 3)["x"]
     assert set(drawn.tolist()) == set(range(7))
 
 
 def test_what_is_computed_from_an_input_is_no_index() -> None:
-    nodes = [
-        node("MatMul", "x w", "scores"),
-        node("ArgMax", "scores", "best", axis=1, keepdims=0),
-        node("Gather", "table best", "y"),
-    ]
-    model = build.model(
-        nodes,
-        [value("x", ["n", 4])],
-        [value("y", ["n", 3])],
-        [build.weight("w", 4, 7), build.weight("table", 7, 3)],
-    )
+    body = "scores = MatMul(x, w) best = ArgMax<axis=1, keepdims=0>(scores) y = Gather(table, best)"
+    model = text.model("(float[n,4] x) => (float[n,3] y)", body, w=(4, 7), table=(7, 3))
     assert random_inputs.ports(model)[0].entries is None
 
 
 def test_the_smallest_table_counts() -> None:
-    nodes = [node("Gather", "table x", "a"), node("Gather", "other x", "b"), node("Add", "a b", "y")]
-    model = build.model(
-        nodes,
-        [value("x", ["n"], TensorProto.INT64)],
-        [value("y", ["n", 3])],
-        [build.weight("table", 7, 3), build.weight("other", 5, 3)],
-    )
+    model = looked_up("a = Gather(table, x) b = Gather(other, x) y = Add(a, b)", other=(5, 3))
     assert random_inputs.ports(model)[0].entries == 5
 
 
 def test_one_hot_depths_are_ranges() -> None:
-    model = build.model(
-        [node("OneHot", "x depth ends", "y")],
-        [value("x", ["n"], TensorProto.INT64)],
-        [value("y", ["n", 9])],
-        [build.constant("depth", [9], np.int64), build.constant("ends", [0, 1])],
-    )
+    weights = {"depth": np.array([9]), "ends": np.array([0.0, 1.0])}
+    model = text.model("(int64[n] x) => (float[n,9] y)", "y = OneHot(x, depth, ends)", **weights)
     assert random_inputs.ports(model)[0].entries == 9
 
 
 @pytest.mark.parametrize(
-    ("op", "indices", "updates", "result", "entries"),
+    ("inputs", "call", "result", "entries"),
     [
-        ("GatherND", ["n", 2], None, ["n"], 4),
-        ("GatherND", ["n", 1], None, ["n", 4], 10),
-        ("GatherElements", [2, 4], None, [2, 4], 10),
-        ("ScatterND", ["n", 1], ["n", 4], [10, 4], 10),
-        ("ScatterND", ["n", 2], ["n"], [10, 4], 4),
-        ("ScatterElements", [2, 4], [2, 4], [10, 4], 10),
+        ("int64[n,2] i", "GatherND(table, i)", "n", 4),
+        ("int64[n,1] i", "GatherND(table, i)", "n,4", 10),
+        ("int64[2,4] i", "GatherElements(table, i)", "2,4", 10),
+        ("int64[n,1] i, float[n,4] u", "ScatterND(table, i, u)", "10,4", 10),
+        ("int64[n,2] i, float[n] u", "ScatterND(table, i, u)", "10,4", 4),
+        ("int64[2,4] i, float[2,4] u", "ScatterElements(table, i, u)", "10,4", 10),
     ],
 )
-def test_whatever_picks_from_a_table_gives_a_range(
-    op: str, indices: list[int | str], updates: list[int | str] | None, result: list[int | str], entries: int
-) -> None:
-    model = build.model(
-        [node(op, "table i u" if updates else "table i", "y")],
-        [value("i", indices, TensorProto.INT64), *([value("u", updates)] if updates else [])],
-        [value("y", result)],
-        [build.weight("table", 10, 4)],
-    )
+def test_whatever_picks_from_a_table_gives_a_range(inputs: str, call: str, result: str, entries: int) -> None:
+    model = text.model(f"({inputs}) => (float[{result}] y)", f"y = {call}", table=(10, 4))
     assert random_inputs.ports(model)[0].entries == entries
     assert api.verify(model, model).samples == 16
 
 
 @pytest.mark.parametrize(
-    ("nodes", "inputs"),
+    ("signature", "body"),
     [
-        ([node("Div", "a b", "y")], [value("a", ["n"], TensorProto.INT64), value("b", ["n"], TensorProto.INT64)]),
-        (
-            [node("ReverseSequence", "x l", "y", batch_axis=0, time_axis=1)],
-            [value("x", ["n", 5, 2]), value("l", ["n"], TensorProto.INT64)],
-        ),
+        ("(int64[n] a, int64[n] b) => (int64[n] y)", "y = Div(a, b)"),
+        ("(float[n,5,2] x, int64[n] l) => (float[n,5,2] y)", "y = ReverseSequence<batch_axis=0, time_axis=1>(x, l)"),
     ],
 )
-def test_integers_that_the_model_refuses_now_and_then_are_made_smaller(
-    nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto]
-) -> None:
+def test_integers_that_the_model_refuses_now_and_then_are_made_smaller(signature: str, body: str) -> None:
     """Which ranges they must be in nothing in the graph says."""
-    kind = TensorProto.INT64 if nodes[0].op_type == "Div" else TensorProto.FLOAT
-    model = build.model(nodes, inputs, [value("y", ["n"] if kind == TensorProto.INT64 else ["n", 5, 2], kind)])
+    model = text.model(signature, body)
     for seed in range(3):
         assert api.verify(model, model, seed=seed).samples == 16
 
 
 def test_integers_that_are_too_large_for_the_model_are_lowered() -> None:
-    model = build.model(
-        [node("Identity", "x", "y")],
-        [value("x", ["n"], TensorProto.INT64)],
-        [value("y", ["n"], TensorProto.INT64)],
-    )
+    model = text.model("(int64[n] x) => (int64[n] y)", "y = Identity(x)")
 
     def run(inputs: Inputs) -> None:
         if inputs["x"].max() > 0:
