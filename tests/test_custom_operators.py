@@ -35,8 +35,8 @@ class Turned(OpRun):  # type: ignore[misc]
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The files of the page in a directory of their own; what they register is forgotten afterwards."""
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(base, "_RULES", dict(base._RULES))
@@ -46,28 +46,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def turned(annotated: bool = False) -> onnx.ModelProto:
     """x[n,4] → MatMul, mask over 8 channels, Turned, MatMul → y[n,3]."""
-    nodes = [
-        build.node("MatMul", "x w", "a"),
-        build.node("Mul", "a mask", "b"),
-        build.node("Add", "b bias", "c"),
-        build.node("Turned", "c", "d", domain="com.example"),
-        build.node("MatMul", "d v", "y"),
-    ]
-    weights = [
-        build.weight("w", 4, 8),
-        build.weight("v", 8, 3),
-        build.weight("bias", 8),
-        build.constant("mask", [1, 0, 0, 1, 0, 0, 0, 1]),
-    ]
-    notes = [build.value("d", ["n", 8])] if annotated else []
-    return build.model(
-        nodes,
-        [build.value("x", ["n", 4])],
-        [build.value("y", ["n", 3])],
-        weights,
-        domains=["com.example"],
-        value_info=notes,
-    )
+    signature = f"(float[n,4] x) => (float[n,3] y) {'<float[n,8] d>' if annotated else ''}"
+    body = "a = MatMul(x, w) b = Mul(a, mask) c = Add(b, bias) d = com.example.Turned(c) y = MatMul(d, v)"
+    mask = np.array([1.0, 0, 0, 1, 0, 0, 0, 1])
+    return build.model(signature, body, checked=False, w=(4, 8), v=(8, 3), bias=(8,), mask=mask)
 
 
 def weight_shapes(model: onnx.ModelProto) -> list[list[int]]:
@@ -115,7 +97,7 @@ def test_shapes_that_only_a_note_tells_are_taken_and_kept() -> None:
 def test_noted_shapes_outlive_folding() -> None:
     source = turned(annotated=True)
     source.graph.node[2].input[1] = "negative"
-    source.graph.node.insert(0, build.node("Neg", "bias", "negative"))
+    source.graph.node.insert(0, onnx.helper.make_node("Neg", ["bias"], ["negative"]))
     result = shrink(source)
     assert_same(source, result.model)
     assert [v.name for v in result.model.graph.value_info] == ["d"]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.passes import text
+from tests.passes.text import model
 
 FLOAT = TensorProto.FLOAT
 
@@ -28,7 +28,7 @@ def value(name: str, shape: Sequence[int | str | None], elem_type: int = FLOAT) 
     return helper.make_tensor_value_info(name, elem_type, shape)
 
 
-def model(
+def of_nodes(
     nodes: Sequence[NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
@@ -69,7 +69,7 @@ def mlp(masked: bool = True, hidden: int = 16, edits: Mapping[str, str] | None =
         signature, body = signature.replace(old, new), body.replace(old, new)
     given = {"w1": (8, hidden), "b1": (hidden,), "w2": (hidden, 4)}
     mask = {"mask": np.tile([1.0, 0.0], hidden // 2)} if masked else {}
-    return text.model(signature, body, checked=False, **given | mask | weights)
+    return model(signature, body, checked=False, **given | mask | weights)
 
 
 def cnn(**weights: Any) -> ModelProto:
@@ -83,7 +83,7 @@ def cnn(**weights: Any) -> ModelProto:
         y = MatMul(flat, w)
     """
     given = {"k": (6, 3, 3, 3), "scale": (6,), "shift": (6,), "mean": (6,), "var": np.linspace(0.5, 2, 6), "w": (6, 4)}
-    return text.model("(float[n,3,8,8] x) => (float[n,4] y)", body, checked=False, **given | weights)
+    return model("(float[n,3,8,8] x) => (float[n,4] y)", body, checked=False, **given | weights)
 
 
 def custom() -> ModelProto:

@@ -127,6 +127,6 @@ def test_external_data_of_no_elements_and_no_length(tmp_path: Path, content: byt
     empty = TensorProto(name="none", data_type=TensorProto.FLOAT, dims=[1, 0], data_location=TensorProto.EXTERNAL)
     empty.external_data.add(key="location", value="weights")
     (tmp_path / "weights").write_bytes(content)
-    source = build.save(build.model(nodes, [x], [y], [empty]), tmp_path / "m.onnx")
+    source = build.save(build.of_nodes(nodes, [x], [y], [empty]), tmp_path / "m.onnx")
     assert maskc("compile", source, "-o", tmp_path / "out.onnx", "--no-verify").exit_code == 0
     assert build.run(tmp_path / "out.onnx", x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 1, 1, 1]]

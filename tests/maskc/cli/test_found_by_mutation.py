@@ -17,14 +17,13 @@ from maskc.verification.inputs import Sample
 from maskc.verification.intermediate_tensors import where_odd
 from tests.maskc import build
 from tests.maskc.command import compiled, process, refused
-from tests.passes import text
 
 SIDES = ("then", "else")
 
 
 def matrix(body: str, opset: int = 17, **weights: Any) -> onnx.ModelProto:
     """A model of a matrix of four columns to another."""
-    return text.model("(float[n,4] x) => (float[n,4] y)", body, opset, checked=False, **weights)
+    return build.model("(float[n,4] x) => (float[n,4] y)", body, opset, checked=False, **weights)
 
 
 def vectorizer(indexes: str = "0,1", skips: int = 0) -> str:
@@ -66,7 +65,7 @@ def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
     """
     weights = {"k": (4, 3, 1, 1), "l": (4, 4, 1, 1), "bias": np.zeros(4), "w": (5, 2), "sizes": np.array([3, 1])}
     mask = np.reshape([2, 3, 0.5], (3, 1, 1))
-    built = text.model("(float[n,3,4,5] x) => (float[n,4,4,2] y)", body, mask=mask, **weights)
+    built = build.model("(float[n,3,4,5] x) => (float[n,4,4,2] y)", body, mask=mask, **weights)
     result = api.compile(built, verify=False).model
     split = next(item for item in result.graph.node if item.op_type == "Split")
     assert split.input[0] not in {name for item in built.graph.node for name in item.output}
@@ -75,14 +74,14 @@ def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
 def test_an_operator_without_its_input(tmp_path: Path) -> None:
     """onnx's inference of it crashes, and so does ONNX Runtime."""
     encoder = 'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_int64s=[0]>("")'
-    built = text.model("(float[5] x) => (int64[5] y)", encoder, checked=False)
+    built = build.model("(float[5] x) => (int64[5] y)", encoder, checked=False)
     done = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert done.returncode == 2 and "LabelEncoder -> 'y' has nothing as input 1" in done.stderr, done.stderr
 
 
 def test_one_of_any_number_of_inputs_that_is_none(tmp_path: Path) -> None:
     """ONNX Runtime crashes at it."""
-    built = text.model("(float[3] x) => (float[3] y)", 'y = Min(x, "")', checked=False)
+    built = build.model("(float[3] x) => (float[3] y)", 'y = Min(x, "")', checked=False)
     done = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert done.returncode == 2 and "Min -> 'y' has nothing as input 2" in done.stderr, done.stderr
 
@@ -90,28 +89,28 @@ def test_one_of_any_number_of_inputs_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("operands", ["starts, ends, axes", "axes, starts, axes"])
 def test_a_slice_along_one_axis_twice(tmp_path: Path, operands: str) -> None:
     sizes = {"starts": np.array([1, 0]), "ends": np.array([3, 2, 5]), "axes": np.array([1, 1])}
-    built = text.model("(float[n,8] x) => (float y)", f"y = Slice(x, {operands})", checked=False, **sizes)
+    built = build.model("(float[n,8] x) => (float y)", f"y = Slice(x, {operands})", checked=False, **sizes)
     built.graph.output[0].type.tensor_type.ClearField("shape")
     assert "failed unexpectedly" not in compiled(built, tmp_path).stderr
 
 
 def test_an_input_of_no_elements_along_an_endless_axis() -> None:
     shape = f"float[{2**62},0,4]"
-    (warning,) = api.compile(text.model(f"({shape} x) => ({shape} y)", "y = Relu(x)")).report.warnings
+    (warning,) = api.compile(build.model(f"({shape} x) => ({shape} y)", "y = Relu(x)")).report.warnings
     assert warning.startswith("Not verified") and "elements" in warning
 
 
 def test_a_window_larger_than_an_image_of_no_elements(tmp_path: Path) -> None:
     """ONNX does not know the operator, so that its checker infers nothing after it."""
     body = 'a = com.microsoft.FusedConv<activation="Relu">(x, k)\n y = Relu(a)'
-    built = text.model("(float[1,4,0,6] x) => (float[1,6,4,2] y)", body, checked=False, k=(6, 4, 5, 5))
+    built = build.model("(float[1,4,0,6] x) => (float[1,6,4,2] y)", body, checked=False, k=(6, 4, 5, 5))
     refused(compiled(built, tmp_path), 2, "output of Conv", "would have -4 elements")
 
 
 def test_a_tensor_of_no_elements_that_onnx_runtime_broadcasts_to_more(tmp_path: Path) -> None:
     body = "a = Expand(x, none)\n b = Mul(a, mask)\n c = Min(one, b)\n y = MatMul(c, w)"
     weights = {"none": np.array([0, 1]), "mask": np.array([[1.0, 0, 1, 1]]), "one": np.ones((1, 4)), "w": (4, 3)}
-    built = text.model("(float[1,4] x) => (float[0,3] y)", body, checked=False, **weights)
+    built = build.model("(float[1,4] x) => (float[0,3] y)", body, checked=False, **weights)
     refused(compiled(built, tmp_path), 1, "tensor 'a' of the reference has no elements")
 
 
@@ -142,7 +141,7 @@ def test_a_norm_along_an_axis_that_constants_lack(tmp_path: Path) -> None:
 
 
 def test_an_axis_padded_beyond_all_memory() -> None:
-    built = text.model(
+    built = build.model(
         f"(float[n,2,4] x) => (float[n,2,{2**31 + 4}] y)",
         "a = Mul(x, mask)\n y = Pad(a, pads)",
         mask=np.array([[1.0], [0]]),
@@ -154,7 +153,7 @@ def test_an_axis_padded_beyond_all_memory() -> None:
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_mask_of_sizes(tmp_path: Path, stored: bool) -> None:
     signature = f"(float[n,8] x{'' if stored else ', int64[2] sizes'}) => (float[n,4] y, float[n,4] z)"
-    built = text.model(signature, "y, z = Split<axis=1>(x, sizes)", **({"sizes": np.array([4, 4])} if stored else {}))
+    built = build.model(signature, "y, z = Split<axis=1>(x, sizes)", **({"sizes": np.array([4, 4])} if stored else {}))
     np.savez(tmp_path / "masks.npz", sizes=[1, 0])
     refused(compiled(built, tmp_path, "--masks", tmp_path / "masks.npz"), 2, "'sizes' holds sizes or indices")
 
@@ -163,14 +162,14 @@ def test_a_shape_that_only_optimizations_of_onnx_runtime_believe(tmp_path: Path)
     """They take the number of rows for the one that is noted."""
     signature = "(float[n,4] x) => (float[m,4] y) <float[7,4] a>"
     body = "a = Relu(x)\n s = Shape(a)\n b = Expand(c, s)\n y = Add(a, b)"
-    built = text.model(signature, body, checked=False, c=(1, 1))
+    built = build.model(signature, body, checked=False, c=(1, 1))
     refused(compiled(built, tmp_path), 1, "without ONNX Runtime's optimizations, which believe the shapes")
 
 
 def test_constants_that_do_not_fit_after_an_operator_of_one_runtime(tmp_path: Path) -> None:
     """Nothing infers their shapes, so nothing says before that they do not."""
     body = "a = com.example.Foo(x)\n r = Mul(p, q)\n y = Mul(a, r)"
-    built = text.model("(float[n,7] x) => (float[n,7] y)", body, checked=False, p=(7,), q=(4,))
+    built = build.model("(float[n,7] x) => (float[n,7] y)", body, checked=False, p=(7,), q=(4,))
     assert "failed unexpectedly" not in compiled(built, tmp_path, "--no-verify").stderr
 
 
@@ -184,7 +183,7 @@ def test_a_size_is_not_read_off_an_input_of_a_type_that_its_opset_lacks(tmp_path
     """No runtime takes the model, and onnx's checker does, as nothing reads the input."""
     signature = "(float[n,t,1] x, uint8[n,t,1] x2) => (float[n,t,3] y)"
     body = "a = Mul(x, mask)\n b = MatMul(a, w)\n y = Add(b, bias)"
-    built = text.model(signature, body, 20, ir=10, mask=np.array([0.0]), w=(1, 3), bias=(3,))
+    built = build.model(signature, body, 20, ir=10, mask=np.array([0.0]), w=(1, 3), bias=(3,))
     built.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.UINT2
     result = compiled(built, tmp_path, "--no-verify")
     assert result.exit_code == 0, result.stderr
@@ -208,7 +207,7 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
 )
 def test_attributes_at_which_libraries_end_the_process_or_never_end(tmp_path: Path, node: str, said: str) -> None:
     weights = {"at": np.array([[0], [1]]), "s": (2,)}
-    built = text.model("(float[2,2,2] x) => (float[2,2] y)", node, 18, checked=False, **weights)
+    built = build.model("(float[2,2,2] x) => (float[2,2] y)", node, 18, checked=False, **weights)
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 2 and said in result.stderr
 
@@ -225,7 +224,7 @@ def test_attributes_at_which_libraries_end_the_process_or_never_end(tmp_path: Pa
 def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, node: str, said: str) -> None:
     """Such a model is compiled, and not verified."""
     signature = "(int64[4] x) => (float[2] y)" if "TfIdf" in node else "(float[1,2,2] x) => (float[1,2,2] y)"
-    built = text.model(signature, node, 23, ir=10, checked=False)
+    built = build.model(signature, node, 23, ir=10, checked=False)
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 0 and said in " ".join(result.stderr.split()), result
 
@@ -241,7 +240,7 @@ def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, node:
 )
 def test_operands_that_contradict_an_operator(tmp_path: Path, node: str, weights: dict[str, Any], said: str) -> None:
     signature = "(float[n,2,2] x) => (float[?,?,?] y)"
-    refused(compiled(text.model(signature, f"y = {node}", 13, checked=False, **weights), tmp_path), 2, said)
+    refused(compiled(build.model(signature, f"y = {node}", 13, checked=False, **weights), tmp_path), 2, said)
 
 
 def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
@@ -255,12 +254,12 @@ def test_a_tile_that_repeats_what_onnx_does_not_infer() -> None:
         y = Tile(c, often)
     """
     weights = {"first": np.array([0]), "ones": np.array([1]), "often": np.array([1, 2**25])}
-    built = text.model("(float[n,8] x) => (float[n,?] y)", body, 11, **weights)
+    built = build.model("(float[n,8] x) => (float[n,?] y)", body, 11, **weights)
     assert "elements, and up to" in " ".join(api.compile(built).report.warnings)
 
 
 def test_an_output_of_another_shape_than_declared_is_said() -> None:
-    built = text.model("(float[n,t] x) => (float[n,t] y)", "y = Transpose<perm=[1,0]>(x)", checked=False)
+    built = build.model("(float[n,t] x) => (float[n,t] y)", "y = Transpose<perm=[1,0]>(x)", checked=False)
     for shape, said in (((2, 3), "'y' of the reference is [3, 2], which it declares as [n, t]"), ((2, 2), "None")):
         array = np.ones(shape, np.float32)
         assert said in str(where_odd(built, Sample("given", {"x": array}, {"y": array.T})))
@@ -269,7 +268,7 @@ def test_an_output_of_another_shape_than_declared_is_said() -> None:
 def test_frames_of_no_elements(tmp_path: Path) -> None:
     """ONNX Runtime divides by their length."""
     signature = "(float[1,64,1] x, int64 step, int64 length) => (float[1,?,?,2] y)"
-    built = text.model(signature, "y = STFT(x, step, , length)")
+    built = build.model(signature, "y = STFT(x, step, , length)")
     result = process("compile", build.save(built, tmp_path / "m.onnx"))
     assert result.returncode == 0 and ("Verified" in result.stdout or "Not verified" in result.stderr), result
 
@@ -277,7 +276,7 @@ def test_frames_of_no_elements(tmp_path: Path) -> None:
 def test_a_branch_that_declares_a_type_that_there_is_not(tmp_path: Path) -> None:
     branches = ", ".join(f"{name}_branch = {name} () => (float {name}) {{ {name} = Relu(x) }}" for name in SIDES)
     signature = "(float[n,4] x, bool c) => (float[n,4] y)"
-    built = text.model(signature, f"y = If<{branches}>(c)", checked=False)
+    built = build.model(signature, f"y = If<{branches}>(c)", checked=False)
     for attribute in built.graph.node[0].attribute:
         kind = attribute.g.output[0].type.tensor_type
         kind.ClearField("shape")
@@ -297,9 +296,9 @@ def test_a_compiled_model_that_is_not_valid_may_come_of_a_source_that_is_not() -
     """The checker does not follow what is joined, so what contradicts itself may show only in constants."""
     signature, last = "(float[2,4] x) => (float[?,?] y)", "y = Expand(x, wide)"
     sizes = {"three": np.array([3]), "four": np.array([4])}
-    joined = text.model(signature, f"wide = Concat<axis=0>(three, four)\n {last}", checked=False, **sizes)
+    joined = build.model(signature, f"wide = Concat<axis=0>(three, four)\n {last}", checked=False, **sizes)
     source = frontend.read(joined)
-    result = text.model(signature, last, checked=False, wide=np.array([3, 4]))
+    result = build.model(signature, last, checked=False, wide=np.array([3, 4]))
     with pytest.raises(api.InputError, match="is not a valid ONNX model: with its constants computed, "):
         compile._check(result, source, source.model)
     good = frontend.read(build.mlp())

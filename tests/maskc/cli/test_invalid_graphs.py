@@ -17,7 +17,6 @@ from maskc.frontend import graph_queries, onnx_file
 from passes.errors import GraphError
 from tests.maskc import build
 from tests.maskc.command import compile_refused, compiled, maskc, refused
-from tests.passes import text
 
 
 def branching(*nodes: str) -> onnx.ModelProto:
@@ -68,7 +67,7 @@ INVALID: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
     ),
     "unknown operator": (build.mlp(edits={"Relu": "Erfc"}), ("Erfc -> c",)),
     "unknown attribute": (build.mlp(edits={"MatMul(x": "MatMul<bogus=1>(x"}), ("bogus", "'first'")),
-    "missing attribute": (text.model(*JOIN, checked=False, w=(2, 3)), ("'axis'", "'join'")),
+    "missing attribute": (build.model(*JOIN, checked=False, w=(2, 3)), ("'axis'", "'join'")),
     "contradiction": (build.mlp(w2=(12, 4)), ("node 'second' (MatMul)", "Incompatible dimensions")),
     "contradiction at an unnamed node": (build.mlp(b1=(5,)), ("node 'Add -> b' (Add): Incompatible dimensions",)),
     "other type": (build.mlp(b1=np.zeros(16, np.float16)), ("node 'Add -> b' (Add)", "inconsistent type")),
@@ -94,7 +93,7 @@ INVALID: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
     "no domain": (altered(lambda built: built.opset_import.pop(), build.custom()), ("com.example", "Fancy -> c")),
     "no opset": (altered(lambda built: built.opset_import.pop()), ("opset_import",)),
     "no outputs": (build.mlp(edits={"(float[n,4] y)": "()"}), ("no outputs",)),
-    "nothing at all": (text.model("() => ()", "", checked=False), ("no outputs",)),
+    "nothing at all": (build.model("() => ()", "", checked=False), ("no outputs",)),
     "output from nowhere": (
         build.mlp(edits={"float[n,4] y": "float[n,4] y, float[n,4] ghost"}),
         ("nothing writes the output 'ghost'",),
@@ -143,7 +142,7 @@ def test_a_convolution_for_another_number_of_channels(tmp_path: Path, operator: 
 
 def test_a_reshape_to_another_number_of_elements(tmp_path: Path) -> None:
     shape = np.array([4, 2])
-    built = text.model("(float[2,3] x) => (float[a,b] y)", "[re] y = Reshape(x, s)", checked=False, s=shape)
+    built = build.model("(float[2,3] x) => (float[a,b] y)", "[re] y = Reshape(x, s)", checked=False, s=shape)
     refused(compiled(built, tmp_path), 2, "node `re`", "(2, 3) cannot be given the shape (4, 2)")
 
 
@@ -168,7 +167,7 @@ def test_parameters_for_another_number_of_channels(tmp_path: Path) -> None:
 def test_a_recurrent_layer_whose_weights_do_not_fit_together(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     weights = {"w": (1, 12, 2), "r": (1, 12, 4), "b": (1, 24)} | {name: shape}
     layer = "[gru] y = GRU<hidden_size=4>(x, w, r, b)"
-    built = text.model("(float[3,n,2] x) => (float[3,1,n,4] y)", layer, checked=False, **weights)
+    built = build.model("(float[3,n,2] x) => (float[3,1,n,4] y)", layer, checked=False, **weights)
     refused(compiled(built, tmp_path), 2, "gru", str(shape))
 
 
@@ -176,7 +175,7 @@ def test_a_recurrent_layer_whose_weights_do_not_fit_together(tmp_path: Path, nam
 @pytest.mark.parametrize("computed", [False, True])
 def test_scales_that_do_not_fit_their_weight(tmp_path: Path, name: str, shape: tuple[int, ...], computed: bool) -> None:
     sizes: dict[str, tuple[int, ...]] = {"scale": (6,), "zero": (6,)} | {name: shape}
-    built = text.model(
+    built = build.model(
         f"(float[n,4] x{', int8[6,4] p' if computed else ''}) => (float[n,6] y)",
         f"{'w = Transpose(p)' if computed else ''} [dequantise] d = DequantizeLinear(w, scale, zero) y = MatMul(x, d)",
         checked=False,
@@ -189,19 +188,19 @@ def test_scales_that_do_not_fit_their_weight(tmp_path: Path, name: str, shape: t
 
 def test_indices_beside_the_data(tmp_path: Path) -> None:
     pick, i = "[pick] y = GatherElements<axis=1>(x, i)", np.zeros((4, 2), np.int64)
-    built = text.model("(float[3,2] x) => (float[4,2] y)", pick, checked=False, i=i)
+    built = build.model("(float[3,2] x) => (float[4,2] y)", pick, checked=False, i=i)
     refused(compiled(built, tmp_path), 2, "`pick`", "size 4 along axis 0", "its data 3")
 
 
 def test_an_order_of_fewer_axes(tmp_path: Path) -> None:
-    built = text.model("(float[3,2,4] x) => (float[a,b] y)", "[turn] y = Transpose<perm=[1,0]>(x)", checked=False)
+    built = build.model("(float[3,2,4] x) => (float[a,b] y)", "[turn] y = Transpose<perm=[1,0]>(x)", checked=False)
     refused(compiled(built, tmp_path), 2, "`turn`", "perm [1, 0]", "3 axes")
 
 
 def test_operands_whose_sizes_are_computed_and_do_not_fit(tmp_path: Path) -> None:
     """Only with its constants folded does the graph show that two rows meet three."""
     body = "two = Add(one, one)\n t, i = TopK<axis=1>(x, two)\n [product] y = MatMul(t, w)"
-    built = text.model("(float[n,4] x) => (float[n,5] y)", body, checked=False, one=np.array([1]), w=(3, 5))
+    built = build.model("(float[n,4] x) => (float[n,5] y)", body, checked=False, one=np.array([1]), w=(3, 5))
     refused(compiled(built, tmp_path), 2, "'product' (MatMul)", "Incompatible")
 
 
@@ -232,13 +231,13 @@ def test_a_name_that_is_no_text(tmp_path: Path, built: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("bound", [[0.0, 1.0, 2.0, 3.0], []])
 def test_a_clip_whose_bounds_are_not_numbers(tmp_path: Path, bound: list[float]) -> None:
     low = np.array(bound, np.float32)
-    built = text.model("(float[n,4] x) => (float[n,4] y)", "y = Clip(x, low)", checked=False, low=low)
+    built = build.model("(float[n,4] x) => (float[n,4] y)", "y = Clip(x, low)", checked=False, low=low)
     refused(compiled(built, tmp_path), 2, "`low`", "must be one number")
 
 
 def test_a_recurrent_layer_whose_weights_have_two_axes(tmp_path: Path) -> None:
     body = "a = com.example.Odd(x)\n y = LSTM(a, w, w)"
-    built = text.model("(float[n,3,8] x) => (float[?,?,?,?] y)", body, checked=False, w=(12, 8))
+    built = build.model("(float[n,3,8] x) => (float[?,?,?,?] y)", body, checked=False, w=(12, 8))
     refused(compiled(built, tmp_path), 2, "LSTM -> y", "three axes")
 
 

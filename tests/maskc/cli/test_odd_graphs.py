@@ -14,7 +14,6 @@ import passes
 from maskc.frontend import write_model_files
 from tests.maskc import build
 from tests.maskc.command import compile_refused, compiled, maskc, refused
-from tests.passes import text
 
 
 def good(built: onnx.ModelProto, directory: Path, *options: Any) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def test_node_names_given_twice(tmp_path: Path) -> None:
 def test_a_function_of_the_standard_whose_default_onnx_forgets(tmp_path: Path) -> None:
     """Its inference of MeanVarianceNormalization of opset 13 fails where the axes are left to their default."""
     body = "m = MeanVarianceNormalization(x)\n y = Relu(m)"
-    built = text.model("(float[2,3,4,5] x) => (float[2,3,4,5] y)", body, 13, checked=False)
+    built = build.model("(float[2,3,4,5] x) => (float[2,3,4,5] y)", body, 13, checked=False)
     assert good(built, tmp_path)["verification"]["passed"]
 
 
@@ -84,7 +83,7 @@ def test_a_format_that_onnx_runtime_does_not_read_yet(tmp_path: Path) -> None:
 def test_axes_of_size_zero(tmp_path: Path, rows: int, inner: int, columns: int) -> None:
     signature = f"(float[n,{rows}] x) => (float[n,{columns}] y)"
     body = "h = MatMul(x, w)\n r = Relu(h)\n y = MatMul(r, v)"
-    told = good(text.model(signature, body, checked=False, w=(rows, inner), v=(inner, columns)), tmp_path)
+    told = good(build.model(signature, body, checked=False, w=(rows, inner), v=(inner, columns)), tmp_path)
     assert told["verification"]["passed"] and 0 <= told["after"]["flops"] <= told["before"]["flops"]
 
 
@@ -101,14 +100,14 @@ def test_a_size_below_zero_is_open(tmp_path: Path, where: str, size: int) -> Non
 def test_sizes_are_read_off_an_input_whose_type_shape_takes(tmp_path: Path) -> None:
     """An input of 8 bits has the same open size, and no Shape of this opset takes it."""
     signature = "(float[n,4] x, float8e5m2[n,3] other) => (float[n,4] y)"
-    good(text.model(signature, "a = Mul(x, none)\n y = Add(a, shift)", ir=9, none=np.zeros(4), shift=(4,)), tmp_path)
+    good(build.model(signature, "a = Mul(x, none)\n y = Add(a, shift)", ir=9, none=np.zeros(4), shift=(4,)), tmp_path)
 
 
 @pytest.mark.parametrize(("call", "size"), [('LayerNormalization(x, scale, "")', 1), ('DFT(x, "", "")', 2)])
 def test_an_operator_at_which_onnx_runtime_dies(tmp_path: Path, call: str, size: int) -> None:
     """It has an empty name in place of an input that it may leave out."""
     signature = f"(float[n,4,1] x) => (float[n,4,{size}] y)"
-    built = text.model(signature, f"[norm] z = {call}\n y = Mul(z, scale)", 20, checked=False, scale=(1,))
+    built = build.model(signature, f"[norm] z = {call}\n y = Mul(z, scale)", 20, checked=False, scale=(1,))
     (note,) = good(built, tmp_path)["warnings"]
     assert note.startswith("Not verified: ") and f"ends the process at {call.partition('(')[0]} 'norm'" in note
 
@@ -125,7 +124,7 @@ def test_inputs_too_large_to_draw_are_not_loaded(
 ) -> None:
     """ONNX Runtime takes all memory for some."""
     monkeypatch.setattr("maskc.verification.compare.load", None)
-    built = text.model(f"(float[{shape}] x) => (float[1,1] y)", "y = ReduceMax<keepdims=1>(x)")
+    built = build.model(f"(float[{shape}] x) => (float[1,1] y)", "y = ReduceMax<keepdims=1>(x)")
     (note,) = good(built, tmp_path)["warnings"]
     assert note == (
         f"Not verified: No random input was found that the reference accepts ({said}). Give real data with --inputs."
@@ -135,7 +134,7 @@ def test_inputs_too_large_to_draw_are_not_loaded(
 def test_padding_around_nothing() -> None:
     weights = {"none": np.zeros((3, 1, 1)), "shift": (3, 1, 1), "pads": np.array([0, 0, 2, 2, 0, 0, 2, 2])}
     body = "a = Mul(x, none)\n b = Add(a, shift)\n c = Pad(b, pads)\n y = Conv(c, w)"
-    built = text.model("(float[n,3,0,4] x) => (float[n,5,2,6] y)", body, w=(5, 3, 3, 3), **weights)
+    built = build.model("(float[n,3,0,4] x) => (float[n,5,2,6] y)", body, w=(5, 3, 3, 3), **weights)
     result = passes.shrink(built)
     onnx.checker.check_model(result.model, full_check=True)
     x = np.zeros((2, 3, 0, 4), np.float32)
@@ -144,13 +143,13 @@ def test_padding_around_nothing() -> None:
 
 def test_a_part_of_size_zero(tmp_path: Path) -> None:
     body = "c = Concat<axis=1>(x, none)\n y = MatMul(c, w)"
-    built = text.model("(float[2,8] x) => (float[2,2] y)", body, none=(2, 0), w=(8, 2))
+    built = build.model("(float[2,8] x) => (float[2,2] y)", body, none=(2, 0), w=(8, 2))
     assert good(built, tmp_path)["verification"]["passed"]
 
 
 def test_graphs_without_nodes(tmp_path: Path) -> None:
     for signature, weights in (("(float[2] x) => (float[2] x)", {}), ("() => (float[2] w)", {"w": (2,)})):
-        assert good(text.model(signature, "", checked=False, **weights), tmp_path)["verification"]["passed"]
+        assert good(build.model(signature, "", checked=False, **weights), tmp_path)["verification"]["passed"]
 
 
 def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +235,7 @@ def test_outputs_without_a_shape_are_given_the_inferred_one(tmp_path: Path, type
 
 
 def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
-    built = text.model("(float[n,4] x, int64[k] s) => (float y)", "y = Reshape(x, s)", checked=False)
+    built = build.model("(float[n,4] x, int64[k] s) => (float y)", "y = Reshape(x, s)", checked=False)
     built.graph.output[0].ClearField("type")
     compile_refused(build.save(built, tmp_path / "m.onnx"), "the output 'y' has no shape, and none can be inferred")
     built = build.mlp()
@@ -248,7 +247,7 @@ def test_what_a_graph_takes_and_gives_must_have_a_shape(tmp_path: Path) -> None:
 def test_a_format_in_which_initializers_are_inputs(tmp_path: Path, masked: bool) -> None:
     """Constants are initializers afterwards, which that format would have among the inputs."""
     body = "bias = Constant<value = float[4] {1.0, 2.0, 3.0, 4.0}>()\n sum = Add(x, bias)\n y = Relu(sum)"
-    source = build.save(text.model("(float[2,4] x) => (float[2,4] y)", body, ir=3), tmp_path / "m.onnx")
+    source = build.save(build.model("(float[2,4] x) => (float[2,4] y)", body, ir=3), tmp_path / "m.onnx")
     np.savez(tmp_path / "masks.npz", sum=np.array([1, 0, 1, 0]))
     options = ("--masks", tmp_path / "masks.npz") if masked else ()
     result = maskc("compile", source, "-o", tmp_path / "out.onnx", *options)

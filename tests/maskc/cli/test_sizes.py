@@ -42,7 +42,7 @@ def added(*nodes: NodeProto) -> onnx.ModelProto:
         helper.make_node("Cast", ["s"], ["f"], to=1),
         node("Add", "x f", "y"),
     ]
-    return build.model([*nodes, *ends], [build.value("x", ["n", 4])], [build.value("y", ["n", 4])])
+    return build.of_nodes([*nodes, *ends], [build.value("x", ["n", 4])], [build.value("y", ["n", 4])])
 
 
 def doubled(times: int) -> list[NodeProto]:
@@ -83,11 +83,13 @@ def test_what_is_large_stays_uncomputed(tmp_path: Path, nodes: Sequence[NodeProt
     ("make", "said"),
     [
         (
-            lambda: build.model([node("Relu", "x", "y")], [build.value("x", [HUGE, 2])], [build.value("y", [HUGE, 2])]),
+            lambda: build.of_nodes(
+                [node("Relu", "x", "y")], [build.value("x", [HUGE, 2])], [build.value("y", [HUGE, 2])]
+            ),
             "`x`",
         ),
         (
-            lambda: build.model(
+            lambda: build.of_nodes(
                 [node("Relu", "x", "y")], [build.value("x", [2**60] * 25)], [build.value("y", [2**60] * 25)]
             ),
             "`x`",
@@ -103,7 +105,7 @@ def test_a_tensor_that_no_memory_holds(tmp_path: Path, make: Any, said: str) -> 
 
 
 def test_an_input_that_is_too_large_to_draw(tmp_path: Path) -> None:
-    built = build.model([node("Relu", "x", "y")], [build.value("x", [HUGE])], [build.value("y", [HUGE])])
+    built = build.of_nodes([node("Relu", "x", "y")], [build.value("x", [HUGE])], [build.value("y", [HUGE])])
     (warning,) = maskc.compile(built, verify=True).report.warnings
     assert warning.startswith("Not verified") and "1,099,511,627,776 elements" in warning
 
@@ -170,6 +172,6 @@ def test_many_files_of_inputs_count_together(tmp_path: Path) -> None:
 def test_a_tensor_inside_that_is_too_large_to_compute_for_a_check(batch: Any) -> None:
     """A few numbers that are repeated a million times each."""
     nodes = [number("T", 1, 2**27), node("Tile", "x T", "t"), node("ReduceMax", "t", "y", axes=[1])]
-    built = build.model(nodes, [build.value("x", [batch, 4])], [build.value("y", [batch, 1])], opset=13)
+    built = build.of_nodes(nodes, [build.value("x", [batch, 4])], [build.value("y", [batch, 1])], opset=13)
     (warning,) = maskc.compile(built, verify=True).report.warnings
     assert warning.startswith("Not verified") and "a tensor in it has" in warning and "268,435,456" in warning

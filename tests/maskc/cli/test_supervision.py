@@ -61,7 +61,7 @@ def endless(rounds: int | None = None) -> onnx.ModelProto:
     nodes = [helper.make_node("Loop", ["rounds" if rounds else "", "yes", "x"], ["y"], body=body)]
     given = [build.constant("far", 2**62, np.int64), build.constant("yes", True, np.bool_)]
     given += [build.constant("rounds", rounds, np.int64)] if rounds else []
-    return build.model(nodes, [build.value("x", [4])], [build.value("y", [4])], given)
+    return build.of_nodes(nodes, [build.value("x", [4])], [build.value("y", [4])], given)
 
 
 def begun(directory: Path, what: str, *options: str) -> subprocess.Popen[str]:

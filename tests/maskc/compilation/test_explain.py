@@ -41,25 +41,20 @@ PAGE = _page()
 
 def residual() -> onnx.ModelProto:
     """x[n,2,8,8] → two cheap convolutions with masks of their own, added, and a third one → y."""
-    nodes = [
-        build.node("Conv", "x k1", "a", name="block3/conv"),
-        build.node("Mul", "a m1", "block3/out"),
-        build.node("Conv", "x k2", "b", name="block4/conv3"),
-        build.node("BatchNormalization", "b scale shift mean var", "bn", name="block4/bn"),
-        build.node("Mul", "bn m2", "block4/out"),
-        build.node("Add", "block3/out block4/out", "s", name="sum"),
-        build.node("Conv", "s k3", "y", name="last"),
-    ]
-    weights = [
-        build.weight("k1", 16, 2, 1, 1),
-        build.weight("k2", 16, 2, 1, 1),
-        build.weight("k3", 2, 16, 1, 1),
-        build.constant("m1", np.isin(np.arange(16), [4, 7, 8, 9, 15], invert=True).reshape(1, 16, 1, 1)),
-        build.constant("m2", np.isin(np.arange(16), [0, 15], invert=True).reshape(1, 16, 1, 1)),
-        *(build.weight(name, 16) for name in ("scale", "shift", "mean")),
-        build.constant("var", np.ones(16)),
-    ]
-    return build.model(nodes, [build.value("x", ["n", 2, 8, 8])], [build.value("y", ["n", 2, 8, 8])], weights)
+    body = """
+        ["block3/conv"] a = Conv(x, k1)
+        "block3/out" = Mul(a, m1)
+        ["block4/conv3"] b = Conv(x, k2)
+        ["block4/bn"] bn = BatchNormalization(b, scale, shift, mean, var)
+        "block4/out" = Mul(bn, m2)
+        [sum] s = Add("block3/out", "block4/out")
+        [last] y = Conv(s, k3)
+    """
+    masks = {"m1": [4, 7, 8, 9, 15], "m2": [0, 15]}
+    bits = {name: 1.0 - np.isin(np.arange(16), zeros).reshape(1, 16, 1, 1) for name, zeros in masks.items()}
+    weights = {"k1": (16, 2, 1, 1), "k2": (16, 2, 1, 1), "k3": (2, 16, 1, 1), "var": np.ones(16)}
+    weights |= dict.fromkeys(("scale", "shift", "mean"), (16,))
+    return build.model("(float[n,2,8,8] x) => (float[n,2,8,8] y)", body, **weights, **bits)
 
 
 def shown(*arguments: object) -> str:
@@ -141,12 +136,7 @@ def test_nothing_stays_and_nothing_is_masked(tmp_path: Path) -> None:
 def test_an_operator_without_rules(tmp_path: Path) -> None:
     text = shown(build.save(build.custom(), tmp_path / "m.onnx"))
     assert "Fancy" in text and "com.example.Fancy" in text
-    built = build.custom()
-    mask = built.graph.node[3]
-    assert mask.op_type == "Mul"
-    built.graph.node[2].op_type, built.graph.node[2].domain = "Relu", ""
-    mask.output[0] = "m"
-    built.graph.node.insert(4, build.node("Fancy", "m", "d", domain="com.example"))
+    built = build.mlp(edits={"d = Mul(c, mask)": "m = Mul(c, mask) d = com.example.Fancy(m)"})
     text = shown(build.save(built, tmp_path / "behind.onnx"))
     assert "K401 Fancy 'Fancy -> d' has no rule that allows removing channels:" in text
 

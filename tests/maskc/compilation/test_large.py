@@ -249,16 +249,9 @@ def test_weights_that_share_their_place_in_a_file_are_stored_once(
 ) -> None:
     for module in (external_data, write_model_files):
         monkeypatch.setattr(module, "STAYS", stays)
-    nodes = [
-        build.node("MatMul", "x w1", "a"),
-        build.node("Relu", "a", "b"),
-        build.node("Mul", "b mask", "c"),
-        build.node("MatMul", "c w2", "d"),
-        build.node("Relu", "d", "e"),
-        build.node("MatMul", "e w3", "y"),
-    ]
-    weights = [build.weight("w1", 128, 128), build.constant("mask", np.arange(128) > 8)]
-    built = build.model(nodes, [build.value("x", ["n", 128])], [build.value("y", ["n", 128])], weights)
+    body = "a = MatMul(x, w1) b = Relu(a) c = Mul(b, mask) d = MatMul(c, w2) e = Relu(d) y = MatMul(e, w3)"
+    signature, mask = "(float[n,128] x) => (float[n,128] y)", 1.0 * (np.arange(128) > 8)
+    built = build.model(signature, body, checked=False, w1=(128, 128), mask=mask)
     first = built.graph.initializer[0]
     (tmp_path / "weights").write_bytes(first.raw_data)
     first.ClearField("raw_data")

@@ -16,7 +16,6 @@ from maskc.frontend.input_sizes import fixed, parse
 from passes.model.declarations import dims_of
 from tests.maskc import build
 from tests.maskc.command import compiled, maskc, refused
-from tests.passes import text
 
 
 def padded() -> onnx.ModelProto:
@@ -30,13 +29,13 @@ def padded() -> onnx.ModelProto:
     """
     weights = {"k": (16, 3, 1, 1), "shift": (1, 16, 1, 1), "d": (16, 1, 3, 3), "p": (64, 16, 1, 1)}
     mask = np.tile([1.0, 0.0, 0.0, 0.0], 4).reshape(1, 16, 1, 1)
-    return text.model("(float[n,3,h,w] x) => (float[n,64,h,w] y)", body, mask=mask, **weights)
+    return build.model("(float[n,3,h,w] x) => (float[n,64,h,w] y)", body, mask=mask, **weights)
 
 
 def two_inputs() -> onnx.ModelProto:
     """y[n,4] = left[n,4] + right[n,4]; the outer one has an inner size of its own."""
     signature = "(float[n,4] left, float[n,4] right) => (float[n,2] y)"
-    return text.model(signature, "s = Add(left, right)\n y = MatMul(s, w)", w=(4, 2))
+    return build.model(signature, "s = Add(left, right)\n y = MatMul(s, w)", w=(4, 2))
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
@@ -170,7 +169,7 @@ def test_sizes_that_contradict_each_other() -> None:
 
 
 def test_sizes_that_the_graph_does_not_take(tmp_path: Path) -> None:
-    model = text.model("(float[n,m] x) => (float[4,2] y)", "[product] y = MatMul(x, w)", checked=False, w=(6, 2))
+    model = build.model("(float[n,m] x) => (float[4,2] y)", "[product] y = MatMul(x, w)", checked=False, w=(6, 2))
     source = build.save(model, tmp_path / "m.onnx")
     refused(maskc("compile", source, "--shape", "x=5x5"), 2, "does not work at these input sizes", "product")
 
@@ -196,7 +195,7 @@ def test_an_output_of_another_shape_than_it_declares(
             shape = Concat<axis=0>(rows, columns)
             {body}
         """
-    model = text.model(f"(float[n,m] x) => (float[{declared}] y)", body, checked=False, **weights)
+    model = build.model(f"(float[n,m] x) => (float[{declared}] y)", body, checked=False, **weights)
     source, target = build.save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
     result = maskc("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
     assert result.exit_code == 0, result.stderr
@@ -213,7 +212,7 @@ def test_an_output_of_another_shape_than_it_declares(
 
 
 def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
-    model = text.model("() => (float[2] y)", "y = Identity(w)", w=(2,))
+    model = build.model("() => (float[2] y)", "y = Identity(w)", w=(2,))
     refused(compiled(model, tmp_path, "--shape", "x=5"), 2, "its inputs are none")
 
 
@@ -234,6 +233,6 @@ def test_another_word_for_adapters(tmp_path: Path) -> None:
 
 def test_a_note_where_sizes_of_one_input_are_fixed_and_an_output_fixes_what_another_leaves_open() -> None:
     signature = "(float[n,4] a, float[m,2] b) => (float[5,3] c, float[m,2] d)"
-    source = frontend.read(text.model(signature, "c = MatMul(a, w)\n d = Relu(b)", checked=False, w=(4, 3)))
+    source = frontend.read(build.model(signature, "c = MatMul(a, w)\n d = Relu(b)", checked=False, w=(4, 3)))
     notes = fixed(source, {"b": (7, 2)}).notes
     assert any("Output `c` is declared as [5, 3] and is [n, 3];" in note for note in notes)

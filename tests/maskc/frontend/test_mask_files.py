@@ -25,7 +25,7 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
 def chain(shape: tuple[Any, ...] = ("n", 4, 5), name: str = "t") -> onnx.ModelProto:
     """x → Relu → t → Neg → y, and t an output as well."""
     nodes = [helper.make_node("Relu", ["x"], [name]), helper.make_node("Neg", [name], ["y"])]
-    return build.model(nodes, [value("x", shape)], [value("y", shape), value(name, shape)])
+    return build.of_nodes(nodes, [value("x", shape)], [value("y", shape), value(name, shape)])
 
 
 def test_leaves_the_argument_untouched() -> None:
@@ -67,7 +67,7 @@ def test_names_may_hold_anything(name: str) -> None:
 def test_the_whole_key_is_tried_as_a_name_first() -> None:
     nodes = [node("Relu", "x", "t"), node("Abs", "x", "t@2"), node("Add", "t t@2", "y")]
     shape = (3, 4, 5)
-    model = build.model(nodes, [value("x", shape)], [value("y", shape)])
+    model = build.of_nodes(nodes, [value("x", shape)], [value("y", shape)])
     out = build.run(apply_masks(model, {"t@2": np.zeros(4)}), x=X)
     np.testing.assert_array_equal(out["y"], np.maximum(X, 0))
 
@@ -120,7 +120,7 @@ def test_nested_graphs_read_the_masked_tensor() -> None:
         node("Greater", "sum zero", "positive"),
         node("If", "positive", "y", then_branch=branches[0], else_branch=branches[1]),
     ]
-    model = build.model(nodes, [value("x", shape)], [value("y", shape)], [build.constant("zero", 0.0)])
+    model = build.of_nodes(nodes, [value("x", shape)], [value("y", shape)], [build.constant("zero", 0.0)])
     masked = check(apply_masks(model, {"t": [1, 0, 1, 0], "x": [1, 1, 1, 0]}))
     up, down = np.ones((2, 4), np.float32), -np.ones((2, 4), np.float32)
     np.testing.assert_array_equal(build.run(masked, x=up)["y"], -up * [1, 0, 1, 0])
@@ -139,7 +139,7 @@ def test_nested_graphs_read_the_masked_tensor() -> None:
 )
 def test_other_types(elem_type: int, dtype: Any) -> None:
     shape = ["n", 4]
-    model = build.model(
+    model = build.of_nodes(
         [node("Identity", "x", "t"), node("Identity", "t", "y")],
         [value("x", shape, elem_type)],
         [value("y", shape, elem_type)],
@@ -153,7 +153,7 @@ def test_other_types(elem_type: int, dtype: Any) -> None:
 
 def test_small_integers_need_opset_14() -> None:
     for opset in (13, 14):
-        model = build.model(
+        model = build.of_nodes(
             [node("Identity", "x", "y")],
             [value("x", ["n", 4], TensorProto.INT8)],
             [value("y", ["n", 4], TensorProto.INT8)],
@@ -167,7 +167,7 @@ def test_small_integers_need_opset_14() -> None:
 
 
 def test_text_cannot_be_masked() -> None:
-    model = build.model(
+    model = build.of_nodes(
         [node("Identity", "x", "y")],
         [value("x", ["n", 4], TensorProto.STRING)],
         [value("y", ["n", 4], TensorProto.STRING)],
@@ -189,7 +189,7 @@ def test_where_the_rank_is_not_known_the_axis_counts_from_the_end() -> None:
 
 def test_tensors_of_nested_graphs_cannot_be_masked() -> None:
     inner = helper.make_graph([node("Neg", "x", "inner")], "then", [], [value("inner", ["n", 4])])
-    model = build.model(
+    model = build.of_nodes(
         [node("If", "condition", "y", then_branch=inner, else_branch=inner)],
         [value("x", ["n", 4]), value("condition", [], TensorProto.BOOL)],
         [value("y", ["n", 4])],
@@ -199,7 +199,7 @@ def test_tensors_of_nested_graphs_cannot_be_masked() -> None:
 
 
 def test_an_input_that_is_an_output_must_stay() -> None:
-    model = build.model([node("Neg", "x", "y")], [value("x", [4])], [value("y", [4]), value("x", [4])])
+    model = build.of_nodes([node("Neg", "x", "y")], [value("x", [4])], [value("y", [4]), value("x", [4])])
     with pytest.raises(InputError, match="both an input and an output"):
         apply_masks(model, {"x": [1, 0, 1, 0]})
 

@@ -12,21 +12,20 @@ from maskc.frontend.input_sizes import fixed
 from passes.abstract_values import kept_reasons
 from passes.model.declarations import dims_of
 from tests.maskc import build
-from tests.passes import text
 
 
 def expanded() -> onnx.ModelProto:
     """x[n,4] → one more axis, by an operator of ONNX Runtime; product, mask over every second channel, product."""
     body = "e = com.microsoft.ExpandDims(x, axis)\n p = MatMul(e, v)\n m = Mul(p, mask)\n y = MatMul(m, w)"
     weights = {"axis": np.array(1, np.int32), "v": (4, 8), "mask": np.array([1.0, 0] * 4), "w": (8, 3)}
-    return text.model("(float[n,4] x) => (float[n,1,3] y)", body, checked=False, **weights)
+    return build.model("(float[n,4] x) => (float[n,1,3] y)", body, checked=False, **weights)
 
 
 def distances() -> onnx.ModelProto:
     """x[n,4] → distances to 8 points, a mask over every second one, product → y[n,3]; of these nobody tells a shape."""
     body = 'd = com.microsoft.CDist<metric="euclidean">(x, points)\n m = Mul(d, mask)\n y = Gemm(m, w)'
     weights = {"points": (8, 4), "mask": np.array([1.0, 0] * 4), "w": (8, 3)}
-    return text.model("(float[n,4] x) => (float[n,3] y)", body, checked=False, **weights)
+    return build.model("(float[n,4] x) => (float[n,3] y)", body, checked=False, **weights)
 
 
 def of(source: Source) -> dict[str, object]:

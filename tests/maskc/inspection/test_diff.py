@@ -132,7 +132,7 @@ def test_shapes_fix_sizes_in_both(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_model_without_layers(tmp_path: Path) -> None:
-    model = build.model([build.node("Relu", "x", "y")], [build.value("x", [2])], [build.value("y", [2])])
+    model = build.of_nodes([build.node("Relu", "x", "y")], [build.value("x", [2])], [build.value("y", [2])])
     path = build.save(model, tmp_path / "relu.onnx")
     result = maskc("diff", path, path)
     assert result.exit_code == 0 and "Neither model has a layer" in result.stdout

@@ -22,7 +22,7 @@ def images() -> onnx.ModelProto:
     mask = build.constant("mask", [[[[1.0]], [[0.0]]] * 4])
     values = build.value("image", ["n", 3, "h", "w"]), build.value("y", ["n", 4, "h", "w"])
     weights = [build.weight("k", 8, 3, 1, 1), build.weight("w", 4, 8, 1, 1), mask]
-    return build.model(nodes, [values[0]], [values[1]], weights)
+    return build.of_nodes(nodes, [values[0]], [values[1]], weights)
 
 
 def entry(name: str = "m.onnx") -> baseline.Entry:

@@ -52,21 +52,15 @@ class Reader(HTMLParser):
 def deep(count: int, name: str = "encoder/block/dense") -> ModelProto:
     """So many masked matrix products; their names begin with `name`."""
     rng = np.random.default_rng(0)
-    nodes, weights, last, width = [], [], "x", 8
+    body, weights, last, width = "", {"last": (10, 4)}, "x", 8
     for i in range(count):
-        mask = (rng.random(10) < 0.6).astype(np.float32)
+        mask = 1.0 * (rng.random(10) < 0.6)
         mask[0] = 1.0
-        nodes += [
-            build.node("MatMul", f"{last} w{i}", f"a{i}", name=f"{name}_{i}"),
-            build.node("Add", f"a{i} b{i}", f"s{i}"),
-            build.node("Relu", f"s{i}", f"r{i}"),
-            build.node("Mul", f"r{i} m{i}", f"d{i}"),
-        ]
-        weights += [build.weight(f"w{i}", width, 10), build.weight(f"b{i}", 10), build.constant(f"m{i}", mask)]
+        body += f'["{name}_{i}"] a{i} = MatMul({last}, w{i}) s{i} = Add(a{i}, b{i}) '
+        body += f"r{i} = Relu(s{i}) d{i} = Mul(r{i}, m{i})\n"
+        weights |= {f"w{i}": (width, 10), f"b{i}": (10,), f"m{i}": mask}
         last, width = f"d{i}", 10
-    nodes.append(build.node("MatMul", f"{last} last", "y", name="scores"))
-    weights.append(build.weight("last", width, 4))
-    return build.model(nodes, [build.value("x", ["n", 8])], [build.value("y", ["n", 4])], weights)
+    return build.model("(float[n,8] x) => (float[n,4] y)", f"{body} [scores] y = MatMul({last}, last)", **weights)
 
 
 def document(**changes: Any) -> Document:

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from typer.main import get_command
@@ -24,15 +25,9 @@ USUAL, BRIEF = "FLOPs at image 1x3x224x224 (n, h, w open)", "1x3x224x224"
 
 def segmentation() -> onnx.ModelProto:
     """image[n,3,h,w] → Conv, mask over every second channel, Conv → y[n,4,h,w]."""
-    nodes = [
-        build.node("Conv", "image k", "a", name="first", pads=[1, 1, 1, 1]),
-        build.node("Mul", "a mask", "b"),
-        build.node("Conv", "b w", "y", name="last", pads=[1, 1, 1, 1]),
-    ]
-    mask = build.constant("mask", [[[[1.0]], [[0.0]]] * 4])
-    weights = [build.weight("k", 8, 3, 3, 3), build.weight("w", 4, 8, 3, 3), mask]
-    values = build.value("image", ["n", 3, "h", "w"]), build.value("y", ["n", 4, "h", "w"])
-    return build.model(nodes, [values[0]], [values[1]], weights)
+    body = "[first] a = Conv<pads=[1,1,1,1]>(image, k) b = Mul(a, mask) [last] y = Conv<pads=[1,1,1,1]>(b, w)"
+    weights = {"k": (8, 3, 3, 3), "w": (4, 8, 3, 3), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
+    return build.model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
 
 
 @pytest.fixture

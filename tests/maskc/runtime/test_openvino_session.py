@@ -45,7 +45,7 @@ def test_outputs_have_their_names_in_order_and_stay_when_it_runs_again() -> None
     nodes = [node("Relu", "x", "z"), node("Neg", "x", "a"), node("Greater", "x zero", "more")]
     shape = ["n", 3]
     outputs = [value("z", shape), value("x", shape), value("a", shape), value("more", shape, TensorProto.BOOL)]
-    session = OpenVinoSession(build.model(nodes, [value("x", shape)], outputs, [build.constant("zero", 0.0)]))
+    session = OpenVinoSession(build.of_nodes(nodes, [value("x", shape)], outputs, [build.constant("zero", 0.0)]))
     x = drawn(2, 3)
     first = session.run({"x": x})
     session.run({"x": drawn(4, 3)})
@@ -58,7 +58,7 @@ def test_outputs_have_their_names_in_order_and_stay_when_it_runs_again() -> None
 def test_open_sizes_scalars_and_nothing() -> None:
     nodes = [node("Conv", "x k", "c", pads=[1, 1, 1, 1]), node("Mul", "c factor", "y")]
     inputs = [value("x", ["b", 3, "h", "w"]), value("factor", [])]
-    model = build.model(nodes, inputs, [value("y", ["b", 4, "h", "w"])], [build.weight("k", 4, 3, 3, 3)])
+    model = build.of_nodes(nodes, inputs, [value("y", ["b", 4, "h", "w"])], [build.weight("k", 4, 3, 3, 3)])
     session, other = OpenVinoSession(model), OnnxRuntimeSession(model)
     for shape in ((1, 3, 8, 8), (2, 3, 17, 5), (5, 3, 1, 1), (0, 3, 4, 4)):
         fed = {"x": drawn(*shape), "factor": np.array(0.5, np.float32)}
@@ -69,7 +69,9 @@ def test_open_sizes_scalars_and_nothing() -> None:
 
 def test_an_input_that_nothing_reads_is_taken_and_one_with_a_default_is_not_asked_for() -> None:
     inputs = [value("x", ["n", 3]), value("unread", ["n"]), value("bias", [3])]
-    built = build.model([node("Add", "x bias", "y")], inputs, [value("y", ["n", 3])], [build.constant("bias", [1] * 3)])
+    built = build.of_nodes(
+        [node("Add", "x bias", "y")], inputs, [value("y", ["n", 3])], [build.constant("bias", [1] * 3)]
+    )
     x = drawn(2, 3)
     np.testing.assert_array_equal(OpenVinoSession(built).run({"x": x, "unread": drawn(2)})["y"], x + 1)
 
@@ -77,7 +79,9 @@ def test_an_input_that_nothing_reads_is_taken_and_one_with_a_default_is_not_aske
 def test_inputs_whose_names_are_lost_with_an_operator_are_told_apart() -> None:
     nodes = [node("Dropout", "a", "d"), node("Relu", "d", "r"), node("Identity", "b", "i"), node("Sub", "r i", "y")]
     shape = ["n", 3]
-    built = build.model(nodes, [value(name, shape) for name in ("q", "b", "a")], [value("y", shape), value("b", shape)])
+    built = build.of_nodes(
+        nodes, [value(name, shape) for name in ("q", "b", "a")], [value("y", shape), value("b", shape)]
+    )
     fed = {name: drawn(2, 3) + k for k, name in enumerate("qba")}
     results = OpenVinoSession(built).run(fed)
     np.testing.assert_array_equal(results["y"], np.maximum(fed["a"], 0) - fed["b"])
@@ -98,7 +102,7 @@ def test_other_floating_point_types_are_computed_in_single_precision(kind: str) 
     elem_type = getattr(TensorProto, kind)
     dtype = {"FLOAT16": np.float16, "BFLOAT16": ml_dtypes.bfloat16, "DOUBLE": np.float64}[kind]
     weights = drawn(8, 5).astype(dtype)
-    model = build.model(
+    model = build.of_nodes(
         [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
         [value("x", ["n", 8], elem_type)],
         [value("y", ["n", 5], elem_type)],
@@ -126,7 +130,7 @@ def test_products_with_weights_of_few_bits_are_in_single_precision(dtype: type) 
     rng = np.random.default_rng(0)
     bounds = np.iinfo(dtype)
     w, zero = rng.integers(bounds.min, bounds.max, (256, 64)).astype(dtype), dtype((bounds.max + bounds.min + 1) // 2)
-    model = build.model(
+    model = build.of_nodes(
         [node("DequantizeLinear", "w step zero", "plain"), node("MatMul", "x plain", "y")],
         [value("x", ["n", 256])],
         [value("y", ["n", 64])],
@@ -166,14 +170,14 @@ def test_an_operator_that_it_does_not_know_is_named_with_its_node() -> None:
     custom = build.custom()
     with pytest.raises(UnavailableError, match=r"com\.example\.Fancy, .* Use --provider cpu"):
         OpenVinoSession(custom)
-    built = build.model([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
+    built = build.of_nodes([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
     with pytest.raises(UnavailableError, match=r"operator Det \(node 'area'\), so"):
         OpenVinoSession(built)
 
 
 def test_what_it_cannot_convert_is_said_in_a_sentence() -> None:
     nodes = [node("SplitToSequence", "x", "parts", axis=0), node("SequenceAt", "parts one", "y")]
-    built = build.model(
+    built = build.of_nodes(
         nodes, [value("x", ["n", 3])], [value("y", [None, 3])], [build.constant("one", 1, np.int64)], opset=17
     )
     with pytest.raises(UnavailableError, match=r"^OpenVINO [^\n]*\. Use --provider cpu") as caught:
@@ -184,10 +188,10 @@ def test_what_it_cannot_convert_is_said_in_a_sentence() -> None:
 def test_text_and_sequences_are_refused_before_they_end_the_process() -> None:
     text = [value(name, ["n"], TensorProto.STRING) for name in "xy"]
     with pytest.raises(UnavailableError, match=r"input 'x' is of text\. Use --provider cpu"):
-        OpenVinoSession(build.model([node("Identity", "x", "y")], text[:1], text[1:]))
+        OpenVinoSession(build.of_nodes([node("Identity", "x", "y")], text[:1], text[1:]))
     sequence = onnx.helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
     with pytest.raises(UnavailableError, match="output 'parts' is no tensor but of type sequence"):
-        OpenVinoSession(build.model([node("SplitToSequence", "x", "parts")], [value("x", [3])], [sequence]))
+        OpenVinoSession(build.of_nodes([node("SplitToSequence", "x", "parts")], [value("x", [3])], [sequence]))
 
 
 def test_without_openvino_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +213,7 @@ def test_its_use_is_not_reported_to_anyone() -> None:
 
 def test_an_index_beyond_the_table_is_refused_as_onnx_runtime_does() -> None:
     """OpenVINO gives zeros for it."""
-    model = build.model(
+    model = build.of_nodes(
         [node("Gather", "table ids", "y")],
         [value("ids", ["n"], TensorProto.INT64)],
         [value("y", ["n", 3])],

@@ -16,7 +16,6 @@ from maskc.runtime.random_inputs import KINDS, Inputs, Port
 from maskc.runtime.session import load
 from maskc.runtime.tensor_sizes import TensorSizes
 from tests.maskc import build
-from tests.passes import text
 
 
 def shapes(planned: random_inputs.Plan) -> list[dict[str, int]]:
@@ -26,7 +25,7 @@ def shapes(planned: random_inputs.Plan) -> list[dict[str, int]]:
 def tiled(times: int) -> onnx.ModelProto:
     """The maximum of so many copies of four copies of the input."""
     body = "a = Tile(x, times) y = ReduceMax<keepdims=0>(a)"
-    return text.model("(float[n,8] x) => (float y)", body, times=np.array([times, 4]))
+    return build.model("(float[n,8] x) => (float y)", body, times=np.array([times, 4]))
 
 
 def test_only_inputs_without_a_default_are_drawn() -> None:
@@ -51,7 +50,7 @@ def test_a_batch_that_is_refused_is_left_out() -> None:
 
 
 def test_sizes_without_names_have_some_all_the_same() -> None:
-    model = text.model("(float[?,3,?] x) => (float[?,3,?] y)", "y = Identity(x)")
+    model = build.model("(float[?,3,?] x) => (float[?,3,?] y)", "y = Identity(x)")
     planned = random_inputs.plan(random_inputs.ports(model), lambda inputs: None, 0)
     assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
     assert {sizes["x[2]"] for sizes in shapes(planned)} == {64, 17, 1, 2}
@@ -69,7 +68,7 @@ def test_sizes_without_names_have_some_all_the_same() -> None:
 def test_images_are_no_smaller_than_windows(window: str, least: int) -> None:
     """ONNX Runtime pools over less than a window, where ONNX knows no place for it."""
     body = f"r = Relu(x) p = {window} a = Conv(p, one) b = MaxPool<kernel_shape=[2,2]>(a) y = GlobalMaxPool(b)"
-    built = text.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, kernel=(3, 3, 2, 2), one=(4, 3, 1, 1))
+    built = build.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, kernel=(3, 3, 2, 2), one=(4, 3, 1, 1))
     ports = random_inputs.ports(built)
     inside = TensorSizes(built, ports)
     tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
@@ -80,7 +79,7 @@ def test_images_are_no_smaller_than_windows(window: str, least: int) -> None:
 def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
     """Beside the first length that is long enough others are tried that are longer, as none of the usual ones is."""
     signature = "(float[n,1,t] x) => (float[n,4,s] y)"
-    built = text.model(signature, "y = Conv<strides=[160]>(x, window)", window=(4, 1, 400))
+    built = build.model(signature, "y = Conv<strides=[160]>(x, window)", window=(4, 1, 400))
     ports = random_inputs.ports(built)
     session = load(built, "cpu")
     planned = shapes(random_inputs.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
@@ -112,19 +111,19 @@ def test_what_only_the_compiled_model_tells_is_counted() -> None:
         y = Mul(x, m)
     """
     weights = {"many": np.array(2**29), "one": np.array(1)}
-    result = api.compile(text.model("(float[n,8] x) => (float[n,8] y)", body, **weights), verify=True)
+    result = api.compile(build.model("(float[n,8] x) => (float[n,8] y)", body, **weights), verify=True)
     assert any("a tensor in it has 536,870,912 elements" in warning for warning in result.report.warnings)
 
 
 def test_what_is_noted_of_operators_that_onnx_does_not_know_is_believed() -> None:
     signature = f"(float[n,8] x) => (float y) <float[n,1000] a, float[7,{10**6}] b>"
     body = "a = com.example.Foo(x) b = Relu(a) y = ReduceMax<keepdims=0>(b)"
-    built = text.model(signature, body, checked=False)
+    built = build.model(signature, body, checked=False)
     assert TensorSizes(built, random_inputs.ports(built)).largest({"n": 3}) == 3000
 
 
 def test_one_size_per_name() -> None:
-    model = text.model("(float[n,t] x, float[n,t] mask, float[n,s] other) => (float[n,t] y)", "y = Identity(x)")
+    model = build.model("(float[n,t] x, float[n,t] mask, float[n,s] other) => (float[n,t] y)", "y = Identity(x)")
 
     def run(inputs: Inputs) -> None:
         assert inputs["x"].shape == inputs["mask"].shape
@@ -155,7 +154,7 @@ def test_same_seed_same_values() -> None:
 
 def looked_up(body: str, **weights: Any) -> onnx.ModelProto:
     """Rows of a table of seven for integers."""
-    return text.model("(int64[n] x) => (float[n,3] y)", body, **{"table": (7, 3)} | weights)
+    return build.model("(int64[n] x) => (float[n,3] y)", body, **{"table": (7, 3)} | weights)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_the_range_of_indices_is_that_of_the_table(body: str) -> None:
 
 def test_what_is_computed_from_an_input_is_no_index() -> None:
     body = "scores = MatMul(x, w) best = ArgMax<axis=1, keepdims=0>(scores) y = Gather(table, best)"
-    model = text.model("(float[n,4] x) => (float[n,3] y)", body, w=(4, 7), table=(7, 3))
+    model = build.model("(float[n,4] x) => (float[n,3] y)", body, w=(4, 7), table=(7, 3))
     assert random_inputs.ports(model)[0].entries is None
 
 
@@ -188,7 +187,7 @@ def test_the_smallest_table_counts() -> None:
 
 def test_one_hot_depths_are_ranges() -> None:
     weights = {"depth": np.array([9]), "ends": np.array([0.0, 1.0])}
-    model = text.model("(int64[n] x) => (float[n,9] y)", "y = OneHot(x, depth, ends)", **weights)
+    model = build.model("(int64[n] x) => (float[n,9] y)", "y = OneHot(x, depth, ends)", **weights)
     assert random_inputs.ports(model)[0].entries == 9
 
 
@@ -204,7 +203,7 @@ def test_one_hot_depths_are_ranges() -> None:
     ],
 )
 def test_whatever_picks_from_a_table_gives_a_range(inputs: str, call: str, result: str, entries: int) -> None:
-    model = text.model(f"({inputs}) => (float[{result}] y)", f"y = {call}", table=(10, 4))
+    model = build.model(f"({inputs}) => (float[{result}] y)", f"y = {call}", table=(10, 4))
     assert random_inputs.ports(model)[0].entries == entries
     assert api.verify(model, model).samples == 16
 
@@ -218,13 +217,13 @@ def test_whatever_picks_from_a_table_gives_a_range(inputs: str, call: str, resul
 )
 def test_integers_that_the_model_refuses_now_and_then_are_made_smaller(signature: str, body: str) -> None:
     """Which ranges they must be in nothing in the graph says."""
-    model = text.model(signature, body)
+    model = build.model(signature, body)
     for seed in range(3):
         assert api.verify(model, model, seed=seed).samples == 16
 
 
 def test_integers_that_are_too_large_for_the_model_are_lowered() -> None:
-    model = text.model("(int64[n] x) => (int64[n] y)", "y = Identity(x)")
+    model = build.model("(int64[n] x) => (int64[n] y)", "y = Identity(x)")
 
     def run(inputs: Inputs) -> None:
         if inputs["x"].max() > 0:

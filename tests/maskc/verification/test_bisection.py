@@ -37,7 +37,7 @@ def deep() -> onnx.ModelProto:
         weights += [build.weight(f"w{i}", 16 if i else 8, 16), build.weight(f"b{i}", 16)]
         last = f"masked{i}"
     mask = build.constant("mask", np.tile([1.0, 0.0], 8))
-    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 16])], [*weights, mask])
+    return build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 16])], [*weights, mask])
 
 
 @pytest.mark.parametrize("kind", ["a weight by 1%", "two channels swapped", "a bias dropped", "a sign", "an operator"])
@@ -92,7 +92,7 @@ def test_quantised_models_are_looked_into_as_they_are() -> None:
     ]
     weights = [build.constant("scale", 0.05), build.constant("zero", 0, np.int8)]
     weights += [build.weight("w", 8, 6), build.weight("v", 6, 3)]
-    model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 3])], weights)
+    model = build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 3])], weights)
     wrong = onnx.ModelProto.FromString(model.SerializeToString())
     for tensor in wrong.graph.initializer:
         if tensor.name == "w":
@@ -145,7 +145,7 @@ def test_every_mutation_breaks_what_it_says() -> None:
     weights = [build.weight("k", 4, 3, 3, 3), build.weight("b", 4), build.constant("factor", [2.0])]
     weights += [build.constant(name, [1.0, 2.0, 3.0, 4.0]) for name in ("one", "two", "three", "four")]
     weights += [build.constant("index", [0, 2], np.int64)]
-    model = build.model(nodes, [value("x", ["n", 3, 8, 8])], [value("y", ["n", 2, 8, 8])], weights)
+    model = build.of_nodes(nodes, [value("x", ["n", 3, 8, 8])], [value("y", ["n", 2, 8, 8])], weights)
     before = model.SerializeToString()
     for kind in MUTATIONS:
         found = next(m for seed in range(20) if (m := mutant(model, kind, Random(seed))) is not None)
@@ -154,9 +154,9 @@ def test_every_mutation_breaks_what_it_says() -> None:
 
 
 def test_mutations_need_something_to_break() -> None:
-    empty = build.model([node("Identity", "x", "y")], [value("x", ["n"])], [value("y", ["n"])])
+    empty = build.of_nodes([node("Identity", "x", "y")], [value("x", ["n"])], [value("y", ["n"])])
     assert all(mutant(empty, kind, Random(0)) is None for kind in MUTATIONS)
-    text = build.model(
+    text = build.of_nodes(
         [node("Identity", "x", "y")],
         [value("x", ["n"], TensorProto.STRING)],
         [value("y", ["n"], TensorProto.STRING)],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 
 import maskc as api
 from maskc.runtime import random_inputs
@@ -16,7 +16,6 @@ from maskc.verification.error_statistics import Statistics, distance
 from maskc.verification.inputs import Sample, redrawn
 from maskc.verification.tolerance import tolerance
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import maskc, process, refused
 
 
@@ -27,10 +26,14 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return reference, tmp_path / "small.onnx"
 
 
+def row(body: str, **weights: Any) -> onnx.ModelProto:
+    """A model of eight numbers for each example to as many."""
+    return build.model("(float[n,8] x) => (float[n,8] y)", body, **weights)
+
+
 def quantised() -> onnx.ModelProto:
-    nodes = [node("QuantizeLinear", "x scale zero", "q"), node("DequantizeLinear", "q scale zero", "y")]
-    weights = [build.constant("scale", 0.05), build.constant("zero", 0, np.int8)]
-    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], weights)
+    weights = {"scale": np.array(0.05), "zero": np.array(0, np.int8)}
+    return row("q = QuantizeLinear(x, scale, zero) y = DequantizeLinear(q, scale, zero)", **weights)
 
 
 def told(result: object) -> dict[str, object]:
@@ -55,9 +58,8 @@ def test_a_directory_of_real_data(pair: tuple[Path, Path], tmp_path: Path) -> No
 
 
 def test_sizes_given_are_tried_where_the_compiled_model_takes_any() -> None:
-    nodes = [node("Reshape", "x shape", "y")]
-    ends = [value("x", ["n", "k"])], [value("y", [None, 154])]
-    model = build.model(nodes, *ends, [build.constant("shape", [-1, 154], np.int64)])
+    shape = np.array([-1, 154])
+    model = build.model("(float[n,k] x) => (float[?,154] y)", "y = Reshape(x, shape)", shape=shape)
     with pytest.raises(api.InputError, match="--inputs"):
         api.verify(model, model)
     assert api.verify(model, model, shapes={"x": (2, 77)}).passed
@@ -73,18 +75,13 @@ def test_one_hot_values_have_one_channel_each(shape: tuple[int, ...]) -> None:
 
 def test_saturating_values_are_smaller_where_the_reference_overflows() -> None:
     """exp(exp(50)) is infinite, and nothing could be compared there."""
-    nodes = [node("Exp", "x", "e"), node("Exp", "e", "y")]
-    model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])])
-    wrong = onnx.ModelProto.FromString(model.SerializeToString())
-    wrong.graph.node[0].op_type = "Softplus"
+    model, wrong = (row(f"e = {first}(x) y = Exp(e)") for first in ("Exp", "Softplus"))
     result = api.verify(model, model)
     assert result.passed and not result.notes and not api.verify(model, wrong).passed
 
 
 def test_it_is_said_where_the_reference_makes_no_numbers_of_ordinary_values() -> None:
-    nodes = [node("Mul", "x many", "m"), node("Exp", "m", "y")]
-    ends = [value("x", ["n", 8])], [value("y", ["n", 8])]
-    model = build.model(nodes, *ends, [build.constant("many", 200.0)])
+    model = row("m = Mul(x, many) y = Exp(m)", many=np.array(200.0))
     (note,) = api.verify(model, model).notes
     assert note.startswith("The reference gives infinity or NaN on ") and "smaller values were compared" in note
 
@@ -142,15 +139,13 @@ def test_the_tolerance_grows_with_depth_up_to_a_limit() -> None:
 
 def test_double_precision_shows_what_single_hides() -> None:
     """A weight that is off by 1% and counts a millionth of an output's scale, in front of a hundred roundings."""
-    nodes = [node("MatMul", "x w", "t0"), *(node("Neg", f"t{i}", f"t{i + 1}") for i in range(99))]
-    nodes.append(node("Neg", "t99", "y"))
+    body = "t0 = MatMul(x, w)" + "".join(f" t{i + 1} = Neg(t{i})" for i in range(99)) + " y = Neg(t99)"
     weights = np.random.default_rng(0).normal(size=(17, 16)).astype(np.float32)
     weights[16] = 0
     weights[16, 0] = 1e-3
     off = weights.copy()
     off[16, 0] *= np.float32(1.01)
-    ends = [value("x", ["n", 17])], [value("y", ["n", 16])]
-    model, wrong = (build.model(nodes, *ends, [build.constant("w", w)]) for w in (weights, off))
+    model, wrong = (build.model("(float[n,17] x) => (float[n,16] y)", body, w=w) for w in (weights, off))
     assert api.verify(model, wrong, exact=False).passed
     result = api.verify(model, wrong)
     assert not result.passed and result.exact is not None and not result.exact[0].passed
@@ -174,13 +169,8 @@ def test_exact_is_refused_where_there_is_no_double_form(tmp_path: Path) -> None:
 
 
 def test_indices_are_drawn_again_within_their_ranges() -> None:
-    kind = TensorProto.INT64
-    model = build.model(
-        [node("Gather", "table i", "y"), node("Identity", "j", "z")],
-        [value("i", ["n", 3], kind), value("j", ["n"], kind)],
-        [value("y", ["n", 3, 4]), value("z", ["n"], kind)],
-        [build.weight("table", 10, 4)],
-    )
+    signature = "(int64[n,3] i, int64[n] j) => (float[n,3,4] y, int64[n] z)"
+    model = build.model(signature, "y = Gather(table, i) z = Identity(j)", table=(10, 4))
     ports = random_inputs.ports(model)
     given = [Sample("real", {"i": np.zeros((2, 3), np.int64), "j": np.array([7, 8])}, {})]
     again = redrawn(ports, given, 0)
@@ -203,16 +193,16 @@ def test_latency_side_by_side(pair: tuple[Path, Path]) -> None:
 
 def test_where_the_source_overflows_smaller_values_are_compared() -> None:
     """A channel of huge values that nothing reads: infinity times zero is up to the order of operations."""
-    nodes = [build.node("Mul", "x huge", "a"), build.node("MatMul", "a none", "b"), build.node("Add", "b bias", "y")]
-    weights = [build.constant("huge", [0, 3e38]), build.constant("none", np.zeros((2, 3))), build.weight("bias", 3)]
-    built = build.model(nodes, [build.value("x", ["n", 2])], [build.value("y", ["n", 3])], weights)
+    weights = {"huge": np.array([0, 3e38]), "none": np.zeros((2, 3)), "bias": (3,)}
+    body = "a = Mul(x, huge) b = MatMul(a, none) y = Add(b, bias)"
+    built = build.model("(float[n,2] x) => (float[n,3] y)", body, **weights)
     assert api.compile(built).report.verified
 
 
 def test_what_kills_the_runtime_is_not_run(tmp_path: Path) -> None:
     """ONNX Runtime 1.31 ends the process at a recurrent layer that is given no examples."""
-    weights = [build.weight("w", 1, 16, 6), build.weight("r", 1, 16, 4), build.constant("none", [5, 0, 6], np.int64)]
-    nodes = [build.node("Reshape", "x none", "a", allowzero=1), build.node("LSTM", "a w r", "y", hidden_size=4)]
-    built = build.model(nodes, [build.value("x", [0, 6])], [build.value("y", [5, 1, 0, 4])], weights)
+    body = "a = Reshape<allowzero=1>(x, none) y = LSTM<hidden_size=4>(a, w, r)"
+    weights = {"w": (1, 16, 6), "r": (1, 16, 4), "none": np.array([5, 0, 6])}
+    built = build.model("(float[0,6] x) => (float[5,1,0,4] y)", body, checked=False, **weights)
     done = process("compile", build.save(built, tmp_path / "m.onnx"), "-o", tmp_path / "o.onnx")
     assert done.returncode == 0 and "Warning: Not verified" in done.stderr and "ends the process at LSTM" in done.stderr

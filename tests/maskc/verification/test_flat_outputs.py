@@ -36,7 +36,7 @@ def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
         node("MatMul", "d w2", "s", name="second"),
         node("Softmax", "s", "y", axis=-1),
     ]
-    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights)
+    return build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights)
 
 
 def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -111,7 +111,7 @@ def test_operators_that_are_written_in_another_way_are_tried(first: str, second:
 def test_an_output_that_depends_on_constants_alone() -> None:
     nodes = [node("MatMul", "x w", "z"), node("Add", "one two", "y")]
     ends = [value("x", ["n", 8])], [value("y", [2]), value("z", ["n", 4])]
-    source = build.model(
+    source = build.of_nodes(
         nodes, *ends, [build.weight(name, *s) for name, s in (("w", [8, 4]), ("one", [2]), ("two", [2]))]
     )
     assert api.verify(source, build.changed(source, "one", lambda x: x + 0)).passed
@@ -133,10 +133,10 @@ def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
     ends = [value("x", ["n", 5])], [value("y", ["n", 1])]
     after = [node("Mul", "m small", "s"), node("Add", "s one", "y")]
     weights = [build.constant("small", 1e-12), build.constant("one", 1.0)]
-    reference = build.model([node("ReduceMean", "x", "m", axes=[1]), *after], *ends, weights)
+    reference = build.of_nodes([node("ReduceMean", "x", "m", axes=[1]), *after], *ends, weights)
     nodes = [node("Mul", "x fifth", "parts"), node("ReduceSum", "parts axes", "m"), *after]
     weights += [build.constant("fifth", 0.2), build.constant("axes", [1], np.int64)]
-    compiled = build.model(nodes, *ends, weights)
+    compiled = build.of_nodes(nodes, *ends, weights)
     assert not api.verify(reference, compiled).reasons
     assert api.verify(reference, build.changed(compiled, "fifth", lambda x: x * 1.000001)).verdict == "failed"
 
@@ -167,7 +167,7 @@ def test_outputs_that_depend_on_no_weights_are_as_they_are() -> None:
     """A shape and a constant do not move, and there is nothing that could be wrong."""
     nodes = [node("Shape", "x", "y"), node("MatMul", "x w", "z")]
     outputs = [value("y", [2], onnx.TensorProto.INT64), value("z", ["n", 4])]
-    source = build.model(nodes, [value("x", ["n", 8])], outputs, [build.weight("w", 8, 4)])
+    source = build.of_nodes(nodes, [value("x", ["n", 8])], outputs, [build.weight("w", 8, 4)])
     assert api.verify(source, shrink(source).model).passed
 
 

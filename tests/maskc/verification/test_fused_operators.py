@@ -32,7 +32,7 @@ def test_they_compute_what_the_kernels_do(op: str) -> None:
 def test_a_reference_whose_sum_of_equal_numbers_is_off_refuses_nothing() -> None:
     """ONNX Runtime sums one after the other, so the mean of a constant image is not that constant."""
     conv = helper.make_node("FusedConv", ["x", "k", "b"], ["a"], domain="com.microsoft", activation="Relu")
-    source = build.model(
+    source = build.of_nodes(
         [conv, node("GlobalAveragePool", "a", "y")],
         [value("x", [1, 2, 64, 64])],
         [value("y", [1, 2, 1, 1])],

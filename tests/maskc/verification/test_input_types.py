@@ -11,13 +11,12 @@ import pytest
 
 import maskc as api
 from tests.maskc import build
-from tests.passes import text
 
 
 def test_symbolic_sizes_are_found() -> None:
     body = "c = Conv<pads=[{}]>(x, k) y = ReduceMean<axes=[2,3], keepdims=0>(c)"
     model, wrong = (
-        text.model("(float[b,3,h,w] x) => (float[b,4] y)", body.format(pads), k=(4, 3, 3, 3))
+        build.model("(float[b,3,h,w] x) => (float[b,4] y)", body.format(pads), k=(4, 3, 3, 3))
         for pads in ("1,1,1,1", "2,2,0,0")
     )
     assert api.verify(model, model).passed
@@ -42,14 +41,14 @@ def test_symbolic_sizes_are_found() -> None:
     ids=["products", "reshapes", "overflows", "indices"],
 )
 def test_inputs_that_fit_are_found(signature: str, body: str, weights: dict[str, np.ndarray]) -> None:
-    model = text.model(signature, body, **weights)
+    model = build.model(signature, body, **weights)
     assert api.verify(model, model).passed
 
 
 @pytest.mark.parametrize("kind", ["int32", "float"])
 def test_embeddings_get_indices_in_range(kind: str) -> None:
     body = "whole = Cast<to=7>(ids) vectors = Gather(table, whole) y = ReduceMean<axes=[1], keepdims=0>(vectors)"
-    model = text.model(f"({kind}[n,t] ids) => (float[n,6] y)", body, table=(11, 6))
+    model = build.model(f"({kind}[n,t] ids) => (float[n,6] y)", body, table=(11, 6))
     assert api.verify(model, model).passed
     # Every row is looked up: a change to any one shows.
     for row in (0, 10):
@@ -62,7 +61,7 @@ KINDS = "bool int8 uint8 int16 int32 int64 float16 double bfloat16 string float8
 
 @pytest.mark.parametrize("kind", KINDS.split())
 def test_inputs_of_every_type(kind: str) -> None:
-    model = text.model(f"({kind}[n,3] x) => ({kind}[n,3] y)", "y = Identity(x)", 19, ir=9)
+    model = build.model(f"({kind}[n,3] x) => ({kind}[n,3] y)", "y = Identity(x)", 19, ir=9)
     assert api.verify(model, model).passed
 
 
@@ -71,7 +70,7 @@ def product(kind: str, weights: Any) -> onnx.ModelProto:
     inner = onnx.numpy_helper.from_array(weights).data_type
     outer = onnx.TensorProto.DataType.Value(kind.upper())
     body = "y = MatMul(x, w)" if inner == outer else f"c = Cast<to={inner}>(x) h = MatMul(c, w) y = Cast<to={outer}>(h)"
-    model = text.model(f"({kind}[n,8] x) => ({kind}[n,5] y)", body, checked=False)
+    model = build.model(f"({kind}[n,8] x) => ({kind}[n,5] y)", body, checked=False)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
     return model
 
@@ -114,7 +113,7 @@ def test_several_outputs_are_all_compared() -> None:
 
 def test_a_reference_that_no_random_input_fits() -> None:
     shape = np.array([7, 33])
-    model = text.model("(float[n,3] x) => (float[7,33] y)", "y = Reshape(x, shape)", shape=shape)
+    model = build.model("(float[n,3] x) => (float[7,33] y)", "y = Reshape(x, shape)", shape=shape)
     with pytest.raises(api.InputError, match="--inputs"):
         api.verify(model, model)
     data = {"x": np.ones((77, 3), np.float32)}

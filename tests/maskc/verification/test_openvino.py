@@ -90,7 +90,7 @@ def test_a_provider_that_there_is_not_is_refused(pair: tuple[Path, Path]) -> Non
 
 
 def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
-    built = build.model([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
+    built = build.of_nodes([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
     path = build.save(built, tmp_path / "det.onnx")
     refused(maskc("verify", path, path, *IN_OPENVINO), 3, "operator Det (node 'area')", "--provider cpu")
     assert maskc("verify", path, path).exit_code == 0
@@ -99,8 +99,8 @@ def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
 def test_a_compiled_model_that_it_does_not_know_has_failed() -> None:
     inputs, outputs = [value("x", ["n", 1, 1])], [value("y", ["n"])]
     shape = [build.constant("shape", [-1], np.int64)]
-    reference = build.model([node("Reshape", "x shape", "y")], inputs, outputs, shape)
-    compiled = build.model([node("Det", "x", "y")], inputs, outputs)
+    reference = build.of_nodes([node("Reshape", "x shape", "y")], inputs, outputs, shape)
+    compiled = build.of_nodes([node("Det", "x", "y")], inputs, outputs)
     assert api.verify(reference, compiled).passed
     result = verify(reference, compiled)
     assert not result.passed
@@ -120,7 +120,7 @@ def test_open_sizes_are_found() -> None:
         build.weight("l", 4, 8, 1, 1),
         build.constant("shape", [0, 4, -1], np.int64),
     ]
-    model = build.model(nodes, [value("x", ["b", 3, "h", "w"])], [value("y", ["b", 4, "p"])], stored)
+    model = build.of_nodes(nodes, [value("x", ["b", 3, "h", "w"])], [value("y", ["b", 4, "p"])], stored)
     result = verify(model, api.compile(model).model)
     assert result.passed, result.reasons
     assert not any("one batch size" in note for note in result.notes)
@@ -130,7 +130,7 @@ def test_indices_stay_within_their_table() -> None:
     """A sum of ids, of which nothing says how many rows there are, is an index all the same."""
     nodes = [node("Add", "a b", "ids"), node("Gather", "table ids", "y")]
     inputs = [value(name, ["n"], TensorProto.INT64) for name in "ab"]
-    model = build.model(nodes, inputs, [value("y", ["n", 6])], [build.weight("table", 3, 6)])
+    model = build.of_nodes(nodes, inputs, [value("y", ["n", 6])], [build.weight("table", 3, 6)])
     assert verify(model, model).passed
     with pytest.raises(InputError, match="cannot be run on the given inputs"):
         verify(model, model, inputs={"a": np.array([2]), "b": np.array([2])})
@@ -140,7 +140,7 @@ def test_indices_stay_within_their_table() -> None:
 def test_bfloat16_is_compared_in_single_precision(wrong: bool) -> None:
     def layer(scale: float) -> onnx.ModelProto:
         weights = (np.random.default_rng(0).normal(size=(8, 5)) * scale).astype(ml_dtypes.bfloat16)
-        return build.model(
+        return build.of_nodes(
             [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
             [value("x", ["n", 8], TensorProto.BFLOAT16)],
             [value("y", ["n", 5], TensorProto.BFLOAT16)],
@@ -157,7 +157,7 @@ def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: f
     def layer(scale: float, order: np.ndarray[Any, Any]) -> onnx.ModelProto:
         w, v = build.weight("w", 8, 64, dtype=np.float64), build.weight("v", 64, 5, dtype=np.float64)
         left, right = (onnx.numpy_helper.to_array(tensor) for tensor in (w, v))
-        return build.model(
+        return build.of_nodes(
             [node("MatMul", "x w", "h"), node("MatMul", "h v", "y")],
             [value("x", ["n", 8], TensorProto.DOUBLE)],
             [value("y", ["n", 5], TensorProto.DOUBLE)],
@@ -174,13 +174,13 @@ def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: f
 
 def test_text_is_refused() -> None:
     text = [value(name, ["n"], TensorProto.STRING) for name in "xy"]
-    model = build.model([node("Identity", "x", "y")], text[:1], text[1:])
+    model = build.of_nodes([node("Identity", "x", "y")], text[:1], text[1:])
     with pytest.raises(UnavailableError, match="tensors of numbers only, and input 'x' is of text"):
         verify(model, model)
 
 
 def test_a_reference_that_runs_on_nothing_is_not_comparable() -> None:
-    model = build.model(
+    model = build.of_nodes(
         [node("Reshape", "x shape", "y")],
         [value("x", ["n", 3])],
         [value("y", [7, 11])],
@@ -196,7 +196,7 @@ def test_steps_are_allowed_the_noise_of_the_reference() -> None:
     nodes = [node("MatMul", "x w1", "hidden"), node("MatMul", "hidden w2", "smooth")]
     nodes += [node("Mul", "smooth steps", "large"), node("Floor", "large", "whole"), node("Div", "whole steps", "y")]
     weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("steps", 2.0**11)]
-    model = build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+    model = build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
     other = build.changed(build.changed(model, "w1", lambda w: w[:, order]), "w2", lambda w: w[order])
     result = verify(model, other)
     assert result.passed, result.reasons
@@ -210,7 +210,7 @@ def test_a_quantised_product_says_what_it_was_computed_in() -> None:
         build.constant("step", 0.01),
     ]
     nodes = [node("DequantizeLinear", "w step", "plain"), node("MatMul", "x plain", "y")]
-    model = build.model(nodes, [value("x", ["n", 24])], [value("y", ["n", 16])], stored)
+    model = build.of_nodes(nodes, [value("x", ["n", 24])], [value("y", ["n", 16])], stored)
     result = verify(model, model)
     assert result.passed
     (note,) = (note for note in result.notes if "8 bits" in note)

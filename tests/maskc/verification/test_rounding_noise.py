@@ -21,7 +21,7 @@ def stepped() -> onnx.ModelProto:
         node("Sub", "rounded far", "y"),
     ]
     weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("far", 2.0**15)]
-    return build.model(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+    return build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
 
 
 def summed_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,7 +62,7 @@ def ranged(factor: float = 1.0) -> onnx.ModelProto:
         build.constant("nothing", 0.0),
         build.constant("one", 1.0),
     ]
-    return build.model(nodes, [value("x", ["n", 64])], [value("y", ["n", 4])], weights)
+    return build.of_nodes(nodes, [value("x", ["n", 64])], [value("y", ["n", 4])], weights)
 
 
 def test_silence_that_is_divided_by_its_range_is_allowed_the_rounding_of_a_logarithm() -> None:
@@ -82,7 +82,7 @@ def test_noise_does_not_hide_a_difference() -> None:
 def test_classes_may_flip_only_where_the_reference_flips() -> None:
     nodes = [node("MatMul", "x w", "scores"), node("ArgMax", "scores", "y", axis=1, keepdims=0)]
     ends = [value("x", ["n", 8])], [value("y", ["n"], TensorProto.INT64)]
-    model = build.model(nodes, *ends, [build.weight("w", 8, 5)])
+    model = build.of_nodes(nodes, *ends, [build.weight("w", 8, 5)])
     assert api.verify(model, model).passed
     assert not api.verify(model, build.changed(model, "w", lambda w: w[:, ::-1])).passed
 
@@ -90,7 +90,7 @@ def test_classes_may_flip_only_where_the_reference_flips() -> None:
 def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
     nodes = [node("MatMul", "x w", "scores"), node("Sub", "scores far", "low"), node("Sigmoid", "low", "y")]
     ends = [value("x", ["n", 8])], [value("y", ["n", 5])]
-    model = build.model(nodes, *ends, [build.weight("w", 8, 5), build.constant("far", 30)])
+    model = build.of_nodes(nodes, *ends, [build.weight("w", 8, 5), build.constant("far", 30)])
     assert api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
     assert not api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1.01))).passed
 
@@ -98,7 +98,7 @@ def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
 def test_nans_must_be_where_they_were() -> None:
     nodes = [node("Sub", "x shift", "d"), node("Log", "d", "y")]
     ends = [value("x", ["n", 8])], [value("y", ["n", 8])]
-    model = build.model(nodes, *ends, [build.constant("shift", [0.0] * 8)])
+    model = build.of_nodes(nodes, *ends, [build.constant("shift", [0.0] * 8)])
     assert api.verify(model, model).passed
     result = api.verify(model, build.changed(model, "shift", lambda s: s + 1))
     assert not result.passed and "NaN" in result.reasons[0]
@@ -114,7 +114,7 @@ def variance(*, stable: bool, factor: float = 1.0) -> onnx.ModelProto:
         nodes += [node("Mul", "mean mean", "squared"), node("Sub", "power squared", "v")]
     nodes.append(node("Mul", "v factor", "y"))
     weights = [build.constant("far", 1000.0), build.constant("factor", factor)]
-    return build.model(nodes, [value("x", ["n", 64])], [value("y", ["n", 1])], weights)
+    return build.of_nodes(nodes, [value("x", ["n", 64])], [value("y", ["n", 1])], weights)
 
 
 def test_what_the_reference_gives_in_double_precision_is_right_where_it_is_off_itself() -> None:
@@ -137,8 +137,8 @@ def test_a_mean_of_thousands_of_equal_numbers_may_be_exact(opset: int) -> None:
     ]
     means = [0.7, 0.1, 0.3]
     weights = [build.constant("k", np.zeros((3, 2, 1, 1))), build.constant("b", means), build.weight("w", 3, 4)]
-    built = build.model(nodes, [value("x", [1, 2, 128, 128])], [value("y", [1, 4])], weights, opset=opset)
-    exact = build.model(
+    built = build.of_nodes(nodes, [value("x", [1, 2, 128, 128])], [value("y", [1, 4])], weights, opset=opset)
+    exact = build.of_nodes(
         [node("Mul", "x none", "z"), node("ReduceSum", "z axes", "s", keepdims=0), node("Add", "s mean", "y")],
         [value("x", [1, 2, 128, 128])],
         [value("y", [1, 4])],

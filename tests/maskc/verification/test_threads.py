@@ -69,7 +69,7 @@ def test_a_session_that_cannot_be_made_prints_nothing(
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fails)
     nodes = [build.node("Sampler", "x", "a", domain="com.microsoft"), build.node("Relu", "a", "y")]
-    built = build.model(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], domains=["com.microsoft"])
+    built = build.of_nodes(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], domains=["com.microsoft"])
     maskc.compile(build.save(built, tmp_path / "m.onnx"), verify=False)
     assert capfd.readouterr().out == ""
 

@@ -242,7 +242,7 @@ def test_real_data_finds_what_random_data_cannot() -> None:
     def gated(limit: float) -> onnx.ModelProto:
         nodes = [node("Greater", "x limit", "g"), node("Neg", "x", "n"), node("Where", "g n x", "y")]
         limits = [build.constant("limit", limit)]
-        return build.model(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], limits)
+        return build.of_nodes(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], limits)
 
     far, further = gated(1000), gated(1001)
     assert api.verify(far, further).passed
@@ -430,7 +430,7 @@ def test_products_with_weights_of_few_bits_are_compared_as_the_graph_says(turned
         build.constant("keep", [1, 0] * 8),
         build.weight("v", 16, 3),
     ]
-    reference = build.model(nodes, [value("x", ["N", 24])], [value("y", ["N", 3])], stored)
+    reference = build.of_nodes(nodes, [value("x", ["N", 24])], [value("y", ["N", 3])], stored)
     compiled = api.compile(reference, verify=True)
     assert compiled.report.verification is not None and compiled.report.verification.passed
     assert "DequantizeLinear" in {item.op_type for item in compiled.model.graph.node}

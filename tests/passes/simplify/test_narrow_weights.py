@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import passes
-from tests.maskc import build
+from tests.passes.text import model
 
 
 def cast_weights(dtype: Any, masked: bool) -> onnx.ModelProto:
@@ -21,16 +21,11 @@ def cast_weights(dtype: Any, masked: bool) -> onnx.ModelProto:
     first, second = (rng.integers(-8, 9, size=(200, 600)).astype(dtype) for _ in range(2))
     if masked:
         first[:, ::2] = 0
-    nodes = [
-        build.node("Cast", "w1", "f1", to=TensorProto.FLOAT),
-        build.node("MatMul", "x f1", "a"),
-        build.node("Relu", "a", "b"),
-        build.node("Cast", "w2", "f2", to=TensorProto.FLOAT),
-        build.node("MatMul", "b f2", "y"),
-    ]
-    weights = [numpy_helper.from_array(first, "w1"), numpy_helper.from_array(second.T.copy(), "w2")]
-    inputs, outputs = [build.value("x", ["n", 200])], [build.value("y", ["n", 200])]
-    return build.model(nodes, inputs, outputs, weights, opset=19, ir_version=9)
+    body = "f1 = Cast<to=1>(w1) a = MatMul(x, f1) b = Relu(a) f2 = Cast<to=1>(w2) y = MatMul(b, f2)"
+    source = model("(float[n,200] x) => (float[n,200] y)", body, 19, ir=9, checked=False)
+    stored = {"w1": first, "w2": second.T.copy()}
+    source.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in stored.items())
+    return source
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -54,7 +49,7 @@ def test_what_is_not_the_same_in_fewer_bits_stays() -> None:
     source = cast_weights(np.float16, masked=False)
     odd = np.random.default_rng(2).normal(size=(200, 200)).astype(np.float32)
     source.graph.node[-1].output[0] = "z"
-    source.graph.node.append(build.node("MatMul", "z odd", "y"))
+    source.graph.node.append(onnx.helper.make_node("MatMul", ["z", "odd"], ["y"]))
     source.graph.initializer.append(numpy_helper.from_array(odd, "odd"))
     kinds = {t.name: t.data_type for t in passes.shrink(source).model.graph.initializer}
     assert kinds["odd"] == TensorProto.FLOAT and sorted(kinds.values()) == [1, 10, 10]
