@@ -13,8 +13,9 @@ import pytest
 import passes
 from maskc import frontend
 from maskc.errors import InputError
-from maskc.frontend import graph_queries, onnx_file
+from maskc.frontend import onnx_file
 from passes.errors import GraphError
+from passes.model import outline
 from tests.maskc import build
 from tests.maskc.command import compile_refused, compiled, maskc, refused
 
@@ -119,7 +120,7 @@ def test_a_graph_that_is_not_valid(
     with pytest.raises(InputError):
         frontend.read(built)
     monkeypatch.setattr(onnx_file, "_SOON_SHOWN", 0)  # as if there were many weights, which the checker is not shown
-    monkeypatch.setattr(graph_queries, "_SHAPE_DATA", 8)
+    monkeypatch.setattr(outline, "SHAPE_DATA", 8)
     with pytest.raises(InputError):
         frontend.read(built)
 
