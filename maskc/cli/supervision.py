@@ -1,4 +1,4 @@
-"""The command in a process of its own, which can be ended whatever native code it is in, and whose end is always told.
+"""Supervision of the command, which runs in a second process and can be ended whatever native code it is in.
 
 The first process stays small: it passes signals on, watches time and memory, and ends the other one where that does not
 do so.
@@ -129,41 +129,50 @@ class _Supervisor:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._pass_on)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
+        killed = self._watch(woken)
+        ended, status = os.waitpid(self._process, os.WNOHANG if killed else 0)
+        code = os.waitstatus_to_exitcode(status) if ended else -signal.SIGKILL
+        if killed or code < 0:
+            for folder in self._parts:
+                shutil.rmtree(folder, ignore_errors=True)
+        reason = self._reason(code)
+        if reason:
+            return told(reason, 2)
+        return 128 + self._signal if self._signal is not None and code < 0 else code
+
+    def _watch(self, woken: int) -> bool:
+        """Wait for the end of the process, or end it when it takes too long or too much; whether it was killed."""
         killed = False
         while True:
-            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if self._memory:
-                left = _LOOK if left is None else min(left, _LOOK)
-            ready, _, _ = select.select([self._line, woken], [], [], left)
+            ready, _, _ = select.select([self._line, woken], [], [], self._time_left())
             if woken in ready:
                 os.read(woken, 64)
             if self._line in ready and not self._hear():
-                break
+                return killed
             if self._memory and _taken(self._process) > float(self._memory) * 1e9:
                 self._exceeded, self._memory, killed = self._memory, "", True
                 self._deadline = time.monotonic() + _DYING
                 self._kill(signal.SIGKILL)
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 if killed:
-                    break
+                    return True
                 killed = self._end()
-        ended, status = os.waitpid(self._process, os.WNOHANG if killed else 0)
-        code = os.waitstatus_to_exitcode(status) if ended else -signal.SIGKILL
-        if killed or code < 0:
-            for folder in self._parts:
-                shutil.rmtree(folder, ignore_errors=True)
+
+    def _time_left(self) -> float | None:
+        """Seconds until there is something to do; None where only the process or a signal gives that."""
+        left = [] if self._deadline is None else [max(0.0, self._deadline - time.monotonic())]
+        return min([*left, *([_LOOK] if self._memory else [])], default=None)
+
+    def _reason(self, code: int) -> str:
+        """Why it ended with this code, where it cannot have said so itself; "" otherwise."""
         if self._exceeded and code != 0:
-            return told(
-                f"It took more than {self._exceeded} GB of memory, and was ended. Give it more with --memory.", 2
-            )
+            return f"It took more than {self._exceeded} GB of memory, and was ended. Give it more with --memory."
         if self._timeout and code != 0:
-            return told(f"It took more than {self._timeout} seconds, and was ended. Give it more with --timeout.", 2)
-        if self._signal is not None and code < 0:
-            return 128 + self._signal
-        if code < 0:
+            return f"It took more than {self._timeout} seconds, and was ended. Give it more with --timeout."
+        if code < 0 and self._signal is None:
             name = signal.Signals(-code).name
-            return told(f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed.", 2)
-        return code
+            return f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed."
+        return ""
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

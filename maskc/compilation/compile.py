@@ -29,7 +29,8 @@ from maskc.errors import (
     telling,
 )
 from maskc.frontend import Source, write_model_files
-from maskc.frontend.graph_queries import has_external, model_bytes
+from maskc.frontend.file_size import model_bytes
+from maskc.frontend.graph_queries import has_external
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.onnx_file import check

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
-from maskc.frontend.graph_queries import model_bytes
+from maskc.frontend.file_size import model_bytes
 
 if TYPE_CHECKING:
     from maskc.frontend.tensorflow.convert import TensorFlowModel

@@ -164,6 +164,7 @@ def _names(model: ModelProto) -> Counter[str]:
 
 
 def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
+    """The faults of a graph that reads `outer` tensors, and of the graphs in it, as they come."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         number = value.type.tensor_type.elem_type
         if number and number not in _TYPES:
@@ -176,7 +177,14 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     written = [name for node in graph.node for name in node.output if name]
     if len({*written}) < len(written) or not given.isdisjoint(written):
         yield from _written_twice(graph, given)
-    ready = set(given)
+    yield from _node_faults(graph, given)
+    written_or_given = given.union(written)
+    yield from (f"nothing writes the output '{v.name}'" for v in graph.output if v.name not in written_or_given)
+
+
+def _node_faults(graph: GraphProto, ready: set[str]) -> Iterator[str]:
+    """The faults of nodes, of which each reads what is `ready` before the first one, or written by one before it."""
+    ready = set(ready)
     for node in graph.node:
         read = list(node.input)
         if not all(read) and (missing := _missing_input(node)) is not None:
@@ -192,9 +200,6 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
         ready.update(node.output)
         for body in held:
             yield from _faults(body, frozenset(ready))
-    for value in graph.output:
-        if value.name not in ready:
-            yield f"nothing writes the output '{value.name}'"
 
 
 def _written_twice(graph: GraphProto, given: Set[str]) -> Iterator[str]:

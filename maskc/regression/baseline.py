@@ -1,4 +1,4 @@
-"""The file of what models cost, which is committed and reviewed like code.
+"""Baseline file of FLOPs and channels, which is committed and reviewed like code.
 
 `flops.json` holds a `schema` number and an entry for each model, under its path from the file's directory. Models and
 layers stand in a stable order with one value on a line, so that a review shows what changed. docs/ci.md lists the keys.
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed
+from maskc.results.totals import Figures
+from passes.cost.cost_values import Cost
 from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
@@ -42,6 +44,11 @@ class Counts:
     flops: int
     macs: int
     params: int
+
+    @classmethod
+    def of(cls, counted: Cost | Figures) -> Counts:
+        """Those of a count, or of the figures of a file."""
+        return cls(counted.flops, counted.macs, counted.params)
 
 
 @dataclass(frozen=True)

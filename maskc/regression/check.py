@@ -1,12 +1,12 @@
-"""The check that a build runs: models compiled again, and compared with what the baseline says of them."""
+"""Regression check of a build: models compiled again and compared with their entries in the baseline."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from onnx import ModelProto
 
@@ -70,15 +70,13 @@ def check(
     one model is in its outcome.
     """
     known = baseline.read(path)
-    files = {known.key(model): model for model in models} or {key: known.file(key) for key in known.models}
+    files = _files(known, models, known.models)
     if not files:
         raise InputError(
             f"The baseline {path} names no models. Add one: `maskc check --update --baseline {path} MODEL`."
         )
-    tasks = []
-    for key, file in files.items():
-        entry = known.models.get(key)
-        tasks.append(_Task(known, key, file, entry.options if entry else None, limits or Limits()))
+    options = {key: entry.options for key, entry in known.models.items()}
+    tasks = [_Task(known, key, file, options.get(key), limits or Limits()) for key, file in files.items()]
     return _all(tasks, jobs, rules)
 
 
@@ -108,26 +106,28 @@ def update(
         raise InputError("Masks belong to one model. Name it, and no other.")
     if (shapes or at or adapters) and not models:
         raise InputError("Name the models that --shape, --at and --adapters are for.")
-    kept = dict(known.models)
-    if not models:
-        kept = {key: entry for key, entry in kept.items() if known.file(key).exists()}
-    files = {known.key(model): model for model in models} or {key: known.file(key) for key in kept}
+    kept = {key: entry for key, entry in known.models.items() if models or known.file(key).exists()}
+    given = {
+        "masks": None if masks is None else known.key(masks),
+        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
+        "adapters": adapters,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     tasks = []
-    for key, file in files.items():
-        entry = known.models.get(key)
-        options = entry.options if entry else Options()
-        if masks is not None:
-            options = dataclasses.replace(options, masks=known.key(masks))
-        if shapes:
-            options = dataclasses.replace(options, shapes={k: list(v) for k, v in shapes.items()})
-        if adapters:
-            options = dataclasses.replace(options, adapters=adapters)
+    for key, file in _files(known, models, kept).items():
+        options = known.models[key].options if key in known.models else Options()
+        options = dataclasses.replace(options, **changes)
         tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at or None))
     outcomes = _all(tasks, jobs, rules)
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
     kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
     return outcomes, Baseline(path, kept).write()
+
+
+def _files(known: Baseline, models: Sequence[Path], keys: Iterable[str]) -> dict[str, Path]:
+    """The files of the models named, or else those of the baseline's `keys`, by what the baseline calls them."""
+    return {known.key(model): model for model in models} or {key: known.file(key) for key in keys}
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
@@ -208,14 +208,13 @@ def _entry(report: CompileReport, options: Options, source: Source, masks: Path 
     held: dict[str, set[int]] = {}
     for item in report.held:
         held.setdefault(f"{item.tensor}@{item.axis}", set()).update(item.channels)
-    before, after = (Counts(f.flops, f.macs, f.params) for f in (report.before, report.after))
     return Entry(
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
         verified=report.verified,
-        before=before,
-        after=after,
+        before=Counts.of(report.before),
+        after=Counts.of(report.after),
         channels=Channels(report.channels_masked, report.channels_removed),
         removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
         held={key: ranges(sorted(some)) for key, some in held.items()},
@@ -234,8 +233,8 @@ def _counted_as_then(now: Entry, source: Source, compiled: ModelProto) -> Entry:
     before, after = count_as_one(source.model), count_as_one(compiled)
     return dataclasses.replace(
         now,
-        before=Counts(before.flops, before.macs, before.params),
-        after=Counts(after.flops, after.macs, after.params),
+        before=Counts.of(before),
+        after=Counts.of(after),
         layer_flops=_layer_flops(layers(before, after)),
         at=written(before.at),
     )

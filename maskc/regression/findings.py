@@ -1,4 +1,4 @@
-"""What regressed: a compilation against its entry in the baseline, and against what was asked for."""
+"""Rules of `maskc check`, one for each figure: equivalence, channels, FLOPs and their reduction."""
 
 from __future__ import annotations
 
@@ -52,25 +52,41 @@ class Limits:
 
 def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
     """What regressed from `before` (None: nothing to compare with) to `now`, which `report` is about."""
-    if limits.min_reduction is not None and report.flops_reduction < limits.min_reduction:
+    yield from _reduction(report, limits)
+    if before is not None:
+        before = _under_new_names(before, now)
+        yield from _equivalence(before, now, report)
+        yield from _channels(before, now, report)
+        yield from _flops(before, now, report, limits)
+
+
+def _reduction(report: CompileReport, limits: Limits) -> Iterator[Finding]:
+    if limits.min_reduction is not None and report.reduction < limits.min_reduction:
         yield Finding(
             "reduction",
-            f"FLOPs at {sizes_in_brief(report.before.at)} fall by {report.flops_reduction:.2f}×, and "
+            f"FLOPs at {sizes_in_brief(report.before.at)} fall by {report.reduction:.2f}×, and "
             f"{limits.min_reduction:g}× was asked for.",
             (*held_lines(report.held), *codes_line(report.held)),
         )
-    if before is None:
-        return
-    before = _under_new_names(before, now)
+
+
+def _equivalence(before: Entry, now: Entry, report: CompileReport) -> Iterator[Finding]:
     if before.verified and not now.verified:
         yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
-    stays = tuple(_staying(before, now, report))
-    if stays:
-        count = sum(len(item.channels) for item in stays)
+
+
+def _channels(before: Entry, now: Entry, report: CompileReport) -> Iterator[Finding]:
+    kept = tuple(_no_longer_removed(before, now, report))
+    if kept:
+        count = sum(len(item.channels) for item in kept)
         what = "1 masked channel was" if count == 1 else f"{count} masked channels were"
-        yield Finding("channels", f"{what} removed before and kept now.", (*held_lines(stays), *codes_line(stays)))
+        yield Finding("channels", f"{what} removed before and kept now.", (*held_lines(kept), *codes_line(kept)))
+
+
+def _flops(before: Entry, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
-        yield Finding("flops", _rise(before, now, limits.tolerance), tuple(_why(before, now, report)))
+        causes = (*_unmasked(before, report), *_costlier_layers(before, now), *_other_flops(before, now))
+        yield Finding("flops", _rise(before, now, limits.tolerance), causes)
 
 
 def _other_names(before: Entry, now: Entry) -> dict[str, str]:
@@ -90,8 +106,8 @@ def _under_new_names(before: Entry, now: Entry) -> Entry:
     return dataclasses.replace(before, widths=widths, layer_flops=flops)
 
 
-def _staying(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
-    """What is held now and went when the baseline was written, along axes that hold more than they did then."""
+def _no_longer_removed(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
+    """What is kept now and was removed for the baseline, along axes that keep more than they did then."""
     for item in report.held:
         key = f"{item.tensor}@{item.axis}"
         if channels(now.held.get(key, "")).sum() <= channels(before.held.get(key, "")).sum():
@@ -111,31 +127,33 @@ def _rise(before: Entry, now: Entry, tolerance: float) -> str:
     return f"FLOPs rose from {old:,} to {new:,}{share}{sizes}{allowed}; {cause}."
 
 
-def _why(before: Entry, now: Entry, report: CompileReport) -> Iterator[str]:
-    """Channels that are masked no longer, layers that became dearer, and what else costs more."""
+def _unmasked(before: Entry, report: CompileReport) -> Iterator[str]:
+    """Masks with fewer masked channels than in the baseline."""
     masked = {f"{axis.tensor}@{axis.axis}": axis.channels for axis in report.masked}
-    for key in {**before.removed, **before.held}:
-        removed, held = channels(before.removed.get(key, "")), channels(before.held.get(key, ""))
-        old = np.zeros(max(len(removed), len(held)), np.bool_)
-        old[: len(removed)] |= removed
-        old[: len(held)] |= held
-        new = [channel for channel in masked.get(key, ()) if channel < len(old)]
-        if len(masked.get(key, ())) < old.sum():
+    for key in before.removed | before.held:
+        removed, held = ({*np.flatnonzero(channels(text.get(key, "")))} for text in (before.removed, before.held))
+        old, new = removed | held, masked.get(key, ())
+        if len(new) < len(old):
             name, _, axis = key.rpartition("@")
-            old[new] = False
-            bare = np.flatnonzero(old)
+            bare = sorted(old.difference(new))
             which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
             yield f"mask '{name}' axis {axis}: {which} no longer masked"
-    rises = {name: now.layer_flops[name] - before.layer_flops.get(name, 0) for name in now.layer_flops}
-    dearer = sorted((name for name, rise in rises.items() if rise > 0), key=lambda name: (-rises[name], name))
-    for name in dearer[:_NAMED]:
+
+
+def _costlier_layers(before: Entry, now: Entry) -> Iterator[str]:
+    """The layers with more FLOPs, those that rose most first."""
+    rises = {name: flops - before.layer_flops.get(name, 0) for name, flops in now.layer_flops.items()}
+    costlier = sorted((name for name, rise in rises.items() if rise > 0), key=lambda name: (-rises[name], name))
+    for name in costlier[:_NAMED]:
         yield f"layer '{name}' {_width(before.widths.get(name), now.widths.get(name))}: +{rises[name]:,} FLOPs"
-    if len(dearer) > _NAMED:
-        rest = sum(rises[name] for name in dearer[_NAMED:])
-        yield f"{len(dearer) - _NAMED} more layers: +{rest:,} FLOPs"
-    other = (now.after.flops - sum(now.layer_flops.values())) - (before.after.flops - sum(before.layer_flops.values()))
-    if other > 0:
-        yield f"everything that is not a layer: +{other:,} FLOPs"
+    if rest := costlier[_NAMED:]:
+        yield f"{len(rest)} more layers: +{sum(rises[name] for name in rest):,} FLOPs"
+
+
+def _other_flops(before: Entry, now: Entry) -> Iterator[str]:
+    old, new = (entry.after.flops - sum(entry.layer_flops.values()) for entry in (before, now))
+    if new > old:
+        yield f"everything that is not a layer: +{new - old:,} FLOPs"
 
 
 def _width(before: int | None, now: int | None) -> str:
@@ -147,7 +165,7 @@ def _width(before: int | None, now: int | None) -> str:
 
 
 def notes(before: Entry | None, now: Entry, report: CompileReport) -> Iterator[str]:
-    """What is worth knowing beside regressions; `report` is that of the compilation."""
+    """Remarks on an entry that are no regressions; `report` is that of the compilation."""
     sizes = report.before.at
     if sizes.unknown or sizes.loops:
         yield f"{counted_at(sizes)}."

@@ -49,20 +49,26 @@ def marked(points: Sequence[Point], source: Origin, lower_is_better: bool) -> tu
     good = [point for point in points if point.figures is not None]
     rated = bool(good) and all(point.quality is not None for point in good)
     timed = bool(good) and all(point.time is not None for point in good)
-    worth = {}
-    for point in good:
-        cost = (point.time if timed else point.share) or 0.0
-        loss = (point.quality or 0.0) * (1 if lower_is_better else -1) if rated else 0.0
-        quartiles = point.latency.after if timed and point.latency is not None else (1.0, 1.0, 1.0)
-        spread = (cost * quartiles[0] / quartiles[1], cost * quartiles[2] / quartiles[1])
-        worth[point.name] = _Worth(point.name, "" if rated else point.level, cost, loss, point.share or 0.0, *spread)
+    sign = 1 if lower_is_better else -1
+    worth = {point.name: _worth(point, sign if rated else 0, timed) for point in good}
     others = list(worth.values())
     if rated and source.quality is not None:
-        others.append(_Worth(SOURCE, "", 1.0, source.quality * (1 if lower_is_better else -1), 1.0, 1.0, 1.0))
-    found = []
-    for point in points:
-        mine = worth.get(point.name)
-        better = [other for other in others if mine is not None and other.beats(mine)]
-        best = min(better, key=lambda other: (other.loss, other.cost), default=None)
-        found.append(dataclasses.replace(point, dominated_by=None if best is None else best.name))
-    return tuple(found)
+        others.append(_Worth(SOURCE, "", 1.0, sign * source.quality, 1.0, 1.0, 1.0))
+    return tuple(
+        dataclasses.replace(point, dominated_by=_best_above(worth.get(point.name), others)) for point in points
+    )
+
+
+def _worth(point: Point, sign: int, timed: bool) -> _Worth:
+    """What counts of a point; sign: 1 where less quality is better, -1 where more is, 0 where none was measured."""
+    cost = (point.time if timed else point.share) or 0.0
+    least, median, most = point.latency.after if timed and point.latency is not None else (1.0, 1.0, 1.0)
+    group = "" if sign else point.level
+    spread = cost * least / median, cost * most / median
+    return _Worth(point.name, group, cost, sign * (point.quality or 0.0), point.share or 0.0, *spread)
+
+
+def _best_above(mine: _Worth | None, others: Sequence[_Worth]) -> str | None:
+    """The name of the best that dominates a point."""
+    better = [other for other in others if mine is not None and other.beats(mine)]
+    return min(better, key=lambda other: (other.loss, other.cost)).name if better else None

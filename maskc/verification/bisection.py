@@ -11,10 +11,11 @@ their values.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,37 +59,62 @@ def bisect(
     The models differ on the first of the samples. `double`: compute in double precision where that can be done.
     """
     step = _step(reference, compiled, samples[:_SAMPLES], seed, double)
-    inside = Inside(step.before, step.after, seed, double=double)
-    depth = depths(step.after)
     makers = {name: node for node in step.after.graph.node for name in node.output if name}
-    shared = [name for name in makers if name in inside.shared]
-    worst: dict[str, tuple[float, float, str]] = {}
-    stopped: tuple[int, str] | None = None
-    for sample in samples[:_SAMPLES]:
-        try:
-            values = inside.values(sample)
-        except RunError:
-            continue
-        if values.stopped is not None and (stopped is None or values.stopped < stopped[0]):
-            stopped = values.stopped, sample.label
-        for name in shared:
-            if name not in values.before or name not in values.after:
-                continue
-            floor = inside.floor or tolerance(values.after[name].dtype, depth[name])
-            found = tensor_error(name, values, floor, step.stored) or (np.inf, floor)
-            if name not in worst or found[0] * worst[name][1] > worst[name][0] * found[1]:
-                worst[name] = (*found, sample.label)
-    agreed = {name for name, (error, allowed, _) in worst.items() if error <= allowed}
-    first = next((name for name in shared if name in worst and name not in agreed), None)
+    worst, stopped = _worst_errors(step, makers, samples[:_SAMPLES], seed, double)
+    agreed = {name for name, error in worst.items() if error.is_allowed}
+    first = next((name for name in makers if name in worst and name not in agreed), None)
     if first is None:
         if stopped is None:
             return None
-        first = next(name for name in step.after.graph.node[stopped[0]].output if name)
-        worst[first] = np.inf, 0.0, stopped[1]
+        number, sample = stopped
+        first = next(name for name in step.after.graph.node[number].output if name)
+        worst[first] = _Error(np.inf, 0.0, sample)
     node = makers[first]
     suspects = _suspects(node, makers, agreed)
     difference = FirstDifference(first, _called(node), node.op_type, suspects, *worst[first], step.made_by)
     return Bisection(difference, step.before, step.after)
+
+
+class _Error(NamedTuple):
+    """The error of a tensor on a sample, and what is allowed, relative to its scale."""
+
+    error: float
+    allowed: float
+    sample: str
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.error <= self.allowed
+
+    def exceeds(self, other: _Error) -> bool:
+        """Whether it is the larger one of both, measured by what is allowed."""
+        return self.error * other.allowed > other.error * self.allowed
+
+
+def _worst_errors(
+    step: _Step, makers: Collection[str], samples: Sequence[Sample], seed: int, double: bool
+) -> tuple[dict[str, _Error], tuple[int, str] | None]:
+    """The largest error of each tensor that both models have, and the first node that fails, with the sample."""
+    inside = Inside(step.before, step.after, seed, double=double)
+    depth = depths(step.after)
+    shared = [name for name in makers if name in inside.shared]
+    worst: dict[str, _Error] = {}
+    stopped: list[tuple[int, str]] = []
+    for sample in samples:
+        try:
+            values = inside.values(sample)
+        except RunError:
+            continue
+        if values.stopped is not None:
+            stopped.append((values.stopped, sample.label))
+        for name in shared:
+            if name not in values.before or name not in values.after:
+                continue
+            floor = inside.floor or tolerance(values.after[name].dtype, depth[name])
+            found = _Error(*(tensor_error(name, values, floor, step.stored) or (np.inf, floor)), sample.label)
+            if name not in worst or found.exceeds(worst[name]):
+                worst[name] = found
+    return worst, min(stopped, key=itemgetter(0), default=None)
 
 
 def tensor_error(

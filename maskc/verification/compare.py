@@ -23,7 +23,7 @@ from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
-from maskc.runtime import latency, random_inputs
+from maskc.runtime import accepted_sizes, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
 from maskc.runtime.random_inputs import Inputs
@@ -106,7 +106,7 @@ def compare(
         found.provider = choose_provider(options.provider)
         ports = random_inputs.ports(models.reference)
         if not inputs:
-            random_inputs.check_size(ports)  # a runtime may take all memory for such a model
+            accepted_sizes.check_size(ports)  # a runtime may take all memory for such a model
         expected, actual = _loaded(models, found)
         if actual is not None:
             count = options.samples + len(inputs or ())

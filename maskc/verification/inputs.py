@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError, NotComparableError, RunError
 from maskc.frontend import npz_files
-from maskc.runtime import random_inputs
+from maskc.runtime import accepted_sizes, random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
 from maskc.runtime.tensor_sizes import TensorSizes
@@ -78,11 +78,11 @@ def drawn(
     count: int,
     seed: int,
     tried: Mapping[str, int],
-    inside: random_inputs.Inside | None = None,
+    inside: accepted_sizes.Inside | None = None,
 ) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it.
 
-    `tried` are symbolic sizes to try beside those that are found, `inside` is as for `random_inputs.plan`. Raises
+    `tried` are symbolic sizes to try beside those that are found, `inside` is as for `accepted_sizes.plan`. Raises
     `InputError` when the given data do not fit the reference and `NotComparableError` when no random data does.
     """
     for label, arrays in given.items():
@@ -95,7 +95,7 @@ def drawn(
         if not given:
             raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
         return
-    planned = random_inputs.plan(ports, expected.run, seed, tried, inside)
+    planned = accepted_sizes.plan(ports, expected.run, seed, tried, inside)
     for label, inputs in random_inputs.generate(ports, planned, count, seed):
         yield _finite(_accepted(ports, label, inputs, expected), expected)
 

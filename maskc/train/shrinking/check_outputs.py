@@ -8,7 +8,7 @@ import numpy as np
 
 from maskc.errors import NotEquivalentError
 from maskc.frontend.tensorflow.keras import WATCHED, from_model
-from maskc.runtime import random_inputs
+from maskc.runtime import accepted_sizes, random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.train.keras_internals import all_layers
 from maskc.train.shrinking.known_channels import Known
@@ -37,7 +37,7 @@ def check_outputs(model: Any, small: Any, known: Known) -> None:
     coarsest = max((_epsilon(layer.compute_dtype) for layer in layers), default=_epsilon("float32"))
     # kernels for other numbers of channels sum in other orders
     allowed = TENSORFLOW_FACTOR * ROUNDINGS * coarsest * np.sqrt(len(layers))
-    for label, inputs in random_inputs.generate(ports, random_inputs.plan(ports, outputs, 0), _SAMPLES, 0):
+    for label, inputs in random_inputs.generate(ports, accepted_sizes.plan(ports, outputs, 0), _SAMPLES, 0):
         expected = outputs(inputs)
         actual = dict(zip(own, other.run(dict(zip(other.inputs, inputs.values(), strict=True))).values(), strict=True))
         error = farthest(expected, actual)

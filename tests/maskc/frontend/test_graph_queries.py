@@ -1,4 +1,4 @@
-"""Small questions about ONNX graphs."""
+"""Sizes of files, and which tensors are weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from maskc.frontend import graph_queries
-from maskc.frontend.graph_queries import SOON_WRITTEN, model_bytes, weight_bytes
+from maskc.frontend import file_size
+from maskc.frontend.file_size import SOON_WRITTEN, model_bytes
+from maskc.frontend.graph_queries import weight_bytes
 from passes.model.outline import outline
 from tests.maskc import build
 
@@ -19,7 +20,7 @@ def test_bytes_of_many_weights_are_those_of_the_file() -> None:
     typed = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[300], float_data=np.ones(300), doc_string="!")
     wide.graph.initializer.extend([typed, build.constant("e", np.zeros((0, 4)))])
     wide.graph.initializer[0].external_data.append(onnx.StringStringEntryProto(key="location", value="nowhere"))
-    assert model_bytes(wide) == len(wide.SerializeToString()) > SOON_WRITTEN
+    assert model_bytes(wide) == wide.ByteSize() > SOON_WRITTEN
 
 
 def test_constants_in_nodes_are_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,5 +32,5 @@ def test_constants_in_nodes_are_weights(monkeypatch: pytest.MonkeyPatch) -> None
     light, size = outline(built), len(built.SerializeToString())
     assert 2**16 < weight_bytes(built) < size and len(light.SerializeToString()) < size - weight_bytes(built) + 2**12
     onnx.checker.check_model(light, full_check=True)
-    monkeypatch.setattr(graph_queries, "SOON_WRITTEN", 0)
+    monkeypatch.setattr(file_size, "SOON_WRITTEN", 0)
     assert model_bytes(built) == size

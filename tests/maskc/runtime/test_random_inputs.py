@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import maskc as api
 from maskc.errors import NotComparableError, RunError, UnavailableError
-from maskc.runtime import random_inputs
+from maskc.runtime import accepted_sizes, random_inputs
 from maskc.runtime.random_inputs import KINDS, Inputs, Port
 from maskc.runtime.session import load
 from maskc.runtime.tensor_sizes import TensorSizes
@@ -36,7 +36,7 @@ def test_only_inputs_without_a_default_are_drawn() -> None:
 
 def test_batches_of_one_two_and_five() -> None:
     ports = random_inputs.ports(build.mlp())
-    planned = random_inputs.plan(ports, lambda inputs: None, 0)
+    planned = accepted_sizes.plan(ports, lambda inputs: None, 0)
     assert shapes(planned) == [{"n": 1}, {"n": 2}, {"n": 5}]
 
 
@@ -45,13 +45,13 @@ def test_a_batch_that_is_refused_is_left_out() -> None:
         if inputs["x"].shape[0] == 2:
             raise RunError("no")
 
-    planned = random_inputs.plan(random_inputs.ports(build.mlp()), run, 0)
+    planned = accepted_sizes.plan(random_inputs.ports(build.mlp()), run, 0)
     assert shapes(planned) == [{"n": 1}, {"n": 5}]
 
 
 def test_sizes_without_names_have_some_all_the_same() -> None:
     model = build.model("(float[?,3,?] x) => (float[?,3,?] y)", "y = Identity(x)")
-    planned = random_inputs.plan(random_inputs.ports(model), lambda inputs: None, 0)
+    planned = accepted_sizes.plan(random_inputs.ports(model), lambda inputs: None, 0)
     assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
     assert {sizes["x[2]"] for sizes in shapes(planned)} == {64, 17, 1, 2}
 
@@ -71,7 +71,7 @@ def test_images_are_no_smaller_than_windows(window: str, least: int) -> None:
     built = build.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, kernel=(3, 3, 2, 2), one=(4, 3, 1, 1))
     ports = random_inputs.ports(built)
     inside = TensorSizes(built, ports)
-    tried = {planned["h"] for planned in shapes(random_inputs.plan(ports, lambda inputs: None, 0, None, inside))}
+    tried = {planned["h"] for planned in shapes(accepted_sizes.plan(ports, lambda inputs: None, 0, None, inside))}
     assert all(inside.windows_fit({"n": 1, "h": size, "w": size}) == (size >= least) for size in range(1, 10))
     assert tried == {64, *[size for size in (17, 1, 2, 33, 96, 24, 10) if size >= least][:3]}
 
@@ -82,7 +82,7 @@ def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
     built = build.model(signature, "y = Conv<strides=[160]>(x, window)", window=(4, 1, 400))
     ports = random_inputs.ports(built)
     session = load(built, "cpu")
-    planned = shapes(random_inputs.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
+    planned = shapes(accepted_sizes.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
     assert [sizes["n"] for sizes in planned[:3]] == [1, 2, 5]
     assert [sizes["t"] for sizes in planned] == [512, 512, 512, 529, 513, 514]
 
@@ -93,13 +93,13 @@ def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None
     inside = TensorSizes(built, ports)
     assert inside.largest({"n": 3}) == 3 * 2**24 * 32
     with pytest.raises(NotComparableError, match="a tensor in it has 536,870,912 elements"):
-        random_inputs.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
+        accepted_sizes.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
 
 
 def test_larger_sizes_are_left_where_tensors_inside_get_large() -> None:
     built = tiled(2**20)
     ports = random_inputs.ports(built)
-    planned = random_inputs.plan(ports, lambda inputs: None, 0, None, TensorSizes(built, ports))
+    planned = accepted_sizes.plan(ports, lambda inputs: None, 0, None, TensorSizes(built, ports))
     assert [sizes["n"] for sizes in planned.sizes] == [1, 2]
 
 
@@ -130,7 +130,7 @@ def test_one_size_per_name() -> None:
         if inputs["other"].shape[1] != 2 * inputs["x"].shape[1]:
             raise RunError("s must be 2 t")
 
-    planned = random_inputs.plan(random_inputs.ports(model), run, 0)
+    planned = accepted_sizes.plan(random_inputs.ports(model), run, 0)
     assert all(sizes["s"] == 2 * sizes["t"] for sizes in shapes(planned))
 
 
@@ -229,7 +229,7 @@ def test_integers_that_are_too_large_for_the_model_are_lowered() -> None:
         if inputs["x"].max() > 0:
             raise RunError("out of range")
 
-    assert random_inputs.plan(random_inputs.ports(model), run, 0).ceiling == 1
+    assert accepted_sizes.plan(random_inputs.ports(model), run, 0).ceiling == 1
 
 
 def test_images_use_the_whole_range() -> None:

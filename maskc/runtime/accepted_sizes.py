@@ -1,0 +1,171 @@
+"""Input sizes that a model accepts, found by running it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from maskc.errors import NotComparableError, RunError
+from maskc.runtime.random_inputs import Inputs, Plan, Port, draw, smaller
+
+_BATCHES = (1, 2, 5)
+
+# What integers that are not known to be indices stay below, the first that is accepted.
+_CEILINGS = (3, 2, 1)
+
+# Values tried for symbolic sizes other than the batch until the reference accepts one, the last for windows on sound,
+# and then beside it: an odd one, the smallest, and one more; where it accepts none of these, larger by as much.
+_SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
+_MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
+_EXTRA_SIZES = 3
+_MAX_TRIES = 60
+
+# Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
+_MAX_ELEMENTS = 2**24
+# Examples, as the first axis of a matrix counts them: more show nothing else, and take minutes.
+_MAX_EXAMPLES = 2**20
+# Elements of a tensor inside: several may be held at a time.
+_MAX_INSIDE = 2**28
+# And where smaller sizes are accepted.
+_MANY_INSIDE = 2**26
+
+
+class Inside(Protocol):
+    """What is known of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
+
+    def largest(self, sizes: Mapping[str, int]) -> int:
+        """The elements of the largest tensor."""
+
+    def windows_fit(self, sizes: Mapping[str, int]) -> bool:
+        """Whether each window fits its input."""
+
+
+def plan(
+    inputs: Sequence[Port],
+    run: Callable[[Inputs], object],
+    seed: int,
+    tried: Mapping[str, int] | None = None,
+    inside: Inside | None = None,
+) -> Plan:
+    """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
+
+    `tried` are values for symbols by name, which come first where the model accepts them. The model is not run
+    where a tensor `inside` it has too many elements, nor, beside other sizes, where an image is smaller than a window.
+
+    Raises `NotComparableError` when none is found.
+    """
+    search = _Search(inputs, run, seed, inside)
+    sizes, ceiling = search.first(tried or {})
+    return Plan((sizes, *search.beside(sizes, ceiling)), ceiling)
+
+
+class _Search:
+    """The sizes of a model's inputs: those of the batch, and others."""
+
+    def __init__(
+        self, inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, inside: Inside | None
+    ) -> None:
+        self._inputs, self._run, self._seed, self._inside = inputs, run, seed, inside
+        self._symbols = list(dict.fromkeys(symbol for port in inputs for symbol in port.symbols()))
+        leading = {port.symbols()[0] for port in inputs if port.type.shape and not isinstance(port.type.shape[0], int)}
+        self._batches = [symbol for symbol in self._symbols if symbol in leading]
+        self._others = [symbol for symbol in self._symbols if symbol not in leading]
+        self._failure: RunError | None = None
+
+    def first(self, tried: Mapping[str, int]) -> tuple[Mapping[str, int], int]:
+        """The first sizes that are accepted, and the ceiling. Raises `NotComparableError` where there are none."""
+        asked = {name: size for name, size in tried.items() if name in self._symbols}
+        wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), _CEILINGS)
+        attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._candidates())]
+        for most, candidates in attempts:
+            for sizes, ceiling in candidates:
+                if self._accepts(sizes, ceiling, most):
+                    return sizes, ceiling
+        raise NotComparableError(
+            f"No random input was found that the reference accepts ({str(self._failure).rstrip('.')}). "
+            "Give real data with --inputs."
+        )
+
+    def beside(self, sizes: Mapping[str, int], ceiling: int) -> list[Mapping[str, int]]:
+        """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""
+        accepted: list[Mapping[str, int]] = []
+        for batch in _BATCHES if self._batches else ():
+            candidate = {**sizes, **dict.fromkeys(self._batches, batch)}
+            if candidate not in (sizes, *accepted) and self._accepts(candidate, ceiling, _MANY_INSIDE):
+                accepted.append(candidate)
+        if self._others:
+            known = [sizes, *accepted]
+            least = dict.fromkeys(self._others, 0)
+            accepted += self._beyond(least, sizes, known, ceiling) or self._beyond(sizes, sizes, known, ceiling)
+        return accepted
+
+    def _beyond(
+        self, least: Mapping[str, int], sizes: Mapping[str, int], known: Sequence[Mapping[str, int]], ceiling: int
+    ) -> list[Mapping[str, int]]:
+        """The first few that are accepted of sizes which exceed `least` by as much."""
+        candidates = ({**sizes, **{name: least[name] + size for name in self._others}} for size in _MORE_SIZES)
+        new = (c for c in candidates if c not in known and (self._inside is None or self._inside.windows_fit(c)))
+        return [*itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)]
+
+    def _candidates(self) -> Iterator[tuple[dict[str, int], int]]:
+        for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), _CEILINGS):
+            for values in itertools.islice(_values(len(self._others)), _MAX_TRIES):
+                yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
+
+    def _accepts(self, sizes: Mapping[str, int], ceiling: int, most: int) -> bool:
+        """Whether the model runs at these sizes; at the lowest ceiling, with smaller integers as well."""
+        if too_many := _too_many(self._inputs, sizes):
+            return self._failed(RunError(too_many))
+        elements = 0 if self._inside is None else self._inside.largest(sizes)
+        if elements > _MAX_INSIDE:
+            text = f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
+            return self._failed(RunError(text))
+        if elements > most:
+            return False
+        drawn = draw(self._inputs, sizes, "gaussian", np.random.default_rng(self._seed), ceiling)
+        return any(map(self._runs, (drawn, *(smaller(self._inputs, drawn) if ceiling == 1 else ()))))
+
+    def _runs(self, values: Inputs) -> bool:
+        try:
+            self._run(values)
+        except RunError as error:
+            return self._failed(error)
+        return True
+
+    def _failed(self, error: RunError) -> bool:
+        """Take note of the first failure, which is the one that is told."""
+        self._failure = self._failure or error
+        return False
+
+
+def _values(count: int) -> Iterator[tuple[int, ...]]:
+    """Sizes for `count` symbols: all alike first, since most are related, then every combination."""
+    yield from ((size,) * count for size in _SIZES[: len(_SIZES) if count else 1])
+    if count > 1:
+        for values in itertools.product(_SIZES, repeat=count):
+            if len(set(values)) > 1:
+                yield values
+
+
+def check_size(inputs: Sequence[Port]) -> None:
+    """Raise `NotComparableError` where even with all open sizes 1 there are more elements than are drawn."""
+    if too_many := _too_many(inputs, dict.fromkeys((s for port in inputs for s in port.symbols()), 1)):
+        raise NotComparableError(
+            f"No random input was found that the reference accepts ({too_many}). Give real data with --inputs."
+        )
+
+
+def _too_many(inputs: Sequence[Port], sizes: Mapping[str, int]) -> str:
+    """What is said of inputs with more elements than are drawn; "" where there are not."""
+    shapes = [port.shape(sizes) for port in inputs]
+    elements = sum(math.prod(max(1, size) for size in shape) for shape in shapes)
+    if elements > _MAX_ELEMENTS:
+        return f"its inputs have {elements:,} elements, and up to {_MAX_ELEMENTS:,} are drawn"
+    examples = max((shape[0] for shape in shapes if len(shape) > 1), default=0)
+    if examples > _MAX_EXAMPLES:
+        return f"its inputs hold {examples:,} examples, and up to {_MAX_EXAMPLES:,} are drawn"
+    return ""
