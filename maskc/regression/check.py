@@ -107,22 +107,26 @@ def update(
     if (shapes or at or adapters) and not models:
         raise InputError("Name the models that --shape, --at and --adapters are for.")
     kept = {key: entry for key, entry in known.models.items() if models or known.file(key).exists()}
-    given = {
-        "masks": None if masks is None else known.key(masks),
-        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
-        "adapters": adapters,
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
+    changes = _changes(known, masks, shapes, adapters)
     tasks = []
     for key, file in _files(known, models, kept).items():
-        options = known.models[key].options if key in known.models else Options()
-        options = dataclasses.replace(options, **changes)
-        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at or None))
+        options = dataclasses.replace(kept[key].options if key in kept else Options(), **changes)
+        tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at))
     outcomes = _all(tasks, jobs, rules)
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
     kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
     return outcomes, Baseline(path, kept).write()
+
+
+def _changes(known: Baseline, masks: Path | None, shapes: Shapes | None, adapters: str | None) -> dict[str, Any]:
+    """The options that are given, as the baseline has them."""
+    changes = {
+        "masks": None if masks is None else known.key(masks),
+        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
+        "adapters": adapters,
+    }
+    return {name: value for name, value in changes.items() if value}
 
 
 def _files(known: Baseline, models: Sequence[Path], keys: Iterable[str]) -> dict[str, Path]:
