@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from maskc.compilation.detect_cpu import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
+from maskc.runtime.latency import in_turns
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.inputs import one_sample
 from passes.pipeline.options import ShrinkOptions
@@ -39,9 +41,8 @@ from passes.weights.external_file import Store
 _SECONDS = 0.02
 _RUNS = 5
 
-# Models are run in turns for so many seconds, the first times to warm up. What is slower by less may be as fast.
+# Models are run in turns for so many seconds. What is slower by less may be as fast.
 _COMPARED = 2.0
-_WARM_UPS = 2
 _NOISE = 1.03
 
 # A layer of more multiply-adds than this is timed on fewer places, and the time taken in proportion.
@@ -114,17 +115,7 @@ def _ratios(models: list[onnx.ModelProto]) -> list[tuple[float, float]]:
     """Medians of the times of the second and third model, over those of the first, and over those of the second."""
     sessions = [OnnxRuntimeSession(model) for model in models]
     sample = one_sample(models[0], sessions[0])
-    times: list[list[float]] = []
-    end = time.perf_counter() + _COMPARED
-    while len(times) < _RUNS + _WARM_UPS or time.perf_counter() < end:
-        row = [0.0] * len(sessions)
-        for place in range(len(sessions)):
-            index = (place + len(times)) % len(sessions)
-            start = time.perf_counter()
-            sessions[index].run(sample)
-            row[index] = time.perf_counter() - start
-        times.append(row)
-    table = np.array(times[_WARM_UPS:])
+    table = in_turns([partial(session.run, sample) for session in sessions], seconds=_COMPARED, least=_RUNS)
     first, second = (np.median(table[:, 1:] / table[:, [base]], axis=0) for base in (0, 1))
     return [(float(first[0]), float(first[1])), (float(second[0]), float(second[1]))]
 

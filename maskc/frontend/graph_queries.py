@@ -46,6 +46,11 @@ class TensorType:
     shape: tuple[int | str | None, ...] | None
 
 
+def name_of(node: NodeProto) -> str:
+    """What to call a node: its name or, unnamed, the first tensor that it writes."""
+    return node.name or next(filter(None, node.output), "")
+
+
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attribute or ():  # asking takes less than going through none

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from maskc.frontend.graph_queries import all_nodes
+from maskc.frontend.graph_queries import all_nodes, name_of
 from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model.element_inference import with_elements
 from passes.model.outline import outline
@@ -28,19 +28,16 @@ def why_fatal(model: ModelProto) -> str | None:
     nodes = [node for node in all_nodes(model) if node.domain in STANDARD_DOMAINS]
     for node in nodes:
         if "" in node.input[_FULL.get(node.op_type, len(node.input)) :]:
-            return (
-                f"it ends the process at {node.op_type} '{node.name or node.output[0]}', which has an empty name "
-                "among its inputs"
-            )
+            return f"it ends the process at {node.op_type} '{name_of(node)}', which has an empty name among its inputs"
         if odd := _fatal_attribute(node):
-            return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', which has {odd}"
+            return f"it ends the process at {node.op_type} '{name_of(node)}', which has {odd}"
     recurrent = [node for node in nodes if node.op_type in _RECURRENT]
     if not recurrent:
         return None
     empty = {value.name for value in _values(model) if _is_empty(value)}
     for node in recurrent:
         if empty.intersection(node.input[:1]):
-            return f"it ends the process at {node.op_type} '{node.name or node.output[0]}', whose data have no elements"
+            return f"it ends the process at {node.op_type} '{name_of(node)}', whose data have no elements"
     return None
 
 
@@ -75,7 +72,7 @@ def why_endless(model: ModelProto) -> str | None:
         if node.op_type == "Loop" and node.input[0] in numbers:
             rounds = int(numpy_helper.to_array(numbers[node.input[0]]).reshape(-1)[0])
             if rounds > _MOST_ROUNDS:
-                return f"Loop '{node.name or node.output[0]}' has {rounds:,} rounds, and up to {_MOST_ROUNDS:,} are run"
+                return f"Loop '{name_of(node)}' has {rounds:,} rounds, and up to {_MOST_ROUNDS:,} are run"
     return None
 
 

@@ -1,10 +1,14 @@
-"""How long two models take, side by side."""
+"""Latency of models that are run in turns on the same data."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskc import progress
 from maskc.results.measurements import Latency
@@ -31,22 +35,36 @@ def measure(
 
     Raises `RunError` when one of them fails.
     """
-    sessions = (before, after)
+    runs = [partial(session.run, inputs) for session in (before, after)]
+    times = in_turns(runs, seconds=seconds, least=least, most=_MOST)
+    quartiles = np.percentile(times, (25, 50, 75), axis=0)
+    shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+    (a, b, c), (d, e, f) = quartiles.T.tolist()
+    return Latency((a, b, c), (d, e, f), len(times), shapes, provider)
+
+
+def in_turns(
+    runs: Sequence[Callable[[], object]], *, seconds: float, least: int, most: float = math.inf
+) -> NDArray[np.float64]:
+    """Milliseconds that each takes, a row for each turn, for so many seconds, after some turns to warm up.
+
+    There are at least `least` turns and at most `most`.
+    """
     start = time.perf_counter()
     for turn in range(_WARM_UPS):
         if turn and time.perf_counter() > start + seconds / 2:
             break
-        for session in sessions:
-            session.run(inputs)
-    times: tuple[list[float], list[float]] = ([], [])
+        for run in runs:
+            run()
+    times: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(times[0]) < least or (time.perf_counter() < end and len(times[0]) < _MOST):
-        turn = len(times[0]) % 2  # who goes first changes, so neither always finds the other's data in the cache
-        for index in (turn, 1 - turn):
+    while len(times) < least or (time.perf_counter() < end and len(times) < most):
+        row = [0.0] * len(runs)
+        for place in range(len(runs)):
+            # who goes first changes, so none always finds another's data in the cache
+            index = (place + len(times)) % len(runs)
             start = time.perf_counter()
-            sessions[index].run(inputs)
-            times[index].append((time.perf_counter() - start) * 1e3)
-    quartiles = [tuple(float(q) for q in np.percentile(series, (25, 50, 75))) for series in times]
-    shapes = {name: tuple(array.shape) for name, array in inputs.items()}
-    (a, b, c), (d, e, f) = quartiles
-    return Latency((a, b, c), (d, e, f), len(times[0]), shapes, provider)
+            runs[index]()
+            row[index] = (time.perf_counter() - start) * 1e3
+        times.append(row)
+    return np.array(times)

@@ -24,7 +24,7 @@ from onnx import ModelProto, NodeProto
 import passes
 from maskc import progress
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.graph_queries import bodies
+from maskc.frontend.graph_queries import bodies, name_of
 from maskc.results.measurements import FirstDifference
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_in_double import Exact
@@ -71,7 +71,7 @@ def bisect(
         worst[first] = _Error(np.inf, 0.0, sample)
     node = makers[first]
     suspects = _suspects(node, makers, agreed)
-    difference = FirstDifference(first, _called(node), node.op_type, suspects, *worst[first], step.made_by)
+    difference = FirstDifference(first, name_of(node), node.op_type, suspects, *worst[first], step.made_by)
     return Bisection(difference, step.before, step.after)
 
 
@@ -195,16 +195,12 @@ def _suspects(node: NodeProto, makers: Mapping[str, NodeProto], agreed: set[str]
     waiting = [node]
     while waiting:
         current = waiting.pop(0)
-        if _called(current) in found:
+        if name_of(current) in found:
             continue
-        found[_called(current)] = None
+        found[name_of(current)] = None
         read = [*current.input, *(name for body in bodies(current) for inner in body.node for name in inner.input)]
         waiting += [makers[name] for name in read if name in makers and name not in agreed]
     return tuple(found)
-
-
-def _called(node: NodeProto) -> str:
-    return node.name or next(name for name in node.output if name)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from rich.table import Table
 
 from maskc import progress
 from maskc.errors import NotEquivalentError
+
+if TYPE_CHECKING:
+    from maskc.runtime.session import Session
 
 TIMED_BATCH = 64
 TIMED_RUNS = 200
@@ -112,35 +116,31 @@ def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDAr
     import onnx
 
     from maskc import flops
+    from maskc.runtime.latency import in_turns
     from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
-    sessions = {}
+    predictors = {}
     for name, path in files.items():
         model = onnx.load(path)
-        sessions[name] = (OnnxRuntimeSession(model), model.graph.input[0].name)
-
-    def predict(name: str, batch: NDArray[np.float32]) -> NDArray[Any]:
-        session, given = sessions[name]
-        (scores,) = session.run({given: batch}).values()
-        return scores
-
-    times: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(TIMED_RUNS):
-        for name in files:
-            start = time.perf_counter()
-            predict(name, images[:TIMED_BATCH])
-            times[name].append(time.perf_counter() - start)
+        predictors[name] = partial(_scores, OnnxRuntimeSession(model), model.graph.input[0].name)
+    runs = [partial(predict, images[:TIMED_BATCH]) for predict in predictors.values()]
+    times = in_turns(runs, seconds=0, least=TIMED_RUNS)
     figures = {}
-    for name, path in files.items():
+    for (name, path), latency in zip(files.items(), np.median(times, axis=0), strict=True):
         cost = flops(path)
         figures[name] = Figures(
-            accuracy=float(np.mean(predict(name, images).argmax(axis=1) == labels)),
+            accuracy=float(np.mean(predictors[name](images).argmax(axis=1) == labels)),
             flops=cost.flops,
             params=cost.params,
             bytes=path.stat().st_size,
-            latency=1000 * float(np.median(times[name])),
+            latency=float(latency),
         )
     return figures
+
+
+def _scores(session: Session, given: str, images: NDArray[np.float32]) -> NDArray[Any]:
+    (scores,) = session.run({given: images}).values()
+    return scores
 
 
 def show(demo: Demo, console: Console) -> None:

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from maskc import progress
 from maskc.errors import MaskcError
-from maskc.frontend.graph_queries import all_graphs, bodies, type_of
+from maskc.frontend.graph_queries import all_graphs, bodies, name_of, type_of
 from maskc.results.measurements import FirstDifference
 from maskc.verification.bisection import compiled_again, tensor_error
 from maskc.verification.double_precision.evaluator import NARROW
@@ -92,7 +92,7 @@ def look_inside(
     states = _states(reference, compiled, samples, seed, double)
     graph = _Graph(compiled, states)
     nodes = [node for node in compiled.graph.node if any(name in wanted for name in node.output)]
-    unseen = tuple(_called(node) for node in nodes if not graph.is_seen(node))
+    unseen = tuple(name_of(node) for node in nodes if not graph.is_seen(node))
     differing = {name: node for node in nodes for name in node.output if name in states and not states[name].same}
     again = compiled_again(reference, compiled) if differing else None
     right = {} if again is None else _states(reference, again, samples, seed, double, differing)
@@ -100,9 +100,9 @@ def look_inside(
         if name in right and right[name].same:
             state = states[name]
             error = state.error, state.allowed, state.sample
-            called = _called(node)
+            called = name_of(node)
             return Look(unseen, difference=FirstDifference(name, called, node.op_type, (called,), *error, _MADE_BY))
-    return Look(unseen, tuple(_called(node) for node in differing.values()))
+    return Look(unseen, tuple(name_of(node) for node in differing.values()))
 
 
 def _states(
@@ -187,7 +187,3 @@ class _Graph:
 
     def _has_weights(self, node: NodeProto) -> bool:
         return node.op_type not in SIZED_BY_FLOATS and bool(self._weights.intersection(node.input))
-
-
-def _called(node: NodeProto) -> str:
-    return node.name or next(name for name in node.output if name)
