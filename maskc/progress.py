@@ -1,4 +1,4 @@
-"""How far the work is: reported by the functions that do it, shown by listeners.
+"""Progress events, reported by the functions that work and shown by listeners.
 
     with progress.stage("Comparing", total=len(samples)) as stage:
         for sample in samples:

@@ -1,4 +1,4 @@
-"""The `maskc` command itself: errors as sentences, exit codes, `--version`."""
+"""Entry point of the command line: error messages, exit codes, `--version`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print, and how much of it."""
+"""Console output of commands, by `--quiet` and `--verbose`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stdout and stderr of the command: text without commands to the terminal, and no failure where nobody reads it."""
+"""Standard streams of the command: control characters escaped, closed pipes ignored."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `maskc compile` does."""
+"""Compilation of files and of models in memory, as `maskc compile` does it."""

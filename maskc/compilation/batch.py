@@ -1,4 +1,4 @@
-"""Several models compiled at a time, each in a process of its own."""
+"""Parallel compilation of several models, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several compilations as a person reads them in a terminal: a line for each, and a table of all."""
+"""Terminal output of a batch: a line for each model, and a table of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a masked model to a smaller file: read, put masks in, run the passes, check, verify, write."""
+"""Compilation of one model: read, insert masks, run the passes, check, verify, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of one compilation."""
+"""Report of one compilation."""
 
 from __future__ import annotations
 

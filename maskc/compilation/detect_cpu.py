@@ -1,4 +1,4 @@
-"""The processor here: its name, its instruction set, and which table of widths is for it."""
+"""Detection of the processor: name, instruction set, table of widths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the channels that are kept for speed gain and cost, beside the model that is compiled without them."""
+"""Costs and gains of the channels that are kept for speed."""
 
 from __future__ import annotations
 

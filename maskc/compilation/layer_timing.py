@@ -1,4 +1,4 @@
-"""How fast convolutions of given widths run here, in ONNX Runtime on one thread: what `--align measure` decides by."""
+"""Timing of single convolutions in ONNX Runtime, for `--align measure`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of a compilation."""
+"""Options of compiling a model: target, adapters, alignment."""
 
 from __future__ import annotations
 

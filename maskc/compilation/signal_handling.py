@@ -1,4 +1,4 @@
-"""Processes that are told to end: what they opened is closed, and nothing half-made stays behind."""
+"""Termination signals as exceptions, so that files are closed and parts removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice on masked channels that operators need: each piece is tried in a compilation, and given if it helps."""
+"""Advice on kept channels, each piece tried in a compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, several at a time: one that fails, or dies, is no other's business."""
+"""Worker processes for tasks; a crash in one does not affect the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in: ONNX files, SavedModel directories, Keras files and models in memory, all as ONNX graphs."""
+"""Model import: ONNX files, SavedModel directories, Keras files and models in memory as ONNX graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""External data of ONNX models: proved to lie beside the model, stored once where weights share them, read or left."""
+"""External data of ONNX models: checked to lie beside the model, shared, loaded or left in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a graph's structure, or missing in what it declares, said in one sentence that names it."""
+"""Structural checks of ONNX graphs, and repair of what runtimes accept and the checker does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small questions about ONNX graphs that reading, masking and verifying all ask, and names in them."""
+"""Traversal of ONNX graphs: nodes, bodies, tensors, their names, types and bytes."""
 
 from __future__ import annotations
 

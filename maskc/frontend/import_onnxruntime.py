@@ -1,4 +1,4 @@
-"""ONNX Runtime imported on demand, kept from reporting its use and from writing its log."""
+"""Import of ONNX Runtime on demand, with its telemetry and its log switched off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixed sizes for symbolic inputs: as written on the command line, and put into a model."""
+"""Input sizes from the command line, and models with their symbolic sizes fixed."""
 
 from __future__ import annotations
 

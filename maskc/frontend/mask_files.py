@@ -1,4 +1,4 @@
-"""Masks that come in a file beside the model: reading them, and putting them into the graph."""
+"""Mask files, and the multiplications that insert masks into a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in `.npz` files, whose sizes are known before any is read: compressed zeros take next to no room."""
+"""`.npz` files, guarded against archives that unpack to more memory than there is."""
 
 from __future__ import annotations
 

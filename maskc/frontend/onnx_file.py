@@ -1,4 +1,4 @@
-"""Reading `.onnx` files and checking models, with errors that say what to do."""
+"""ONNX files: parsing, checking, inlining of local functions."""
 
 from __future__ import annotations
 

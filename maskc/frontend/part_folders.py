@@ -1,4 +1,4 @@
-"""Folders beside a file in which it is written first, and what processes that were killed left of them."""
+"""Temporary folders for files in the making, and removal of those that killed processes left."""
 
 from __future__ import annotations
 

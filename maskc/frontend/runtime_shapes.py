@@ -1,4 +1,4 @@
-"""Shapes of what ONNX Runtime's own operators write, which onnx does not know: ONNX Runtime infers them."""
+"""Shapes of ONNX Runtime's own operators, inferred by a session, as onnx does not know them."""
 
 from __future__ import annotations
 

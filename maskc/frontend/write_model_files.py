@@ -1,4 +1,4 @@
-"""Writing models: whole or not at all, and the same bytes every time."""
+"""Atomic writing of models, the same bytes every time, with large weights in a file beside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two models side by side as they are stored, without running or compiling them."""
+"""Comparison of two stored models, layer by layer, without running or compiling them."""
 
 from __future__ import annotations
 

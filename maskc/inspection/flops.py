@@ -1,4 +1,4 @@
-"""FLOPs of a model as it stands."""
+"""FLOPs of a stored model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of every command that reads a model: its masks, its input sizes, its signature."""
+"""Options of reading a model: masks, input sizes, signature."""
 
 from __future__ import annotations
 

@@ -131,11 +131,11 @@ def _unmasked(before: Entry, report: CompileReport) -> Iterator[str]:
     """Masks with fewer masked channels than in the baseline."""
     masked = {f"{axis.tensor}@{axis.axis}": axis.channels for axis in report.masked}
     for key in before.removed | before.held:
-        removed, held = ({*np.flatnonzero(channels(text.get(key, "")))} for text in (before.removed, before.held))
-        old, new = removed | held, masked.get(key, ())
+        removed, held = (np.flatnonzero(channels(texts.get(key, ""))) for texts in (before.removed, before.held))
+        old, new = np.union1d(removed, held), masked.get(key, ())
         if len(new) < len(old):
             name, _, axis = key.rpartition("@")
-            bare = sorted(old.difference(new))
+            bare = np.setdiff1d(old, new)
             which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
             yield f"mask '{name}' axis {axis}: {which} no longer masked"
 

@@ -1,4 +1,4 @@
-"""The outcome of `maskc check` as people and build machines read it."""
+"""Output formats of `maskc check`: table, Markdown, JUnit, GitHub annotations, JSON."""
 
 from __future__ import annotations
 

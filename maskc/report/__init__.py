@@ -1,1 +1,1 @@
-"""What a compilation or a comparison found: as values, as JSON and in the terminal."""
+"""Presentation of results in the terminal and as pages."""

@@ -1,4 +1,4 @@
-"""Progress as a person sees it: a bar for what takes long, and every step where more is asked for.
+"""Progress bars on stderr, and a log of all steps for `--verbose`.
 
 Both go to stderr. Rich is imported when there is a bar to show, so that short work does not pay for it.
 """

@@ -1,4 +1,4 @@
-"""The geometry of the page's charts: plain numbers that the template draws, and the words beside them."""
+"""Geometry of the charts on a report page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing reports: as pages or as data, by the ending of the file's name."""
+"""Report files, as pages or as data by the ending of the name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as a page: one HTML file that needs nothing else, neither files nor a network."""
+"""Report page: one HTML file without references to other files or a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as a person reads them in a terminal."""
+"""Terminal output of compilations, comparisons, counts and differences."""
 
 from __future__ import annotations
 

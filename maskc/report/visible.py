@@ -1,4 +1,4 @@
-"""Names of nodes, tensors and files as they may be printed: whatever a terminal would obey is shown as an escape."""
+"""Escapes for control characters in names of nodes, tensors and files."""
 
 from __future__ import annotations
 

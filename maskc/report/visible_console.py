@@ -1,4 +1,4 @@
-"""A console of rich's for text that others chose."""
+"""Rich console that shows control characters as escapes."""
 
 from __future__ import annotations
 

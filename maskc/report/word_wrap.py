@@ -1,4 +1,4 @@
-"""Sentences that break between words in a terminal; into files and pipes they go on one line, for other programs."""
+"""Word wrap of messages in a terminal; in files and pipes a message is one line."""
 
 from __future__ import annotations
 

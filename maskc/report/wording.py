@@ -1,4 +1,4 @@
-"""Counts, sizes, channel numbers and reasons in words: what terminal, page and check share."""
+"""Wording of counts, sizes, channel numbers and reasons, shared by terminal, page and check."""
 
 from __future__ import annotations
 

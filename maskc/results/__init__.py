@@ -1,1 +1,1 @@
-"""What a command found, as plain values and as JSON."""
+"""Results of commands, as plain values and as JSON."""

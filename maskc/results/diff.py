@@ -1,4 +1,4 @@
-"""What two models differ in: layer by layer, and in what they are called with, made of and labelled as."""
+"""Differences of two models: layers, inputs, outputs, operators, metadata."""
 
 from __future__ import annotations
 

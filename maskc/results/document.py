@@ -1,4 +1,4 @@
-"""The document that `--report` writes: what a compilation or a comparison found, as one value.
+"""Report of a compilation or a comparison as one value, the document that `--report` writes.
 
 docs/report.md describes it. Its JSON Schema, `schema/report-1.json`, is made of the classes here by
 docs/report_schema.py.

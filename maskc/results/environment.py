@@ -1,4 +1,4 @@
-"""Where figures were found: versions, the libraries that were loaded, and the kind of machine."""
+"""Environment of a measurement: versions of libraries, kind of machine, time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of dataclasses as JSON, and back."""
+"""Conversion of dataclasses to JSON and back."""
 
 from __future__ import annotations
 

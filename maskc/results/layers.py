@@ -1,4 +1,4 @@
-"""Two counts of a model side by side: which layer of the one is which of the other, and what changed."""
+"""Layers of two models in pairs, aligned by name, order and similarity."""
 
 from __future__ import annotations
 

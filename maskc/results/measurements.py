@@ -1,4 +1,4 @@
-"""What was measured of two models: errors of outputs, where they first differ, how long they take. Values only."""
+"""Measurements on two models: errors of outputs, their first difference, latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The totals of a model: FLOPs, multiply-accumulates, parameters and bytes on disk."""
+"""Totals of a model: FLOPs, multiply-accumulates, parameters and bytes on disk."""
 
 from __future__ import annotations
 

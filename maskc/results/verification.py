@@ -1,4 +1,4 @@
-"""The result of comparing two models, as a value."""
+"""Result of a verification."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Running models in ONNX Runtime and OpenVINO."""
+"""Runtimes that execute models: ONNX Runtime and OpenVINO."""

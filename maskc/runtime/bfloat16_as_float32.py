@@ -1,4 +1,4 @@
-"""bfloat16 as float32, for an execution provider that cannot compute with it."""
+"""bfloat16 widened to float32 in a whole model, for providers without bfloat16 kernels."""
 
 from __future__ import annotations
 

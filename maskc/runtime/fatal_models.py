@@ -1,4 +1,4 @@
-"""Models that end the whole process in ONNX Runtime 1.31, or hardly end: nothing in the process can prevent it then."""
+"""Models that crash ONNX Runtime 1.31 or hardly end, recognised before they are run."""
 
 from __future__ import annotations
 

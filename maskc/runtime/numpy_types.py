@@ -1,4 +1,4 @@
-"""float32 at the ends of a model whose own types numpy does not have."""
+"""float32 inputs and outputs for models whose own types numpy does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The execution providers of ONNX Runtime that run on NVIDIA's GPUs: what they need, and why one did not load."""
+"""Execution providers of ONNX Runtime for NVIDIA's GPUs: requirements, options, reasons of failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running models in ONNX Runtime, on the provider that was asked for and no other."""
+"""Sessions of ONNX Runtime on a given provider, without fallback to another."""
 
 from __future__ import annotations
 

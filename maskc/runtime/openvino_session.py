@@ -1,4 +1,4 @@
-"""Running models in OpenVINO, on the CPU."""
+"""Sessions of OpenVINO on the CPU."""
 
 from __future__ import annotations
 

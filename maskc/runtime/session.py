@@ -1,4 +1,4 @@
-"""A model that can be run, in the runtime and on the hardware that were asked for and no other."""
+"""Interface of sessions, and the choice of runtime and hardware by the name of a provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: many pruning levels and ways to compile, measured, and which of them are on the Pareto frontier."""
+"""Sweeps over sparsity levels and configurations, with their Pareto frontier."""
 
 from maskc.sweeps.record import Point
 from maskc.sweeps.run import Sweep, sweep

@@ -1,4 +1,4 @@
-"""Latency and quality of the points of a sweep, one at a time."""
+"""Latency and quality of the candidates of a sweep."""
 
 from __future__ import annotations
 

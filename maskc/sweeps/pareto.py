@@ -1,4 +1,4 @@
-"""Pareto dominance: which points of a sweep no other is better than."""
+"""Pareto dominance among the candidates of a sweep."""
 
 from __future__ import annotations
 

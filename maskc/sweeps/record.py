@@ -1,4 +1,4 @@
-"""What a sweep found, as values, and as the file `sweep.json` in its directory.
+"""Record of a sweep, as values and as the file `sweep.json`.
 
 The JSON Schema, `maskc/report/schema/sweep-1.json`, is made of the classes here by docs/report_schema.py.
 """

@@ -1,4 +1,4 @@
-"""The sweep itself: what is to be compiled, then all of it side by side, then each measured alone."""
+"""Sweep of a model: levels planned, candidates compiled in parallel, measured one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as a person sees it: a table in a terminal, and a page with the frontier."""
+"""Table and page of a sweep, with scatter charts of the frontier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiling the points of a sweep: in processes of this machine, or on a Ray cluster."""
+"""Compilation of the candidates of a sweep, in local processes or on a Ray cluster."""
 
 from __future__ import annotations
 

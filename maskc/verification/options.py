@@ -1,4 +1,4 @@
-"""Options of a comparison of two models."""
+"""Options of comparing two models: runtime, inputs, tolerances."""
 
 from __future__ import annotations
 

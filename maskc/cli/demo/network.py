@@ -1,4 +1,4 @@
-"""Handwritten digits, and a small residual network with masks: built, trained, pruned. Imports TensorFlow."""
+"""Small residual network with channel masks for the handwritten digits of the demo."""
 
 from __future__ import annotations
 

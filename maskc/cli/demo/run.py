@@ -1,4 +1,4 @@
-"""The whole way on real data: train with masks, prune, compile, verify, measure.
+"""Demonstration on real data: train with masks, prune, compile, verify, measure.
 
 Importing this package is cheap; TensorFlow and scikit-learn are imported by `run`.
 """
