@@ -131,11 +131,15 @@ def _unmasked(before: Entry, report: CompileReport) -> Iterator[str]:
     """Masks with fewer masked channels than in the baseline."""
     masked = {f"{axis.tensor}@{axis.axis}": axis.channels for axis in report.masked}
     for key in before.removed | before.held:
-        removed, held = (np.flatnonzero(channels(texts.get(key, ""))) for texts in (before.removed, before.held))
-        old, new = np.union1d(removed, held), masked.get(key, ())
-        if len(new) < len(old):
+        removed, held = channels(before.removed.get(key, "")), channels(before.held.get(key, ""))
+        old = np.zeros(max(len(removed), len(held)), np.bool_)  # a set of numbers would take gigabytes
+        old[: len(removed)] |= removed
+        old[: len(held)] |= held
+        new = masked.get(key, ())
+        if len(new) < old.sum():
             name, _, axis = key.rpartition("@")
-            bare = np.setdiff1d(old, new)
+            old[[channel for channel in new if channel < len(old)]] = False
+            bare = np.flatnonzero(old)
             which = f"channel {ranges(bare)} is" if len(bare) == 1 else f"channels {ranges(bare)} are"
             yield f"mask '{name}' axis {axis}: {which} no longer masked"
 
