@@ -1,4 +1,4 @@
-"""Training with channel masks in TensorFlow and Keras: masks, signals, cost, the pruning optimizer and the trainer.
+"""Training with channel masks in TensorFlow and Keras: masks, importance, cost, pruning optimizer and trainer.
 
 Needs the extra `maskc[tensorflow]`. Importing this package is what imports TensorFlow; `import maskc` does
 not.
@@ -20,7 +20,6 @@ if _keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow."
     )
 
-from maskc.train.callback import PruningCallback
 from maskc.train.cost import ComputationalCost, computational_cost
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records, write_records
@@ -31,6 +30,7 @@ from maskc.train.models.insert_masks import prunable
 from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.models.recommender import RankerConfig, ranker
+from maskc.train.optimizer.callback import PruningCallback
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.fine_tune import Distiller, distill, fine_tune

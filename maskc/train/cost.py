@@ -1,4 +1,4 @@
-"""FLOPs of a Keras model as a function of its masks, counted by the compiler itself."""
+"""FLOPs of a Keras model as a function of its masks, counted by the compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as a directory: SavedModel, compiled ONNX model, and a manifest of masks and FLOPs."""
+"""Export of a trained model: SavedModel, compiled ONNX model, and a manifest of masks and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.json_values import plain
-from maskc.train import saved_model
 from maskc.train.cost import computational_cost
+from maskc.train.models import saved_model
 
 MANIFEST = "manifest.json"
 

@@ -1,4 +1,4 @@
-"""What the compiler's analysis says of one tensor of a Keras model or a `tf.function`.
+"""Constant, read and kept slices of one tensor of a Keras model or a `tf.function`, by the compiler's analysis.
 
 Answers are those of `passes.analysis.find_mask` on the converted graph, at the present values of weights and masks, in
 TensorFlow's order of axes: for each axis a bool array of shape `(size,)`, True for slices to keep, or None where the

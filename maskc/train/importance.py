@@ -1,4 +1,4 @@
-"""How important each mask entry is: a rule for each method, and the per-example gradients and activations it reads."""
+"""Importance scores of mask entries: methods, per-example gradients, activation statistics."""
 
 from __future__ import annotations
 

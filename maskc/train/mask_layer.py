@@ -1,4 +1,4 @@
-"""The mask on a tensor's channels, with the importance score of each: its signal."""
+"""The Keras layer `MaskLayer`: a mask on the channels, with an importance score for each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ from maskc.train.keras_internals import all_layers, forward_pass
 
 
 @runtime_checkable
-class Gatherer(Protocol):
-    """An optimizer that reads importance scores out of the gradients of `MaskLayer.signal`."""
+class Pruning(Protocol):
+    """An optimizer that prunes: it reads importance scores out of the gradients of `MaskLayer.signal`."""
 
     def gathering(self, model: Any) -> Gathering:
         """How importance is to be estimated in a training call of `model`."""
 
+    def left(self) -> dict[str, Any]:
+        """FLOPs and channels left, as tensors."""
+
     def prune_if_due(self) -> None:
-        """Takes decisions that are still open."""
+        """Takes decisions that are still open, and counts what they left."""
+
+    def raise_failure(self) -> None:
+        """Raises what a decision failed at, if any did."""
 
 
 @dataclass
@@ -107,7 +113,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         self.groups = groups
         self.axis = axis
         self.supports_masking = True
-        self._gatherer: weakref.ref[Any] | None = None
+        self._optimizer: weakref.ref[Any] | None = None
         self.observation: Observation | None = None
         self.passage: Passage | None = None
         self._seen_by: weakref.ref[Any] | None = None
@@ -169,14 +175,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights, with the decisions about them taken that are due."""
-        gatherer = None if self._gatherer is None else self._gatherer()
-        if gatherer is not None:
-            gatherer.prune_if_due()
+        optimizer = None if self._optimizer is None else self._optimizer()
+        if optimizer is not None:
+            optimizer.prune_if_due()
         super().save_own_variables(store)
 
-    def deliver_to(self, gatherer: Gatherer) -> None:
-        """Makes training calls outside of a compiled model's `fit` estimate importance for `gatherer`."""
-        self._gatherer = weakref.ref(gatherer)
+    def deliver_to(self, optimizer: Pruning) -> None:
+        """Makes training calls outside of a compiled model's `fit` estimate importance for an optimizer."""
+        self._optimizer = weakref.ref(optimizer)
 
     def show(self, progress: Any) -> None:
         """Adds a metric to those of the models that this layer is in; its `training` says what it is a call of."""
@@ -201,9 +207,9 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
         call = forward_pass(self)
         optimizer = optimizer_of(call.outermost)
-        if optimizer is None and self._gatherer is not None:
-            optimizer = self._gatherer()
-        if not isinstance(optimizer, Gatherer):
+        if optimizer is None and self._optimizer is not None:
+            optimizer = self._optimizer()
+        if not isinstance(optimizer, Pruning):
             return None
         gathering = optimizer.gathering(call.outermost)
         if self.observation is not None and self.observation.forward_pass() is call.identity:

@@ -1,4 +1,4 @@
-"""The inference graph of a Keras model with its masks as inputs, and what of the model it depends on."""
+"""The ONNX graph of a Keras model's inference with its masks as inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows, written without it."""
+"""TensorBoard event files, written without the package tensorboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training with pruning, from data to a compiled model."""
+"""`PruningTrainer`: training, fine-tuning and export of a pruned model."""
 
 from __future__ import annotations
 
@@ -228,6 +228,8 @@ class PruningTrainer:
         loop = Loop(
             model,
             self.directory / phase,
+            as_epochs(data, self._batch_size, self._seed),
+            None if validation is None else as_epochs(validation, self._batch_size),
             monitor=self._monitor,
             summarize=self._summarize,
             counts=(lambda: self.optimizer.reached) if pruning else (lambda: True),
@@ -237,10 +239,8 @@ class PruningTrainer:
             shrinking=shrinking if pruning and self._shrink_every else None,
             **self._every,
         )
-        batches = as_epochs(data, self._batch_size, self._seed)
-        held_out = None if validation is None else as_epochs(validation, self._batch_size)
         with explained(self.optimizer, data, validation):
-            position = loop.run(batches, held_out, epochs, resume)
+            position = loop.run(epochs, resume)
         self._phases[phase] = position
         return position
 

@@ -1,4 +1,4 @@
-"""One order and one numbering for a converted graph, so that the same model gives the same bytes.
+"""Canonical order and numbering of a converted graph: the same model gives the same bytes.
 
 tf2onnx keeps nodes in sets and numbers names as it goes, TensorFlow numbers its functions as a process makes them; so
 nodes come out in another order every time.
@@ -59,13 +59,26 @@ def canonical(model: ModelProto) -> None:
 
 def _order(graph: GraphProto) -> list[str]:
     """Order a graph; the names that it reads from outside, in the order in which it does."""
-    reads: dict[int, list[str]] = {}
-    for i, node in enumerate(graph.node):
-        reads[i] = [*node.input, *(name for body in bodies(node) for name in _order(body))]
+    reads = [[*node.input, *(name for body in bodies(node) for name in _order(body))] for node in graph.node]
+    outputs = [value.name for value in graph.output]
+    inside = {name for node in graph.node for name in node.output}
+    inside |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    order = _from_outputs(graph, reads)
+    nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+    used = [*dict.fromkeys(name for i in order for name in reads[i] if name), *outputs]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    rank = {name: i for i, name in enumerate(used)}
+    graph.initializer.sort(key=lambda tensor: (rank.get(tensor.name, len(rank)), tensor.name))
+    graph.value_info.sort(key=lambda value: rank.get(value.name, len(rank)))
+    return [name for name in used if name not in inside]
+
+
+def _from_outputs(graph: GraphProto, reads: list[list[str]]) -> list[int]:
+    """Nodes in the depth-first order in which the outputs need them, and then those that nothing reads, by name."""
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    order: dict[int, None] = {}
-    # What nothing reads comes last, by its name.
     ends = sorted(range(len(graph.node)), key=lambda i: uncounted(graph.node[i].name))
+    order: dict[int, None] = {}
     for end in [*(producer[value.name] for value in graph.output if value.name in producer), *ends]:
         stack = [(end, False)]
         while stack:
@@ -76,15 +89,7 @@ def _order(graph: GraphProto) -> list[str]:
                 stack.append((i, True))
                 needed = (producer[name] for name in reversed(reads[i]) if name in producer)
                 stack += [(j, False) for j in needed if j not in order]
-    nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
-    used = dict.fromkeys(name for i in order for name in reads[i] if name)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    rank = {name: i for i, name in enumerate([*used, *(value.name for value in graph.output)])}
-    graph.initializer.sort(key=lambda tensor: (rank.get(tensor.name, len(rank)), tensor.name))
-    graph.value_info.sort(key=lambda value: rank.get(value.name, len(rank)))
-    inside = {*producer, *(tensor.name for tensor in graph.initializer), *(value.name for value in graph.input)}
-    return [name for name in (*used, *(value.name for value in graph.output)) if name not in inside]
+    return list(order)
 
 
 def _names(graph: GraphProto) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Conversion of TensorFlow functions to ONNX by tf2onnx, and the same functions run for comparison.
+"""Conversion of TensorFlow functions to ONNX by tf2onnx, and their execution for comparison.
 
 TensorFlow itself is imported by the first function here that needs it, never by importing this module.
 """

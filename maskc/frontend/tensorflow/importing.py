@@ -1,4 +1,4 @@
-"""TensorFlow imported on demand, and kept from chattering."""
+"""TensorFlow imported on demand, with its log output silenced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras models in memory, `.keras` files and HDF5 files of older versions."""
+"""Keras models as TensorFlow functions: in memory, `.keras` files, HDF5 files of older versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of a converted graph under the names of the layers that they are from.
+"""Node names by Keras layer in a converted graph.
 
 TensorFlow calls a node by the scopes that it was made in, `unet_1/up0_conv1_1/convolution`: of the model, of its
 layers, and of what computes them. Keras 3 opens the scope of a layer twice, first to build it, and TensorFlow numbers

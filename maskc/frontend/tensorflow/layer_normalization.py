@@ -1,4 +1,4 @@
-"""LayerNormalization, which Keras decomposes, as ONNX's operator."""
+"""Fusion of decomposed layer normalisations into ONNX's LayerNormalization."""
 
 from __future__ import annotations
 

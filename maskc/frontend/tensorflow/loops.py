@@ -1,4 +1,4 @@
-"""The body of a loop that steps through a sequence, read from its results back."""
+"""Symbolic reading of a loop body: states, sequences, gates, linear terms."""
 
 from __future__ import annotations
 
@@ -229,21 +229,30 @@ class Body:
         shape = self.graph.get_shape(source)
         if shape is None or len(shape) != 2 or shape[1] < 0 or shape[1] % parts:
             return None
+        columns = self._of_split(node, name, shape[1]) if node.type == "Split" else self._of_slice(node, shape[1])
         units = shape[1] // parts
-        if node.type == "Split":
-            lengths = self.number(node.input[1]) if len(node.input) > 1 else np.full(len(node.output), units)
-            if node.get_attr_value("axis", 0) not in (1, -1) or lengths is None or len(node.output) != parts:
-                return None
-            return source if list(node.output).index(self.root(name)) == index and set(lengths) == {units} else None
+        wanted = np.arange(index * units, (index + 1) * units)
+        return source if columns is not None and np.array_equal(columns, wanted) else None
+
+    def _of_split(self, node: Any, name: str, width: int) -> Array | None:
+        """The columns of a matrix that an output of a Split is."""
+        if node.get_attr_value("axis", 0) not in (1, -1):
+            return None
+        lengths = self.number(node.input[1]) if len(node.input) > 1 else width // len(node.output)
+        if lengths is None:
+            return None
+        ends = np.cumsum(np.broadcast_to(lengths, len(node.output)))
+        return np.split(np.arange(width), ends[:-1])[list(node.output).index(self.root(name))]
+
+    def _of_slice(self, node: Any, width: int) -> Array | None:
+        """The columns of a matrix that a Slice takes, if it takes all rows."""
         operands = [value for value in map(self.number, node.input[1:]) if value is not None]
         if len(operands) != len(node.input) - 1 or len(operands) < 3:
             return None
         starts, ends, axes = operands[:3]
         if any(axis == 0 and (start or end < 2**31 - 1) for start, end, axis in zip(starts, ends, axes, strict=True)):
             return None
-        # The same slice of the columns' numbers says which they are.
-        columns = _sliced(np.arange(shape[1])[None], *operands)
-        return source if np.array_equal(columns[0], np.arange(index * units, (index + 1) * units)) else None
+        return np.asarray(_sliced(np.arange(width)[None], *operands)[0])  # the same slice of the columns' numbers
 
     def pair(self, name: str, operator: str) -> list[tuple[str, str]]:
         """The operands of an addition or multiplication, in both orders."""

@@ -1,4 +1,4 @@
-"""Loops that are recurrent layers, as ONNX's own operators.
+"""Recognition of recurrent layers: loops over time as ONNX's GRU, LSTM and RNN.
 
 Keras writes GRU, LSTM and SimpleRNN as a loop over time, and tf2onnx converts the loop. Here its body is read: when it
 is one of the three cells, step by step over a sequence, the operator takes its place. Any other loop stays one, among
@@ -140,45 +140,61 @@ def _gru(body: Body) -> Iterator[Cell]:
                     yield from _gates(body, state, result, z, g)
 
 
+@dataclass(frozen=True)
+class _Recurrence:
+    """What the gates of a GRU read of the state: `matrix` and `bias` of all three, and the tensors that may reset it.
+
+    `source` is the product whose `parts` equal parts are the gates.
+    """
+
+    source: str
+    parts: int
+    matrix: Array
+    bias: Array | float
+    resets: list[str]
+
+
 def _gates(body: Body, state: str, result: str, update: str, candidate: str) -> Iterator[Cell]:
     function, z = body.activation(update)
     outer_function, g = body.activation(candidate)
     for x_z, h_z in body.pair(z, "Add"):
-        mixed, recurrent = body.part(x_z, 0, 3), body.part(h_z, 0, 3)
+        mixed = body.part(x_z, 0, 3)
         sum_x = body.linear(mixed) if mixed else None
-        if mixed is None or sum_x is None or len(sum_x.weights) != 1:
+        if sum_x is None or len(sum_x.weights) != 1:
             continue
         ((x, w),) = sum_x.weights.items()
         for x_g, h_g in body.pair(g, "Add"):
-            if body.part(x_g, 2, 3) != mixed:
-                continue
-            if recurrent is not None:  # (h R + b) · r
-                sum_h = body.linear(recurrent)
-                resets = [reset for reset, part in body.pair(h_g, "Mul") if body.part(part, 2, 3) == recurrent]
-                if sum_h is None or set(sum_h.weights) != {state}:
-                    continue
-                r, bias = sum_h.weights[state], sum_h.bias
-            else:  # (r · h) R
-                two, last = body.linear(body.part(h_z, 0, 2) or ""), body.linear(h_g)
-                if two is None or last is None or set(two.weights) != {state} or len(last.weights) != 1:
-                    continue
-                ((product, matrix),) = last.weights.items()
-                resets = [reset for reset, part in body.pair(product, "Mul") if part == state]
-                r = np.concatenate([two.weights[state], matrix], axis=1)
-                zeros = np.zeros(matrix.shape[1])
-                bias = np.concatenate([np.broadcast_to(two.bias, (2 * zeros.size,)), zeros + last.bias])
-            for reset in resets:
+            hidden = _recurrence(body, state, h_z, h_g) if body.part(x_g, 2, 3) == mixed else None
+            for reset in [] if hidden is None else hidden.resets:
+                assert hidden is not None
                 same, inner = body.activation(reset)
-                pairs = {
-                    (body.part(a, 1, 3), body.part(b, 1, 3 if recurrent else 2)) for a, b in body.pair(inner, "Add")
-                }
-                if same == function and (mixed, recurrent or body.part(h_z, 0, 2)) in pairs:
+                pairs = {(body.part(a, 1, 3), body.part(b, 1, hidden.parts)) for a, b in body.pair(inner, "Add")}
+                if same == function and (mixed, hidden.source) in pairs:
                     order = (0, 1, 2)
-                    both = [_stacked(_vector(value, w.shape[1]), order) for value in (sum_x.bias, bias)]
-                    used = (function, outer_function)
-                    attributes = {"linear_before_reset": int(recurrent is not None)}
-                    parts = _stacked(w, order), _stacked(r, order), np.concatenate(both)
-                    yield Cell("GRU", x, (state,), (result,), *parts, used, attributes)
+                    both = [_stacked(_vector(bias, w.shape[1]), order) for bias in (sum_x.bias, hidden.bias)]
+                    parts = _stacked(w, order), _stacked(hidden.matrix, order), np.concatenate(both)
+                    attributes = {"linear_before_reset": int(hidden.parts == 3)}
+                    yield Cell("GRU", x, (state,), (result,), *parts, (function, outer_function), attributes)
+
+
+def _recurrence(body: Body, state: str, h_z: str, h_g: str) -> _Recurrence | None:
+    """By what the update gate and the candidate read of the state."""
+    source = body.part(h_z, 0, 3)
+    if source is not None:  # (h R + b) · r
+        whole = body.linear(source)
+        if whole is None or set(whole.weights) != {state}:
+            return None
+        resets = [reset for reset, part in body.pair(h_g, "Mul") if body.part(part, 2, 3) == source]
+        return _Recurrence(source, 3, whole.weights[state], whole.bias, resets)
+    source = body.part(h_z, 0, 2)  # (r · h) R
+    two, last = body.linear(source or ""), body.linear(h_g)
+    if source is None or two is None or last is None or set(two.weights) != {state} or len(last.weights) != 1:
+        return None
+    ((product, matrix),) = last.weights.items()
+    resets = [reset for reset, part in body.pair(product, "Mul") if part == state]
+    units = matrix.shape[1]
+    bias = np.concatenate([_vector(two.bias, 2 * units), np.zeros(units) + last.bias])
+    return _Recurrence(source, 2, np.concatenate([two.weights[state], matrix], axis=1), bias, resets)
 
 
 def _replace(graph: Any, loop: Any, body: Body, cell: Cell) -> None:
@@ -197,30 +213,35 @@ def _replace(graph: Any, loop: Any, body: Body, cell: Cell) -> None:
     starts = [loop.input[2 + results[name]] for name in cell.states]
     states = [make(graph, "Unsqueeze", [name, constant(graph, [0])], [1, batch, units], dtype) for name in starts]
     inputs = [x, *(constant(graph, value[None], dtype) for value in (cell.weights, cell.recurrence, cell.bias))]
-    functions = {"activations": [function.name for function in cell.activations]}
-    for name in ("alpha", "beta"):
-        values = [getattr(function, name) for function in cell.activations]
-        if any(value is not None for value in values):
-            functions[f"activation_{name}"] = [value for value in values if value is not None]
     state = [1, batch, units]
-    made = graph.make_node(
+    operator = graph.make_node(
         cell.operator,
         [*inputs, "", *states],
         output_count=1 + len(states),
         shapes=[[length, 1, batch, units], *[state] * len(states)],
         dtypes=[dtype] * (1 + len(states)),
-        attr={"hidden_size": units, **functions, **cell.attributes},
+        attr={"hidden_size": units, **_functions(cell), **cell.attributes},
         name=loop.name.removesuffix("_loop"),
     )
     first, second = constant(graph, [0]), constant(graph, [1])
-    last = [make(graph, "Squeeze", [output, first], [batch, units], dtype) for output in made.output[1:]]
-    whole = make(graph, "Squeeze", [made.output[0], second], [length, batch, units], dtype)
+    last = [make(graph, "Squeeze", [output, first], [batch, units], dtype) for output in operator.output[1:]]
+    whole = make(graph, "Squeeze", [operator.output[0], second], [length, batch, units], dtype)
     for i in scans:
         _read_last(graph, loop.output[i], last[0])
         graph.replace_all_inputs(loop.output[i], whole)
     for name, value in zip(cell.states, last, strict=True):
         graph.replace_all_inputs(loop.output[results[name]], value)
     graph.remove_node(loop.name)
+
+
+def _functions(cell: Cell) -> dict[str, list[Any]]:
+    """The attributes that say which activation functions a cell has."""
+    attributes: dict[str, list[Any]] = {"activations": [function.name for function in cell.activations]}
+    for name in ("alpha", "beta"):
+        values = [getattr(function, name) for function in cell.activations]
+        if any(value is not None for value in values):
+            attributes[f"activation_{name}"] = [value for value in values if value is not None]
+    return attributes
 
 
 def _start_at_zero(graph: Any, node: Any) -> None:

@@ -1,11 +1,11 @@
-"""Reshapes by sizes that a conversion computes, with numbers in their place; a Dense layer as one product."""
+"""Simplification of Reshapes by computed sizes; Dense layers of any rank as one product."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from maskc.frontend.tensorflow.operators.registry import become, constant
-from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
+from maskc.frontend.tensorflow.size_formulas import Formula, Sizes, Values
 
 
 def simplify(graph: Any) -> None:
@@ -39,19 +39,23 @@ def _one_product(graph: Any, node: Any, sizes: Sizes) -> bool:
     first = product.inputs[0] if product is not None and product.type == "MatMul" else None
     if first is None or first.type != "Reshape" or graph.get_rank(product.input[1]) != 2:
         return False
-    x, shape = first.input[0], sizes.shape(first.input[0])
-    rows, columns = (sizes.dimension(product.input[1], axis) for axis in (0, 1))
+    x, weights, shape = first.input[0], product.input[1], sizes.shape(first.input[0])
+    rows, columns = (sizes.dimension(weights, axis) for axis in (0, 1))
     merged, wanted = sizes.values(first.input[1]), sizes.values(node.input[1])
     if shape is None or merged is None or wanted is None or len(merged) != 2:
         return False
+    result = [*shape[:-1], columns]
     # x keeps its last axis through the first Reshape, and the second restores the axes before it.
-    keeps = shape[-1] == rows and merged[1] in (rows, Formula.of(-1))
-    restored = [Formula.of(-1) if size is None else size for size in wanted]
-    lost = [i for i, size in enumerate(restored[:-1]) if size == Formula.of(-1)]
-    same = all(a == b for i, (a, b) in enumerate(zip(restored[:-1], shape[:-1], strict=False)) if i not in lost)
-    if not keeps or len(wanted) != len(shape) or not same or len(lost) > 1 or restored[-1] != columns:
+    if shape[-1] != rows or merged[1] not in (rows, Formula.of(-1)) or not _restores(wanted, result):
         return False
-    numbers = [size.number for size in (*shape[:-1], columns)]
-    target = [-1 if number is None else number for number in numbers]
-    become(graph, node, "MatMul", [x, product.input[1]], target, graph.get_dtype(node.output[0]))
+    target = [-1 if size.number is None else size.number for size in result]
+    become(graph, node, "MatMul", [x, weights], target, graph.get_dtype(node.output[0]))
     return True
+
+
+def _restores(wanted: Values, sizes: list[Formula]) -> bool:
+    """Whether a Reshape gives these sizes, of which it infers one at most, and not the last."""
+    if len(wanted) != len(sizes):
+        return False
+    computed = [(size, other) for size, other in zip(wanted, sizes, strict=True) if size not in (None, Formula.of(-1))]
+    return wanted[-1] == sizes[-1] and len(computed) >= len(sizes) - 1 and all(a == b for a, b in computed)

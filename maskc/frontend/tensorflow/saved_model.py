@@ -1,4 +1,4 @@
-"""SavedModel directories: Keras models as such, and what `export`, TensorFlow, Keras 2 and TensorFlow 1 wrote."""
+"""SavedModel directories of Keras 2 and 3, TensorFlow 1 and 2 as TensorFlow functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a SavedModel would do beside computing: found in its graphs, before TensorFlow runs any of it."""
+"""Refusal of SavedModels with side effects: files, Python, other machines."""
 
 from __future__ import annotations
 

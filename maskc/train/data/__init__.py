@@ -1,1 +1,1 @@
-"""Records and features, and what is wrong with them."""
+"""Training data: records, feature specifications, parsing."""

@@ -1,4 +1,4 @@
-"""What of a record does not fit its feature specification, and which record of which file it is."""
+"""Diagnosis of records that do not fit the feature specification, by file and index."""
 
 from __future__ import annotations
 

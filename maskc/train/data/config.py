@@ -1,4 +1,4 @@
-"""Configurations that pydantic checks, from Python or from a YAML or JSON file."""
+"""Configurations checked by pydantic, from Python or from a YAML or JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the records of a data set hold, and what a model is to be given of them."""
+"""Feature specifications: the fields of records, and the model inputs made from them."""
 
 from __future__ import annotations
 

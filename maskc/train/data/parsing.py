@@ -1,4 +1,4 @@
-"""From serialized `tf.train.Example` records to what a model is given."""
+"""Parsing of serialized `tf.train.Example` records into model inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TFRecord files: written whole, and read in an order that a seed, an epoch and a position determine."""
+"""TFRecord files: atomic writing, and reading in a reproducible order."""
 
 from __future__ import annotations
 

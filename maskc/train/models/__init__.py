@@ -1,1 +1,1 @@
-"""Models that come with the trainer."""
+"""Keras models with masks: insertion, copying, and networks that come with the trainer."""

@@ -1,4 +1,4 @@
-"""Which of Keras's activation functions work on each element by itself."""
+"""Classification of Keras's activations: elementwise or across channels."""
 
 from __future__ import annotations
 

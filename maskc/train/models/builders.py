@@ -1,4 +1,4 @@
-"""Models that a user names: a configuration of a ranker, a saved model, or a function that makes one."""
+"""Models by name: a ranker's configuration, a saved model, or a function in a Python file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of layers in functional models, in the order in which Keras makes them."""
+"""Traversal of the calls in functional Keras models, in the order of execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers made once more from their configuration, with the same weights."""
+"""Copies of Keras layers from their configuration, with the same weights."""
 
 from __future__ import annotations
 

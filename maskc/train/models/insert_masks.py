@@ -1,4 +1,4 @@
-"""Masks put into a model that has none."""
+"""Insertion of mask layers into a Keras model."""
 
 from __future__ import annotations
 

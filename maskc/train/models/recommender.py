@@ -1,4 +1,4 @@
-"""A whole ranking model around MaskNet, made from a feature specification."""
+"""A ranking model around MaskNet, from a feature specification."""
 
 from __future__ import annotations
 

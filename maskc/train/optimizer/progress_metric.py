@@ -1,28 +1,17 @@
-"""What `fit` shows of pruning: FLOPs and channels left, among the metrics of training."""
+"""The Keras metric that shows remaining FLOPs and channels in `fit`."""
 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from maskc.train.mask_layer import Pruning
+
 #: the names of what is shown
 LEFT = ("flops", "channels")
-
-
-class Prunes(Protocol):
-    """An optimizer that prunes."""
-
-    def left(self) -> dict[str, Any]:
-        """FLOPs and channels left, as tensors."""
-
-    def prune_if_due(self) -> None:
-        """Takes decisions that are still open, and counts what they left."""
-
-    def raise_failure(self) -> None:
-        """Raises what a decision failed at, if any did."""
 
 
 class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
@@ -34,7 +23,7 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
         training: whether it is a training step that asks.
     """
 
-    def __init__(self, optimizer: Prunes) -> None:
+    def __init__(self, optimizer: Pruning) -> None:
         super().__init__(name="pruning")
         self._optimizer = weakref.ref(optimizer)
         self.training = False

@@ -1,4 +1,4 @@
-"""A Keras optimizer that prunes while it trains."""
+"""The Keras optimizer that prunes while another one trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pruning optimizer does within a training step: it finds the model, and has decisions taken on the host.
+"""The pruning optimizer's share of a training step: its model, and decisions on the host.
 
 A decision is carried out on all replicas at once. In a step that XLA compiles the host has no say, so it is taken
 before and after.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train.keras_internals import around_executions
-from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.mask_layer import MaskLayer, Pruning, mask_layers
 from maskc.train.selection.pruner import Pruner
 
 
@@ -85,17 +85,7 @@ def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) ->
     return tf.constant(True)
 
 
-class Settling(Protocol):
-    """An optimizer that takes open decisions, and tells what one failed at."""
-
-    def prune_if_due(self) -> None:
-        """Takes decisions that are still open, and counts what they left."""
-
-    def raise_failure(self) -> None:
-        """Raises what a decision failed at, if any did."""
-
-
-def settle_around_executions(pruner: Pruner, optimizer: Settling) -> None:
+def settle_around_executions(pruner: Pruner, optimizer: Pruning) -> None:
     """Lets every later execution of `fit` begin and end with what the optimizer has to do outside of it.
 
     That is to take the decisions that a step compiled by XLA left open, to count with the present weights where the
@@ -104,6 +94,6 @@ def settle_around_executions(pruner: Pruner, optimizer: Settling) -> None:
     pruner.raises = not around_executions(pruner.model(), optimizer, _settle)
 
 
-def _settle(optimizer: Settling) -> None:
+def _settle(optimizer: Pruning) -> None:
     optimizer.raise_failure()
     optimizer.prune_if_due()

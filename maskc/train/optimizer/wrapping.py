@@ -1,4 +1,4 @@
-"""An optimizer around another one: what Keras asks of it and only the other can answer."""
+"""Delegation from a wrapping Keras optimizer to the one inside."""
 
 from __future__ import annotations
 

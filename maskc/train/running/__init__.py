@@ -1,1 +1,1 @@
-"""A training run: batches, steps, checkpoints, summaries."""
+"""Training runs: batches, steps, checkpoints, summaries."""

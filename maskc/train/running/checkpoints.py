@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything that training on exactly needs, one whole file each."""
+"""Checkpoint files of a training run: weights, optimizer state, metrics and position."""
 
 from __future__ import annotations
 

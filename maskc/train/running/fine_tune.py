@@ -1,4 +1,4 @@
-"""Training after pruning, with the masks as they are: on labels, and on the outputs of the unpruned model as well."""
+"""Fine-tuning and distillation with fixed masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run that can be interrupted: position, checkpoints, summaries, validation, early stop."""
+"""Resumable training loop: position, checkpoints, summaries, validation, early stopping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +112,8 @@ class Loop:
     Args:
         model: compiled.
         directory: `checkpoints/` and `logs/` go into it.
+        train: the batches of an epoch.
+        validation: the same, for metrics that begin with `val_`.
         checkpoint_every: updates between two checkpoints; one is written after each epoch in any case.
         summary_every: updates between two summaries of training.
         monitor: when to stop early; by default never.
@@ -126,6 +128,8 @@ class Loop:
 
     model: Any
     directory: Path
+    train: Epochs
+    validation: Epochs | None = None
     checkpoint_every: int = 1000
     summary_every: int = 100
     monitor: Monitor | None = None
@@ -138,128 +142,121 @@ class Loop:
     def __post_init__(self) -> None:
         self.strategy = self.model.distribute_strategy
         self.writes = is_chief(self.strategy)
-        self.checkpoints, self.logs = self.directory / "checkpoints", self.directory / "logs"
+        self.checkpoints = self.directory / "checkpoints"
         self._end, self._best = self.checkpoints / "end.npz", self.checkpoints / "best.npz"
+        self._summaries: Summaries | None = None  # only the first worker writes some
         self.position = Position()
         self._batches: int | None = None  # of an epoch, once one is done
 
-    def run(self, train: Epochs, validation: Epochs | None, epochs: int, resume: bool = True) -> Position:
+    def run(self, epochs: int, resume: bool = True) -> Position:
         """Trains until `epochs` are done, or it is time to stop early.
 
         Raises:
             InputError: if the data cannot be read, a checkpoint does not fit, or the monitored metric is not there.
             Interrupted: if the process is asked to end (SIGINT, SIGTERM), after writing a checkpoint.
         """
-        prepare(self.model, train, validation)
-        found = checkpoints.latest(self.checkpoints) if resume else None
-        if found is not None:
-            self._take_structure(found, train, validation)
-            self._warm_up(train)
-            self.position = Position(**checkpoints.restore(found, self.model))
-        position = self.position
-        if position.done and (position.epoch >= epochs or self._stopped()):
-            return position
-        if position.done and self._end.exists():
-            # More epochs than before: they follow on what was trained last, and not on averages or the best weights.
-            self.position = position = Position(**checkpoints.restore(self._end, self.model))
-        self._check_monitor(validation is not None)
+        prepare(self.model, self.train, self.validation)
+        latest = checkpoints.latest(self.checkpoints) if resume else None
+        if latest is not None:
+            self._take_structure(latest)
+            self._warm_up()
+            self.position = Position(**checkpoints.restore(latest, self.model))
+        if self.position.done:
+            if self._is_over(epochs):
+                return self.position
+            if self._end.exists():
+                # More epochs than before: they follow on what was trained last, not on averages or the best weights.
+                self.position = Position(**checkpoints.restore(self._end, self.model))
+        self._check_monitor()
         if self.writes:
             self.begins()
-            if found is None:
+            if latest is None:
                 checkpoints.clear(self.checkpoints, 0)
-        summaries = Summaries(self.logs, anew=found is None) if self.writes else None
+            self._summaries = Summaries(self.directory / "logs", anew=latest is None)
         try:
-            with _asked_to_end() as asked_here:
-
-                def asked() -> bool:
-                    return any_of(self.strategy, asked_here())
-
-                while position.epoch < epochs and not self._stopped():
-                    title = f"{self.title}, epoch {position.epoch + 1} of {epochs}"
+            with _end_signals() as received:
+                while not self._is_over(epochs):
+                    title = f"{self.title}, epoch {self.position.epoch + 1} of {epochs}"
                     with progress.stage(title, self._batches) as stage:
-                        self._epoch(train, validation, summaries, asked, stage)
-                    self._end_epoch(validation, summaries)
-                    if not (position.epoch >= epochs or self._stopped()):
+                        self._epoch(stage, received)
+                    self._end_epoch()
+                    if not self._is_over(epochs):
                         self._save()
-                    if asked():
-                        self._save()
-                        raise Interrupted
+                    self._stop_if(received)
         finally:
-            if summaries is not None:
-                summaries.close()
+            if self._summaries is not None:
+                self._summaries.close()
         self._finish()
-        return position
+        return self.position
 
-    def _warm_up(self, train: Epochs) -> None:
+    def _is_over(self, epochs: int) -> bool:
+        stopped = self.monitor is not None and self.position.waited >= self.monitor.patience
+        return stopped or self.position.epoch >= epochs
+
+    def _stop_if(self, received: Callable[[], bool]) -> None:
+        """Ends the run where any of the workers has received a signal."""
+        if any_of(self.strategy, received()):
+            self._save()
+            raise Interrupted
+
+    def _warm_up(self) -> None:
         """Makes the optimizer count the model's FLOPs as the first run did: before anything was trained.
 
         The count takes a fresh scale of one for what it is, and a trained one costs more. So one step is made, and all
         that it changes is then restored. (XLA's steps decide afterwards, by how many there were since the last.)
         """
         if not self.model.jit_compile:
-            next(steps(self.model, train(0, 0)), None)
+            next(steps(self.model, self.train(0, 0)), None)
 
-    def _check_monitor(self, validates: bool) -> None:
+    def _check_monitor(self) -> None:
         names = list(self.model.get_metrics_result())
-        names += [f"val_{name}" for name in names if validates]
+        names += [f"val_{name}" for name in names if self.validation is not None]
         if self.monitor is not None and self.monitor.metric not in names:
             raise InputError(
                 f"There is no metric {self.monitor.metric!r} to stop early by; there are: {', '.join(sorted(names))}."
             )
 
-    def _epoch(
-        self,
-        train: Epochs,
-        validation: Epochs | None,
-        summaries: Summaries | None,
-        asked: Callable[[], bool],
-        stage: progress.Stage,
-    ) -> None:
+    def _epoch(self, stage: progress.Stage, received: Callable[[], bool]) -> None:
         """Trains on what is left of the present epoch."""
         position = self.position
         if not position.batch:
             self.model.reset_metrics()
-        for done, logs in self._steps(train, validation):
+        for done, logs in self._steps():
             before = position.step
             position.batch += done
             position.step += done
             stage.advance(done)
             if position.step // self.summary_every > before // self.summary_every:
                 stage.note = f"loss {number(logs['loss']):.4g}" if "loss" in logs else ""
-                if summaries is not None:
-                    for name, value in logs.items():
-                        summaries.scalar(f"train/{name}", number(value), position.step)
-                    self.summarize(summaries, position.step)
-            if asked():
-                self._save()
-                raise Interrupted
+                self._write({f"train/{name}": number(value) for name, value in logs.items()})
+            self._stop_if(received)
             if position.step // self.checkpoint_every > before // self.checkpoint_every:
                 self._save()
         self._batches = position.batch
 
-    def _steps(self, train: Epochs, validation: Epochs | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _steps(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The steps of what is left of the epoch, of smaller and smaller models."""
         position, ended = self.position, False
         while not ended:
             ended = True
             before = position.step
-            for done, logs in steps(self.model, train(position.epoch, position.batch)):
+            for done, logs in steps(self.model, self.train(position.epoch, position.batch)):
                 yield done, logs
                 # The best weights so far are those of the present model.
                 every = self.shrinking.every if self.shrinking is not None and position.best is None else 0
-                if every and position.step // every > before // every and self._shrink(train, validation):
+                if every and position.step // every > before // every and self._shrink():
                     ended = False
                     break
 
-    def _shrink(self, train: Epochs, validation: Epochs | None) -> bool:
+    def _shrink(self) -> bool:
         """Goes on with a smaller model, if there is one."""
         assert self.shrinking is not None
-        found = self.shrinking.shrink()
-        if found is None:
+        smaller = self.shrinking.shrink()
+        if smaller is None:
             return False
         metrics = [np.asarray(variable) for variable in self.model.metrics_variables]
-        self.model, self.position.flops_before = found
-        prepare(self.model, train, validation)
+        self.model, self.position.flops_before = smaller
+        prepare(self.model, self.train, self.validation)
         for variable, value in zip(self.model.metrics_variables, metrics, strict=False):
             variable.assign(value)
         if self.writes:
@@ -272,39 +269,41 @@ class Loop:
         self._save()
         return True
 
-    def _take_structure(self, found: Path, train: Epochs, validation: Epochs | None) -> None:
+    def _take_structure(self, checkpoint: Path) -> None:
         """Goes on with the model that a checkpoint is of, where that was shrunk."""
-        if self.shrinking is None or checkpoints.belongs(found, self.model):
+        if self.shrinking is None or checkpoints.belongs(checkpoint, self.model):
             return
-        before = checkpoints.state(found).get("flops_before")
+        before = checkpoints.state(checkpoint).get("flops_before")
         for path in sorted(self.checkpoints.glob(_STRUCTURE.format(0).replace("0", "?")), reverse=True):
             self.model = self.shrinking.load(path, before)
-            prepare(self.model, train, validation)
-            if checkpoints.belongs(found, self.model):
+            prepare(self.model, self.train, self.validation)
+            if checkpoints.belongs(checkpoint, self.model):
                 return
 
-    def _end_epoch(self, validation: Epochs | None, summaries: Summaries | None) -> None:
+    def _end_epoch(self) -> None:
         """Validates, and sees whether this was the best epoch so far."""
-        model, position = self.model, self.position
-        metrics = end_epoch(model, validation)
-        position.metrics, position.counts = metrics, self.counts()
+        position = self.position
+        position.metrics = metrics = end_epoch(self.model, self.validation)
+        position.counts = self.counts()
         position.epoch, position.batch = position.epoch + 1, 0
-        if summaries is not None:
-            for name, value in metrics.items():
-                if name.startswith("val_"):
-                    summaries.scalar(f"validation/{name.removeprefix('val_')}", value, position.step)
-            self.summarize(summaries, position.step)
-            summaries.flush()
+        validated = {name: value for name, value in metrics.items() if name.startswith("val_")}
+        self._write({f"validation/{name.removeprefix('val_')}": value for name, value in validated.items()})
+        if self._summaries is not None:
+            self._summaries.flush()
         if self.monitor is None or not position.counts:
             return
         if self.monitor.better(metrics[self.monitor.metric], position.best):
             position.best, position.waited = metrics[self.monitor.metric], 0
-            checkpoints.save(self._best, model, {"metrics": metrics})
+            checkpoints.save(self._best, self.model, {"metrics": metrics})
         else:
             position.waited += 1
 
-    def _stopped(self) -> bool:
-        return self.monitor is not None and self.position.waited >= self.monitor.patience
+    def _write(self, scalars: Mapping[str, float]) -> None:
+        """Writes summaries at the present step."""
+        if self._summaries is not None:
+            for name, value in scalars.items():
+                self._summaries.scalar(name, value, self.position.step)
+            self.summarize(self._summaries, self.position.step)
 
     def _finish(self) -> None:
         """Takes back the best weights, or lets the optimizer put in its averages."""
@@ -326,7 +325,7 @@ class Loop:
 
 
 @contextlib.contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
+def _end_signals() -> Iterator[Callable[[], bool]]:
     """Whether a signal asked this process to end; a second one, some time later, ends it at once."""
     asked = threading.Event()
     first = 0.0

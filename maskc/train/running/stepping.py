@@ -1,4 +1,4 @@
-"""Training step by step on data of any form, with what `model.compile` set up and without `fit` around it."""
+"""Single training steps of a compiled model on data of any form, without `fit`."""
 
 from __future__ import annotations
 

@@ -22,6 +22,17 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+_RAMPED = ("linear", "cubic")
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "schedule": (None, *SCHEDULES),
+    "tie": ("auto", "none"),
+    "update_params": (True, False),
+    "loss_reduction": ("auto", "mean", "sum"),
+}
+#: fields that are whole numbers, with the least that each may be
+_COUNTS = {"prune_every": 1, "round_to": 1, "burn_in": 0, "min_channels": 0, "ramp": 0, "seed": 0}
+
+
 @dataclass(frozen=True)
 class Settings:
     """When to prune, by what measure of importance, and how far; see `PruningOptimizer`.
@@ -49,36 +60,42 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical(self.method))
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise InputError(f"schedule must be None or one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
-        if self.schedule in ("linear", "cubic") and self.ramp == 0:
-            raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
-        if self.ramp and self.schedule not in ("linear", "cubic"):
-            raise InputError('ramp goes with schedule="linear" or "cubic" only.')
-        if self.tie not in ("auto", "none"):
-            raise InputError(f'tie must be "auto" or "none", not {self.tie!r}.')
-        if not isinstance(self.update_params, bool):
-            raise InputError(f"update_params must be True or False, not {self.update_params!r}.")
-        ones, zeros = ("prune_every", "round_to"), ("burn_in", "min_channels", "ramp", "seed")
-        for name, least in [(name, 1) for name in ones] + [(name, 0) for name in zeros]:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-        before = self.flops_before
-        if before is not None and (not is_number(before) or before <= 0):
-            raise InputError(f"flops_before must be a number of FLOPs, not {before!r}.")
-        check_decay(self.decay)
-        target = self.flops_target
-        if target is not None and (not is_number(target) or target < 0):
-            raise InputError(f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {target!r}.")
         if isinstance(self.flops_weight, str):
             object.__setattr__(self, "flops_weight", self.flops_weight.lower())
-        if self.flops_weight != "auto" and (not is_number(self.flops_weight) or self.flops_weight < 0):
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        for name, least in _COUNTS.items():
+            _check_count(name, getattr(self, name), least)
+        check_decay(self.decay)
+        if self.schedule in _RAMPED and not self.ramp:
+            raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
+        if self.ramp and self.schedule not in _RAMPED:
+            raise InputError('ramp goes with schedule="linear" or "cubic" only.')
+        if self.flops_before is not None and not (_is_flops(self.flops_before) and self.flops_before):
+            raise InputError(f"flops_before must be a number of FLOPs, not {self.flops_before!r}.")
+        if self.flops_target is not None and not _is_flops(self.flops_target):
+            raise InputError(
+                f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
+            )
+        if self.flops_weight != "auto" and not _is_flops(self.flops_weight):
             raise InputError(
                 f'flops_weight must be "auto" or a number that is not negative, not {self.flops_weight!r}.'
             )
-        if self.loss_reduction not in ("auto", "mean", "sum"):
-            raise InputError(f'loss_reduction must be "auto", "mean" or "sum", not {self.loss_reduction!r}.')
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+        *others, last = (f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
+        raise InputError(f"{name} must be {', '.join(others)} or {last}, not {value!r}.")
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def _is_flops(value: Any) -> bool:
+    return is_number(value) and value >= 0
 
 
 def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:

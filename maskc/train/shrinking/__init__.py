@@ -1,1 +1,1 @@
-"""From a Keras model with masks to the smaller Keras model: the same layers with fewer channels."""
+"""Shrinking: a smaller Keras model of the same layers from one with masks."""

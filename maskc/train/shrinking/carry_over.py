@@ -1,4 +1,4 @@
-"""An optimizer for the smaller model that goes on where that of the larger one was."""
+"""Optimizer state for the shrunk model: slots sliced as the weights are."""
 
 from __future__ import annotations
 

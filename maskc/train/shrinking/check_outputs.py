@@ -1,4 +1,4 @@
-"""The smaller model run beside the one that it was made of."""
+"""Numerical comparison of the shrunk Keras model with its original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that apply others, with masks among them, opened to the layers in them."""
+"""Inlining of layers that apply other layers, masks among them, into the functional model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler's analysis knows of the channels of a Keras model's tensors."""
+"""Live and constant channels of a Keras model's tensors, by the compiler's analysis."""
 
 from __future__ import annotations
 

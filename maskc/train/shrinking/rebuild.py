@@ -1,4 +1,4 @@
-"""A functional Keras model made again with fewer channels, layer by layer."""
+"""Reconstruction of a functional Keras model with fewer channels, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer that stands where a layer must be given other channels than are there."""
+"""The Keras layer `SelectChannels`: a gather of channels with constants between them."""
 
 from __future__ import annotations
 

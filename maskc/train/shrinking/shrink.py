@@ -1,4 +1,4 @@
-"""`maskc.train.shrink`: a Keras model with masks as the smaller Keras model."""
+"""`maskc.train.shrink`: the smaller Keras model for one with masks."""
 
 from __future__ import annotations
 

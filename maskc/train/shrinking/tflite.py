@@ -1,4 +1,4 @@
-"""TFLite models: converted by TensorFlow, compared with the model with masks, and timed."""
+"""TFLite files: conversion by TensorFlow, comparison with the masked model, and latency."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
-from maskc.train import saved_model
 from maskc.train.keras_internals import functional
+from maskc.train.models import saved_model
 from maskc.verification.error_statistics import farthest
 from passes.errors import in_brief
 

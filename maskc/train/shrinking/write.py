@@ -1,4 +1,4 @@
-"""`maskc compile` for formats of TensorFlow: a Keras file with masks in, the smaller model out."""
+"""`maskc compile` to the formats of TensorFlow: .keras, SavedModel and TFLite."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow.keras import load, to_onnx
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.totals import Figures
-from maskc.train import saved_model
 from maskc.train.mask_layer import mask_layers
+from maskc.train.models import saved_model
 from maskc.train.shrinking import tflite
 from maskc.train.shrinking.shrink import shrink
 from maskc.train.shrinking.tflite import Quantize, Run

@@ -1,4 +1,4 @@
-"""Conversions that tf2onnx lacks or gets wrong, one file per family of TensorFlow's operators."""
+"""Conversions that tf2onnx lacks or gets wrong, one file per family of TensorFlow operators."""
 
 from maskc.frontend.tensorflow.operators import (  # noqa: F401
     arithmetic,

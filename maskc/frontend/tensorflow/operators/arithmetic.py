@@ -1,4 +1,4 @@
-"""Elementwise operators."""
+"""Conversions of elementwise operators."""
 
 from __future__ import annotations
 

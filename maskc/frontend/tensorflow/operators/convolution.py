@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Conversions of grouped and transposed convolutions."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Einsum of two operands as one matrix product."""
+"""Conversion of Einsum of two operands to one matrix product."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,48 +43,78 @@ def _labels(equation: str, ranks: Sequence[int | None], rank: int | None) -> tup
     return terms[0], terms[1], terms[2]
 
 
-def _as_product(graph: Any, node: Any, a: str, b: str, out: str) -> bool:
-    """Replace the node; False if a label is summed in one operand alone or too many sizes are unknown."""
+@dataclass(frozen=True)
+class _Axes:
+    """The labels of a matrix product by what becomes of them; rows are kept of one operand, columns of the other."""
+
+    batch: list[str]
+    rows: list[str]
+    columns: list[str]
+    summed: list[str]
+
+
+def _axes(a: str, b: str, out: str) -> _Axes | None:
+    """The labels of two operands and the result; None if a label is summed in one operand alone."""
     batch = [label for label in out if label in a and label in b]
     summed = [label for label in a if label in b and label not in out]
     rows, columns = ([label for label in out if label in term and label not in batch] for term in (a, b))
-    if len(batch) + len(rows) + len(columns) != len(out) or any(
-        set(term) - set(batch) - set(summed) - set(free) for term, free in ((a, rows), (b, columns))
-    ):
-        return False
-    first, second = (node.input[0], a), (node.input[1], b)
-    if out == "".join(batch + columns + rows) and out != "".join(batch + rows + columns):
-        first, second, rows, columns = second, first, columns, rows
-    sizes = dict.fromkeys(out + a + b, -1)
-    for name, term in (first, second):
+    complete = {*batch, *rows, *columns} == set(out)
+    alone = {*a} - {*batch, *summed, *rows} | {*b} - {*batch, *summed, *columns}
+    return _Axes(batch, rows, columns, summed) if complete and not alone else None
+
+
+def _sizes(graph: Any, operands: Sequence[tuple[str, str]]) -> dict[str, int] | None:
+    """Sizes by label, −1 where unknown; None for a broadcast, which a product that merges axes would not do."""
+    sizes: dict[str, int] = {}
+    for name, term in operands:
         for label, size in zip(term, graph.get_shape(name) or [-1] * len(term), strict=True):
-            if size == 1 and sizes[label] > 1:
-                return False  # broadcast, which a product that merges axes would not do
-            sizes[label] = size if size != -1 else sizes[label]
-    # Without batch axes the rows need not be merged: MatMul takes any number of leading axes.
-    merged_rows = [rows] if batch and len(rows) != 1 else [[label] for label in rows]
-    left = [*([label] for label in batch), *merged_rows, summed]
-    right = [*([label] for label in batch), summed, columns]
-    result = [*([label] for label in batch), *merged_rows, columns]
-    shapes = [_reshaped(groups, sizes) for groups in (left, right)]
-    split = _reshaped(result, sizes, split=True)
-    if shapes[0] is None or shapes[1] is None or split is None:
+            other = sizes.get(label, -1)
+            if size == 1 and other > 1:
+                return None
+            sizes[label] = size if size != -1 else other
+    return sizes
+
+
+def _as_product(graph: Any, node: Any, a: str, b: str, out: str) -> bool:
+    """Replace the node; False if a label is summed in one operand alone or too many sizes are unknown."""
+    axes = _axes(a, b, out)
+    if axes is None:
         return False
-    dtype = graph.get_dtype(node.output[0])
-    operands = [
-        _arranged(graph, *first, left, shapes[0], sizes),
-        _arranged(graph, *second, right, shapes[1], sizes),
+    operands, (rows, columns) = [(node.input[0], a), (node.input[1], b)], (axes.rows, axes.columns)
+    if list(out) == axes.batch + columns + rows != axes.batch + rows + columns:
+        operands, (rows, columns) = operands[::-1], (columns, rows)
+    sizes = _sizes(graph, operands)
+    if sizes is None:
+        return False
+    batch = [[label] for label in axes.batch]
+    # Without batch axes the rows need not be merged: MatMul takes any number of leading axes.
+    kept_rows = [rows] if batch and len(rows) != 1 else [[label] for label in rows]
+    sides = [[*batch, *kept_rows, axes.summed], [*batch, axes.summed, columns]]
+    result = [*batch, *kept_rows, columns]
+    shapes = [shape for groups in sides if (shape := _reshaped(groups, sizes)) is not None]
+    split = _reshaped(result, sizes, split=True)
+    if len(shapes) != 2 or split is None:
+        return False
+    factors = [
+        _arranged(graph, *operand, groups, shape, sizes)
+        for operand, groups, shape in zip(operands, sides, shapes, strict=True)
     ]
-    merged = [_size(group, sizes) for group in result]
-    order = [label for group in result for label in group]
-    tensor = make(graph, "MatMul", operands, merged, dtype)
-    if any(len(group) != 1 for group in result):
-        tensor = make(graph, "Reshape", [tensor, constant(graph, split)], [sizes[label] for label in order], dtype)
+    product = make(graph, "MatMul", factors, [_size(group, sizes) for group in result], graph.get_dtype(node.output[0]))
+    replace(graph, node, _split(graph, product, result, split, out, sizes))
+    return True
+
+
+def _split(
+    graph: Any, product: str, groups: Sequence[Sequence[str]], shape: list[int], out: str, sizes: dict[str, int]
+) -> str:
+    """The product with each merged axis split into those of its group, in the order of the result's labels."""
+    order, dtype = [label for group in groups for label in group], graph.get_dtype(product)
+    if any(len(group) != 1 for group in groups):
+        product = make(graph, "Reshape", [product, constant(graph, shape)], [sizes[label] for label in order], dtype)
     if order != list(out):
         permutation = [order.index(label) for label in out]
-        tensor = make(graph, "Transpose", [tensor], [sizes[label] for label in out], dtype, perm=permutation)
-    replace(graph, node, tensor)
-    return True
+        product = make(graph, "Transpose", [product], [sizes[label] for label in out], dtype, perm=permutation)
+    return product
 
 
 def _size(group: Sequence[str], sizes: dict[str, int]) -> int:

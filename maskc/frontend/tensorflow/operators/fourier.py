@@ -1,4 +1,4 @@
-"""Fourier transforms, of which ONNX Runtime has no complex numbers."""
+"""Conversions of real Fourier transforms, without complex numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that move data, or look them up in tables."""
+"""Conversions of data movement, selection and table lookup."""
 
 from __future__ import annotations
 

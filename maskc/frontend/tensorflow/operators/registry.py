@@ -1,4 +1,4 @@
-"""The table of conversions, in the form that tf2onnx takes, and what they are written with.
+"""Registry of conversions from TensorFlow operators, and helpers to write nodes in them.
 
 A conversion is a function of tf2onnx's graph and a node of it. It rewrites the node in ONNX's terms, in place or by
 making others, which tf2onnx leaves as they are. One with a third parameter `tables` is given the lookup tables, keys

@@ -1,4 +1,4 @@
-"""Resizing of images."""
+"""Conversions of image resizing."""
 
 from __future__ import annotations
 

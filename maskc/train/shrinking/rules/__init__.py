@@ -1,1 +1,1 @@
-"""Rules of Keras layers, one file for each family: which channels they must be given, and which weights stay."""
+"""Shrinking rules of Keras layers, one file for each family."""

@@ -1,4 +1,4 @@
-"""Attention layers: heads that are masked go, and channels of their inputs and output."""
+"""Shrinking rules of attention layers: masked heads, and channels of inputs and output, are removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule says of a call of a layer."""
+"""Interface of the shrinking rules: a call of a layer, and the channels and weights that remain of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers and operations that make each channel of that channel alone: they take the channels that they must give."""
+"""Shrinking rules of channelwise layers and operations, where output channel c reads input channel c alone."""
 
 from __future__ import annotations
 

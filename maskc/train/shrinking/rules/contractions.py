@@ -1,4 +1,4 @@
-"""Layers that weigh all channels of their input: any subset can be taken, and any given."""
+"""Shrinking rules of contractions: Dense, EinsumDense, convolutions, embeddings."""
 
 from __future__ import annotations
 

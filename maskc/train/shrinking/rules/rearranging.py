@@ -1,4 +1,4 @@
-"""Layers that put channels elsewhere and compute nothing: they give what they are given."""
+"""Shrinking rules of layers that move channels: concatenation, reshaping, transposition, indexing."""
 
 from __future__ import annotations
 

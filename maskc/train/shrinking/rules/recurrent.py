@@ -1,4 +1,4 @@
-"""Recurrent layers: each unit reads all others, so that only channels of the input go."""
+"""Shrinking rules of recurrent layers, whose units read each other: only input channels are removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules by layers and operations."""
+"""Dispatch from layers and operations to their shrinking rules."""
 
 from __future__ import annotations
 

@@ -1,26 +1,17 @@
-"""`maskc train`."""
+"""The options of a training run, readable without TensorFlow."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
-
-from maskc.cli import shared_options as shared
-from maskc.cli.command import command
-from maskc.cli.output import console, print_json, warn
 from maskc.options import option
-
-# Options of the pruning, besides those that begin so.
-_PRUNING = ("method", "schedule", "ramp", "tie", "round_to")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """The arguments of a training run, as `maskc.train.command.Arguments` has them."""
+class TrainingOptions:
+    """A model, its data, how far it is pruned, and where the results go; `pruning_...` is as for `PruningTrainer`."""
 
     model: str = option(
         ...,
@@ -104,52 +95,3 @@ class TrainOptions:
         1, "Updates per call of the compiled training function; more are faster.", metavar="N", min=1
     )
     devices: int = option(1, "GPUs of this machine to divide each batch over (MirroredStrategy).", metavar="N", min=1)
-
-
-@command(limits=False)
-def train(
-    options: TrainOptions,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Resume an earlier run in the same directory.")
-    ] = True,
-    as_json: shared.Json = False,
-) -> None:
-    """Train and prune a model on TFRecords, and compile it.
-
-    Run the command again to resume an interrupted run exactly where it was.
-    Afterwards OUTPUT/model holds the SavedModel, a .keras file, the compiled
-    and verified ONNX model, and a manifest of masks and FLOPs;
-    `tensorboard --logdir OUTPUT` shows its progress.
-
-    Example: maskc train --model net.yaml --features spec.yaml --data
-    'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000
-    --pruning.flops_target 0.1
-    """
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    from maskc.train.command import Arguments, show_training
-    from maskc.train.command import train as run
-    from maskc.train.running.loop import Interrupted
-
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    pruning = {name: given.pop(name) for name in [*given] if name in _PRUNING or name.startswith("pruning_")}
-    arguments = Arguments(**given, pruning=pruning | {"seed": options.seed})
-    try:
-        result = run(arguments, resume)
-    except Interrupted as interrupted:
-        without = "" if resume else ", without --no-resume,"
-        print(f"Interrupted: the same command{without} goes on from {options.output}.", file=sys.stderr)
-        raise typer.Exit(130) from interrupted
-    warn(result.exported.report.warnings)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show_training(result, console())
-    if not result.reached:
-        print(
-            f"Error: Training ended after {result.steps:,} updates, before pruning reached its target. Give more "
-            "--epochs, or a smaller --pruning.iter or --pruning.burn_in.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1)

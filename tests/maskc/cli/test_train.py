@@ -150,7 +150,7 @@ def test_help_does_not_import_tensorflow() -> None:
 
 
 def test_losses_go_by_every_name_that_keras_knows() -> None:
-    from maskc.train.command import _loss
+    from maskc.cli.train.run import _loss
 
     assert _loss("mse") is keras.losses.mean_squared_error
     assert isinstance(_loss("mean_squared_error"), keras.losses.MeanSquaredError)

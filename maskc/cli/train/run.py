@@ -1,19 +1,18 @@
-"""What `maskc train` does: from names and files to a trainer, to what it wrote, and what it says of that."""
+"""A training run by its options: the trainer, the settings that a later run must share, the printed summary."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 from rich.console import Console
 from rich.table import Table
 
+from maskc.cli.train.options import TrainingOptions
 from maskc.errors import InputError
 from maskc.frontend.write_model_files import write_bytes, written
 from maskc.report.terminal import show_sizes
@@ -29,38 +28,10 @@ from maskc.train.trainer import FINE_TUNING, TRAINING, PruningTrainer
 from passes.errors import in_brief
 
 _SETTINGS = "settings.json"
+# Arguments of the optimizer, beside those that `PruningTrainer` has of its own.
+_PRUNING = ("method", "schedule", "ramp", "tie", "round_to", "seed")
 # What may differ when a run is taken up again.
 _FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every", "steps_per_execution")
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of `maskc train`; see there. `pruning` are those of `PruningOptimizer` and of the trainer."""
-
-    model: str
-    features: Path
-    data: Sequence[str]
-    output: Path
-    validation: Sequence[str] = ()
-    epochs: int = 1
-    fine_tune: int = 0
-    batch_size: int = 128
-    optimizer: str = "adam"
-    learning_rate: float | None = None
-    loss: str = "binary_crossentropy"
-    metrics: Sequence[str] = ()
-    teacher: Path | None = None
-    alpha: float = 0.5
-    temperature: float = 2.0
-    patience: int | None = None
-    monitor: str = "val_loss"
-    shuffle: int = 10_000
-    seed: int = 0
-    pruning: dict[str, Any] = field(default_factory=dict)
-    checkpoint_every: int = 1000
-    summary_every: int = 100
-    steps_per_execution: int = 1
-    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +57,7 @@ class Trained:
         }
 
 
-def train(arguments: Arguments, resume: bool = True) -> Trained:
+def train(options: TrainingOptions, resume: bool = True) -> Trained:
     """Trains, prunes, fine-tunes and exports; goes on where an earlier run in the same directory was.
 
     Raises:
@@ -94,23 +65,23 @@ def train(arguments: Arguments, resume: bool = True) -> Trained:
         Interrupted: if the process is asked to end, after writing a checkpoint.
         NotEquivalentError: if the compiled model is not the same function, which is a fault of maskc.
     """
-    if arguments.monitor.startswith("val_") and arguments.patience is not None and not arguments.validation:
-        raise InputError(f"Early stop by {arguments.monitor!r} needs --validation.")
-    keras.utils.set_random_seed(arguments.seed)
-    spec = FeatureSpec.read(arguments.features)
-    records = Records(arguments.data, spec, arguments.batch_size, shuffle=arguments.shuffle, seed=arguments.seed)
-    held_out = Records(arguments.validation, spec, arguments.batch_size, shuffle=0) if arguments.validation else None
-    with mirrored(arguments.devices).scope():
-        model = load_model(arguments.model, spec)
+    if options.monitor.startswith("val_") and options.patience is not None and not options.validation:
+        raise InputError(f"Early stop by {options.monitor!r} needs --validation.")
+    keras.utils.set_random_seed(options.seed)
+    spec = FeatureSpec.read(options.features)
+    records = Records(options.data, spec, options.batch_size, shuffle=options.shuffle, seed=options.seed)
+    held_out = Records(options.validation, spec, options.batch_size, shuffle=0) if options.validation else None
+    with mirrored(options.devices).scope():
+        model = load_model(options.model, spec)
         _check_outputs(model, spec)
-        trainer = _trainer(arguments, model)
-    target = arguments.output / "model"
+        trainer = _trainer(options, model)
+    target = options.output / "model"
     trainer.check_export(target)
-    _remember(arguments, resume)
-    position = trainer.train(records, held_out, arguments.epochs, resume=resume)
+    _remember(options, resume)
+    position = trainer.train(records, held_out, options.epochs, resume=resume)
     steps = position.step
-    if arguments.fine_tune:
-        position = trainer.fine_tune(records, held_out, arguments.fine_tune, resume=resume)
+    if options.fine_tune:
+        position = trainer.fine_tune(records, held_out, options.fine_tune, resume=resume)
         steps += position.step
     exported = trainer.export_model(target)
     metrics = {name: value for name, value in position.metrics.items() if name not in LEFT}  # `flops` says it by itself
@@ -126,32 +97,31 @@ def _check_outputs(model: Any, spec: FeatureSpec) -> None:
         )
 
 
-def _trainer(arguments: Arguments, model: Any) -> PruningTrainer:
+def _trainer(options: TrainingOptions, model: Any) -> PruningTrainer:
     try:
-        optimizer = keras.optimizers.get(arguments.optimizer)
-        loss = _loss(arguments.loss)
-        metrics = [_metric(name, loss) for name in arguments.metrics or [_usual_metric(loss)]]
+        optimizer = keras.optimizers.get(options.optimizer)
+        loss = _loss(options.loss)
+        metrics = [_metric(name, loss) for name in options.metrics or [_usual_metric(loss)]]
     except (ValueError, TypeError) as error:
         raise InputError(f"An optimizer, loss or metric is not Keras's: {in_brief(error)}.") from error
-    if arguments.learning_rate is not None:
-        if not 0 < arguments.learning_rate < math.inf:
-            raise InputError(f"--learning-rate must be greater than 0, not {arguments.learning_rate}.")
-        optimizer.learning_rate = arguments.learning_rate
-    pruning = {name: value for name, value in arguments.pruning.items() if not name.startswith("pruning_")}
+    if options.learning_rate is not None:
+        if not 0 < options.learning_rate < math.inf:
+            raise InputError(f"--learning-rate must be greater than 0, not {options.learning_rate}.")
+        optimizer.learning_rate = options.learning_rate
     return PruningTrainer(
         model,
         loss,
-        arguments.output,
+        options.output,
         optimizer,
         metrics,
-        **{name: value for name, value in arguments.pruning.items() if name.startswith("pruning_")},
-        pruning=pruning,
-        monitor=None if arguments.patience is None else Monitor(arguments.monitor, arguments.patience),
-        teacher=None if arguments.teacher is None else load_saved(arguments.teacher),
-        distillation={"alpha": arguments.alpha, "temperature": arguments.temperature},
-        checkpoint_every=arguments.checkpoint_every,
-        summary_every=arguments.summary_every,
-        compile_options={"steps_per_execution": arguments.steps_per_execution},
+        **{name: value for name, value in vars(options).items() if name.startswith("pruning_")},
+        pruning={name: getattr(options, name) for name in _PRUNING},
+        monitor=None if options.patience is None else Monitor(options.monitor, options.patience),
+        teacher=None if options.teacher is None else load_saved(options.teacher),
+        distillation={"alpha": options.alpha, "temperature": options.temperature},
+        checkpoint_every=options.checkpoint_every,
+        summary_every=options.summary_every,
+        compile_options={"steps_per_execution": options.steps_per_execution},
     )
 
 
@@ -176,35 +146,29 @@ def _metric(name: str, loss: Any) -> Any:
     return name if name == "accuracy" else keras.metrics.get(name)
 
 
-def _remember(arguments: Arguments, resume: bool) -> None:
+def _remember(options: TrainingOptions, resume: bool) -> None:
     """Writes down what a run is, and refuses to go on with one that is another."""
-    path = arguments.output / _SETTINGS
-    places = [arguments.output / phase / "checkpoints" for phase in (TRAINING, FINE_TUNING)]
-    now = _flat({name: value for name, value in dataclasses.asdict(arguments).items() if name not in _FREE})
-    with written(arguments.output):
-        arguments.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / _SETTINGS
+    places = [options.output / phase / "checkpoints" for phase in (TRAINING, FINE_TUNING)]
+    plain = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    now = {name: value for name, value in plain.items() if name not in _FREE}
+    with written(options.output):
+        options.output.mkdir(parents=True, exist_ok=True)
         if resume and path.is_file() and any(map(checkpoints.latest, places)):
             try:
-                before = _flat(json.loads(path.read_text()))
-            except (ValueError, AttributeError) as error:
-                raise InputError(f"{path} is damaged: remove {arguments.output}, or give --no-resume.") from error
+                before = dict(json.loads(path.read_text()))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{path} is damaged: remove {options.output}, or give --no-resume.") from error
             differing = [_flag(name) for name in now if before.get(name, now[name]) != now[name]]
             if differing:
                 raise InputError(
-                    f"{arguments.output} holds a run with another {', '.join(differing)}: give another directory, or "
+                    f"{options.output} holds a run with another {', '.join(differing)}: give another directory, or "
                     "--no-resume to start over."
                 )
         elif not resume:
             for place in places:
                 checkpoints.clear(place, 0)
         write_bytes(path, (json.dumps(now, indent=2) + "\n").encode())
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them, those of pruning among the others."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    pruning: dict[str, Any] = plain.pop("pruning", {})
-    return plain | pruning
 
 
 def _flag(name: str) -> str:

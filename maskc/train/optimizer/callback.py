@@ -1,4 +1,4 @@
-"""A Keras callback that tells what is pruned while `fit` goes on."""
+"""The Keras callback that reports pruning decisions during `fit`."""
 
 from __future__ import annotations
 

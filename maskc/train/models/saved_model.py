@@ -1,4 +1,4 @@
-"""SavedModels of what Keras models compute in inference."""
+"""SavedModels of Keras models in inference mode."""
 
 from __future__ import annotations
 

@@ -1,0 +1,3 @@
+"""`maskc train`."""
+
+from maskc.cli.train.command import train as train
