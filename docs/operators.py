@@ -14,15 +14,14 @@ from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATO
 from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of
+from passes.ops.contraction import Contraction
 from passes.ops.convolution import Convolution
-from passes.ops.einsum import SumOfProducts
-from passes.ops.matmul import MatrixProduct
 from passes.ops.normalization import Normalization
 from passes.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_name("operators.md")
 # Those whose constants that are not stored become part of their bias, weights or attributes.
-ABSORBING = (Convolution, MatrixProduct, Normalization, Recurrent, SumOfProducts)
+ABSORBING = (Contraction, Convolution, Normalization, Recurrent)
 DOMAINS = {"": "ONNX", "ai.onnx.ml": "ai.onnx.ml"}
 
 HEAD = """\

@@ -17,9 +17,21 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, any_set, inverse, is_constant, numpy_dtype, present, shape_of
+from passes.graph.tensors import (
+    Array,
+    Index,
+    Mask,
+    any_set,
+    inverse,
+    is_constant,
+    numpy_dtype,
+    operand,
+    present,
+    shape_of,
+)
 from passes.ops import rules
-from passes.ops.matmul import MatrixProduct, Side
+from passes.ops.contraction import Terms
+from passes.ops.matmul import Gemm, MatMul
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
 
@@ -90,7 +102,7 @@ def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
 
 def _is_inner(node: gs.Node) -> bool:
     """A product of two computed tensors."""
-    return isinstance(rules(node), MatrixProduct) and not any(is_constant(t) for t in node.inputs[:2])
+    return isinstance(rules(node), MatMul | Gemm) and not any(is_constant(t) for t in node.inputs[:2])
 
 
 class _Follower:
@@ -181,7 +193,7 @@ class _Follower:
     def _pass(self, node: gs.Node, traced: list[tuple[int, gs.Tensor]]) -> bool:
         """Follow the node; False where that is not possible."""
         op = rules(node)
-        if isinstance(op, MatrixProduct):
+        if isinstance(op, MatMul | Gemm):
             return self._multiply(node, op, dict(traced))
         tensor = traced[0][1]
         trace = self.traces[tensor.name]
@@ -222,35 +234,34 @@ class _Follower:
         else:
             self.traces[output.name] = trace
 
-    def _multiply(self, node: gs.Node, op: MatrixProduct, traced: dict[int, gs.Tensor]) -> bool:
-        sides = op.sides(node)
-        if sides is None or op.addend(node) is not None or any(i > 1 for i in traced):
+    def _multiply(self, node: gs.Node, op: MatMul | Gemm, traced: dict[int, gs.Tensor]) -> bool:
+        terms = op.terms(node)
+        if terms is None or operand(node, 2) is not None or not {*"mkn"} <= {*terms.factors[0], *terms.factors[1]}:
             return False
         if len(traced) == 2:
-            both = [self._channels(node, side, inner=True) for side in sides]
+            both = [self._channels(node, terms, index, "k") for index in range(2)]
             if both[0] is None or both[1] is None:
                 return False
             self._contract(both[0], both[1])
             return True
-        side = sides[next(iter(traced))]
-        kept = None if is_constant(node.inputs[1 - side.index]) else self._channels(node, side, inner=False)
+        (factor,) = traced
+        kept = None if is_constant(node.inputs[1 - factor]) else self._channels(node, terms, factor, "mn"[factor])
         if kept is None:
             return False
-        index = np.expand_dims(kept.index, -2 if side.index == 1 else -1)
+        index = np.expand_dims(kept.index, -2 if factor == 1 else -1)
         shape = _example(node.outputs[0])
         sizes = zip(reversed(index.shape), reversed(shape), strict=False)
         if index.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
             return False  # the output is not known to have these sizes
         self.values.append(kept)
-        other = sides[1 - side.index]
-        mean = self.facts.sums_to_one(node.inputs[other.index], other.inner)
+        mean = self.facts.sums_to_one(node.inputs[1 - factor], terms.factors[1 - factor].index("k"))
         self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
         return True
 
-    def _channels(self, node: gs.Node, side: Side, *, inner: bool) -> _Trace | None:
-        """Channels [..., inner] (or [..., free]) of one factor, where they do not vary along its other axis."""
-        trace = self.traces[node.inputs[side.index].name]
-        along, other = (side.inner, side.free) if inner else (side.free, side.inner)
+    def _channels(self, node: gs.Node, terms: Terms, factor: int, letter: str) -> _Trace | None:
+        """Channels [..., letter] of one factor of a matrix product, where they do not vary along its other axis."""
+        trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
+        along, other = letters.index(letter), next(a for a in (-1, -2) if letters[a] != letter) + len(letters)
         if _varies(trace.index, other) or not _varies(trace.index, along):
             return None
         taken = np.moveaxis(trace.index, along, -1)

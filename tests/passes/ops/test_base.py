@@ -14,6 +14,7 @@ FEW = 3
 
 #: hooks that fewer classes answer, and why they are hooks all the same
 EXCEPTIONS = {
+    "couples": "asked by several passes",
     "affine": "asked by several passes; one class answers for all of Add, Sub, Mul and Div",
     "decompose": "rules of users' own for operators that are made of others",
     "like": "rules of users' own: operators that onnx does not know have shapes by it",

@@ -152,3 +152,31 @@ def test_products_with_vectors(text: str, signature: str) -> None:
     result = compiled(source)
     assert weight(result, "MatMul").shape == (8, 3)
     exact(source)
+
+
+def test_weights_that_differ_along_the_batch_take_in_constants() -> None:
+    source = model(
+        "(float[2,5,6] x) => (float[2,5,7] y)",
+        "m = Mul(x, keep)\n s = Add(m, shift)\n p = MatMul(s, w)\n y = Relu(p)",
+        keep=np.array([1.0, 0, 1, 0, 0, 1]),
+        shift=np.array([0.0, 1, 0, 2, 0.5, 0]),
+        w=random(2, 6, 7),
+    )
+    assert weight(compiled(source), "MatMul").shape == (2, 3, 7)
+    exact(source)
+
+
+def test_a_product_written_as_an_einsum_takes_in_constant_maps_as_a_matrix_product_does() -> None:
+    """The channels that a mask clears hold nothing but what is added by place."""
+    shapes = []
+    for product in ('Einsum<equation: string = "bsd,de->bse">(s, w)', "MatMul(s, w)"):
+        source = model(
+            "(float[N,4,64] x) => (float[N,4,64] y)",
+            f"m = Mul(x, keep)\n s = Add(m, place)\n e = {product}\n y = Relu(e)",
+            keep=(np.arange(64) % 4 == 0).astype(np.float32),
+            place=random(4, 64),
+            w=random(64, 64),
+        )
+        exact(source)
+        shapes.append([list(t.dims) for t in compiled(source).model.graph.initializer if len(t.dims) == 2])
+    assert shapes[0] == shapes[1] and [16, 64] in shapes[0]
